@@ -1,0 +1,22 @@
+package redisdb
+
+// asynq names its own keys, "asynq:…"; all of Lethe's begin with "lethe:".
+// What stands between braces is the hash tag, which decides the Cluster slot.
+// A room id begins with "!" and a job id is letters, so no tag is ever empty;
+// a room id that holds a brace still gives all of its keys the same tag.
+
+// RoomWriteLock names the STRING of the redsync mutex: its value is the
+// owner's, and its existence means that a writer holds the room or waits for
+// its readers to leave.
+func RoomWriteLock(room string) string { return "lethe:lock:{" + room + "}:w" }
+
+// RoomReadLeases names the ZSET of shared leases: member is the lease's id,
+// score the Unix millisecond of the Redis server's clock when it expires.
+func RoomReadLeases(room string) string { return "lethe:lock:{" + room + "}:r" }
+
+// RoomRefusedReader names the STRING that a refused reader leaves behind, so
+// that the writer lets readers in before it locks the room again.
+func RoomRefusedReader(room string) string { return "lethe:lock:{" + room + "}:q" }
+
+// JobStatus names the HASH of a job's status.
+func JobStatus(id string) string { return "lethe:job:{" + id + "}" }
