@@ -34,6 +34,20 @@ func Open(raw string) (redis.UniversalClient, error) {
 	return redis.NewClient(options), nil
 }
 
+// OpenForLocks is [Open] for a client of package lock, which asks Redis once and
+// does not retry inside the client: a writer that waits asks again anyway, and a
+// reader wants to know at once that Redis is away. The caller closes the client.
+func OpenForLocks(raw string) (redis.UniversalClient, error) {
+	options, err := parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	options.ContextTimeoutEnabled = true
+	options.MaxRetries = -1 // none; 0 would mean three
+	options.DialerRetries = 1
+	return redis.NewClient(options), nil
+}
+
 func parse(raw string) (*redis.Options, error) {
 	u, err := url.Parse(raw)
 	if err != nil || (u.Scheme != "redis" && u.Scheme != "rediss") {

@@ -1,0 +1,156 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"lethe/internal/redisdb"
+	"lethe/internal/store"
+)
+
+const (
+	// fresh is the age up to which the status of a job that has not ended is
+	// believed. A running job's is posted with each heartbeat; an older one may
+	// be that of a worker which wrote the end to the row and then died.
+	fresh = 10 * time.Second
+
+	// redisTime bounds a look into Redis. Then the row has to do.
+	redisTime = time.Second
+)
+
+// A Status is what there is to say about a job.
+type Status struct {
+	ID         string
+	Kind       Kind
+	Room       string
+	State      State
+	Generation int
+
+	// Error says why the job failed; empty unless it did.
+	Error string
+
+	// Progress is the job's checkpoint, in JSON; empty before the first batch.
+	Progress string
+}
+
+// StatusOf tells the status of a job from its row.
+func StatusOf(job store.Job) Status {
+	return Status{
+		ID: job.ID, Kind: Kind(job.Kind), Room: job.Room, State: State(job.State),
+		Generation: job.Generation, Error: job.Error, Progress: string(job.Checkpoint),
+	}
+}
+
+// A Board serves the statuses of jobs, from Redis where it can.
+type Board struct {
+	store *store.Store
+	redis redis.UniversalClient
+	ttl   time.Duration
+	log   *slog.Logger
+}
+
+// NewBoard returns a Board that keeps the status of an ended job for ttl.
+func NewBoard(store *store.Store, client redis.UniversalClient, ttl time.Duration, log *slog.Logger) *Board {
+	return &Board{store: store, redis: client, ttl: ttl, log: log}
+}
+
+// Status returns the status of a job of that kind. It is [ErrNotFound] if there
+// is none, or if it ended longer than the time to live ago. A Redis that is
+// down or has forgotten costs a look at the row.
+func (b *Board) Status(ctx context.Context, kind Kind, id string) (Status, error) {
+	if !validID(id) {
+		return Status{}, ErrNotFound
+	}
+	status, ok, err := b.read(ctx, id)
+	if err != nil {
+		b.log.WarnContext(ctx, "status not read from Redis", "job", id, "error", err)
+	}
+	if !ok {
+		job, err := b.store.Job(ctx, id)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			return Status{}, ErrNotFound
+		case err != nil:
+			return Status{}, fmt.Errorf("read the status of job %s: %w", id, err)
+		}
+		status = StatusOf(job)
+		left := b.ttl
+		if status.State.Ended() {
+			left -= job.EndedFor
+		}
+		if left <= 0 {
+			return Status{}, ErrNotFound
+		}
+		b.post(ctx, status, left)
+	}
+	if status.Kind != kind {
+		return Status{}, ErrNotFound
+	}
+	return status, nil
+}
+
+// Post writes a status to Redis, if none is there that is newer. A Redis that is
+// down is logged: the row has the truth, and a reader will post it again.
+func (b *Board) Post(ctx context.Context, status Status) { b.post(ctx, status, b.ttl) }
+
+func (b *Board) post(ctx context.Context, status Status, ttl time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, redisTime)
+	defer cancel()
+	err := postStatus.Run(ctx, b.redis, []string{redisdb.JobStatus(status.ID)},
+		status.Generation, strconv.FormatBool(status.State.Ended()), ttl.Milliseconds(),
+		"kind", string(status.Kind), "room", status.Room, "state", string(status.State),
+		"error", status.Error, "progress", status.Progress).Err()
+	if err != nil {
+		b.log.WarnContext(ctx, "status not posted to Redis", "job", status.ID, "error", err)
+	}
+}
+
+// postStatus writes a job's status unless the one that is there has a higher
+// generation or is the job's end. O(1).
+//
+//	KEYS[1]  the status, a HASH
+//	ARGV[1]  the job's generation
+//	ARGV[2]  "true" if this is its end
+//	ARGV[3]  time to live in milliseconds
+//	ARGV[4…] further fields and values
+//	returns  1 if written, 0 if not
+var postStatus = redis.NewScript(`
+	local there = redis.call('HMGET', KEYS[1], 'generation', 'ended')
+	if there[2] == 'true' or (there[1] and tonumber(there[1]) > tonumber(ARGV[1])) then
+		return 0
+	end
+	local now = redis.call('TIME')
+	redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'ended', ARGV[2],
+		'posted', now[1] * 1000 + math.floor(now[2] / 1000), unpack(ARGV, 4))
+	redis.call('PEXPIRE', KEYS[1], ARGV[3])
+	return 1`)
+
+// read returns the status in Redis if it is there and to be believed.
+func (b *Board) read(ctx context.Context, id string) (Status, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, redisTime)
+	defer cancel()
+	var found *redis.MapStringStringCmd
+	var now *redis.TimeCmd
+	if _, err := b.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		found = p.HGetAll(ctx, redisdb.JobStatus(id))
+		now = p.Time(ctx)
+		return nil
+	}); err != nil {
+		return Status{}, false, err
+	}
+	fields := found.Val()
+	generation, err1 := strconv.Atoi(fields["generation"])
+	posted, err2 := strconv.ParseInt(fields["posted"], 10, 64)
+	status := Status{
+		ID: id, Kind: Kind(fields["kind"]), Room: fields["room"], State: State(fields["state"]),
+		Generation: generation, Error: fields["error"], Progress: fields["progress"],
+	}
+	age := now.Val().Sub(time.UnixMilli(posted))
+	return status, err1 == nil && err2 == nil && (status.State.Ended() || age < fresh), nil
+}

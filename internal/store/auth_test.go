@@ -1,0 +1,125 @@
+package store_test
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/store"
+)
+
+// readerOf returns a Store on the database and a plain connection to seed it
+// by, both closed when the test has ended, and a context that bounds the test.
+func readerOf(t *testing.T, url string) (context.Context, *store.Store, *pgx.Conn) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	s, err := store.Open(ctx, url, store.Options{})
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	conn, err := pgx.Connect(ctx, url)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return ctx, s, conn
+}
+
+func execute(t *testing.T, ctx context.Context, conn *pgx.Conn, sql string, args ...any) {
+	t.Helper()
+	_, err := conn.Exec(ctx, sql, args...)
+	require.NoError(t, err)
+}
+
+func TestRequester(t *testing.T) {
+	t.Parallel()
+	ctx, s, conn := readerOf(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded))
+	// Not every Synapse has the table, nor need ours.
+	execute(t, ctx, conn, `
+		CREATE TABLE IF NOT EXISTS account_validity (
+			user_id text PRIMARY KEY, expiration_ts_ms bigint NOT NULL, email_sent boolean NOT NULL)`)
+	execute(t, ctx, conn, `
+		INSERT INTO users (name, admin, is_guest, locked, deactivated) VALUES
+			('@admin:x', 1, 0, false, 0),
+			('@user:x', 0, 0, false, 0),
+			('@guest:x', 0, 1, false, 0),
+			('@locked:x', 1, 0, true, 0),
+			('@gone:x', 1, 0, false, 1),
+			('@old:x', 1, 0, false, 0)`)
+	execute(t, ctx, conn, `
+		INSERT INTO access_tokens (id, user_id, puppets_user_id, token, valid_until_ms) VALUES
+			(1, '@admin:x', NULL, 'admin', NULL),
+			(2, '@admin:x', NULL, 'admin, for long', extract(epoch FROM now() + interval '1 hour') * 1000),
+			(3, '@admin:x', NULL, 'admin, no longer', extract(epoch FROM now() - interval '1 second') * 1000),
+			(4, '@admin:x', '@user:x', 'admin as user', NULL),
+			(5, '@user:x', '@admin:x', 'user as admin', NULL),
+			(6, '@admin:x', '@gone:x', 'admin as gone', NULL),
+			(7, '@admin:x', '@nobody:x', 'admin as nobody', NULL),
+			(8, '@guest:x', NULL, 'guest', NULL),
+			(9, '@locked:x', NULL, 'locked', NULL),
+			(10, '@gone:x', NULL, 'gone', NULL),
+			(11, '@old:x', NULL, 'old', NULL)`)
+	execute(t, ctx, conn, `
+		INSERT INTO account_validity (user_id, expiration_ts_ms, email_sent) VALUES
+			('@old:x', extract(epoch FROM now()) * 1000, false),
+			('@admin:x', extract(epoch FROM now() + interval '1 hour') * 1000, false)`)
+
+	for token, want := range map[string]store.Requester{
+		"admin":            {UserID: "@admin:x", Admin: true},
+		"admin, for long":  {UserID: "@admin:x", Admin: true},
+		"admin, no longer": {UserID: "@admin:x", Admin: true, TokenExpired: true},
+		"admin as user":    {UserID: "@user:x"},
+		"user as admin":    {UserID: "@admin:x", Admin: true},
+		"guest":            {UserID: "@guest:x", Guest: true},
+		"locked":           {UserID: "@locked:x", Admin: true, Locked: true},
+		"old":              {UserID: "@old:x", Admin: true, AccountExpired: true},
+	} {
+		got, err := s.Requester(ctx, token, true)
+		require.NoError(t, err, token)
+		require.Equal(t, want, got, token)
+
+		got, err = s.Requester(ctx, token, false)
+		require.NoError(t, err, token)
+		want.AccountExpired = false
+		require.Equal(t, want, got, token)
+	}
+	for _, token := range []string{
+		"", "nobody's", "gone", "admin as gone", "admin as nobody", "admi_", "ADMIN", "admin\x00", "\xff", "' OR true --",
+	} {
+		_, err := s.Requester(ctx, token, true)
+		require.ErrorIs(t, err, store.ErrNotFound, "%q", token)
+	}
+
+	// Without account validity its table is not asked.
+	execute(t, ctx, conn, `DROP TABLE account_validity`)
+	_, err := s.Requester(ctx, "admin", false)
+	require.NoError(t, err)
+	_, err = s.Requester(ctx, "a secret", true)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, store.ErrNotFound)
+	require.NotContains(t, err.Error(), "a secret")
+}
+
+func TestRequesterOnCorpus(t *testing.T) {
+	t.Parallel()
+	ctx, s, _ := readerOf(t, devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump")))
+	file, err := os.ReadFile(devstacktest.Shared(t, "fixtures", "corpus.json"))
+	require.NoError(t, err)
+	var corpus struct {
+		Admin string
+		Users map[string]string
+	}
+	require.NoError(t, json.Unmarshal(file, &corpus))
+	got, err := s.Requester(ctx, corpus.Admin, true)
+	require.NoError(t, err)
+	require.Equal(t, store.Requester{UserID: "@admin:lab.test", Admin: true}, got)
+	for user, token := range corpus.Users {
+		got, err := s.Requester(ctx, token, true)
+		require.NoError(t, err)
+		require.Equal(t, store.Requester{UserID: user}, got)
+	}
+}

@@ -1,0 +1,97 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ErrSuperseded is returned to a run that no longer owns its job: the job has
+// ended, or another run has taken it over.
+var ErrSuperseded = errors.New("the job belongs to another run")
+
+// A Run is one delivery of a job's task to a worker. Only the newest run of a
+// job may move it.
+type Run struct {
+	JobID      string
+	Generation int
+	Attempt    int
+}
+
+// A Batch is what lets a batch's transaction commit.
+type Batch struct {
+	Run  Run
+	Room string
+
+	// Fence is the token that came with the room's write lock.
+	Fence int64
+
+	// Lease is the write lock's lease. The server ends a batch that does
+	// nothing for so long: its worker was stopped, and the lock is gone.
+	Lease time.Duration
+}
+
+const (
+	// rowLockWait bounds a batch's wait for a row that somebody else has
+	// locked. It is then rolled back and tried again.
+	rowLockWait = 5 * time.Second
+
+	// statementTime bounds one statement of a batch. A batch aims at a
+	// fraction of a second, but one depth level or one state group is the
+	// least that it can do.
+	statementTime = 15 * time.Minute
+)
+
+// inBatch runs do in the batch's transaction. The checkpoint that do returns
+// becomes the job's in the same commit.
+func (s *Store) inBatch(ctx context.Context, batch Batch, do func(pgx.Tx) (checkpoint any, err error)) error {
+	// Not REPEATABLE READ: what is deleted must be judged by what is there when
+	// the locks are held, not by an older snapshot.
+	return s.inTransaction(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `
+			SELECT set_config('idle_in_transaction_session_timeout', $1, true),
+			       set_config('lock_timeout', $2, true),
+			       set_config('statement_timeout', $3, true)`,
+			milliseconds(batch.Lease), milliseconds(rowLockWait), milliseconds(statementTime)); err != nil {
+			return fmt.Errorf("begin the batch: %w", err)
+		}
+		if err := checkFence(ctx, tx, batch.Room, batch.Fence); err != nil {
+			return err
+		}
+		checkpoint, err := do(tx)
+		if err != nil {
+			return err
+		}
+		return moveCheckpoint(ctx, tx, batch.Run, checkpoint)
+	})
+}
+
+// milliseconds writes a timeout as PostgreSQL's settings take it.
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+// moveCheckpoint records the job's progress. It is the last statement of a
+// batch, so that the job's row, where the heartbeat is written too, is locked
+// no longer than the commit takes.
+func moveCheckpoint(ctx context.Context, tx pgx.Tx, run Run, checkpoint any) error {
+	encoded, err := json.Marshal(checkpoint)
+	if err != nil {
+		return fmt.Errorf("encode the checkpoint: %w", err)
+	}
+	tag, err := tx.Exec(ctx, `
+		UPDATE lethe.jobs
+		SET checkpoint = $4, failures = 0, last_failure = NULL, updated_at = clock_timestamp()
+		WHERE id = $1 AND generation = $2 AND attempt = $3 AND state = 'running'`,
+		run.JobID, run.Generation, run.Attempt, string(encoded))
+	if err != nil {
+		return fmt.Errorf("move the checkpoint: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return ErrSuperseded
+	}
+	return nil
+}

@@ -1,0 +1,11 @@
+// Package store knows PostgreSQL: Synapse's tables, Lethe's own in the schema
+// "lethe", and all SQL that touches either, one file per question.
+//
+// It promises that a batch is one READ COMMITTED transaction that commits only
+// while its run owns the job and its fence token is the room's newest, and that
+// every commit of a history purge leaves what a finished purge to that batch's
+// cut would leave. Times come from PostgreSQL's clock alone.
+//
+// It must never alter a table of Synapse's, hold the events of a room in
+// memory, or decide what a job is for.
+package store

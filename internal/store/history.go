@@ -1,0 +1,333 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ErrBeyondExtremities is returned by a purge that would leave the room without
+// a forward extremity.
+var ErrBeyondExtremities = errors.New("topological_ordering is greater than forward extremities")
+
+// A HistoryPurge says what of a room's history goes.
+type HistoryPurge struct {
+	Room string
+
+	// Before is the depth of the first level that stays.
+	Before int64
+
+	// DeleteLocal says that events sent by users of this server go too.
+	DeleteLocal bool
+
+	// ServerName is this server's name.
+	ServerName string
+}
+
+// A HistoryBatch is what one batch of a history purge did.
+type HistoryBatch struct {
+	// Cut is the depth that the room is now purged to.
+	Cut int64
+
+	// Deleted and Kept count the events that the batch selected: those that are
+	// gone, and those that became outliers.
+	Deleted, Kept int64
+}
+
+// selectable is the condition under which a purge selects an event e, given the
+// state_events row s of the event, if any, and $1 room, $2 whether local events
+// go and $3 our server name. A sender without a domain, or none, counts as
+// local: nothing is deleted that was not meant.
+//
+// A sender's domain is what follows the first colon; a port is part of it.
+const (
+	deletable  = `(s.event_id IS NULL AND ($2 OR coalesce(substr(e.sender, nullif(strpos(e.sender, ':'), 0) + 1) <> $3, false)))`
+	selectable = `e.room_id = $1 AND (NOT e.outlier OR ` + deletable + `)`
+)
+
+// NextHistoryDepth returns the lowest depth, at or above from, of an event that
+// the purge selects; [ErrNotFound] if there is none. It reads what is committed
+// at this moment, without a lock, so that a batch need not walk over levels that
+// were purged before.
+func (s *Store) NextHistoryDepth(ctx context.Context, purge HistoryPurge, from int64) (int64, error) {
+	var depth int64
+	err := s.pool.QueryRow(ctx, `
+		SELECT e.topological_ordering
+		FROM events e LEFT JOIN state_events s ON s.event_id = e.event_id
+		WHERE e.topological_ordering >= $4 AND e.topological_ordering < $5 AND `+selectable+`
+		ORDER BY e.topological_ordering LIMIT 1`,
+		purge.Room, purge.DeleteLocal, purge.ServerName, from, purge.Before).Scan(&depth)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return 0, fmt.Errorf("find the next depth to purge: %w", err)
+	}
+	return depth, nil
+}
+
+// PurgeHistoryBatch purges the levels from the given depth up to a cut that it
+// chooses so that at most events events are selected, but at least one level.
+// After the commit the room is as a finished purge to the cut leaves it, except
+// that state groups which lost their last event are only noted for
+// [Store.SortStateGroups]. In the same commit the job's checkpoint becomes what
+// the function makes of the batch.
+//
+// It fails with [ErrBeyondExtremities], [ErrFenced] or [ErrSuperseded], having
+// changed nothing.
+func (s *Store) PurgeHistoryBatch(ctx context.Context, batch Batch, catalog Catalog, purge HistoryPurge,
+	from int64, events int, checkpoint func(HistoryBatch) any,
+) (HistoryBatch, error) {
+	var done HistoryBatch
+	err := s.inBatch(ctx, batch, func(tx pgx.Tx) (any, error) {
+		if err := guardExtremities(ctx, tx, purge); err != nil {
+			return nil, err
+		}
+		var err error
+		if done, err = selectHistory(ctx, tx, purge, from, events); err != nil {
+			return nil, err
+		}
+		if done.Deleted+done.Kept > 0 {
+			if err := purgeSelected(ctx, tx, catalog, purge.Room); err != nil {
+				return nil, err
+			}
+		}
+		return checkpoint(done), nil
+	})
+	if err != nil {
+		return HistoryBatch{}, fmt.Errorf("purge a batch of history: %w", err)
+	}
+	return done, nil
+}
+
+// GuardHistory fails with [ErrBeyondExtremities] if the purge goes to above the
+// highest forward extremity. The lower ones may go, and a room without any may
+// be purged to any depth. Every batch checks it too.
+func (s *Store) GuardHistory(ctx context.Context, purge HistoryPurge) error {
+	return guardExtremities(ctx, s.pool, purge)
+}
+
+// querier is what [pgxpool.Pool] and [pgx.Tx] have in common.
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+func guardExtremities(ctx context.Context, db querier, purge HistoryPurge) error {
+	var beyond bool
+	if err := db.QueryRow(ctx, `
+		SELECT coalesce(max(e.depth) < $2, false)
+		FROM event_forward_extremities x JOIN events e ON e.event_id = x.event_id
+		WHERE x.room_id = $1`, purge.Room, purge.Before).Scan(&beyond); err != nil {
+		return fmt.Errorf("read the forward extremities: %w", err)
+	}
+	if beyond {
+		return ErrBeyondExtremities
+	}
+	return nil
+}
+
+// selectHistory fills the temporary table lethe_selected with what the batch
+// purges: whole levels only.
+func selectHistory(ctx context.Context, tx pgx.Tx, purge HistoryPurge, from int64, events int) (HistoryBatch, error) {
+	// Made in the batch and not when the connection is: a pooler between us and
+	// the server may hand each transaction to another session.
+	if _, err := tx.Exec(ctx, `
+		CREATE TEMPORARY TABLE IF NOT EXISTS lethe_selected (
+			event_id             text    NOT NULL,
+			topological_ordering bigint  NOT NULL,
+			stream_ordering      bigint,
+			deletable            boolean NOT NULL
+		) ON COMMIT DELETE ROWS`); err != nil {
+		return HistoryBatch{}, fmt.Errorf("make room for the selection: %w", err)
+	}
+	fill := func(from, to int64, limit *int) (n int64, low, high *int64, err error) {
+		err = tx.QueryRow(ctx, `
+			WITH filled AS (
+				INSERT INTO lethe_selected
+				SELECT e.event_id, e.topological_ordering, e.stream_ordering, `+deletable+`
+				FROM events e LEFT JOIN state_events s ON s.event_id = e.event_id
+				WHERE e.topological_ordering >= $4 AND e.topological_ordering < $5 AND `+selectable+`
+				ORDER BY e.topological_ordering LIMIT $6
+				RETURNING topological_ordering
+			)
+			SELECT count(*), min(topological_ordering), max(topological_ordering) FROM filled`,
+			purge.Room, purge.DeleteLocal, purge.ServerName, from, to, limit).Scan(&n, &low, &high)
+		return n, low, high, err
+	}
+
+	// One more than fits tells whether more follows, and from which depth.
+	limit := events + 1
+	n, low, high, err := fill(from, purge.Before, &limit)
+	if err != nil {
+		return HistoryBatch{}, fmt.Errorf("select events: %w", err)
+	}
+	done := HistoryBatch{Cut: purge.Before}
+	switch {
+	case n <= int64(events): // all that was left
+	case *low < *high:
+		done.Cut = *high
+		if _, err := tx.Exec(ctx, `DELETE FROM lethe_selected WHERE topological_ordering >= $1`, done.Cut); err != nil {
+			return HistoryBatch{}, fmt.Errorf("cut the selection: %w", err)
+		}
+	default: // one level holds more than fits, and a level is never split
+		done.Cut = *low + 1
+		if _, err := tx.Exec(ctx, `DELETE FROM lethe_selected`); err != nil {
+			return HistoryBatch{}, fmt.Errorf("cut the selection: %w", err)
+		}
+		if _, _, _, err := fill(*low, done.Cut, nil); err != nil {
+			return HistoryBatch{}, fmt.Errorf("select a whole level: %w", err)
+		}
+	}
+	if n > analyzeFrom {
+		if _, err := tx.Exec(ctx, `ANALYZE lethe_selected`); err != nil {
+			return HistoryBatch{}, fmt.Errorf("analyze the selection: %w", err)
+		}
+	}
+	if err := tx.QueryRow(ctx, `
+		SELECT count(*) FILTER (WHERE deletable), count(*) FILTER (WHERE NOT deletable) FROM lethe_selected`).
+		Scan(&done.Deleted, &done.Kept); err != nil {
+		return HistoryBatch{}, fmt.Errorf("count the selection: %w", err)
+	}
+	return done, nil
+}
+
+// analyzeFrom is the number of rows from which the planner's guess at a
+// temporary table costs more than an ANALYZE.
+const analyzeFrom = 1000
+
+// A step is one statement of a batch. Each is given the room as $1.
+type step struct {
+	what string
+	sql  string
+}
+
+// fromSelected deletes the rows of a table that belong to deletable events.
+func fromSelected(table string) step {
+	return step{
+		"delete from " + table,
+		`DELETE FROM ` + table + ` t USING lethe_selected s WHERE s.deletable AND t.event_id = s.event_id`,
+	}
+}
+
+// referenced is the condition that keeps a backward extremity x: some event
+// that stays in the timeline follows it.
+const referenced = `EXISTS (
+	SELECT FROM event_edges g JOIN events e ON e.event_id = g.event_id
+	WHERE g.prev_event_id = x.event_id AND NOT g.is_state AND NOT e.outlier
+	  AND NOT EXISTS (SELECT FROM lethe_selected s WHERE s.event_id = e.event_id))`
+
+// Of the events that are not being deleted, the one that is newest by stream.
+const (
+	remaining     = `FROM events e WHERE e.room_id = $1 AND e.stream_ordering IS NOT NULL AND NOT EXISTS (SELECT FROM lethe_selected s WHERE s.deletable AND s.event_id = e.event_id)`
+	newestOfRest  = `(SELECT e.stream_ordering ` + remaining + ` ORDER BY e.stream_ordering DESC LIMIT 1)`
+	pointsAtPurge = `j.room_id = $1 AND EXISTS (SELECT FROM lethe_selected s WHERE s.deletable AND s.stream_ordering = `
+)
+
+// slidingSyncSteps move a room's sliding sync row off the events that go.
+// Otherwise the newest event of a room, when it came late and lies deep, could
+// never be deleted: the row references it.
+var slidingSyncSteps = []step{
+	{"drop the sliding sync row of an empty room", `
+		DELETE FROM sliding_sync_joined_rooms j
+		WHERE ` + pointsAtPurge + `j.event_stream_ordering) AND NOT EXISTS (SELECT ` + remaining + `)`},
+	{"repoint the sliding sync row", `
+		UPDATE sliding_sync_joined_rooms j SET event_stream_ordering = ` + newestOfRest + `
+		WHERE ` + pointsAtPurge + `j.event_stream_ordering)`},
+	{"repoint the sliding sync bump stamp", `
+		UPDATE sliding_sync_joined_rooms j SET bump_stamp = ` + newestOfRest + `
+		WHERE ` + pointsAtPurge + `j.bump_stamp)`},
+}
+
+// historySteps purge what lethe_selected holds.
+var historySteps = []step{
+	{"prune the backward extremities", `
+		DELETE FROM event_backward_extremities x WHERE x.room_id = $1 AND NOT ` + referenced},
+	{"add backward extremities", `
+		INSERT INTO event_backward_extremities (event_id, room_id)
+		SELECT x.event_id, $1 FROM lethe_selected x WHERE ` + referenced + `
+		ON CONFLICT DO NOTHING`},
+	// A group that was found used before may have lost its last event now, so
+	// it is to be looked at again.
+	{"note the state groups", `
+		WITH gone AS (
+			DELETE FROM event_to_state_groups g USING lethe_selected s WHERE g.event_id = s.event_id
+			RETURNING g.state_group
+		)
+		INSERT INTO lethe.state_group_candidates (room_id, state_group) SELECT DISTINCT $1, state_group FROM gone
+		ON CONFLICT DO NOTHING`},
+	fromSelected("event_edges"),
+	fromSelected("event_json"),
+	fromSelected("event_auth"),
+	fromSelected("event_forward_extremities"),
+	fromSelected("event_relations"),
+	fromSelected("event_search"),
+	fromSelected("rejections"),
+	fromSelected("redactions"),
+	// Before the actions that it counts are deleted. Only actions that were
+	// rotated into the summary, and not read since, are in its counts.
+	{"lower the push summaries", `
+		WITH gone AS (
+			SELECT y.user_id, y.thread_id,
+			       count(*) FILTER (WHERE a.notif = 1) AS notif, count(*) FILTER (WHERE a.unread = 1) AS unread
+			FROM event_push_actions a
+			JOIN lethe_selected s ON s.event_id = a.event_id AND s.deletable
+			JOIN event_push_summary y ON y.room_id = a.room_id AND y.user_id = a.user_id AND y.thread_id = a.thread_id
+			WHERE a.room_id = $1
+			  AND a.stream_ordering <= (SELECT stream_ordering FROM event_push_summary_stream_ordering)
+			  AND (y.last_receipt_stream_ordering IS NULL OR a.stream_ordering > y.last_receipt_stream_ordering)
+			GROUP BY y.user_id, y.thread_id
+		)
+		UPDATE event_push_summary y
+		SET notif_count = greatest(y.notif_count - gone.notif, 0),
+		    unread_count = greatest(coalesce(y.unread_count, 0) - gone.unread, 0)
+		FROM gone WHERE y.room_id = $1 AND y.user_id = gone.user_id AND y.thread_id = gone.thread_id`},
+	{"delete from event_push_actions", `
+		DELETE FROM event_push_actions t USING lethe_selected s
+		WHERE s.deletable AND t.room_id = $1 AND t.event_id = s.event_id`},
+	fromSelected("events"),
+	{"make outliers of the events that stay", `
+		UPDATE events e SET outlier = true FROM lethe_selected s WHERE NOT s.deletable AND e.event_id = s.event_id`},
+	// Last, because whoever persists an event of the room waits for this row.
+	{"set the room's depth", `
+		UPDATE room_depth SET min_depth = coalesce((
+			SELECT min(e.depth)
+			FROM event_backward_extremities x
+			JOIN event_edges g ON g.prev_event_id = x.event_id
+			JOIN events e ON e.event_id = g.event_id
+			WHERE x.room_id = $1), 0)
+		WHERE room_id = $1`},
+}
+
+// purgeSelected purges the events of lethe_selected, all statements in one
+// round trip.
+func purgeSelected(ctx context.Context, tx pgx.Tx, catalog Catalog, room string) error {
+	steps := historySteps
+	if catalog.has("sliding_sync_joined_rooms") {
+		steps = append(append([]step{}, slidingSyncSteps...), historySteps...)
+	}
+	return runSteps(ctx, tx, steps, room)
+}
+
+// runSteps runs the statements in order, in one round trip; args are the
+// arguments of each of them that has any.
+func runSteps(ctx context.Context, tx pgx.Tx, steps []step, args ...any) error {
+	var pipeline pgx.Batch
+	for _, step := range steps {
+		if strings.Contains(step.sql, "$1") {
+			pipeline.Queue(step.sql, args...)
+		} else {
+			pipeline.Queue(step.sql)
+		}
+	}
+	results := tx.SendBatch(ctx, &pipeline)
+	for _, step := range steps {
+		if _, err := results.Exec(); err != nil {
+			_ = results.Close() // says the same again
+			return fmt.Errorf("%s: %w", step.what, err)
+		}
+	}
+	return results.Close()
+}

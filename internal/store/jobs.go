@@ -1,0 +1,234 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// The states of a job. The last three are its end.
+const (
+	JobQueued    = "queued"
+	JobRunning   = "running"
+	JobComplete  = "complete"
+	JobFailed    = "failed"
+	JobCancelled = "cancelled"
+)
+
+// ErrExists is returned when a job of that id exists already.
+var ErrExists = errors.New("exists already")
+
+// ErrRoomBusy is returned when another job has the room.
+var ErrRoomBusy = errors.New("another job has the room")
+
+// A Job is a row of lethe.jobs.
+type Job struct {
+	ID         string
+	Kind       string
+	Room       string
+	Parameters json.RawMessage
+	Requester  string
+	State      string
+	Checkpoint json.RawMessage
+	Generation int
+	Attempt    int
+
+	// Failures counts the failures since the last committed batch.
+	Failures int
+
+	// Error says why the job failed; empty unless it did.
+	Error string
+
+	// TaskMissing says that asynq was found to have no task of the job.
+	TaskMissing bool
+
+	// EndedFor is how long ago the job ended, 0 if it has not.
+	EndedFor time.Duration
+}
+
+// jobColumns are what [scanJob] reads.
+const jobColumns = `
+	id, kind, room_id, parameters, requester, state, checkpoint, generation, attempt, failures, coalesce(error, ''),
+	task_missing_since IS NOT NULL, coalesce(clock_timestamp() - ended_at, interval '0')`
+
+func scanJob(row pgx.CollectableRow) (Job, error) {
+	var j Job
+	err := row.Scan(&j.ID, &j.Kind, &j.Room, &j.Parameters, &j.Requester, &j.State, &j.Checkpoint, &j.Generation,
+		&j.Attempt, &j.Failures, &j.Error, &j.TaskMissing, &j.EndedFor)
+	return j, err
+}
+
+// oneJob runs a query for at most one job; none is [ErrNotFound].
+func (s *Store) oneJob(ctx context.Context, sql string, args ...any) (Job, error) {
+	rows, err := s.pool.Query(ctx, sql, args...)
+	if err != nil {
+		return Job{}, err
+	}
+	job, err := pgx.CollectExactlyOneRow(rows, scanJob)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Job{}, ErrNotFound
+	}
+	return job, err
+}
+
+// InsertJob writes the row of a new, queued job; from then on it is accepted.
+// Of the job only ID, Kind, Room, Parameters and Requester are read. If alone
+// is set and the room has a job that has not ended, it is [ErrRoomBusy]; an id
+// that is taken is [ErrExists].
+func (s *Store) InsertJob(ctx context.Context, job Job, alone bool) error {
+	err := s.inTransaction(ctx, func(tx pgx.Tx) error {
+		if alone {
+			// Two such calls must not both find the room free.
+			if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('lethe.jobs ' || $1, 0))`, job.Room); err != nil {
+				return err
+			}
+			var busy bool
+			if err := tx.QueryRow(ctx, `
+				SELECT EXISTS (SELECT FROM lethe.jobs WHERE room_id = $1 AND state IN ('queued', 'running'))`,
+				job.Room).Scan(&busy); err != nil {
+				return err
+			}
+			if busy {
+				return ErrRoomBusy
+			}
+		}
+		_, err := tx.Exec(ctx, `
+			INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester) VALUES ($1, $2, $3, $4, $5)`,
+			job.ID, job.Kind, job.Room, string(job.Parameters), job.Requester)
+		return err
+	})
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.ConstraintName == "jobs_pkey" {
+		err = ErrExists
+	}
+	if err != nil {
+		return fmt.Errorf("insert the job: %w", err)
+	}
+	return nil
+}
+
+// Job reads a job. An unknown id is [ErrNotFound].
+func (s *Store) Job(ctx context.Context, id string) (Job, error) {
+	job, err := s.oneJob(ctx, `SELECT `+jobColumns+` FROM lethe.jobs WHERE id = $1`, id)
+	if err != nil {
+		return Job{}, fmt.Errorf("read the job: %w", err)
+	}
+	return job, nil
+}
+
+// ClaimJob makes the caller the job's run. A job that runs can be claimed again
+// once its heartbeat is older than stale. It is [ErrSuperseded] when the job has
+// ended, has another generation or is run by somebody else, and [ErrRoomBusy]
+// while another job of the room is running.
+func (s *Store) ClaimJob(ctx context.Context, id string, generation int, stale time.Duration) (Job, error) {
+	job, err := s.oneJob(ctx, `
+		UPDATE lethe.jobs j
+		SET state = 'running', attempt = attempt + 1, heartbeat_at = clock_timestamp(), task_missing_since = NULL,
+		    started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp()
+		WHERE id = $1 AND generation = $2
+		  AND (state = 'queued' OR (state = 'running' AND heartbeat_at < clock_timestamp() - $3::interval))
+		  AND NOT EXISTS (
+			SELECT FROM lethe.jobs o
+			WHERE o.room_id = j.room_id AND o.id <> j.id AND o.state = 'running'
+			  AND o.heartbeat_at >= clock_timestamp() - $3::interval)
+		RETURNING `+jobColumns, id, generation, stale)
+	if errors.Is(err, ErrNotFound) {
+		var queued bool
+		err = s.pool.QueryRow(ctx, `
+			SELECT EXISTS (SELECT FROM lethe.jobs WHERE id = $1 AND generation = $2 AND state = 'queued')`,
+			id, generation).Scan(&queued)
+		switch {
+		case err != nil:
+		case queued:
+			err = ErrRoomBusy
+		default:
+			err = ErrSuperseded
+		}
+	}
+	if err != nil {
+		return Job{}, fmt.Errorf("claim the job: %w", err)
+	}
+	return job, nil
+}
+
+// Heartbeat keeps the runs' jobs from being taken over, and returns those of
+// them that no longer own their job. It uses a connection of its own.
+func (s *Store) Heartbeat(ctx context.Context, runs []Run) (lost []Run, err error) {
+	ids, generations, attempts := make([]string, len(runs)), make([]int, len(runs)), make([]int, len(runs))
+	for i, run := range runs {
+		ids[i], generations[i], attempts[i] = run.JobID, run.Generation, run.Attempt
+	}
+	rows, err := s.pulse.Query(ctx, `
+		WITH runs AS (
+			SELECT * FROM unnest($1::text[], $2::int[], $3::int[]) AS r (id, generation, attempt)
+		), beaten AS (
+			UPDATE lethe.jobs j SET heartbeat_at = clock_timestamp()
+			FROM runs r
+			WHERE j.id = r.id AND j.generation = r.generation AND j.attempt = r.attempt AND j.state = 'running'
+			RETURNING j.id
+		)
+		SELECT id, generation, attempt FROM runs WHERE id NOT IN (SELECT id FROM beaten)`,
+		ids, generations, attempts)
+	if err != nil {
+		return nil, fmt.Errorf("write heartbeats: %w", err)
+	}
+	lost, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Run])
+	if err != nil {
+		return nil, fmt.Errorf("write heartbeats: %w", err)
+	}
+	return lost, nil
+}
+
+// YieldJob puts the run's job back in the queue, to be claimed again under the
+// same generation. A run that no longer owns its job gets [ErrSuperseded].
+func (s *Store) YieldJob(ctx context.Context, run Run) error {
+	return s.moveJob(ctx, "yield the job", run, `state = 'queued', heartbeat_at = NULL`)
+}
+
+// EndJob ends the run's job in the given state, with the reason if it failed.
+// A run that no longer owns its job gets [ErrSuperseded].
+func (s *Store) EndJob(ctx context.Context, run Run, state, reason string) error {
+	return s.moveJob(ctx, "end the job", run, `
+		state = $4, error = nullif($5, ''), heartbeat_at = NULL, ended_at = clock_timestamp()`, state, plain(reason))
+}
+
+// FailBatch counts a failed batch of the run's job, and returns how many have
+// failed in a row. A run that no longer owns its job gets [ErrSuperseded].
+func (s *Store) FailBatch(ctx context.Context, run Run, reason string) (failures int, err error) {
+	err = s.pool.QueryRow(ctx, `
+		UPDATE lethe.jobs SET failures = failures + 1, last_failure = $4, updated_at = clock_timestamp()
+		WHERE id = $1 AND generation = $2 AND attempt = $3 AND state = 'running'
+		RETURNING failures`, run.JobID, run.Generation, run.Attempt, plain(reason)).Scan(&failures)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = ErrSuperseded
+	}
+	if err != nil {
+		return 0, fmt.Errorf("count the failed batch: %w", err)
+	}
+	return failures, nil
+}
+
+func (s *Store) moveJob(ctx context.Context, operation string, run Run, assignments string, args ...any) error {
+	tag, err := s.pool.Exec(ctx, `
+		UPDATE lethe.jobs SET updated_at = clock_timestamp(), `+assignments+`
+		WHERE id = $1 AND generation = $2 AND attempt = $3 AND state = 'running'`,
+		append([]any{run.JobID, run.Generation, run.Attempt}, args...)...)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = ErrSuperseded
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", operation, err)
+	}
+	return nil
+}
+
+// plain makes a text that PostgreSQL takes of one that may hold anything.
+func plain(text string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+}

@@ -1,0 +1,136 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// ErrNotFound is returned when what was asked for is not in the database.
+var ErrNotFound = errors.New("not found")
+
+// Options are what [Open] needs beside the database's URL.
+type Options struct {
+	// ApplicationName is how the connections show in pg_stat_activity.
+	// Defaults to "lethe".
+	ApplicationName string
+
+	// MaxConnections bounds the pool. Defaults to 16.
+	MaxConnections int
+}
+
+// A Store is a pool of connections to one database. It is safe for concurrent
+// use.
+type Store struct {
+	pool *pgxpool.Pool
+
+	// pulse is one connection kept for heartbeats, so that they are written
+	// however busy the pool is.
+	pulse *pgxpool.Pool
+}
+
+// Open prepares a pool for the database that the URL names. It does not
+// connect: an unreachable database shows in the first query. The caller closes
+// the Store.
+func Open(ctx context.Context, url string, options Options) (*Store, error) {
+	if options.ApplicationName == "" {
+		options.ApplicationName = "lethe"
+	}
+	if options.MaxConnections == 0 {
+		options.MaxConnections = 16
+	}
+	open := func(name string, most int) (*pgxpool.Pool, error) {
+		config, err := pgxpool.ParseConfig(url)
+		if err != nil {
+			return nil, err
+		}
+		config.MaxConns = int32(most)
+		config.ConnConfig.ConnectTimeout = 5 * time.Second
+		config.ConnConfig.RuntimeParams["application_name"] = name
+		// A cancelled context must end the statement in the server too, or its
+		// transaction would keep the room's fence until the statement is done.
+		config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+			return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: 2 * time.Second}
+		}
+		return pgxpool.NewWithConfig(ctx, config)
+	}
+	pool, err := open(options.ApplicationName, options.MaxConnections)
+	if err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	pulse, err := open(options.ApplicationName+" heartbeat", 1)
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	return &Store{pool: pool, pulse: pulse}, nil
+}
+
+// Close closes all connections and waits for those in use. A second call does
+// nothing.
+func (s *Store) Close() {
+	s.pulse.Close()
+	s.pool.Close()
+}
+
+// Ping asks the server for a sign of life.
+func (s *Store) Ping(ctx context.Context) error {
+	if err := s.pool.Ping(ctx); err != nil {
+		return fmt.Errorf("ping the database: %w", err)
+	}
+	return nil
+}
+
+// Transient reports whether the error may be gone when the same is tried again:
+// the server was unreachable, restarting or short of something, the transaction
+// lost a race, or a wait was cut short.
+func Transient(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		var connect *pgconn.ConnectError
+		return errors.As(err, &connect) || pgconn.SafeToRetry(err) || pgconn.Timeout(err) || brokenConnection(err)
+	}
+	switch pg.Code[:2] {
+	case "08", // connection exception
+		"40", // serialization failure, deadlock
+		"53", // insufficient resources
+		"55", // lock not available, object in use
+		"57", // shutting down, starting up, cancelled
+		"58": // system error
+		return true
+	}
+	return pg.Code == "25P03" || // idle in a transaction for too long
+		pg.Code == "23503" // a reference appeared meanwhile
+}
+
+// Unreachable reports whether the error says that the database cannot be
+// reached at all, so that neither the job nor its data is to blame.
+func Unreachable(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code[:2] == "08" || pg.Code == "57P01" || pg.Code == "57P02" || pg.Code == "57P03"
+	}
+	return Transient(err)
+}
+
+// brokenConnection reports whether the error is of the connection and not of
+// what was said over it.
+func brokenConnection(err error) bool {
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, net.ErrClosed)
+}
+
+// inTransaction runs do in a READ COMMITTED transaction and commits it, unless
+// do fails or the context ends.
+func (s *Store) inTransaction(ctx context.Context, do func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, do)
+}

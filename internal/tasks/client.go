@@ -1,0 +1,55 @@
+package tasks
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+
+	"github.com/redis/go-redis/v9"
+
+	"lethe/internal/jobs"
+	"lethe/internal/store"
+)
+
+// A Client accepts jobs.
+type Client struct {
+	store    *store.Store
+	board    *jobs.Board
+	dispatch dispatcher
+	log      *slog.Logger
+}
+
+// NewClient returns a Client that dispatches through the Redis client, which
+// stays the caller's to close.
+func NewClient(db *store.Store, client redis.UniversalClient, board *jobs.Board, log *slog.Logger) *Client {
+	return &Client{store: db, board: board, dispatch: newDispatcher(client), log: log}
+}
+
+// submit accepts a job: it is accepted once its row is committed, and an error
+// means that it is not. A Redis that is down is the reconciler's business.
+func (c *Client) submit(ctx context.Context, kind jobs.Kind, room, requester string, parameters any, alone bool) (string, error) {
+	encoded, err := json.Marshal(parameters)
+	if err != nil {
+		return "", fmt.Errorf("encode the job's parameters: %w", err)
+	}
+	job := store.Job{
+		ID: jobs.NewID(), Kind: string(kind), Room: room, Parameters: encoded, Requester: requester,
+		State: store.JobQueued, Generation: 1,
+	}
+	if err := c.store.InsertJob(ctx, job, alone); err != nil {
+		return "", err
+	}
+	// The job is accepted, and its caller going away changes nothing about it.
+	ctx = context.WithoutCancel(ctx)
+	log := c.log.With("job", job.ID, "room", job.Room, "kind", job.Kind)
+	log.InfoContext(ctx, "job accepted", "requester", requester)
+	c.board.Post(ctx, jobs.StatusOf(job))
+	if err := c.dispatch.enqueue(ctx, job); err != nil {
+		log.WarnContext(ctx, "job not enqueued: left to the reconciler", "error", err)
+		if err := c.store.MarkTaskNever(ctx, job.ID, job.Generation); err != nil {
+			log.WarnContext(ctx, "job not marked as not enqueued", "error", err)
+		}
+	}
+	return job.ID, nil
+}

@@ -1,0 +1,206 @@
+package tasks
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"lethe/internal/jobs"
+	"lethe/internal/matrix"
+	"lethe/internal/store"
+)
+
+// PurgeHistory asks for the history of a room to be purged.
+type PurgeHistory struct {
+	Room string
+
+	// Token is the page token of the first event that stays. Only its
+	// topological part counts: all events of that depth stay.
+	Token matrix.Token
+
+	// DeleteLocalEvents says that events sent by this server's users go too.
+	DeleteLocalEvents bool
+
+	// Requester is the user id of the admin who asks.
+	Requester string
+
+	// Exclusive refuses the purge with [store.ErrRoomBusy] while the room has a
+	// job that has not ended. Otherwise the purge waits its turn.
+	Exclusive bool
+}
+
+// SubmitPurgeHistory accepts a purge and returns its job's id. An error means
+// that it was not accepted. A second call makes a second job.
+func (c *Client) SubmitPurgeHistory(ctx context.Context, purge PurgeHistory) (id string, err error) {
+	id, err = c.submit(ctx, jobs.PurgeHistory, purge.Room, purge.Requester,
+		purgeHistoryParameters{Token: purge.Token, DeleteLocalEvents: purge.DeleteLocalEvents}, purge.Exclusive)
+	if err != nil {
+		return "", fmt.Errorf("submit a history purge: %w", err)
+	}
+	return id, nil
+}
+
+// purgeHistoryParameters are those of the job's row, by the names that Synapse
+// gives them in its own task table.
+type purgeHistoryParameters struct {
+	Token             matrix.Token `json:"token"`
+	DeleteLocalEvents bool         `json:"delete_local_events"`
+}
+
+// The phases of a history purge, in order.
+const (
+	phaseEvents      = "events"
+	phaseStateGroups = "state_groups"
+)
+
+// purgeHistoryCheckpoint is how far a history purge is.
+type purgeHistoryCheckpoint struct {
+	Phase string `json:"phase"`
+
+	// From is the depth that the room is purged to, nothing at the beginning of
+	// a walk. There are two: Late is set in the second, which finds what
+	// arrived below the first one's cuts.
+	From *int64 `json:"from,omitempty"`
+	Late bool   `json:"late,omitempty"`
+
+	// Size is how much the next batch takes on, in events or state groups.
+	Size int `json:"size"`
+
+	Batches            int64 `json:"batches"`
+	EventsDeleted      int64 `json:"events_deleted"`
+	EventsKept         int64 `json:"events_kept"`
+	StateGroupsDeleted int64 `json:"state_groups_deleted"`
+	StateRowsWritten   int64 `json:"state_rows_written"`
+}
+
+// purgeHistory is the work of a history purge.
+type purgeHistory struct {
+	worker  *Worker
+	run     store.Run
+	purge   store.HistoryPurge
+	catalog store.Catalog
+	at      purgeHistoryCheckpoint
+}
+
+func (w *Worker) newPurgeHistory(ctx context.Context, job store.Job, run store.Run) (*purgeHistory, error) {
+	var parameters purgeHistoryParameters
+	if err := json.Unmarshal(job.Parameters, &parameters); err != nil {
+		return nil, fmt.Errorf("decode the job's parameters: %w", err)
+	}
+	p := &purgeHistory{
+		worker: w,
+		run:    run,
+		purge: store.HistoryPurge{
+			Room: job.Room, Before: parameters.Token.Topological,
+			DeleteLocal: parameters.DeleteLocalEvents, ServerName: w.options.ServerName,
+		},
+		at: purgeHistoryCheckpoint{Phase: phaseEvents, Size: w.firstBatch()},
+	}
+	if len(job.Checkpoint) > 0 {
+		if err := json.Unmarshal(job.Checkpoint, &p.at); err != nil {
+			return nil, fmt.Errorf("decode the job's checkpoint: %w", err)
+		}
+	}
+	var err error
+	if p.catalog, err = w.store.Catalog(ctx); err != nil {
+		return nil, err
+	}
+	if p.at.Phase == phaseEvents {
+		// Each batch asks again; this is for a purge that has no batch.
+		err = w.store.GuardHistory(ctx, p.purge)
+	}
+	return p, err
+}
+
+func (p *purgeHistory) progress() any { return p.at }
+
+// next does one batch.
+func (p *purgeHistory) next(ctx context.Context) (done bool, err error) {
+	switch p.at.Phase {
+	case phaseEvents:
+		return false, p.nextEvents(ctx)
+	case phaseStateGroups:
+		return p.nextStateGroups(ctx)
+	}
+	return false, fmt.Errorf("the checkpoint has the unknown phase %q", p.at.Phase)
+}
+
+// nextEvents purges the next levels that hold something to purge.
+func (p *purgeHistory) nextEvents(ctx context.Context) error {
+	from := int64(math.MinInt64)
+	if p.at.From != nil {
+		from = *p.at.From
+	}
+	from, err := p.worker.store.NextHistoryDepth(ctx, p.purge, from)
+	if errors.Is(err, store.ErrNotFound) {
+		// The walk is over. That need not be written: a run that begins from the
+		// checkpoint before comes to the same conclusion.
+		if p.at.From = nil; p.at.Late {
+			p.at.Phase, p.at.Size = phaseStateGroups, p.worker.firstBatch()
+		}
+		p.at.Late = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return p.batch(ctx, func(ctx context.Context, batch store.Batch, moved moved) error {
+		_, err := p.worker.store.PurgeHistoryBatch(ctx, batch, p.catalog, p.purge, from, p.at.Size,
+			func(done store.HistoryBatch) any {
+				return moved(func(at *purgeHistoryCheckpoint) {
+					at.From = &done.Cut
+					at.EventsDeleted += done.Deleted
+					at.EventsKept += done.Kept
+				})
+			})
+		return err
+	})
+}
+
+// nextStateGroups sorts or deletes some of the state groups that the purge left
+// without a use. They belong to the room: those of an earlier purge that failed
+// on its way are among them.
+func (p *purgeHistory) nextStateGroups(ctx context.Context) (done bool, err error) {
+	unsorted, unused, err := p.worker.store.StateGroupCandidates(ctx, p.purge.Room)
+	if err != nil || (!unsorted && !unused) {
+		return err == nil, err
+	}
+	do := p.worker.store.DeleteStateGroups
+	if unsorted {
+		do = p.worker.store.SortStateGroups
+	}
+	return false, p.batch(ctx, func(ctx context.Context, batch store.Batch, moved moved) error {
+		_, err := do(ctx, batch, p.catalog, p.at.Size, func(done store.StateGroupBatch) any {
+			return moved(func(at *purgeHistoryCheckpoint) {
+				at.StateGroupsDeleted += done.Deleted
+				at.StateRowsWritten += done.Written
+			})
+		})
+		return err
+	})
+}
+
+// moved makes the checkpoint after a batch, to be committed with it.
+type moved func(update func(*purgeHistoryCheckpoint)) any
+
+// batch runs do under the room's lock, and moves on when it has committed.
+func (p *purgeHistory) batch(ctx context.Context, do func(context.Context, store.Batch, moved) error) error {
+	next := p.at
+	err := p.worker.inRoom(ctx, p.purge.Room, p.run, func(ctx context.Context, batch store.Batch) error {
+		started := time.Now()
+		return do(ctx, batch, func(update func(*purgeHistoryCheckpoint)) any {
+			next.Batches++
+			next.Size = p.worker.nextBatch(p.at.Size, time.Since(started))
+			update(&next)
+			return next
+		})
+	})
+	if err == nil {
+		p.worker.metrics.EventsPurged.Add(float64(next.EventsDeleted - p.at.EventsDeleted))
+		p.at = next
+	}
+	return err
+}

@@ -1,0 +1,83 @@
+package tasks
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+
+	"lethe/internal/jobs"
+	"lethe/internal/store"
+)
+
+// The queues, by what waits for them: an operator who watches, an operator, and
+// nobody. Their weights say how often each is looked at while all have tasks.
+const (
+	queueCritical = "critical"
+	queueDefault  = "default"
+	queueLow      = "low"
+)
+
+var queues = map[string]int{queueCritical: 6, queueDefault: 3, queueLow: 1}
+
+// queueOf tells the queue of a kind of job.
+func queueOf(jobs.Kind) string { return queueDefault }
+
+// asynqQueues is the SET in which asynq keeps the names of its queues. A client
+// of asynq's writes a name only once in its life, so after Redis has lost its
+// data neither the inspector nor asynqmon would see a queue that works.
+const asynqQueues = "asynq:queues"
+
+// payload is what a task carries. All else is in the job's row.
+type payload struct {
+	JobID      string `json:"job_id"`
+	Generation int    `json:"generation"`
+}
+
+// taskID names the one task of a generation of a job. asynq refuses a second
+// task of that name, so enqueueing twice does no harm.
+func taskID(jobID string, generation int) string { return fmt.Sprintf("%s~%d", jobID, generation) }
+
+// A dispatcher puts tasks into asynq.
+type dispatcher struct {
+	client *asynq.Client
+	redis  redis.UniversalClient
+}
+
+func newDispatcher(client redis.UniversalClient) dispatcher {
+	return dispatcher{client: asynq.NewClientFromRedisClient(client), redis: client}
+}
+
+// enqueueTime bounds one enqueueing: with Redis down, a caller waits no longer.
+const enqueueTime = 2 * time.Second
+
+// taskTimeout is when asynq gives a task up. It is far beyond a time slice: a
+// handler ends its slice by itself, and one that cannot has stopped.
+const taskTimeout = 30 * time.Minute
+
+// enqueue enqueues the task of the job's present generation, unless asynq has
+// it already.
+func (d dispatcher) enqueue(ctx context.Context, job store.Job) error {
+	ctx, cancel := context.WithTimeout(ctx, enqueueTime)
+	defer cancel()
+	body, err := json.Marshal(payload{JobID: job.ID, Generation: job.Generation})
+	if err != nil {
+		return fmt.Errorf("encode the task: %w", err)
+	}
+	_, err = d.client.EnqueueContext(ctx, asynq.NewTask(job.Kind, body),
+		asynq.Queue(queueOf(jobs.Kind(job.Kind))),
+		asynq.TaskID(taskID(job.ID, job.Generation)),
+		asynq.Timeout(taskTimeout),
+		// Giving up is decided by the count in the job's row. asynq's own count
+		// would archive a task whose workers were killed often enough.
+		asynq.MaxRetry(math.MaxInt32))
+	if err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
+		return fmt.Errorf("enqueue job %s: %w", job.ID, err)
+	}
+	return nil
+}

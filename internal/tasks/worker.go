@@ -1,0 +1,428 @@
+package tasks
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+
+	"lethe/internal/jobs"
+	"lethe/internal/lock"
+	"lethe/internal/observe"
+	"lethe/internal/store"
+)
+
+// WorkerOptions are what a [Worker] is made of.
+type WorkerOptions struct {
+	// BatchEvents is the most events that a batch selects, unless one depth
+	// level has more. Defaults to 20,000.
+	BatchEvents int
+
+	// BatchTime is how long a batch should take. Defaults to 250 ms.
+	BatchTime time.Duration
+
+	// Concurrency is how many jobs run at a time. Defaults to 4.
+	Concurrency int
+
+	// DrainTimeout is how long Run waits for batches in progress when its
+	// context has ended. Defaults to 25 s.
+	DrainTimeout time.Duration
+
+	// ServerName is the homeserver's name. It has no default.
+	ServerName string
+
+	// TimeSlice is how long a job runs before it makes room for others.
+	// Defaults to 30 s.
+	TimeSlice time.Duration
+}
+
+func (o WorkerOptions) withDefaults() WorkerOptions {
+	if o.BatchEvents == 0 {
+		o.BatchEvents = 20_000
+	}
+	if o.BatchTime == 0 {
+		o.BatchTime = 250 * time.Millisecond
+	}
+	if o.Concurrency == 0 {
+		o.Concurrency = 4
+	}
+	if o.DrainTimeout == 0 {
+		o.DrainTimeout = 25 * time.Second
+	}
+	if o.TimeSlice == 0 {
+		o.TimeSlice = 30 * time.Second
+	}
+	return o
+}
+
+const (
+	// lockLease is the lease of a room's lock, keepAlive how often it is
+	// extended: a killed worker's room is free after the lease.
+	lockLease = 10 * time.Second
+	keepAlive = 3 * time.Second
+
+	// lockWait bounds the wait for a room's lock. It is as long as a reader may
+	// keep its lease.
+	lockWait = 30 * time.Second
+
+	// mostFailures is how many failures in a row end a job.
+	mostFailures = 20
+
+	// The wait after a failed batch doubles from the first to the second.
+	leastBackoff = 50 * time.Millisecond
+	mostBackoff  = 5 * time.Second
+
+	// busyWait is about how long a job waits in the queue for its room.
+	busyWait = 2 * time.Second
+
+	// bookkeepingTime bounds the writing of a job's end or yield.
+	bookkeepingTime = 10 * time.Second
+)
+
+// errYield says that a run gave its job back to the queue; after is how long it
+// should stay there.
+type errYield struct {
+	reason string
+	after  time.Duration
+}
+
+func (e errYield) Error() string { return "yield: " + e.reason }
+
+// A Worker runs jobs.
+type Worker struct {
+	options WorkerOptions
+	store   *store.Store
+	redis   redis.UniversalClient
+	board   *jobs.Board
+	rooms   *lock.Locker
+	heart   *jobs.Heart
+	log     *slog.Logger
+	metrics *observe.Metrics
+
+	// drain ends when the worker is to stop. It is no parent of the handlers'
+	// contexts: asynq would put a task back at once, while its handler works.
+	drain    context.Context
+	endDrain context.CancelFunc
+}
+
+// NewWorker returns a Worker that takes nothing before [Worker.Run].
+func NewWorker(db *store.Store, client redis.UniversalClient, board *jobs.Board, log *slog.Logger,
+	metrics *observe.Metrics, options WorkerOptions,
+) *Worker {
+	drain, endDrain := context.WithCancel(context.Background())
+	return &Worker{
+		options: options.withDefaults(), store: db, redis: client, board: board, log: log, metrics: metrics,
+		rooms: lock.New(client, db, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
+		heart: jobs.NewHeart(db, log), drain: drain, endDrain: endDrain,
+	}
+}
+
+// Run takes and runs jobs until the context ends; then each running job yields
+// after its batch. It is called once.
+func (w *Worker) Run(ctx context.Context) error {
+	server := asynq.NewServerFromRedisClient(w.redis, asynq.Config{
+		Concurrency:              w.options.Concurrency,
+		Queues:                   queues,
+		Logger:                   observe.NewAsynqLogger(w.log),
+		ShutdownTimeout:          w.options.DrainTimeout,
+		TaskCheckInterval:        200 * time.Millisecond,
+		DelayedTaskCheckInterval: time.Second,
+		IsFailure: func(err error) bool {
+			var yield errYield
+			return !errors.As(err, &yield)
+		},
+		RetryDelayFunc: func(_ int, err error, _ *asynq.Task) time.Duration {
+			var yield errYield
+			errors.As(err, &yield)
+			return yield.after
+		},
+	})
+
+	// The heart beats until the last run has ended, so its context is its own.
+	beating, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var heart sync.WaitGroup
+	heart.Go(func() { w.heart.Run(beating) })
+	defer heart.Wait()
+	defer stop()
+
+	if err := server.Start(asynq.HandlerFunc(w.handle)); err != nil {
+		return fmt.Errorf("start the asynq server: %w", err)
+	}
+	<-ctx.Done()
+	w.endDrain()
+	server.Shutdown()
+	return nil
+}
+
+// handle runs a job's slice. It is what asynq calls, perhaps twice for a task.
+func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
+	var body payload
+	if err := json.Unmarshal(task.Payload(), &body); err != nil {
+		return fmt.Errorf("decode the task: %w: %w", err, asynq.SkipRetry)
+	}
+	log := w.log.With("job", body.JobID, "kind", task.Type())
+	job, err := w.store.ClaimJob(ctx, body.JobID, body.Generation, jobs.HeartbeatStale)
+	switch {
+	case errors.Is(err, store.ErrSuperseded):
+		log.DebugContext(ctx, "task dropped: the job has ended or belongs to another run", "generation", body.Generation)
+		return nil
+	case errors.Is(err, store.ErrRoomBusy):
+		return w.yield(job.Kind, errYield{"room busy", jitter(busyWait)})
+	case err != nil:
+		log.WarnContext(ctx, "job not claimed", "error", err)
+		return w.yield(task.Type(), errYield{"database unreachable", jitter(busyWait)})
+	}
+	log = log.With("room", job.Room)
+	run := store.Run{JobID: job.ID, Generation: job.Generation, Attempt: job.Attempt}
+	err = w.runSlice(ctx, job, run, log)
+	return w.settle(ctx, job, run, err, log)
+}
+
+// work is a job of one kind, as a run sees it.
+type work interface {
+	// next does one batch, and reports whether the work is done. It can be
+	// called on a job in any state of progress.
+	next(ctx context.Context) (done bool, err error)
+
+	// progress is the job's checkpoint.
+	progress() any
+}
+
+// newWork returns the work of a run's job, from where the job's row says it is.
+func (w *Worker) newWork(ctx context.Context, run store.Run) (work, error) {
+	job, err := w.store.Job(ctx, run.JobID)
+	if err != nil {
+		return nil, err
+	}
+	switch jobs.Kind(job.Kind) {
+	case jobs.PurgeHistory:
+		return w.newPurgeHistory(ctx, job, run)
+	}
+	return nil, fmt.Errorf("%q is not a kind of job", job.Kind)
+}
+
+// runSlice does batch after batch until the work is done, the slice is over or
+// the job has failed. It returns nil when the work is done, an errYield when
+// there is more, [store.ErrSuperseded] when the job is another's, and otherwise
+// why the job failed.
+func (w *Worker) runSlice(ctx context.Context, job store.Job, run store.Run, log *slog.Logger) error {
+	log.InfoContext(ctx, "job runs", "generation", run.Generation, "attempt", run.Attempt)
+	var mu sync.Mutex
+	status := jobs.StatusOf(job)
+	post := func(ctx context.Context) {
+		mu.Lock()
+		defer mu.Unlock()
+		w.board.Post(ctx, status)
+	}
+	post(ctx)
+	ctx, stop := w.heart.Watch(ctx, run, post)
+	defer stop()
+
+	deadline := time.Now().Add(w.options.TimeSlice)
+	backoff := leastBackoff
+	var work work
+	for {
+		if w.drain.Err() != nil {
+			return errYield{reason: "drain"}
+		}
+		if time.Now().After(deadline) {
+			return errYield{reason: "slice"}
+		}
+
+		var done bool
+		var err error
+		started := time.Now()
+		if work == nil {
+			work, err = w.newWork(ctx, run)
+		} else {
+			done, err = work.next(ctx)
+		}
+		if err == nil {
+			w.metrics.BatchSeconds.WithLabelValues(job.Kind).Observe(time.Since(started).Seconds())
+			backoff = leastBackoff
+			mu.Lock()
+			status.Progress = encode(work.progress())
+			mu.Unlock()
+			if done {
+				return nil
+			}
+			continue
+		}
+
+		if err := w.judge(ctx, run, err, log); err != nil {
+			return err
+		}
+		// Begin from the row again: a commit whose answer was lost has moved it.
+		work = nil
+		select {
+		case <-time.After(jitter(backoff)):
+		case <-w.drain.Done():
+		case <-ctx.Done():
+		}
+		backoff = min(2*backoff, mostBackoff)
+	}
+}
+
+// judge decides about a failed batch: nil to try again, else what [runSlice]
+// returns.
+func (w *Worker) judge(ctx context.Context, run store.Run, err error, log *slog.Logger) error {
+	switch {
+	case errors.Is(err, store.ErrSuperseded), errors.Is(context.Cause(ctx), store.ErrSuperseded):
+		return store.ErrSuperseded
+	case errors.Is(err, errDraining):
+		return nil // the loop sees it
+	case ctx.Err() != nil: // asynq gave the task up
+		return errYield{reason: "timeout"}
+	case errors.Is(err, lock.ErrTaken):
+		return errYield{reason: "room locked", after: jitter(busyWait)}
+	case errors.Is(err, store.ErrFenced), errors.Is(err, lock.ErrLockLost):
+		w.metrics.LockLosses.Inc()
+		log.WarnContext(ctx, "lock lost: the batch was rolled back", "error", err)
+		return nil
+	case errors.Is(err, lock.ErrUnavailable), store.Unreachable(err):
+		// No fault of the job's, so it does not count, however long it lasts.
+		log.WarnContext(ctx, "server unreachable: the batch will be tried again", "error", err)
+		return nil
+	case store.Transient(err):
+		failures, countErr := w.store.FailBatch(ctx, run, err.Error())
+		switch {
+		case errors.Is(countErr, store.ErrSuperseded):
+			return store.ErrSuperseded
+		case countErr == nil && failures >= mostFailures:
+			return fmt.Errorf("gave up after %d failures without progress: %w", failures, err)
+		}
+		log.WarnContext(ctx, "batch failed: it will be tried again", "failures", failures, "error", err)
+		return nil
+	}
+	return err
+}
+
+// settle writes how a slice ended, and tells asynq.
+func (w *Worker) settle(ctx context.Context, job store.Job, run store.Run, err error, log *slog.Logger) error {
+	// Whatever ended the slice must not keep its end from being written.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookkeepingTime)
+	defer cancel()
+
+	var yield errYield
+	switch {
+	case errors.Is(err, store.ErrSuperseded):
+		log.WarnContext(ctx, "job is another run's now", "attempt", run.Attempt)
+		return nil
+	case errors.As(err, &yield):
+		if err := w.insist(ctx, func() error { return w.store.YieldJob(ctx, run) }); err != nil {
+			log.WarnContext(ctx, "job not yielded: left to the reconciler", "error", err)
+			return nil
+		}
+		log.InfoContext(ctx, "job yields", "reason", yield.reason)
+		return w.yield(job.Kind, yield)
+	}
+
+	state, reason := jobs.Complete, ""
+	if err != nil {
+		state, reason = jobs.Failed, reasonFor(err)
+	}
+	if err := w.insist(ctx, func() error { return w.store.EndJob(ctx, run, string(state), reason) }); err != nil {
+		// The work is done or refused for good; whoever takes the job over comes
+		// to the same end.
+		log.WarnContext(ctx, "the job's end was not written: left to the reconciler", "error", err)
+		return nil
+	}
+	w.metrics.JobsEnded.WithLabelValues(job.Kind, string(state)).Inc()
+	log.InfoContext(ctx, "job ended", "state", state, "error", reason)
+	if ended, err := w.store.Job(ctx, job.ID); err == nil {
+		w.board.Post(ctx, jobs.StatusOf(ended))
+	}
+	return nil
+}
+
+// reasonFor is the text that a failed job's status gives for the error. What an
+// API would have refused begins with the status that it would have answered.
+func reasonFor(err error) string {
+	if errors.Is(err, store.ErrBeyondExtremities) {
+		return "400: " + store.ErrBeyondExtremities.Error()
+	}
+	return err.Error()
+}
+
+// insist repeats an operation of the bookkeeping while the database cannot be
+// reached, until the context ends.
+func (w *Worker) insist(ctx context.Context, do func() error) error {
+	for {
+		err := do()
+		if err == nil || errors.Is(err, store.ErrSuperseded) || !store.Transient(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(jitter(leastBackoff * 4)):
+		}
+	}
+}
+
+func (w *Worker) yield(kind string, yield errYield) error {
+	w.metrics.Yields.WithLabelValues(kind, yield.reason).Inc()
+	return yield
+}
+
+// errDraining is the cause that ends a wait for a lock when the worker drains.
+var errDraining = errors.New("the worker is draining")
+
+// inRoom runs do under the room's write lock. The context that do gets ends with
+// the lock.
+func (w *Worker) inRoom(ctx context.Context, room string, run store.Run, do func(context.Context, store.Batch) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// Draining ends the wait for the lock, but not the batch.
+	drained := context.AfterFunc(w.drain, func() { cancel(errDraining) })
+	started := time.Now()
+	held, err := w.rooms.Lock(ctx, room)
+	drained()
+	if err != nil {
+		return err
+	}
+	w.metrics.LockWaitSeconds.WithLabelValues("write").Observe(time.Since(started).Seconds())
+	err = do(held.Context(), store.Batch{Run: run, Room: room, Fence: held.Fence(), Lease: lockLease})
+	if cause := context.Cause(held.Context()); err != nil && cause != nil {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	// What was committed stays so, whatever becomes of the lock: the fence saw
+	// to that. At worst the room is free only after the lease.
+	if err := held.Unlock(ctx); err != nil {
+		w.log.WarnContext(ctx, "room not unlocked", "room", room, "job", run.JobID, "error", err)
+	}
+	return err
+}
+
+// firstBatch is the size of a job's first batch, from which it finds the size
+// that takes the time that a batch should.
+func (w *Worker) firstBatch() int { return min(200, w.options.BatchEvents) }
+
+// nextBatch is the size of the batch after one of the given size that took so
+// long. It at most doubles, since a quick batch may have met little.
+func (w *Worker) nextBatch(size int, took time.Duration) int {
+	factor := min(max(w.options.BatchTime.Seconds()/max(took.Seconds(), 1e-6), 0.25), 2)
+	return min(max(int(float64(size)*factor), 1), w.options.BatchEvents)
+}
+
+// encode writes a checkpoint as JSON; one that cannot be written is empty.
+func encode(v any) string {
+	encoded, err := json.Marshal(v)
+	if err != nil {
+		return ""
+	}
+	return string(encoded)
+}
+
+// jitter varies a wait by up to a quarter, so that those who wait for the same
+// thing do not all come back together.
+func jitter(d time.Duration) time.Duration {
+	return d + time.Duration((rand.Float64()-0.5)*0.5*float64(d))
+}
