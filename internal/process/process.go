@@ -57,7 +57,7 @@ type process struct {
 // of it has drained. It fails when the settings, the database's schema or an
 // address to listen at do not allow it to go on.
 func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes ...config.Purpose) error {
-	redis.SetLogger(observe.NewRedisLogger(log))
+	observe.SetRedisLogger(log)
 	db, err := store.Open(ctx, string(settings.Database.URL), store.Options{
 		ApplicationName: name(purposes), MaxConnections: settings.Database.MaxConnections,
 	})
@@ -149,7 +149,7 @@ func (p *process) part(purpose config.Purpose) part {
 				Log:             p.log,
 				Observe:         p.observe,
 				SeedDialect:     p.settings.Dialect == config.DialectSeed,
-			})
+			}).Handler
 		}}
 	case config.ForWorker:
 		return part{listen: p.settings.Worker.Listen, run: func(ctx context.Context) error {

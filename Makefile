@@ -1,0 +1,50 @@
+# The linters are a module of their own, so that what they need stays out of
+# Lethe's go.mod.
+tool := go tool -modfile=tools/go.mod
+
+.PHONY: help
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build the four programs into bin/
+	go build -o bin/ ./cmd/...
+
+.PHONY: run
+run: ## Start Lethe with servers and rooms to try it on
+	@scripts/servers
+	@$(MAKE) --no-print-directory build
+	@exec bin/lethe dev
+
+.PHONY: test
+test: ## Lint, then run all tests with the race detector
+	@scripts/servers
+	@$(MAKE) --no-print-directory lint
+	go test -race -timeout 5m ./...
+
+.PHONY: test-fast
+test-fast: ## Run all tests, without the race detector
+	@scripts/servers
+	go test -timeout 5m ./...
+
+.PHONY: lint
+lint: ## Check format, go.mod and what static analysis finds
+	@unformatted=$$($(tool) gofumpt -l .) && if [ -n "$$unformatted" ]; then echo "make fmt would change:" $$unformatted; exit 1; fi
+	go mod tidy -diff
+	go vet ./...
+	$(tool) staticcheck ./...
+	$(tool) errcheck -ignoretests -exclude tools/errcheck.txt ./...
+	$(tool) go-errorlint ./...
+
+.PHONY: fmt
+fmt: ## Format all Go files
+	$(tool) gofumpt -w .
+
+.PHONY: tidy
+tidy: ## Bring go.mod and tools/go.mod up to what is used
+	go mod tidy
+	go -C tools mod tidy
+
+.PHONY: clean
+clean: ## Remove what was built, and the data of make run
+	rm -rf bin .lethe

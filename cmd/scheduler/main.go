@@ -1,0 +1,13 @@
+// Command scheduler finds jobs that were lost on the way and enqueues them again.
+// Any number of them may run.
+// Its settings are in docs/config.example.yaml.
+package main
+
+import (
+	"os"
+
+	"lethe/internal/config"
+	"lethe/internal/process"
+)
+
+func main() { os.Exit(process.Main(config.ForScheduler)) }

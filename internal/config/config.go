@@ -1,0 +1,158 @@
+package config
+
+import "time"
+
+// The dialects of the admin API.
+const (
+	// DialectNow is what today's Synapse speaks.
+	DialectNow = "now"
+	// DialectSeed is what Synapse spoke when the first admin tools for it were
+	// written.
+	DialectSeed = "seed"
+)
+
+// A Config is every setting of every Lethe process. Make one with [Load] or
+// [Default]; the zero value is not valid.
+//
+// Each field tells its YAML key; its variable is the key in capitals with
+// underscores for dots, after LETHE_: worker.time_slice is
+// LETHE_WORKER_TIME_SLICE. A variable that is set but empty counts as set.
+type Config struct {
+	// AccountValidity (account_validity) says that accounts expire, so that
+	// Synapse's account_validity table is asked before an access token is
+	// believed. Defaults to false.
+	AccountValidity bool
+
+	// API is the HTTP service.
+	API API
+
+	// Database is PostgreSQL.
+	Database Database
+
+	// Dialect (dialect) chooses between the admin API's two dialects,
+	// [DialectNow] and [DialectSeed]. Defaults to "now".
+	Dialect string
+
+	// Log is what a process writes to standard error.
+	Log Log
+
+	// Redis dispatches the jobs and keeps their statuses.
+	Redis Redis
+
+	// Scheduler enqueues what is due and takes up what was dropped.
+	Scheduler Scheduler
+
+	// ServerName (server_name) is the homeserver's own name, the part of its
+	// user ids after the colon. A worker needs it. Defaults to "", unset.
+	ServerName string
+
+	// StatusTTL (status_ttl) is how long the status of a job that has ended is
+	// served, from 1m to 8760h. Defaults to 24h.
+	StatusTTL time.Duration
+
+	// SynapseBeside (synapse_beside) says whether a Synapse runs on the same
+	// database. On a schema that Synapse made a worker needs an answer, since
+	// a forgotten one would be dangerous. True is refused: it is not built yet.
+	// Defaults to nil, unset.
+	SynapseBeside *bool
+
+	// Worker runs the jobs.
+	Worker Worker
+}
+
+// API is the settings of the API process.
+type API struct {
+	// Listen (api.listen) is the host:port that is served; port 0 takes a free
+	// one. Without TLS or limits of its own, it belongs behind a reverse proxy.
+	// Defaults to "127.0.0.1:8470".
+	Listen string
+}
+
+// Database is how a process reaches PostgreSQL.
+type Database struct {
+	// MaxConnections (database.max_connections) bounds one process's pool, from
+	// 2 to 10000. Keep the fleet's sum below the server's max_connections.
+	// Defaults to 16.
+	MaxConnections int
+
+	// URL (database.url) is postgres://user:password@host:port/database, or
+	// PostgreSQL's keyword=value form. Every process needs it. Defaults to "",
+	// unset.
+	URL Secret
+}
+
+// Log is the settings of the log.
+type Log struct {
+	// Format (log.format) is text or json. Defaults to "text".
+	Format string
+
+	// Level (log.level) is the least level written: debug, info, warn or error.
+	// Defaults to "info".
+	Level string
+}
+
+// Redis is how a process reaches Redis.
+type Redis struct {
+	// URL (redis.url) is redis://user:password@host:port/db, or rediss:// for
+	// TLS. API, worker and scheduler need it. Defaults to "", unset.
+	URL Secret
+}
+
+// Scheduler is the settings of the scheduler process.
+type Scheduler struct {
+	// Listen (scheduler.listen) is the host:port of health and metrics; port 0
+	// takes a free one and "" turns it off. Defaults to "127.0.0.1:8472".
+	Listen string
+}
+
+// Worker is the settings of the worker process.
+type Worker struct {
+	// BatchEvents (worker.batch_events) is the most events that a batch aims
+	// for, from 1 to 1000000. A batch never splits a depth, so it may hold more.
+	// Defaults to 20000.
+	BatchEvents int
+
+	// BatchTime (worker.batch_time) is how long a batch aims to take, from 10ms
+	// to 5s: about as long as a reader may have to wait for one. Defaults to
+	// 250ms.
+	BatchTime time.Duration
+
+	// Concurrency (worker.concurrency) is how many jobs one process runs at a
+	// time, from 1 to 1000. Each holds a database connection while a batch
+	// runs. Defaults to 4.
+	Concurrency int
+
+	// DrainTimeout (worker.drain_timeout) is how long a worker that was told to
+	// stop lets its batches finish, from 1s to 10m. Keep it below the time
+	// after which the process is killed, 30s on Kubernetes. Defaults to 25s.
+	DrainTimeout time.Duration
+
+	// Listen (worker.listen) is the host:port of health and metrics; port 0
+	// takes a free one and "" turns it off. Defaults to "127.0.0.1:8471".
+	Listen string
+
+	// TimeSlice (worker.time_slice) is how long a job runs before it lets
+	// another one have its place, from 1s to 1h. Defaults to 30s.
+	TimeSlice time.Duration
+}
+
+// Default returns the settings of a process that was told nothing. They are
+// valid, but no process can run without a database.
+func Default() Config {
+	return Config{
+		API:       API{Listen: "127.0.0.1:8470"},
+		Database:  Database{MaxConnections: 16},
+		Dialect:   DialectNow,
+		Log:       Log{Format: "text", Level: "info"},
+		Scheduler: Scheduler{Listen: "127.0.0.1:8472"},
+		StatusTTL: 24 * time.Hour,
+		Worker: Worker{
+			BatchEvents:  20_000,
+			BatchTime:    250 * time.Millisecond,
+			Concurrency:  4,
+			DrainTimeout: 25 * time.Second,
+			Listen:       "127.0.0.1:8471",
+			TimeSlice:    30 * time.Second,
+		},
+	}
+}

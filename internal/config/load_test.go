@@ -1,0 +1,470 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	databaseURL = "postgres://lethe:hunter2@db.example.org:5432/synapse?sslmode=disable"
+	redisURL    = "redis://:hunter2@redis.example.org:6379/3"
+)
+
+// write makes a YAML file and returns the entry that names it.
+func write(t *testing.T, yaml string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "lethe.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(yaml), 0o600))
+	return "LETHE_CONFIG=" + path
+}
+
+// problems returns the lines of an error, without the file's folder.
+func problems(t *testing.T, err error) []string {
+	t.Helper()
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "hunter2")
+	lines := strings.Split(err.Error(), "\n")
+	require.Equal(t, "load configuration:", lines[0])
+	for i, line := range lines {
+		if j := strings.Index(line, "lethe.yaml"); j >= 0 {
+			lines[i] = line[j:]
+		}
+	}
+	return lines[1:]
+}
+
+func TestDefaultsAreValid(t *testing.T) {
+	t.Parallel()
+	config, err := Load([]string{"HOME=/root", "LETHE_CONFIG="})
+	require.NoError(t, err)
+	require.Empty(t, cmp.Diff(Default(), config))
+
+	for path, text := range map[string]string{
+		"api.listen":       config.API.Listen,
+		"dialect":          config.Dialect,
+		"log.format":       config.Log.Format,
+		"log.level":        config.Log.Level,
+		"scheduler.listen": config.Scheduler.Listen,
+		"status_ttl":       config.StatusTTL.String(),
+		"worker.listen":    config.Worker.Listen,
+
+		"database.max_connections": fmt.Sprint(config.Database.MaxConnections),
+		"worker.batch_events":      fmt.Sprint(config.Worker.BatchEvents),
+		"worker.batch_time":        config.Worker.BatchTime.String(),
+		"worker.concurrency":       fmt.Sprint(config.Worker.Concurrency),
+		"worker.drain_timeout":     config.Worker.DrainTimeout.String(),
+		"worker.time_slice":        config.Worker.TimeSlice.String(),
+	} {
+		_, err := Load([]string{variable(path) + "=" + text})
+		require.NoError(t, err)
+	}
+}
+
+func TestExampleFile(t *testing.T) {
+	t.Parallel()
+	const path = "../../docs/config.example.yaml"
+	config, err := Load([]string{"LETHE_CONFIG=" + path})
+	require.NoError(t, err)
+	require.Empty(t, cmp.Diff(Default(), config))
+
+	// With the examples in force it is complete for every process, and lacks
+	// no setting.
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	full := regexp.MustCompile(`(?m)^( *)#(\w)`).ReplaceAllString(string(data), "$1$2")
+	config, err = Load([]string{write(t, full)}, ForAPI, ForDatabase, ForScheduler, ForWorker)
+	require.NoError(t, err)
+	require.Equal(t, "example.org", config.ServerName)
+	root, err := parseYAML([]byte(full))
+	require.NoError(t, err)
+	l := loader{settings: map[string]setting{}, unset: map[string]bool{}}
+	for _, s := range settings(&config) {
+		l.settings[s.path] = s
+	}
+	f := file{loader: &l, lines: map[string]int{}}
+	f.section("", root)
+	for path := range l.settings {
+		require.Contains(t, f.lines, path)
+	}
+}
+
+func TestVariablesOverrideTheFile(t *testing.T) {
+	t.Parallel()
+	no := false
+	want := Config{
+		AccountValidity: true,
+		API:             API{Listen: "[::1]:0"},
+		Database:        Database{MaxConnections: 7, URL: databaseURL},
+		Dialect:         DialectSeed,
+		Log:             Log{Format: "json", Level: "debug"},
+		Redis:           Redis{URL: redisURL},
+		Scheduler:       Scheduler{Listen: ":http"},
+		ServerName:      "example.org",
+		StatusTTL:       time.Hour,
+		SynapseBeside:   &no,
+		Worker: Worker{
+			BatchEvents: 1, BatchTime: time.Second, Concurrency: 9, DrainTimeout: time.Minute,
+			Listen: "", TimeSlice: time.Hour,
+		},
+	}
+
+	yaml := `
+account_validity: true
+api: {listen: "[::1]:0"}
+database:
+  max_connections: "7"
+  url: ` + databaseURL + `
+dialect: seed
+log: {format: json, level: debug}
+redis: {url: "` + redisURL + `"}
+scheduler: {listen: ":http"}
+server_name: example.org
+status_ttl: 1h
+synapse_beside: false
+worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, listen: "", time_slice: 1h}
+`
+	config, err := Load([]string{write(t, yaml)}, ForAPI, ForWorker)
+	require.NoError(t, err)
+	require.Empty(t, cmp.Diff(want, config))
+
+	environ := []string{
+		"LETHE_ACCOUNT_VALIDITY=true", "LETHE_API_LISTEN=[::1]:0", "LETHE_DATABASE_MAX_CONNECTIONS=7",
+		"LETHE_DATABASE_URL=" + databaseURL, "LETHE_DIALECT=seed", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=debug",
+		"LETHE_REDIS_URL=" + redisURL, "LETHE_SCHEDULER_LISTEN=:http", "LETHE_SERVER_NAME=example.org",
+		"LETHE_STATUS_TTL=1h", "LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_BATCH_EVENTS=1", "LETHE_WORKER_BATCH_TIME=1s",
+		"LETHE_WORKER_CONCURRENCY=9", "LETHE_WORKER_DRAIN_TIMEOUT=1m", "LETHE_WORKER_LISTEN=", "LETHE_WORKER_TIME_SLICE=1h",
+	}
+	require.Len(t, environ, len(settings(&config)))
+	config, err = Load(environ, ForAPI, ForWorker)
+	require.NoError(t, err)
+	require.Empty(t, cmp.Diff(want, config))
+
+	config, err = Load(append(environ, write(t, "dialect: now\nworker: {listen: ':1', time_slice: 2s}\nlog: {level: error}")))
+	require.NoError(t, err)
+	require.Empty(t, cmp.Diff(want, config))
+}
+
+func TestEachPurposeNeedsOnlyWhatItUses(t *testing.T) {
+	t.Parallel()
+	const (
+		noDatabase   = "database.url: must be set, here or as LETHE_DATABASE_URL"
+		noRedis      = "redis.url: must be set, here or as LETHE_REDIS_URL"
+		noServerName = "server_name: must be set, here or as LETHE_SERVER_NAME"
+	)
+	for name, test := range map[string]struct {
+		purposes []Purpose
+		want     []string
+	}{
+		"api":            {[]Purpose{ForAPI}, []string{noDatabase, noRedis}},
+		"database":       {[]Purpose{ForDatabase}, []string{noDatabase}},
+		"scheduler":      {[]Purpose{ForScheduler}, []string{noDatabase, noRedis}},
+		"worker":         {[]Purpose{ForWorker}, []string{noDatabase, noRedis, noServerName}},
+		"api and worker": {[]Purpose{ForAPI, ForWorker}, []string{noDatabase, noRedis, noServerName}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Load(nil, test.purposes...)
+			require.Equal(t, test.want, problems(t, err))
+
+			// Empty is missing, also when it empties what the file says.
+			_, err = Load([]string{
+				write(t, "server_name: example.org\ndatabase: {url: '"+databaseURL+"'}\nredis: {url: '"+redisURL+"'}"),
+				"LETHE_DATABASE_URL=", "LETHE_REDIS_URL=", "LETHE_SERVER_NAME=",
+			}, test.purposes...)
+			require.Equal(t, test.want, problems(t, err))
+		})
+	}
+}
+
+func TestAllErrorsAtOnce(t *testing.T) {
+	t.Parallel()
+	config, err := Load([]string{
+		write(t, "dialect: klingon\nworker:\n  concurency: 3\n  batch_time: 3\nredis: [a]\n"),
+		"LETHE_TYPO=hunter2", "LETHE_LOG_LEVEL=hunter2", "LETHE_CONFIGS=x",
+	}, ForWorker)
+	require.Equal(t, []string{
+		"lethe.yaml:1: dialect: must be one of: now, seed",
+		"lethe.yaml:3: worker.concurency: no such setting",
+		"lethe.yaml:4: worker.batch_time: must be a duration with its unit, such as 300ms, 30s or 24h, from 10ms to 5s",
+		"lethe.yaml:5: redis: must be a mapping: indented lines of key: value",
+		"LETHE_CONFIGS: no such setting",
+		"LETHE_LOG_LEVEL: must be one of: debug, info, warn, error",
+		"LETHE_TYPO: no such setting",
+		"database.url: must be set, here or as LETHE_DATABASE_URL",
+		"redis.url: must be set, here or as LETHE_REDIS_URL",
+		"server_name: must be set, here or as LETHE_SERVER_NAME",
+	}, problems(t, err))
+	require.Empty(t, cmp.Diff(Config{}, config))
+}
+
+func TestValues(t *testing.T) {
+	t.Parallel()
+	const (
+		address = "must be host:port"
+		boolean = "must be true or false"
+		term    = "must be a duration with its unit"
+		count   = "must be a whole number from "
+	)
+	for _, test := range []struct {
+		path, text string
+		want       string // a piece of the error; none if empty
+	}{
+		{"account_validity", "true", ""},
+		{"account_validity", "yes", boolean},
+		{"account_validity", "", boolean},
+		{"api.listen", "localhost:0", ""},
+		{"api.listen", ":65535", ""},
+		{"api.listen", "", address},
+		{"api.listen", "8470", address},
+		{"api.listen", "localhost:", address},
+		{"api.listen", ":65536", address},
+		{"api.listen", ":-1", address},
+		{"api.listen", "::1:80", address},
+		{"api.listen", ":no-such-service", address},
+		{"database.max_connections", "2", ""},
+		{"database.max_connections", "1", count + "2 to 10000"},
+		{"database.max_connections", "-5", count},
+		{"database.max_connections", "10001", count},
+		{"database.max_connections", "16.5", count},
+		{"database.max_connections", "99999999999999999999", count},
+		{"dialect", "Now", "must be one of: now, seed"},
+		{"dialect", "", "must be one of"},
+		{"log.format", "logfmt", "must be one of: text, json"},
+		{"log.level", "trace", "must be one of: debug, info, warn, error"},
+		{"scheduler.listen", "", ""},
+		{"scheduler.listen", "x", address},
+		{"server_name", "[::1]:8448", ""},
+		{"server_name", "https://example.org", "must be a Matrix server name"},
+		{"status_ttl", "1m", ""},
+		{"status_ttl", "8760h", ""},
+		{"status_ttl", "59s", term + ", such as 300ms, 30s or 24h, from 1m to 8760h"},
+		{"status_ttl", "8761h", term},
+		{"status_ttl", "24", term},
+		{"status_ttl", "-24h", term},
+		{"status_ttl", "0", term},
+		{"status_ttl", "", term},
+		{"synapse_beside", "true", "true is not built yet: stop Synapse while Lethe purges, and say false"},
+		{"synapse_beside", "maybe", boolean},
+		{"worker.batch_events", "0", count + "1 to 1000000"},
+		{"worker.batch_events", "1000000", ""},
+		{"worker.batch_events", "1000001", count},
+		{"worker.batch_time", "9ms", term},
+		{"worker.batch_time", "5001ms", term},
+		{"worker.concurrency", "0", count + "1 to 1000"},
+		{"worker.concurrency", "1001", count},
+		{"worker.drain_timeout", "999ms", term},
+		{"worker.drain_timeout", "11m", term},
+		{"worker.listen", "", ""},
+		{"worker.time_slice", "0s", term},
+		{"worker.time_slice", "61m", term},
+	} {
+		t.Run(test.path+"="+test.text, func(t *testing.T) {
+			t.Parallel()
+			_, err := Load([]string{variable(test.path) + "=" + test.text})
+			if test.want == "" {
+				require.NoError(t, err)
+				return
+			}
+			lines := problems(t, err)
+			require.Len(t, lines, 1)
+			require.Contains(t, lines[0], variable(test.path)+": "+test.want)
+		})
+	}
+}
+
+func TestURLsKeepTheirPassword(t *testing.T) {
+	t.Parallel()
+	for i, test := range []struct {
+		path, url string
+		want      string // a piece of the error; none if empty
+	}{
+		{"database.url", databaseURL, ""},
+		{"database.url", "postgresql:///synapse?host=/run/postgresql", ""},
+		{"database.url", "host=/run/postgresql user=lethe password=hunter2", ""},
+		{"database.url", "hunter2", "must be a PostgreSQL URL"},
+		{"database.url", "user=lethe password='hunter2", "must be a PostgreSQL URL"},
+		{"database.url", "mysql://u:hunter2@h/db", "must be a PostgreSQL URL"},
+		{"database.url", "postgres://u:hunter2@h:port/db", "must be a PostgreSQL URL"},
+		{"database.url", "postgres://u:hunter2@h:70000/db", "invalid port"},
+		{"database.url", "postgres://u:hunter2@h/db?sslmode=maybe", "sslmode"},
+		{"database.url", "postgres://u@h/db?password=hunter2&sslmode=maybe", "sslmode"},
+		{"database.url", "postgres://u@h/db?sslpassword=hunter2&target_session_attrs=x", "target_session_attrs"},
+		{"database.url", "postgres://u:a%zzhunter2@h/db", "must be a PostgreSQL URL"},
+		{"database.url", "postgres://u:1/hunter2@h/db?sslmode=maybe", "must be a PostgreSQL URL"},
+		{"database.url", "postgres://u:1?sslmode=hunter2@h/db", ""}, // as libpq reads it
+		{"database.url", "postgres://u:1?sslmode=hunter2@h:70000/db", "must be a PostgreSQL URL"},
+		{"database.url", "postgres://u:1#hunter2@h:bad/db?sslmode=maybe", "must be a PostgreSQL URL"},
+		{"redis.url", redisURL, ""},
+		{"redis.url", "rediss://u:hunter2@h", ""},
+		{"redis.url", "hunter2", "a Redis URL is redis://"},
+		{"redis.url", "http://u:hunter2@h", "a Redis URL is redis://"},
+		{"redis.url", "redis://:hunter2@h:port", "a Redis URL is redis://"},
+		{"redis.url", "redis://:hunter2@h/x", "invalid database number"},
+		{"redis.url", "redis://:hunter2@h?nope=hunter2", "unexpected option: nope"},
+		{"redis.url", "redis://u:1/hunter2@h/0", "has an @ after the host"},
+		{"redis.url", "redis://u:1?hunter2@h/0", "has an @ after the host"},
+		{"redis.url", "redis://u:1#hunter2@h/0", "has an @ after the host"},
+	} {
+		// The folder of the file is named for the test, so this cannot be.
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			for _, environ := range [][]string{
+				{variable(test.path) + "=" + test.url},
+				{write(t, strings.Replace(test.path, ".", ":\n  ", 1)+": \""+test.url+"\"\n")},
+			} {
+				_, err := Load(environ)
+				if test.want == "" {
+					require.NoError(t, err)
+					continue
+				}
+				lines := problems(t, err)
+				require.Len(t, lines, 1)
+				require.Contains(t, lines[0], test.want)
+			}
+		})
+	}
+}
+
+func TestSecretsAreNotPrinted(t *testing.T) {
+	t.Parallel()
+	config, err := Load([]string{"LETHE_DATABASE_URL=" + databaseURL, "LETHE_REDIS_URL=" + redisURL})
+	require.NoError(t, err)
+	require.Equal(t, databaseURL, string(config.Database.URL))
+
+	var out strings.Builder
+	slog.New(slog.NewTextHandler(&out, nil)).Info("", "config", config, "url", config.Redis.URL)
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("", "config", config, "url", config.Redis.URL)
+	require.NoError(t, json.NewEncoder(&out).Encode(config))
+	fmt.Fprintf(&out, "%v %+v %#v %s %q %v", config, config, config, config.Redis.URL, config.Redis.URL, &config)
+	require.NotContains(t, out.String(), "hunter2")
+	require.Contains(t, out.String(), "[secret]")
+	require.Empty(t, Secret("").String())
+}
+
+func TestFiles(t *testing.T) {
+	t.Parallel()
+	const empty = "lethe.yaml: the file is empty; unset LETHE_CONFIG to go without one"
+	for name, test := range map[string]struct {
+		yaml string
+		want []string // exact lines; none if nil
+	}{
+		"null section":        {"worker:\nlog:\n  # level: info\n", nil},
+		"alias":               {"worker: &w {listen: &l ''}\nscheduler: *w\n", nil},
+		"end of document":     {"dialect: seed\n...\n", nil},
+		"byte order mark":     {"\ufeffdialect: seed\n", nil},
+		"alias with key":      {"log: &w {level: info}\nworker: *w\n", []string{"lethe.yaml:1: worker.level: no such setting"}},
+		"empty":               {"", []string{empty}},
+		"only comments":       {"# dialect: now\n\n", []string{empty}},
+		"null":                {"---\n", []string{empty}},
+		"list":                {"- dialect: now\n", []string{"lethe.yaml: the file must be a mapping: lines of key: value"}},
+		"scalar":              {"hunter2\n", []string{"lethe.yaml: the file must be a mapping: lines of key: value"}},
+		"two documents":       {"dialect: now\n---\ndialect: seed\n", []string{"lethe.yaml: the file holds more than one YAML document"}},
+		"bad second document": {"dialect: now\n---\n}\n", []string{"lethe.yaml: yaml: line 2: did not find expected node content"}},
+		"tab":                 {"worker:\n\tlisten: ''\n", []string{"lethe.yaml: line 2 is indented with a tab: YAML takes only spaces"}},
+		"syntax":              {"worker: {\n", []string{"lethe.yaml: yaml: line 1: did not find expected node content"}},
+		"unknown anchor":      {"redis:\n  url: *hunter2\n", []string{"lethe.yaml: a value that begins with * must be quoted"}},
+		"duplicate key":       {"dialect: now\ndialect: seed\n", []string{"lethe.yaml:2: dialect: already set in line 1"}},
+		"duplicate section":   {"log: {level: info}\nlog: {level: warn}\n", []string{"lethe.yaml:2: log: already set in line 1"}},
+		"unknown key":         {"dialcet: now\n", []string{"lethe.yaml:1: dialcet: no such setting"}},
+		"dotted key":          {"worker.listen: ''\n", []string{"lethe.yaml:1: no such setting"}},
+		"a value as a key":    {"redis: {'redis://:hunter2@h': ''}\n", []string{"lethe.yaml:1: no such setting"}},
+		"key that is a list":  {"? [a]\n: b\n", []string{"lethe.yaml:1: no such setting"}},
+		"merge key":           {"log: &l {level: info}\nworker:\n  <<: *l\n", []string{"lethe.yaml:3: no such setting"}},
+		"prefix of a section": {"work: {}\n", []string{"lethe.yaml:1: work: no such setting"}},
+		"null value":          {"dialect:\n", []string{`lethe.yaml:1: dialect: has no value: leave the key out for its default, or write ""`}},
+		"list for a value":    {"redis:\n  url: [hunter2]\n", []string{"lethe.yaml:2: redis.url: must be one value, not a list or a mapping"}},
+		"value for a section": {"redis: hunter2\n", []string{"lethe.yaml:1: redis: must be a mapping: indented lines of key: value"}},
+		"endless alias":       {"worker: &w\n  listen: *w\n", []string{"lethe.yaml:2: worker.listen: must be one value, not a list or a mapping"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Load([]string{write(t, test.yaml)})
+			if test.want == nil {
+				require.NoError(t, err)
+				return
+			}
+			require.Equal(t, test.want, problems(t, err))
+		})
+	}
+}
+
+func TestOverriddenValuesAreCheckedToo(t *testing.T) {
+	t.Parallel()
+	_, err := Load([]string{write(t, "dialect: klingon\n"), "LETHE_DIALECT=now"})
+	require.Equal(t, []string{"lethe.yaml:1: dialect: must be one of: now, seed"}, problems(t, err))
+}
+
+func TestUnreadableFile(t *testing.T) {
+	t.Parallel()
+	missing := filepath.Join(t.TempDir(), "missing.yaml")
+	_, err := Load([]string{"LETHE_CONFIG=" + missing, "LETHE_DIALECT=x"}, ForWorker)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	// What the file would have said is not reported as missing.
+	require.Equal(t, []string{
+		"LETHE_CONFIG: open " + missing + ": no such file or directory",
+		"LETHE_DIALECT: must be one of: now, seed",
+	}, problems(t, err))
+}
+
+func TestForeignVariables(t *testing.T) {
+	t.Parallel()
+	for _, entry := range []string{
+		"LETHE_API_PORT=tcp://10.0.0.1:8470",
+		"LETHE_API_PORT_8470_TCP=tcp://10.0.0.1:8470",
+		"LETHE_API_PORT_8470_TCP_ADDR=10.0.0.1",
+		"LETHE_API_PORT_8470_TCP_PORT=8470",
+		"LETHE_API_PORT_8470_TCP_PROTO=tcp",
+		"LETHE_API_PORT_53_UDP=udp://10.0.0.1:53",
+		"LETHE_API_SERVICE_HOST=10.0.0.1",
+		"LETHE_API_SERVICE_PORT=8470",
+		"LETHE_API_SERVICE_PORT_HTTP_METRICS=8470",
+		"LETHE_PORT=tcp://10.0.0.1:8470",
+		"LETHE_SERVICE_HOST=10.0.0.1",
+		"LETHE_TEST_DATABASE_URL=postgres://127.0.0.1/test",
+		"lethe_api_listen=x",
+		"LETHE=x",
+		"no equals sign",
+	} {
+		_, err := Load([]string{entry})
+		require.NoError(t, err, entry)
+	}
+	for _, name := range []string{"LETHE_", "LETHE_API_PORT", "LETHE_TEST", "LETHE_API_SERVICE", "LETHE_WORKER_LISTENS"} {
+		_, err := Load([]string{name + "=8470"})
+		require.Equal(t, []string{name + ": no such setting"}, problems(t, err))
+	}
+}
+
+// FuzzYAML looks for a file that panics, and for a Config that breaks its own
+// rules.
+func FuzzYAML(f *testing.F) {
+	example, err := os.ReadFile("../../docs/config.example.yaml")
+	require.NoError(f, err)
+	for _, seed := range []string{string(example), "", "a: &a [*a]", "? {a: b}\n: c", "--- \n...\n--- x", "worker:\n\t- x", "!!binary x: y", "<<: {a: b}"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, yaml string) {
+		config := Default()
+		l := loader{settings: map[string]setting{}, unset: map[string]bool{}}
+		for _, s := range settings(&config) {
+			l.settings[s.path] = s
+		}
+		root, err := parseYAML([]byte(yaml))
+		if err != nil {
+			return
+		}
+		(&file{loader: &l, lines: map[string]int{}}).section("", root)
+		if config.Worker.Concurrency < 1 || config.StatusTTL < time.Minute || config.API.Listen == "" {
+			t.Errorf("%q gives %+v", yaml, config)
+		}
+	})
+}

@@ -1,0 +1,206 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"lethe/internal/matrix"
+	"lethe/internal/redisdb"
+)
+
+// A setting is one leaf of a [Config]. Set parses and checks a text, and
+// changes the Config only if it is valid; its error never repeats the text.
+type setting struct {
+	path     string // in the YAML file, such as "worker.time_slice"
+	set      func(text string) error
+	neededBy []Purpose
+}
+
+// variable is the name of a setting's environment variable.
+func variable(path string) string {
+	return variablePrefix + strings.ToUpper(strings.ReplaceAll(path, ".", "_"))
+}
+
+// settings lists every setting of c by path. Nothing else relates a name to a
+// field and to what it may be: the file and the environment both go by it.
+func settings(c *Config) []setting {
+	var (
+		everyone = []Purpose{ForAPI, ForDatabase, ForScheduler, ForWorker}
+		services = []Purpose{ForAPI, ForScheduler, ForWorker}
+		workers  = []Purpose{ForWorker}
+	)
+	return []setting{
+		{"account_validity", boolean(&c.AccountValidity), nil},
+		{"api.listen", text(&c.API.Listen, validAddress), nil},
+		{"database.max_connections", number(&c.Database.MaxConnections, 2, 10_000), nil},
+		{"database.url", optional(&c.Database.URL, validDatabaseURL), everyone},
+		{"dialect", oneOf(&c.Dialect, DialectNow, DialectSeed), nil},
+		{"log.format", oneOf(&c.Log.Format, "text", "json"), nil},
+		{"log.level", oneOf(&c.Log.Level, "debug", "info", "warn", "error"), nil},
+		{"redis.url", optional(&c.Redis.URL, validRedisURL), services},
+		{"scheduler.listen", optional(&c.Scheduler.Listen, validAddress), nil},
+		{"server_name", optional(&c.ServerName, validServerName), workers},
+		{"status_ttl", duration(&c.StatusTTL, time.Minute, 365*24*time.Hour), nil},
+		{"synapse_beside", synapseBeside(&c.SynapseBeside), nil},
+		{"worker.batch_events", number(&c.Worker.BatchEvents, 1, 1_000_000), nil},
+		{"worker.batch_time", duration(&c.Worker.BatchTime, 10*time.Millisecond, 5*time.Second), nil},
+		{"worker.concurrency", number(&c.Worker.Concurrency, 1, 1000), nil},
+		{"worker.drain_timeout", duration(&c.Worker.DrainTimeout, time.Second, 10*time.Minute), nil},
+		{"worker.listen", optional(&c.Worker.Listen, validAddress), nil},
+		{"worker.time_slice", duration(&c.Worker.TimeSlice, time.Second, time.Hour), nil},
+	}
+}
+
+// text sets a string that check accepts.
+func text[S ~string](field *S, check func(string) error) func(string) error {
+	return func(text string) error {
+		if err := check(text); err != nil {
+			return err
+		}
+		*field = S(text)
+		return nil
+	}
+}
+
+// optional is text that may also be empty.
+func optional[S ~string](field *S, check func(string) error) func(string) error {
+	return text(field, func(text string) error {
+		if text == "" {
+			return nil
+		}
+		return check(text)
+	})
+}
+
+func oneOf(field *string, words ...string) func(string) error {
+	return text(field, func(text string) error {
+		if !slices.Contains(words, text) {
+			return errors.New("must be one of: " + strings.Join(words, ", "))
+		}
+		return nil
+	})
+}
+
+func number(field *int, least, most int) func(string) error {
+	return func(text string) error {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < least || n > most {
+			return fmt.Errorf("must be a whole number from %d to %d", least, most)
+		}
+		*field = n
+		return nil
+	}
+}
+
+func duration(field *time.Duration, least, most time.Duration) func(string) error {
+	return func(text string) error {
+		d, err := time.ParseDuration(text)
+		if err != nil || d < least || d > most {
+			return fmt.Errorf("must be a duration with its unit, such as 300ms, 30s or 24h, from %s to %s", short(least), short(most))
+		}
+		*field = d
+		return nil
+	}
+}
+
+// short is d without the zero minutes and seconds that String appends.
+func short(d time.Duration) string {
+	s := d.String()
+	for _, zeros := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(s, zeros) {
+			s = s[:len(s)-2]
+		}
+	}
+	return s
+}
+
+var errBoolean = errors.New("must be true or false")
+
+func boolean(field *bool) func(string) error {
+	return func(text string) error {
+		if text != "true" && text != "false" {
+			return errBoolean
+		}
+		*field = text == "true"
+		return nil
+	}
+}
+
+func synapseBeside(field **bool) func(string) error {
+	return func(text string) error {
+		var beside bool
+		if err := boolean(&beside)(text); err != nil {
+			return err
+		}
+		if beside {
+			return errors.New("true is not built yet: stop Synapse while Lethe purges, and say false")
+		}
+		*field = &beside
+		return nil
+	}
+}
+
+func validServerName(text string) error {
+	if !matrix.ValidServerName(text) {
+		return errors.New("must be a Matrix server name, such as example.org")
+	}
+	return nil
+}
+
+func validAddress(text string) error {
+	_, port, err := net.SplitHostPort(text)
+	if err == nil && port != "" {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil || port == "" {
+		return errors.New("must be host:port, such as 127.0.0.1:8470, with a port from 0 to 65535 or its name")
+	}
+	return nil
+}
+
+func validRedisURL(text string) error {
+	// redisdb tells what is wrong with the part after the host, and such a
+	// stray @ puts the password there.
+	if strayAt(text) {
+		return errors.New("has an @ after the host: in a password, write / as %2F, ? as %3F and # as %23")
+	}
+	return redisdb.ValidURL(text)
+}
+
+func validDatabaseURL(text string) error {
+	if _, err := pgxpool.ParseConfig(text); err == nil {
+		return nil
+	}
+	// pgx masks a password only as far as it can make out where it is. So let
+	// it judge a copy without one, and tell its reason only if it has the same
+	// objection to that.
+	generic := errors.New("must be a PostgreSQL URL, such as postgres://user:password@host:5432/database")
+	u, err := url.Parse(text)
+	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") || strayAt(text) {
+		return generic
+	}
+	query := u.Query()
+	query.Del("password")
+	query.Del("sslpassword")
+	u.User, u.RawQuery = nil, query.Encode()
+	if _, err = pgxpool.ParseConfig(u.String()); err == nil {
+		return generic
+	}
+	return fmt.Errorf("%w (%w)", generic, err)
+}
+
+// strayAt reports whether a URL has an @ after its host, as one has whose
+// password holds a /, ? or # that is not percent-encoded. Then what follows the
+// host is a piece of the password.
+func strayAt(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && strings.Contains(u.Path+u.RawQuery+u.Fragment, "@")
+}

@@ -1,0 +1,130 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// parseYAML returns the mapping that is the file's only document.
+//
+// The tree is read by hand rather than decoded into a Config, because the
+// decoder's errors name Go types instead of keys and quote the values.
+func parseYAML(data []byte) (*yaml.Node, error) {
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	var document, second yaml.Node
+	err := decoder.Decode(&document)
+	if errors.Is(err, io.EOF) || (err == nil && isNull(document.Content[0])) {
+		return nil, errors.New("the file is empty; unset " + fileVariable + " to go without one")
+	}
+	if err != nil {
+		return nil, syntaxError(data, err)
+	}
+	if err := decoder.Decode(&second); err == nil {
+		return nil, errors.New("the file holds more than one YAML document")
+	} else if !errors.Is(err, io.EOF) {
+		return nil, syntaxError(data, err)
+	}
+	root := resolve(document.Content[0])
+	if root.Kind != yaml.MappingNode {
+		return nil, errors.New("the file must be a mapping: lines of key: value")
+	}
+	return root, nil
+}
+
+// syntaxError explains two mistakes that the parser's own words do not.
+func syntaxError(data []byte, err error) error {
+	line := 0
+	for text := range bytes.Lines(data) {
+		line++
+		indent := text[:len(text)-len(bytes.TrimLeft(text, " \t"))]
+		if bytes.ContainsRune(indent, '\t') && len(bytes.TrimSpace(text)) > 0 {
+			return fmt.Errorf("line %d is indented with a tab: YAML takes only spaces", line)
+		}
+	}
+	// The only message that quotes the file, and a password may begin with *.
+	if strings.Contains(err.Error(), "unknown anchor") {
+		return errors.New("a value that begins with * must be quoted")
+	}
+	return err
+}
+
+// A file is a YAML file that is being applied.
+type file struct {
+	*loader
+	lines map[string]int // where each path was first seen
+	path  string
+}
+
+// keyName is what a key may be to be repeated in an error. A key that is
+// anything else may be a value in the wrong place.
+var keyName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,40}$`)
+
+// section applies a mapping whose keys follow the prefix, "" or "worker.".
+func (f *file) section(prefix string, mapping *yaml.Node) {
+	for i := 0; i+1 < len(mapping.Content); i += 2 {
+		key, value := mapping.Content[i], resolve(mapping.Content[i+1])
+		if key.Kind != yaml.ScalarNode || !keyName.MatchString(key.Value) {
+			f.refuse(fmt.Sprintf("%s:%d", f.path, key.Line), errors.New("no such setting"))
+			continue
+		}
+		path := prefix + key.Value
+		origin := fmt.Sprintf("%s:%d: %s", f.path, key.Line, path)
+		if line, seen := f.lines[path]; seen {
+			f.refuse(origin, fmt.Errorf("already set in line %d", line))
+			continue
+		}
+		f.lines[path] = key.Line
+		if _, ok := f.settings[path]; ok {
+			f.leaf(path, origin, value)
+		} else if !f.isSection(path) {
+			f.refuse(origin, errors.New("no such setting"))
+		} else if value.Kind == yaml.MappingNode {
+			f.section(path+".", value)
+		} else if !isNull(value) { // one whose keys are all commented out is null
+			f.refuse(origin, errors.New("must be a mapping: indented lines of key: value"))
+		}
+	}
+}
+
+// leaf applies one setting.
+func (f *file) leaf(path, origin string, value *yaml.Node) {
+	switch {
+	case value.Kind != yaml.ScalarNode:
+		f.unset[path] = false
+		f.refuse(origin, errors.New("must be one value, not a list or a mapping"))
+	case isNull(value):
+		f.unset[path] = false
+		f.refuse(origin, errors.New(`has no value: leave the key out for its default, or write ""`))
+	default:
+		f.set(path, origin, value.Value)
+	}
+}
+
+// isSection reports whether settings begin with the path and a dot.
+func (f *file) isSection(path string) bool {
+	for known := range f.settings {
+		if strings.HasPrefix(known, path+".") {
+			return true
+		}
+	}
+	return false
+}
+
+// resolve returns what an alias stands for, and every other node as it is.
+func resolve(node *yaml.Node) *yaml.Node {
+	if node.Kind == yaml.AliasNode {
+		return node.Alias
+	}
+	return node
+}
+
+// isNull reports whether the node is null, as is a key without a value.
+func isNull(node *yaml.Node) bool {
+	return node.Kind == yaml.ScalarNode && node.ShortTag() == "!!null"
+}

@@ -1,0 +1,117 @@
+package devstack
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+)
+
+// ErrMissing is what the errors of [StartPostgres] and [StartRedis] wrap when
+// the machine lacks the server's programs. The message says which, and how to
+// install them.
+var ErrMissing = errors.New("a server is not installed")
+
+// postgresPrograms returns the folder that holds PostgreSQL's programs, all of
+// one version: the first such in PATH, else the newest of Debian's, which are
+// not in PATH.
+func postgresPrograms() (string, error) {
+	const debian = "/usr/lib/postgresql/*/bin"
+	installed, err := filepath.Glob(debian)
+	if err != nil {
+		return "", fmt.Errorf("look for PostgreSQL: %w", err)
+	}
+	slices.SortFunc(installed, func(a, b string) int { return majorVersion(b) - majorVersion(a) })
+
+	for _, folder := range append(filepath.SplitList(os.Getenv("PATH")), installed...) {
+		complete := true
+		for _, program := range []string{"initdb", "postgres", "pg_restore"} {
+			_, err := exec.LookPath(filepath.Join(folder, program))
+			complete = complete && err == nil
+		}
+		if complete {
+			return folder, nil
+		}
+	}
+	return "", fmt.Errorf("%w: initdb, postgres and pg_restore are together neither in a folder of PATH nor in %s: apt-get install --no-install-recommends postgresql",
+		ErrMissing, debian)
+}
+
+// majorVersion returns the 15 of /usr/lib/postgresql/15/bin, and 0 for a
+// folder that is not named so.
+func majorVersion(folder string) int {
+	version, _ := strconv.Atoi(filepath.Base(filepath.Dir(folder)))
+	return version
+}
+
+func redisProgram() (string, error) {
+	program, err := exec.LookPath("redis-server")
+	if err != nil {
+		return "", fmt.Errorf("%w: redis-server is not in PATH: apt-get install --no-install-recommends redis-server", ErrMissing)
+	}
+	return program, nil
+}
+
+// serverAccount returns whom servers run as when we are root, which PostgreSQL
+// refuses to be; otherwise nil.
+func serverAccount() (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	account, err := user.Lookup("postgres")
+	if err != nil {
+		account, err = user.Lookup("nobody")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find a user other than root, postgres or nobody, for the servers: %w", err)
+	}
+	uid, err := strconv.ParseUint(account.Uid, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("user %s: %w", account.Username, err)
+	}
+	gid, err := strconv.ParseUint(account.Gid, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("user %s: %w", account.Username, err)
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+}
+
+// onFreePort calls start with a port that was free a moment ago, and again
+// with another one if someone was faster.
+func onFreePort(start func(port int) error) error {
+	var err error
+	for range 5 {
+		var port int
+		if port, err = freePort(); err != nil {
+			return err
+		}
+		if err = start(port); !errors.Is(err, errPortTaken) {
+			return err
+		}
+	}
+	return err
+}
+
+// freePort looks below the ports that systems give to outgoing connections: of
+// those a client could take one while its server restarts, and a client that
+// redials would in the end connect to itself.
+func freePort() (int, error) {
+	var err error
+	for range 100 {
+		port := 20_000 + rand.IntN(12_000)
+		var listener net.Listener
+		if listener, err = net.Listen("tcp", localAddress(port)); err == nil {
+			return port, listener.Close()
+		}
+	}
+	return 0, fmt.Errorf("find a free port: %w", err)
+}
+
+func localAddress(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }

@@ -1,0 +1,250 @@
+package devstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// How long a server may take to start (initdb included) and to stop. The
+// caller's context may end a start sooner.
+const (
+	startTimeout = time.Minute
+	stopTimeout  = 15 * time.Second
+)
+
+// ErrDatabaseExists is what the error of [Postgres.CreateDatabase] wraps when
+// there is a database of that name.
+var ErrDatabaseExists = errors.New("the database exists")
+
+// errClosed is the error of a server's methods after Close.
+var errClosed = errors.New("the server is closed")
+
+// PostgresOptions are the options of [StartPostgres].
+type PostgresOptions struct {
+	// Dir is the directory for the data and the log. It belongs to the server:
+	// it is made if absent, given to the server's user if we are root (who must
+	// be able to enter it), and kept by Close, so that a second start with it
+	// finds the databases of the first. Two servers cannot have one at the same
+	// time. Defaults to a temporary directory that Close removes: in TMPDIR if that is
+	// set, else in memory if there is plenty, else wherever the system has them.
+	Dir string
+
+	// Durable makes a commit survive a crash of the machine. Without it a
+	// commit survives a crash of the server alone, and the whole directory may
+	// be lost with the machine; that is several times faster. Defaults to
+	// false.
+	Durable bool
+}
+
+// Postgres is a running PostgreSQL server: UTF-8, C collation, UTC, at most 200
+// connections. It listens on a port of 127.0.0.1 only, not on a Unix socket,
+// whose path could be too long; the superuser lethe needs no password. Its
+// methods may be called by several goroutines.
+type Postgres struct {
+	programs string
+	dir      directory
+	durable  bool
+	port     int
+
+	mu     sync.Mutex // held while the server starts or stops
+	server *child     // nil once closed
+}
+
+// StartPostgres starts a server and returns when it accepts connections; the
+// caller closes it. The context bounds the start alone, which fails after a
+// minute at the latest. The error wraps [ErrMissing] if PostgreSQL is not
+// installed; any other one holds the end of the server's log.
+func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+
+	programs, err := postgresPrograms()
+	if err != nil {
+		return nil, fmt.Errorf("start PostgreSQL: %w", err)
+	}
+	dir, err := openDirectory(options.Dir, "postgres")
+	if err != nil {
+		return nil, fmt.Errorf("start PostgreSQL: %w", err)
+	}
+	p := &Postgres{programs: programs, dir: dir, durable: options.Durable}
+	if err = p.initialise(ctx); err == nil {
+		err = onFreePort(func(port int) error {
+			p.port = port
+			return p.serve(ctx)
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start PostgreSQL: %w", errors.Join(err, dir.remove()))
+	}
+	return p, nil
+}
+
+// URL returns the connection string of a database of that name, whether or not
+// there is one. The database postgres always exists.
+func (p *Postgres) URL(database string) string {
+	u := url.URL{
+		Scheme:   "postgres",
+		User:     url.User("lethe"),
+		Host:     localAddress(p.port),
+		Path:     "/" + database,
+		RawQuery: "sslmode=disable",
+	}
+	return u.String()
+}
+
+// CreateDatabase creates a database as a copy of the template, to which nobody
+// may be connected, or an empty one if the template is "". The error wraps
+// [ErrDatabaseExists] if the name is taken.
+func (p *Postgres) CreateDatabase(ctx context.Context, name, template string) error {
+	if template == "" {
+		template = "template0"
+	}
+	err := p.exec(ctx, "CREATE DATABASE "+quote(name)+" TEMPLATE "+quote(template))
+	const duplicateDatabase = "42P04"
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == duplicateDatabase {
+		err = ErrDatabaseExists
+	}
+	if err != nil {
+		return fmt.Errorf("create database %s: %w", name, err)
+	}
+	return nil
+}
+
+// DropDatabase drops a database and cuts off whoever is connected to it. One
+// that does not exist is no error.
+func (p *Postgres) DropDatabase(ctx context.Context, name string) error {
+	if err := p.exec(ctx, "DROP DATABASE IF EXISTS "+quote(name)+" WITH (FORCE)"); err != nil {
+		return fmt.Errorf("drop database %s: %w", name, err)
+	}
+	return nil
+}
+
+// Restore fills an empty database, which must exist, from a file that pg_dump
+// wrote in its custom format. Owners and privileges in it are left out: all
+// belongs to lethe. After an error the database holds a part of the file.
+func (p *Postgres) Restore(ctx context.Context, database, dumpFile string) error {
+	// Not as the server's user: he may not be allowed to read the file.
+	dumpFile, err := filepath.Abs(dumpFile)
+	if err != nil {
+		return fmt.Errorf("restore database %s: %w", database, err)
+	}
+	cmd := directory{path: p.dir.path}.command(filepath.Join(p.programs, "pg_restore"),
+		"--exit-on-error", "--no-owner", "--no-privileges", "--dbname="+p.URL(database), dumpFile)
+	if err := run(ctx, cmd); err != nil {
+		return fmt.Errorf("restore database %s: %w", database, err)
+	}
+	return nil
+}
+
+// Restart stops the server, which cuts off its clients, and starts it on the
+// same port with the same data. After an error the server is not running, and
+// Restart may be called again.
+func (p *Postgres) Restart(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.server == nil {
+		return fmt.Errorf("restart PostgreSQL: %w", errClosed)
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := p.stop(ctx); err != nil {
+		return fmt.Errorf("restart PostgreSQL: %w", err)
+	}
+	if err := p.serve(ctx); err != nil {
+		return fmt.Errorf("restart PostgreSQL: %w", err)
+	}
+	return nil
+}
+
+// Close stops the server, which cuts off its clients, and removes its data if
+// their directory is temporary. It returns within 15 s. A second call does
+// nothing and returns nil.
+func (p *Postgres) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.server == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	err := errors.Join(p.stop(ctx), p.dir.remove())
+	p.server = nil
+	if err != nil {
+		return fmt.Errorf("close PostgreSQL: %w", err)
+	}
+	return nil
+}
+
+func (p *Postgres) data() string { return filepath.Join(p.dir.path, "data") }
+
+// initialise makes the data directory, unless an earlier start has.
+func (p *Postgres) initialise(ctx context.Context) error {
+	if _, err := os.Stat(p.data()); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	// Under another name until it is whole: we may be killed on the way.
+	unfinished := p.data() + ".unfinished"
+	if err := os.RemoveAll(unfinished); err != nil {
+		return fmt.Errorf("remove an unfinished data directory: %w", err)
+	}
+	args := []string{"--pgdata=" + unfinished, "--username=lethe", "--auth=trust", "--encoding=UTF8", "--locale=C"}
+	if !p.durable {
+		args = append(args, "--no-sync")
+	}
+	if err := run(ctx, p.dir.command(filepath.Join(p.programs, "initdb"), args...)); err != nil {
+		return err
+	}
+	if err := os.Rename(unfinished, p.data()); err != nil {
+		return fmt.Errorf("finish the data directory: %w", err)
+	}
+	return nil
+}
+
+func (p *Postgres) serve(ctx context.Context) error {
+	args := []string{
+		"-D", p.data(),
+		"-c", "listen_addresses=127.0.0.1",
+		"-c", "port=" + strconv.Itoa(p.port),
+		"-c", "unix_socket_directories=",
+		"-c", "max_connections=200",
+		"-c", "timezone=UTC",
+	}
+	if !p.durable {
+		args = append(args, "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off")
+	}
+	// SIGQUIT, not SIGKILL, which would leave its own children to themselves.
+	server, err := serve(ctx, p.dir.command(filepath.Join(p.programs, "postgres"), args...), p.dir.log(), syscall.SIGQUIT)
+	if err != nil {
+		return err
+	}
+	p.server = server
+	return nil
+}
+
+// stop ends the server by what PostgreSQL calls a fast shutdown: sessions are
+// cut off, their transactions rolled back.
+func (p *Postgres) stop(ctx context.Context) error { return p.server.stop(ctx, syscall.SIGINT) }
+
+// exec runs a statement on a connection of its own.
+func (p *Postgres) exec(ctx context.Context, sql string) error {
+	conn, err := pgx.Connect(ctx, p.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, sql)
+	return err
+}
+
+func quote(identifier string) string { return pgx.Identifier{identifier}.Sanitize() }

@@ -1,0 +1,163 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"lethe/internal/devstack/devstacktest"
+)
+
+// An operation is one of fixtures/operations.json.
+type operation struct {
+	Room    string         `json:"room_id"`
+	Op      string         `json:"op"`
+	Request map[string]any `json:"request"`
+}
+
+// corpus is a fleet on a new copy of the database of a real Synapse, and the
+// history purges that Synapse itself did on it.
+func corpus(t *testing.T) (*fleet, []operation) {
+	t.Helper()
+	var users struct {
+		Admin  string `json:"admin"`
+		Server string `json:"server"`
+	}
+	readShared(t, &users, "corpus.json")
+	var all, purges []operation
+	readShared(t, &all, "operations.json")
+	for _, op := range all {
+		if op.Op == "purge_history" {
+			purges = append(purges, op)
+		}
+	}
+	require.Len(t, purges, 5)
+	database := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
+	return newFleet(t, database, users.Server, users.Admin), purges
+}
+
+func readShared(t *testing.T, into any, name string) {
+	t.Helper()
+	raw, err := os.ReadFile(devstacktest.Shared(t, "fixtures", name))
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(raw, into))
+}
+
+// compare holds the purged rooms against what Synapse made of them.
+func (f *fleet) compare(purges []operation) {
+	f.t.Helper()
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		f.t.Skip("python3 is not there: the purged rooms are not compared with Synapse's")
+	}
+	after := devstacktest.Restored(f.t, devstacktest.Shared(f.t, "fixtures", "synapse-1.160-after.dump"))
+	before := devstacktest.Restored(f.t, devstacktest.Shared(f.t, "fixtures", "synapse-1.160-corpus.dump"))
+	args := []string{devstacktest.Shared(f.t, "oracle", "compare.py"), after, f.database, "--before", before}
+	for _, op := range purges {
+		args = append(args, "--room", op.Room)
+	}
+	report, err := exec.CommandContext(f.t.Context(), python, args...).CombinedOutput()
+	require.NoError(f.t, err, "%s", report)
+	require.Equal(f.t, "0 differing tables in 5 rooms\n", string(report))
+}
+
+// contents is a digest of each of the homeserver's tables.
+func (f *fleet) contents() map[string]string {
+	f.t.Helper()
+	rows, err := f.sql.Query(f.t.Context(), `SELECT tablename FROM pg_tables WHERE schemaname = 'public'`)
+	require.NoError(f.t, err)
+	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(f.t, err)
+	contents := map[string]string{}
+	for _, table := range tables {
+		contents[table] = query[string](f, `
+			SELECT coalesce(md5(string_agg(t::text, E'\n' ORDER BY t::text COLLATE "C")), 'empty')
+			FROM `+pgx.Identifier{table}.Sanitize()+` t`)
+	}
+	require.NotEmpty(f.t, contents)
+	return contents
+}
+
+// reference is what the purges make of the database when nothing disturbs them,
+// found by compare.py to be what Synapse makes of it. Later runs are held
+// against it, table by table: that takes compare.py a thousand queries.
+var reference struct {
+	sync.Mutex
+	contents map[string]string
+}
+
+func referenceContents(t *testing.T) map[string]string {
+	t.Helper()
+	reference.Lock()
+	defer reference.Unlock()
+	if reference.contents == nil {
+		f, purges := corpus(t)
+		f.start("worker")
+		f.await(time.Minute, f.submit(purges)...)
+		f.compare(purges)
+		reference.contents = f.contents()
+	}
+	return reference.contents
+}
+
+func (f *fleet) submit(purges []operation) (ids []string) {
+	f.t.Helper()
+	for _, op := range purges {
+		ids = append(ids, f.purge(op.Room, op.Request))
+	}
+	return ids
+}
+
+func TestPurgesAsSynapseDoes(t *testing.T) {
+	t.Parallel()
+	require.NotEmpty(t, referenceContents(t))
+}
+
+func TestPurgesAsSynapseDoesInManyBatches(t *testing.T) {
+	t.Parallel()
+	f, purges := corpus(t)
+	f.start("worker", "LETHE_WORKER_BATCH_EVENTS=5")
+	ids := f.submit(purges)
+	f.await(time.Minute, ids...)
+	for _, id := range ids {
+		require.GreaterOrEqual(t, f.batches(id), 10)
+	}
+	require.Empty(t, cmp.Diff(referenceContents(t), f.contents()))
+}
+
+// TestPurgesAsSynapseDoesThroughKills kills the worker twice in each of ten
+// runs, each time after a random number of batches.
+func TestPurgesAsSynapseDoesThroughKills(t *testing.T) {
+	t.Parallel()
+	for run := range 10 {
+		t.Run(fmt.Sprint(run), func(t *testing.T) {
+			t.Parallel()
+			f, purges := corpus(t)
+			f.start("scheduler")
+			worker := f.start("worker", "LETHE_WORKER_BATCH_EVENTS=2")
+			ids := f.submit(purges)
+			committed := func() int {
+				return query[int](f, `SELECT coalesce(sum((checkpoint->>'batches')::int), 0) FROM lethe.jobs`)
+			}
+			for range 2 {
+				point := committed() + 1 + rand.IntN(100)
+				f.eventually(time.Minute, func() bool { return committed() >= point }, "no progress to %d batches", point)
+				worker.kill()
+				t.Logf("killed after %d batches", committed())
+				worker = f.start("worker", "LETHE_WORKER_BATCH_EVENTS=2")
+			}
+			f.await(2*time.Minute, ids...)
+			require.Positive(t, query[int](f, `SELECT count(*) FROM lethe.jobs WHERE generation > 1`), "no kill met a job")
+			require.Empty(t, cmp.Diff(referenceContents(t), f.contents()))
+		})
+	}
+}

@@ -1,0 +1,112 @@
+package httpapi
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"lethe/internal/store"
+)
+
+// The refusals of a caller, in the order in which they are looked for.
+var (
+	errMixedTokens = missingToken("Mixing Authorization headers and access_token query parameters.")
+	errManyTokens  = missingToken("Too many Authorization headers.")
+	errBadHeader   = missingToken("Invalid Authorization header.")
+	errNoToken     = missingToken("Missing access token")
+
+	errUnknownToken = &apiError{
+		Status: http.StatusUnauthorized, Code: "M_UNKNOWN_TOKEN",
+		Text: "Invalid access token passed.", SoftLogout: new(false),
+	}
+	errExpiredToken = &apiError{
+		Status: http.StatusUnauthorized, Code: "M_UNKNOWN_TOKEN",
+		Text: "Access token has expired", SoftLogout: new(true),
+	}
+	errLocked = &apiError{
+		Status: http.StatusUnauthorized, Code: "M_USER_LOCKED",
+		Text: "User account has been locked", SoftLogout: new(true),
+	}
+	errExpiredAccount = &apiError{
+		Status: http.StatusForbidden, Code: "ORG_MATRIX_EXPIRED_ACCOUNT", Text: "User account has expired",
+	}
+	errGuest = &apiError{
+		Status: http.StatusForbidden, Code: "M_GUEST_ACCESS_FORBIDDEN", Text: "Guest access not allowed",
+	}
+	errNotAdmin = &apiError{Status: http.StatusForbidden, Code: "M_FORBIDDEN", Text: "You are not a server admin"}
+)
+
+func missingToken(text string) *apiError {
+	return &apiError{Status: http.StatusUnauthorized, Code: "M_MISSING_TOKEN", Text: text}
+}
+
+// admin lets server admins through to the handler, as the requester.
+func (s *server) admin(handler func(c echo.Context, requester string) error) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		token, err := accessToken(c.Request())
+		if err != nil {
+			return err
+		}
+		requester, err := s.store.Requester(c.Request().Context(), token, s.options.AccountValidity)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			return errUnknownToken
+		case err != nil:
+			return err
+		case requester.TokenExpired:
+			return errExpiredToken
+		case requester.Locked:
+			return errLocked
+		case requester.AccountExpired:
+			return errExpiredAccount
+		case requester.Guest:
+			return errGuest
+		case !requester.Admin:
+			return errNotAdmin
+		}
+		return handler(c, requester.UserID)
+	}
+}
+
+// accessToken finds the one access token that came with the request.
+func accessToken(r *http.Request) (string, error) {
+	headers := r.Header.Values("Authorization")
+	inQuery, hasQuery := queryValue(r.URL.RawQuery, "access_token")
+	switch {
+	case len(headers) == 0 && !hasQuery:
+		return "", errNoToken
+	case len(headers) == 0:
+		return inQuery, nil
+	case hasQuery:
+		return "", errMixedTokens
+	case len(headers) > 1:
+		return "", errManyTokens
+	}
+	token, ok := strings.CutPrefix(headers[0], "Bearer ")
+	if !ok || strings.Contains(token, " ") {
+		return "", errBadHeader
+	}
+	return token, nil
+}
+
+// queryValue returns the first value of a query parameter. Unlike net/url it
+// does not see a key without "=", and an escape that is none stays as it is.
+func queryValue(query, name string) (value string, ok bool) {
+	for pair := range strings.SplitSeq(query, "&") {
+		key, value, ok := strings.Cut(pair, "=")
+		if ok && unescapeQuery(key) == name {
+			return unescapeQuery(value), true
+		}
+	}
+	return "", false
+}
+
+func unescapeQuery(s string) string {
+	if unescaped, err := url.QueryUnescape(s); err == nil {
+		return unescaped
+	}
+	return s
+}

@@ -1,0 +1,83 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/labstack/echo/v4"
+)
+
+// maxBody bounds a request's body, in bytes. The largest that makes sense is a
+// few hundred.
+const maxBody = 1 << 20
+
+var (
+	errTooLarge = &apiError{
+		Status: http.StatusRequestEntityTooLarge, Code: "M_TOO_LARGE", Text: "Request content is too large",
+	}
+	errSlowBody = &apiError{
+		Status: http.StatusRequestTimeout, Code: "M_UNKNOWN", Text: "The request's content took too long",
+	}
+	errNotJSON = &apiError{Status: http.StatusBadRequest, Code: "M_NOT_JSON", Text: "Content not JSON."}
+)
+
+// readObject reads the body's JSON object; an empty body is an empty object.
+// The values stay as they were sent, since admin tools rely on the difference
+// between 1, 1.0 and true. It is no struct, whose keys encoding/json would match
+// in any letter case.
+func readObject(c echo.Context) (map[string]json.RawMessage, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(c.Response().Writer, c.Request().Body, maxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, errTooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, errSlowBody
+	case err != nil: // cut off, or framed badly
+		return nil, errNotJSON
+	case len(body) == 0:
+		return nil, nil
+	case !utf8.Valid(body) || !json.Valid(body):
+		return nil, errNotJSON
+	}
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(body, &object); err != nil || object == nil {
+		return nil, badJSON("Content must be a JSON object.")
+	}
+	return object, nil
+}
+
+// truthy reports whether Python would take a JSON value for true. An absent
+// value is not.
+func truthy(value json.RawMessage) bool {
+	if len(value) == 0 {
+		return false
+	}
+	switch value[0] {
+	case 'n', 'f':
+		return false
+	case 't':
+		return true
+	case '"':
+		return len(value) > len(`""`)
+	case '[', '{':
+		return len(bytes.TrimSpace(value[1:len(value)-1])) > 0
+	default:
+		// A number that is out of range is as far from zero as can be.
+		number, _ := strconv.ParseFloat(string(value), 64)
+		return number != 0
+	}
+}
+
+// integer returns a JSON integer, the nearest int64 if it does not fit in one.
+// 1.0, 1e3 and true are not integers.
+func integer(value json.RawMessage) (n int64, ok bool) {
+	n, err := strconv.ParseInt(string(value), 10, 64)
+	return n, err == nil || errors.Is(err, strconv.ErrRange)
+}

@@ -1,0 +1,64 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"lethe/internal/httpapi"
+	"lethe/internal/jobs"
+)
+
+// FuzzRequest holds that no path, query or body makes an answer that is not
+// JSON, has no reason, or is a failure of ours.
+func FuzzRequest(f *testing.F) {
+	handler := httpapi.New(openStore(f), &submitter{}, board{"id": jobs.Status{State: jobs.Running}}, httpapi.Options{
+		Log: slog.New(slog.DiscardHandler),
+	}).Handler
+	for _, target := range []string{
+		"/", "*", "//", "/%2F", "/_synapse/admin/v1/server_version", "/_synapse/admin/v1/server_version?access_token=x",
+		room, room + "/", room + "//", room + "/$one", room + "/$two%2F2", room + "/%00", room + "/%ff", room + "?a;b&%zz",
+		"/_synapse/admin/v1/purge_history//$nobody", status, status + "id", status + "a%2fb", status + "id/",
+	} {
+		for _, method := range []string{"GET", "POST", "OPTIONS"} {
+			f.Add(method, target, []byte(nil))
+		}
+	}
+	for _, body := range []string{
+		`{"purge_up_to_ts":1000}`, `{"purge_up_to_ts":1e3}`, `{"purge_up_to_event_id":"$one","delete_local_events":1e-999}`,
+		`{"purge_up_to_event_id":"\u0000"}`, `{"purge_up_to_event_id":null,"purge_up_to_ts":-99999999999999999999}`,
+		`[`, `[[[[[[`, `null`, `NaN`, "\xff", `{"a":{},"a":1}`, `{"delete_local_events":[ ]}`, ` `,
+	} {
+		f.Add("POST", room, []byte(body))
+	}
+	f.Fuzz(func(t *testing.T, method, target string, body []byte) {
+		u, err := url.ParseRequestURI(target) // as net/http does
+		if err != nil {
+			return
+		}
+		request, err := http.NewRequestWithContext(t.Context(), method, "/", bytes.NewReader(body))
+		if err != nil {
+			return
+		}
+		request.URL = u
+		request.Header.Set("Authorization", "Bearer "+admin)
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, request)
+
+		requireHeaders(t, w.Header())
+		require.Less(t, w.Code, 500, w.Body)
+		if w.Code == http.StatusNoContent {
+			return
+		}
+		var answer map[string]any
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &answer), w.Body)
+		require.Equal(t, w.Code >= 400, answer["errcode"] != nil, w.Body)
+		require.Equal(t, answer["errcode"] != nil, answer["error"] != nil && answer["status"] == nil, w.Body)
+	})
+}

@@ -1,0 +1,147 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"lethe/internal/jobs"
+	"lethe/internal/matrix"
+	"lethe/internal/store"
+	"lethe/internal/tasks"
+)
+
+// purgeHistory is POST …/v1/purge_history/{room_id}: the body says how far.
+func (s *server) purgeHistory(c echo.Context, requester string) error {
+	body, err := readObject(c)
+	if err != nil {
+		return err
+	}
+	ctx, room := c.Request().Context(), segment(c, "room_id")
+	event := body["purge_up_to_event_id"]
+	ts, hasTS := body["purge_up_to_ts"]
+	var token matrix.Token
+	switch {
+	case len(event) > 0 && !bytes.Equal(event, []byte("null")):
+		var id string
+		if err := json.Unmarshal(event, &id); err != nil {
+			return badJSON("purge_up_to_event_id must be a string")
+		}
+		token, err = s.tokenOfEvent(ctx, room, id)
+	case hasTS:
+		token, err = s.tokenOfTimestamp(ctx, room, ts)
+	default:
+		err = badJSON("must specify purge_up_to_event_id or purge_up_to_ts")
+	}
+	if err != nil {
+		return err
+	}
+	return s.submitPurgeHistory(c, requester, room, token, body)
+}
+
+// purgeHistoryBeforeEvent is POST …/v1/purge_history/{room_id}/{event_id}. What
+// the body says of an event or a time is not looked at.
+func (s *server) purgeHistoryBeforeEvent(c echo.Context, requester string) error {
+	body, err := readObject(c)
+	if err != nil {
+		return err
+	}
+	room := segment(c, "room_id")
+	token, err := s.tokenOfEvent(c.Request().Context(), room, segment(c, "event_id"))
+	if err != nil {
+		return err
+	}
+	return s.submitPurgeHistory(c, requester, room, token, body)
+}
+
+func (s *server) tokenOfEvent(ctx context.Context, room, event string) (matrix.Token, error) {
+	itsRoom, token, err := s.store.EventPosition(ctx, event)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return matrix.Token{}, notFound("Could not find event " + event)
+	case err != nil:
+		return matrix.Token{}, err
+	case itsRoom != room:
+		return matrix.Token{}, badRequest("Event is for wrong room.")
+	}
+	return token, nil
+}
+
+func (s *server) tokenOfTimestamp(ctx context.Context, room string, value json.RawMessage) (matrix.Token, error) {
+	ts, ok := integer(value)
+	if !ok {
+		return matrix.Token{}, badJSON("purge_up_to_ts must be an int")
+	}
+	token, err := s.store.TokenAtTimestamp(ctx, room, ts)
+	if errors.Is(err, store.ErrNotFound) {
+		return matrix.Token{}, notFound("there is no event to be purged")
+	}
+	return token, err
+}
+
+func (s *server) submitPurgeHistory(
+	c echo.Context, requester, room string, token matrix.Token, body map[string]json.RawMessage,
+) error {
+	id, err := s.tasks.SubmitPurgeHistory(c.Request().Context(), tasks.PurgeHistory{
+		Room:              room,
+		Token:             token,
+		DeleteLocalEvents: truthy(body["delete_local_events"]),
+		Requester:         requester,
+		Exclusive:         s.options.SeedDialect,
+	})
+	if errors.Is(err, store.ErrRoomBusy) {
+		return badRequest("History purge already in progress for " + room)
+	}
+	if err != nil {
+		return err
+	}
+	return answer(c, http.StatusOK, struct {
+		ID string `json:"purge_id"`
+	}{id})
+}
+
+// purgeHistoryStatus is GET …/v1/purge_history_status/{purge_id}.
+func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
+	id := segment(c, "purge_id")
+	status, err := s.jobs.Status(c.Request().Context(), jobs.PurgeHistory, id)
+	if errors.Is(err, jobs.ErrNotFound) {
+		return notFound("purge id '" + id + "' not found")
+	}
+	if err != nil {
+		return err
+	}
+	var body struct {
+		Status string `json:"status"`
+		Error  string `json:"error,omitempty"`
+	}
+	// Three words are all that admin tools know, and those that poll stop only
+	// at the last two.
+	switch status.State {
+	case jobs.Complete:
+		body.Status = "complete"
+	case jobs.Failed:
+		body.Status, body.Error = "failed", status.Error
+	case jobs.Cancelled:
+		body.Status, body.Error = "failed", "cancelled"
+	default:
+		body.Status = "active"
+	}
+	return answer(c, http.StatusOK, body)
+}
+
+// segment returns a part of the path, decoded once. Bytes that are not UTF-8
+// become U+FFFD, which no id holds.
+func segment(c echo.Context, name string) string {
+	sent := c.Param(name)
+	decoded, err := url.PathUnescape(sent)
+	if err != nil { // net/http has refused these
+		decoded = sent
+	}
+	return strings.ToValidUTF8(decoded, "\uFFFD")
+}

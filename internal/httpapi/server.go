@@ -1,0 +1,131 @@
+package httpapi
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"lethe/internal/jobs"
+	"lethe/internal/store"
+	"lethe/internal/tasks"
+)
+
+// Options are what [New] can be told.
+type Options struct {
+	// AccountValidity says that accounts expire, so that Synapse's
+	// account_validity table is asked before an access token is believed.
+	// Defaults to false.
+	AccountValidity bool
+
+	// Health answers /healthz, /readyz and /metrics. Nothing that is promised
+	// of the API holds there: no CORS headers, no log, no time limit, no
+	// Observe. Defaults to nil, which leaves the three unknown.
+	Health http.Handler
+
+	// Log gets one line for each request and what net/http has to say. Defaults
+	// to slog.Default().
+	Log *slog.Logger
+
+	// Observe is told of each request when it has been answered, with the
+	// pattern that it matched. All paths that match none have the route
+	// "unmatched" and all unusual methods the method "OTHER", so the number of
+	// label values is bounded. Defaults to nil, which tells nobody.
+	Observe func(route, method string, status int, duration time.Duration)
+
+	// SeedDialect refuses a history purge of a room that has a job already, as
+	// the first admin tools expect; without it the purge is queued. Defaults to
+	// false.
+	SeedDialect bool
+
+	// Timeout bounds a request: as long again for reading it and for writing the
+	// answer. Defaults to 25 s, a little less than admin tools wait.
+	Timeout time.Duration
+}
+
+// submitter is what the API needs of *tasks.Client.
+type submitter interface {
+	SubmitPurgeHistory(ctx context.Context, purge tasks.PurgeHistory) (id string, err error)
+}
+
+// statuses is what the API needs of *jobs.Board.
+type statuses interface {
+	Status(ctx context.Context, kind jobs.Kind, id string) (jobs.Status, error)
+}
+
+// server holds what the handlers need.
+type server struct {
+	options Options
+	store   *store.Store
+	tasks   submitter
+	jobs    statuses
+	echo    *echo.Echo
+}
+
+// New returns a server that reads from db, submits to a *tasks.Client and asks
+// a *jobs.Board. Its limits are set; the caller gives it a listener and shuts
+// it down.
+func New(db *store.Store, client submitter, board statuses, options Options) *http.Server {
+	if options.Log == nil {
+		options.Log = slog.Default()
+	}
+	if options.Timeout == 0 {
+		options.Timeout = 25 * time.Second
+	}
+	s := &server{options: options, store: db, tasks: client, jobs: board, echo: echo.New()}
+	s.echo.Pre(s.serve)
+	s.routes()
+	return &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: options.Timeout,
+		ReadTimeout:       options.Timeout, // of the body too, read or not
+		WriteTimeout:      2 * options.Timeout,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(options.Log.Handler(), slog.LevelWarn),
+
+		// Our own answer to OPTIONS is for "*" too.
+		DisableGeneralOptionsHandler: true,
+	}
+}
+
+func (s *server) routes() {
+	const v1 = "/_synapse/admin/v1"
+	s.handle(http.MethodPost, v1+"/purge_history/:room_id", s.admin(s.purgeHistory))
+	s.handle(http.MethodPost, v1+"/purge_history/:room_id/:event_id", s.admin(s.purgeHistoryBeforeEvent))
+	s.handle(http.MethodGet, v1+"/purge_history_status/:purge_id", s.admin(s.purgeHistoryStatus))
+	s.handle(http.MethodGet, v1+"/server_version", serverVersion)
+}
+
+// handle registers a route as Synapse matches it: any segment may be empty, no
+// segment holds a slash, and HEAD is GET without the body.
+func (s *server) handle(method, pattern string, handler echo.HandlerFunc) {
+	methods := []string{method}
+	if method == http.MethodGet {
+		methods = append(methods, http.MethodHead)
+	}
+	s.echo.Match(methods, pattern, handler)
+	if parent, last := path.Split(pattern); strings.HasPrefix(last, ":") {
+		// In echo the last segment is never empty, and takes all that is left,
+		// slashes too, unless something may follow it. So something may that no
+		// path can hold.
+		s.echo.Match(methods, parent, handler)
+		s.echo.RouteNotFound(pattern+"/\x00", echo.NotFoundHandler)
+	}
+}
+
+// ServeHTTP implements [http.Handler].
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.options.Health != nil {
+		switch r.URL.Path {
+		case "/healthz", "/readyz", "/metrics":
+			s.options.Health.ServeHTTP(w, r)
+			return
+		}
+	}
+	s.echo.ServeHTTP(w, r)
+}

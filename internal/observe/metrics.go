@@ -1,0 +1,101 @@
+package observe
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// NewRegistry returns a registry with what every process shows: Go's runtime,
+// the process and the build.
+func NewRegistry() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		collectors.NewBuildInfoCollector(),
+	)
+	return registry
+}
+
+// Metrics is what Lethe counts. Every label has few values: no room, user or
+// job may be one.
+type Metrics struct {
+	// EventsPurged (lethe_events_purged_total) counts events deleted by batches
+	// that were committed.
+	EventsPurged prometheus.Counter
+
+	// FenceRejections (lethe_fence_rejections_total) counts batches that were
+	// refused because another worker had taken the room's lock.
+	FenceRejections prometheus.Counter
+
+	// HTTPRequestSeconds (lethe_http_request_seconds) is how long requests took
+	// in seconds, by route (the pattern, never the path), method and status
+	// (the code).
+	HTTPRequestSeconds *prometheus.HistogramVec
+
+	// JobBatches (lethe_job_batches_total) counts committed batches, by the
+	// job's kind.
+	JobBatches *prometheus.CounterVec
+
+	// JobBatchSeconds (lethe_job_batch_seconds) is how long batches took from
+	// begin to commit in seconds, by the job's kind. It is about as long as
+	// readers had to wait.
+	JobBatchSeconds *prometheus.HistogramVec
+
+	// JobRetries (lethe_job_retries_total) counts attempts that failed and will
+	// be repeated, by the job's kind.
+	JobRetries *prometheus.CounterVec
+
+	// JobsEnded (lethe_jobs_ended_total) counts jobs that ended, by kind and by
+	// the state they ended in.
+	JobsEnded *prometheus.CounterVec
+
+	// JobYields (lethe_job_yields_total) counts how often a job gave up its
+	// place without having failed, by kind and reason.
+	JobYields *prometheus.CounterVec
+
+	// LockLosses (lethe_lock_losses_total) counts room locks that were lost
+	// while they were held.
+	LockLosses prometheus.Counter
+
+	// LockWaitSeconds (lethe_lock_wait_seconds) is how long it took to get a
+	// room's lock in seconds, by mode: read or write.
+	LockWaitSeconds *prometheus.HistogramVec
+
+	// ReconcilerActions (lethe_reconciler_actions_total) counts what the
+	// reconciler did, by action.
+	ReconcilerActions *prometheus.CounterVec
+}
+
+// seconds are the buckets of all durations: from a request that Redis answers
+// to a batch that went wrong.
+var seconds = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+
+// NewMetrics returns metrics that are registered on reg. A second call with the
+// same reg panics.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	factory := promauto.With(reg)
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return factory.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	histogram := func(name, help string, labels ...string) *prometheus.HistogramVec {
+		return factory.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: seconds}, labels)
+	}
+	return &Metrics{
+		// With no label their zero shows from the start, so that a first
+		// increase is one.
+		EventsPurged:    counter("lethe_events_purged_total", "Events deleted by committed batches.").WithLabelValues(),
+		FenceRejections: counter("lethe_fence_rejections_total", "Batches refused because another worker had taken the lock.").WithLabelValues(),
+		LockLosses:      counter("lethe_lock_losses_total", "Room locks lost while held.").WithLabelValues(),
+
+		HTTPRequestSeconds: histogram("lethe_http_request_seconds", "How long HTTP requests took.", "route", "method", "status"),
+		JobBatches:         counter("lethe_job_batches_total", "Committed batches.", "kind"),
+		JobBatchSeconds:    histogram("lethe_job_batch_seconds", "How long batches took from begin to commit.", "kind"),
+		JobRetries:         counter("lethe_job_retries_total", "Attempts that failed and will be repeated.", "kind"),
+		JobsEnded:          counter("lethe_jobs_ended_total", "Jobs that ended, by final state.", "kind", "state"),
+		JobYields:          counter("lethe_job_yields_total", "Times a job gave up its place without failing.", "kind", "reason"),
+		LockWaitSeconds:    histogram("lethe_lock_wait_seconds", "How long it took to get a room's lock.", "mode"),
+		ReconcilerActions:  counter("lethe_reconciler_actions_total", "What the reconciler did.", "action"),
+	}
+}
