@@ -11,8 +11,9 @@ import (
 var ErrToken = errors.New("not a historic page token")
 
 // A Token is a historic page token, t<topological>-<stream>: the position just
-// after the event with these two orderings. Stream may be negative: events
-// that were backfilled are.
+// after the event with these two orderings. Stream may be negative, as it is
+// for events that were backfilled; Topological, which is a depth, may not: the
+// wire has no spelling for it.
 type Token struct {
 	Topological int64
 	Stream      int64

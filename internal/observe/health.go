@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,9 +30,10 @@ type Check func(ctx context.Context) error
 type Health struct {
 	checks  map[string]Check
 	metrics http.Handler
+	probes  singleflight.Group // has one key, ""
 	running singleflight.Group // by name of check
 
-	mu      sync.Mutex        // held while the checks run; guards the rest
+	// Only the one probe that runs uses these.
 	failing map[string]string // error text by name of check
 	ran     time.Time
 }
@@ -85,14 +85,21 @@ func answer(w http.ResponseWriter, status int, body report) {
 }
 
 // check returns the errors of the checks that fail, at most checkEvery old.
-// Probes that come meanwhile wait for the same run. It is nobody's request
-// that the checks run for: one that gives up must not fail the others.
+// Probes that come while the checks run share their outcome. It is nobody's
+// request that they run for: one that gives up must not fail the others.
 func (h *Health) check() map[string]string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !h.ran.IsZero() && time.Since(h.ran) < checkEvery {
-		return h.failing
-	}
+	failing, _, _ := h.probes.Do("", func() (any, error) {
+		if h.ran.IsZero() || time.Since(h.ran) >= checkEvery {
+			h.failing = h.runAll()
+			h.ran = time.Now()
+		}
+		return h.failing, nil
+	})
+	return failing.(map[string]string)
+}
+
+// runAll runs every check, all at once.
+func (h *Health) runAll() map[string]string {
 	type outcome struct {
 		name string
 		err  error
@@ -107,7 +114,6 @@ func (h *Health) check() map[string]string {
 			failing[o.name] = redact(o.err.Error())
 		}
 	}
-	h.failing, h.ran = failing, time.Now()
 	return failing
 }
 

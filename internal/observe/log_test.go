@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -59,23 +60,19 @@ func TestAsynqLogger(t *testing.T) {
 func TestSetRedisLogger(t *testing.T) {
 	var out bytes.Buffer
 	SetRedisLogger(NewLogger(&out, "info", "json"))
-	t.Cleanup(func() { SetRedisLogger(NewLogger(t.Output(), "info", "text")) })
-	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", DialerRetries: 1, MaxRetries: -1, Password: "hunter2"})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	require.Error(t, client.Ping(ctx).Err())
+	t.Cleanup(func() { SetRedisLogger(slog.New(slog.DiscardHandler)) })
+
+	// go-redis complains of this duration before it tries to connect.
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Error(t, client.PExpire(ctx, "key", time.Nanosecond).Err())
 	require.NoError(t, client.Close())
 
-	redisLogger{NewLogger(&out, "info", "json").With("component", "redis")}.Printf(ctx, "lost %s\n", "it")
-	require.NotContains(t, out.String(), "hunter2")
-	lines := out.String()
-	require.Contains(t, fields(t, bytes.NewBufferString(lines), "msg"), "lost it")
-	for _, level := range fields(t, bytes.NewBufferString(lines), "level") {
-		require.Equal(t, "WARN", level)
-	}
-	for _, component := range fields(t, &out, "component") {
-		require.Equal(t, "redis", component)
-	}
+	line := out.String()
+	require.Equal(t, []string{"WARN"}, fields(t, bytes.NewBufferString(line), "level"))
+	require.Equal(t, []string{"redis"}, fields(t, bytes.NewBufferString(line), "component"))
+	require.Contains(t, line, "minimal supported value")
 }
 
 // fields returns one field of each JSON line.

@@ -22,12 +22,23 @@ import (
 	"lethe/internal/tasks"
 )
 
-// ErrBeside is returned by a worker that was not told whether a Synapse runs on
-// the database, which a Synapse has made.
-var ErrBeside = errors.New("Synapse made this database: say by LETHE_SYNAPSE_BESIDE whether it runs on it while Lethe does")
+var (
+	// ErrBeside is returned by a worker that was not told whether a Synapse runs
+	// on the database, which a Synapse has made.
+	ErrBeside = errors.New("Synapse made this database: say by LETHE_SYNAPSE_BESIDE whether it runs on it while Lethe does")
 
-// startRetry is how often a process that cannot reach the database yet tries.
-const startRetry = time.Second
+	// ErrServerName is returned by a worker whose server name none of the
+	// database's users has. It would take local events for remote ones, and
+	// delete what was to stay.
+	ErrServerName = errors.New("LETHE_SERVER_NAME is not this database's: no user of it has this server name")
+)
+
+// A process that cannot begin yet looks again after startRetry; one look takes
+// startCheck at most.
+const (
+	startRetry = time.Second
+	startCheck = 10 * time.Second
+)
 
 // A part is what a process does for one purpose.
 type part struct {
@@ -83,8 +94,7 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes
 		metrics: observe.NewMetrics(registry),
 	}
 	checks := map[string]observe.Check{"database": db.Ping, "schema": db.CheckSchema}
-	if !slices.Equal(purposes, []config.Purpose{config.ForAPI}) {
-		// The api accepts jobs without Redis; nobody works without it.
+	if needsRedis(purposes) {
 		checks["redis"] = func(ctx context.Context) error { return redisdb.CheckPolicy(ctx, client) }
 	}
 	health := observe.NewHealth(registry, checks).Handler()
@@ -118,9 +128,12 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes
 	}
 	ready := make(chan struct{})
 	group.Go(func() error {
-		err := p.await(ctx, slices.Contains(purposes, config.ForWorker))
+		err := p.await(ctx, purposes)
 		if err == nil {
 			close(ready)
+		}
+		if ctx.Err() != nil {
+			return nil // told to stop, or something else has failed
 		}
 		return err
 	})
@@ -171,35 +184,59 @@ func (p *process) part(purpose config.Purpose) part {
 	panic(fmt.Sprintf("process: no part for purpose %d", purpose))
 }
 
-// await waits until the database can be reached, and fails if it is not one to
-// work on.
-func (p *process) await(ctx context.Context, works bool) error {
+// await waits until the servers can be reached and are as they should be. It
+// fails if the database never will be.
+func (p *process) await(ctx context.Context, purposes []config.Purpose) error {
 	for {
-		err := p.check(ctx, works)
-		if err == nil || errors.Is(err, store.ErrSchema) || errors.Is(err, ErrBeside) {
-			return err
+		err := p.check(ctx, purposes)
+		for _, final := range []error{store.ErrSchema, ErrBeside, ErrServerName} {
+			if errors.Is(err, final) {
+				return err
+			}
 		}
-		p.log.WarnContext(ctx, "waiting for the database", "error", err)
+		if err == nil || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		p.log.WarnContext(ctx, "waiting to begin", "error", err)
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-time.After(startRetry):
 		}
 	}
 }
 
-func (p *process) check(ctx context.Context, works bool) error {
+func (p *process) check(ctx context.Context, purposes []config.Purpose) error {
+	ctx, cancel := context.WithTimeout(ctx, startCheck)
+	defer cancel()
 	if err := p.store.CheckSchema(ctx); err != nil {
 		return err
 	}
-	if !works || p.settings.SynapseBeside != nil {
+	if needsRedis(purposes) {
+		if err := redisdb.CheckPolicy(ctx, p.redis); err != nil {
+			return err
+		}
+	}
+	if !slices.Contains(purposes, config.ForWorker) {
 		return nil
 	}
 	made, err := p.store.MadeBySynapse(ctx)
-	if err == nil && made {
-		err = ErrBeside
+	switch {
+	case err != nil:
+		return err
+	case made && p.settings.SynapseBeside == nil:
+		return ErrBeside
+	}
+	ours, err := p.store.HasUsersOf(ctx, p.settings.ServerName)
+	if err == nil && !ours {
+		err = ErrServerName
 	}
 	return err
+}
+
+// needsRedis reports whether a process with these purposes can do nothing
+// without Redis. The api can: it accepts jobs, and reads statuses.
+func needsRedis(purposes []config.Purpose) bool {
+	return !slices.Equal(purposes, []config.Purpose{config.ForAPI})
 }
 
 func (p *process) observe(route, method string, status int, duration time.Duration) {

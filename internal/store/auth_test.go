@@ -29,7 +29,7 @@ func readerOf(t *testing.T, url string) (context.Context, *store.Store, *pgx.Con
 	return ctx, s, conn
 }
 
-func execute(t *testing.T, ctx context.Context, conn *pgx.Conn, sql string, args ...any) {
+func seed(t *testing.T, ctx context.Context, conn *pgx.Conn, sql string, args ...any) {
 	t.Helper()
 	_, err := conn.Exec(ctx, sql, args...)
 	require.NoError(t, err)
@@ -38,11 +38,7 @@ func execute(t *testing.T, ctx context.Context, conn *pgx.Conn, sql string, args
 func TestRequester(t *testing.T) {
 	t.Parallel()
 	ctx, s, conn := readerOf(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded))
-	// Not every Synapse has the table, nor need ours.
-	execute(t, ctx, conn, `
-		CREATE TABLE IF NOT EXISTS account_validity (
-			user_id text PRIMARY KEY, expiration_ts_ms bigint NOT NULL, email_sent boolean NOT NULL)`)
-	execute(t, ctx, conn, `
+	seed(t, ctx, conn, `
 		INSERT INTO users (name, admin, is_guest, locked, deactivated) VALUES
 			('@admin:x', 1, 0, false, 0),
 			('@user:x', 0, 0, false, 0),
@@ -50,7 +46,7 @@ func TestRequester(t *testing.T) {
 			('@locked:x', 1, 0, true, 0),
 			('@gone:x', 1, 0, false, 1),
 			('@old:x', 1, 0, false, 0)`)
-	execute(t, ctx, conn, `
+	seed(t, ctx, conn, `
 		INSERT INTO access_tokens (id, user_id, puppets_user_id, token, valid_until_ms) VALUES
 			(1, '@admin:x', NULL, 'admin', NULL),
 			(2, '@admin:x', NULL, 'admin, for long', extract(epoch FROM now() + interval '1 hour') * 1000),
@@ -63,9 +59,9 @@ func TestRequester(t *testing.T) {
 			(9, '@locked:x', NULL, 'locked', NULL),
 			(10, '@gone:x', NULL, 'gone', NULL),
 			(11, '@old:x', NULL, 'old', NULL)`)
-	execute(t, ctx, conn, `
+	seed(t, ctx, conn, `
 		INSERT INTO account_validity (user_id, expiration_ts_ms, email_sent) VALUES
-			('@old:x', extract(epoch FROM now()) * 1000, false),
+			('@old:x', extract(epoch FROM now() - interval '1 second') * 1000, false),
 			('@admin:x', extract(epoch FROM now() + interval '1 hour') * 1000, false)`)
 
 	for token, want := range map[string]store.Requester{
@@ -95,7 +91,7 @@ func TestRequester(t *testing.T) {
 	}
 
 	// Without account validity its table is not asked.
-	execute(t, ctx, conn, `DROP TABLE account_validity`)
+	seed(t, ctx, conn, `DROP TABLE account_validity`)
 	_, err := s.Requester(ctx, "admin", false)
 	require.NoError(t, err)
 	_, err = s.Requester(ctx, "a secret", true)

@@ -185,3 +185,16 @@ func (s *Store) MadeBySynapse(ctx context.Context) (bool, error) {
 	}
 	return made, nil
 }
+
+// HasUsersOf reports whether a user of the database belongs to that server, or
+// the database has no users at all.
+func (s *Store) HasUsersOf(ctx context.Context, serverName string) (bool, error) {
+	var has bool
+	err := s.pool.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM users WHERE right(name, length($1) + 1) = ':' || $1)
+		    OR NOT EXISTS (SELECT FROM users)`, serverName).Scan(&has)
+	if err != nil {
+		return false, fmt.Errorf("look for users of the server: %w", err)
+	}
+	return has, nil
+}

@@ -20,7 +20,7 @@ import (
 func TestEventPosition(t *testing.T) {
 	t.Parallel()
 	ctx, s, conn := readerOf(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded))
-	execute(t, ctx, conn, `
+	seed(t, ctx, conn, `
 		INSERT INTO events (event_id, room_id, type, topological_ordering, depth, stream_ordering, processed, outlier, rejection_reason)
 		VALUES ('$plain', '!a', 't', 5, 5, 9, true, false, NULL),
 		       ('$backfilled', '!b', 't', 3, 3, -9, true, false, NULL),
@@ -28,10 +28,10 @@ func TestEventPosition(t *testing.T) {
 		       ('$rejected', '!a', 't', 6, 6, 11, true, false, NULL),
 		       ('$rejected too', '!a', 't', 6, 6, 12, true, false, 'auth'),
 		       ('$husk', '!a', 't', 6, 6, 13, true, false, NULL)`)
-	execute(t, ctx, conn, `
+	seed(t, ctx, conn, `
 		INSERT INTO event_json (event_id, room_id, internal_metadata, json)
 		SELECT event_id, room_id, '{}', '{}' FROM events WHERE event_id <> '$husk'`)
-	execute(t, ctx, conn, `INSERT INTO rejections (event_id, reason, last_check) VALUES ('$rejected', 'auth', '')`)
+	seed(t, ctx, conn, `INSERT INTO rejections (event_id, reason, last_check) VALUES ('$rejected', 'auth', '')`)
 
 	for id, want := range map[string]struct{ room, token string }{
 		"$plain":      {"!a", "t5-9"},
@@ -59,9 +59,9 @@ type positioned struct {
 	rejected bool
 }
 
-// tokenAtTimestamp is the definition, step by step, over events in stream
+// definedToken is the definition, step by step, over events in stream
 // order.
-func tokenAtTimestamp(events []positioned, room string, ts int64) (token matrix.Token, ok bool) {
+func definedToken(events []positioned, room string, ts int64) (token matrix.Token, ok bool) {
 	if len(events) == 0 {
 		return matrix.Token{}, false
 	}
@@ -102,7 +102,7 @@ func firstSince(events []positioned, ts int64) int64 {
 }
 
 func requireToken(t require.TestingT, ctx context.Context, s *store.Store, events []positioned, room string, ts int64) {
-	want, ok := tokenAtTimestamp(events, room, ts)
+	want, ok := definedToken(events, room, ts)
 	got, err := s.TokenAtTimestamp(ctx, room, ts)
 	if !ok {
 		require.ErrorIs(t, err, store.ErrNotFound, "%s %d", room, ts)
@@ -139,37 +139,40 @@ func TestTokenAtTimestamp(t *testing.T) {
 			}
 			events = append(events, e)
 		}
-		fill(t, ctx, conn, events)
+		replaceEvents(t, ctx, conn, events)
 		for range 5 {
 			ts := rapid.Int64Range(-1, 52).Draw(t, "ts")
 			requireToken(t, ctx, s, events, rooms.Draw(t, "room"), ts)
 			if ordered && len(events) > 0 && events[0].stream > 0 {
 				// The model itself does what it is a model of.
-				want, _ := tokenAtTimestamp(slices.DeleteFunc(slices.Clone(events), func(e positioned) bool {
+				want, _ := definedToken(slices.DeleteFunc(slices.Clone(events), func(e positioned) bool {
 					return e.stream > firstSince(events, ts)
 				}), "!a:x", math.MaxInt64)
-				got, _ := tokenAtTimestamp(events, "!a:x", ts)
+				got, _ := definedToken(events, "!a:x", ts)
 				require.Equal(t, want, got)
 			}
 		}
 	})
 
-	fill(t, ctx, conn, nil)
+	replaceEvents(t, ctx, conn, nil)
 	requireToken(t, ctx, s, nil, "!a:x", 0)
-	fill(t, ctx, conn, []positioned{{room: "!a:x", topo: 7, stream: 3, received: new(int64(5))}})
-	for _, ts := range []int64{math.MinInt64, math.MaxInt64} {
-		token, err := s.TokenAtTimestamp(ctx, "!a:x", ts)
-		require.Equal(t, ts == math.MaxInt64, err == nil)
-		require.Equal(t, ts == math.MaxInt64, token == matrix.Token{Topological: 7, Stream: 3})
-	}
+	replaceEvents(t, ctx, conn, []positioned{
+		{room: "!b:x", topo: 1, stream: 2, received: new(int64(5))},
+		{room: "!a:x", topo: 7, stream: 3, received: new(int64(5))},
+	})
+	_, err := s.TokenAtTimestamp(ctx, "!a:x", math.MinInt64)
+	require.ErrorIs(t, err, store.ErrNotFound)
+	token, err := s.TokenAtTimestamp(ctx, "!a:x", math.MaxInt64)
+	require.NoError(t, err)
+	require.Equal(t, matrix.Token{Topological: 7, Stream: 3}, token)
 	for _, room := range []string{"", "!A:x", "!a:x\x00", "!\xff"} {
 		_, err := s.TokenAtTimestamp(ctx, room, math.MaxInt64)
 		require.ErrorIs(t, err, store.ErrNotFound, "%q", room)
 	}
 }
 
-// fill makes these all the events that there are.
-func fill(t require.TestingT, ctx context.Context, conn *pgx.Conn, events []positioned) {
+// replaceEvents makes these all the events that there are.
+func replaceEvents(t require.TestingT, ctx context.Context, conn *pgx.Conn, events []positioned) {
 	batch := &pgx.Batch{}
 	batch.Queue(`DELETE FROM rejections`)
 	batch.Queue(`DELETE FROM events`)

@@ -112,14 +112,16 @@ type Worker struct {
 	endDrain context.CancelFunc
 }
 
-// NewWorker returns a Worker that takes nothing before [Worker.Run].
-func NewWorker(db *store.Store, client redis.UniversalClient, board *jobs.Board, log *slog.Logger,
+// NewWorker returns a Worker that takes nothing before [Worker.Run]. It gets its
+// tasks through client, and locks rooms through locks, which is to be from
+// [redisdb.OpenForLocks]; both stay the caller's to close.
+func NewWorker(db *store.Store, client, locks redis.UniversalClient, board *jobs.Board, log *slog.Logger,
 	metrics *observe.Metrics, options WorkerOptions,
 ) *Worker {
 	drain, endDrain := context.WithCancel(context.Background())
 	return &Worker{
 		options: options.withDefaults(), store: db, redis: client, board: board, log: log, metrics: metrics,
-		rooms: lock.New(client, db, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
+		rooms: lock.New(locks, db, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
 		heart: jobs.NewHeart(db, log), drain: drain, endDrain: endDrain,
 	}
 }
@@ -245,7 +247,8 @@ func (w *Worker) runSlice(ctx context.Context, job store.Job, run store.Run, log
 			done, err = work.next(ctx)
 		}
 		if err == nil {
-			w.metrics.BatchSeconds.WithLabelValues(job.Kind).Observe(time.Since(started).Seconds())
+			w.metrics.JobBatches.WithLabelValues(job.Kind).Inc()
+			w.metrics.JobBatchSeconds.WithLabelValues(job.Kind).Observe(time.Since(started).Seconds())
 			backoff = leastBackoff
 			mu.Lock()
 			status.Progress = encode(work.progress())
@@ -259,6 +262,7 @@ func (w *Worker) runSlice(ctx context.Context, job store.Job, run store.Run, log
 		if err := w.judge(ctx, run, err, log); err != nil {
 			return err
 		}
+		w.metrics.JobRetries.WithLabelValues(job.Kind).Inc()
 		// Begin from the row again: a commit whose answer was lost has moved it.
 		work = nil
 		select {
@@ -283,7 +287,11 @@ func (w *Worker) judge(ctx context.Context, run store.Run, err error, log *slog.
 	case errors.Is(err, lock.ErrTaken):
 		return errYield{reason: "room locked", after: jitter(busyWait)}
 	case errors.Is(err, store.ErrFenced), errors.Is(err, lock.ErrLockLost):
-		w.metrics.LockLosses.Inc()
+		if errors.Is(err, store.ErrFenced) {
+			w.metrics.FenceRejections.Inc()
+		} else {
+			w.metrics.LockLosses.Inc()
+		}
 		log.WarnContext(ctx, "lock lost: the batch was rolled back", "error", err)
 		return nil
 	case errors.Is(err, lock.ErrUnavailable), store.Unreachable(err):
@@ -368,7 +376,7 @@ func (w *Worker) insist(ctx context.Context, do func() error) error {
 }
 
 func (w *Worker) yield(kind string, yield errYield) error {
-	w.metrics.Yields.WithLabelValues(kind, yield.reason).Inc()
+	w.metrics.JobYields.WithLabelValues(kind, yield.reason).Inc()
 	return yield
 }
 
