@@ -38,7 +38,7 @@ func TestWithRealJobs(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	board := jobs.NewBoard(db, client, time.Hour, log)
 	b := &bundle{server: httptest.NewUnstartedServer(nil)}
-	b.server.Config = httpapi.New(db, tasks.NewClient(db, client, board, log), board, httpapi.Options{Log: log, SeedDialect: true})
+	b.server.Config = serverOf(httpapi.New(db, tasks.NewClient(db, client, board, log), board, httpapi.Options{Log: log, SeedDialect: true}))
 	b.server.Start()
 	t.Cleanup(b.server.Close)
 

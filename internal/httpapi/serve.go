@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"runtime/debug"
 	"time"
 
@@ -24,12 +23,15 @@ func (s *server) serve(next echo.HandlerFunc) echo.HandlerFunc {
 
 		ctx, cancel := context.WithTimeout(c.Request().Context(), s.options.Timeout)
 		defer cancel()
-		r := c.Request().WithContext(ctx)
-		r.URL = asSent(r.URL)
-		c.SetRequest(r)
+		c.SetRequest(c.Request().WithContext(ctx))
+		// The context ends no read or write, so these have deadlines of their own.
+		// A connection that can have none is not a client's.
+		connection := http.NewResponseController(c.Response())
+		_ = connection.SetReadDeadline(begun.Add(s.options.Timeout))
+		_ = connection.SetWriteDeadline(begun.Add(2 * s.options.Timeout))
 
 		var err error
-		if r.Method == http.MethodOptions {
+		if c.Request().Method == http.MethodOptions {
 			err = c.NoContent(http.StatusNoContent)
 		} else {
 			err = guard(next, c)
@@ -52,14 +54,16 @@ func writeHeaders(h http.Header, requestID string) {
 	h.Set("X-Request-Id", requestID)
 }
 
-// asSent returns the URL with its path as it was sent in RawPath, which echo
-// then routes by. Decoded, a slash within an id would end its segment.
-func asSent(u *url.URL) *url.URL {
-	if u.RawPath != "" {
-		return u
+// asSent returns the request with its path as it was sent in RawPath, which echo
+// then routes by, so that every segment is decoded once and a slash within an id
+// does not end it. net/http leaves RawPath empty where it can be told from Path.
+func asSent(r *http.Request) *http.Request {
+	if r.URL.RawPath != "" {
+		return r
 	}
-	sent := *u
-	sent.RawPath = u.EscapedPath()
+	sent, u := *r, *r.URL
+	u.RawPath = u.EscapedPath()
+	sent.URL = &u
 	return &sent
 }
 

@@ -27,8 +27,7 @@ type Options struct {
 	// Observe. Defaults to nil, which leaves the three unknown.
 	Health http.Handler
 
-	// Log gets one line for each request and what net/http has to say. Defaults
-	// to slog.Default().
+	// Log gets one line for each request. Defaults to slog.Default().
 	Log *slog.Logger
 
 	// Observe is told of each request when it has been answered, with the
@@ -66,10 +65,10 @@ type server struct {
 	echo    *echo.Echo
 }
 
-// New returns a server that reads from db, submits to a *tasks.Client and asks
-// a *jobs.Board. Its limits are set; the caller gives it a listener and shuts
-// it down.
-func New(db *store.Store, client submitter, board statuses, options Options) *http.Server {
+// New returns a handler that reads from db, submits to a *tasks.Client and asks
+// a *jobs.Board. It limits each request by itself; the server that it is put
+// into leaves "OPTIONS *" to it.
+func New(db *store.Store, client submitter, board statuses, options Options) http.Handler {
 	if options.Log == nil {
 		options.Log = slog.Default()
 	}
@@ -79,18 +78,7 @@ func New(db *store.Store, client submitter, board statuses, options Options) *ht
 	s := &server{options: options, store: db, tasks: client, jobs: board, echo: echo.New()}
 	s.echo.Pre(s.serve)
 	s.routes()
-	return &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: options.Timeout,
-		ReadTimeout:       options.Timeout, // of the body too, read or not
-		WriteTimeout:      2 * options.Timeout,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(options.Log.Handler(), slog.LevelWarn),
-
-		// Our own answer to OPTIONS is for "*" too.
-		DisableGeneralOptionsHandler: true,
-	}
+	return s
 }
 
 func (s *server) routes() {
@@ -127,5 +115,5 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	s.echo.ServeHTTP(w, r)
+	s.echo.ServeHTTP(w, asSent(r))
 }

@@ -82,6 +82,7 @@ func TestRouting(t *testing.T) {
 		"GET " + v1 + "/purge_history_status/":             {404, purgeNotFound("")},
 		"GET " + v1 + "/purge_history_status/x":            {404, purgeNotFound("x")},
 		"GET " + v1 + "/purge_history_status/x%2Fy%00%FF'": {404, purgeNotFound("x/y\x00\uFFFD'")},
+		"GET " + v1 + "/purge_history_status/x%252Fy":      {404, purgeNotFound("x%2Fy")}, // decoded once
 		"GET " + v1 + "/purge_history_status/x/":           {404, unrecognized},
 		"GET " + v1 + "/purge_history_status/x/y":          {404, unrecognized},
 		"POST " + v1 + "/purge_history_status/x":           {405, unrecognized},

@@ -63,6 +63,9 @@ func Listen(ctx context.Context, address string, handler http.Handler, options S
 			ReadHeaderTimeout: 10 * time.Second,
 			ReadTimeout:       30 * time.Second,
 			WriteTimeout:      options.WriteTimeout,
+
+			// The handler answers "OPTIONS *" too.
+			DisableGeneralOptionsHandler: true,
 		},
 	}, nil
 }

@@ -162,7 +162,7 @@ func (p *process) part(purpose config.Purpose) part {
 				Log:             p.log,
 				Observe:         p.observe,
 				SeedDialect:     p.settings.Dialect == config.DialectSeed,
-			}).Handler
+			})
 		}}
 	case config.ForWorker:
 		return part{listen: p.settings.Worker.Listen, run: func(ctx context.Context) error {

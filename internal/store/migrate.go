@@ -59,7 +59,7 @@ func MigrateEmbedded(ctx context.Context, url string) error {
 	return migrate(ctx, url, "embedded", func(ctx context.Context, db *sql.DB) error {
 		var tables bool
 		err := db.QueryRowContext(ctx, `
-			SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema())
+			SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public')
 			   AND to_regclass('lethe.migrations_embedded') IS NULL`).Scan(&tables)
 		if err == nil && tables {
 			err = ErrNotEmpty
@@ -76,6 +76,8 @@ func migrate(ctx context.Context, url, set string, prepare func(context.Context,
 	if err != nil {
 		return fail(err)
 	}
+	// By default a role's own schema comes first, and a role may be called lethe.
+	config.RuntimeParams["search_path"] = "public"
 	db := stdlib.OpenDB(*config)
 	defer func() { _ = db.Close() }()
 	if err := prepare(ctx, db); err != nil {
