@@ -93,9 +93,11 @@ func (f *fleet) start(name string, env ...string) *process {
 		lines := bufio.NewScanner(stderr)
 		lines.Buffer(nil, 1<<20)
 		for lines.Scan() {
-			p.mu.Lock()
-			p.log.Write(append(lines.Bytes(), '\n'))
-			p.mu.Unlock()
+			if !bytes.Contains(lines.Bytes(), []byte(`"msg":"request"`)) {
+				p.mu.Lock()
+				p.log.Write(append(lines.Bytes(), '\n'))
+				p.mu.Unlock()
+			}
 			if found := address.FindStringSubmatch(lines.Text()); found != nil {
 				select {
 				case listening <- found[1]:
@@ -135,7 +137,7 @@ func (p *process) tail() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	lines := strings.Split(p.log.String(), "\n")
-	return strings.Join(lines[max(0, len(lines)-80):], "\n")
+	return strings.Join(lines[max(0, len(lines)-40):], "\n")
 }
 
 // ask asks the api, as the admin.

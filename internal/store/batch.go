@@ -56,7 +56,8 @@ func (s *Store) inBatch(ctx context.Context, batch Batch, do func(pgx.Tx) (check
 		if _, err := tx.Exec(ctx, `
 			SELECT set_config('idle_in_transaction_session_timeout', $1, true),
 			       set_config('lock_timeout', $2, true),
-			       set_config('statement_timeout', $3, true)`,
+			       set_config('statement_timeout', $3, true),
+			       set_config('jit', 'off', true)`,
 			milliseconds(batch.Lease), milliseconds(rowLockWait), milliseconds(statementTime)); err != nil {
 			return fmt.Errorf("begin the batch: %w", err)
 		}

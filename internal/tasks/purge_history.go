@@ -189,7 +189,7 @@ type moved func(update func(*purgeHistoryCheckpoint)) any
 // batch runs do under the room's lock, and moves on when it has committed.
 func (p *purgeHistory) batch(ctx context.Context, do func(context.Context, store.Batch, moved) error) error {
 	next := p.at
-	err := p.worker.inRoom(ctx, p.purge.Room, p.run, func(ctx context.Context, batch store.Batch) error {
+	err := p.worker.inRoom(ctx, jobs.PurgeHistory, p.purge.Room, p.run, func(ctx context.Context, batch store.Batch) error {
 		started := time.Now()
 		return do(ctx, batch, func(update func(*purgeHistoryCheckpoint)) any {
 			next.Batches++

@@ -240,15 +240,12 @@ func (w *Worker) runSlice(ctx context.Context, job store.Job, run store.Run, log
 
 		var done bool
 		var err error
-		started := time.Now()
 		if work == nil {
 			work, err = w.newWork(ctx, run)
 		} else {
 			done, err = work.next(ctx)
 		}
 		if err == nil {
-			w.metrics.JobBatches.WithLabelValues(job.Kind).Inc()
-			w.metrics.JobBatchSeconds.WithLabelValues(job.Kind).Observe(time.Since(started).Seconds())
 			backoff = leastBackoff
 			mu.Lock()
 			status.Progress = encode(work.progress())
@@ -385,7 +382,9 @@ var errDraining = errors.New("the worker is draining")
 
 // inRoom runs do under the room's write lock. The context that do gets ends with
 // the lock.
-func (w *Worker) inRoom(ctx context.Context, room string, run store.Run, do func(context.Context, store.Batch) error) error {
+func (w *Worker) inRoom(ctx context.Context, kind jobs.Kind, room string, run store.Run,
+	do func(context.Context, store.Batch) error,
+) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	// Draining ends the wait for the lock, but not the batch.
@@ -397,7 +396,12 @@ func (w *Worker) inRoom(ctx context.Context, room string, run store.Run, do func
 		return err
 	}
 	w.metrics.LockWaitSeconds.WithLabelValues("write").Observe(time.Since(started).Seconds())
+	locked := time.Now()
 	err = do(held.Context(), store.Batch{Run: run, Room: room, Fence: held.Fence(), Lease: lockLease})
+	if err == nil {
+		w.metrics.JobBatches.WithLabelValues(string(kind)).Inc()
+		w.metrics.JobBatchSeconds.WithLabelValues(string(kind)).Observe(time.Since(locked).Seconds())
+	}
 	if cause := context.Cause(held.Context()); err != nil && cause != nil {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}

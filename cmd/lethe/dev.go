@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/internal/config"
+	"lethe/internal/devstack"
+	"lethe/internal/observe"
+	"lethe/internal/process"
+	"lethe/internal/roomgen"
+	"lethe/internal/store"
+)
+
+const (
+	devServer   = "lethe.test"
+	devAdmin    = "@admin:" + devServer
+	devDatabase = "lethe"
+)
+
+// dev runs everything in one process, on a PostgreSQL and a Redis of its own
+// that are thrown away afterwards.
+func dev(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("dev", flag.ContinueOnError)
+	listen := flags.String("listen", config.Default().API.Listen, "host:port of the API; if it is taken, a free port")
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	err := runDev(ctx, *listen)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // Ctrl-C while it was starting
+	}
+	return err
+}
+
+func runDev(ctx context.Context, listen string) (err error) {
+	settings, err := config.Load(os.Environ())
+	if err != nil {
+		return err
+	}
+	fmt.Println("Starting a PostgreSQL and a Redis of our own …")
+	postgres, err := devstack.StartPostgres(ctx, devstack.PostgresOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, postgres.Close()) }()
+	redis, err := devstack.StartRedis(ctx, devstack.RedisOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, redis.Close()) }()
+
+	fmt.Println("Making three rooms, the largest of 20,000 events …")
+	if err := postgres.CreateDatabase(ctx, devDatabase, ""); err != nil {
+		return err
+	}
+	url := postgres.URL(devDatabase)
+	token := "demo_" + rand.Text()
+	rooms, err := populate(ctx, url, token)
+	if err != nil {
+		return err
+	}
+
+	if settings.API.Listen, err = freeAddress(ctx, listen); err != nil {
+		return err
+	}
+	settings.Database.URL, settings.Redis.URL = config.Secret(url), config.Secret(redis.URL())
+	settings.ServerName = devServer
+	settings.Worker.Listen, settings.Scheduler.Listen = "", "" // the api's address has it all
+	log := observe.NewLogger(os.Stderr, settings.Log.Level, settings.Log.Format)
+
+	// The greeting waits for the api to be ready, and ends with the process.
+	ctx, cancel := context.WithCancel(ctx)
+	greeted := make(chan struct{})
+	go func() {
+		defer close(greeted)
+		if awaitReady(ctx, "http://"+settings.API.Listen+"/readyz") {
+			fmt.Print(greeting(settings.API.Listen, token, url, rooms))
+		}
+	}()
+	defer func() { cancel(); <-greeted }()
+	return process.Run(ctx, settings, log, config.ForAPI, config.ForWorker, config.ForScheduler)
+}
+
+// populate makes the schema, an admin with the access token, and demo rooms.
+func populate(ctx context.Context, url, token string) ([]roomgen.Summary, error) {
+	if err := store.MigrateEmbedded(ctx, url); err != nil {
+		return nil, err
+	}
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the new database: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if err := roomgen.Account(ctx, conn, devAdmin, token, true); err != nil {
+		return nil, err
+	}
+	return roomgen.Demo(ctx, conn, devServer, time.Now())
+}
+
+// freeAddress returns the address if it is free, else one with a free port.
+func freeAddress(ctx context.Context, address string) (string, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		host, _, splitErr := net.SplitHostPort(address)
+		if splitErr != nil {
+			return "", fmt.Errorf("listen for HTTP: %w", splitErr)
+		}
+		if listener, err = new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(host, "0")); err != nil {
+			return "", fmt.Errorf("listen for HTTP: %w", err)
+		}
+	}
+	return listener.Addr().String(), listener.Close()
+}
+
+// awaitReady asks until the answer is 200, and reports false if the context
+// ends before.
+func awaitReady(ctx context.Context, url string) bool {
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+		if err != nil {
+			return false
+		}
+		if response, err := http.DefaultClient.Do(request); err == nil {
+			_ = response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return true
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-ticker.C:
+		}
+	}
+}
+
+func greeting(address, token, database string, rooms []roomgen.Summary) string {
+	base := "http://" + address + "/_synapse/admin/v1"
+	text := "\nLethe is ready.\n\n  URL          http://" + address +
+		"\n  admin token  " + token +
+		"\n  PostgreSQL   " + database + "\n\nRooms:\n"
+	for _, room := range rooms {
+		text += fmt.Sprintf("  %-40s %6d events\n", room.Room, room.Events)
+	}
+	return text + fmt.Sprintf(`
+Try, in another terminal:
+
+  1. purge the largest room up to an hour ago, local messages too
+     PURGE=$(curl -s -X POST -H 'Authorization: Bearer %[2]s' '%[1]s/purge_history/%[3]s' -d "{\"delete_local_events\": true, \"purge_up_to_ts\": $(( $(date +%%s) - 3600 ))000}" | grep -o '[A-Za-z]\{16\}'); echo $PURGE
+
+  2. ask how it is
+     curl -s -H 'Authorization: Bearer %[2]s' '%[1]s/purge_history_status/'$PURGE
+
+  3. look at its job in the database
+     psql '%[4]s' -xc "SELECT id, state, checkpoint, ended_at - started_at AS took FROM lethe.jobs"
+
+Ctrl-C stops everything, and nothing is kept.
+
+`, base, token, rooms[0].Room, database)
+}

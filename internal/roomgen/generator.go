@@ -1,0 +1,411 @@
+package roomgen
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// writeEvery bounds how many events are held in memory.
+	writeEvery = 2000
+
+	// fullEvery is after how many state groups one is stored in full and not as
+	// a difference to the one before.
+	fullEvery = 100
+
+	// remembered is how many of the last messages may be reacted to, edited,
+	// redacted or be made the root of a thread.
+	remembered = 50
+
+	roomVersion   = "10"
+	formatVersion = 3 // of the events of that version
+)
+
+// A generator makes one room, event after event.
+type generator struct {
+	room    Room
+	rand    *rand.Rand
+	rows    rows
+	members []member
+	total   int // events that there will be
+	summary Summary
+
+	stream, depth, group int64    // the last event's
+	tips                 []string // the forward extremities
+	before               []string // what the last event came after
+
+	state  map[stateKey]*event
+	recent []*event // messages, the oldest first
+	thread *thread  // the one that is being written in
+	bumped int64    // where the last message is in the stream
+	failed error    // the first event that could not be encoded
+}
+
+// A thread is a message, and those that were sent below it.
+type thread struct {
+	root   string
+	latest *event
+	left   int // how many more there will be
+}
+
+// generate makes the room.
+func (g *generator) generate(ctx context.Context) error {
+	tx, room := g.rows.tx, g.room
+	g.members = room.members()
+	// What sets the room up is the creator's six events.
+	g.total = max(room.Events, 6+len(g.members)-1)
+	g.state = map[stateKey]*event{}
+	if err := lock(ctx, tx); err != nil {
+		return err
+	}
+	tag, err := tx.Exec(ctx, `
+		INSERT INTO rooms (room_id, is_public, creator, room_version, has_auth_chain_index)
+		VALUES ($1, false, $2, $3, false) ON CONFLICT DO NOTHING`,
+		room.ID, g.members[0].id, roomVersion)
+	if err != nil {
+		return fmt.Errorf("write rooms: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return ErrExists
+	}
+	// A homeserver that is running takes its numbers from the sequences, which
+	// may be ahead of the tables. Not every database has them.
+	if err := tx.QueryRow(ctx, `
+		SELECT greatest((SELECT max(stream_ordering) FROM events), pg_sequence_last_value(to_regclass('events_stream_seq')), 0),
+		       greatest((SELECT max(id) FROM state_groups), pg_sequence_last_value(to_regclass('state_group_id_seq')), 0)`).
+		Scan(&g.stream, &g.group); err != nil {
+		return fmt.Errorf("find the next numbers: %w", err)
+	}
+	var locals []string
+	for _, m := range g.members {
+		if m.local {
+			locals = append(locals, m.id)
+		}
+	}
+	if err := insertUsers(ctx, tx, locals); err != nil {
+		return err
+	}
+
+	g.setUp()
+	for g.summary.Events < g.total {
+		if g.summary.Events%writeEvery == 0 {
+			if err := g.rows.write(ctx, room.ID); err != nil {
+				return err
+			}
+		}
+		g.next()
+	}
+	g.end()
+	if g.failed != nil {
+		return g.failed
+	}
+	if err := g.rows.write(ctx, room.ID); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `
+		SELECT setval(sequence, value)
+		FROM (VALUES (to_regclass('events_stream_seq'), $1::bigint), (to_regclass('state_group_id_seq'), $2)) AS s (sequence, value)
+		WHERE sequence IS NOT NULL`, g.stream, g.group); err != nil {
+		return fmt.Errorf("move the sequences on: %w", err)
+	}
+	return nil
+}
+
+// setUp makes the events that a room begins with, and lets the members in.
+func (g *generator) setUp() {
+	creator := &g.members[0]
+	g.set(creator, "m.room.create", "", map[string]any{"creator": creator.id, "room_version": roomVersion})
+	g.join(creator)
+	g.set(creator, "m.room.power_levels", "", map[string]any{
+		"ban": 50, "events": map[string]any{"m.room.history_visibility": 100, "m.room.power_levels": 100},
+		"events_default": 0, "invite": 0, "kick": 50, "redact": 50, "state_default": 50,
+		"users": map[string]any{creator.id: 100}, "users_default": 0,
+	})
+	g.set(creator, "m.room.join_rules", "", map[string]any{"join_rule": "public"})
+	g.set(creator, "m.room.history_visibility", "", map[string]any{"history_visibility": "shared"})
+	g.set(creator, "m.room.name", "", map[string]any{"name": g.room.Name})
+	for i := 1; i < len(g.members); i++ {
+		g.join(&g.members[i])
+	}
+}
+
+// join lets a member in.
+func (g *generator) join(m *member) {
+	name := localpart(m.id)
+	e := g.set(m, "m.room.member", m.id, map[string]any{"displayname": name, "membership": "join"})
+	m.join = e.id
+	g.rows.add("room_memberships", e.id, m.id, m.id, e.RoomID, "join", name, e.stream)
+}
+
+// next makes one event of the room's daily life.
+func (g *generator) next() {
+	if every := g.room.StateEvery; every > 0 && (g.summary.Events+1)%every == 0 {
+		kind := []string{"topic", "topic", "name"}[g.rand.IntN(3)]
+		g.set(&g.members[0], "m.room."+kind, "", map[string]any{kind: sentence(g.rand, 2, 6)})
+		return
+	}
+	by := &g.members[g.rand.IntN(len(g.members))]
+	if len(g.recent) == 0 {
+		g.say(by, nil)
+		return
+	}
+	about := g.recent[g.rand.IntN(len(g.recent))]
+	switch roll := g.rand.IntN(100); {
+	case roll < 8:
+		g.react(by, about)
+	case roll < 10:
+		g.edit(about)
+	case roll < 11:
+		g.redact(about)
+	case roll < 20:
+		g.say(by, map[string]any{"m.in_reply_to": map[string]any{"event_id": about.id}})
+	case roll < 24:
+		g.beginThread(about)
+		g.sayInThread(by)
+	case roll < 40 && g.thread != nil:
+		g.sayInThread(by)
+	default:
+		g.say(by, nil)
+	}
+}
+
+// say makes a message that is related to another as given, or not.
+func (g *generator) say(by *member, relation map[string]any) *event {
+	content := map[string]any{"body": sentence(g.rand, 2, 25), "msgtype": "m.text"}
+	if relation != nil {
+		content["m.relates_to"] = relation
+	}
+	var mentioned *member
+	if g.rand.IntN(20) == 0 {
+		mentioned = &g.members[g.rand.IntN(len(g.members))]
+		content["m.mentions"] = map[string]any{"user_ids": []string{mentioned.id}}
+	}
+	e := g.make(event{Type: "m.room.message", Content: content, by: by})
+	g.rows.addSearch(e, "content.body", content["body"].(string))
+	g.bumped = e.stream
+	if relation["rel_type"] == "m.thread" {
+		g.notify(e, mentioned, g.thread.root)
+		return e // which no other is about: threads do not branch
+	}
+	g.notify(e, mentioned, "main")
+	if len(g.recent) == remembered {
+		g.recent = slices.Delete(g.recent, 0, 1)
+	}
+	g.recent = append(g.recent, e)
+	return e
+}
+
+// notify tells some of the local members of a message, and one who is mentioned
+// in any case.
+func (g *generator) notify(e *event, mentioned *member, thread string) {
+	for i := range g.members {
+		m := &g.members[i]
+		if !m.local || m == e.by || (m != mentioned && g.rand.IntN(16) > 0) {
+			continue
+		}
+		actions, highlight := "", 0 // the rule's own actions
+		if m == mentioned {
+			actions, highlight = `["notify",{"set_tweak":"highlight"}]`, 1
+		}
+		g.rows.add("event_push_actions",
+			e.RoomID, e.id, m.id, actions, e.Depth, e.stream, 1, highlight, 0, thread)
+	}
+}
+
+// beginThread makes the message the root of a thread, instead of the one that
+// was written in until now.
+func (g *generator) beginThread(root *event) {
+	g.endThread()
+	g.thread = &thread{root: root.id, left: 3 + g.rand.IntN(20)}
+	// It can be the root of one thread only.
+	g.recent = slices.DeleteFunc(g.recent, func(e *event) bool { return e == root })
+}
+
+func (g *generator) sayInThread(by *member) {
+	g.thread.latest = g.say(by, map[string]any{"rel_type": "m.thread", "event_id": g.thread.root})
+	g.rows.add("event_relations", g.thread.latest.id, g.thread.root, "m.thread", nil)
+	if g.thread.left--; g.thread.left == 0 {
+		g.endThread()
+	}
+}
+
+func (g *generator) endThread() {
+	if t := g.thread; t != nil {
+		g.rows.add("threads", g.room.ID, t.root, t.latest.id, t.latest.Depth, t.latest.stream)
+		g.thread = nil
+	}
+}
+
+func (g *generator) react(by *member, to *event) {
+	key := reactions[g.rand.IntN(len(reactions))]
+	e := g.make(event{Type: "m.reaction", by: by, Content: map[string]any{
+		"m.relates_to": map[string]any{"event_id": to.id, "key": key, "rel_type": "m.annotation"},
+	}})
+	g.rows.add("event_relations", e.id, to.id, "m.annotation", key)
+}
+
+func (g *generator) edit(what *event) {
+	text := sentence(g.rand, 2, 25)
+	e := g.make(event{Type: "m.room.message", by: what.by, Content: map[string]any{
+		"body":          "* " + text,
+		"m.new_content": map[string]any{"body": text, "msgtype": "m.text"},
+		"m.relates_to":  map[string]any{"event_id": what.id, "rel_type": "m.replace"},
+		"msgtype":       "m.text",
+	}})
+	g.rows.add("event_relations", e.id, what.id, "m.replace", nil)
+	g.rows.addSearch(e, "content.body", text)
+}
+
+// redact makes the sender of a message take it back. The message's own rows stay
+// as they are: a homeserver censors them only later.
+func (g *generator) redact(what *event) {
+	e := g.make(event{Type: "m.room.redaction", by: what.by, Redacts: what.id, Content: map[string]any{}})
+	g.rows.add("redactions", e.id, what.id, false, e.received, false)
+	g.recent = slices.DeleteFunc(g.recent, func(r *event) bool { return r == what })
+}
+
+// set makes an event that sets state.
+func (g *generator) set(by *member, kind, key string, content map[string]any) *event {
+	e := g.make(event{Type: kind, StateKey: &key, Content: content, by: by})
+	g.rows.add("state_events", e.id, e.RoomID, kind, key)
+	if text, ok := content[strings.TrimPrefix(kind, "m.room.")].(string); ok && (kind == "m.room.name" || kind == "m.room.topic") {
+		g.rows.addSearch(e, "content."+strings.TrimPrefix(kind, "m.room."), text)
+	}
+	g.summary.StateEvents++
+	return e
+}
+
+// make completes an event and makes the rows that each event has.
+func (g *generator) make(e event) *event {
+	n := g.summary.Events
+	g.summary.Events++
+	g.stream++
+	e.id, e.stream = eventID(g.room.ID, g.room.Seed, n), g.stream
+	if e.RoomID, e.Sender = g.room.ID, e.by.id; n == (g.total-1)/2 {
+		g.summary.Middle = e.id
+	}
+	share := float64(n+1-g.total) / float64(max(g.total-1, 1)) // -1 for the first, 0 for the last
+	e.received = g.room.End.Add(time.Duration(share * float64(g.room.Span))).UnixMilli()
+	e.OriginServerTS = e.received - g.rand.Int64N(map[bool]int64{true: 20, false: 5000}[e.by.local])
+	if e.by.local && e.StateKey == nil && g.rand.IntN(4) == 0 {
+		e.txn = "m" + strconv.Itoa(n)
+		g.rows.add("event_txn_id_device_id", e.id, e.RoomID, e.by.id, device, e.txn, e.received)
+	}
+
+	// Now and then the other server has not heard of the last event yet, and the
+	// next event comes after both.
+	late := !e.by.local && e.StateKey == nil && len(g.tips) == 1 && len(g.before) > 0 && n+1 < g.total && g.rand.IntN(30) == 0
+	if late {
+		e.PrevEvents = g.before
+		g.tips = []string{g.tips[0], e.id}
+	} else {
+		e.PrevEvents = append([]string{}, g.tips...) // [] in JSON, not null
+		g.depth++
+		g.before, g.tips = g.tips, []string{e.id}
+	}
+	e.Depth = g.depth
+	e.AuthEvents = g.authOf(&e)
+	e.Unsigned = map[string]any{}
+	if e.by.local {
+		e.Unsigned["age_ts"] = e.OriginServerTS
+	}
+
+	_, server, _ := strings.Cut(e.by.id, ":")
+	encoded, err := e.encode(server)
+	if err != nil && g.failed == nil {
+		g.failed = fmt.Errorf("encode an event: %w", err)
+	}
+	g.rows.add("events", e.id, e.RoomID, e.Type, e.StateKey, e.Sender, e.Depth, e.Depth, e.stream,
+		e.OriginServerTS, e.received, true, false, false, "master")
+	g.rows.add("event_json", e.id, e.RoomID, e.metadata(), encoded, formatVersion)
+	for _, prev := range e.PrevEvents {
+		g.rows.add("event_edges", e.id, prev, false)
+	}
+	for _, auth := range e.AuthEvents {
+		g.rows.add("event_auth", e.id, auth, e.RoomID)
+	}
+	if e.StateKey != nil {
+		g.state[stateKey{e.Type, *e.StateKey}] = &e
+		g.makeGroup(&e)
+	}
+	g.rows.add("event_to_state_groups", e.id, g.group)
+	return &e
+}
+
+// authOf returns the events that permit an event, of which the room has those
+// that were made by then.
+func (g *generator) authOf(e *event) []string {
+	needed := []stateKey{{"m.room.create", ""}, {"m.room.power_levels", ""}, {"m.room.member", e.by.id}}
+	if e.Type == "m.room.member" {
+		needed = append(needed, stateKey{"m.room.join_rules", ""})
+	}
+	auth := []string{}
+	for _, key := range needed {
+		if event := g.state[key]; event != nil {
+			auth = append(auth, event.id)
+		}
+	}
+	return auth
+}
+
+// makeGroup makes the state group of the state that an event has just set.
+func (g *generator) makeGroup(e *event) {
+	g.group++
+	g.rows.add("state_groups", g.group, e.RoomID, e.id)
+	if g.summary.StateGroups%fullEvery == 0 {
+		for key, set := range g.state {
+			g.rows.add("state_groups_state", g.group, e.RoomID, key.kind, key.key, set.id)
+		}
+	} else {
+		g.rows.add("state_group_edges", g.group, g.group-1)
+		g.rows.add("state_groups_state", g.group, e.RoomID, e.Type, *e.StateKey, e.id)
+	}
+	g.summary.StateGroups++
+}
+
+// end makes what says how the room is now.
+func (g *generator) end() {
+	g.endThread()
+	room, locals := g.room.ID, 0
+	for key, e := range g.state {
+		g.rows.add("current_state_events", e.id, room, key.kind, key.key, e.Content["membership"], e.stream)
+	}
+	for _, m := range g.members {
+		if m.local {
+			locals++
+			g.rows.add("local_current_membership", room, m.id, m.join, "join", g.state[stateKey{"m.room.member", m.id}].stream)
+		}
+	}
+	for _, id := range g.tips {
+		g.rows.add("event_forward_extremities", id, room)
+	}
+	now := func(name, field string) any { // null if it is not set
+		if e := g.state[stateKey{name, ""}]; e != nil {
+			return e.Content[field]
+		}
+		return nil
+	}
+	name := now("m.room.name", "name").(string)
+	var bumped any
+	if g.bumped > 0 {
+		bumped = g.bumped
+	}
+	g.rows.add("room_depth", room, 1)
+	g.rows.add("sliding_sync_joined_rooms", room, g.stream, bumped, name, false)
+	g.rows.add("room_stats_state", room, name, "public", "shared", true, now("m.room.topic", "topic"))
+	g.rows.add("room_stats_current", room, len(g.state), len(g.members), 0, 0, 0, locals, g.stream, 0)
+
+	g.summary.Room, g.summary.Name, g.summary.Creator = room, name, g.members[0].id
+	g.summary.LastDepth, g.summary.LastStream = g.depth, g.stream
+}
+
+// localpart is a user's name without the server's.
+func localpart(id string) string {
+	name, _, _ := strings.Cut(strings.TrimPrefix(id, "@"), ":")
+	return name
+}
