@@ -21,8 +21,10 @@ func refused(t *testing.T, name string, env ...string) string {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	command := exec.CommandContext(ctx, filepath.Join(devstacktest.Binaries(t), name))
-	command.Env = append([]string{"LETHE_REDIS_URL=redis://127.0.0.1:1", "LETHE_API_LISTEN=127.0.0.1:0",
-		"LETHE_WORKER_LISTEN=", "LETHE_SCHEDULER_LISTEN="}, env...)
+	command.Env = append([]string{
+		"LETHE_REDIS_URL=redis://127.0.0.1:1", "LETHE_API_LISTEN=127.0.0.1:0",
+		"LETHE_WORKER_LISTEN=", "LETHE_SCHEDULER_LISTEN=",
+	}, env...)
 	output, err := command.CombinedOutput()
 	require.NoError(t, ctx.Err(), "it does not exit: %s", output)
 	require.Error(t, err, "%s", output)

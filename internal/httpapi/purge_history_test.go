@@ -3,7 +3,6 @@ package httpapi_test
 import (
 	"context"
 	"fmt"
-
 	"strings"
 	"testing"
 

@@ -108,7 +108,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	deadline, stop := context.WithTimeout(context.WithoutCancel(ctx), s.drain)
 	defer stop()
 	err := s.server.Shutdown(deadline)
-	<-failed // it has returned, or is about to, since Shutdown closed the listener
+	_ = <-failed // it has returned, or is about to, since Shutdown closed the listener
 	if err != nil {
 		return errors.Join(fmt.Errorf("drain HTTP server: %w", err), s.Close())
 	}

@@ -2,12 +2,15 @@ package roomgen
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 const (
@@ -24,27 +27,36 @@ const (
 
 	roomVersion   = "10"
 	formatVersion = 3 // of the events of that version
+
+	// seedOfRooms is the half of each room's seed that is the same for all.
+	seedOfRooms = 0x6c65746865
 )
 
 // A generator makes one room, event after event.
 type generator struct {
 	room    Room
 	rand    *rand.Rand
-	rows    rows
+	rows    *rows
+	last    *numbers
 	members []member
-	total   int // events that there will be
+	plan    []func() // what the next events are, as long as that is settled
+	total   int      // events that there will be
 	summary Summary
 
-	stream, depth, group int64    // the last event's
-	tips                 []string // the forward extremities
-	before               []string // what the last event came after
+	depth, group int64    // the last event's
+	tips         []string // the forward extremities
+	before       []string // what the last event came after
 
 	state  map[stateKey]*event
 	recent []*event // messages, the oldest first
 	thread *thread  // the one that is being written in
-	bumped int64    // where the last message is in the stream
+	newest int64    // where the last event is in the stream
+	bumped int64    // and the last message
 	failed error    // the first event that could not be encoded
 }
+
+// numbers are those that were given out last, of which each is one room's.
+type numbers struct{ stream, group int64 }
 
 // A thread is a message, and those that were sent below it.
 type thread struct {
@@ -53,33 +65,87 @@ type thread struct {
 	left   int // how many more there will be
 }
 
-// generate makes the room.
-func (g *generator) generate(ctx context.Context) error {
-	tx, room := g.rows.tx, g.room
-	g.members = room.members()
-	// What sets the room up is the creator's six events.
-	g.total = max(room.Events, 6+len(g.members)-1)
-	g.state = map[stateKey]*event{}
-	if err := lock(ctx, tx); err != nil {
-		return err
+// generate makes rooms, in one transaction. Their events take turns as time
+// goes: in the stream of all rooms, one that arrived later comes later.
+func generate(ctx context.Context, db Database, rooms ...Room) ([]Summary, error) {
+	var summaries []Summary
+	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		if err := lock(ctx, tx); err != nil {
+			return err
+		}
+		var last numbers
+		// A homeserver that is running takes its numbers from the sequences, which
+		// may be ahead of the tables. Not every database has them.
+		if err := tx.QueryRow(ctx, `
+			SELECT greatest((SELECT max(stream_ordering) FROM events), pg_sequence_last_value(to_regclass('events_stream_seq')), 0),
+			       greatest((SELECT max(id) FROM state_groups), pg_sequence_last_value(to_regclass('state_group_id_seq')), 0)`).
+			Scan(&last.stream, &last.group); err != nil {
+			return fmt.Errorf("find the next numbers: %w", err)
+		}
+		rows := &rows{tx: tx, waiting: map[string][][]any{}}
+		var generators []*generator
+		for _, room := range rooms {
+			g, err := begin(ctx, rows, &last, room)
+			if err != nil {
+				return err
+			}
+			generators = append(generators, g)
+		}
+		for made := 1; ; made++ {
+			g := earliest(generators)
+			if g == nil {
+				break
+			}
+			g.next()
+			if made%writeEvery == 0 {
+				if err := rows.write(ctx); err != nil {
+					return err
+				}
+			}
+		}
+		for _, g := range generators {
+			g.end()
+			if g.failed != nil {
+				return g.failed
+			}
+			summaries = append(summaries, g.summary)
+		}
+		if err := rows.write(ctx); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `
+			SELECT setval(sequence, value)
+			FROM (VALUES (to_regclass('events_stream_seq'), $1::bigint), (to_regclass('state_group_id_seq'), $2))
+			     AS s (sequence, value)
+			WHERE sequence IS NOT NULL`, last.stream, last.group); err != nil {
+			return fmt.Errorf("move the sequences on: %w", err)
+		}
+		return nil
+	})
+	return summaries, err
+}
+
+// begin prepares to make a room, and makes what is not one of its events.
+func begin(ctx context.Context, rows *rows, last *numbers, room Room) (*generator, error) {
+	if room.Server == "" {
+		return nil, errors.New("Server is not set")
 	}
-	tag, err := tx.Exec(ctx, `
+	room = room.withDefaults()
+	g := &generator{
+		room: room, rand: rand.New(rand.NewPCG(room.Seed, seedOfRooms)),
+		rows: rows, last: last, members: room.members(), state: map[stateKey]*event{},
+	}
+	g.setUp()
+	g.total = max(room.Events, len(g.plan))
+
+	tag, err := rows.tx.Exec(ctx, `
 		INSERT INTO rooms (room_id, is_public, creator, room_version, has_auth_chain_index)
-		VALUES ($1, false, $2, $3, false) ON CONFLICT DO NOTHING`,
-		room.ID, g.members[0].id, roomVersion)
+		VALUES ($1, false, $2, $3, false) ON CONFLICT DO NOTHING`, room.ID, room.Creator, roomVersion)
 	if err != nil {
-		return fmt.Errorf("write rooms: %w", err)
+		return nil, fmt.Errorf("write rooms: %w", err)
 	}
 	if tag.RowsAffected() == 0 {
-		return ErrExists
-	}
-	// A homeserver that is running takes its numbers from the sequences, which
-	// may be ahead of the tables. Not every database has them.
-	if err := tx.QueryRow(ctx, `
-		SELECT greatest((SELECT max(stream_ordering) FROM events), pg_sequence_last_value(to_regclass('events_stream_seq')), 0),
-		       greatest((SELECT max(id) FROM state_groups), pg_sequence_last_value(to_regclass('state_group_id_seq')), 0)`).
-		Scan(&g.stream, &g.group); err != nil {
-		return fmt.Errorf("find the next numbers: %w", err)
+		return nil, fmt.Errorf("%s: %w", room.ID, ErrExists)
 	}
 	var locals []string
 	for _, m := range g.members {
@@ -87,50 +153,48 @@ func (g *generator) generate(ctx context.Context) error {
 			locals = append(locals, m.id)
 		}
 	}
-	if err := insertUsers(ctx, tx, locals); err != nil {
-		return err
-	}
-
-	g.setUp()
-	for g.summary.Events < g.total {
-		if g.summary.Events%writeEvery == 0 {
-			if err := g.rows.write(ctx, room.ID); err != nil {
-				return err
-			}
-		}
-		g.next()
-	}
-	g.end()
-	if g.failed != nil {
-		return g.failed
-	}
-	if err := g.rows.write(ctx, room.ID); err != nil {
-		return err
-	}
-	if _, err := tx.Exec(ctx, `
-		SELECT setval(sequence, value)
-		FROM (VALUES (to_regclass('events_stream_seq'), $1::bigint), (to_regclass('state_group_id_seq'), $2)) AS s (sequence, value)
-		WHERE sequence IS NOT NULL`, g.stream, g.group); err != nil {
-		return fmt.Errorf("move the sequences on: %w", err)
-	}
-	return nil
+	return g, insertUsers(ctx, rows.tx, locals)
 }
 
-// setUp makes the events that a room begins with, and lets the members in.
+// earliest returns the generator whose next event is the first to arrive, nil
+// when all are done.
+func earliest(generators []*generator) *generator {
+	var first *generator
+	for _, g := range generators {
+		if g.summary.Events < g.total && (first == nil || g.arrival() < first.arrival()) {
+			first = g
+		}
+	}
+	return first
+}
+
+// arrival is when the next event arrives, in Unix milliseconds.
+func (g *generator) arrival() int64 {
+	left := float64(g.total-1-g.summary.Events) / float64(max(g.total-1, 1)) // 1 for the first, 0 for the last
+	return g.room.End.Add(-time.Duration(left * float64(g.room.Span))).UnixMilli()
+}
+
+// setUp plans the events that a room begins with, and lets the members in.
 func (g *generator) setUp() {
 	creator := &g.members[0]
-	g.set(creator, "m.room.create", "", map[string]any{"creator": creator.id, "room_version": roomVersion})
-	g.join(creator)
-	g.set(creator, "m.room.power_levels", "", map[string]any{
+	set := func(kind string, content map[string]any) {
+		g.plan = append(g.plan, func() { g.set(creator, kind, "", content) })
+	}
+	join := func(m *member) {
+		g.plan = append(g.plan, func() { g.join(m) })
+	}
+	set("m.room.create", map[string]any{"creator": creator.id, "room_version": roomVersion})
+	join(creator)
+	set("m.room.power_levels", map[string]any{
 		"ban": 50, "events": map[string]any{"m.room.history_visibility": 100, "m.room.power_levels": 100},
 		"events_default": 0, "invite": 0, "kick": 50, "redact": 50, "state_default": 50,
 		"users": map[string]any{creator.id: 100}, "users_default": 0,
 	})
-	g.set(creator, "m.room.join_rules", "", map[string]any{"join_rule": "public"})
-	g.set(creator, "m.room.history_visibility", "", map[string]any{"history_visibility": "shared"})
-	g.set(creator, "m.room.name", "", map[string]any{"name": g.room.Name})
+	set("m.room.join_rules", map[string]any{"join_rule": "public"})
+	set("m.room.history_visibility", map[string]any{"history_visibility": "shared"})
+	set("m.room.name", map[string]any{"name": g.room.Name})
 	for i := 1; i < len(g.members); i++ {
-		g.join(&g.members[i])
+		join(&g.members[i])
 	}
 }
 
@@ -142,8 +206,14 @@ func (g *generator) join(m *member) {
 	g.rows.add("room_memberships", e.id, m.id, m.id, e.RoomID, "join", name, e.stream)
 }
 
-// next makes one event of the room's daily life.
+// next makes the next event: what is planned, or one of the room's daily life.
 func (g *generator) next() {
+	if len(g.plan) > 0 {
+		planned := g.plan[0]
+		g.plan = g.plan[1:]
+		planned()
+		return
+	}
 	if every := g.room.StateEvery; every > 0 && (g.summary.Events+1)%every == 0 {
 		kind := []string{"topic", "topic", "name"}[g.rand.IntN(3)]
 		g.set(&g.members[0], "m.room."+kind, "", map[string]any{kind: sentence(g.rand, 2, 6)})
@@ -283,14 +353,14 @@ func (g *generator) set(by *member, kind, key string, content map[string]any) *e
 // make completes an event and makes the rows that each event has.
 func (g *generator) make(e event) *event {
 	n := g.summary.Events
+	e.id, e.received = eventID(g.room.ID, g.room.Seed, n), g.arrival()
+	e.RoomID, e.Sender = g.room.ID, e.by.id
 	g.summary.Events++
-	g.stream++
-	e.id, e.stream = eventID(g.room.ID, g.room.Seed, n), g.stream
-	if e.RoomID, e.Sender = g.room.ID, e.by.id; n == (g.total-1)/2 {
+	if n == (g.total-1)/2 {
 		g.summary.Middle = e.id
 	}
-	share := float64(n+1-g.total) / float64(max(g.total-1, 1)) // -1 for the first, 0 for the last
-	e.received = g.room.End.Add(time.Duration(share * float64(g.room.Span))).UnixMilli()
+	g.last.stream++
+	g.newest, e.stream = g.last.stream, g.last.stream
 	e.OriginServerTS = e.received - g.rand.Int64N(map[bool]int64{true: 20, false: 5000}[e.by.local])
 	if e.by.local && e.StateKey == nil && g.rand.IntN(4) == 0 {
 		e.txn = "m" + strconv.Itoa(n)
@@ -355,14 +425,16 @@ func (g *generator) authOf(e *event) []string {
 
 // makeGroup makes the state group of the state that an event has just set.
 func (g *generator) makeGroup(e *event) {
-	g.group++
+	prev := g.group
+	g.last.group++
+	g.group = g.last.group
 	g.rows.add("state_groups", g.group, e.RoomID, e.id)
 	if g.summary.StateGroups%fullEvery == 0 {
 		for key, set := range g.state {
 			g.rows.add("state_groups_state", g.group, e.RoomID, key.kind, key.key, set.id)
 		}
 	} else {
-		g.rows.add("state_group_edges", g.group, g.group-1)
+		g.rows.add("state_group_edges", g.group, prev)
 		g.rows.add("state_groups_state", g.group, e.RoomID, e.Type, *e.StateKey, e.id)
 	}
 	g.summary.StateGroups++
@@ -396,12 +468,12 @@ func (g *generator) end() {
 		bumped = g.bumped
 	}
 	g.rows.add("room_depth", room, 1)
-	g.rows.add("sliding_sync_joined_rooms", room, g.stream, bumped, name, false)
+	g.rows.add("sliding_sync_joined_rooms", room, g.newest, bumped, name, false)
 	g.rows.add("room_stats_state", room, name, "public", "shared", true, now("m.room.topic", "topic"))
-	g.rows.add("room_stats_current", room, len(g.state), len(g.members), 0, 0, 0, locals, g.stream, 0)
+	g.rows.add("room_stats_current", room, len(g.state), len(g.members), 0, 0, 0, locals, g.newest, 0)
 
 	g.summary.Room, g.summary.Name, g.summary.Creator = room, name, g.members[0].id
-	g.summary.LastDepth, g.summary.LastStream = g.depth, g.stream
+	g.summary.LastDepth, g.summary.LastStream = g.depth, g.newest
 }
 
 // localpart is a user's name without the server's.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -82,31 +81,15 @@ type Summary struct {
 }
 
 // Generate makes a room, in one transaction. Its events come after all that the
-// database has. A second call with the same room fails with [ErrExists].
+// database has in the stream, whatever their times are. A second call with the
+// same room fails with [ErrExists].
 func Generate(ctx context.Context, db Database, room Room) (Summary, error) {
-	if room.Server == "" {
-		return Summary{}, errors.New("generate a room: Server is not set")
-	}
-	room = room.withDefaults()
-	var summary Summary
-	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
-		g := &generator{
-			room: room,
-			rand: rand.New(rand.NewPCG(room.Seed, seedOfRooms)),
-			rows: rows{tx: tx},
-		}
-		err := g.generate(ctx)
-		summary = g.summary
-		return err
-	})
+	summaries, err := generate(ctx, db, room)
 	if err != nil {
-		return Summary{}, fmt.Errorf("generate the room %s: %w", room.ID, err)
+		return Summary{}, fmt.Errorf("generate a room: %w", err)
 	}
-	return summary, nil
+	return summaries[0], nil
 }
-
-// seedOfRooms is the half of each room's seed that is the same for all.
-const seedOfRooms = 0x6c65746865
 
 func (r Room) withDefaults() Room {
 	if r.Creator == "" {
@@ -157,24 +140,26 @@ func (r Room) members() []member {
 }
 
 // Demo makes three rooms to try things on, of 20,000, 2,000 and 200 events, the
-// last of which arrived shortly before now. Rooms that are there already are
-// left as they are, and not in the result.
+// last of which arrived at the time given. A second call fails with [ErrExists].
 func Demo(ctx context.Context, db Database, server string, now time.Time) ([]Summary, error) {
-	var made []Summary
-	for _, room := range []Room{
-		{Seed: 1, Name: "Town square", Events: 20_000, LocalMembers: 12, RemoteMembers: 12, Span: 365 * 24 * time.Hour},
-		{Seed: 2, Name: "Reading circle", Events: 2_000, LocalMembers: 6, RemoteMembers: 4, Span: 90 * 24 * time.Hour},
-		{Seed: 3, Name: "Kitchen table", Events: 200, LocalMembers: 3, RemoteMembers: -1, Span: 7 * 24 * time.Hour},
-	} {
-		room.Server, room.End = server, now
-		summary, err := Generate(ctx, db, room)
-		if errors.Is(err, ErrExists) {
-			continue
-		}
-		if err != nil {
-			return made, err
-		}
-		made = append(made, summary)
+	const day = 24 * time.Hour
+	summaries, err := generate(
+		ctx, db,
+		Room{
+			Server: server, Seed: 1, Name: "Town square", Events: 20_000, LocalMembers: 12, RemoteMembers: 12,
+			Span: 365 * day, End: now,
+		},
+		Room{
+			Server: server, Seed: 2, Name: "Reading circle", Events: 2_000, LocalMembers: 6, RemoteMembers: 4,
+			Span: 90 * day, End: now,
+		},
+		Room{
+			Server: server, Seed: 3, Name: "Kitchen table", Events: 200, LocalMembers: 3, RemoteMembers: -1,
+			Span: 7 * day, End: now,
+		},
+	)
+	if err != nil {
+		return nil, fmt.Errorf("generate the demo rooms: %w", err)
 	}
-	return made, nil
+	return summaries, nil
 }

@@ -138,6 +138,8 @@ func TestGenerate(t *testing.T) {
 
 	_, err = roomgen.Generate(ctx, conn, room)
 	require.ErrorIs(t, err, roomgen.ErrExists)
+	_, err = roomgen.Generate(ctx, conn, roomgen.Room{})
+	require.ErrorContains(t, err, "Server")
 
 	// Another room comes after the first.
 	room.Seed, room.Events, room.RemoteMembers, room.Creator = 8, 1, -1, "@zoe:lab.test"
@@ -189,9 +191,17 @@ func TestDemo(t *testing.T) {
 		require.Equal(t, want, made[i].Events)
 		require.Equal(t, want, value[int](t, ctx, conn, `SELECT count(*) FROM events WHERE room_id = $1`, made[i].Room))
 	}
-	again, err := roomgen.Demo(ctx, conn, "lab.test", end)
-	require.NoError(t, err)
-	require.Empty(t, again)
+	require.Zero(t, value[int](t, ctx, conn, `
+		SELECT count(*) FROM (SELECT received_ts - lag(received_ts) OVER (ORDER BY stream_ordering) AS step FROM events) s
+		WHERE step < 0`), "events of any room that arrived later than the next")
+	require.Equal(t, end.UnixMilli(), value[int64](t, ctx, conn, `SELECT max(received_ts) FROM events`))
+	for what, sql := range faults {
+		for _, room := range made {
+			require.Zero(t, value[int](t, ctx, conn, `SELECT count(*) FROM (`+sql+`) f`, room.Room), what)
+		}
+	}
+	_, err = roomgen.Demo(ctx, conn, "lab.test", end)
+	require.ErrorIs(t, err, roomgen.ErrExists)
 }
 
 func TestAccount(t *testing.T) {

@@ -59,21 +59,18 @@ type rows struct {
 
 	// What search finds, by columns, since it is no plain COPY.
 	found struct {
-		ids, senders, keys, texts []string
+		ids, rooms, senders, keys, texts []string
 		times, streams            []int64
 	}
 }
 
 // add gathers a row: a value for each of the table's columns.
 func (r *rows) add(table string, values ...any) {
-	if r.waiting == nil {
-		r.waiting = map[string][][]any{}
-	}
 	r.waiting[table] = append(r.waiting[table], values)
 }
 
 // write writes what was gathered.
-func (r *rows) write(ctx context.Context, room string) error {
+func (r *rows) write(ctx context.Context) error {
 	for _, c := range columns {
 		waiting := r.waiting[c.table]
 		if len(waiting) == 0 {
@@ -87,13 +84,13 @@ func (r *rows) write(ctx context.Context, room string) error {
 	f := &r.found
 	if _, err := r.tx.Exec(ctx, `
 		INSERT INTO event_search (event_id, room_id, sender, key, vector, origin_server_ts, stream_ordering)
-		SELECT id, $1, sender, key, to_tsvector('english', text), time, stream
-		FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[])
-		     AS f (id, sender, key, text, time, stream)`,
-		room, f.ids, f.senders, f.keys, f.texts, f.times, f.streams); err != nil {
+		SELECT id, room, sender, key, to_tsvector('english', text), time, stream
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[])
+		     AS f (id, room, sender, key, text, time, stream)`,
+		f.ids, f.rooms, f.senders, f.keys, f.texts, f.times, f.streams); err != nil {
 		return fmt.Errorf("write event_search: %w", err)
 	}
-	f.ids, f.senders, f.keys, f.texts = f.ids[:0], f.senders[:0], f.keys[:0], f.texts[:0]
+	f.ids, f.rooms, f.senders, f.keys, f.texts = f.ids[:0], f.rooms[:0], f.senders[:0], f.keys[:0], f.texts[:0]
 	f.times, f.streams = f.times[:0], f.streams[:0]
 	return nil
 }
@@ -101,6 +98,7 @@ func (r *rows) write(ctx context.Context, room string) error {
 // addSearch gathers what search is to find an event by.
 func (r *rows) addSearch(e *event, key, text string) {
 	f := &r.found
-	f.ids, f.senders, f.keys, f.texts = append(f.ids, e.id), append(f.senders, e.Sender), append(f.keys, key), append(f.texts, text)
+	f.ids, f.rooms, f.senders = append(f.ids, e.id), append(f.rooms, e.RoomID), append(f.senders, e.Sender)
+	f.keys, f.texts = append(f.keys, key), append(f.texts, text)
 	f.times, f.streams = append(f.times, e.OriginServerTS), append(f.streams, e.stream)
 }
