@@ -60,7 +60,7 @@ type rows struct {
 	// What search finds, by columns, since it is no plain COPY.
 	found struct {
 		ids, rooms, senders, keys, texts []string
-		times, streams            []int64
+		times, streams                   []int64
 	}
 }
 
