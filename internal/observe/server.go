@@ -108,7 +108,10 @@ func (s *Server) Serve(ctx context.Context) error {
 	deadline, stop := context.WithTimeout(context.WithoutCancel(ctx), s.drain)
 	defer stop()
 	err := s.server.Shutdown(deadline)
-	_ = <-failed // it has returned, or is about to, since Shutdown closed the listener
+	// It has returned, or is about to, since Shutdown closed the listener.
+	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("drain HTTP server: %w", err), s.Close())
 	}
