@@ -125,7 +125,7 @@ func TestPurgesAsSynapseDoes(t *testing.T) {
 func TestPurgesAsSynapseDoesInManyBatches(t *testing.T) {
 	t.Parallel()
 	f, purges := corpus(t)
-	f.start("worker", "LETHE_WORKER_BATCH_EVENTS=5")
+	f.start("worker", "LETHE_WORKER_BATCH_EVENTS=5", "LETHE_DATABASE_URL="+devstacktest.AsPlainRole(t, f.database))
 	ids := f.submit(purges)
 	f.await(time.Minute, ids...)
 	for _, id := range ids {

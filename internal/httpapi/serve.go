@@ -24,11 +24,13 @@ func (s *server) serve(next echo.HandlerFunc) echo.HandlerFunc {
 		ctx, cancel := context.WithTimeout(c.Request().Context(), s.options.Timeout)
 		defer cancel()
 		c.SetRequest(c.Request().WithContext(ctx))
-		// The context ends no read or write, so these have deadlines of their own.
-		// A connection that can have none is not a client's.
+		// The context ends no read or write, so these have deadlines of their own:
+		// later ones, because net/http takes a read that fails while a handler is
+		// at work for a client that has gone. A connection that can have none is
+		// not a client's.
 		connection := http.NewResponseController(c.Response())
-		_ = connection.SetReadDeadline(begun.Add(s.options.Timeout))
-		_ = connection.SetWriteDeadline(begun.Add(2 * s.options.Timeout))
+		_ = connection.SetReadDeadline(begun.Add(s.options.Timeout * 3 / 2))
+		_ = connection.SetWriteDeadline(begun.Add(s.options.Timeout * 2))
 
 		var err error
 		if c.Request().Method == http.MethodOptions {

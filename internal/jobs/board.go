@@ -64,7 +64,7 @@ func NewBoard(store *store.Store, client redis.UniversalClient, ttl time.Duratio
 // is none, or if it ended longer than the time to live ago. A Redis that is
 // down or has forgotten costs a look at the row.
 func (b *Board) Status(ctx context.Context, kind Kind, id string) (Status, error) {
-	if !validID(id) {
+	if !ValidID(id) {
 		return Status{}, ErrNotFound
 	}
 	status, ok, err := b.read(ctx, id)
@@ -151,6 +151,7 @@ func (b *Board) read(ctx context.Context, id string) (Status, bool, error) {
 		ID: id, Kind: Kind(fields["kind"]), Room: fields["room"], State: State(fields["state"]),
 		Generation: generation, Error: fields["error"], Progress: fields["progress"],
 	}
+	// After a failover the clock may be another's, ahead or behind.
 	age := now.Val().Sub(time.UnixMilli(posted))
-	return status, err1 == nil && err2 == nil && (status.State.Ended() || age < fresh), nil
+	return status, err1 == nil && err2 == nil && (status.State.Ended() || age.Abs() < fresh), nil
 }

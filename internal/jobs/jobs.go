@@ -54,8 +54,8 @@ func NewID() string {
 	return string(id)
 }
 
-// validID reports whether s can be a job's id.
-func validID(s string) bool {
+// ValidID reports whether s can be a job's id.
+func ValidID(s string) bool {
 	for _, c := range []byte(s) {
 		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
 			return false

@@ -1,10 +1,14 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // ErrCatalog is returned when the database holds something that Lethe does not
@@ -65,6 +69,22 @@ var referencingTables = []string{
 	"un_partial_stated_room_stream",
 }
 
+// deletedTables are those of historyTables that a purge deletes a deletable
+// event's rows from.
+var deletedTables = []string{
+	"event_auth",
+	"event_edges",
+	"event_forward_extremities",
+	"event_json",
+	"event_push_actions",
+	"event_relations",
+	"event_search",
+	"event_to_state_groups",
+	"events",
+	"redactions",
+	"rejections",
+}
+
 // knownTriggers are the triggers that Synapse made.
 var knownTriggers = []string{
 	"check_event_stream_ordering",
@@ -73,25 +93,67 @@ var knownTriggers = []string{
 	"upsert_read_write_lock_parent_trigger",
 }
 
-// A Catalog says which of the tables that Lethe knows a database has.
+// A Catalog says what a database has of the tables that Lethe knows, and how
+// deletes from them can be kept whole.
 type Catalog struct {
 	present []string
+
+	// references are the foreign keys to events.
+	references []reference
+
+	// setWise says that a batch may check the references all at once. Where it
+	// does not, the server has to check them for each deleted row, and why says
+	// what is in the way.
+	setWise bool
+	why     string
 }
+
+// A reference is a column of some table that holds a key of events.
+type reference struct {
+	table, column, key string
+	cascade            bool
+}
+
+func (r reference) String() string { return r.table + "." + r.column }
 
 func (c Catalog) has(table string) bool { return slices.Contains(c.present, table) }
 
+// RowWise says why batches leave the checking of references to the server, row
+// by row, which takes about ten times as long; empty if they do not.
+func (c Catalog) RowWise() string {
+	if c.setWise {
+		return ""
+	}
+	return cmp.Or(c.why, "the catalog was not read")
+}
+
+// leave makes batches leave the checking of references to the server.
+func (c *Catalog) leave(why string) { c.setWise, c.why = false, why }
+
 // Catalog reads what tables there are. It fails with an error that wraps
 // [ErrCatalog] and names the table when a table that a history purge needs is
-// missing, when a table that Lethe does not know references one that it deletes
-// from, or when one of these has an enabled trigger or a rule that Lethe does
-// not know.
+// missing, when a table that Lethe does not know references or inherits from one
+// that it deletes from, or when one of these has an enabled trigger or a rule that
+// Lethe does not know, or row security that hides rows.
 func (s *Store) Catalog(ctx context.Context) (Catalog, error) {
-	names := make([]string, 0, len(historyTables))
-	for name := range historyTables {
-		names = append(names, name)
+	catalog, err := s.knownTables(ctx)
+	if err != nil {
+		return Catalog{}, fmt.Errorf("read the catalog: %w", err)
 	}
-	slices.Sort(names)
+	if err := s.readReferences(ctx, &catalog); err != nil {
+		return Catalog{}, fmt.Errorf("read the references: %w", err)
+	}
+	return catalog, nil
+}
 
+func (s *Store) knownTables(ctx context.Context) (Catalog, error) {
+	// The tables that reference ours too: a cascade deletes from them.
+	names := slices.Sorted(maps.Keys(historyTables))
+	for _, name := range referencingTables {
+		if _, known := historyTables[name]; !known {
+			names = append(names, name)
+		}
+	}
 	// One query, so that one snapshot answers all questions. Names resolve by
 	// the connection's search path, as those in the purge's statements do.
 	rows, err := s.pool.Query(ctx, `
@@ -112,18 +174,20 @@ func (s *Store) Catalog(ctx context.Context) (Catalog, error) {
 		SELECT 'rule', r.rulename, ours.name
 		FROM pg_rewrite r JOIN ours ON ours.oid = r.ev_class
 		WHERE r.ev_enabled <> 'D'
+		UNION ALL
+		SELECT 'child table', i.inhrelid::regclass::text, ours.name
+		FROM pg_inherits i JOIN ours ON ours.oid = i.inhparent
+		UNION ALL
+		SELECT 'row security', '(which hides rows from this role)', ours.name
+		FROM ours WHERE row_security_active(ours.oid)
 		ORDER BY 1, 2, 3`, names, referencingTables, knownTriggers)
 	if err != nil {
-		return Catalog{}, fmt.Errorf("read the catalog: %w", err)
+		return Catalog{}, err
 	}
-	defer rows.Close()
 	var catalog Catalog
 	var unknown error
-	for rows.Next() {
-		var what, name, table string
-		if err := rows.Scan(&what, &name, &table); err != nil {
-			return Catalog{}, fmt.Errorf("read the catalog: %w", err)
-		}
+	var what, name, table string
+	if _, err := pgx.ForEachRow(rows, []any{&what, &name, &table}, func() error {
 		switch what {
 		case "table":
 			catalog.present = append(catalog.present, name)
@@ -132,9 +196,9 @@ func (s *Store) Catalog(ctx context.Context) (Catalog, error) {
 		default:
 			unknown = errors.Join(unknown, fmt.Errorf("%w: %s has the unknown %s %s", ErrCatalog, table, what, name))
 		}
-	}
-	if err := rows.Err(); err != nil {
-		return Catalog{}, fmt.Errorf("read the catalog: %w", err)
+		return nil
+	}); err != nil {
+		return Catalog{}, err
 	}
 	for _, name := range names {
 		if historyTables[name] && !catalog.has(name) {
@@ -142,4 +206,76 @@ func (s *Store) Catalog(ctx context.Context) (Catalog, error) {
 		}
 	}
 	return catalog, unknown
+}
+
+// readReferences finds out what references the tables that a history purge
+// deletes from, and whether we may and can check these references ourselves.
+func (s *Store) readReferences(ctx context.Context, catalog *Catalog) error {
+	may, err := s.mayDisableTriggers(ctx)
+	if err != nil {
+		return err
+	}
+	if catalog.setWise = may; !may {
+		catalog.leave("the role may not set session_replication_role")
+	}
+	rows, err := s.pool.Query(ctx, `
+		WITH ours AS (
+			SELECT to_regclass(quote_ident(name)) AS oid FROM unnest($1::text[]) AS name
+		)
+		SELECT c.conrelid::regclass::text, quote_ident(a.attname), c.confrelid::regclass::text, fa.attname,
+		       c.confdeltype = 'c',
+		       -- What a set-wise check does not cover: other actions than these
+		       -- two, keys of several columns, and whatever a cascade would set
+		       -- off in its turn.
+		       c.confdeltype NOT IN ('a', 'r', 'c') OR cardinality(c.conkey) > 1
+		       OR c.confdeltype = 'c' AND (
+		           EXISTS (SELECT FROM pg_constraint n WHERE n.contype = 'f' AND n.confrelid = c.conrelid)
+		           OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.conrelid AND NOT t.tgisinternal AND t.tgenabled <> 'D'))
+		FROM pg_constraint c
+		JOIN ours ON ours.oid = c.confrelid
+		JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+		JOIN pg_attribute fa ON fa.attrelid = c.confrelid AND fa.attnum = c.confkey[1]
+		WHERE c.contype = 'f'
+		ORDER BY 1, 2`, deletedTables)
+	if err != nil {
+		return err
+	}
+	var r reference
+	var table string
+	var other bool
+	_, err = pgx.ForEachRow(rows, []any{&r.table, &r.column, &table, &r.key, &r.cascade, &other}, func() error {
+		if other || table != "events" || (r.key != "event_id" && r.key != "stream_ordering") {
+			catalog.leave(fmt.Sprintf("%s references %s in a way that only the server can check", r, table))
+		}
+		catalog.references = append(catalog.references, r)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var trigger *string
+	if err := s.pool.QueryRow(ctx, `
+		SELECT min(t.tgname)
+		FROM pg_trigger t JOIN unnest($1::text[]) AS name ON t.tgrelid = to_regclass(quote_ident(name))
+		WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'`, deletedTables).Scan(&trigger); err != nil {
+		return err
+	}
+	if trigger != nil {
+		catalog.leave(fmt.Sprintf("the trigger %s must run", *trigger))
+	}
+	return nil
+}
+
+// mayDisableTriggers reports whether the role may set session_replication_role:
+// superusers may, and since PostgreSQL 15 whom they let.
+func (s *Store) mayDisableTriggers(ctx context.Context) (bool, error) {
+	var version int
+	var may bool
+	if err := s.pool.QueryRow(ctx, `
+		SELECT current_setting('server_version_num')::int, current_setting('is_superuser') = 'on'`).
+		Scan(&version, &may); err != nil || may || version < 15_00_00 {
+		return may, err
+	}
+	err := s.pool.QueryRow(ctx, `SELECT has_parameter_privilege('session_replication_role', 'SET')`).Scan(&may)
+	return may, err
 }

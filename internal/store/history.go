@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -35,7 +36,15 @@ type HistoryBatch struct {
 	// Deleted and Kept count the events that the batch selected: those that are
 	// gone, and those that became outliers.
 	Deleted, Kept int64
+
+	// RowWise says why the server had to check each deleted row's references;
+	// empty if they were checked all at once.
+	RowWise string
 }
+
+// errReferenced is returned by a set-wise check that found a reference to an
+// event that was to go.
+var errReferenced = errors.New("a deleted event is referenced")
 
 // selectable is the condition under which a purge selects an event e, given the
 // state_events row s of the event, if any, and $1 room, $2 whether local events
@@ -81,6 +90,21 @@ func (s *Store) NextHistoryDepth(ctx context.Context, purge HistoryPurge, from i
 func (s *Store) PurgeHistoryBatch(ctx context.Context, batch Batch, catalog Catalog, purge HistoryPurge,
 	from int64, events int, checkpoint func(HistoryBatch) any,
 ) (HistoryBatch, error) {
+	done, err := s.purgeHistoryBatch(ctx, batch, catalog, purge, from, events, checkpoint)
+	if errors.Is(err, errReferenced) {
+		// The server is asked, which knows for sure, and names the constraint.
+		catalog.leave(err.Error())
+		done, err = s.purgeHistoryBatch(ctx, batch, catalog, purge, from, events, checkpoint)
+	}
+	if err != nil {
+		return HistoryBatch{}, fmt.Errorf("purge a batch of history: %w", err)
+	}
+	return done, nil
+}
+
+func (s *Store) purgeHistoryBatch(ctx context.Context, batch Batch, catalog Catalog, purge HistoryPurge,
+	from int64, events int, checkpoint func(HistoryBatch) any,
+) (HistoryBatch, error) {
 	var done HistoryBatch
 	err := s.inBatch(ctx, batch, func(tx pgx.Tx) (any, error) {
 		if err := guardExtremities(ctx, tx, purge); err != nil {
@@ -90,6 +114,7 @@ func (s *Store) PurgeHistoryBatch(ctx context.Context, batch Batch, catalog Cata
 		if done, err = selectHistory(ctx, tx, purge, from, events); err != nil {
 			return nil, err
 		}
+		done.RowWise = catalog.RowWise()
 		if done.Deleted+done.Kept > 0 {
 			if err := purgeSelected(ctx, tx, catalog, purge.Room); err != nil {
 				return nil, err
@@ -97,10 +122,7 @@ func (s *Store) PurgeHistoryBatch(ctx context.Context, batch Batch, catalog Cata
 		}
 		return checkpoint(done), nil
 	})
-	if err != nil {
-		return HistoryBatch{}, fmt.Errorf("purge a batch of history: %w", err)
-	}
-	return done, nil
+	return done, err
 }
 
 // GuardHistory fails with [ErrBeyondExtremities] if the purge goes to above the
@@ -108,11 +130,6 @@ func (s *Store) PurgeHistoryBatch(ctx context.Context, batch Batch, catalog Cata
 // be purged to any depth. Every batch checks it too.
 func (s *Store) GuardHistory(ctx context.Context, purge HistoryPurge) error {
 	return guardExtremities(ctx, s.pool, purge)
-}
-
-// querier is what [pgxpool.Pool] and [pgx.Tx] have in common.
-type querier interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
 func guardExtremities(ctx context.Context, db querier, purge HistoryPurge) error {
@@ -136,7 +153,7 @@ func selectHistory(ctx context.Context, tx pgx.Tx, purge HistoryPurge, from int6
 	// the server may hand each transaction to another session.
 	if _, err := tx.Exec(ctx, `
 		CREATE TEMPORARY TABLE IF NOT EXISTS lethe_selected (
-			event_id             text    NOT NULL,
+			event_id             text    NOT NULL PRIMARY KEY,
 			topological_ordering bigint  NOT NULL,
 			stream_ordering      bigint,
 			deletable            boolean NOT NULL
@@ -241,8 +258,8 @@ var slidingSyncSteps = []step{
 		WHERE ` + pointsAtPurge + `j.bump_stamp)`},
 }
 
-// historySteps purge what lethe_selected holds.
-var historySteps = []step{
+// beforeDeletes and afterDeletes are what a purge does beside deleting rows.
+var beforeDeletes = []step{
 	{"prune the backward extremities", `
 		DELETE FROM event_backward_extremities x WHERE x.room_id = $1 AND NOT ` + referenced},
 	{"add backward extremities", `
@@ -258,14 +275,6 @@ var historySteps = []step{
 		)
 		INSERT INTO lethe.state_group_candidates (room_id, state_group) SELECT DISTINCT $1, state_group FROM gone
 		ON CONFLICT DO NOTHING`},
-	fromSelected("event_edges"),
-	fromSelected("event_json"),
-	fromSelected("event_auth"),
-	fromSelected("event_forward_extremities"),
-	fromSelected("event_relations"),
-	fromSelected("event_search"),
-	fromSelected("rejections"),
-	fromSelected("redactions"),
 	// Before the actions that it counts are deleted. Only actions that were
 	// rotated into the summary, and not read since, are in its counts.
 	{"lower the push summaries", `
@@ -284,10 +293,9 @@ var historySteps = []step{
 		SET notif_count = greatest(y.notif_count - gone.notif, 0),
 		    unread_count = greatest(coalesce(y.unread_count, 0) - gone.unread, 0)
 		FROM gone WHERE y.room_id = $1 AND y.user_id = gone.user_id AND y.thread_id = gone.thread_id`},
-	{"delete from event_push_actions", `
-		DELETE FROM event_push_actions t USING lethe_selected s
-		WHERE s.deletable AND t.room_id = $1 AND t.event_id = s.event_id`},
-	fromSelected("events"),
+}
+
+var afterDeletes = []step{
 	{"make outliers of the events that stay", `
 		UPDATE events e SET outlier = true FROM lethe_selected s WHERE NOT s.deletable AND e.event_id = s.event_id`},
 	// Last, because whoever persists an event of the room waits for this row.
@@ -301,14 +309,84 @@ var historySteps = []step{
 		WHERE room_id = $1`},
 }
 
-// purgeSelected purges the events of lethe_selected, all statements in one
-// round trip.
+// deletes delete the rows that belong to the deletable events, but those of
+// events itself.
+var deletes = []step{
+	fromSelected("event_edges"),
+	fromSelected("event_json"),
+	fromSelected("event_auth"),
+	fromSelected("event_forward_extremities"),
+	fromSelected("event_relations"),
+	fromSelected("event_search"),
+	fromSelected("rejections"),
+	fromSelected("redactions"),
+	{"delete from event_push_actions", `
+		DELETE FROM event_push_actions t USING lethe_selected s
+		WHERE s.deletable AND t.room_id = $1 AND t.event_id = s.event_id`},
+}
+
+// purgeSelected purges the events of lethe_selected.
 func purgeSelected(ctx context.Context, tx pgx.Tx, catalog Catalog, room string) error {
-	steps := historySteps
+	var steps []step
 	if catalog.has("sliding_sync_joined_rooms") {
-		steps = append(append([]step{}, slidingSyncSteps...), historySteps...)
+		steps = append(steps, slidingSyncSteps...)
 	}
-	return runSteps(ctx, tx, steps, room)
+	steps = append(steps, beforeDeletes...)
+	if !catalog.setWise {
+		steps = append(steps, deletes...)
+		steps = append(steps, fromSelected("events"))
+		return runSteps(ctx, tx, append(steps, afterDeletes...), room)
+	}
+
+	// With its triggers off the server neither checks references nor cascades.
+	// The events go first: from then on nobody can add a row that references
+	// one, since that waits for the lock on it, and then fails. What others have
+	// added and committed before, the statements that follow see, for in READ
+	// COMMITTED each has a snapshot of its own.
+	steps = append(steps, step{"turn triggers off", `SELECT set_config('session_replication_role', 'replica', true)`},
+		fromSelected("events"))
+	steps = append(steps, deletes...)
+	for _, r := range catalog.references {
+		if r.cascade {
+			steps = append(steps, step{"cascade to " + r.String(), `
+				DELETE FROM ` + r.table + ` t USING lethe_selected s WHERE s.deletable AND t.` + r.column + ` = s.` + r.key})
+		}
+	}
+	steps = append(steps, step{"turn triggers on", `SELECT set_config('session_replication_role', 'origin', true)`})
+	if err := runSteps(ctx, tx, append(steps, afterDeletes...), room); err != nil {
+		return err
+	}
+	return checkReferences(ctx, tx, catalog)
+}
+
+// checkReferences fails with [errReferenced] if a row is left that references a
+// deleted event: one semi-join for each referencing column, instead of a probe
+// of each for each deleted row. Columns that rows were deleted by need none.
+func checkReferences(ctx context.Context, tx pgx.Tx, catalog Catalog) error {
+	var checks []string
+	for _, r := range catalog.references {
+		if r.cascade || (r.column == "event_id" && slices.Contains(deletedTables, r.table)) {
+			continue
+		}
+		checks = append(checks, `
+			SELECT '`+strings.ReplaceAll(r.String(), "'", "''")+`' WHERE EXISTS (
+				SELECT FROM `+r.table+` t JOIN lethe_selected s ON t.`+r.column+` = s.`+r.key+` WHERE s.deletable)`)
+	}
+	if len(checks) == 0 {
+		return nil
+	}
+	rows, err := tx.Query(ctx, strings.Join(checks, " UNION ALL"))
+	if err != nil {
+		return fmt.Errorf("check the references: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("check the references: %w", err)
+	}
+	if len(found) > 0 {
+		return fmt.Errorf("%w: by %s", errReferenced, strings.Join(found, ", "))
+	}
+	return nil
 }
 
 // runSteps runs the statements in order, in one round trip; args are the

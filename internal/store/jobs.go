@@ -65,8 +65,8 @@ func scanJob(row pgx.CollectableRow) (Job, error) {
 }
 
 // oneJob runs a query for at most one job; none is [ErrNotFound].
-func (s *Store) oneJob(ctx context.Context, sql string, args ...any) (Job, error) {
-	rows, err := s.pool.Query(ctx, sql, args...)
+func oneJob(ctx context.Context, db querier, sql string, args ...any) (Job, error) {
+	rows, err := db.Query(ctx, sql, args...)
 	if err != nil {
 		return Job{}, err
 	}
@@ -77,6 +77,10 @@ func (s *Store) oneJob(ctx context.Context, sql string, args ...any) (Job, error
 	return job, err
 }
 
+// oneAtATime makes whoever decides by what jobs a room has wait for each other:
+// two that look at the same time would not see each other's job.
+const oneAtATime = `pg_advisory_xact_lock(hashtextextended('lethe.jobs ' || room_id, 0))`
+
 // InsertJob writes the row of a new, queued job; from then on it is accepted.
 // Of the job only ID, Kind, Room, Parameters and Requester are read. If alone
 // is set and the room has a job that has not ended, it is [ErrRoomBusy]; an id
@@ -84,8 +88,7 @@ func (s *Store) oneJob(ctx context.Context, sql string, args ...any) (Job, error
 func (s *Store) InsertJob(ctx context.Context, job Job, alone bool) error {
 	err := s.inTransaction(ctx, func(tx pgx.Tx) error {
 		if alone {
-			// Two such calls must not both find the room free.
-			if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('lethe.jobs ' || $1, 0))`, job.Room); err != nil {
+			if _, err := tx.Exec(ctx, `SELECT `+oneAtATime+` FROM (SELECT $1::text AS room_id) j`, job.Room); err != nil {
 				return err
 			}
 			var busy bool
@@ -115,7 +118,7 @@ func (s *Store) InsertJob(ctx context.Context, job Job, alone bool) error {
 
 // Job reads a job. An unknown id is [ErrNotFound].
 func (s *Store) Job(ctx context.Context, id string) (Job, error) {
-	job, err := s.oneJob(ctx, `SELECT `+jobColumns+` FROM lethe.jobs WHERE id = $1`, id)
+	job, err := oneJob(ctx, s.pool, `SELECT `+jobColumns+` FROM lethe.jobs WHERE id = $1`, id)
 	if err != nil {
 		return Job{}, fmt.Errorf("read the job: %w", err)
 	}
@@ -127,30 +130,37 @@ func (s *Store) Job(ctx context.Context, id string) (Job, error) {
 // ended, has another generation or is run by somebody else, and [ErrRoomBusy]
 // while another job of the room is running.
 func (s *Store) ClaimJob(ctx context.Context, id string, generation int, stale time.Duration) (Job, error) {
-	job, err := s.oneJob(ctx, `
-		UPDATE lethe.jobs j
-		SET state = 'running', attempt = attempt + 1, heartbeat_at = clock_timestamp(), task_missing_since = NULL,
-		    started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp()
-		WHERE id = $1 AND generation = $2
-		  AND (state = 'queued' OR (state = 'running' AND heartbeat_at < clock_timestamp() - $3::interval))
-		  AND NOT EXISTS (
-			SELECT FROM lethe.jobs o
-			WHERE o.room_id = j.room_id AND o.id <> j.id AND o.state = 'running'
-			  AND o.heartbeat_at >= clock_timestamp() - $3::interval)
-		RETURNING `+jobColumns, id, generation, stale)
-	if errors.Is(err, ErrNotFound) {
-		var queued bool
-		err = s.pool.QueryRow(ctx, `
-			SELECT EXISTS (SELECT FROM lethe.jobs WHERE id = $1 AND generation = $2 AND state = 'queued')`,
-			id, generation).Scan(&queued)
-		switch {
-		case err != nil:
-		case queued:
-			err = ErrRoomBusy
-		default:
-			err = ErrSuperseded
+	var job Job
+	err := s.inTransaction(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT `+oneAtATime+` FROM lethe.jobs WHERE id = $1`, id); err != nil {
+			return err
 		}
-	}
+		var err error
+		job, err = oneJob(ctx, tx, `
+			UPDATE lethe.jobs j
+			SET state = 'running', attempt = attempt + 1, heartbeat_at = clock_timestamp(), task_missing_since = NULL,
+			    started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp()
+			WHERE id = $1 AND generation = $2
+			  AND (state = 'queued' OR (state = 'running' AND heartbeat_at < clock_timestamp() - $3::interval))
+			  AND NOT EXISTS (
+				SELECT FROM lethe.jobs o
+				WHERE o.room_id = j.room_id AND o.id <> j.id AND o.state = 'running'
+				  AND o.heartbeat_at >= clock_timestamp() - $3::interval)
+			RETURNING `+jobColumns, id, generation, stale)
+		if !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		var queued bool
+		if err := tx.QueryRow(ctx, `
+			SELECT EXISTS (SELECT FROM lethe.jobs WHERE id = $1 AND generation = $2 AND state = 'queued')`,
+			id, generation).Scan(&queued); err != nil {
+			return err
+		}
+		if queued {
+			return ErrRoomBusy
+		}
+		return ErrSuperseded
+	})
 	if err != nil {
 		return Job{}, fmt.Errorf("claim the job: %w", err)
 	}
@@ -171,9 +181,9 @@ func (s *Store) Heartbeat(ctx context.Context, runs []Run) (lost []Run, err erro
 			UPDATE lethe.jobs j SET heartbeat_at = clock_timestamp()
 			FROM runs r
 			WHERE j.id = r.id AND j.generation = r.generation AND j.attempt = r.attempt AND j.state = 'running'
-			RETURNING j.id
+			RETURNING r.id, r.generation, r.attempt
 		)
-		SELECT id, generation, attempt FROM runs WHERE id NOT IN (SELECT id FROM beaten)`,
+		SELECT id, generation, attempt FROM runs EXCEPT SELECT id, generation, attempt FROM beaten`,
 		ids, generations, attempts)
 	if err != nil {
 		return nil, fmt.Errorf("write heartbeats: %w", err)

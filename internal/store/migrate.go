@@ -9,6 +9,7 @@ import (
 	"io/fs"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
@@ -45,6 +46,10 @@ func Migrate(ctx context.Context, url string) error {
 			return err
 		}
 		_, err = db.ExecContext(ctx, `CREATE SCHEMA IF NOT EXISTS lethe`)
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && (pg.Code == "23505" || pg.Code == "42P06") {
+			return nil // another was quicker, which IF NOT EXISTS does not cover
+		}
 		return err
 	})
 }
@@ -53,10 +58,7 @@ func Migrate(ctx context.Context, url string) error {
 // database that has none, or brings them to this program's version if they were
 // made so. In any other database it fails with [ErrNotEmpty].
 func MigrateEmbedded(ctx context.Context, url string) error {
-	if err := Migrate(ctx, url); err != nil {
-		return err
-	}
-	return migrate(ctx, url, "embedded", func(ctx context.Context, db *sql.DB) error {
+	refuseTables := func(ctx context.Context, db *sql.DB) error {
 		var tables bool
 		err := db.QueryRowContext(ctx, `
 			SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public')
@@ -65,37 +67,55 @@ func MigrateEmbedded(ctx context.Context, url string) error {
 			err = ErrNotEmpty
 		}
 		return err
-	})
+	}
+	// Asked before anything is made, since a refusal is to change nothing.
+	if err := withDatabase(ctx, url, refuseTables); err != nil {
+		return fmt.Errorf("migrate the database: %w", err)
+	}
+	if err := Migrate(ctx, url); err != nil {
+		return err
+	}
+	return migrate(ctx, url, "embedded", refuseTables)
 }
 
-// migrate runs one set of migrations, which records its version in the table
-// lethe.migrations_<set>.
-func migrate(ctx context.Context, url, set string, prepare func(context.Context, *sql.DB) error) error {
-	fail := func(err error) error { return fmt.Errorf("migrate the database: %w", err) }
+// withDatabase calls do with a pool that is closed afterwards.
+func withDatabase(ctx context.Context, url string, do func(context.Context, *sql.DB) error) error {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
-		return fail(err)
+		return err
 	}
 	// By default a role's own schema comes first, and a role may be called lethe.
 	config.RuntimeParams["search_path"] = "public"
 	db := stdlib.OpenDB(*config)
 	defer func() { _ = db.Close() }()
-	if err := prepare(ctx, db); err != nil {
-		return fail(err)
-	}
-	provider, err := migrator(db, set)
+	return do(ctx, db)
+}
+
+// migrate runs one set of migrations, which records its version in the table
+// lethe.migrations_<set>.
+func migrate(ctx context.Context, url, set string, prepare func(context.Context, *sql.DB) error) error {
+	err := withDatabase(ctx, url, func(ctx context.Context, db *sql.DB) error {
+		if err := prepare(ctx, db); err != nil {
+			return err
+		}
+		provider, err := migrator(db, set)
+		if err != nil {
+			return err
+		}
+		current, target, err := provider.GetVersions(ctx)
+		switch {
+		case err != nil:
+			return err
+		case current > target:
+			return versionError(current, target)
+		case current == target:
+			return nil
+		}
+		_, err = provider.Up(ctx)
+		return err
+	})
 	if err != nil {
-		return fail(err)
-	}
-	current, target, err := provider.GetVersions(ctx)
-	if err != nil {
-		return fail(err)
-	}
-	if current > target {
-		return fail(versionError(current, target))
-	}
-	if _, err := provider.Up(ctx); err != nil {
-		return fail(err)
+		return fmt.Errorf("migrate the database: %w", err)
 	}
 	return nil
 }
@@ -109,7 +129,7 @@ func migrator(db *sql.DB, set string) (*goose.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	locker, err := lock.NewPostgresSessionLocker()
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300)) // looks each second, for five minutes
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -94,31 +96,40 @@ func (s *Store) Ping(ctx context.Context) error {
 // lost a race, or a wait was cut short.
 func Transient(err error) bool {
 	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		var connect *pgconn.ConnectError
-		return errors.As(err, &connect) || pgconn.SafeToRetry(err) || pgconn.Timeout(err) || brokenConnection(err)
+	switch {
+	case Unreachable(err):
+		return true
+	case !errors.As(err, &pg):
+		return pgconn.Timeout(err)
 	}
-	switch pg.Code[:2] {
-	case "08", // connection exception
-		"40", // serialization failure, deadlock
+	return hasClass(pg, "40", // serialization failure, deadlock
 		"53", // insufficient resources
 		"55", // lock not available, object in use
 		"57", // shutting down, starting up, cancelled
-		"58": // system error
-		return true
-	}
-	return pg.Code == "25P03" || // idle in a transaction for too long
+		"58", // system error
+	) || pg.Code == "25P03" || // idle in a transaction for too long
 		pg.Code == "23503" // a reference appeared meanwhile
 }
 
-// Unreachable reports whether the error says that the database cannot be
-// reached at all, so that neither the job nor its data is to blame.
+// Unreachable reports whether the error says that there is no database to work
+// on at this moment, so that neither the job nor its data is to blame. One that
+// refuses the connection counts: its operator is changing something.
 func Unreachable(err error) bool {
+	var connect *pgconn.ConnectError
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		return pg.Code[:2] == "08" || pg.Code == "57P01" || pg.Code == "57P02" || pg.Code == "57P03"
+	switch {
+	case errors.As(err, &connect):
+		return true
+	case errors.As(err, &pg):
+		return hasClass(pg, "08") || // connection exception
+			pg.Code == "25006" || // read only: a standby, after a failover
+			pg.Code == "57P01" || pg.Code == "57P02" || pg.Code == "57P03" // shutting down, starting up
 	}
-	return Transient(err)
+	return pgconn.SafeToRetry(err) || brokenConnection(err)
+}
+
+func hasClass(err *pgconn.PgError, classes ...string) bool {
+	return slices.ContainsFunc(classes, func(class string) bool { return strings.HasPrefix(err.Code, class) })
 }
 
 // brokenConnection reports whether the error is of the connection and not of
@@ -127,6 +138,12 @@ func brokenConnection(err error) bool {
 	var network net.Error
 	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, net.ErrClosed)
+}
+
+// querier is what the pool and a transaction have in common.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
 // inTransaction runs do in a READ COMMITTED transaction and commits it, unless

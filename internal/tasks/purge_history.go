@@ -74,6 +74,11 @@ type purgeHistoryCheckpoint struct {
 	EventsKept         int64 `json:"events_kept"`
 	StateGroupsDeleted int64 `json:"state_groups_deleted"`
 	StateRowsWritten   int64 `json:"state_rows_written"`
+
+	// RowWiseBatches counts the batches whose references the server had to
+	// check row by row, and RowWiseWhy says why the last of them did.
+	RowWiseBatches int64  `json:"row_wise_batches"`
+	RowWiseWhy     string `json:"row_wise_why,omitempty"`
 }
 
 // purgeHistory is the work of a history purge.
@@ -154,6 +159,10 @@ func (p *purgeHistory) nextEvents(ctx context.Context) error {
 					at.From = &done.Cut
 					at.EventsDeleted += done.Deleted
 					at.EventsKept += done.Kept
+					if done.RowWise != "" {
+						at.RowWiseBatches++
+						at.RowWiseWhy = done.RowWise
+					}
 				})
 			})
 		return err

@@ -39,6 +39,18 @@ type payload struct {
 	Generation int    `json:"generation"`
 }
 
+// decode reads a task's payload. Redis may hold what we did not put there.
+func decode(task *asynq.Task) (payload, error) {
+	var body payload
+	if err := json.Unmarshal(task.Payload(), &body); err != nil {
+		return payload{}, fmt.Errorf("decode the task: %w", err)
+	}
+	if !jobs.ValidID(body.JobID) || body.Generation < 1 || body.Generation > math.MaxInt32 {
+		return payload{}, errors.New("decode the task: it names no job")
+	}
+	return body, nil
+}
+
 // taskID names the one task of a generation of a job. asynq refuses a second
 // task of that name, so enqueueing twice does no harm.
 func taskID(jobID string, generation int) string { return fmt.Sprintf("%s~%d", jobID, generation) }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -165,9 +166,9 @@ func (w *Worker) Run(ctx context.Context) error {
 
 // handle runs a job's slice. It is what asynq calls, perhaps twice for a task.
 func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
-	var body payload
-	if err := json.Unmarshal(task.Payload(), &body); err != nil {
-		return fmt.Errorf("decode the task: %w: %w", err, asynq.SkipRetry)
+	body, err := decode(task)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, asynq.SkipRetry)
 	}
 	log := w.log.With("job", body.JobID, "kind", task.Type())
 	job, err := w.store.ClaimJob(ctx, body.JobID, body.Generation, jobs.HeartbeatStale)
@@ -176,7 +177,7 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 		log.DebugContext(ctx, "task dropped: the job has ended or belongs to another run", "generation", body.Generation)
 		return nil
 	case errors.Is(err, store.ErrRoomBusy):
-		return w.yield(job.Kind, errYield{"room busy", jitter(busyWait)})
+		return w.yield(task.Type(), errYield{"room busy", jitter(busyWait)})
 	case err != nil:
 		log.WarnContext(ctx, "job not claimed", "error", err)
 		return w.yield(task.Type(), errYield{"database unreachable", jitter(busyWait)})
@@ -243,7 +244,7 @@ func (w *Worker) runSlice(ctx context.Context, job store.Job, run store.Run, log
 		if work == nil {
 			work, err = w.newWork(ctx, run)
 		} else {
-			done, err = work.next(ctx)
+			done, err = step(ctx, work, log)
 		}
 		if err == nil {
 			backoff = leastBackoff
@@ -269,6 +270,19 @@ func (w *Worker) runSlice(ctx context.Context, job store.Job, run store.Run, log
 		}
 		backoff = min(2*backoff, mostBackoff)
 	}
+}
+
+// step does a work's next batch. A panic in it is an error: left to asynq it
+// would end the run, but not the job, which would then only seem to have lost
+// its worker.
+func step(ctx context.Context, work work, log *slog.Logger) (done bool, err error) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			log.ErrorContext(ctx, "batch panicked", "panic", panicked, "stack", string(debug.Stack()))
+			err = fmt.Errorf("the batch panicked: %v", panicked)
+		}
+	}()
+	return work.next(ctx)
 }
 
 // judge decides about a failed batch: nil to try again, else what [runSlice]
