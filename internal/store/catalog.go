@@ -45,7 +45,7 @@ var historyTables = map[string]bool{
 }
 
 // referencingTables are the tables that Synapse gave a foreign key to one of
-// historyTables. What becomes of their rows is known; a table that is not here
+// historyTables, or to one of these. What becomes of their rows is known; a table that is not here
 // is somebody else's, and its rows are not ours to delete or to break.
 var referencingTables = []string{
 	"current_state_events",
@@ -60,6 +60,7 @@ var referencingTables = []string{
 	"msc4242_state_dag_forward_extremities",
 	"partial_state_events",
 	"partial_state_rooms",
+	"partial_state_rooms_servers",
 	"room_memberships",
 	"sliding_sync_joined_rooms",
 	"sliding_sync_joined_rooms_to_recalculate",

@@ -171,6 +171,14 @@ func TestCatalogNamesChildTables(t *testing.T) {
 	require.ErrorIs(t, err, store.ErrCatalog)
 }
 
+func TestCatalogKnowsSynapsesSchema(t *testing.T) {
+	t.Parallel()
+	l := setupOn(t, devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump")))
+	catalog, err := l.store.Catalog(l.ctx)
+	require.NoError(t, err)
+	require.Empty(t, catalog.RowWise())
+}
+
 func TestCatalogNamesRowSecurityThatHidesRows(t *testing.T) {
 	t.Parallel()
 	l := setup(t)

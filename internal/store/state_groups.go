@@ -12,22 +12,39 @@ type StateGroupBatch struct {
 	// Looked and Deleted count the groups that were looked at, and deleted.
 	Looked, Deleted int64
 
-	// Written counts the rows that were written to give groups that stay the
-	// state which they had by way of deleted ones.
+	// Written counts the rows that groups which stay took over from deleted
+	// ones.
 	Written int64
 }
 
-// StateGroupCandidates reports whether the room has candidates for
-// [Store.SortStateGroups], and groups for [Store.DeleteStateGroups].
-func (s *Store) StateGroupCandidates(ctx context.Context, room string) (unsorted, unused bool, err error) {
-	err = s.pool.QueryRow(ctx, `
-		SELECT EXISTS (SELECT FROM lethe.state_group_candidates WHERE room_id = $1 AND NOT unused),
-		       EXISTS (SELECT FROM lethe.state_group_candidates WHERE room_id = $1 AND unused)`, room).
-		Scan(&unsorted, &unused)
-	if err != nil {
-		return false, false, fmt.Errorf("look for state groups to collect: %w", err)
+// A StateGroupStep does one batch of one of the steps by which a room's state
+// groups are collected: it deals with up to limit of the step's candidates, and
+// makes the job's checkpoint what the function makes of the batch. Each may be
+// repeated at will.
+type StateGroupStep func(ctx context.Context, batch Batch, catalog Catalog, limit int,
+	checkpoint func(StateGroupBatch) any) (StateGroupBatch, error)
+
+// NextStateGroupStep returns the step that the room's candidates call for, or
+// nil if there are none: [Store.SortStateGroups] while any is to be looked at,
+// then [Store.DeleteStateGroups] while any is to be deleted, and then
+// [Store.SettleStateGroups].
+func (s *Store) NextStateGroupStep(ctx context.Context, room string) (StateGroupStep, error) {
+	var next *string
+	err := s.pool.QueryRow(ctx, `
+		WITH states AS NOT MATERIALIZED (SELECT state FROM lethe.state_group_candidates WHERE room_id = $1)
+		SELECT CASE WHEN EXISTS (SELECT FROM states WHERE state = 'found') THEN 'found'
+		            WHEN EXISTS (SELECT FROM states WHERE state = 'unused') THEN 'unused'
+		            WHEN EXISTS (SELECT FROM states WHERE state = 'shared') THEN 'shared' END`,
+		room).Scan(&next)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("look for state groups to collect: %w", err)
+	case next == nil:
+		return nil, nil
 	}
-	return unsorted, unused, nil
+	return map[string]StateGroupStep{
+		"found": s.SortStateGroups, "unused": s.DeleteStateGroups, "shared": s.SettleStateGroups,
+	}[*next], nil
 }
 
 // SortStateGroups looks at up to limit of the room's state group candidates.
@@ -43,13 +60,13 @@ func (s *Store) SortStateGroups(ctx context.Context, batch Batch, catalog Catalo
 			WITH frontier AS (
 				SELECT c.state_group, `+stateGroupUsed(catalog)+` AS used
 				FROM lethe.state_group_candidates c
-				WHERE c.room_id = $1 AND NOT c.unused
+				WHERE c.room_id = $1 AND c.state = 'found'
 				ORDER BY c.state_group LIMIT $2
 			), dismissed AS (
 				DELETE FROM lethe.state_group_candidates c USING frontier f
 				WHERE c.room_id = $1 AND c.state_group = f.state_group AND f.used
 			), doomed AS (
-				UPDATE lethe.state_group_candidates c SET unused = true FROM frontier f
+				UPDATE lethe.state_group_candidates c SET state = 'unused' FROM frontier f
 				WHERE c.room_id = $1 AND c.state_group = f.state_group AND NOT f.used
 				RETURNING c.state_group
 			), neighbours AS (
@@ -78,71 +95,177 @@ func (s *Store) SortStateGroups(ctx context.Context, batch Batch, catalog Catalo
 
 // DeleteStateGroups deletes up to limit of the room's state groups that
 // [Store.SortStateGroups] found unused, the newest first. A group that stays and
-// was stored as a difference to a deleted one is stored in full from then on. It
-// may be repeated at will.
+// was stored as a difference to a deleted one takes that one's difference over.
+// Where several would have to, the group is left to [Store.SettleStateGroups].
 func (s *Store) DeleteStateGroups(ctx context.Context, batch Batch, catalog Catalog, limit int,
 	checkpoint func(StateGroupBatch) any,
 ) (StateGroupBatch, error) {
-	var done StateGroupBatch
-	err := s.inBatch(ctx, batch, func(tx pgx.Tx) (any, error) {
-		if _, err := tx.Exec(ctx, `
-			CREATE TEMPORARY TABLE IF NOT EXISTS lethe_groups (state_group bigint NOT NULL) ON COMMIT DELETE ROWS`); err != nil {
-			return nil, err
-		}
-		if _, err := tx.Exec(ctx, `
-			CREATE TEMPORARY TABLE IF NOT EXISTS lethe_group_state (
-				state_group bigint NOT NULL,
-				type        text   NOT NULL,
-				state_key   text   NOT NULL,
-				event_id    text   NOT NULL
-			) ON COMMIT DELETE ROWS`); err != nil {
-			return nil, err
-		}
-		// The newest go first. A group comes after the one that it is a
-		// difference to, so the chain that a group's state is read from is whole
-		// as long as the group is there.
-		err := tx.QueryRow(ctx, `
-			WITH chunk AS (
-				DELETE FROM lethe.state_group_candidates c
-				WHERE c.room_id = $1 AND c.unused AND c.state_group IN (
-					SELECT n.state_group FROM lethe.state_group_candidates n
-					WHERE n.room_id = $1 AND n.unused
-					ORDER BY n.state_group DESC LIMIT $2)
-				RETURNING c.state_group
-			), filled AS (
-				INSERT INTO lethe_groups SELECT state_group FROM chunk
-			)
-			SELECT count(*) FROM chunk`, batch.Room, limit).Scan(&done.Looked)
-		if err != nil || done.Looked == 0 {
-			return checkpoint(done), err
-		}
-		// Whoever takes a group into use locks its row first. So from here on a
-		// group is either used, and seen to be by the next statement, which has
-		// a snapshot of its own, or it is not and will not be.
-		if _, err := tx.Exec(ctx, `
-			SELECT FROM state_groups WHERE id IN (SELECT state_group FROM lethe_groups) ORDER BY id FOR UPDATE`); err != nil {
-			return nil, fmt.Errorf("lock the groups: %w", err)
-		}
-		if _, err := tx.Exec(ctx, `
-			DELETE FROM lethe_groups c WHERE `+stateGroupUsed(catalog), batch.Room); err != nil {
-			return nil, fmt.Errorf("spare the groups in use: %w", err)
-		}
-		if err := tx.QueryRow(ctx, `SELECT count(*) FROM lethe_groups`).Scan(&done.Deleted); err != nil {
-			return nil, err
-		}
-		if err := runSteps(ctx, tx, stateGroupSteps(catalog), batch.Room); err != nil {
-			return nil, err
-		}
-		if err := tx.QueryRow(ctx, `SELECT count(*) FROM lethe_group_state`).Scan(&done.Written); err != nil {
-			return nil, err
-		}
-		return checkpoint(done), nil
-	})
+	done, err := s.deleteStateGroups(ctx, batch, catalog, limit, checkpoint, "unused", leaveShared)
 	if err != nil {
 		return StateGroupBatch{}, fmt.Errorf("delete state groups: %w", err)
 	}
 	return done, nil
 }
+
+// SettleStateGroups decides about up to limit of the room's unused state groups
+// that several groups which stay are stored as differences to, the newest first.
+// One is deleted if all of these can take its difference over without storing
+// more than before; otherwise it stays, for what a purge leaves is never stored
+// in more rows than what it found.
+func (s *Store) SettleStateGroups(ctx context.Context, batch Batch, catalog Catalog, limit int,
+	checkpoint func(StateGroupBatch) any,
+) (StateGroupBatch, error) {
+	done, err := s.deleteStateGroups(ctx, batch, catalog, limit, checkpoint, "shared", keepCostly)
+	if err != nil {
+		return StateGroupBatch{}, fmt.Errorf("settle state groups: %w", err)
+	}
+	return done, nil
+}
+
+func (s *Store) deleteStateGroups(ctx context.Context, batch Batch, catalog Catalog, limit int,
+	checkpoint func(StateGroupBatch) any, state string, spare []step,
+) (StateGroupBatch, error) {
+	var done StateGroupBatch
+	err := s.inBatch(ctx, batch, func(tx pgx.Tx) (any, error) {
+		for _, table := range []string{
+			`lethe_groups (state_group bigint NOT NULL PRIMARY KEY)`,
+			`lethe_chains (root bigint NOT NULL, state_group bigint NOT NULL, PRIMARY KEY (root, state_group))`,
+		} {
+			if _, err := tx.Exec(ctx, `CREATE TEMPORARY TABLE IF NOT EXISTS `+table+` ON COMMIT DELETE ROWS`); err != nil {
+				return nil, err
+			}
+		}
+		// The newest go first. A group comes after the one that it is a
+		// difference to, so whatever is to take its difference over is there.
+		if err := tx.QueryRow(ctx, `
+			WITH chunk AS (
+				DELETE FROM lethe.state_group_candidates c
+				WHERE c.room_id = $1 AND c.state = $3 AND c.state_group IN (
+					SELECT n.state_group FROM lethe.state_group_candidates n
+					WHERE n.room_id = $1 AND n.state = $3
+					ORDER BY n.state_group DESC LIMIT $2)
+				RETURNING c.state_group
+			), filled AS (
+				INSERT INTO lethe_groups SELECT state_group FROM chunk
+			)
+			SELECT count(*) FROM chunk`, batch.Room, limit, state).Scan(&done.Looked); err != nil || done.Looked == 0 {
+			return checkpoint(done), err
+		}
+		// Whoever takes a group into use locks its row first. So from here on a
+		// group is either used, and seen to be by the next statement, which has
+		// a snapshot of its own, or it is not and will not be.
+		steps := append([]step{
+			{"lock the groups", `
+				SELECT FROM state_groups WHERE id IN (SELECT state_group FROM lethe_groups) AND $1 <> '' ORDER BY id FOR UPDATE`},
+			{"spare the groups in use", `DELETE FROM lethe_groups c WHERE ` + stateGroupUsed(catalog)},
+		}, spare...)
+		if err := runSteps(ctx, tx, steps, batch.Room); err != nil {
+			return nil, err
+		}
+		if err := tx.QueryRow(ctx, `SELECT count(*) FROM lethe_groups`).Scan(&done.Deleted); err != nil {
+			return nil, err
+		}
+		if _, err := tx.Exec(ctx, findChains); err != nil {
+			return nil, fmt.Errorf("find the groups that stay: %w", err)
+		}
+		tag, err := tx.Exec(ctx, takeOver, batch.Room)
+		if err != nil {
+			return nil, fmt.Errorf("take differences over: %w", err)
+		}
+		done.Written = tag.RowsAffected()
+		if err := runSteps(ctx, tx, stateGroupSteps(catalog), batch.Room); err != nil {
+			return nil, err
+		}
+		return checkpoint(done), nil
+	})
+	return done, err
+}
+
+// outside says that a group is not among those to be deleted.
+const outside = `NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.state_group)`
+
+// leaveShared takes from the groups to be deleted those that the state of
+// several groups comes together in: of their successors, at least two are, or
+// lead to, groups that stay. What remains hangs on one group that stays, or on
+// none.
+var leaveShared = []step{
+	{"leave shared groups", `
+		WITH RECURSIVE lead (state_group) AS (
+			SELECT d.state_group
+			FROM lethe_groups d JOIN state_group_edges e ON e.prev_state_group = d.state_group
+			WHERE ` + outside + `
+			UNION
+			SELECT d.state_group
+			FROM lead
+			JOIN state_group_edges e ON e.state_group = lead.state_group
+			JOIN lethe_groups d ON d.state_group = e.prev_state_group
+		), shared AS (
+			DELETE FROM lethe_groups d
+			WHERE 1 < (
+				SELECT count(*) FROM state_group_edges e
+				WHERE e.prev_state_group = d.state_group AND e.state_group <> d.state_group
+				  AND (` + outside + ` OR e.state_group IN (SELECT state_group FROM lead)))
+			RETURNING state_group
+		)
+		INSERT INTO lethe.state_group_candidates (room_id, state_group, state)
+		SELECT $1, state_group, 'shared' FROM shared`},
+}
+
+// keepCostly takes from the groups to be deleted those whose difference would
+// take more rows with all that follow it than it takes now, and puts back those
+// that are followed by another one to be deleted: that one goes first.
+var keepCostly = []step{
+	{"put back groups that others to be deleted follow", `
+		WITH later AS (
+			DELETE FROM lethe_groups d
+			WHERE EXISTS (
+				SELECT FROM state_group_edges e JOIN lethe_groups x ON x.state_group = e.state_group
+				WHERE e.prev_state_group = d.state_group AND e.state_group > d.state_group)
+			RETURNING state_group
+		)
+		INSERT INTO lethe.state_group_candidates (room_id, state_group, state)
+		SELECT $1, state_group, 'shared' FROM later`},
+	{"keep groups that are cheaper shared", `
+		DELETE FROM lethe_groups d
+		WHERE (SELECT count(*) FROM state_groups_state t WHERE t.state_group = d.state_group) < (
+			SELECT count(*)
+			FROM state_group_edges e
+			JOIN state_groups_state t ON t.state_group = d.state_group
+			WHERE e.prev_state_group = d.state_group AND ` + outside + `
+			  AND NOT EXISTS (
+				SELECT FROM state_groups_state own
+				WHERE own.state_group = e.state_group AND own.type = t.type AND own.state_key = t.state_key))`},
+}
+
+// findChains fills lethe_chains: for each group that stays and follows one to be
+// deleted, the chain of those that it follows. UNION, not UNION ALL: it ends on a
+// chain that bites its tail.
+const findChains = `
+	WITH RECURSIVE chain (root, state_group) AS (
+		SELECT e.state_group, e.prev_state_group
+		FROM state_group_edges e JOIN lethe_groups d ON d.state_group = e.prev_state_group
+		WHERE ` + outside + `
+		UNION
+		SELECT chain.root, d.state_group
+		FROM chain
+		JOIN state_group_edges e ON e.state_group = chain.state_group
+		JOIN lethe_groups d ON d.state_group = e.prev_state_group
+	)
+	INSERT INTO lethe_chains SELECT root, state_group FROM chain`
+
+// takeOver gives each group that stays the entries of its chain that it does
+// not have itself. The highest-numbered group that has an entry wins, which is
+// the nearest.
+const takeOver = `
+	INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id)
+	SELECT DISTINCT ON (c.root, t.type, t.state_key) c.root, coalesce(g.room_id, $1), t.type, t.state_key, t.event_id
+	FROM lethe_chains c
+	JOIN state_groups_state t ON t.state_group = c.state_group
+	LEFT JOIN state_groups g ON g.id = c.root
+	WHERE NOT EXISTS (
+		SELECT FROM state_groups_state own
+		WHERE own.state_group = c.root AND own.type = t.type AND own.state_key = t.state_key)
+	ORDER BY c.root, t.type, t.state_key, c.state_group DESC`
 
 // stateGroupUsed is the condition under which a candidate c stays: an event
 // uses it, somebody is about to, or it is not one of room $1's groups at all.
@@ -160,35 +283,17 @@ func stateGroupUsed(catalog Catalog) string {
 // stateGroupSteps delete the groups in lethe_groups.
 func stateGroupSteps(catalog Catalog) []step {
 	steps := []step{
-		// A group's state is that of its chain of predecessors, where the
-		// highest-numbered group that has an entry wins. UNION, not UNION ALL:
-		// it ends on a chain that bites its tail.
-		{"resolve the groups that stay", `
-			WITH RECURSIVE chain (root, state_group) AS (
-				SELECT e.state_group, e.state_group
-				FROM state_group_edges e JOIN lethe_groups d ON d.state_group = e.prev_state_group
-				WHERE e.state_group NOT IN (SELECT state_group FROM lethe_groups)
-				UNION
-				SELECT chain.root, e.prev_state_group
-				FROM chain JOIN state_group_edges e ON e.state_group = chain.state_group
-			)
-			INSERT INTO lethe_group_state
-			SELECT DISTINCT ON (chain.root, t.type, t.state_key) chain.root, t.type, t.state_key, t.event_id
-			FROM chain JOIN state_groups_state t ON t.state_group = chain.state_group
-			ORDER BY chain.root, t.type, t.state_key, chain.state_group DESC`},
-		{"clear their differences", `
-			DELETE FROM state_groups_state t
-			WHERE t.state_group IN (SELECT state_group FROM lethe_group_state)`},
-		{"store them in full", `
-			INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id)
-			SELECT f.state_group, coalesce(g.room_id, $1), f.type, f.state_key, f.event_id
-			FROM lethe_group_state f LEFT JOIN state_groups g ON g.id = f.state_group`},
-		// Those of the groups that stay, and those of the groups that go.
+		{"follow what the chains followed", `
+			INSERT INTO state_group_edges (state_group, prev_state_group)
+			SELECT DISTINCT c.root, e.prev_state_group
+			FROM lethe_chains c JOIN state_group_edges e ON e.state_group = c.state_group
+			WHERE e.prev_state_group <> c.root
+			  AND NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.prev_state_group)
+			ON CONFLICT DO NOTHING`},
 		{"delete from state_group_edges", `
 			DELETE FROM state_group_edges e
 			WHERE e.prev_state_group IN (SELECT state_group FROM lethe_groups)
-			   OR e.state_group IN (SELECT state_group FROM lethe_groups)
-			   OR e.state_group IN (SELECT state_group FROM lethe_group_state)`},
+			   OR e.state_group IN (SELECT state_group FROM lethe_groups)`},
 		{"delete from state_groups_state", `
 			DELETE FROM state_groups_state t USING lethe_groups d WHERE t.state_group = d.state_group`},
 		{"delete from state_groups", `

@@ -169,20 +169,16 @@ func (p *purgeHistory) nextEvents(ctx context.Context) error {
 	})
 }
 
-// nextStateGroups sorts or deletes some of the state groups that the purge left
-// without a use. They belong to the room: those of an earlier purge that failed
-// on its way are among them.
+// nextStateGroups collects some of the state groups that the purge left without
+// a use. They belong to the room: those of an earlier purge that failed on its
+// way are among them.
 func (p *purgeHistory) nextStateGroups(ctx context.Context) (done bool, err error) {
-	unsorted, unused, err := p.worker.store.StateGroupCandidates(ctx, p.purge.Room)
-	if err != nil || (!unsorted && !unused) {
+	step, err := p.worker.store.NextStateGroupStep(ctx, p.purge.Room)
+	if err != nil || step == nil {
 		return err == nil, err
 	}
-	do := p.worker.store.DeleteStateGroups
-	if unsorted {
-		do = p.worker.store.SortStateGroups
-	}
 	return false, p.batch(ctx, func(ctx context.Context, batch store.Batch, moved moved) error {
-		_, err := do(ctx, batch, p.catalog, p.at.Size, func(done store.StateGroupBatch) any {
+		_, err := step(ctx, batch, p.catalog, p.at.Size, func(done store.StateGroupBatch) any {
 			return moved(func(at *purgeHistoryCheckpoint) {
 				at.StateGroupsDeleted += done.Deleted
 				at.StateRowsWritten += done.Written

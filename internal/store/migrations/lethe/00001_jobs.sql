@@ -55,9 +55,10 @@ CREATE TABLE lethe.room_fences (
 CREATE TABLE lethe.state_group_candidates (
     room_id     text    NOT NULL,
     state_group bigint  NOT NULL,
-    -- false: still to be looked at.
-    unused      boolean NOT NULL DEFAULT false,
-    PRIMARY KEY (room_id, unused, state_group),
+    -- found: to be looked at. unused: to be deleted. shared: unused as well, but
+    -- several groups that stay are stored as differences to it.
+    state       text    NOT NULL DEFAULT 'found' CHECK (state IN ('found', 'unused', 'shared')),
+    PRIMARY KEY (room_id, state, state_group),
     UNIQUE (room_id, state_group)
 );
 
