@@ -33,6 +33,9 @@ type Config struct {
 	// [DialectNow] and [DialectSeed]. Defaults to "now".
 	Dialect string
 
+	// Lock says who is in which room.
+	Lock Lock
+
 	// Log is what a process writes to standard error.
 	Log Log
 
@@ -81,6 +84,17 @@ type Database struct {
 	URL Secret
 }
 
+// Lock is where the locks of rooms are kept.
+type Lock struct {
+	// RedisURLs (lock.redis_urls) are the redis:// or rediss:// URLs of
+	// independent Redis masters, which do not replicate each other: an odd
+	// number, three or more, the same for every process. A room is locked on
+	// more than half of them, so locks survive the loss of fewer. A list, or a
+	// text with commas. A master that lost its data must stay away for 10s
+	// before it returns. Defaults to none: locks are kept in redis.url.
+	RedisURLs []Secret
+}
+
 // Log is the settings of the log.
 type Log struct {
 	// Format (log.format) is text or json. Defaults to "text".
@@ -94,7 +108,9 @@ type Log struct {
 // Redis is how a process reaches Redis.
 type Redis struct {
 	// URL (redis.url) is redis://user:password@host:port/db, or rediss:// for
-	// TLS. API, worker and scheduler need it. Defaults to "", unset.
+	// TLS; redis-sentinel://user:password@host:port,host:port/db?master=name; or
+	// redis-cluster://user:password@host:port,host:port. API, worker and
+	// scheduler need it. See [redisdb.ValidURL]. Defaults to "", unset.
 	URL Secret
 }
 

@@ -106,6 +106,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		API:             API{Listen: "[::1]:0"},
 		Database:        Database{MaxConnections: 7, URL: databaseURL},
 		Dialect:         DialectSeed,
+		Lock:            Lock{RedisURLs: []Secret{"redis://a", "rediss://:hunter2@b:1", "redis://c/2"}},
 		Log:             Log{Format: "json", Level: "debug"},
 		Redis:           Redis{URL: redisURL},
 		Scheduler:       Scheduler{Listen: ":http"},
@@ -125,6 +126,7 @@ database:
   max_connections: "7"
   url: ` + databaseURL + `
 dialect: seed
+lock: {redis_urls: [redis://a, 'rediss://:hunter2@b:1', redis://c/2]}
 log: {format: json, level: debug}
 redis: {url: "` + redisURL + `"}
 scheduler: {listen: ":http"}
@@ -139,7 +141,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 
 	environ := []string{
 		"LETHE_ACCOUNT_VALIDITY=true", "LETHE_API_LISTEN=[::1]:0", "LETHE_DATABASE_MAX_CONNECTIONS=7",
-		"LETHE_DATABASE_URL=" + databaseURL, "LETHE_DIALECT=seed", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=debug",
+		"LETHE_DATABASE_URL=" + databaseURL, "LETHE_DIALECT=seed", "LETHE_LOCK_REDIS_URLS=redis://a, rediss://:hunter2@b:1,redis://c/2,", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=debug",
 		"LETHE_REDIS_URL=" + redisURL, "LETHE_SCHEDULER_LISTEN=:http", "LETHE_SERVER_NAME=example.org",
 		"LETHE_STATUS_TTL=1h", "LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_BATCH_EVENTS=1", "LETHE_WORKER_BATCH_TIME=1s",
 		"LETHE_WORKER_CONCURRENCY=9", "LETHE_WORKER_DRAIN_TIMEOUT=1m", "LETHE_WORKER_LISTEN=", "LETHE_WORKER_TIME_SLICE=1h",
@@ -239,6 +241,14 @@ func TestValues(t *testing.T) {
 		{"database.max_connections", "99999999999999999999", count},
 		{"dialect", "Now", "must be one of: now, seed"},
 		{"dialect", "", "must be one of"},
+		{"lock.redis_urls", "", ""},
+		{"lock.redis_urls", "redis://a:1,redis://a:2,redis://b", ""},
+		{"lock.redis_urls", "redis://a", "must be an odd number of URLs, three or more"},
+		{"lock.redis_urls", "redis://a,redis://b,redis://c,redis://d", "must be an odd number"},
+		{"lock.redis_urls", "redis://a,redis://b/1,redis://a:6379/2", "number 3: the same server"},
+		{"lock.redis_urls", "redis://a,redis-cluster://b,redis://c", "number 2: must be redis:// or rediss://"},
+		{"lock.redis_urls", "redis://a,redis://:hunter,2@b,redis://c", "number 2: a Redis URL is"},
+		{"lock.redis_urls", "redis://a;redis://b;redis://c", "number 1: "},
 		{"log.format", "logfmt", "must be one of: text, json"},
 		{"log.level", "trace", "must be one of: debug, info, warn, error"},
 		{"scheduler.listen", "", ""},
@@ -314,6 +324,11 @@ func TestURLsKeepTheirPassword(t *testing.T) {
 		{"redis.url", "redis://u:1/hunter2@h/0", "has an @ after the host"},
 		{"redis.url", "redis://u:1?hunter2@h/0", "has an @ after the host"},
 		{"redis.url", "redis://u:1#hunter2@h/0", "has an @ after the host"},
+		{"redis.url", "redis-cluster://u:hunter2@h:1,i:2", ""},
+		{"redis.url", "redis-cluster://u:1/hunter2@h,i", "has an @ after the host"},
+		{"redis.url", "redis-cluster://u:a%zzhunter2@h,i", "it is no URL"},
+		{"redis.url", "redis-sentinel://:hunter2@h:1,i:2/3?master=m", ""},
+		{"redis.url", "redis-sentinel://:hunter2@h:1,i:2/3", "redis-sentinel needs ?master=name"},
 	} {
 		// The folder of the file is named for the test, so this cannot be.
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
@@ -383,6 +398,9 @@ func TestFiles(t *testing.T) {
 		"prefix of a section": {"work: {}\n", []string{"lethe.yaml:1: work: no such setting"}},
 		"null value":          {"dialect:\n", []string{`lethe.yaml:1: dialect: has no value: leave the key out for its default, or write ""`}},
 		"list for a value":    {"redis:\n  url: [hunter2]\n", []string{"lethe.yaml:2: redis.url: must be one value, not a list or a mapping"}},
+		"list of URLs":        {"lock: {redis_urls: &l ['redis://a', 'redis://b', &c 'redis://c']}\n", nil},
+		"list in a list":      {"lock: {redis_urls: [[hunter2]]}\n", []string{"lethe.yaml:1: lock.redis_urls: must be a list of values"}},
+		"bad list":            {"lock:\n  redis_urls: ['redis://:hunter2@a']\n", []string{"lethe.yaml:2: lock.redis_urls: must be an odd number of URLs, three or more, with commas between them (in a password, write a comma as %2C)"}},
 		"value for a section": {"redis: hunter2\n", []string{"lethe.yaml:1: redis: must be a mapping: indented lines of key: value"}},
 		"endless alias":       {"worker: &w\n  listen: *w\n", []string{"lethe.yaml:2: worker.listen: must be one value, not a list or a mapping"}},
 	} {

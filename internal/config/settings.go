@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -21,6 +22,7 @@ import (
 type setting struct {
 	path     string // in the YAML file, such as "worker.time_slice"
 	set      func(text string) error
+	list     bool // may be a YAML list too, whose texts set gets with commas between them
 	neededBy []Purpose
 }
 
@@ -38,24 +40,25 @@ func settings(c *Config) []setting {
 		workers  = []Purpose{ForWorker}
 	)
 	return []setting{
-		{"account_validity", boolean(&c.AccountValidity), nil},
-		{"api.listen", text(&c.API.Listen, validAddress), nil},
-		{"database.max_connections", number(&c.Database.MaxConnections, 2, 10_000), nil},
-		{"database.url", optional(&c.Database.URL, validDatabaseURL), everyone},
-		{"dialect", oneOf(&c.Dialect, DialectNow, DialectSeed), nil},
-		{"log.format", oneOf(&c.Log.Format, "text", "json"), nil},
-		{"log.level", oneOf(&c.Log.Level, "debug", "info", "warn", "error"), nil},
-		{"redis.url", optional(&c.Redis.URL, validRedisURL), services},
-		{"scheduler.listen", optional(&c.Scheduler.Listen, validAddress), nil},
-		{"server_name", optional(&c.ServerName, validServerName), workers},
-		{"status_ttl", duration(&c.StatusTTL, time.Minute, 365*24*time.Hour), nil},
-		{"synapse_beside", synapseBeside(&c.SynapseBeside), nil},
-		{"worker.batch_events", number(&c.Worker.BatchEvents, 1, 1_000_000), nil},
-		{"worker.batch_time", duration(&c.Worker.BatchTime, 10*time.Millisecond, 5*time.Second), nil},
-		{"worker.concurrency", number(&c.Worker.Concurrency, 1, 1000), nil},
-		{"worker.drain_timeout", duration(&c.Worker.DrainTimeout, time.Second, 10*time.Minute), nil},
-		{"worker.listen", optional(&c.Worker.Listen, validAddress), nil},
-		{"worker.time_slice", duration(&c.Worker.TimeSlice, time.Second, time.Hour), nil},
+		{path: "account_validity", set: boolean(&c.AccountValidity)},
+		{path: "api.listen", set: text(&c.API.Listen, validAddress)},
+		{path: "database.max_connections", set: number(&c.Database.MaxConnections, 2, 10_000)},
+		{path: "database.url", set: optional(&c.Database.URL, validDatabaseURL), neededBy: everyone},
+		{path: "dialect", set: oneOf(&c.Dialect, DialectNow, DialectSeed)},
+		{path: "lock.redis_urls", set: redisURLs(&c.Lock.RedisURLs), list: true},
+		{path: "log.format", set: oneOf(&c.Log.Format, "text", "json")},
+		{path: "log.level", set: oneOf(&c.Log.Level, "debug", "info", "warn", "error")},
+		{path: "redis.url", set: optional(&c.Redis.URL, redisdb.ValidURL), neededBy: services},
+		{path: "scheduler.listen", set: optional(&c.Scheduler.Listen, validAddress)},
+		{path: "server_name", set: optional(&c.ServerName, validServerName), neededBy: workers},
+		{path: "status_ttl", set: duration(&c.StatusTTL, time.Minute, 365*24*time.Hour)},
+		{path: "synapse_beside", set: synapseBeside(&c.SynapseBeside)},
+		{path: "worker.batch_events", set: number(&c.Worker.BatchEvents, 1, 1_000_000)},
+		{path: "worker.batch_time", set: duration(&c.Worker.BatchTime, 10*time.Millisecond, 5*time.Second)},
+		{path: "worker.concurrency", set: number(&c.Worker.Concurrency, 1, 1000)},
+		{path: "worker.drain_timeout", set: duration(&c.Worker.DrainTimeout, time.Second, 10*time.Minute)},
+		{path: "worker.listen", set: optional(&c.Worker.Listen, validAddress)},
+		{path: "worker.time_slice", set: duration(&c.Worker.TimeSlice, time.Second, time.Hour)},
 	}
 }
 
@@ -166,13 +169,37 @@ func validAddress(text string) error {
 	return nil
 }
 
-func validRedisURL(text string) error {
-	// redisdb tells what is wrong with the part after the host, and such a
-	// stray @ puts the password there.
-	if strayAt(text) {
-		return errors.New("has an @ after the host: in a password, write / as %2F, ? as %3F and # as %23")
+// redisURLs sets the masters that locks are kept on, or none.
+func redisURLs(field *[]Secret) func(string) error {
+	return func(text string) error {
+		var urls []Secret
+		seen := map[string]bool{}
+		for text := range strings.SplitSeq(text, ",") {
+			raw := strings.TrimSpace(text)
+			if raw == "" {
+				continue
+			}
+			if err := redisdb.ValidURL(raw); err != nil {
+				return fmt.Errorf("number %d: %w", len(urls)+1, err)
+			}
+			u, err := url.Parse(raw)
+			if err != nil || (u.Scheme != "redis" && u.Scheme != "rediss") {
+				return fmt.Errorf("number %d: must be redis:// or rediss://", len(urls)+1)
+			}
+			// Two databases of one server are no two masters.
+			server := net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "6379"))
+			if seen[server] {
+				return fmt.Errorf("number %d: the same server is there before", len(urls)+1)
+			}
+			seen[server] = true
+			urls = append(urls, Secret(raw))
+		}
+		if n := len(urls); n != 0 && (n < 3 || n%2 == 0) {
+			return errors.New("must be an odd number of URLs, three or more, with commas between them (in a password, write a comma as %2C)")
+		}
+		*field = urls
+		return nil
 	}
-	return redisdb.ValidURL(text)
 }
 
 func validDatabaseURL(text string) error {

@@ -95,6 +95,8 @@ func (f *file) section(prefix string, mapping *yaml.Node) {
 // leaf applies one setting.
 func (f *file) leaf(path, origin string, value *yaml.Node) {
 	switch {
+	case value.Kind == yaml.SequenceNode && f.settings[path].list:
+		f.list(path, origin, value)
 	case value.Kind != yaml.ScalarNode:
 		f.unset[path] = false
 		f.refuse(origin, errors.New("must be one value, not a list or a mapping"))
@@ -104,6 +106,21 @@ func (f *file) leaf(path, origin string, value *yaml.Node) {
 	default:
 		f.set(path, origin, value.Value)
 	}
+}
+
+// list applies a setting that is a list.
+func (f *file) list(path, origin string, value *yaml.Node) {
+	var texts []string
+	for _, item := range value.Content {
+		item = resolve(item)
+		if item.Kind != yaml.ScalarNode || isNull(item) {
+			f.unset[path] = false
+			f.refuse(origin, errors.New("must be a list of values"))
+			return
+		}
+		texts = append(texts, item.Value)
+	}
+	f.set(path, origin, strings.Join(texts, ","))
 }
 
 // isSection reports whether settings begin with the path and a dot.

@@ -117,8 +117,10 @@ func serve(ctx context.Context, cmd *exec.Cmd, logFile string, onOurDeath syscal
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
 	for {
-		// PostgreSQL and Redis have used the same words for decades.
-		if strings.Contains(strings.ToLower(said()), "ready to accept connections") {
+		// PostgreSQL and Redis have used the same words for decades; a sentinel
+		// does not use them.
+		log := strings.ToLower(said())
+		if strings.Contains(log, "ready to accept connections") || strings.Contains(log, "sentinel id is") {
 			return c, nil
 		}
 		select {

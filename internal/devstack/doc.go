@@ -1,6 +1,6 @@
-// Package devstack starts a private PostgreSQL and a private Redis from the
-// programs that are installed on the machine: for "lethe dev", and for every
-// test.
+// Package devstack starts a private PostgreSQL and a private Redis, also as a
+// Cluster or with a sentinel, from the programs that are installed on the
+// machine: for "lethe dev", and for every test.
 //
 // It promises that a server listens on 127.0.0.1 alone, on a free port; that
 // what it returns answers; that the servers live no longer than the process

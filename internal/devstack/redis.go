@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -33,6 +34,7 @@ type Redis struct {
 	dir     directory
 	aof     bool
 	port    int
+	more    []string // further arguments
 
 	mu     sync.Mutex // held while the server starts or stops
 	server *child     // nil once closed
@@ -43,6 +45,12 @@ type Redis struct {
 // minute at the latest. The error wraps [ErrMissing] if Redis is not installed;
 // any other one holds the end of the server's log.
 func StartRedis(ctx context.Context, options RedisOptions) (*Redis, error) {
+	return startRedis(ctx, options, nil)
+}
+
+// startRedis is StartRedis with further arguments, which prepare returns for the
+// directory of the server.
+func startRedis(ctx context.Context, options RedisOptions, prepare func(directory) ([]string, error)) (*Redis, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 
@@ -57,6 +65,11 @@ func StartRedis(ctx context.Context, options RedisOptions) (*Redis, error) {
 	r := &Redis{program: program, dir: dir, aof: options.AOF}
 	err = onFreePort(func(port int) error {
 		r.port = port
+		if prepare != nil {
+			if r.more, err = prepare(r.dir); err != nil {
+				return err
+			}
+		}
 		return r.serve(ctx)
 	})
 	if err != nil {
@@ -66,7 +79,9 @@ func StartRedis(ctx context.Context, options RedisOptions) (*Redis, error) {
 }
 
 // URL returns the connection string of the server's database 0.
-func (r *Redis) URL() string { return "redis://" + localAddress(r.port) + "/0" }
+func (r *Redis) URL() string { return "redis://" + r.address() + "/0" }
+
+func (r *Redis) address() string { return localAddress(r.port) }
 
 // Kill ends the server as a crash would, and returns when it has ended. On one
 // that has ended it does nothing.
@@ -127,14 +142,15 @@ func (r *Redis) serve(ctx context.Context) error {
 	if r.aof {
 		appendOnly = "yes"
 	}
-	cmd := r.dir.command(r.program,
+	// What is more comes first, as it may be the name of a file.
+	cmd := r.dir.command(r.program, append(slices.Clone(r.more),
 		"--bind", "127.0.0.1",
 		"--port", strconv.Itoa(r.port),
 		"--dir", r.dir.path,
 		"--save", "",
 		"--appendonly", appendOnly,
 		"--maxmemory-policy", "noeviction",
-	)
+	)...)
 	// SIGKILL, which ends a paused server too.
 	server, err := serve(ctx, cmd, r.dir.log(), syscall.SIGKILL)
 	if err != nil {

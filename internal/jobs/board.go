@@ -131,20 +131,34 @@ var postStatus = redis.NewScript(`
 	redis.call('PEXPIRE', KEYS[1], ARGV[3])
 	return 1`)
 
+// readStatus reads a job's status, and the clock of the server that has it: the
+// masters of a Cluster have one each. O(1).
+//
+//	KEYS[1]  the status, a HASH
+//	returns  the server's time in Unix milliseconds, then the fields, each
+//	         followed by its value
+var readStatus = redis.NewScript(`
+	local now = redis.call('TIME')
+	local answer = redis.call('HGETALL', KEYS[1])
+	table.insert(answer, 1, string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000)))
+	return answer`)
+
 // read returns the status in Redis if it is there and to be believed.
 func (b *Board) read(ctx context.Context, id string) (Status, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, redisTime)
 	defer cancel()
-	var found *redis.MapStringStringCmd
-	var now *redis.TimeCmd
-	if _, err := b.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-		found = p.HGetAll(ctx, redisdb.JobStatus(id))
-		now = p.Time(ctx)
-		return nil
-	}); err != nil {
+	answer, err := readStatus.Run(ctx, b.redis, []string{redisdb.JobStatus(id)}).StringSlice()
+	if err != nil {
 		return Status{}, false, err
 	}
-	fields := found.Val()
+	fields := map[string]string{}
+	for i := 1; i+1 < len(answer); i += 2 {
+		fields[answer[i]] = answer[i+1]
+	}
+	now, err := strconv.ParseInt(answer[0], 10, 64)
+	if err != nil {
+		return Status{}, false, err
+	}
 	generation, err1 := strconv.Atoi(fields["generation"])
 	posted, err2 := strconv.ParseInt(fields["posted"], 10, 64)
 	status := Status{
@@ -152,6 +166,6 @@ func (b *Board) read(ctx context.Context, id string) (Status, bool, error) {
 		Generation: generation, Error: fields["error"], Progress: fields["progress"],
 	}
 	// After a failover the clock may be another's, ahead or behind.
-	age := now.Val().Sub(time.UnixMilli(posted))
+	age := time.Duration(now-posted) * time.Millisecond
 	return status, err1 == nil && err2 == nil && (status.State.Ended() || age.Abs() < fresh), nil
 }

@@ -1,9 +1,12 @@
 package lock_test
 
 import (
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/go-redsync/redsync/v4"
+	redsyncredis "github.com/go-redsync/redsync/v4/redis"
 	"github.com/go-redsync/redsync/v4/redis/goredis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -13,42 +16,89 @@ import (
 )
 
 // An uncontended Lock and Unlock should cost no more than four times those of
-// BenchmarkRedsync.
+// BenchmarkRedsync on as many masters.
 func BenchmarkLock(b *testing.B) {
-	locker := benchLocker(b)
-	room := newRoom()
-	for b.Loop() {
-		x, err := locker.Lock(b.Context(), room)
-		require.NoError(b, err)
-		require.NoError(b, x.Unlock(b.Context()))
-	}
-}
-
-func BenchmarkRLock(b *testing.B) {
-	locker := benchLocker(b)
-	room := newRoom()
-	for b.Loop() {
-		lease, err := locker.RLock(b.Context(), room)
-		require.NoError(b, err)
-		require.NoError(b, lease.Release(b.Context()))
-	}
+	onMasters(b, func(b *testing.B, s *setup) {
+		locker, room := s.locker(b, lock.Options{}), newRoom()
+		for b.Loop() {
+			x, err := locker.Lock(b.Context(), room)
+			require.NoError(b, err)
+			require.NoError(b, x.Unlock(b.Context()))
+		}
+	})
 }
 
 func BenchmarkRedsync(b *testing.B) {
-	client, err := redisdb.OpenForLocks(devstacktest.Redis(b).URL())
-	require.NoError(b, err)
-	defer client.Close()
-	mutex := redsync.New(goredis.NewPool(client)).NewMutex(redisdb.RoomWriteLock(newRoom()))
+	onMasters(b, func(b *testing.B, s *setup) {
+		var pools []redsyncredis.Pool
+		for _, client := range s.open(b) {
+			pools = append(pools, goredis.NewPool(client))
+		}
+		mutex := redsync.New(pools...).NewMutex(redisdb.RoomWriteLock(newRoom()))
+		for b.Loop() {
+			require.NoError(b, mutex.LockContext(b.Context()))
+			_, err := mutex.UnlockContext(b.Context())
+			require.NoError(b, err)
+		}
+	})
+}
+
+// RLock and Release on one master should cost no more than one and a half times
+// BenchmarkScripts.
+func BenchmarkRLock(b *testing.B) {
+	onMasters(b, func(b *testing.B, s *setup) {
+		locker, room := s.locker(b, lock.Options{}), newRoom()
+		for b.Loop() {
+			lease, err := locker.RLock(b.Context(), room)
+			require.NoError(b, err)
+			require.NoError(b, lease.Release(b.Context()))
+		}
+	})
+}
+
+func BenchmarkScripts(b *testing.B) {
+	client, room := newSetup(b, devstacktest.Redis(b)).open(b)[0], newRoom()
+	keys := []string{redisdb.RoomWriteLock(room), redisdb.RoomReadLeases(room), redisdb.RoomRefusedReaders(room)}
+	wake := redisdb.RoomWakeUp(room)
 	for b.Loop() {
-		require.NoError(b, mutex.LockContext(b.Context()))
-		_, err := mutex.UnlockContext(b.Context())
-		require.NoError(b, err)
+		require.NoError(b, lock.ScriptAcquire.Run(b.Context(), client, keys, "id", 10_000, "mark", 1000, wake).Err())
+		require.NoError(b, lock.ScriptRelease.Run(b.Context(), client, keys, "id", wake, "mark").Err())
 	}
 }
 
-func benchLocker(b *testing.B) *lock.Locker {
-	client, err := redisdb.OpenForLocks(devstacktest.Redis(b).URL())
-	require.NoError(b, err)
-	b.Cleanup(func() { _ = client.Close() })
-	return lock.New(client, &fences{}, lock.Options{})
+// BenchmarkHandOver measures the time from one writer's Unlock to the return of
+// another's Lock, who has waited for a while.
+func BenchmarkHandOver(b *testing.B) {
+	onMasters(b, func(b *testing.B, s *setup) {
+		one, other, room := s.locker(b, lock.Options{}), s.locker(b, lock.Options{}), newRoom()
+		var times []time.Duration
+		for b.Loop() {
+			x, err := one.Lock(b.Context(), room)
+			require.NoError(b, err)
+			entered := make(chan time.Time)
+			go func() {
+				x, err := other.Lock(b.Context(), room)
+				at := time.Now()
+				if err == nil {
+					err = x.Unlock(b.Context())
+				}
+				if err != nil {
+					b.Error(err)
+				}
+				entered <- at
+			}()
+			<-time.After(100 * time.Millisecond) // a batch
+			left := time.Now()
+			require.NoError(b, x.Unlock(b.Context()))
+			times = append(times, (<-entered).Sub(left))
+		}
+		slices.Sort(times)
+		b.ReportMetric(float64(times[len(times)/2])/1e6, "p50-ms")
+		b.ReportMetric(float64(times[len(times)*99/100])/1e6, "p99-ms")
+	})
+}
+
+func onMasters(b *testing.B, bench func(*testing.B, *setup)) {
+	b.Run("masters=1", func(b *testing.B) { bench(b, newSetup(b, devstacktest.Redis(b))) })
+	b.Run("masters=3", func(b *testing.B) { bench(b, threeMasters(b)) })
 }

@@ -7,17 +7,21 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"lethe/internal/redisdb"
 )
 
 // A Lease is one reader's shared use of a room, from [Locker.RLock] to Release.
 // It is safe for concurrent use.
 type Lease struct {
-	locker *Locker
-	room   string
-	id     string
-	limit  time.Time // no renewal goes beyond it
-	tenure *tenure
+	options Options
+	masters *masters
+	room    string
+	id      string    // in Redis
+	mark    string    // in Redis, when refused
+	limit   time.Time // no renewal goes beyond it
+	tenure  *tenure
 }
 
 // RLock lets the caller into the room together with other readers. It waits
@@ -36,8 +40,13 @@ func (l *Locker) RLock(ctx context.Context, room string) (*Lease, error) {
 	}
 	wait, cancel := context.WithTimeout(ctx, l.options.Wait)
 	defer cancel()
-	lease := &Lease{locker: l, room: room, id: rand.Text()}
+	waiter := l.newWaiter(room)
+	defer waiter.leave()
+	mark := rand.Text()
 	for {
+		// A new one each time: what is slow to undo on one master must undo the
+		// attempt before, and not this one.
+		lease := &Lease{options: l.options, masters: l.masters(), room: room, id: rand.Text(), mark: mark}
 		err := lease.acquire(ctx)
 		if err == nil {
 			return lease, nil
@@ -45,7 +54,9 @@ func (l *Locker) RLock(ctx context.Context, room string) (*Lease, error) {
 		if !errors.Is(err, ErrTaken) {
 			return nil, fmt.Errorf("lease room %q: %w", room, err)
 		}
-		if cause := pause(wait); cause != nil {
+		if cause := waiter.pause(wait); cause != nil {
+			// The next writer need not wait for this reader.
+			_, _ = lease.remove(ctx, true)
 			return nil, fmt.Errorf("lease room %q: %w: %w", room, err, cause)
 		}
 	}
@@ -54,42 +65,45 @@ func (l *Locker) RLock(ctx context.Context, room string) (*Lease, error) {
 // acquire starts the lease unless a writer is in the way: then it returns
 // ErrTaken.
 func (s *Lease) acquire(ctx context.Context) error {
-	// Detached, so that a reader who leaves at the wrong moment has no lease.
-	command, cancel := s.locker.detached(ctx)
-	defer cancel()
-	options := s.locker.options
 	keys := []string{
 		redisdb.RoomWriteLock(s.room),
 		redisdb.RoomReadLeases(s.room),
-		redisdb.RoomRefusedReader(s.room),
+		redisdb.RoomRefusedReaders(s.room),
 	}
 	start := time.Now()
-	ttl := min(options.Lease, options.MaxLease)
-	admitted, err := scriptAcquire.Run(command, s.locker.client, keys,
-		s.id, ttl.Milliseconds(), markLasts.Milliseconds()).Bool()
-	switch {
-	case err != nil:
-		// The answer may be all that was lost, and an unknown lease would keep
-		// writers out until it expires.
-		_, _ = s.remove(ctx)
-		return unavailable(err)
-	case !admitted:
-		return ErrTaken
+	ttl := min(s.options.Lease, s.options.MaxLease)
+	admitted, err := s.masters.ask(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
+		return scriptAcquire.Run(ctx, master, keys,
+			s.id, ttl.Milliseconds(), s.mark, s.options.markLasts().Milliseconds(), redisdb.RoomWakeUp(s.room)).Bool()
+	})
+	if !admitted {
+		if err == nil {
+			err = ErrTaken
+		}
+		if !errors.Is(err, ErrTaken) || len(s.masters.nodes) > 1 {
+			// Of a failure the answer may be all that was lost, and fewer than a
+			// quorum may have let the reader in. Such a lease would keep writers
+			// out until it expires.
+			_, _ = s.remove(ctx, false)
+		}
+		return err
 	}
-	s.limit = start.Add(options.MaxLease)
-	s.tenure = options.begin(ctx, localExpiry(start, ttl), s.renew)
+	s.limit = start.Add(s.options.MaxLease)
+	s.tenure = s.options.begin(ctx, localExpiry(start, ttl), s.renew)
 	return nil
 }
 
 // renew is the tenure's.
 func (s *Lease) renew(ctx context.Context) (time.Time, error) {
 	start := time.Now()
-	ttl := min(s.locker.options.Lease, s.limit.Sub(start))
-	renewed, err := scriptRenew.Run(ctx, s.locker.client,
-		[]string{redisdb.RoomReadLeases(s.room)}, s.id, ttl.Milliseconds()).Bool()
+	ttl := min(s.options.Lease, s.limit.Sub(start))
+	renewed, err := s.masters.ask(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
+		return scriptRenew.Run(ctx, master,
+			[]string{redisdb.RoomReadLeases(s.room)}, s.id, ttl.Milliseconds()).Bool()
+	})
 	switch {
 	case err != nil:
-		return time.Time{}, unavailable(err)
+		return time.Time{}, err
 	case !renewed:
 		return time.Time{}, ErrLockLost
 	}
@@ -103,12 +117,16 @@ func localExpiry(start time.Time, ttl time.Duration) time.Time {
 	return start.Add(ttl - drift)
 }
 
-// remove takes the lease out of Redis and reports whether it was there.
-func (s *Lease) remove(ctx context.Context) (bool, error) {
-	ctx, cancel := s.locker.detached(ctx)
-	defer cancel()
-	removed, err := s.locker.client.ZRem(ctx, redisdb.RoomReadLeases(s.room), s.id).Result()
-	return removed > 0, err
+// remove takes the lease out of Redis, and also the mark of a refused reader if
+// forget says so, and reports whether the lease was there.
+func (s *Lease) remove(ctx context.Context, forget bool) (bool, error) {
+	keys := []string{redisdb.RoomWriteLock(s.room), redisdb.RoomReadLeases(s.room)}
+	if forget {
+		keys = append(keys, redisdb.RoomRefusedReaders(s.room))
+	}
+	return s.masters.giveBack(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
+		return scriptRelease.Run(ctx, master, keys, s.id, redisdb.RoomWakeUp(s.room), s.mark).Bool()
+	})
 }
 
 // Context is derived from the one given to [Locker.RLock]. It ends with the
@@ -124,14 +142,12 @@ func (s *Lease) Release(ctx context.Context) error {
 	if !s.tenure.end() {
 		return nil
 	}
-	removed, err := s.remove(ctx)
-	switch {
-	case err != nil:
-		err = unavailable(err)
-	case !removed:
-		err = ErrLockLost
-	default:
+	removed, err := s.remove(ctx, true)
+	if removed {
 		return nil
+	}
+	if err == nil {
+		err = ErrLockLost
 	}
 	return fmt.Errorf("release room %q: %w", s.room, err)
 }

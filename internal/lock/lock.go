@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/go-redsync/redsync/v4"
-	"github.com/go-redsync/redsync/v4/redis/goredis/v9"
 	"github.com/redis/go-redis/v9"
 
 	"lethe/internal/redisdb"
@@ -23,15 +21,6 @@ var (
 	// ErrLockLost is the cause of the context of a lock or lease that is no
 	// longer its owner's, and is returned when such a one is given back.
 	ErrLockLost = errors.New("lock lost")
-)
-
-// Whoever waits looks again after a random time between these two. A refused
-// reader's mark lasts for twice the longest, so that the reader has come back
-// before the next writer may lock.
-const (
-	minPause  = 5 * time.Millisecond
-	maxPause  = 25 * time.Millisecond
-	markLasts = 2 * maxPause
 )
 
 // clockDrift is the share of a lease that is given up, because the clocks of
@@ -59,7 +48,7 @@ type Options struct {
 	// MaxLease is how long a reader may keep its lease, however often renewed,
 	// and so the longest that a writer waits for a reader. Defaults to 30 s.
 	MaxLease time.Duration
-	// Timeout is how long one Redis command may take. The client must honour
+	// Timeout is how long one command to one Redis may take. The client must honour
 	// deadlines: see [redisdb.OpenForLocks]. Defaults to 500 ms.
 	Timeout time.Duration
 	// Wait is how long Lock and RLock wait for the room, if their context does
@@ -85,32 +74,52 @@ func (o Options) withDefaults() Options {
 
 // A Locker locks rooms. It is safe for concurrent use and has nothing to close.
 type Locker struct {
-	client  redis.UniversalClient
-	mutexes *redsync.Redsync
+	clients []redis.UniversalClient
 	fencer  Fencer
 	options Options
+	bells   bells
+	health  *health
+
+	firstPause time.Duration // minPause, save in tests
 }
 
-// New returns a Locker that locks in the Redis of client, which remains the
-// caller's to close, and takes fence tokens from fencer. It does not connect.
-// A Locker that is used for RLock only needs no fencer.
+// New returns a Locker that locks in the Redis, the Redis Cluster or the
+// sentinels' master of client, which remains the caller's to close, and takes
+// fence tokens from fencer. It does not connect. A Locker that is used for RLock
+// only needs no fencer.
 func New(client redis.UniversalClient, fencer Fencer, options Options) *Locker {
+	return NewQuorum([]redis.UniversalClient{client}, fencer, options)
+}
+
+// NewQuorum is [New] on several Redis masters that know nothing of each other,
+// of which more than half decide: an odd number, at least one, the same for
+// every process. It panics if there is none.
+func NewQuorum(clients []redis.UniversalClient, fencer Fencer, options Options) *Locker {
+	if len(clients) == 0 {
+		panic("lock: no Redis to lock in")
+	}
+	options = options.withDefaults()
 	return &Locker{
-		client:  client,
-		mutexes: redsync.New(goredis.NewPool(client)),
+		clients: clients,
 		fencer:  fencer,
-		options: options.withDefaults(),
+		options: options,
+		bells:   bells{clients: clients, timeout: options.Timeout},
+		health:  newHealth(len(clients), options.Timeout),
+
+		firstPause: minPause,
 	}
 }
+
+func (l *Locker) masters() *masters { return newMasters(l.clients, l.health, l.options.Timeout) }
 
 // A Lock is one writer's exclusive use of a room, from [Locker.Lock] to Unlock.
 // It is safe for concurrent use.
 type Lock struct {
-	locker *Locker
-	room   string
-	mutex  *redsync.Mutex // not safe for concurrent use: extended by the tenure only
-	tenure *tenure
-	fence  int64
+	masters *masters
+	room    string
+	mutex   *redsync.Mutex // not safe for concurrent use: extended by the tenure only
+	tenure  *tenure
+	fence   int64
 }
 
 // Lock makes the caller the room's only user. It waits for a writer before it,
@@ -130,42 +139,38 @@ func (l *Locker) Lock(ctx context.Context, room string) (*Lock, error) {
 	}
 	wait, cancel := context.WithTimeout(ctx, l.options.Wait)
 	defer cancel()
+	waiter := l.newWaiter(room)
+	defer waiter.leave()
 	for {
-		lock, err := l.tryLock(ctx, wait, room)
+		lock, err := l.tryLock(ctx, wait, waiter)
 		if err == nil {
 			return lock, nil
 		}
 		if !errors.Is(err, ErrTaken) && !errors.Is(err, ErrUnavailable) {
 			return nil, fmt.Errorf("lock room %q: %w", room, err)
 		}
-		if cause := pause(wait); cause != nil {
+		if cause := waiter.pause(wait); cause != nil {
 			return nil, fmt.Errorf("lock room %q: %w: %w", room, err, cause)
 		}
 	}
 }
 
-// tryLock locks the room if no writer has it and no reader was refused just
-// now. An error that wraps ErrTaken or ErrUnavailable is worth another try.
-func (l *Locker) tryLock(ctx, wait context.Context, room string) (*Lock, error) {
-	if err := l.giveWay(ctx, room); err != nil {
+// tryLock locks the waiter's room if no writer has it and no reader was refused
+// just now. An error that wraps ErrTaken or ErrUnavailable is worth another try.
+func (l *Locker) tryLock(ctx, wait context.Context, waiter *waiter) (*Lock, error) {
+	lock := &Lock{masters: l.masters(), room: waiter.room}
+	if err := lock.giveWay(ctx); err != nil {
 		return nil, err
 	}
-	mutex := l.mutexes.NewMutex(redisdb.RoomWriteLock(room),
-		redsync.WithExpiry(l.options.Lease),
-		redsync.WithDriftFactor(clockDrift),
-		redsync.WithTimeoutFactor(float64(l.options.Timeout)/float64(l.options.Lease)))
+	lock.mutex = lock.masters.mutex(redisdb.RoomWriteLock(lock.room), l.options.Lease)
 	// Detached, because redsync cleans up after a failure with the same context:
 	// a caller who leaves at the wrong moment would block the room for a lease.
-	if err := mutex.TryLockContext(context.WithoutCancel(ctx)); err != nil {
-		if notOurs(err) {
-			return nil, ErrTaken
-		}
-		return nil, unavailable(err)
+	if err := lock.mutex.TryLockContext(context.WithoutCancel(ctx)); err != nil {
+		return nil, lock.masters.denied(err)
 	}
-	lock := &Lock{locker: l, room: room, mutex: mutex}
 	// Kept alive from here on: readers and the fencer may take their time.
-	lock.tenure = l.options.begin(ctx, mutex.Until(), lock.extend)
-	if err := lock.enter(wait); err != nil {
+	lock.tenure = l.options.begin(ctx, lock.mutex.Until(), lock.extend)
+	if err := lock.enter(wait, waiter, l.fencer); err != nil {
 		// What matters is why the room could not be entered; what cannot be
 		// unlocked expires.
 		_ = lock.Unlock(ctx)
@@ -175,29 +180,27 @@ func (l *Locker) tryLock(ctx, wait context.Context, room string) (*Lock, error) 
 }
 
 // giveWay returns ErrTaken while a refused reader has yet to be let in.
-func (l *Locker) giveWay(ctx context.Context, room string) error {
-	ctx, cancel := l.detached(ctx)
-	defer cancel()
-	refused, err := l.client.Exists(ctx, redisdb.RoomRefusedReader(room)).Result()
-	switch {
-	case err != nil:
-		return unavailable(err)
-	case refused > 0:
-		return ErrTaken
+func (x *Lock) giveWay(ctx context.Context) error {
+	free, err := x.masters.ask(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
+		refused, err := scriptRefused.Run(ctx, master, []string{redisdb.RoomRefusedReaders(x.room)}).Int()
+		return refused == 0, err
+	})
+	if err == nil && !free {
+		err = ErrTaken
 	}
-	return nil
+	return err
 }
 
 // enter waits, as long as wait does not end, until the readers have left, and
 // takes the fence token.
-func (x *Lock) enter(wait context.Context) error {
+func (x *Lock) enter(wait context.Context, waiter *waiter, fencer Fencer) error {
 	deadline, _ := wait.Deadline() // there is one: Options.Wait
 	ctx, cancel := context.WithDeadline(x.tenure.ctx, deadline)
 	defer cancel()
-	if err := x.drain(ctx); err != nil {
+	if err := x.drain(ctx, waiter); err != nil {
 		return err
 	}
-	fence, err := x.locker.fencer.NextFence(ctx, x.room)
+	fence, err := fencer.NextFence(ctx, x.room)
 	if !x.tenure.live() {
 		// Lost on the way, or ctx has ended: the fencer's error may only say so.
 		return ErrTaken
@@ -208,40 +211,44 @@ func (x *Lock) enter(wait context.Context) error {
 
 // drain waits until no reader is left. When ctx ends before, it returns what it
 // waited for.
-func (x *Lock) drain(ctx context.Context) error {
+func (x *Lock) drain(ctx context.Context, waiter *waiter) error {
 	for {
-		readers, err := x.readers(ctx)
+		empty, err := x.empty(ctx)
 		switch {
-		case err != nil:
-			err = unavailable(err)
-		case readers < 0:
-			return ErrTaken
-		case readers > 0:
-			err = ErrTaken
-		default:
+		case empty:
 			return nil
+		case errors.Is(err, ErrLockLost):
+			return ErrTaken
+		case err == nil:
+			err = ErrTaken
 		}
-		if pause(ctx) != nil {
+		if waiter.pause(ctx) != nil {
 			return err
 		}
 	}
 }
 
-// readers counts the readers inside; less than zero means that the lock is lost.
-func (x *Lock) readers(ctx context.Context) (int, error) {
-	ctx, cancel := x.locker.detached(ctx)
-	defer cancel()
+// empty reports whether no reader is inside. The error wraps ErrLockLost when
+// the lock is another's.
+func (x *Lock) empty(ctx context.Context) (bool, error) {
 	keys := []string{redisdb.RoomWriteLock(x.room), redisdb.RoomReadLeases(x.room)}
-	return scriptDrain.Run(ctx, x.locker.client, keys, x.mutex.Value()).Int()
+	return x.masters.ask(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
+		readers, err := scriptDrain.Run(ctx, master, keys, x.mutex.Value()).Int()
+		if err == nil && readers < 0 {
+			err = ErrLockLost // this master has no say
+		}
+		return readers == 0, err
+	})
 }
 
 // extend is the tenure's.
 func (x *Lock) extend(ctx context.Context) (time.Time, error) {
 	if _, err := x.mutex.ExtendContext(ctx); err != nil {
-		if notOurs(err) {
-			return time.Time{}, ErrLockLost
+		err = x.masters.denied(err)
+		if errors.Is(err, ErrTaken) {
+			err = ErrLockLost
 		}
-		return time.Time{}, unavailable(err)
+		return time.Time{}, err
 	}
 	return x.mutex.Until(), nil
 }
@@ -263,44 +270,16 @@ func (x *Lock) Unlock(ctx context.Context) error {
 	if !x.tenure.end() {
 		return nil
 	}
-	ctx, cancel := x.locker.detached(ctx)
-	defer cancel()
-	_, err := x.mutex.UnlockContext(ctx)
-	if err == nil {
+	// Not redsync's, which would wake nobody.
+	unlocked, err := x.masters.giveBack(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
+		return scriptUnlock.Run(ctx, master, []string{redisdb.RoomWriteLock(x.room)},
+			x.mutex.Value(), redisdb.RoomWakeUp(x.room)).Bool()
+	})
+	if unlocked {
 		return nil
 	}
-	if notOurs(err) {
+	if err == nil {
 		err = ErrLockLost
-	} else {
-		err = unavailable(err)
 	}
 	return fmt.Errorf("unlock room %q: %w", x.room, err)
-}
-
-// detached gives a command its own time, whenever ctx ends: a command that is
-// cut short may have done its work, and looks as if Redis had failed.
-func (l *Locker) detached(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), l.options.Timeout)
-}
-
-// notOurs reports whether an error of redsync says that the mutex is another's
-// or nobody's, as opposed to Redis being out of reach or too slow.
-func notOurs(err error) bool {
-	var taken *redsync.ErrTaken
-	return errors.As(err, &taken) || errors.Is(err, redsync.ErrLockAlreadyExpired)
-}
-
-func unavailable(err error) error { return fmt.Errorf("%w: %w", ErrUnavailable, err) }
-
-// pause waits a moment before another look, or returns the cause of a context
-// that has ended.
-func pause(ctx context.Context) error {
-	timer := time.NewTimer(minPause + rand.N(maxPause-minPause))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
 }

@@ -20,7 +20,8 @@ type tenure struct {
 
 // begin starts a tenure that lasts until the given time, then longer each time
 // that extend gives a new one. An error of extend that wraps ErrLockLost ends
-// the tenure at once; after any other error extend is tried again.
+// the tenure at once; after any other error extend is tried again. It is to
+// take no longer than Options.Timeout.
 func (o Options) begin(ctx context.Context, until time.Time, extend func(context.Context) (time.Time, error)) *tenure {
 	t := &tenure{kept: make(chan struct{})}
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
@@ -43,9 +44,7 @@ func (t *tenure) keep(o Options, extend func(context.Context) (time.Time, error)
 			return
 		case <-timer.C:
 		}
-		ctx, cancel := context.WithTimeout(t.ctx, o.Timeout)
-		until, err := extend(ctx)
-		cancel()
+		until, err := extend(t.ctx)
 		switch {
 		case err == nil:
 			t.until.Store(&until)

@@ -59,7 +59,7 @@ type process struct {
 	log      *slog.Logger
 	store    *store.Store
 	redis    redis.UniversalClient
-	locks    redis.UniversalClient
+	locks    []redis.UniversalClient // one, or independent masters
 	board    *jobs.Board
 	metrics  *observe.Metrics
 }
@@ -81,11 +81,19 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	locks, err := redisdb.OpenForLocks(string(settings.Redis.URL))
-	if err != nil {
-		return err
+	var locks []redis.UniversalClient
+	urls := settings.Lock.RedisURLs
+	if len(urls) == 0 {
+		urls = []config.Secret{settings.Redis.URL}
 	}
-	defer func() { _ = locks.Close() }()
+	for _, url := range urls {
+		client, err := redisdb.OpenForLocks(string(url))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = client.Close() }()
+		locks = append(locks, client)
+	}
 
 	registry := observe.NewRegistry()
 	p := &process{
@@ -95,7 +103,7 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes
 	}
 	checks := map[string]observe.Check{"database": db.Ping, "schema": db.CheckSchema}
 	if needsRedis(purposes) {
-		checks["redis"] = func(ctx context.Context) error { return redisdb.CheckPolicy(ctx, client) }
+		checks["redis"] = p.checkRedis
 	}
 	health := observe.NewHealth(registry, checks).Handler()
 
@@ -212,7 +220,7 @@ func (p *process) check(ctx context.Context, purposes []config.Purpose) error {
 		return err
 	}
 	if needsRedis(purposes) {
-		if err := redisdb.CheckPolicy(ctx, p.redis); err != nil {
+		if err := p.checkRedis(ctx); err != nil {
 			return err
 		}
 	}
@@ -231,6 +239,16 @@ func (p *process) check(ctx context.Context, purposes []config.Purpose) error {
 		err = ErrServerName
 	}
 	return err
+}
+
+func (p *process) checkRedis(ctx context.Context) error {
+	if err := redisdb.CheckPolicy(ctx, p.redis); err != nil || len(p.locks) == 1 {
+		return err
+	}
+	if err := redisdb.CheckQuorum(ctx, p.locks); err != nil {
+		return fmt.Errorf("check the locks' masters: %w", err)
+	}
+	return nil
 }
 
 // needsRedis reports whether a process with these purposes can do nothing

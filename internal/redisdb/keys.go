@@ -14,9 +14,15 @@ func RoomWriteLock(room string) string { return "lethe:lock:{" + room + "}:w" }
 // score the Unix millisecond of the Redis server's clock when it expires.
 func RoomReadLeases(room string) string { return "lethe:lock:{" + room + "}:r" }
 
-// RoomRefusedReader names the STRING that a refused reader leaves behind, so
-// that the writer lets readers in before it locks the room again.
-func RoomRefusedReader(room string) string { return "lethe:lock:{" + room + "}:q" }
+// RoomRefusedReaders names the ZSET of readers who were refused and have yet to
+// be let in, before the next writer: member is the reader's mark, score the Unix
+// millisecond of the Redis server's clock when the reader is given up.
+func RoomRefusedReaders(room string) string { return "lethe:lock:{" + room + "}:q" }
+
+// RoomWakeUp names the channel on which those who wait for the room are told
+// that it is worth another look. In a Cluster its subscribers go to the node
+// that has the room's keys.
+func RoomWakeUp(room string) string { return "lethe:lock:{" + room + "}:wake" }
 
 // JobStatus names the HASH of a job's status.
 func JobStatus(id string) string { return "lethe:job:{" + id + "}" }

@@ -138,7 +138,7 @@ func (l *lab) pending() []string {
 
 func (l *lab) worker(options WorkerOptions) *Worker {
 	options.ServerName = "x"
-	return NewWorker(l.store, l.redis, l.locks, l.board, l.log, l.metrics, options)
+	return NewWorker(l.store, l.redis, []redis.UniversalClient{l.locks}, l.board, l.log, l.metrics, options)
 }
 
 // work runs a worker until stop is called, or the test has ended.

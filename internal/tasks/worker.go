@@ -114,15 +114,16 @@ type Worker struct {
 }
 
 // NewWorker returns a Worker that takes nothing before [Worker.Run]. It gets its
-// tasks through client, and locks rooms through locks, which is to be from
-// [redisdb.OpenForLocks]; both stay the caller's to close.
-func NewWorker(db *store.Store, client, locks redis.UniversalClient, board *jobs.Board, log *slog.Logger,
-	metrics *observe.Metrics, options WorkerOptions,
+// tasks through client, and locks rooms through locks: one client, or one for
+// each of several independent masters, from [redisdb.OpenForLocks]. All stay the
+// caller's to close.
+func NewWorker(db *store.Store, client redis.UniversalClient, locks []redis.UniversalClient, board *jobs.Board,
+	log *slog.Logger, metrics *observe.Metrics, options WorkerOptions,
 ) *Worker {
 	drain, endDrain := context.WithCancel(context.Background())
 	return &Worker{
 		options: options.withDefaults(), store: db, redis: client, board: board, log: log, metrics: metrics,
-		rooms: lock.New(locks, db, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
+		rooms: lock.NewQuorum(locks, db, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
 		heart: jobs.NewHeart(db, log), drain: drain, endDrain: endDrain,
 	}
 }

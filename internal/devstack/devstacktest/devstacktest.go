@@ -108,6 +108,26 @@ func Redis(t testing.TB) *devstack.Redis {
 	return server
 }
 
+// RedisCluster returns a Cluster of three masters for this test alone. It is
+// closed when the test has ended.
+func RedisCluster(t testing.TB) *devstack.RedisCluster {
+	t.Helper()
+	cluster, err := devstack.StartRedisCluster(t.Context())
+	must(t, err)
+	t.Cleanup(func() { must(t, cluster.Close()) })
+	return cluster
+}
+
+// RedisSentinel returns a master, a replica and a sentinel for this test alone.
+// They are closed when the test has ended.
+func RedisSentinel(t testing.TB) *devstack.RedisSentinel {
+	t.Helper()
+	sentinel, err := devstack.StartRedisSentinel(t.Context())
+	must(t, err)
+	t.Cleanup(func() { must(t, sentinel.Close()) })
+	return sentinel
+}
+
 // Shared returns the path of a file in the folder shared that lies beside the
 // repository: fixtures too large to be part of it. Where the file is not there
 // the test is skipped.
