@@ -46,7 +46,8 @@ func hashTag(key string) string {
 
 func TestValidURL(t *testing.T) {
 	t.Parallel()
-	for _, url := range []string{"redis://host:6379/0", "rediss://user:secret@host:6379/3", "redis://host",
+	for _, url := range []string{
+		"redis://host:6379/0", "rediss://user:secret@host:6379/3", "redis://host",
 		"redis-cluster://host", "redis-cluster://user:secret@host:1,[::1]:2,c/", "redis-cluster://:a%40b@host:1,b/0?read_timeout=1s",
 		"redis-sentinel://:secret@host:1,b:2?master=m", "redis-sentinel://user:secret@host,b/3?master=m&username=u&password=p",
 	} {
