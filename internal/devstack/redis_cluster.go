@@ -97,7 +97,7 @@ func (c *RedisCluster) join(ctx context.Context) error {
 	const slots = 16384
 	for i, node := range c.Nodes {
 		client := node.client()
-		defer client.Close()
+		defer func() { _ = client.Close() }()
 		first, last := i*slots/clusterNodes, (i+1)*slots/clusterNodes-1
 		if err := client.Do(ctx, "CLUSTER", "ADDSLOTSRANGE", first, last).Err(); err != nil {
 			return fmt.Errorf("add slots: %w", err)
@@ -124,7 +124,7 @@ func (c *RedisCluster) each(do func(*Redis) error) error {
 // other one does.
 func (r *Redis) awaitCluster(ctx context.Context) error {
 	client := r.client()
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	return await(ctx, "the Redis Cluster", func() (bool, error) {
 		info, err := client.ClusterInfo(ctx).Result()
 		return strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_slots_ok:16384") &&

@@ -57,7 +57,7 @@ func (s *RedisSentinel) start(ctx context.Context) error {
 	}
 	// A sentinel looks for replicas when it starts, and then not for 10 s.
 	master := s.Master.client()
-	defer master.Close()
+	defer func() { _ = master.Close() }()
 	err = await(ctx, "the replica", func() (bool, error) {
 		info, err := master.Info(ctx, "replication").Result()
 		return strings.Contains(info, "state=online"), err
@@ -70,7 +70,7 @@ func (s *RedisSentinel) start(ctx context.Context) error {
 		return err
 	}
 	sentinel := redis.NewSentinelClient(&redis.Options{Addr: s.sentinel.address(), ContextTimeoutEnabled: true})
-	defer sentinel.Close()
+	defer func() { _ = sentinel.Close() }()
 	return await(ctx, "the sentinel", func() (bool, error) {
 		replicas, err := sentinel.Replicas(ctx, sentinelMaster).Result()
 		return len(replicas) == 1 && replicas[0]["flags"] == "slave" && replicas[0]["master-link-status"] == "ok", err

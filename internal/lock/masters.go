@@ -172,7 +172,7 @@ func (m *masters) denied(err error) error {
 
 // failures counts the masters that failed, as opposed to saying no.
 func failures(err error) int {
-	switch err := err.(type) {
+	switch err := any(err).(type) { // not errors.As: each branch of the tree counts
 	case *redsync.RedisError:
 		return 1
 	case interface{ Unwrap() []error }:

@@ -145,7 +145,7 @@ func (b *bells) toll(ctx context.Context, client redis.UniversalClient, room str
 func (b *bells) follow(ctx context.Context, client redis.UniversalClient, room string) {
 	subscription := client.Subscribe(ctx)
 	defer context.AfterFunc(ctx, func() { _ = subscription.Close() })()
-	defer subscription.Close()
+	defer func() { _ = subscription.Close() }()
 	begin, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
 	if subscription.Subscribe(begin, redisdb.RoomWakeUp(room)) != nil {
