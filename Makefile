@@ -45,6 +45,12 @@ tidy: ## Bring go.mod and tools/go.mod up to what is used
 	go mod tidy
 	go -C tools mod tidy
 
+.PHONY: bench
+bench: ## Measure, and write bin/bench.json too; with DUMP=file or DATABASE=url on the tables of a real Synapse
+	@scripts/servers
+	@$(MAKE) --no-print-directory build
+	@exec bin/lethe bench -json bin/bench.json $(if $(DUMP),-dump $(DUMP)) $(if $(DATABASE),-database '$(DATABASE)') $(BENCH)
+
 .PHONY: clean
 clean: ## Remove what was built, and the data of make run
 	rm -rf bin .lethe

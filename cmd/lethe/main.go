@@ -17,6 +17,11 @@ const usage = `lethe forgets rooms.
 	lethe dev [-listen host:port]   everything in one process, with demo rooms
 	lethe migrate [-embedded]       bring the schema lethe of LETHE_DATABASE_URL to this version;
 	                                with -embedded make Synapse's tables in an empty database too
+	lethe doctor                    what keeps Lethe from working, or from working fast, with the
+	                                LETHE_ settings there are, and what to do
+	lethe bench [-events n] [-runs n] [-case name] [-json file] [-dump file | -database url]
+	                                measure purges against plain SQL, on rooms and a server of its own;
+	                                -h lists more
 `
 
 // errUsage ends the process with status 2, after the usage was shown.
@@ -36,7 +41,9 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
-	commands := map[string]func(context.Context, []string) error{"dev": dev, "migrate": migrate}
+	commands := map[string]func(context.Context, []string) error{
+		"bench": measure, "dev": dev, "doctor": examine, "migrate": migrate,
+	}
 	if len(args) > 0 && commands[args[0]] != nil {
 		return commands[args[0]](ctx, args[1:])
 	}

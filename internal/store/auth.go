@@ -2,12 +2,9 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // A Requester is the user whom an access token speaks for: the user that it
@@ -62,11 +59,8 @@ func (s *Store) Requester(ctx context.Context, accessToken string, accountValidi
 		expiration = expirationSQL
 	}
 	var r Requester
-	err := s.pool.QueryRow(ctx, fmt.Sprintf(requesterSQL, expiration), accessToken).
-		Scan(&r.UserID, &r.Admin, &r.Guest, &r.Locked, &r.TokenExpired, &r.AccountExpired)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = ErrNotFound
-	}
+	err := s.readRow(ctx, []any{&r.UserID, &r.Admin, &r.Guest, &r.Locked, &r.TokenExpired, &r.AccountExpired},
+		fmt.Sprintf(requesterSQL, expiration), accessToken)
 	if err != nil {
 		return Requester{}, fmt.Errorf("%s: %w", operation, err)
 	}

@@ -159,27 +159,32 @@ func pairs(privileges map[string][]string) (tables, wanted []string) {
 	return tables, wanted
 }
 
+// smallTable is the size in bytes up to which a table that references events
+// needs no index: Synapse left some without one, which are mostly empty.
+const smallTable = 1 << 20
+
 // LackingIndexes returns a CREATE INDEX for each index that a purge relies on
 // and that the database does not have: without it each batch reads a whole
 // table.
 func (s *Store) LackingIndexes(ctx context.Context, catalog Catalog) (statements []string, err error) {
 	var tables, columns []string
-	add := func(table string, names ...string) {
-		tables, columns = append(tables, table), append(columns, strings.Join(names, ", "))
+	var large []int64 // from which size on the index is missed
+	add := func(table string, from int64, names ...string) {
+		tables, columns, large = append(tables, table), append(columns, strings.Join(names, ", ")), append(large, from)
 	}
 	for _, index := range purgeIndexes {
-		add(index.table, index.columns...)
+		add(index.table, 0, index.columns...)
 	}
 	for _, r := range catalog.references {
 		if !slices.Contains(deletedTables, r.table) {
-			add(r.table, r.column)
+			add(r.table, smallTable, r.column)
 		}
 	}
 	// An index serves if it begins with these columns and holds all rows.
 	rows, err := s.pool.Query(ctx, `
 		SELECT format('CREATE INDEX CONCURRENTLY ON %s (%s);', w.name, w.columns)
-		FROM unnest($1::text[], $2::text[]) AS w (name, columns)
-		WHERE to_regclass(w.name) IS NOT NULL AND NOT EXISTS (
+		FROM unnest($1::text[], $2::text[], $3::bigint[]) AS w (name, columns, large)
+		WHERE pg_relation_size(to_regclass(w.name)) >= w.large AND NOT EXISTS (
 			SELECT FROM pg_index i
 			WHERE i.indrelid = to_regclass(w.name) AND i.indisvalid AND i.indpred IS NULL
 			  AND w.columns || ',' = left((
@@ -187,7 +192,7 @@ func (s *Store) LackingIndexes(ctx context.Context, catalog Catalog) (statements
 				FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
 				JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
 				WHERE k.place <= i.indnkeyatts), length(w.columns) + 1))
-		ORDER BY 1`, tables, columns)
+		ORDER BY 1`, tables, columns, large)
 	if err == nil {
 		statements, err = pgx.CollectRows(rows, pgx.RowTo[string])
 	}

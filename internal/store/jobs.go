@@ -118,7 +118,11 @@ func (s *Store) InsertJob(ctx context.Context, job Job, alone bool) error {
 
 // Job reads a job. An unknown id is [ErrNotFound].
 func (s *Store) Job(ctx context.Context, id string) (Job, error) {
-	job, err := oneJob(ctx, s.pool, `SELECT `+jobColumns+` FROM lethe.jobs WHERE id = $1`, id)
+	var job Job
+	err := patiently(ctx, func() (err error) {
+		job, err = oneJob(ctx, s.pool, `SELECT `+jobColumns+` FROM lethe.jobs WHERE id = $1`, id)
+		return err
+	})
 	if err != nil {
 		return Job{}, fmt.Errorf("read the job: %w", err)
 	}

@@ -2,10 +2,7 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
-
-	"github.com/jackc/pgx/v5"
 
 	"lethe/internal/matrix"
 )
@@ -17,16 +14,13 @@ func (s *Store) EventPosition(ctx context.Context, eventID string) (room string,
 	if !storable(eventID) {
 		return "", matrix.Token{}, fmt.Errorf("%s: %w", operation, ErrNotFound)
 	}
-	err = s.pool.QueryRow(ctx, `
+	err = s.readRow(ctx, []any{&room, &token.Topological, &token.Stream}, `
 		SELECT e.room_id, e.topological_ordering, e.stream_ordering
 		FROM events e
 		JOIN event_json j USING (event_id)
 		LEFT JOIN rejections r USING (event_id)
 		WHERE e.event_id = $1 AND e.rejection_reason IS NULL AND r.event_id IS NULL`,
-		eventID).Scan(&room, &token.Topological, &token.Stream)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = ErrNotFound
-	}
+		eventID)
 	if err != nil {
 		return "", matrix.Token{}, fmt.Errorf("%s: %w", operation, err)
 	}
@@ -56,7 +50,7 @@ func (s *Store) TokenAtTimestamp(ctx context.Context, room string, ts int64) (ma
 	// The room is asked for as a range that holds only itself: with a plain
 	// equality the planner may walk back through the events of all rooms, which
 	// is the whole table when this room has none that is so old.
-	err := s.pool.QueryRow(ctx, `
+	err := s.readRow(ctx, []any{&token.Topological, &token.Stream}, `
 		WITH RECURSIVE bisection (low, high) AS (
 			SELECT 0::bigint, max(stream_ordering) + 1 FROM events
 			UNION ALL
@@ -79,10 +73,7 @@ func (s *Store) TokenAtTimestamp(ctx context.Context, room string, ts int64) (ma
 		  AND NOT e.outlier AND e.rejection_reason IS NULL AND r.event_id IS NULL
 		ORDER BY e.room_id DESC, e.stream_ordering DESC
 		LIMIT 1`,
-		room, ts).Scan(&token.Topological, &token.Stream)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = ErrNotFound
-	}
+		room, ts)
 	if err != nil {
 		return matrix.Token{}, fmt.Errorf("%s: %w", operation, err)
 	}

@@ -140,6 +140,38 @@ func brokenConnection(err error) bool {
 		errors.Is(err, net.ErrClosed)
 }
 
+// readPatience is for how long a read waits for a database that restarts.
+const readPatience = 5 * time.Second
+
+// patiently repeats a read for a while if the database cannot be reached: after
+// a restart every pooled connection is dead, and each says so to somebody.
+func patiently(ctx context.Context, read func() error) error {
+	deadline := time.Now().Add(readPatience)
+	for {
+		err := read()
+		if err == nil || !Unreachable(err) || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// readRow reads the first row of a query into dest, patiently. None is
+// [ErrNotFound].
+func (s *Store) readRow(ctx context.Context, dest []any, sql string, args ...any) error {
+	return patiently(ctx, func() error {
+		err := s.pool.QueryRow(ctx, sql, args...).Scan(dest...)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return ErrNotFound
+		}
+		return err
+	})
+}
+
 // querier is what the pool and a transaction have in common.
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)

@@ -1,0 +1,127 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/internal/store"
+)
+
+// A way is one in which a room can be purged.
+type way struct {
+	name  string
+	purge func(ctx context.Context, d database, r room) (took time.Duration, err error)
+}
+
+var ways = []way{
+	{"plain SQL", func(ctx context.Context, d database, r room) (time.Duration, error) {
+		started := time.Now()
+		err := purgePlainly(ctx, d.url(), r.id, r.depth, true)
+		return time.Since(started), err
+	}},
+	{"floor", func(ctx context.Context, d database, r room) (time.Duration, error) {
+		started := time.Now()
+		err := purgePlainly(ctx, d.url(), r.id, r.depth, false)
+		return time.Since(started), err
+	}},
+	{"set-wise", func(ctx context.Context, d database, r room) (time.Duration, error) {
+		return d.purgeByJob(ctx, d.url(), true, r)
+	}},
+	{"row-wise", func(ctx context.Context, d database, r room) (time.Duration, error) {
+		return d.purgeByJob(ctx, d.plainURL(), false, r)
+	}},
+}
+
+// measurePurge purges nine tenths of a room in every way: how long that takes,
+// and how much write-ahead log each deleted event costs.
+func measurePurge(ctx context.Context, r *rig) ([]Row, error) {
+	t, err := r.template(ctx, "purge", r.options.Events)
+	if err != nil {
+		return nil, err
+	}
+	seconds, wal := map[string][]float64{}, map[string][]float64{}
+	var left int64
+	for run := range r.options.Runs {
+		for _, w := range ways {
+			r.say("purge, run %d: %s", run+1, w.name)
+			err := r.onCopy(ctx, t, func(d database) error {
+				before, err := d.survey(ctx, t.rooms[0].id)
+				if err != nil {
+					return err
+				}
+				took, err := w.purge(ctx, d, t.rooms[0])
+				if err != nil {
+					return err
+				}
+				after, err := d.survey(ctx, t.rooms[0].id)
+				if err != nil {
+					return err
+				}
+				if left == 0 {
+					left = after.events
+				}
+				if after.events != left || left >= before.events {
+					return fmt.Errorf("of %d events %d are left, and the first way left %d", before.events, after.events, left)
+				}
+				seconds[w.name] = append(seconds[w.name], took.Seconds())
+				wal[w.name] = append(wal[w.name], float64(after.wal-before.wal)/float64(before.events-left))
+				return nil
+			})
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", w.name, err)
+			}
+		}
+	}
+	of := func(values map[string][]float64, name string) Sample { return sample(name, values[name]) }
+	return []Row{
+		compare("purge", "time, s", of(seconds, "set-wise"), of(seconds, "plain SQL"), "≤ 0.13"),
+		compare("purge", "time, s", of(seconds, "set-wise"), of(seconds, "floor"), "≤ 1.5"),
+		compare("purge", "time, s", of(seconds, "row-wise"), of(seconds, "plain SQL"), "≤ 1.2"),
+		compare("purge", "WAL per event, bytes", of(wal, "set-wise"), of(wal, "plain SQL"), "≤ 1"),
+		compare("purge", "WAL per event, bytes", of(wal, "row-wise"), of(wal, "plain SQL"), "≤ 1"),
+	}, nil
+}
+
+// purgeByJob purges a room by a worker of a role, and fails if the role does not
+// get the way of checking references that is to be measured.
+func (d database) purgeByJob(ctx context.Context, url string, setWise bool, r room) (time.Duration, error) {
+	db, err := store.Open(ctx, url, store.Options{})
+	if err != nil {
+		return 0, err
+	}
+	catalog, err := db.Catalog(ctx)
+	db.Close()
+	switch {
+	case err != nil:
+		return 0, err
+	case setWise != (catalog.RowWise() == ""):
+		return 0, fmt.Errorf("the role goes another way: %q", catalog.RowWise())
+	}
+	if err := d.purge(ctx, url, r); err != nil {
+		return 0, err
+	}
+	var seconds float64
+	err = d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT extract(epoch FROM max(ended_at) - min(created_at)) FROM lethe.jobs`).Scan(&seconds)
+	})
+	return time.Duration(seconds * float64(time.Second)), err
+}
+
+// A survey is where a database is at a moment.
+type survey struct {
+	events int64 // of the room
+	wal    int64 // bytes ever written
+}
+
+func (d database) survey(ctx context.Context, room string) (survey, error) {
+	var s survey
+	err := d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `
+			SELECT count(*), pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint FROM events WHERE room_id = $1`, room).
+			Scan(&s.events, &s.wal)
+	})
+	return s, err
+}

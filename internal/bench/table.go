@@ -1,0 +1,94 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"text/tabwriter"
+)
+
+// A Table is what a benchmark found.
+type Table struct {
+	// Schema says whose tables were measured, and PostgreSQL which server.
+	Schema     string `json:"schema"`
+	PostgreSQL string `json:"postgresql"`
+
+	// Runs is how often each value was measured.
+	Runs int `json:"runs"`
+
+	Rows []Row `json:"rows"`
+}
+
+// A Row compares a subject with its reference.
+type Row struct {
+	Case      string `json:"case"`
+	Measure   string `json:"measure"`
+	Subject   Sample `json:"subject"`
+	Reference Sample `json:"reference"`
+
+	// Ratio is the subject's median divided by the reference's.
+	Ratio float64 `json:"ratio"`
+
+	// Goal is what the ratio should be, for the reader; empty if there is none.
+	Goal string `json:"goal,omitempty"`
+}
+
+// A Sample is one thing's values, one of each run.
+type Sample struct {
+	Name   string    `json:"name"`
+	Median float64   `json:"median"`
+	Values []float64 `json:"values"`
+}
+
+// sample names values.
+func sample(name string, values []float64) Sample {
+	return Sample{Name: name, Median: quantile(values, 0.5), Values: values}
+}
+
+// compare makes a row of two samples.
+func compare(of, measure string, subject, reference Sample, goal string) Row {
+	row := Row{Case: of, Measure: measure, Subject: subject, Reference: reference, Goal: goal}
+	if reference.Median != 0 { // JSON has no infinity
+		row.Ratio = subject.Median / reference.Median
+	}
+	return row
+}
+
+// quantile is the smallest of the values that a share q of them does not
+// exceed; 0 if there are none.
+func quantile(values []float64, q float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	rank := int(math.Ceil(q*float64(len(sorted)))) - 1
+	return sorted[min(max(rank, 0), len(sorted)-1)]
+}
+
+// Print writes the table for people.
+func (t Table) Print(w io.Writer) error {
+	if _, err := fmt.Fprintf(w, "%s, PostgreSQL %s, medians of %d\n\n", t.Schema, t.PostgreSQL, t.Runs); err != nil {
+		return fmt.Errorf("print the table: %w", err)
+	}
+	// The tab writer keeps its first error until Flush.
+	columns := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(columns, "case\tmeasure\tsubject\t\treference\t\tratio\tgoal")
+	for _, r := range t.Rows {
+		_, _ = fmt.Fprintf(columns, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Case, r.Measure,
+			r.Subject.Name, short(r.Subject.Median), r.Reference.Name, short(r.Reference.Median), short(r.Ratio), r.Goal)
+	}
+	if err := columns.Flush(); err != nil {
+		return fmt.Errorf("print the table: %w", err)
+	}
+	return nil
+}
+
+// short writes a number with three digits that count.
+func short(value float64) string {
+	if math.Abs(value) >= 100 {
+		return strconv.FormatFloat(value, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(value, 'g', 3, 64)
+}

@@ -1,0 +1,190 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/url"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"lethe/internal/jobs"
+	"lethe/internal/matrix"
+	"lethe/internal/redisdb"
+	"lethe/internal/store"
+	"lethe/internal/tasks"
+)
+
+const (
+	// look is how often one looks whether they have ended. What is measured are
+	// the times in their rows.
+	look = 10 * time.Millisecond
+
+	// stopTime is how long a worker may take to stop; then it is killed.
+	stopTime = 30 * time.Second
+)
+
+// A database is a copy of a template.
+type database struct {
+	rig  *rig
+	name string
+}
+
+// url is the database's, as a superuser: purges check references all at once.
+func (d database) url() string { return d.rig.url(d.name) }
+
+// plainURL is the database's, as a role that cannot turn triggers off: purges
+// leave the references to the server.
+func (d database) plainURL() string {
+	u, _ := url.Parse(d.url()) // it was made from one
+	u.User = d.rig.plain
+	return u.String()
+}
+
+// atWork runs do while as many worker processes work on the database, as the
+// role of the URL. Each is given to do when it has been started.
+func (d database) atWork(ctx context.Context, url string, workers int, do func(context.Context, []*os.Process) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	working, stop := context.WithCancel(ctx)
+	defer stop()
+	var processes []*os.Process
+	for range workers {
+		cmd := exec.CommandContext(working, d.rig.options.Worker)
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+		cmd.WaitDelay = stopTime
+		cmd.Env = append(foreignEnvironment(),
+			"LETHE_DATABASE_URL="+url,
+			"LETHE_LOG_LEVEL=warn",
+			"LETHE_REDIS_URL="+d.rig.redis.URL(),
+			"LETHE_SERVER_NAME="+serverName,
+			"LETHE_SYNAPSE_BESIDE=false",
+			"LETHE_WORKER_LISTEN=",
+		)
+		cmd.Stderr = d.rig.options.Progress
+		if err := cmd.Start(); err != nil {
+			stop()
+			return errors.Join(fmt.Errorf("start a worker: %w", err), group.Wait())
+		}
+		processes = append(processes, cmd.Process)
+		group.Go(func() error {
+			err := cmd.Wait()
+			if working.Err() == nil {
+				return fmt.Errorf("a worker ended by itself: %w", errors.Join(err, errWorker))
+			}
+			return nil
+		})
+	}
+	group.Go(func() error {
+		defer stop()
+		return do(ctx, processes)
+	})
+	return group.Wait()
+}
+
+var errWorker = errors.New("it was not told to")
+
+// foreignEnvironment is ours without the settings of Lethe, so that a
+// benchmark does not depend on them.
+func foreignEnvironment() []string {
+	var environment []string
+	for _, entry := range os.Environ() {
+		if !strings.HasPrefix(entry, "LETHE_") {
+			environment = append(environment, entry)
+		}
+	}
+	return environment
+}
+
+// A submitter accepts purges as the api does.
+type submitter struct {
+	client *tasks.Client
+	close  func()
+}
+
+func (d database) submitter(ctx context.Context) (submitter, error) {
+	db, err := store.Open(ctx, d.url(), store.Options{})
+	if err != nil {
+		return submitter{}, err
+	}
+	redis, err := redisdb.Open(d.rig.redis.URL())
+	if err != nil {
+		db.Close()
+		return submitter{}, err
+	}
+	log := slog.New(slog.DiscardHandler)
+	client := tasks.NewClient(db, redis, jobs.NewBoard(db, redis, time.Hour, log), log)
+	return submitter{client: client, close: func() { _ = redis.Close(); db.Close() }}, nil
+}
+
+func (s submitter) submit(ctx context.Context, r room) error {
+	_, err := s.client.SubmitPurgeHistory(ctx, tasks.PurgeHistory{
+		Room: r.id, Token: matrix.Token{Topological: r.depth, Stream: math.MaxInt64},
+		DeleteLocalEvents: true, Requester: "@bench:" + serverName,
+	})
+	return err
+}
+
+// purge purges a room by a job, from its acceptance to its end, while a worker
+// of that role is there.
+func (d database) purge(ctx context.Context, url string, r room) error {
+	return d.atWork(ctx, url, 1, func(ctx context.Context, _ []*os.Process) error {
+		return d.purgeAtWork(ctx, r, nil)
+	})
+}
+
+// purgeAtWork submits a purge and waits for its end. Each, if it is not nil, is
+// called with the time of each commit that a look finds.
+func (d database) purgeAtWork(ctx context.Context, r room, each func(time.Time)) error {
+	s, err := d.submitter(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if err := s.submit(ctx, r); err != nil {
+		return err
+	}
+	return d.awaitJobs(ctx, each)
+}
+
+// awaitJobs waits until no job is left that has not ended. A job that failed is
+// an error.
+func (d database) awaitJobs(ctx context.Context, each func(time.Time)) error {
+	return d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
+		ticker := time.NewTicker(look)
+		defer ticker.Stop()
+		var last time.Time
+		for {
+			var open bool
+			var failed *string
+			var moved time.Time
+			if err := conn.QueryRow(ctx, `
+				SELECT bool_or(ended_at IS NULL), min(error), max(updated_at) FROM lethe.jobs`).
+				Scan(&open, &failed, &moved); err != nil {
+				return fmt.Errorf("look at the jobs: %w", err)
+			}
+			switch {
+			case failed != nil:
+				return fmt.Errorf("a job failed: %s", *failed)
+			case each != nil && moved != last:
+				each(moved)
+				last = moved
+			}
+			if !open {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("wait for the jobs: %w", context.Cause(ctx))
+			case <-ticker.C:
+			}
+		}
+	})
+}

@@ -1,0 +1,329 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"math"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"lethe/internal/config"
+	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/jobs"
+	"lethe/internal/redisdb"
+	"lethe/internal/roomgen"
+	"lethe/internal/store"
+	"lethe/internal/tasks"
+)
+
+func TestMain(m *testing.M) { devstacktest.Main(m) }
+
+const serverName = "doctor.test"
+
+// A ward is a database with two rooms, and how its superuser and a role that
+// owns nothing reach it.
+type ward struct {
+	t     *testing.T
+	ctx   context.Context
+	url   string
+	role  string
+	conn  *pgx.Conn
+	rooms []roomgen.Summary
+}
+
+func admit(t *testing.T, url string) *ward {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	conn, err := pgx.Connect(ctx, url)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	w := &ward{t: t, ctx: ctx, url: url, conn: conn, role: "Doctor's " + jobs.NewID()}
+	w.exec(`CREATE ROLE ` + pgx.Identifier{w.role}.Sanitize() + ` LOGIN`)
+	for seed := range uint64(2) {
+		room, err := roomgen.Generate(ctx, conn, roomgen.Room{Server: serverName, Seed: seed, StateEvery: 10})
+		require.NoError(t, err)
+		w.rooms = append(w.rooms, room)
+	}
+	return w
+}
+
+func embedded(t *testing.T) *ward {
+	t.Helper()
+	return admit(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded))
+}
+
+func (w *ward) exec(sql ...string) {
+	w.t.Helper()
+	for _, sql := range sql {
+		_, err := w.conn.Exec(w.ctx, sql)
+		require.NoError(w.t, err)
+	}
+}
+
+// plainURL is that of the role.
+func (w *ward) plainURL() string {
+	u, err := url.Parse(w.url)
+	require.NoError(w.t, err)
+	u.User = url.User(w.role)
+	return u.String()
+}
+
+func examineAs(w *ward, url string, change ...func(*config.Config)) Report {
+	settings := config.Default()
+	beside := false
+	settings.Database.URL, settings.ServerName, settings.SynapseBeside = config.Secret(url), serverName, &beside
+	for _, change := range change {
+		change(&settings)
+	}
+	return Examine(w.ctx, settings)
+}
+
+// finding returns what the report says about something, once.
+func finding(t *testing.T, report Report, about string) Finding {
+	t.Helper()
+	var found []Finding
+	for _, f := range report {
+		if f.About == about {
+			found = append(found, f)
+		}
+	}
+	require.Len(t, found, 1, "%v", report)
+	return found[0]
+}
+
+// purge has an api and a worker of the role purge a room, and returns why
+// references were checked row by row.
+func (w *ward) purge(room roomgen.Summary) string {
+	w.t.Helper()
+	db, err := store.Open(w.ctx, w.plainURL(), store.Options{})
+	require.NoError(w.t, err)
+	defer db.Close()
+	catalog, err := db.Catalog(w.ctx)
+	require.NoError(w.t, err)
+
+	_, err = db.Requester(w.ctx, "nobody's", true)
+	require.ErrorIs(w.t, err, store.ErrNotFound)
+	_, err = db.TokenAtTimestamp(w.ctx, room.Room, math.MaxInt64)
+	require.NoError(w.t, err)
+	_, token, err := db.EventPosition(w.ctx, room.Middle)
+	require.NoError(w.t, err)
+	server := devstacktest.Redis(w.t)
+	client, err := redisdb.Open(server.URL())
+	require.NoError(w.t, err)
+	defer client.Close()
+	log := slog.New(slog.DiscardHandler)
+	board := jobs.NewBoard(db, client, time.Hour, log)
+	id, err := tasks.NewClient(db, client, board, log).SubmitPurgeHistory(w.ctx,
+		tasks.PurgeHistory{Room: room.Room, Token: token, DeleteLocalEvents: true, Requester: "@a:b"})
+	require.NoError(w.t, err)
+
+	worker := exec.CommandContext(w.ctx, filepath.Join(devstacktest.Binaries(w.t), "worker"))
+	worker.Env = []string{
+		"LETHE_DATABASE_URL=" + w.plainURL(), "LETHE_REDIS_URL=" + server.URL(), "LETHE_SERVER_NAME=" + serverName,
+		"LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_LISTEN=",
+	}
+	require.NoError(w.t, worker.Start())
+	defer func() {
+		_ = worker.Process.Signal(syscall.SIGTERM)
+		_ = worker.Wait()
+	}()
+	var status jobs.Status
+	require.Eventually(w.t, func() bool {
+		var err error
+		status, err = board.Status(w.ctx, jobs.PurgeHistory, id)
+		return err == nil && status.State.Ended()
+	}, time.Minute, 20*time.Millisecond)
+	require.Equal(w.t, jobs.Complete, status.State, status.Error)
+	return catalog.RowWise()
+}
+
+// What is printed is all that it takes, for the checked path and for the fast.
+func TestTheGrantsAreEnough(t *testing.T) {
+	t.Parallel()
+	check := func(t *testing.T, w *ward) {
+		w.exec(
+			`REVOKE TEMPORARY ON DATABASE `+pgx.Identifier{w.conn.Config().Database}.Sanitize()+` FROM PUBLIC`,
+			`REVOKE CREATE ON SCHEMA public FROM PUBLIC`)
+		report := examineAs(w, w.plainURL())
+		require.False(t, report.Healthy())
+		lacking := finding(t, report, "privileges")
+		require.Equal(t, Mend, lacking.Verdict)
+		role := pgx.Identifier{w.role}.Sanitize()
+		require.Contains(t, lacking.Do, `GRANT SELECT, DELETE ON event_json TO `+role+`;`)
+		require.Equal(t, "not looked at, for want of privileges", finding(t, report, "schema").Says)
+
+		w.exec(lacking.Do...)
+		report = examineAs(w, w.plainURL())
+		require.True(t, report.Healthy(), "%v", report)
+		require.Equal(t, OK, finding(t, report, "privileges").Verdict)
+		speed := finding(t, report, "speed")
+		require.Equal(t, Advice, speed.Verdict)
+		require.Contains(t, speed.Says, "session_replication_role")
+		require.NotEmpty(t, w.purge(w.rooms[0]), "it is done row by row")
+
+		require.Contains(t, speed.Do, `GRANT SET ON PARAMETER session_replication_role TO `+role+`;`)
+		w.exec(speed.Do[0])
+		if len(speed.Do) > 1 {
+			half := finding(t, examineAs(w, w.plainURL()), "speed")
+			require.Equal(t, Mend, half.Verdict, "with half of them a purge would fail")
+			require.Equal(t, speed.Do[1:], half.Do)
+		}
+		w.exec(speed.Do...)
+		report = examineAs(w, w.plainURL())
+		require.Equal(t, OK, finding(t, report, "speed").Verdict)
+		require.Empty(t, w.purge(w.rooms[1]), "it is done at once")
+	}
+	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
+		check(t, embedded(t))
+	})
+	t.Run("Synapse", func(t *testing.T) {
+		t.Parallel()
+		url := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
+		require.NoError(t, store.Migrate(t.Context(), url))
+		check(t, admit(t, url))
+	})
+}
+
+func TestASuperuserNeedsNothing(t *testing.T) {
+	t.Parallel()
+	w := embedded(t)
+	redis := devstacktest.Redis(t)
+	report := examineAs(w, w.url, func(c *config.Config) { c.Redis.URL = config.Secret(redis.URL()) })
+	require.True(t, report.Healthy())
+	for _, f := range report {
+		require.Equal(t, OK, f.Verdict, "%v", f)
+		require.Empty(t, f.Do)
+	}
+}
+
+func TestTheCommandSaysByItsStatusWhetherLetheCanWork(t *testing.T) {
+	t.Parallel()
+	w := embedded(t)
+	lethe := filepath.Join(devstacktest.Binaries(t), "lethe")
+	run := func(url string) ([]byte, error) {
+		command := exec.CommandContext(w.ctx, lethe, "doctor")
+		command.Env = []string{"LETHE_DATABASE_URL=" + url}
+		return command.Output()
+	}
+	report, err := run(w.url)
+	require.NoError(t, err)
+	require.Regexp(t, `(?m)^ok      database    it answers$`, string(report))
+	report, err = run(w.plainURL())
+	var status *exec.ExitError
+	require.ErrorAs(t, err, &status)
+	require.Equal(t, 1, status.ExitCode())
+	require.Regexp(t, `(?m)^MEND    privileges  .*:\n {20}GRANT `, string(report))
+}
+
+func TestIndexes(t *testing.T) {
+	t.Parallel()
+	w := embedded(t)
+	w.exec(
+		`DROP INDEX events_order_room`,
+		`DROP INDEX ev_edges_prev_id`,
+		`DROP INDEX room_memberships_stream_ordering_idx`,
+		// A wider one serves, a partial one does not.
+		`DROP INDEX evauth_edges_id`, `CREATE INDEX ON event_auth (event_id, auth_id)`,
+		`DROP INDEX event_to_state_groups_sg_index`, `CREATE INDEX ON event_to_state_groups (state_group) WHERE state_group > 5`)
+	require.NotContains(t, finding(t, examineAs(w, w.url), "indexes").Do,
+		`CREATE INDEX CONCURRENTLY ON room_memberships (event_stream_ordering);`, "it is as small as an index")
+	w.exec(`
+		INSERT INTO room_memberships (event_id, user_id, sender, room_id, membership)
+		SELECT i, 'user', 'sender', 'room', 'join' FROM generate_series(1, 20000) i`)
+	report := examineAs(w, w.url)
+	require.True(t, report.Healthy())
+	lacking := finding(t, report, "indexes")
+	require.Equal(t, Advice, lacking.Verdict)
+	require.Equal(t, []string{
+		`CREATE INDEX CONCURRENTLY ON event_edges (prev_event_id);`,
+		`CREATE INDEX CONCURRENTLY ON event_to_state_groups (state_group);`,
+		`CREATE INDEX CONCURRENTLY ON events (room_id, topological_ordering, stream_ordering);`,
+		`CREATE INDEX CONCURRENTLY ON room_memberships (event_stream_ordering);`,
+	}, lacking.Do)
+	w.exec(lacking.Do...)
+	require.Equal(t, OK, finding(t, examineAs(w, w.url), "indexes").Verdict)
+}
+
+func TestTables(t *testing.T) {
+	t.Parallel()
+	w := embedded(t)
+	w.exec(`CREATE TABLE stars (event_id text REFERENCES events (event_id))`,
+		`CREATE TABLE moons (event_id text REFERENCES events (event_id))`)
+	var found []string
+	for _, f := range examineAs(w, w.url) {
+		if f.About == "tables" {
+			require.Equal(t, Mend, f.Verdict)
+			found = append(found, f.Says)
+		}
+	}
+	require.Len(t, found, 2)
+	require.Contains(t, found[0], "moons")
+	require.Contains(t, found[1], "stars")
+}
+
+func TestSchema(t *testing.T) {
+	t.Parallel()
+	w := embedded(t)
+	w.exec(`DROP SCHEMA lethe CASCADE`)
+	report := examineAs(w, w.url)
+	require.False(t, report.Healthy())
+	require.Contains(t, finding(t, report, "schema").Says, "run `lethe migrate`")
+}
+
+func TestSettings(t *testing.T) {
+	t.Parallel()
+	w := embedded(t)
+	w.exec(`DROP TABLE lethe.migrations_embedded`) // as if Synapse had made the tables
+	report := examineAs(w, w.url, func(c *config.Config) { c.ServerName, c.SynapseBeside = "", nil })
+	require.True(t, report.Healthy())
+	for _, about := range []string{"server name", "synapse", "redis"} {
+		require.Equal(t, Advice, finding(t, report, about).Verdict, about)
+		require.Contains(t, finding(t, report, about).Says, "set LETHE_", about)
+	}
+	report = examineAs(w, w.url, func(c *config.Config) { c.ServerName = "elsewhere.test" })
+	require.Equal(t, Mend, finding(t, report, "server name").Verdict)
+}
+
+func TestServers(t *testing.T) {
+	t.Parallel()
+	w := embedded(t)
+	var masters []config.Secret
+	for range 3 {
+		masters = append(masters, config.Secret(devstacktest.Redis(t).URL()))
+	}
+	evicting := devstacktest.Redis(t)
+	options, err := redis.ParseURL(evicting.URL())
+	require.NoError(t, err)
+	client := redis.NewClient(options)
+	defer client.Close()
+	require.NoError(t, client.ConfigSet(w.ctx, "maxmemory-policy", "allkeys-lru").Err())
+
+	report := examineAs(w, w.url, func(c *config.Config) {
+		c.Redis.URL, c.Lock.RedisURLs = config.Secret(evicting.URL()), masters
+	})
+	require.Equal(t, Mend, finding(t, report, "redis").Verdict)
+	require.Contains(t, finding(t, report, "redis").Says, "noeviction")
+	require.Equal(t, OK, finding(t, report, "locks").Verdict)
+
+	away := strings.Replace(w.url, "//lethe@", "//lethe:verysecret@", 1)
+	away = strings.Replace(away, w.conn.Config().Database, "nowhere", 1)
+	report = examineAs(w, away, func(c *config.Config) { c.Redis.URL = "redis://u:verysecret@127.0.0.1:1/0" })
+	require.Equal(t, Mend, finding(t, report, "database").Verdict)
+	require.Equal(t, Mend, finding(t, report, "redis").Verdict)
+	var printed bytes.Buffer
+	require.NoError(t, report.Print(&printed))
+	require.Contains(t, printed.String(), "nowhere")
+	require.NotContains(t, printed.String(), "verysecret")
+}
