@@ -164,10 +164,13 @@ func selectHistory(ctx context.Context, tx pgx.Tx, purge HistoryPurge, from int6
 		err = tx.QueryRow(ctx, `
 			WITH filled AS (
 				INSERT INTO lethe_selected
-				SELECT e.event_id, e.topological_ordering, e.stream_ordering, `+deletable+`
-				FROM events e LEFT JOIN state_events s ON s.event_id = e.event_id
-				WHERE e.topological_ordering >= $4 AND e.topological_ordering < $5 AND `+selectable+`
-				ORDER BY e.topological_ordering LIMIT $6
+				SELECT * FROM (
+					SELECT e.event_id, e.topological_ordering, e.stream_ordering, `+deletable+`
+					FROM events e LEFT JOIN state_events s ON s.event_id = e.event_id
+					WHERE e.topological_ordering >= $4 AND e.topological_ordering < $5 AND `+selectable+`
+					ORDER BY e.topological_ordering LIMIT $6
+				) AS lowest
+				ORDER BY event_id -- the order of the indexes in which they are looked up
 				RETURNING topological_ordering
 			)
 			SELECT count(*), min(topological_ordering), max(topological_ordering) FROM filled`,
@@ -262,9 +265,16 @@ var slidingSyncSteps = []step{
 var beforeDeletes = []step{
 	{"prune the backward extremities", `
 		DELETE FROM event_backward_extremities x WHERE x.room_id = $1 AND NOT ` + referenced},
+	// In the order in which little is looked up: of nearly all events, those that
+	// follow are selected too, and that is known without a look at events.
 	{"add backward extremities", `
+		WITH followed AS MATERIALIZED (
+			SELECT x.event_id, g.event_id AS by
+			FROM lethe_selected x JOIN event_edges g ON g.prev_event_id = x.event_id
+			WHERE NOT g.is_state AND NOT EXISTS (SELECT FROM lethe_selected s WHERE s.event_id = g.event_id)
+		)
 		INSERT INTO event_backward_extremities (event_id, room_id)
-		SELECT x.event_id, $1 FROM lethe_selected x WHERE ` + referenced + `
+		SELECT DISTINCT f.event_id, $1 FROM followed f JOIN events e ON e.event_id = f.by WHERE NOT e.outlier
 		ON CONFLICT DO NOTHING`},
 	// A group that was found used before may have lost its last event now, so
 	// it is to be looked at again.
