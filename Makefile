@@ -20,12 +20,12 @@ run: ## Start Lethe with servers and rooms to try it on
 test: ## Lint, then run all tests with the race detector
 	@scripts/servers
 	@$(MAKE) --no-print-directory lint
-	go test -race -timeout 10m -parallel 8 ./...
+	go test -race -timeout 15m -parallel 6 ./...
 
 .PHONY: test-fast
 test-fast: ## Run all tests, without the race detector
 	@scripts/servers
-	go test -timeout 10m -parallel 8 ./...
+	go test -timeout 15m -parallel 6 ./...
 
 .PHONY: lint
 lint: ## Check format, go.mod and what static analysis finds

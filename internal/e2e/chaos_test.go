@@ -90,7 +90,7 @@ func TestKilledWorkersJobGoesOnElsewhere(t *testing.T) {
 	before := f.batches(id)
 	f.eventually(20*time.Second, func() bool { return f.batches(id) > before }, "purge %s does not go on", id)
 	t.Logf("went on after %v", time.Since(killed).Round(100*time.Millisecond))
-	f.await(time.Minute, id)
+	f.await(3*time.Minute, id)
 	require.Zero(t, f.left())
 }
 
@@ -110,7 +110,7 @@ func TestStoppingWorkerHandsItsJobOver(t *testing.T) {
 	before := f.batches(id)
 	// There is no scheduler: nobody else could have handed it over.
 	f.eventually(5*time.Second, func() bool { return f.batches(id) > before }, "purge %s was not handed over", id)
-	f.await(time.Minute, id)
+	f.await(3*time.Minute, id)
 	require.Zero(t, f.left())
 	require.Equal(t, 1, query[int](f, `SELECT generation FROM lethe.jobs WHERE id = $1`, id))
 }
@@ -120,7 +120,7 @@ func TestTimeSlicesMakeRoomForOthers(t *testing.T) {
 	f, purge := demo(t, 3000)
 	f.start("worker", slowly, "LETHE_WORKER_TIME_SLICE=1s", "LETHE_WORKER_CONCURRENCY=1")
 	id := f.underway(purge)
-	f.await(2*time.Minute, id)
+	f.await(4*time.Minute, id)
 	require.Greater(t, query[int](f, `SELECT attempt FROM lethe.jobs WHERE id = $1`, id), 1, "it never yielded")
 	require.Equal(t, 1, query[int](f, `SELECT generation FROM lethe.jobs WHERE id = $1`, id))
 	require.Zero(t, f.left())
@@ -141,7 +141,7 @@ func TestFlushedRedisLosesNoRunningJob(t *testing.T) {
 		require.Equal(t, "active", f.status(id)["status"])
 		f.eventually(20*time.Second, func() bool { return f.batches(id) > before }, "purge %s stands still", id)
 	}
-	f.await(2*time.Minute, id)
+	f.await(4*time.Minute, id)
 	require.Zero(t, f.left())
 	// The end is known without Redis too, and put there again.
 	require.NoError(t, client.FlushAll(t.Context()).Err())
@@ -181,7 +181,7 @@ func TestRedisDownInMidJob(t *testing.T) {
 		return before == stood
 	}, "purge %s goes on without a lock", id)
 	require.NoError(t, f.redis.Restart(t.Context()))
-	f.await(2*time.Minute, id)
+	f.await(4*time.Minute, id)
 	require.Zero(t, f.left())
 }
 
@@ -214,7 +214,7 @@ func TestHungRedis(t *testing.T) {
 	require.Equal(t, "active", f.status(queued)["status"])
 	require.Less(t, time.Since(asked), 10*time.Second)
 	require.NoError(t, f.redis.Resume())
-	f.await(2*time.Minute, running, queued)
+	f.await(4*time.Minute, running, queued)
 	require.Zero(t, f.left())
 }
 
@@ -233,7 +233,7 @@ func TestDatabaseRestartedInMidJob(t *testing.T) {
 	require.NoError(t, postgres.Restart(t.Context()))
 	f.sql, err = pgx.Connect(t.Context(), f.database)
 	require.NoError(t, err)
-	f.await(2*time.Minute, id)
+	f.await(4*time.Minute, id)
 	require.Zero(t, f.left())
 }
 
@@ -295,7 +295,7 @@ func (f *fleet) takenOverFrom(stopped *process, id string, at time.Time) {
 	f.t.Logf("taken over after %v", time.Since(at).Round(100*time.Millisecond))
 	committed := query[int](f, `SELECT count(*) FROM lethe.audit WHERE attempt = $1`, attempt)
 	stopped.signal(syscall.SIGCONT)
-	f.await(2*time.Minute, id)
+	f.await(4*time.Minute, id)
 	require.Zero(f.t, f.left())
 	require.Equal(f.t, committed, query[int](f, `SELECT count(*) FROM lethe.audit WHERE attempt = $1`, attempt),
 		"the worker that was stopped committed a batch")
@@ -355,7 +355,7 @@ func TestQueuedJobsAreEnqueuedOnce(t *testing.T) {
 	<-waiting.C
 	require.Equal(t, 1000, query[int](f, `SELECT count(*) FROM lethe.jobs WHERE state = 'queued' AND generation = 1 AND task_missing_since IS NULL`))
 	f.start("worker", "LETHE_WORKER_CONCURRENCY=1")
-	f.await(2*time.Minute, ids...)
+	f.await(4*time.Minute, ids...)
 	require.Equal(t, 1, query[int](f, `SELECT max(generation) FROM lethe.jobs`))
 	require.Equal(t, 1, query[int](f, `SELECT max(attempt) FROM lethe.jobs`))
 }

@@ -102,7 +102,7 @@ func referenceContents(t *testing.T) map[string]string {
 	if reference.contents == nil {
 		f, purges := corpus(t)
 		f.start("worker")
-		f.await(time.Minute, f.submit(purges)...)
+		f.await(3*time.Minute, f.submit(purges)...)
 		f.compare(purges)
 		reference.contents = f.contents()
 	}
@@ -127,7 +127,7 @@ func TestPurgesAsSynapseDoesInManyBatches(t *testing.T) {
 	f, purges := corpus(t)
 	f.start("worker", "LETHE_WORKER_BATCH_EVENTS=5", "LETHE_DATABASE_URL="+devstacktest.AsPlainRole(t, f.database))
 	ids := f.submit(purges)
-	f.await(time.Minute, ids...)
+	f.await(3*time.Minute, ids...)
 	for _, id := range ids {
 		require.GreaterOrEqual(t, f.batches(id), 10)
 	}
@@ -155,7 +155,7 @@ func TestPurgesAsSynapseDoesThroughKills(t *testing.T) {
 				t.Logf("killed after %d batches", committed())
 				worker = f.start("worker", "LETHE_WORKER_BATCH_EVENTS=2")
 			}
-			f.await(2*time.Minute, ids...)
+			f.await(4*time.Minute, ids...)
 			require.Positive(t, query[int](f, `SELECT count(*) FROM lethe.jobs WHERE generation > 1`), "no kill met a job")
 			require.Empty(t, cmp.Diff(referenceContents(t), f.contents()))
 		})

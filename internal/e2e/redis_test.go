@@ -31,7 +31,7 @@ func TestPurgeOnARedisCluster(t *testing.T) {
 	// What the reconciler knows of asynq, it must find on a Cluster too.
 	worker.kill()
 	f.start("worker", slowly)
-	f.await(time.Minute, id)
+	f.await(3*time.Minute, id)
 	require.Zero(t, f.left())
 }
 
@@ -41,7 +41,7 @@ func TestPurgeThroughRedisSentinel(t *testing.T) {
 	f.on(devstacktest.RedisSentinel(t).URL())
 	f.start("scheduler")
 	f.start("worker")
-	f.await(time.Minute, f.purge(large, purge))
+	f.await(3*time.Minute, f.purge(large, purge))
 	require.Zero(t, f.left())
 }
 
@@ -65,6 +65,6 @@ func TestPurgeLockedByQuorum(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, keys, "the locks are not on the masters")
 	masters[0].Kill()
-	f.await(time.Minute, id)
+	f.await(3*time.Minute, id)
 	require.Zero(t, f.left())
 }

@@ -191,14 +191,21 @@ func (p *purgeHistory) nextStateGroups(ctx context.Context) (done bool, err erro
 // moved makes the checkpoint after a batch, to be committed with it.
 type moved func(update func(*purgeHistoryCheckpoint)) any
 
+// leastEvents is how many events a batch takes on however slow the last one was:
+// up to here, what each batch costs is not paid by the event.
+const leastEvents = 50
+
 // batch runs do under the room's lock, and moves on when it has committed.
 func (p *purgeHistory) batch(ctx context.Context, do func(context.Context, store.Batch, moved) error) error {
-	next := p.at
+	next, least := p.at, 1
+	if p.at.Phase == phaseEvents {
+		least = leastEvents
+	}
 	err := p.worker.inRoom(ctx, jobs.PurgeHistory, p.purge.Room, p.run, func(ctx context.Context, batch store.Batch) error {
 		started := time.Now()
 		return do(ctx, batch, func(update func(*purgeHistoryCheckpoint)) any {
 			next.Batches++
-			next.Size = p.worker.nextBatch(p.at.Size, time.Since(started))
+			next.Size = p.worker.nextBatch(p.at.Size, least, time.Since(started))
 			update(&next)
 			return next
 		})

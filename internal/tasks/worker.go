@@ -433,10 +433,11 @@ func (w *Worker) inRoom(ctx context.Context, kind jobs.Kind, room string, run st
 func (w *Worker) firstBatch() int { return min(200, w.options.BatchEvents) }
 
 // nextBatch is the size of the batch after one of the given size that took so
-// long. It at most doubles, since a quick batch may have met little.
-func (w *Worker) nextBatch(size int, took time.Duration) int {
+// long. It at most doubles, since a quick batch may have met little, and does not
+// fall below least: where that is slow, it is not for its size.
+func (w *Worker) nextBatch(size, least int, took time.Duration) int {
 	factor := min(max(w.options.BatchTime.Seconds()/max(took.Seconds(), 1e-6), 0.25), 2)
-	return min(max(int(float64(size)*factor), 1), w.options.BatchEvents)
+	return min(max(int(float64(size)*factor), least), w.options.BatchEvents)
 }
 
 // encode writes a checkpoint as JSON; one that cannot be written is empty.
