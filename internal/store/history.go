@@ -218,7 +218,7 @@ func selectHistory(ctx context.Context, tx pgx.Tx, purge HistoryPurge, from int6
 // temporary table costs more than an ANALYZE.
 const analyzeFrom = 1000
 
-// A step is one statement of a batch. Each is given the room as $1.
+// A step is one statement of a batch. One that mentions $1 is given the room.
 type step struct {
 	what string
 	sql  string
@@ -276,8 +276,8 @@ var beforeDeletes = []step{
 		INSERT INTO event_backward_extremities (event_id, room_id)
 		SELECT DISTINCT f.event_id, $1 FROM followed f JOIN events e ON e.event_id = f.by WHERE NOT e.outlier
 		ON CONFLICT DO NOTHING`},
-	// A group that was found used before may have lost its last event now, so
-	// it is to be looked at again.
+	// A group that was dismissed as used may have lost its last event now, so it
+	// is to be looked at again.
 	{"note the state groups", `
 		WITH gone AS (
 			DELETE FROM event_to_state_groups g USING lethe_selected s WHERE g.event_id = s.event_id

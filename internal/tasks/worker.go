@@ -244,11 +244,10 @@ func (w *Worker) runSlice(ctx context.Context, job store.Job, run store.Run, log
 		var err error
 		if work == nil {
 			work, err = w.newWork(ctx, run)
-		} else {
-			done, err = step(ctx, work, log)
+		} else if done, err = step(ctx, work, log); err == nil {
+			backoff = leastBackoff // only a batch is progress: a work that was made anew may fail again
 		}
 		if err == nil {
-			backoff = leastBackoff
 			mu.Lock()
 			status.Progress = encode(work.progress())
 			mu.Unlock()
