@@ -140,10 +140,12 @@ func (s *Store) deleteStateGroups(ctx context.Context, batch Batch, catalog Cata
 		if err := tx.QueryRow(ctx, `
 			WITH chunk AS (
 				DELETE FROM lethe.state_group_candidates c
-				WHERE c.room_id = $1 AND c.state = $3 AND c.state_group IN (
+				-- An array is looked up by the index, whatever the planner
+				-- thinks of a table that was empty when it was last analyzed.
+				WHERE c.room_id = $1 AND c.state = $3 AND c.state_group = ANY (ARRAY(
 					SELECT n.state_group FROM lethe.state_group_candidates n
 					WHERE n.room_id = $1 AND n.state = $3
-					ORDER BY n.state_group DESC LIMIT $2)
+					ORDER BY n.state_group DESC LIMIT $2))
 				RETURNING c.state_group
 			), filled AS (
 				INSERT INTO lethe_groups SELECT state_group FROM chunk
