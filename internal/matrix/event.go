@@ -1,0 +1,208 @@
+package matrix
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+const (
+	// maxEvent is how many bytes of canonical JSON an event may have.
+	maxEvent = 65536
+
+	// maxPrevEvents and maxAuthEvents are how many events one may name.
+	maxPrevEvents = 20
+	maxAuthEvents = 10
+)
+
+// ErrTooLarge is returned for an event that no homeserver would accept for its
+// size: more than 64 KiB of JSON, more than 255 bytes of type, sender, room id or
+// state key, more than 20 previous or 10 auth events.
+var ErrTooLarge = errors.New("the event is too large")
+
+// An Event is what an event says, before it is sealed.
+type Event struct {
+	// Type is the event's type, such as m.room.member.
+	Type string
+
+	// RoomID is the id of the event's room. It is "" for an m.room.create event
+	// since version 12, whose own id becomes the room's.
+	RoomID string
+
+	// Sender is the user id of the user who says it.
+	Sender string
+
+	// StateKey makes the event a state event. Defaults to nil: it is none.
+	StateKey *string
+
+	// Content may hold what encoding/json makes of JSON, and Go's own booleans,
+	// strings, integers, maps with string keys and slices. Numbers must be
+	// integers within ±(2^53-1). Defaults to nil: an empty object.
+	Content map[string]any
+
+	// Depth is one more than the largest depth of the previous events.
+	Depth int64
+
+	// PrevEvents are the ids of the events that this one follows, AuthEvents
+	// those of the state events that allow it: see [AuthTypes].
+	PrevEvents, AuthEvents []string
+
+	// OriginServerTS is when the event was made, in Unix milliseconds.
+	OriginServerTS int64
+}
+
+// A SealedEvent is an event that nobody can change any more without changing its
+// id.
+type SealedEvent struct {
+	// ID is the event's id.
+	ID string
+
+	// JSON is the event in canonical JSON, with its hashes and signatures and
+	// without the key unsigned, which is nobody's but each server's own.
+	JSON []byte
+
+	// Event is what the event says. Its RoomID is always set.
+	Event
+}
+
+// Seal hashes the event, signs it in the name of the sender's server, which must
+// be serverName, and names it. A nil key leaves it unsigned, which only a room
+// without remote members can stand. Seal changes nothing that e refers to;
+// sealing an equal event again gives an equal one.
+//
+// Errors wrap [ErrRoomVersion], [ErrTooLarge], or [ErrJSON] for a content that
+// has no canonical form. Whether the sender may say it is not judged.
+func (e Event) Seal(version RoomVersion, serverName string, key *SigningKey) (SealedEvent, error) {
+	sealed, err := e.seal(version, serverName, key)
+	if err != nil {
+		return SealedEvent{}, fmt.Errorf("seal an event of type %.100q: %w", e.Type, err)
+	}
+	return sealed, nil
+}
+
+func (e Event) seal(version RoomVersion, serverName string, key *SigningKey) (SealedEvent, error) {
+	if err := e.check(version, serverName); err != nil {
+		return SealedEvent{}, err
+	}
+	// From here on the event is what others will parse, not what Go types the
+	// content came in.
+	raw, err := appendCanonical(nil, e.fields(), 0)
+	if err != nil {
+		return SealedEvent{}, err
+	}
+	event, err := parseEvent(version, raw)
+	if err != nil {
+		return SealedEvent{}, err
+	}
+	if e.Type == "m.room.create" && event.content()["room_version"] != string(version) {
+		return SealedEvent{}, errors.New("its content names another room version")
+	}
+	hash, err := event.contentHash()
+	if err != nil {
+		return SealedEvent{}, err
+	}
+	event["hashes"] = map[string]any{"sha256": hash}
+	signatures := map[string]any{}
+	if key != nil {
+		signature, err := event.sign(version, key)
+		if err != nil {
+			return SealedEvent{}, err
+		}
+		signatures[serverName] = map[string]any{key.ID(): signature}
+	}
+	event["signatures"] = signatures
+
+	sealed := SealedEvent{Event: e}
+	if sealed.ID, err = event.id(version); err != nil {
+		return SealedEvent{}, err
+	}
+	if sealed.JSON, err = appendCanonical(nil, event, 0); err != nil {
+		return SealedEvent{}, err
+	}
+	if len(sealed.JSON) > maxEvent {
+		return SealedEvent{}, fmt.Errorf("%d bytes of JSON: %w", len(sealed.JSON), ErrTooLarge)
+	}
+	if e.RoomID == "" {
+		sealed.RoomID = "!" + strings.TrimPrefix(sealed.ID, "$")
+	}
+	return sealed, nil
+}
+
+// fields are the event's keys and values before it has hashes and signatures.
+func (e Event) fields() map[string]any {
+	fields := map[string]any{
+		"auth_events":      e.AuthEvents,
+		"content":          e.Content,
+		"depth":            e.Depth,
+		"origin_server_ts": e.OriginServerTS,
+		"prev_events":      e.PrevEvents,
+		"sender":           e.Sender,
+		"type":             e.Type,
+	}
+	if e.RoomID != "" {
+		fields["room_id"] = e.RoomID
+	}
+	if e.StateKey != nil {
+		fields["state_key"] = *e.StateKey
+	}
+	return fields
+}
+
+// check returns an error for what no homeserver would take for an event.
+func (e Event) check(version RoomVersion, serverName string) error {
+	if err := version.check(); err != nil {
+		return err
+	}
+	identifiers := []string{e.Type, e.RoomID, e.Sender}
+	if e.StateKey != nil {
+		identifiers = append(identifiers, *e.StateKey)
+	}
+	for _, identifier := range identifiers {
+		if len(identifier) > maxIdentifier {
+			return fmt.Errorf("an identifier of %d bytes: %w", len(identifier), ErrTooLarge)
+		}
+	}
+	if len(e.PrevEvents) > maxPrevEvents || len(e.AuthEvents) > maxAuthEvents {
+		return fmt.Errorf("%d previous and %d auth events: %w", len(e.PrevEvents), len(e.AuthEvents), ErrTooLarge)
+	}
+	for _, id := range slices.Concat(e.PrevEvents, e.AuthEvents) {
+		if !strings.HasPrefix(id, "$") || len(id) > maxIdentifier {
+			return errors.New("it names an event by what is no event id")
+		}
+	}
+	switch server, _ := ServerOf(e.Sender); {
+	case e.Type == "":
+		return errors.New("it has no type")
+	case e.Depth < 0:
+		return errors.New("its depth is negative")
+	case !ValidUserID(e.Sender):
+		return errors.New("its sender is no user id")
+	case server != serverName:
+		return errors.New("its sender is of another server")
+	}
+	if e.Type == "m.room.create" {
+		return e.checkCreate(version)
+	}
+	switch {
+	case !strings.HasPrefix(e.RoomID, "!"):
+		return errors.New("its room has no room id")
+	case version.roomIsCreateEvent() && slices.Contains(e.AuthEvents, "$"+e.RoomID[1:]):
+		return errors.New("its auth events include the create event, which its room id stands for")
+	}
+	return nil
+}
+
+func (e Event) checkCreate(version RoomVersion) error {
+	switch {
+	case e.StateKey == nil || *e.StateKey != "":
+		return errors.New("its state key is not empty")
+	case len(e.PrevEvents) > 0 || len(e.AuthEvents) > 0:
+		return errors.New("it is not the room's first event")
+	case version.roomIsCreateEvent() && e.RoomID != "":
+		return errors.New("it has a room id, which its own id is to become")
+	case !version.roomIsCreateEvent() && !strings.HasPrefix(e.RoomID, "!"):
+		return errors.New("its room has no room id")
+	}
+	return nil
+}

@@ -1,0 +1,130 @@
+package matrix
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+)
+
+// ErrSignature is returned for an event that the server has not signed with the
+// key, or not as it is.
+var ErrSignature = errors.New("no valid signature")
+
+// A parsedEvent is the JSON object of an event whose type is a string and whose
+// content is an object. Nothing else about it is known.
+type parsedEvent map[string]any
+
+func parseEvent(version RoomVersion, raw []byte) (parsedEvent, error) {
+	if err := version.check(); err != nil {
+		return nil, err
+	}
+	event, err := parseObject(raw)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := event["type"].(string); !ok {
+		return nil, errors.New("the event has no type")
+	}
+	if _, ok := event["content"].(map[string]any); !ok {
+		return nil, errors.New("the event has no content")
+	}
+	return event, nil
+}
+
+func (e parsedEvent) kind() string            { return e["type"].(string) }
+func (e parsedEvent) content() map[string]any { return e["content"].(map[string]any) }
+
+// EventID returns the id of any event from its JSON: $ and the hash of what a
+// redaction leaves of it, so that it does not change with one.
+func EventID(version RoomVersion, raw []byte) (string, error) {
+	event, err := parseEvent(version, raw)
+	if err != nil {
+		return "", fmt.Errorf("event id: %w", err)
+	}
+	id, err := event.id(version)
+	if err != nil {
+		return "", fmt.Errorf("event id: %w", err)
+	}
+	return id, nil
+}
+
+// ContentHash returns the hash of any event from its JSON, as in its
+// hashes.sha256: that of all it says, so that a redacted event does not match its
+// own any more.
+func ContentHash(raw []byte) (string, error) {
+	event, err := parseObject(raw)
+	if err != nil {
+		return "", fmt.Errorf("content hash: %w", err)
+	}
+	hash, err := parsedEvent(event).contentHash()
+	if err != nil {
+		return "", fmt.Errorf("content hash: %w", err)
+	}
+	return hash, nil
+}
+
+// VerifySignature returns nil if the server's signature of the event with that
+// key is valid, and else an error that wraps [ErrSignature], or says why the text
+// is no event. A redacted event keeps its signatures.
+func VerifySignature(version RoomVersion, raw []byte, serverName, keyID string, public ed25519.PublicKey) error {
+	event, err := parseEvent(version, raw)
+	if err != nil {
+		return fmt.Errorf("verify a signature: %w", err)
+	}
+	signed, err := event.signedBytes(version)
+	if err != nil {
+		return fmt.Errorf("verify a signature: %w", err)
+	}
+	signatures, _ := event["signatures"].(map[string]any)
+	ofServer, _ := signatures[serverName].(map[string]any)
+	text, _ := ofServer[keyID].(string)
+	signature, err := decodeBase64(text)
+	// A key of another length would make Verify panic.
+	if err != nil || len(public) != ed25519.PublicKeySize || !ed25519.Verify(public, signed, signature) {
+		return fmt.Errorf("verify the signature of %.255q with %.255q: %w", serverName, keyID, ErrSignature)
+	}
+	return nil
+}
+
+func (e parsedEvent) id(version RoomVersion) (string, error) {
+	covered, err := e.signedBytes(version)
+	if err != nil {
+		return "", err
+	}
+	hash := sha256.Sum256(covered)
+	return "$" + base64.RawURLEncoding.EncodeToString(hash[:]), nil
+}
+
+func (e parsedEvent) sign(version RoomVersion, key *SigningKey) (string, error) {
+	covered, err := e.signedBytes(version)
+	if err != nil {
+		return "", err
+	}
+	return base64.RawStdEncoding.EncodeToString(key.sign(covered)), nil
+}
+
+// signedBytes are what a signature and the event's id cover.
+func (e parsedEvent) signedBytes(version RoomVersion) ([]byte, error) {
+	return appendCanonical(nil, e.redacted(version).without("signatures"), 0)
+}
+
+func (e parsedEvent) contentHash() (string, error) {
+	covered, err := appendCanonical(nil, e.without("unsigned", "signatures", "hashes"), 0)
+	if err != nil {
+		return "", err
+	}
+	hash := sha256.Sum256(covered)
+	return base64.RawStdEncoding.EncodeToString(hash[:]), nil
+}
+
+// without returns a copy of the object that lacks the keys.
+func (e parsedEvent) without(keys ...string) map[string]any {
+	left := maps.Clone(map[string]any(e))
+	for _, key := range keys {
+		delete(left, key)
+	}
+	return left
+}
