@@ -1,0 +1,125 @@
+package shutdown
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"strings"
+
+	"lethe/internal/matrix"
+	"lethe/internal/store"
+)
+
+// createRoom makes a room that the creator is alone in.
+func (h *Embedded) createRoom(ctx context.Context, w *store.EventWriter, version matrix.RoomVersion, room NewRoom) (string, error) {
+	create := map[string]any{"room_version": string(version)}
+	if version == "9" || version == "10" {
+		create["creator"] = room.Creator
+	}
+	writer, tips, sealed, err := h.beginRoom(ctx, w, version, room.Creator, create)
+	if err != nil {
+		return "", err
+	}
+	if err := writer.Write(ctx, tips, sealed); err != nil {
+		return "", err
+	}
+	joining, err := h.joining(ctx, w, room.Creator)
+	if err != nil {
+		return "", err
+	}
+	for _, d := range []draft{
+		{kind: "m.room.member", stateKey: &room.Creator, content: joining},
+		{kind: "m.room.power_levels", content: powerLevels(version, room.Creator)},
+		{kind: "m.room.join_rules", content: map[string]any{"join_rule": "public"}},
+		{kind: "m.room.history_visibility", content: map[string]any{"history_visibility": "shared"}},
+		{kind: "m.room.name", content: map[string]any{"name": room.Name}},
+	} {
+		if d.sender = room.Creator; d.stateKey == nil {
+			d.stateKey = new(string)
+		}
+		if err := h.sendNext(ctx, writer, d); err != nil {
+			return "", err
+		}
+	}
+	return writer.ID(), nil
+}
+
+// beginRoom makes a room and the event that is its first, but does not write the
+// event.
+func (h *Embedded) beginRoom(ctx context.Context, w *store.EventWriter, version matrix.RoomVersion, creator string,
+	content map[string]any,
+) (*store.RoomWriter, store.Tips, matrix.SealedEvent, error) {
+	now, err := w.Now(ctx)
+	if err != nil {
+		return nil, store.Tips{}, matrix.SealedEvent{}, err
+	}
+	event := matrix.Event{
+		Type: "m.room.create", Sender: creator, StateKey: new(string), Content: content,
+		Depth: 1, OriginServerTS: now,
+	}
+	for {
+		if version != "12" {
+			event.RoomID = newRoomID(h.options.ServerName)
+		}
+		sealed, err := event.Seal(version, h.options.ServerName, h.options.SigningKey)
+		if err != nil {
+			return nil, store.Tips{}, matrix.SealedEvent{}, err
+		}
+		room, err := w.NewRoom(ctx, sealed.RoomID, version, creator)
+		switch {
+		case err == nil:
+			return room, store.Tips{Depth: event.Depth, Now: now}, sealed, nil
+		case !errors.Is(err, store.ErrExists) || event.OriginServerTS-now >= mostSiblings:
+			return nil, store.Tips{}, matrix.SealedEvent{}, err
+		}
+		// Since version 12 a room is named after its create event, and two that the
+		// same user makes in the same millisecond would be one.
+		event.OriginServerTS++
+	}
+}
+
+// mostSiblings is how many rooms of the same creator are looked past, each a
+// millisecond after the one before.
+const mostSiblings = 100
+
+// newRoomID returns a room id that nobody has: 18 random letters.
+func newRoomID(server string) string {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	var id strings.Builder
+	id.WriteByte('!')
+	random := make([]byte, 1)
+	for id.Len() < 19 {
+		_, _ = rand.Read(random) // which never fails
+		// Of the 256 values, as many as make each letter equally likely.
+		if n := int(random[0]); n < 4*len(letters) {
+			id.WriteByte(letters[n%len(letters)])
+		}
+	}
+	return id.String() + ":" + server
+}
+
+// powerLevels are the content of a new room's power levels: only its creator may
+// do anything, and nobody else may speak.
+func powerLevels(version matrix.RoomVersion, creator string) map[string]any {
+	users, tombstone := map[string]any{creator: 100}, 100
+	if version == "12" { // where a creator's power has no bounds
+		users, tombstone = map[string]any{}, 150
+	}
+	return map[string]any{
+		"ban": 50,
+		"events": map[string]any{
+			"m.room.avatar": 50, "m.room.canonical_alias": 50, "m.room.encryption": 100,
+			"m.room.history_visibility": 100, "m.room.name": 50, "m.room.power_levels": 100,
+			"m.room.server_acl": 100, "m.room.tombstone": tombstone,
+		},
+		"events_default": 0,
+		"historical":     100,
+		"invite":         50,
+		"kick":           50,
+		"m.call.invite":  50,
+		"redact":         50,
+		"state_default":  50,
+		"users":          users,
+		"users_default":  -10,
+	}
+}

@@ -1,0 +1,115 @@
+package shutdown
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+
+	"lethe/internal/matrix"
+	"lethe/internal/store"
+)
+
+// A state is that of a room, as far as it was asked for.
+type state = map[matrix.StateKey]store.StateEvent
+
+// A draft is an event that a local user is to send to a room.
+type draft struct {
+	kind, sender string
+	stateKey     *string
+	content      map[string]any
+
+	// judge returns an error if the user may not send it, going by the state that
+	// is to permit it. Nil means that the user may.
+	judge func(state) error
+}
+
+// send writes a draft as the room's next event, after the tips.
+func (h *Embedded) send(ctx context.Context, room *store.RoomWriter, tips store.Tips, d draft) error {
+	keys := matrix.AuthTypes(room.Version(), matrix.Event{
+		Type: d.kind, Sender: d.sender, StateKey: d.stateKey, Content: d.content,
+	})
+	allowing, err := room.State(ctx, tips, keys...)
+	if err != nil {
+		return err
+	}
+	if d.judge != nil {
+		if err := d.judge(allowing); err != nil {
+			return err
+		}
+	}
+	at := matrix.Event{PrevEvents: tips.Prev, Depth: tips.Depth, OriginServerTS: tips.Now}
+	for _, key := range keys {
+		if event, ok := allowing[key]; ok {
+			at.AuthEvents = append(at.AuthEvents, event.ID)
+		}
+	}
+	sealed, err := h.seal(room, d, at)
+	if err != nil {
+		return err
+	}
+	return room.Write(ctx, tips, sealed)
+}
+
+// sendNext is send with the tips that the room has now.
+func (h *Embedded) sendNext(ctx context.Context, room *store.RoomWriter, d draft) error {
+	tips, err := room.Tips(ctx)
+	if err != nil {
+		return err
+	}
+	return h.send(ctx, room, tips, d)
+}
+
+// seal makes the draft an event of the room, at the place that at says.
+func (h *Embedded) seal(room *store.RoomWriter, d draft, at matrix.Event) (matrix.SealedEvent, error) {
+	at.Type, at.RoomID, at.Sender, at.StateKey, at.Content = d.kind, room.ID(), d.sender, d.stateKey, d.content
+	return at.Seal(room.Version(), h.options.ServerName, h.options.SigningKey)
+}
+
+// joining is the content of the event by which a local user joins.
+func (h *Embedded) joining(ctx context.Context, w *store.EventWriter, user string) (map[string]any, error) {
+	localpart, _, _ := strings.Cut(strings.TrimPrefix(user, "@"), ":")
+	displayName, avatarURL, err := w.Profile(ctx, localpart)
+	if err != nil {
+		return nil, err
+	}
+	content := map[string]any{"membership": "join"}
+	if displayName != nil {
+		content["displayname"] = *displayName
+	}
+	if avatarURL != nil {
+		content["avatar_url"] = *avatarURL
+	}
+	return content, nil
+}
+
+func membershipKey(user string) matrix.StateKey {
+	return matrix.StateKey{Type: "m.room.member", Key: user}
+}
+
+// haveMembership judges that the user has the membership.
+func haveMembership(user, membership string) func(state) error {
+	return func(s state) error {
+		if s[membershipKey(user)].Membership != membership {
+			return errNotMember
+		}
+		return nil
+	}
+}
+
+// letIn judges that the user may join the room.
+func letIn(user string) func(state) error {
+	return func(s state) error {
+		var rules struct {
+			Content struct {
+				JoinRule string `json:"join_rule"`
+			} `json:"content"`
+		}
+		// What cannot be read lets nobody in.
+		_ = json.Unmarshal(s[matrix.StateKey{Type: "m.room.join_rules"}].JSON, &rules)
+		switch membership := s[membershipKey(user)].Membership; {
+		case membership == "ban", membership != "invite" && rules.Content.JoinRule != "public":
+			return errNotLetIn
+		}
+		return nil
+	}
+}

@@ -1,0 +1,260 @@
+package shutdown_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+
+	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/shutdown"
+	"lethe/internal/store"
+)
+
+// An operation is a room's shutdown as Synapse did it.
+type operation struct {
+	Room string `json:"room"`
+	ID   string `json:"room_id"`
+	Op   string `json:"op"`
+	Body struct {
+		Block   bool   `json:"block"`
+		Purge   bool   `json:"purge"`
+		NewUser string `json:"new_room_user_id"`
+		Name    string `json:"room_name"`
+		Message string `json:"message"`
+	} `json:"body"`
+	Final struct {
+		Result struct {
+			Kicked  []string `json:"kicked_users"`
+			Failed  []string `json:"failed_to_kick_users"`
+			Aliases []string `json:"local_aliases"`
+			NewRoom string   `json:"new_room_id"`
+		} `json:"shutdown_room"`
+	} `json:"final"`
+}
+
+func shutdowns(t *testing.T) map[string]operation {
+	t.Helper()
+	text, err := os.ReadFile(devstacktest.Shared(t, "fixtures", "operations.json"))
+	require.NoError(t, err)
+	var operations []operation
+	require.NoError(t, json.Unmarshal(text, &operations))
+	byName := map[string]operation{}
+	for _, o := range operations {
+		if o.Op == "delete" {
+			byName[o.Room] = o
+		}
+	}
+	require.Len(t, byName, 4)
+	return byName
+}
+
+// shutDown does what Synapse did, users in the same order, and returns the new
+// room's id.
+func (h *house) shutDown(o operation) string {
+	h.t.Helper()
+	batch := h.begin(o.ID)
+	if o.Body.Block {
+		moved, _ := checkpoint()
+		require.NoError(h.t, h.home.Block(h.ctx, batch, "@admin:lab.test", moved))
+	}
+	var newRoom string
+	if o.Body.NewUser != "" {
+		newRoom = h.create(batch, o.Body.NewUser, o.Body.Name)
+	}
+	members := h.members(o.ID)
+	slices.SortFunc(members, func(a, b store.LocalMember) int {
+		return slices.Index(o.Final.Result.Kicked, a.UserID) - slices.Index(o.Final.Result.Kicked, b.UserID)
+	})
+	outcome := h.remove(batch, newRoom, members...)
+	require.Equal(h.t, o.Final.Result.Kicked, outcome.Removed)
+	require.Empty(h.t, outcome.Failed)
+	if newRoom != "" {
+		moved, _ := checkpoint()
+		require.NoError(h.t, h.home.SendMessage(h.ctx, batch, shutdown.Message{
+			JobID: batch.Run.JobID, NewRoom: newRoom, Sender: o.Body.NewUser, Body: o.Body.Message,
+		}, moved))
+		moved, outcome := checkpoint()
+		require.NoError(h.t, h.home.MoveAliases(h.ctx, batch, shutdown.AliasMove{
+			NewRoom: newRoom, Owner: o.Body.NewUser, Requester: "@admin:lab.test",
+		}, moved))
+		require.Equal(h.t, o.Final.Result.Aliases, outcome.Aliases)
+	}
+	require.NoError(h.t, h.store.EndJob(h.ctx, batch.Run, store.JobComplete, ""))
+	return newRoom
+}
+
+func TestShutdownsAreAsSynapseDidThem(t *testing.T) {
+	t.Parallel()
+	ours := corpusHouse(t)
+	theirs := houseOn(t, devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-after.dump")), "lab.test",
+		shutdown.EmbeddedOptions{})
+	before := ours.newest()
+	operations := shutdowns(t)
+	var lobby string
+	for _, name := range []string{"ops", "lobby", "secrets", "tiny"} {
+		if room := ours.shutDown(operations[name]); room != "" {
+			lobby = room
+		}
+	}
+	ours.whole(before)
+
+	// The room that Synapse kept, in every table that an event touches.
+	secrets := operations["secrets"].ID
+	gotKept, wantKept := ours.rowsOf(secrets, before), theirs.rowsOf(secrets, before)
+	for table := range wantKept {
+		if diff := cmp.Diff(wantKept[table], gotKept[table]); diff != "" {
+			t.Errorf("%s of the kept room (-Synapse +Lethe):\n%s", table, diff)
+		}
+	}
+	require.NotEmpty(t, wantKept["events"])
+
+	// The room that replaces another. Synapse makes its state groups and the
+	// stream of its changes in batches.
+	theirLobby := operations["lobby"].Final.Result.NewRoom
+	gotNew, wantNew := ours.rowsOf(lobby, before), theirs.rowsOf(theirLobby, before)
+	for _, table := range []string{"state_groups", "state_group_edges", "state_groups_state", "stream_ordering_to_exterm", "event_auth_chains", "event_auth_chain_links"} {
+		delete(wantNew, table)
+	}
+	for table := range wantNew {
+		if diff := cmp.Diff(wantNew[table], gotNew[table]); diff != "" {
+			t.Errorf("%s of the new room (-Synapse +Lethe):\n%s", table, diff)
+		}
+	}
+	require.NotEmpty(t, wantNew["events"])
+	require.Equal(t, theirs.users(), ours.users())
+	require.Equal(t,
+		all[string](theirs, `SELECT room_alias || ' ' || creator FROM room_aliases WHERE room_id = $1`, theirLobby),
+		all[string](ours, `SELECT room_alias || ' ' || creator FROM room_aliases WHERE room_id = $1`, lobby))
+	require.Equal(t, all[string](theirs, `SELECT room_id || ' ' || user_id FROM blocked_rooms ORDER BY 1`),
+		all[string](ours, `SELECT room_id || ' ' || user_id FROM blocked_rooms ORDER BY 1`))
+
+	// What a Synapse that starts now begins with.
+	require.Equal(t, ours.newest(), one[int64](ours, `SELECT stream_id FROM stream_positions WHERE stream_name = 'events'`))
+	require.Equal(t, ours.newest(), one[int64](ours, `SELECT last_value FROM events_stream_seq`))
+}
+
+// users are the counts of rooms that users are in.
+func (h *house) users() []string {
+	h.t.Helper()
+	return all[string](h, `SELECT user_id || ' ' || joined_rooms FROM user_stats_current ORDER BY 1`)
+}
+
+// tablesOfRooms are the tables that events touch, with the condition by which a
+// row t belongs to room $1.
+var tablesOfRooms = map[string]string{
+	"current_state_delta_stream":               `room_id = $1 AND stream_id > $2`,
+	"current_state_events":                     `room_id = $1`,
+	"event_auth":                               `event_id IN (` + newEvents + `)`,
+	"event_auth_chain_links":                   `(origin_chain_id, origin_sequence_number) IN (SELECT chain_id, sequence_number FROM event_auth_chains WHERE event_id IN (` + newEvents + `))`,
+	"event_auth_chain_to_calculate":            `room_id = $1`,
+	"event_auth_chains":                        `event_id IN (` + newEvents + `)`,
+	"event_backward_extremities":               `room_id = $1`,
+	"event_edges":                              `event_id IN (` + newEvents + `)`,
+	"event_forward_extremities":                `room_id = $1`,
+	"event_json":                               `event_id IN (` + newEvents + `)`,
+	"event_relations":                          `event_id IN (` + newEvents + `)`,
+	"event_search":                             `event_id IN (` + newEvents + `)`,
+	"event_to_state_groups":                    `event_id IN (` + newEvents + `)`,
+	"events":                                   `event_id IN (` + newEvents + `)`,
+	"local_current_membership":                 `room_id = $1`,
+	"room_depth":                               `room_id = $1`,
+	"room_memberships":                         `room_id = $1`,
+	"room_retention":                           `room_id = $1`,
+	"room_stats_current":                       `room_id = $1`,
+	"room_stats_state":                         `room_id = $1`,
+	"rooms":                                    `room_id = $1`,
+	"sliding_sync_joined_rooms":                `room_id = $1`,
+	"sliding_sync_joined_rooms_to_recalculate": `room_id = $1`,
+	"sliding_sync_membership_snapshots":        `room_id = $1`,
+	"state_events":                             `room_id = $1`,
+	"state_group_edges":                        `state_group IN (SELECT id FROM state_groups WHERE room_id = $1)`,
+	"state_groups":                             `room_id = $1`,
+	"state_groups_state":                       `room_id = $1`,
+	"stream_ordering_to_exterm":                `room_id = $1 AND stream_ordering > $2`,
+}
+
+const newEvents = `SELECT event_id FROM events WHERE room_id = $1 AND stream_ordering > $2`
+
+// rowsOf returns a room's rows, by table, without what cannot be the same in two
+// databases: ids of the room's events after the given place in the stream are
+// replaced by their depth, their places and groups too, and times are left out.
+func (h *house) rowsOf(room string, after int64) map[string][]string {
+	h.t.Helper()
+	names := []string{room, "<room>"}
+	streams, groups := map[float64]string{}, map[float64]string{}
+	for _, e := range h.eventsAfter(after) {
+		if e.Room == room {
+			name := fmt.Sprintf("<depth %d>", e.Depth)
+			names = append(names, e.ID, name)
+			streams[float64(e.Stream)] = name
+		}
+	}
+	for _, row := range all[[]float64](h, `
+		SELECT ARRAY[g.state_group::float8, e.depth::float8]
+		FROM events e JOIN event_to_state_groups g USING (event_id) WHERE e.event_id IN (`+newEvents+`) AND e.state_key IS NOT NULL`, room, after) {
+		groups[row[0]] = fmt.Sprintf("<depth %v>", row[1])
+	}
+	rename := strings.NewReplacer(names...)
+	rows := map[string][]string{}
+	for table, condition := range tablesOfRooms {
+		if !strings.Contains(condition, "$2") {
+			condition += ` AND $2::bigint IS NOT NULL`
+		}
+		if !strings.Contains(condition, "$1") {
+			condition += ` AND $1::text IS NOT NULL`
+		}
+		rows[table] = []string{}
+		for _, text := range all[string](h, `SELECT to_jsonb(t)::text FROM `+table+` t WHERE `+condition, room, after) {
+			var row map[string]any
+			require.NoError(h.t, json.Unmarshal([]byte(text), &row))
+			for column, value := range row {
+				switch number, _ := value.(float64); column {
+				case "origin_server_ts", "received_ts":
+					delete(row, column)
+				case "stream_ordering", "event_stream_ordering", "stream_id", "completed_delta_stream_id", "bump_stamp":
+					if name := streams[number]; name != "" {
+						row[column] = name
+					}
+					if table == "current_state_delta_stream" && row["event_id"] != nil {
+						delete(row, column) // Synapse gives a batch of them one number
+					}
+				case "state_group", "prev_state_group", "id":
+					if name := groups[number]; name != "" {
+						row[column] = name
+					}
+				case "json":
+					row[column] = comparable(h.t, rename.Replace(value.(string)))
+				}
+			}
+			encoded, err := json.Marshal(row)
+			require.NoError(h.t, err)
+			rows[table] = append(rows[table], rename.Replace(string(encoded)))
+		}
+		slices.Sort(rows[table])
+	}
+	return rows
+}
+
+// comparable is an event without what differs with its ids and times.
+func comparable(t *testing.T, text string) any {
+	t.Helper()
+	var event map[string]any
+	require.NoError(t, json.Unmarshal([]byte(text), &event))
+	for _, key := range []string{"hashes", "signatures", "origin_server_ts"} {
+		require.Contains(t, event, key)
+		delete(event, key)
+	}
+	require.Contains(t, event["unsigned"], "age_ts")
+	delete(event["unsigned"].(map[string]any), "age_ts")
+	for _, key := range []string{"auth_events", "prev_events"} {
+		// Their order means nothing.
+		slices.SortFunc(event[key].([]any), func(a, b any) int { return strings.Compare(a.(string), b.(string)) })
+	}
+	return event
+}

@@ -1,0 +1,128 @@
+package shutdown
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"lethe/internal/matrix"
+	"lethe/internal/store"
+)
+
+// A remover removes users from a room, one after the other, in one transaction.
+type remover struct {
+	*Embedded
+	w             *store.EventWriter
+	room, newRoom string
+	opened        map[string]*store.RoomWriter
+}
+
+// remove removes one user. Refused is why that cannot be.
+func (r *remover) remove(ctx context.Context, user string) (refused, err error) {
+	member, err := r.w.Membership(ctx, r.room, user)
+	if err != nil {
+		return nil, err
+	}
+	switch member.Membership {
+	case "join", "invite", "knock":
+	default:
+		return nil, nil
+	}
+	refused, err = r.attempt(ctx, r.room, func(room *store.RoomWriter) error { return r.leave(ctx, room, user, member) })
+	if refused != nil || err != nil || r.newRoom == "" || member.Membership != "join" {
+		return refused, err
+	}
+	// An attempt of its own: a user who cannot come in has still left.
+	return r.attempt(ctx, r.newRoom, func(room *store.RoomWriter) error { return r.join(ctx, room, user) })
+}
+
+// attempt runs do with the room, which it opens first: its lock outlives an
+// attempt that fails. A room that is gone refuses.
+func (r *remover) attempt(ctx context.Context, id string, do func(*store.RoomWriter) error) (refused, err error) {
+	room := r.opened[id]
+	if room == nil {
+		room, err = r.openRoom(ctx, r.w, id)
+		if errors.Is(err, store.ErrNotFound) {
+			return err, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.opened[id] = room
+	}
+	return r.w.Attempt(ctx, func() error { return do(room) })
+}
+
+// leave makes the user leave the room and forget it.
+func (r *remover) leave(ctx context.Context, room *store.RoomWriter, user string, member store.Membership) error {
+	tips, err := room.Tips(ctx)
+	if err != nil {
+		return err
+	}
+	known, err := room.State(ctx, tips, membershipKey(user))
+	if err != nil {
+		return err
+	}
+	leave := draft{
+		kind: "m.room.member", sender: user, stateKey: &user,
+		content: map[string]any{"membership": "leave"}, judge: haveMembership(user, member.Membership),
+	}
+	switch {
+	case known[membershipKey(user)].ID == member.EventID:
+		err = r.send(ctx, room, tips, leave)
+	case member.Outlier && member.Membership != "join" && !tips.Current:
+		err = r.turnDown(ctx, room, tips, leave, member.EventID)
+	default:
+		err = errNotMember
+	}
+	if err != nil {
+		return err
+	}
+	return r.w.Forget(ctx, r.room, user)
+}
+
+// mostCopied is how many auth events of an invitation its refusal takes over. It
+// has one more, and may have 10.
+const mostCopied = 9
+
+// turnDown makes the user turn down an invitation to, or take back a knock on, a
+// room that nobody of this server is in. Nothing but that event is known of the
+// room, so it is what permits the leave, with what permitted it.
+func (r *remover) turnDown(ctx context.Context, room *store.RoomWriter, tips store.Tips, leave draft, invitation string) error {
+	text, err := r.w.EventJSON(ctx, invitation)
+	if err != nil {
+		return err
+	}
+	var event struct {
+		AuthEvents []string `json:"auth_events"`
+		Depth      int64    `json:"depth"`
+	}
+	if err := json.Unmarshal(text, &event); err != nil {
+		return fmt.Errorf("decode the invitation: %w", err)
+	}
+	copied := min(len(event.AuthEvents), mostCopied)
+	sealed, err := r.seal(room, leave, matrix.Event{
+		PrevEvents: []string{invitation}, AuthEvents: append(event.AuthEvents[:copied:copied], invitation),
+		Depth: store.NextDepth(event.Depth), OriginServerTS: tips.Now,
+	})
+	if err != nil {
+		return err
+	}
+	return room.WriteOutOfBand(ctx, tips, sealed)
+}
+
+// join makes the user join the new room, unless that is so already.
+func (r *remover) join(ctx context.Context, room *store.RoomWriter, user string) error {
+	member, err := r.w.Membership(ctx, room.ID(), user)
+	if err != nil || member.Membership == "join" {
+		return err
+	}
+	content, err := r.joining(ctx, r.w, user)
+	if err != nil {
+		return err
+	}
+	return r.sendNext(ctx, room, draft{
+		kind: "m.room.member", sender: user, stateKey: &user, content: content, judge: letIn(user),
+	})
+}
