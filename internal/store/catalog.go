@@ -15,9 +15,20 @@ import (
 // know and that a delete could harm, or lacks something that it needs.
 var ErrCatalog = errors.New("the database is not as Lethe knows it")
 
-// historyTables are the tables that a history purge deletes from, updates or
-// reads. Those that are false came with some version of Synapse and may be
-// absent.
+// A scope is what one kind of purge has to do with in a database.
+type scope struct {
+	// tables are those that it deletes from, updates or reads. Those that are
+	// false came or went with some version of Synapse and may be absent.
+	tables map[string]bool
+
+	// byEvent are those of tables from which a batch deletes what belongs to the
+	// events that it deletes: with the triggers off, where it may.
+	byEvent []string
+}
+
+// historyScope is that of a history purge.
+var historyScope = scope{tables: historyTables, byEvent: historyByEvent}
+
 var historyTables = map[string]bool{
 	"event_auth":                         true,
 	"event_backward_extremities":         true,
@@ -44,9 +55,10 @@ var historyTables = map[string]bool{
 	"state_groups_state":                 true,
 }
 
-// referencingTables are the tables that Synapse gave a foreign key to one of
-// historyTables, or to one of these. What becomes of their rows is known; a table that is not here
-// is somebody else's, and its rows are not ours to delete or to break.
+// referencingTables are the tables that Synapse gave a foreign key to one of a
+// scope's tables, or to one of these. What becomes of their rows is known; a table
+// that is not here is somebody else's, and its rows are not ours to delete or to
+// break.
 var referencingTables = []string{
 	"current_state_events",
 	"destination_rooms",
@@ -70,9 +82,7 @@ var referencingTables = []string{
 	"un_partial_stated_room_stream",
 }
 
-// deletedTables are those of historyTables that a purge deletes a deletable
-// event's rows from.
-var deletedTables = []string{
+var historyByEvent = []string{
 	"event_auth",
 	"event_edges",
 	"event_forward_extremities",
@@ -97,7 +107,11 @@ var knownTriggers = []string{
 // A Catalog says what a database has of the tables that Lethe knows, and how
 // deletes from them can be kept whole.
 type Catalog struct {
+	of      *scope
 	present []string
+
+	// byRoom are those of present that have an index which begins with room_id.
+	byRoom []string
 
 	// references are the foreign keys to events.
 	references []reference
@@ -119,6 +133,9 @@ func (r reference) String() string { return r.table + "." + r.column }
 
 func (c Catalog) has(table string) bool { return slices.Contains(c.present, table) }
 
+// deletesByEvent reports whether batches delete a table's rows by their event_id.
+func (c Catalog) deletesByEvent(table string) bool { return slices.Contains(c.of.byEvent, table) }
+
 // RowWise says why batches leave the checking of references to the server, row
 // by row, which takes about twice as long; empty if they do not.
 func (c Catalog) RowWise() string {
@@ -131,13 +148,22 @@ func (c Catalog) RowWise() string {
 // leave makes batches leave the checking of references to the server.
 func (c *Catalog) leave(why string) { c.setWise, c.why = false, why }
 
-// Catalog reads what tables there are. It fails with an error that wraps
-// [ErrCatalog] and names the table when a table that a history purge needs is
-// missing, when a table that Lethe does not know references or inherits from one
-// that it deletes from, or when one of these has an enabled trigger or a rule that
-// Lethe does not know, or row security that hides rows.
+// Catalog reads what tables there are, for a history purge. It fails with an
+// error that wraps [ErrCatalog] and names the table when a table that the purge
+// needs is missing, when a table that Lethe does not know references or inherits
+// from one that it deletes from, or when one of these has an enabled trigger or a
+// rule that Lethe does not know, or row security that hides rows.
 func (s *Store) Catalog(ctx context.Context) (Catalog, error) {
-	catalog, err := s.knownTables(ctx)
+	return s.readCatalog(ctx, &historyScope)
+}
+
+// RoomCatalog is [Store.Catalog] for the end of a room.
+func (s *Store) RoomCatalog(ctx context.Context) (Catalog, error) {
+	return s.readCatalog(ctx, &roomScope)
+}
+
+func (s *Store) readCatalog(ctx context.Context, of *scope) (Catalog, error) {
+	catalog, err := s.knownTables(ctx, of)
 	if err != nil {
 		return Catalog{}, fmt.Errorf("read the catalog: %w", err)
 	}
@@ -147,11 +173,11 @@ func (s *Store) Catalog(ctx context.Context) (Catalog, error) {
 	return catalog, nil
 }
 
-func (s *Store) knownTables(ctx context.Context) (Catalog, error) {
+func (s *Store) knownTables(ctx context.Context, of *scope) (Catalog, error) {
 	// The tables that reference ours too: a cascade deletes from them.
-	names := slices.Sorted(maps.Keys(historyTables))
+	names := slices.Sorted(maps.Keys(of.tables))
 	for _, name := range referencingTables {
-		if _, known := historyTables[name]; !known {
+		if _, known := of.tables[name]; !known {
 			names = append(names, name)
 		}
 	}
@@ -162,6 +188,12 @@ func (s *Store) knownTables(ctx context.Context) (Catalog, error) {
 			SELECT name, to_regclass(quote_ident(name)) AS oid FROM unnest($1::text[]) AS name
 		)
 		SELECT 'table', name, '' FROM ours WHERE oid IS NOT NULL
+		UNION ALL
+		SELECT 'index', name, ''
+		FROM ours
+		WHERE EXISTS (
+			SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+			WHERE i.indrelid = ours.oid AND i.indisvalid AND i.indpred IS NULL AND a.attname = 'room_id')
 		UNION ALL
 		SELECT 'reference', c.conrelid::regclass::text, ours.name
 		FROM pg_constraint c JOIN ours ON ours.oid = c.confrelid JOIN pg_class t ON t.oid = c.conrelid
@@ -185,13 +217,15 @@ func (s *Store) knownTables(ctx context.Context) (Catalog, error) {
 	if err != nil {
 		return Catalog{}, err
 	}
-	var catalog Catalog
+	catalog := Catalog{of: of}
 	var unknown error
 	var what, name, table string
 	if _, err := pgx.ForEachRow(rows, []any{&what, &name, &table}, func() error {
 		switch what {
 		case "table":
 			catalog.present = append(catalog.present, name)
+		case "index":
+			catalog.byRoom = append(catalog.byRoom, name)
 		case "reference":
 			unknown = errors.Join(unknown, fmt.Errorf("%w: the unknown table %s references %s", ErrCatalog, name, table))
 		default:
@@ -202,15 +236,16 @@ func (s *Store) knownTables(ctx context.Context) (Catalog, error) {
 		return Catalog{}, err
 	}
 	for _, name := range names {
-		if historyTables[name] && !catalog.has(name) {
+		if of.tables[name] && !catalog.has(name) {
 			unknown = errors.Join(unknown, fmt.Errorf("%w: it has no table %s", ErrCatalog, name))
 		}
 	}
 	return catalog, unknown
 }
 
-// readReferences finds out what references the tables that a history purge
-// deletes from, and whether we may and can check these references ourselves.
+// readReferences finds out what references the tables that batches delete the
+// rows of events from, and whether we may and can check these references
+// ourselves.
 func (s *Store) readReferences(ctx context.Context, catalog *Catalog) error {
 	may, err := s.mayDisableTriggers(ctx)
 	if err != nil {
@@ -237,7 +272,7 @@ func (s *Store) readReferences(ctx context.Context, catalog *Catalog) error {
 		JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
 		JOIN pg_attribute fa ON fa.attrelid = c.confrelid AND fa.attnum = c.confkey[1]
 		WHERE c.contype = 'f'
-		ORDER BY 1, 2`, deletedTables)
+		ORDER BY 1, 2`, catalog.of.byEvent)
 	if err != nil {
 		return err
 	}
@@ -258,7 +293,7 @@ func (s *Store) readReferences(ctx context.Context, catalog *Catalog) error {
 	if err := s.pool.QueryRow(ctx, `
 		SELECT min(t.tgname)
 		FROM pg_trigger t JOIN unnest($1::text[]) AS name ON t.tgrelid = to_regclass(quote_ident(name))
-		WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'`, deletedTables).Scan(&trigger); err != nil {
+		WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'`, catalog.of.byEvent).Scan(&trigger); err != nil {
 		return err
 	}
 	if trigger != nil {

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -176,7 +175,7 @@ func (s *Store) LackingIndexes(ctx context.Context, catalog Catalog) (statements
 		add(index.table, 0, index.columns...)
 	}
 	for _, r := range catalog.references {
-		if !slices.Contains(deletedTables, r.table) {
+		if !catalog.deletesByEvent(r.table) {
 			add(r.table, smallTable, r.column)
 		}
 	}

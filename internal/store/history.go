@@ -116,7 +116,11 @@ func (s *Store) purgeHistoryBatch(ctx context.Context, batch Batch, catalog Cata
 		}
 		done.RowWise = catalog.RowWise()
 		if done.Deleted+done.Kept > 0 {
-			if err := purgeSelected(ctx, tx, catalog, purge.Room); err != nil {
+			before := beforeDeletes
+			if catalog.has("sliding_sync_joined_rooms") {
+				before = slices.Concat(slidingSyncSteps, beforeDeletes)
+			}
+			if _, err := purgeSelected(ctx, tx, catalog, purge.Room, before, deletes, afterDeletes); err != nil {
 				return nil, err
 			}
 		}
@@ -146,18 +150,21 @@ func guardExtremities(ctx context.Context, db querier, purge HistoryPurge) error
 	return nil
 }
 
+// makeSelected makes the temporary table of the events that a batch purges.
+const makeSelected = `
+	CREATE TEMPORARY TABLE IF NOT EXISTS lethe_selected (
+		event_id             text    NOT NULL PRIMARY KEY,
+		topological_ordering bigint  NOT NULL,
+		stream_ordering      bigint,
+		deletable            boolean NOT NULL
+	) ON COMMIT DELETE ROWS`
+
 // selectHistory fills the temporary table lethe_selected with what the batch
 // purges: whole levels only.
 func selectHistory(ctx context.Context, tx pgx.Tx, purge HistoryPurge, from int64, events int) (HistoryBatch, error) {
 	// Made in the batch and not when the connection is: a pooler between us and
 	// the server may hand each transaction to another session.
-	if _, err := tx.Exec(ctx, `
-		CREATE TEMPORARY TABLE IF NOT EXISTS lethe_selected (
-			event_id             text    NOT NULL PRIMARY KEY,
-			topological_ordering bigint  NOT NULL,
-			stream_ordering      bigint,
-			deletable            boolean NOT NULL
-		) ON COMMIT DELETE ROWS`); err != nil {
+	if _, err := tx.Exec(ctx, makeSelected); err != nil {
 		return HistoryBatch{}, fmt.Errorf("make room for the selection: %w", err)
 	}
 	fill := func(from, to int64, limit *int) (n int64, low, high *int64, err error) {
@@ -342,17 +349,17 @@ var deletes = []step{
 		FROM counted c WHERE y.room_id = $1 AND y.user_id = c.user_id AND y.thread_id = c.thread_id`},
 }
 
-// purgeSelected purges the events of lethe_selected.
-func purgeSelected(ctx context.Context, tx pgx.Tx, catalog Catalog, room string) error {
-	var steps []step
-	if catalog.has("sliding_sync_joined_rooms") {
-		steps = append(steps, slidingSyncSteps...)
-	}
-	steps = append(steps, beforeDeletes...)
+// purgeSelected deletes the deletable events of lethe_selected, and what belongs
+// to them by the steps that it is given: those before it, those that delete, and
+// those after it. It returns how many rows our statements deleted.
+func purgeSelected(ctx context.Context, tx pgx.Tx, catalog Catalog, room string,
+	before, deletes, after []step,
+) (deleted int64, err error) {
+	steps := slices.Clone(before)
 	if !catalog.setWise {
 		steps = append(steps, deletes...)
 		steps = append(steps, fromSelected("events"))
-		return runSteps(ctx, tx, append(steps, afterDeletes...), room)
+		return runSteps(ctx, tx, append(steps, after...), room)
 	}
 
 	// With its triggers off the server neither checks references nor cascades.
@@ -370,10 +377,10 @@ func purgeSelected(ctx context.Context, tx pgx.Tx, catalog Catalog, room string)
 		}
 	}
 	steps = append(steps, step{"turn triggers on", `SELECT set_config('session_replication_role', 'origin', true)`})
-	if err := runSteps(ctx, tx, append(steps, afterDeletes...), room); err != nil {
-		return err
+	if deleted, err = runSteps(ctx, tx, append(steps, after...), room); err != nil {
+		return 0, err
 	}
-	return checkReferences(ctx, tx, catalog)
+	return deleted, checkReferences(ctx, tx, catalog)
 }
 
 // checkReferences fails with [errReferenced] if a row is left that references a
@@ -382,7 +389,7 @@ func purgeSelected(ctx context.Context, tx pgx.Tx, catalog Catalog, room string)
 func checkReferences(ctx context.Context, tx pgx.Tx, catalog Catalog) error {
 	var checks []string
 	for _, r := range catalog.references {
-		if r.cascade || (r.column == "event_id" && slices.Contains(deletedTables, r.table)) {
+		if r.cascade || (r.column == "event_id" && catalog.deletesByEvent(r.table)) {
 			continue
 		}
 		checks = append(checks, `
@@ -407,8 +414,8 @@ func checkReferences(ctx context.Context, tx pgx.Tx, catalog Catalog) error {
 }
 
 // runSteps runs the statements in order, in one round trip; args are the
-// arguments of each of them that has any.
-func runSteps(ctx context.Context, tx pgx.Tx, steps []step, args ...any) error {
+// arguments of each of them that has any. It returns how many rows they deleted.
+func runSteps(ctx context.Context, tx pgx.Tx, steps []step, args ...any) (deleted int64, err error) {
 	var pipeline pgx.Batch
 	for _, step := range steps {
 		if strings.Contains(step.sql, "$1") {
@@ -419,10 +426,14 @@ func runSteps(ctx context.Context, tx pgx.Tx, steps []step, args ...any) error {
 	}
 	results := tx.SendBatch(ctx, &pipeline)
 	for _, step := range steps {
-		if _, err := results.Exec(); err != nil {
+		tag, err := results.Exec()
+		if err != nil {
 			_ = results.Close() // says the same again
-			return fmt.Errorf("%s: %w", step.what, err)
+			return 0, fmt.Errorf("%s: %w", step.what, err)
+		}
+		if tag.Delete() {
+			deleted += tag.RowsAffected()
 		}
 	}
-	return results.Close()
+	return deleted, results.Close()
 }

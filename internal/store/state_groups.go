@@ -127,11 +127,8 @@ func (s *Store) deleteStateGroups(ctx context.Context, batch Batch, catalog Cata
 ) (StateGroupBatch, error) {
 	var done StateGroupBatch
 	err := s.inBatch(ctx, batch, func(tx pgx.Tx) (any, error) {
-		for _, table := range []string{
-			`lethe_groups (state_group bigint NOT NULL PRIMARY KEY)`,
-			`lethe_chains (root bigint NOT NULL, state_group bigint NOT NULL, PRIMARY KEY (root, state_group))`,
-		} {
-			if _, err := tx.Exec(ctx, `CREATE TEMPORARY TABLE IF NOT EXISTS `+table+` ON COMMIT DELETE ROWS`); err != nil {
+		for _, table := range []string{makeGroups, makeChains} {
+			if _, err := tx.Exec(ctx, table); err != nil {
 				return nil, err
 			}
 		}
@@ -161,7 +158,7 @@ func (s *Store) deleteStateGroups(ctx context.Context, batch Batch, catalog Cata
 				SELECT FROM state_groups WHERE id IN (SELECT state_group FROM lethe_groups) AND $1 <> '' ORDER BY id FOR UPDATE`},
 			{"spare the groups in use", `DELETE FROM lethe_groups c WHERE ` + stateGroupUsed(catalog)},
 		}, spare...)
-		if err := runSteps(ctx, tx, steps, batch.Room); err != nil {
+		if _, err := runSteps(ctx, tx, steps, batch.Room); err != nil {
 			return nil, err
 		}
 		if err := tx.QueryRow(ctx, `SELECT count(*) FROM lethe_groups`).Scan(&done.Deleted); err != nil {
@@ -175,13 +172,24 @@ func (s *Store) deleteStateGroups(ctx context.Context, batch Batch, catalog Cata
 			return nil, fmt.Errorf("take differences over: %w", err)
 		}
 		done.Written = tag.RowsAffected()
-		if err := runSteps(ctx, tx, stateGroupSteps(catalog), batch.Room); err != nil {
+		if _, err := runSteps(ctx, tx, stateGroupSteps(catalog), batch.Room); err != nil {
 			return nil, err
 		}
 		return checkpoint(done), nil
 	})
 	return done, err
 }
+
+// makeGroups and makeChains make the temporary tables of the groups to be deleted,
+// and of the chains that lead to them.
+const (
+	makeGroups = `
+		CREATE TEMPORARY TABLE IF NOT EXISTS lethe_groups (state_group bigint NOT NULL PRIMARY KEY) ON COMMIT DELETE ROWS`
+	makeChains = `
+		CREATE TEMPORARY TABLE IF NOT EXISTS lethe_chains (
+			root bigint NOT NULL, state_group bigint NOT NULL, PRIMARY KEY (root, state_group)
+		) ON COMMIT DELETE ROWS`
+)
 
 // outside says that a group is not among those to be deleted.
 const outside = `NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.state_group)`
