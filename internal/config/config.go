@@ -11,6 +11,14 @@ const (
 	DialectSeed = "seed"
 )
 
+// Who says for whom an access token speaks.
+const (
+	// AuthDatabase is the database that Lethe works on.
+	AuthDatabase = "database"
+	// AuthHomeserver is the homeserver.
+	AuthHomeserver = "homeserver"
+)
+
 // A Config is every setting of every Lethe process. Make one with [Load] or
 // [Default]; the zero value is not valid.
 //
@@ -26,12 +34,22 @@ type Config struct {
 	// API is the HTTP service.
 	API API
 
+	// Auth (auth) chooses who is asked about a caller's access token,
+	// [AuthDatabase] or [AuthHomeserver]. Only the homeserver knows tokens that
+	// it does not keep itself, such as those of Matrix Authentication Service
+	// and of application services. Needs homeserver.url for "homeserver".
+	// Defaults to "database".
+	Auth string
+
 	// Database is PostgreSQL.
 	Database Database
 
 	// Dialect (dialect) chooses between the admin API's two dialects,
 	// [DialectNow] and [DialectSeed]. Defaults to "now".
 	Dialect string
+
+	// Homeserver is the homeserver whose rooms these are.
+	Homeserver Homeserver
 
 	// Lock says who is in which room.
 	Lock Lock
@@ -82,6 +100,20 @@ type Database struct {
 	// PostgreSQL's keyword=value form. Every process needs it. Defaults to "",
 	// unset.
 	URL Secret
+}
+
+// Homeserver is how a process reaches the homeserver.
+type Homeserver struct {
+	// ASToken (homeserver.as_token) is the as_token of the application service
+	// that Lethe is to the homeserver. Its namespace has all local users and
+	// aliases, and rate_limited is false. It lets its holder act as any user,
+	// server admins too. Defaults to "", unset.
+	ASToken Secret
+
+	// URL (homeserver.url) is http://host:port or https://host, with no path.
+	// The API passes on to it what it does not serve itself of /_matrix and
+	// /_synapse/admin. Defaults to "", unset.
+	URL string
 }
 
 // Lock is where the locks of rooms are kept.
@@ -157,6 +189,7 @@ type Worker struct {
 func Default() Config {
 	return Config{
 		API:       API{Listen: "127.0.0.1:8470"},
+		Auth:      AuthDatabase,
 		Database:  Database{MaxConnections: 16},
 		Dialect:   DialectNow,
 		Log:       Log{Format: "text", Level: "info"},

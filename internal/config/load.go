@@ -55,6 +55,10 @@ func Load(environ []string, purposes ...Purpose) (Config, error) {
 			l.refuse(s.path, fmt.Errorf("must be set, here or as %s", variable(s.path)))
 		}
 	}
+	if l.unset["homeserver.url"] && config.Auth == AuthHomeserver {
+		l.refuse("homeserver.url", fmt.Errorf("must be set, here or as %s, since auth is %s",
+			variable("homeserver.url"), AuthHomeserver))
+	}
 	if len(l.errs) > 0 {
 		return Config{}, fmt.Errorf("load configuration:\n%w", errors.Join(l.errs...))
 	}

@@ -51,6 +51,7 @@ func TestDefaultsAreValid(t *testing.T) {
 
 	for path, text := range map[string]string{
 		"api.listen":       config.API.Listen,
+		"auth":             config.Auth,
 		"dialect":          config.Dialect,
 		"log.format":       config.Log.Format,
 		"log.level":        config.Log.Level,
@@ -104,8 +105,10 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 	want := Config{
 		AccountValidity: true,
 		API:             API{Listen: "[::1]:0"},
+		Auth:            AuthHomeserver,
 		Database:        Database{MaxConnections: 7, URL: databaseURL},
 		Dialect:         DialectSeed,
+		Homeserver:      Homeserver{ASToken: "hunter2", URL: "https://matrix.example.org"},
 		Lock:            Lock{RedisURLs: []Secret{"redis://a", "rediss://:hunter2@b:1", "redis://c/2"}},
 		Log:             Log{Format: "json", Level: "debug"},
 		Redis:           Redis{URL: redisURL},
@@ -122,10 +125,12 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 	yaml := `
 account_validity: true
 api: {listen: "[::1]:0"}
+auth: homeserver
 database:
   max_connections: "7"
   url: ` + databaseURL + `
 dialect: seed
+homeserver: {as_token: hunter2, url: "https://matrix.example.org"}
 lock: {redis_urls: [redis://a, 'rediss://:hunter2@b:1', redis://c/2]}
 log: {format: json, level: debug}
 redis: {url: "` + redisURL + `"}
@@ -140,7 +145,8 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 	require.Empty(t, cmp.Diff(want, config))
 
 	environ := []string{
-		"LETHE_ACCOUNT_VALIDITY=true", "LETHE_API_LISTEN=[::1]:0", "LETHE_DATABASE_MAX_CONNECTIONS=7",
+		"LETHE_ACCOUNT_VALIDITY=true", "LETHE_API_LISTEN=[::1]:0", "LETHE_AUTH=homeserver", "LETHE_HOMESERVER_AS_TOKEN=hunter2",
+		"LETHE_HOMESERVER_URL=https://matrix.example.org", "LETHE_DATABASE_MAX_CONNECTIONS=7",
 		"LETHE_DATABASE_URL=" + databaseURL, "LETHE_DIALECT=seed", "LETHE_LOCK_REDIS_URLS=redis://a, rediss://:hunter2@b:1,redis://c/2,", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=debug",
 		"LETHE_REDIS_URL=" + redisURL, "LETHE_SCHEDULER_LISTEN=:http", "LETHE_SERVER_NAME=example.org",
 		"LETHE_STATUS_TTL=1h", "LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_BATCH_EVENTS=1", "LETHE_WORKER_BATCH_TIME=1s",
@@ -233,6 +239,7 @@ func TestValues(t *testing.T) {
 		{"api.listen", ":-1", address},
 		{"api.listen", "::1:80", address},
 		{"api.listen", ":no-such-service", address},
+		{"auth", "mas", "must be one of: database, homeserver"},
 		{"database.max_connections", "2", ""},
 		{"database.max_connections", "1", count + "2 to 10000"},
 		{"database.max_connections", "-5", count},
@@ -241,6 +248,21 @@ func TestValues(t *testing.T) {
 		{"database.max_connections", "99999999999999999999", count},
 		{"dialect", "Now", "must be one of: now, seed"},
 		{"dialect", "", "must be one of"},
+		{"homeserver.as_token", "a+b/c=.~", ""},
+		{"homeserver.as_token", "", ""},
+		{"homeserver.as_token", "hunter2 hunter2", "must be an access token"},
+		{"homeserver.as_token", "hunter2\n", "must be an access token"},
+		{"homeserver.url", "", ""},
+		{"homeserver.url", "http://[::1]:8008/", ""},
+		{"homeserver.url", "https://matrix.example.org", ""},
+		{"homeserver.url", "matrix.example.org", "must be a homeserver's URL"},
+		{"homeserver.url", "unix:///run/synapse", "must be a homeserver's URL"},
+		{"homeserver.url", "http://", "must be a homeserver's URL"},
+		{"homeserver.url", "http://u:hunter2@h", "must be a homeserver's URL"},
+		{"homeserver.url", "http://h/_matrix", "must be a homeserver's URL"},
+		{"homeserver.url", "http://h?hunter2", "must be a homeserver's URL"},
+		{"homeserver.url", "http://h:0", "must be a homeserver's URL with a port"},
+		{"homeserver.url", "http://h:hunter2", "must be a homeserver's URL"},
 		{"lock.redis_urls", "", ""},
 		{"lock.redis_urls", "redis://a:1,redis://a:2,redis://b", ""},
 		{"lock.redis_urls", "redis://a", "must be an odd number of URLs, three or more"},
@@ -290,6 +312,18 @@ func TestValues(t *testing.T) {
 			require.Contains(t, lines[0], variable(test.path)+": "+test.want)
 		})
 	}
+}
+
+func TestAuthByHomeserverNeedsOne(t *testing.T) {
+	t.Parallel()
+	_, err := Load([]string{"LETHE_AUTH=homeserver", "LETHE_HOMESERVER_URL="})
+	require.Equal(t, []string{"homeserver.url: must be set, here or as LETHE_HOMESERVER_URL, since auth is homeserver"}, problems(t, err))
+	_, err = Load([]string{"LETHE_AUTH=homeserver", "LETHE_HOMESERVER_URL=x"})
+	require.Len(t, problems(t, err), 1)
+	_, err = Load([]string{"LETHE_AUTH=homeserver", "LETHE_HOMESERVER_URL=http://h"})
+	require.NoError(t, err)
+	_, err = Load([]string{"LETHE_AUTH=database"})
+	require.NoError(t, err)
 }
 
 func TestURLsKeepTheirPassword(t *testing.T) {
@@ -352,7 +386,9 @@ func TestURLsKeepTheirPassword(t *testing.T) {
 
 func TestSecretsAreNotPrinted(t *testing.T) {
 	t.Parallel()
-	config, err := Load([]string{"LETHE_DATABASE_URL=" + databaseURL, "LETHE_REDIS_URL=" + redisURL})
+	config, err := Load([]string{
+		"LETHE_DATABASE_URL=" + databaseURL, "LETHE_HOMESERVER_AS_TOKEN=hunter2", "LETHE_REDIS_URL=" + redisURL,
+	})
 	require.NoError(t, err)
 	require.Equal(t, databaseURL, string(config.Database.URL))
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"lethe/internal/homeserver"
 	"lethe/internal/matrix"
 	"lethe/internal/redisdb"
 )
@@ -42,9 +43,12 @@ func settings(c *Config) []setting {
 	return []setting{
 		{path: "account_validity", set: boolean(&c.AccountValidity)},
 		{path: "api.listen", set: text(&c.API.Listen, validAddress)},
+		{path: "auth", set: oneOf(&c.Auth, AuthDatabase, AuthHomeserver)},
 		{path: "database.max_connections", set: number(&c.Database.MaxConnections, 2, 10_000)},
 		{path: "database.url", set: optional(&c.Database.URL, validDatabaseURL), neededBy: everyone},
 		{path: "dialect", set: oneOf(&c.Dialect, DialectNow, DialectSeed)},
+		{path: "homeserver.as_token", set: optional(&c.Homeserver.ASToken, validToken)},
+		{path: "homeserver.url", set: optional(&c.Homeserver.URL, homeserver.ValidURL)},
 		{path: "lock.redis_urls", set: redisURLs(&c.Lock.RedisURLs), list: true},
 		{path: "log.format", set: oneOf(&c.Log.Format, "text", "json")},
 		{path: "log.level", set: oneOf(&c.Log.Level, "debug", "info", "warn", "error")},
@@ -154,6 +158,13 @@ func synapseBeside(field **bool) func(string) error {
 func validServerName(text string) error {
 	if !matrix.ValidServerName(text) {
 		return errors.New("must be a Matrix server name, such as example.org")
+	}
+	return nil
+}
+
+func validToken(text string) error {
+	if !homeserver.ValidToken(text) {
+		return errors.New("must be an access token: letters, digits and signs, with no space")
 	}
 	return nil
 }

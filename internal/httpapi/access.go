@@ -43,6 +43,40 @@ func missingToken(text string) *apiError {
 	return &apiError{Status: http.StatusUnauthorized, Code: "M_MISSING_TOKEN", Text: text}
 }
 
+// An authenticator finds out for whom an access token speaks.
+type authenticator interface {
+	// requester returns the user id of a server admin. For anybody else the
+	// error is an *apiError, the refusal.
+	requester(r *http.Request, accessToken string) (userID string, err error)
+}
+
+// byDatabase looks for access tokens in the database.
+type byDatabase struct {
+	store           *store.Store
+	accountValidity bool
+}
+
+func (a byDatabase) requester(r *http.Request, accessToken string) (userID string, err error) {
+	requester, err := a.store.Requester(r.Context(), accessToken, a.accountValidity)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return "", errUnknownToken
+	case err != nil:
+		return "", err
+	case requester.TokenExpired:
+		return "", errExpiredToken
+	case requester.Locked:
+		return "", errLocked
+	case requester.AccountExpired:
+		return "", errExpiredAccount
+	case requester.Guest:
+		return "", errGuest
+	case !requester.Admin:
+		return "", errNotAdmin
+	}
+	return requester.UserID, nil
+}
+
 // admin lets server admins through to the handler, as the requester.
 func (s *server) admin(handler func(c echo.Context, requester string) error) echo.HandlerFunc {
 	return func(c echo.Context) error {
@@ -50,24 +84,11 @@ func (s *server) admin(handler func(c echo.Context, requester string) error) ech
 		if err != nil {
 			return err
 		}
-		requester, err := s.store.Requester(c.Request().Context(), token, s.options.AccountValidity)
-		switch {
-		case errors.Is(err, store.ErrNotFound):
-			return errUnknownToken
-		case err != nil:
+		requester, err := s.accounts.requester(c.Request(), token)
+		if err != nil {
 			return err
-		case requester.TokenExpired:
-			return errExpiredToken
-		case requester.Locked:
-			return errLocked
-		case requester.AccountExpired:
-			return errExpiredAccount
-		case requester.Guest:
-			return errGuest
-		case !requester.Admin:
-			return errNotAdmin
 		}
-		return handler(c, requester.UserID)
+		return handler(c, requester)
 	}
 }
 

@@ -56,6 +56,9 @@ func refuse(c echo.Context, err error) error {
 	)
 	switch {
 	case errors.As(err, &refused):
+		if refused.Status >= http.StatusInternalServerError {
+			worth = err
+		}
 	case errors.As(err, &routing):
 		refused = &apiError{Status: routing.Code, Code: "M_UNRECOGNIZED", Text: "Unrecognized request"}
 	case errors.Is(ctx.Err(), context.Canceled):

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -21,39 +22,58 @@ func (s *server) serve(next echo.HandlerFunc) echo.HandlerFunc {
 		requestID := rand.Text()
 		writeHeaders(c.Response().Header(), requestID)
 
-		ctx, cancel := context.WithTimeout(c.Request().Context(), s.options.Timeout)
-		defer cancel()
-		c.SetRequest(c.Request().WithContext(ctx))
-		// The context ends no read or write, so these have deadlines of their own:
-		// later ones, because net/http takes a read that fails while a handler is
-		// at work for a client that has gone. A connection that can have none is
-		// not a client's.
-		connection := http.NewResponseController(c.Response())
-		_ = connection.SetReadDeadline(begun.Add(s.options.Timeout * 3 / 2))
-		_ = connection.SetWriteDeadline(begun.Add(s.options.Timeout * 2))
-
+		sent := c.Request()
+		defer limit(c, sent, begun, s.options.Timeout)()
 		var err error
-		if c.Request().Method == http.MethodOptions {
+		if sent.Method == http.MethodOptions {
 			err = c.NoContent(http.StatusNoContent)
 		} else {
 			err = guard(next, c)
 		}
+		if s.isPassedOn(sent, err) {
+			c.SetPath("passed on")
+			defer limit(c, sent, begun, s.options.PassTimeout)()
+			err = guard(func(c echo.Context) error { return s.passOn(c, requestID) }, c)
+		}
+		cut := errors.Is(err, http.ErrAbortHandler)
 		if err != nil {
 			err = refuse(c, err)
 		}
 		s.report(c, requestID, time.Since(begun), err)
+		if cut {
+			panic(http.ErrAbortHandler) // or the piece would pass for the whole
+		}
 		return nil
 	}
+}
+
+// limit bounds the request, which is the context's from now on. The caller calls
+// what it returns when the request has been answered.
+func limit(c echo.Context, request *http.Request, begun time.Time, timeout time.Duration) context.CancelFunc {
+	ctx, cancel := context.WithTimeout(request.Context(), timeout)
+	c.SetRequest(request.WithContext(ctx))
+	// The context ends no read or write, so these have deadlines of their own:
+	// later ones, because net/http takes a read that fails while a handler is
+	// at work for a client that has gone. A connection that can have none is
+	// not a client's.
+	connection := http.NewResponseController(c.Response())
+	_ = connection.SetReadDeadline(begun.Add(timeout * 3 / 2))
+	_ = connection.SetWriteDeadline(begun.Add(timeout * 2))
+	return cancel
 }
 
 // writeHeaders sets what every answer has: leave for any web page to ask, since
 // admin tools are web pages, and a request id to find in the log.
 func writeHeaders(h http.Header, requestID string) {
+	allowAnyPage(h)
+	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
+	h.Set("X-Request-Id", requestID)
+}
+
+func allowAnyPage(h http.Header) {
 	h.Set("Access-Control-Allow-Origin", "*")
 	h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
 	h.Set("Access-Control-Allow-Headers", "X-Requested-With, Content-Type, Authorization, Date")
-	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
-	h.Set("X-Request-Id", requestID)
 }
 
 // asSent returns the request with its path as it was sent in RawPath, which echo
@@ -72,7 +92,11 @@ func asSent(r *http.Request) *http.Request {
 // guard calls the handler and makes a panic an error.
 func guard(handler echo.HandlerFunc, c echo.Context) (err error) {
 	defer func() {
-		if v := recover(); v != nil {
+		switch v := recover(); v {
+		case nil:
+		case http.ErrAbortHandler:
+			err = http.ErrAbortHandler
+		default:
 			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
 		}
 	}()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"lethe/internal/homeserver"
 	"lethe/internal/jobs"
 	"lethe/internal/store"
 	"lethe/internal/tasks"
@@ -27,14 +28,27 @@ type Options struct {
 	// Observe. Defaults to nil, which leaves the three unknown.
 	Health http.Handler
 
+	// Homeserver gets the requests for /_matrix and /_synapse/admin that are
+	// none of ours, and their callers its answers. Defaults to nil, which leaves
+	// those unknown.
+	Homeserver *homeserver.Client
+
+	// HomeserverAuth has Homeserver say for whom an access token speaks, instead
+	// of the database. Defaults to false.
+	HomeserverAuth bool
+
 	// Log gets one line for each request. Defaults to slog.Default().
 	Log *slog.Logger
 
 	// Observe is told of each request when it has been answered, with the
-	// pattern that it matched. All paths that match none have the route
-	// "unmatched" and all unusual methods the method "OTHER", so the number of
+	// pattern that it matched. All that were passed on have the route "passed on",
+	// all other paths that match none "unmatched", and all unusual methods the method "OTHER", so the number of
 	// label values is bounded. Defaults to nil, which tells nobody.
 	Observe func(route, method string, status int, duration time.Duration)
+
+	// PassTimeout is the Timeout of a request that is passed on, which may wait
+	// for news. Defaults to 10 m.
+	PassTimeout time.Duration
 
 	// SeedDialect refuses a history purge of a room that has a job already, as
 	// the first admin tools expect; without it the purge is queued. Defaults to
@@ -58,11 +72,12 @@ type statuses interface {
 
 // server holds what the handlers need.
 type server struct {
-	options Options
-	store   *store.Store
-	tasks   submitter
-	jobs    statuses
-	echo    *echo.Echo
+	options  Options
+	store    *store.Store
+	accounts authenticator
+	tasks    submitter
+	jobs     statuses
+	echo     *echo.Echo
 }
 
 // New returns a handler that reads from db, submits to a *tasks.Client and asks
@@ -72,10 +87,17 @@ func New(db *store.Store, client submitter, board statuses, options Options) htt
 	if options.Log == nil {
 		options.Log = slog.Default()
 	}
+	if options.PassTimeout == 0 {
+		options.PassTimeout = 10 * time.Minute
+	}
 	if options.Timeout == 0 {
 		options.Timeout = 25 * time.Second
 	}
 	s := &server{options: options, store: db, tasks: client, jobs: board, echo: echo.New()}
+	s.accounts = byDatabase{store: db, accountValidity: options.AccountValidity}
+	if options.HomeserverAuth {
+		s.accounts = byHomeserver{homeserver.NewAccounts(options.Homeserver, homeserver.AccountsOptions{})}
+	}
 	s.echo.Pre(s.serve)
 	s.routes()
 	return s

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lethe/internal/config"
+	"lethe/internal/homeserver"
 	"lethe/internal/httpapi"
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
@@ -59,9 +60,12 @@ type process struct {
 	log      *slog.Logger
 	store    *store.Store
 	redis    redis.UniversalClient
-	locks    []redis.UniversalClient // one, or independent masters
-	board    *jobs.Board
-	metrics  *observe.Metrics
+
+	// homeserver is nil without homeserver.url.
+	homeserver *homeserver.Client
+	locks      []redis.UniversalClient // one, or independent masters
+	board      *jobs.Board
+	metrics    *observe.Metrics
 }
 
 // Run does what the purposes say until the context ends, and returns when all
@@ -95,9 +99,17 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes
 		locks = append(locks, client)
 	}
 
+	var synapse *homeserver.Client
+	if url := settings.Homeserver.URL; url != "" {
+		if synapse, err = homeserver.New(url, homeserver.Options{}); err != nil {
+			return err
+		}
+		defer synapse.Close()
+	}
+
 	registry := observe.NewRegistry()
 	p := &process{
-		settings: settings, log: log, store: db, redis: client, locks: locks,
+		settings: settings, log: log, store: db, redis: client, locks: locks, homeserver: synapse,
 		board:   jobs.NewBoard(db, client, settings.StatusTTL, log),
 		metrics: observe.NewMetrics(registry),
 	}
@@ -167,6 +179,8 @@ func (p *process) part(purpose config.Purpose) part {
 			return httpapi.New(p.store, client, p.board, httpapi.Options{
 				AccountValidity: p.settings.AccountValidity,
 				Health:          health,
+				Homeserver:      p.homeserver,
+				HomeserverAuth:  p.settings.Auth == config.AuthHomeserver,
 				Log:             p.log,
 				Observe:         p.observe,
 				SeedDialect:     p.settings.Dialect == config.DialectSeed,

@@ -29,7 +29,9 @@ type Homeserver interface {
 	// SendMessage says in the new room what has happened.
 	SendMessage(ctx context.Context, batch store.Batch, message Message, checkpoint func(Outcome) any) error
 
-	// MoveAliases makes the room's local aliases lead to the new room.
+	// MoveAliases makes the room's local aliases lead to the new room. One that
+	// cannot do so at once first makes a checkpoint of an Outcome with nothing
+	// but Planned, and finds it in the AliasMove when the step is taken again.
 	MoveAliases(ctx context.Context, batch store.Batch, move AliasMove, checkpoint func(Outcome) any) error
 }
 
@@ -45,6 +47,10 @@ type Outcome struct {
 
 	// Aliases are the aliases that MoveAliases moved.
 	Aliases []string
+
+	// Planned are the aliases that MoveAliases is about to move. They are an
+	// intermediate outcome: the step is not done.
+	Planned []string
 }
 
 // A NewRoom is a room that replaces another one.
@@ -92,6 +98,10 @@ type AliasMove struct {
 
 	// Owner is the user who made that room.
 	Owner string
+
+	// Known are the aliases that an earlier attempt at the step had Planned. Some
+	// of them may lead nowhere by now.
+	Known []string
 
 	// Requester is the user id of the admin who wants it.
 	Requester string

@@ -76,6 +76,13 @@ func (s *Store) inBatch(ctx context.Context, batch Batch, do func(pgx.Tx) (check
 	})
 }
 
+// MoveCheckpoint makes the checkpoint the job's, as a batch that does nothing
+// else: for work that is done elsewhere. It fails as every batch does once the
+// room or the job is another's, and then says nothing about that work.
+func (s *Store) MoveCheckpoint(ctx context.Context, batch Batch, checkpoint any) error {
+	return s.inBatch(ctx, batch, func(pgx.Tx) (any, error) { return checkpoint, nil })
+}
+
 // milliseconds writes a timeout as PostgreSQL's settings take it.
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 

@@ -1,0 +1,217 @@
+package homeserver
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// An Account is whom an access token speaks for.
+type Account struct {
+	UserID string
+
+	// Admin says that the homeserver lets the user use its admin API.
+	Admin bool
+
+	// Guest says that the user is a guest.
+	Guest bool
+
+	// Locked says that an admin has locked the account.
+	Locked bool
+
+	// Deactivated says that the account is no more. An application service can
+	// still speak for it.
+	Deactivated bool
+}
+
+// AccountsOptions are what [NewAccounts] can be told.
+type AccountsOptions struct {
+	// Keep is for how long an admin's account is believed, so for how long one
+	// that was demoted or logged out may go on. Defaults to 10 s.
+	Keep time.Duration
+
+	// KeepOthers is for how long any other answer is believed. Defaults to 2 s.
+	KeepOthers time.Duration
+
+	// Most is how many answers are kept. Defaults to 10,000.
+	Most int
+}
+
+// Accounts asks a homeserver about access tokens, and remembers its answers for
+// some seconds. Of a token it keeps only a hash. It is safe for concurrent use.
+type Accounts struct {
+	client  *Client
+	options AccountsOptions
+
+	mu      sync.Mutex
+	answers map[answerKey]accountAnswer
+}
+
+// answerKey is the hash of an access token and of the user it is to speak for.
+type answerKey [sha256.Size]byte
+
+type accountAnswer struct {
+	account Account
+	refusal *Error
+	until   time.Time
+}
+
+const (
+	// askAttempts and askTime bound the asking about a token: a caller waits.
+	askAttempts = 2
+	askTime     = 10 * time.Second
+)
+
+// NewAccounts returns Accounts that have asked nothing yet. Their requests are
+// bounded more tightly than the Client's, since a caller waits.
+func NewAccounts(client *Client, options AccountsOptions) *Accounts {
+	if options.Keep == 0 {
+		options.Keep = 10 * time.Second
+	}
+	if options.KeepOthers == 0 {
+		options.KeepOthers = 2 * time.Second
+	}
+	if options.Most == 0 {
+		options.Most = 10_000
+	}
+	asking := *client
+	asking.options.Attempts = min(askAttempts, client.options.Attempts)
+	asking.options.Timeout = min(askTime, client.options.Timeout)
+	return &Accounts{client: &asking, options: options, answers: map[answerKey]accountAnswer{}}
+}
+
+// mostUserID bounds a user id, in bytes, as Matrix does.
+const mostUserID = 255
+
+var (
+	errUnknownToken = &Error{
+		Status: http.StatusUnauthorized, Code: "M_UNKNOWN_TOKEN", Text: "Invalid access token passed.", SoftLogout: new(false),
+	}
+	errNobody = &Error{
+		Status: http.StatusForbidden, Code: "M_FORBIDDEN", Text: "Application service cannot speak for this user",
+	}
+)
+
+// Account returns whom the access token speaks for. An application service's
+// speaks for user, or for its own if that is ""; other tokens take no notice of
+// it. A token that the homeserver refuses is an [Error]; a homeserver that
+// cannot be asked is [ErrUnavailable], and asked again the next time.
+func (a *Accounts) Account(ctx context.Context, token, user string) (Account, error) {
+	switch {
+	case !ValidToken(token):
+		return Account{}, errUnknownToken
+	case len(user) > mostUserID:
+		return Account{}, errNobody
+	}
+	key := answerKey(sha256.Sum256([]byte(token + " " + user))) // no token holds a space
+	if known, ok := a.known(key); ok {
+		return known.account, known.err()
+	}
+	account, err := a.client.account(ctx, token, user)
+	answer := accountAnswer{account: account}
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrUnavailable), !errors.As(err, &answer.refusal):
+		return Account{}, err
+	case answer.refusal.Status >= 500:
+		return Account{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	a.keep(key, answer)
+	return answer.account, answer.err()
+}
+
+// err is a nil error, unlike a nil *Error in one, where nothing was refused.
+func (a accountAnswer) err() error {
+	if a.refusal == nil {
+		return nil
+	}
+	return a.refusal
+}
+
+func (a *Accounts) known(key answerKey) (accountAnswer, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	answer, ok := a.answers[key]
+	return answer, ok && time.Now().Before(answer.until)
+}
+
+func (a *Accounts) keep(key answerKey, answer accountAnswer) {
+	now := time.Now()
+	answer.until = now.Add(a.options.KeepOthers)
+	if answer.refusal == nil && answer.account.Admin {
+		answer.until = now.Add(a.options.Keep)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.answers) >= a.options.Most {
+		for key, old := range a.answers {
+			if !now.Before(old.until) {
+				delete(a.answers, key)
+			}
+		}
+	}
+	if len(a.answers) >= a.options.Most {
+		// Whoever sends so many tokens within seconds means no good: all that is
+		// lost is that the homeserver is asked again.
+		clear(a.answers)
+	}
+	a.answers[key] = answer
+}
+
+// account asks whose the access token is, and if it is nobody's guest, whether
+// the homeserver takes the user for a server admin: only an admin is shown an
+// account by the admin API.
+func (c *Client) account(ctx context.Context, token, user string) (Account, error) {
+	var who struct {
+		UserID string `json:"user_id"`
+		Guest  bool   `json:"is_guest"`
+	}
+	get := func(operation string, into any, path ...string) error {
+		return c.do(ctx, operation, call{method: http.MethodGet, path: path, token: token, user: user}, into)
+	}
+	const operation = "ask whose the access token is"
+	if err := get(operation, &who, clientAPI("account", "whoami")...); err != nil {
+		return Account{}, err
+	}
+	account := Account{UserID: who.UserID, Guest: who.Guest}
+	switch {
+	case who.UserID == "" || len(who.UserID) > mostUserID:
+		return Account{}, fmt.Errorf("%s: %w: its answer has no user id", operation, ErrUnavailable)
+	case who.Guest:
+		return account, nil
+	}
+
+	var details struct {
+		Deactivated bool `json:"deactivated"`
+		Locked      bool `json:"locked"`
+	}
+	err := get("ask whether the user is a server admin", &details, "_synapse", "admin", "v2", "users", who.UserID)
+	var refusal *Error
+	switch {
+	case err == nil:
+		account.Admin, account.Locked, account.Deactivated = true, details.Locked, details.Deactivated
+		return account, nil
+	case !errors.As(err, &refusal):
+		return Account{}, err
+	case refusal.Status == http.StatusForbidden:
+		return account, nil
+	case refusal.Status == http.StatusNotFound && refusal.Code == "M_UNRECOGNIZED":
+	default:
+		return Account{}, err
+	}
+
+	// A homeserver that does not know that request may know an older one.
+	var admin struct {
+		Admin bool `json:"admin"`
+	}
+	err = get("ask whether the user is a server admin", &admin, "_synapse", "admin", "v1", "users", who.UserID, "admin")
+	if errors.As(err, &refusal) && refusal.Status == http.StatusForbidden {
+		return account, nil
+	}
+	account.Admin = admin.Admin
+	return account, err
+}

@@ -1,0 +1,365 @@
+package homeserver
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// ErrUnavailable is returned when there is no answer to be had: nobody listens
+// at the URL, the answer is not a homeserver's, or the homeserver asks for
+// patience. The same may work later.
+var ErrUnavailable = errors.New("the homeserver cannot answer")
+
+// ErrUnanswered is the [ErrUnavailable] of a request that got no answer at all:
+// the connection failed, or it took too long. It may have had its effect.
+var ErrUnanswered = fmt.Errorf("%w: no answer", ErrUnavailable)
+
+// An Error is a homeserver's refusal.
+type Error struct {
+	// Status is the HTTP status, 400 or higher.
+	Status int
+
+	// Code is Matrix's error code, such as M_FORBIDDEN.
+	Code string
+
+	// Text is the homeserver's explanation, shortened.
+	Text string
+
+	// SoftLogout is what a refused access token's owner is to do. nil: the
+	// homeserver said nothing of it.
+	SoftLogout *bool
+}
+
+// Error implements error.
+func (e *Error) Error() string { return fmt.Sprintf("%d %s: %s", e.Status, e.Code, e.Text) }
+
+// Options are what [New] can be told.
+type Options struct {
+	// Attempts is how often a request is made at most, when the answer is 429 or
+	// 5xx or there is none. The wait between two begins at 100 ms and grows
+	// fourfold, or is what the homeserver asks for. Defaults to 4.
+	Attempts int
+
+	// MostWait bounds the wait between two attempts. A homeserver that asks for
+	// a longer one is not asked again. Defaults to 10 s.
+	MostWait time.Duration
+
+	// Timeout bounds one attempt. One that took so long is not repeated. It does
+	// not bound a request that is passed on. Defaults to 1 m.
+	Timeout time.Duration
+}
+
+const (
+	// firstWait is the wait after the first attempt.
+	firstWait = 100 * time.Millisecond
+
+	// dialTime bounds the making of a connection.
+	dialTime = 5 * time.Second
+
+	// mostAnswer bounds an answer that is read here, in bytes. The largest is a
+	// user's account.
+	mostAnswer = 1 << 20
+
+	// mostText bounds what is kept of a refusal's text, in bytes.
+	mostText = 300
+)
+
+// A Client talks to one homeserver. It is safe for concurrent use.
+type Client struct {
+	options   Options
+	base      *url.URL
+	transport http.RoundTripper
+	close     func()
+}
+
+// New returns a Client for the homeserver that the URL names; see [ValidURL].
+// It does not connect. The caller closes it.
+func New(homeserver string, options Options) (*Client, error) {
+	if err := ValidURL(homeserver); err != nil {
+		return nil, err
+	}
+	base, err := url.Parse(homeserver)
+	if err != nil {
+		return nil, fmt.Errorf("read the homeserver's URL: %w", err)
+	}
+	if options.Attempts == 0 {
+		options.Attempts = 4
+	}
+	if options.MostWait == 0 {
+		options.MostWait = 10 * time.Second
+	}
+	if options.Timeout == 0 {
+		options.Timeout = time.Minute
+	}
+	// Nothing lies between: a proxy that the environment names would get to see
+	// every access token.
+	transport := &http.Transport{
+		DialContext: (&net.Dialer{Timeout: dialTime}).DialContext,
+		// What is passed on must arrive as it was sent.
+		DisableCompression:     true,
+		ExpectContinueTimeout:  time.Second,
+		ForceAttemptHTTP2:      true,
+		IdleConnTimeout:        90 * time.Second,
+		MaxIdleConnsPerHost:    32,
+		MaxResponseHeaderBytes: 64 << 10,
+		TLSHandshakeTimeout:    dialTime,
+	}
+	return &Client{options: options, base: base, transport: transport, close: transport.CloseIdleConnections}, nil
+}
+
+// Close closes the connections that nobody uses. A request that is made later
+// opens a new one; a second call does no harm.
+func (c *Client) Close() { c.close() }
+
+// ValidURL reports what is wrong with a homeserver's URL, without repeating it.
+// It is http://host:port or https://host, with no path, since that of a request
+// is passed on as it was sent.
+func ValidURL(raw string) error {
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil ||
+		u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.ForceQuery || strings.Contains(raw, "#") {
+		return errors.New("must be a homeserver's URL, such as http://127.0.0.1:8008, with no path")
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+			return errors.New("must be a homeserver's URL with a port from 1 to 65535")
+		}
+	}
+	return nil
+}
+
+// ValidToken reports whether a text can be an access token: bytes that fit in a
+// header and in a request line.
+func ValidToken(token string) bool {
+	for i := range len(token) {
+		if token[i] <= ' ' || token[i] > '~' {
+			return false
+		}
+	}
+	return token != "" && len(token) <= 8<<10
+}
+
+// Alive asks the homeserver for a sign of life, once.
+func (c *Client) Alive(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	once := *c
+	once.options.Attempts = 1
+	return once.do(ctx, "ask for a sign of life", call{method: http.MethodGet, path: []string{"_matrix", "client", "versions"}}, nil)
+}
+
+// A call is one request.
+type call struct {
+	method string
+	path   []string // segments, not yet escaped
+	token  string   // "" for nobody's
+	user   string   // whom an application service speaks for; "" for itself
+	body   any      // nil for none
+
+	// once says that the request must not arrive twice: it is repeated only
+	// where the first has not arrived.
+	once bool
+}
+
+// do makes a request, again and again if need be, and decodes the answer into
+// what into points to; nil for any JSON.
+func (c *Client) do(ctx context.Context, operation string, call call, into any) error {
+	var body []byte
+	if call.body != nil {
+		var err error
+		if body, err = json.Marshal(call.body); err != nil {
+			return fmt.Errorf("%s: %w", operation, err)
+		}
+	}
+	wait := firstWait
+	for attempt := 1; ; attempt++ {
+		again, after, err := c.attempt(ctx, call, body, into)
+		if err == nil {
+			return nil
+		}
+		if after == 0 {
+			after = wait + rand.N(wait)
+			wait *= 4
+		}
+		deadline, limited := ctx.Deadline()
+		if !again || attempt >= c.options.Attempts || after > c.options.MostWait ||
+			limited && time.Until(deadline) < after {
+			return fmt.Errorf("%s: %w", operation, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", operation, context.Cause(ctx))
+		case <-time.After(after):
+		}
+	}
+}
+
+// attempt makes a request once. After an error it says whether to make it again,
+// and after which wait, 0 if the homeserver does not say.
+func (c *Client) attempt(ctx context.Context, call call, body []byte, into any) (again bool, after time.Duration, err error) {
+	limited, cancel := context.WithTimeout(ctx, c.options.Timeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(limited, call.method, c.url(call), bytes.NewReader(body))
+	if err != nil {
+		return false, 0, errors.New("the request cannot be written")
+	}
+	if call.token != "" {
+		if !ValidToken(call.token) {
+			return false, 0, errors.New("the access token is none")
+		}
+		request.Header.Set("Authorization", "Bearer "+call.token)
+	}
+	if call.body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	// A RoundTripper follows no redirect, which could lead an access token astray.
+	response, err := c.transport.RoundTrip(request)
+	if err != nil {
+		var network *net.OpError
+		notSent := errors.As(err, &network) && network.Op == "dial"
+		return c.lost(ctx, limited, err, !call.once || notSent)
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(response.Body, mostAnswer+1))
+	switch {
+	case err != nil:
+		return c.lost(ctx, limited, err, !call.once)
+	case len(answer) > mostAnswer:
+		return false, 0, fmt.Errorf("%w: its answer is longer than %d bytes", ErrUnavailable, mostAnswer)
+	case response.StatusCode/100 == 2:
+		var object map[string]json.RawMessage
+		if err := json.Unmarshal(answer, &object); err != nil || object == nil {
+			return false, 0, fmt.Errorf("%w: its answer is no JSON object", ErrUnavailable)
+		}
+		if into != nil && json.Unmarshal(answer, into) != nil {
+			return false, 0, fmt.Errorf("%w: its answer is not what was asked for", ErrUnavailable)
+		}
+		return false, 0, nil
+	}
+	refusal, wait := readRefusal(answer, call.token)
+	if refusal == nil {
+		return response.StatusCode >= 500 && !call.once, 0,
+			fmt.Errorf("%w: status %d without a Matrix error", ErrUnavailable, response.StatusCode)
+	}
+	refusal.Status = response.StatusCode
+	switch {
+	case refusal.Status == http.StatusTooManyRequests:
+		if wait == 0 {
+			wait = retryAfter(response.Header.Get("Retry-After"), time.Now())
+		}
+		return true, wait, fmt.Errorf("%w: %w", ErrUnavailable, refusal)
+	case refusal.Status < 400:
+		return false, 0, fmt.Errorf("%w: status %d", ErrUnavailable, refusal.Status)
+	}
+	return refusal.Status >= 500 && !call.once, 0, refusal
+}
+
+// lost judges a request that was not answered.
+func (c *Client) lost(ctx, limited context.Context, err error, again bool) (bool, time.Duration, error) {
+	switch {
+	case ctx.Err() != nil:
+		return false, 0, context.Cause(ctx)
+	case limited.Err() != nil:
+		return false, 0, fmt.Errorf("%w within %s", ErrUnanswered, c.options.Timeout)
+	}
+	return again, 0, fmt.Errorf("%w: %w", ErrUnanswered, err)
+}
+
+// url writes a request's URL.
+func (c *Client) url(call call) string {
+	var b strings.Builder
+	b.WriteString(c.base.Scheme + "://" + c.base.Host)
+	for _, segment := range call.path {
+		b.WriteString("/" + url.PathEscape(segment))
+	}
+	if call.user != "" {
+		b.WriteString("?user_id=" + url.QueryEscape(call.user))
+	}
+	return b.String()
+}
+
+// readRefusal reads Matrix's error body; nil if it is none. The wait is what it
+// asks for, 0 for nothing.
+func readRefusal(body []byte, token string) (refusal *Error, wait time.Duration) {
+	var said struct {
+		Code       string          `json:"errcode"`
+		Text       json.RawMessage `json:"error"`
+		Wait       json.RawMessage `json:"retry_after_ms"`
+		SoftLogout json.RawMessage `json:"soft_logout"`
+	}
+	if json.Unmarshal(body, &said) != nil || said.Code == "" {
+		return nil, 0
+	}
+	refusal = &Error{Code: short(said.Code, token)}
+	var text string
+	if json.Unmarshal(said.Text, &text) == nil {
+		refusal.Text = short(text, token)
+	}
+	var soft bool
+	if len(said.SoftLogout) > 0 && json.Unmarshal(said.SoftLogout, &soft) == nil {
+		refusal.SoftLogout = &soft
+	}
+	if ms, err := strconv.ParseFloat(string(said.Wait), 64); err == nil {
+		wait = seconds(ms / 1000)
+	}
+	return refusal, wait
+}
+
+// short makes a text of the homeserver's, or of whoever answers in its place,
+// fit for a log.
+func short(text, token string) string {
+	if token != "" {
+		text = strings.ReplaceAll(text, token, "[secret]")
+	}
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "\uFFFD"))
+	if len(text) <= mostText {
+		return text
+	}
+	end := mostText
+	for !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + "…"
+}
+
+// retryAfter reads the header of that name, seconds or a date.
+func retryAfter(value string, now time.Time) time.Duration {
+	if n, err := strconv.ParseFloat(value, 64); err == nil {
+		return seconds(n)
+	}
+	if date, err := http.ParseTime(value); err == nil {
+		return seconds(date.Sub(now).Seconds())
+	}
+	return 0
+}
+
+// seconds makes a wait of a number from outside: none of one that is not above
+// zero, and a day at most.
+func seconds(n float64) time.Duration {
+	const day = 24 * time.Hour
+	switch {
+	case n > day.Seconds():
+		return day
+	case n > 0:
+		return max(time.Duration(n*float64(time.Second)), time.Millisecond)
+	}
+	return 0
+}

@@ -1,0 +1,136 @@
+package homeserver
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+)
+
+// A Service asks a homeserver as an application service, which may speak for
+// any user of its namespace, server admins too. It is safe for concurrent use.
+//
+// All its methods wrap [ErrUnavailable] or return an [Error]; where they do not
+// say otherwise, they repeat a request whose answer was lost.
+type Service struct {
+	client *Client
+
+	// token is a function so that no format verb prints what it returns.
+	token func() string
+}
+
+// Service returns the application service with that as_token.
+func (c *Client) Service(asToken string) *Service {
+	return &Service{client: c, token: func() string { return asToken }}
+}
+
+// Alive asks the homeserver for a sign of life, once.
+func (s *Service) Alive(ctx context.Context) error { return s.client.Alive(ctx) }
+
+// do makes a request for a user, or for the service itself if that is "".
+func (s *Service) do(ctx context.Context, operation, method, user string, path []string, body, into any) error {
+	return s.client.do(ctx, operation, call{method: method, path: path, token: s.token(), user: user, body: body}, into)
+}
+
+// clientAPI is a path of the client-server API.
+func clientAPI(path ...string) []string { return append([]string{"_matrix", "client", "v3"}, path...) }
+
+// A RoomRequest is a room that is to be made.
+type RoomRequest struct {
+	// Preset is one of Matrix's presets, such as public_chat.
+	Preset string `json:"preset"`
+
+	// Name is the room's name.
+	Name string `json:"name,omitempty"`
+
+	// PowerLevels override parts of the preset's power levels.
+	PowerLevels map[string]any `json:"power_level_content_override,omitempty"`
+
+	// Creation is added to the content of m.room.create.
+	Creation map[string]any `json:"creation_content,omitempty"`
+}
+
+// CreateRoom makes a room as the user, who has the power in it, and returns its
+// id. A second call makes a second room, so it is repeated only if the homeserver
+// cannot have seen it; after an error that wraps [ErrUnavailable] the room may
+// be there.
+func (s *Service) CreateRoom(ctx context.Context, user string, room RoomRequest) (string, error) {
+	const operation = "create a room"
+	var made struct {
+		ID string `json:"room_id"`
+	}
+	err := s.client.do(ctx, operation, call{
+		method: http.MethodPost, path: clientAPI("createRoom"), token: s.token(), user: user, body: room, once: true,
+	}, &made)
+	if err == nil && made.ID == "" {
+		err = fmt.Errorf("%s: %w: its answer has no room id", operation, ErrUnavailable)
+	}
+	return made.ID, err
+}
+
+// Join makes the user join the room. A second call does nothing.
+func (s *Service) Join(ctx context.Context, user, room string) error {
+	return s.do(ctx, "join the room", http.MethodPost, user, clientAPI("join", room), struct{}{}, nil)
+}
+
+// Leave makes the user leave the room, which also refuses an invite and takes a
+// knock back. A second call does nothing.
+func (s *Service) Leave(ctx context.Context, user, room string) error {
+	return s.do(ctx, "leave the room", http.MethodPost, user, clientAPI("rooms", room, "leave"), struct{}{}, nil)
+}
+
+// Forget makes the user forget the room, which it has left. A second call does
+// nothing.
+func (s *Service) Forget(ctx context.Context, user, room string) error {
+	return s.do(ctx, "forget the room", http.MethodPost, user, clientAPI("rooms", room, "forget"), struct{}{}, nil)
+}
+
+// SendText says something in the room as the user. The homeserver takes a
+// second message with the same transaction id for the first, as long as it
+// remembers: half an hour, and not beyond its restart.
+func (s *Service) SendText(ctx context.Context, user, room, transaction, text string) error {
+	return s.do(ctx, "send a message", http.MethodPut, user,
+		clientAPI("rooms", room, "send", "m.room.message", transaction),
+		struct {
+			Type string `json:"msgtype"`
+			Body string `json:"body"`
+		}{"m.text", text}, nil)
+}
+
+// Alias returns the id of the room that the alias leads to. One that leads
+// nowhere is an [Error] with the code M_NOT_FOUND.
+func (s *Service) Alias(ctx context.Context, alias string) (room string, err error) {
+	var found struct {
+		ID string `json:"room_id"`
+	}
+	const operation = "look an alias up"
+	err = s.do(ctx, operation, http.MethodGet, "", clientAPI("directory", "room", alias), nil, &found)
+	if err == nil && found.ID == "" {
+		err = fmt.Errorf("%s: %w: its answer has no room id", operation, ErrUnavailable)
+	}
+	return found.ID, err
+}
+
+// DeleteAlias makes the alias lead nowhere, whoever made it. It must be in the
+// service's namespace.
+func (s *Service) DeleteAlias(ctx context.Context, alias string) error {
+	return s.do(ctx, "delete an alias", http.MethodDelete, "", clientAPI("directory", "room", alias), nil, nil)
+}
+
+// PutAlias makes an alias lead to the room, as the user. One that leads
+// somewhere already is an [Error] with status 409.
+func (s *Service) PutAlias(ctx context.Context, user, alias, room string) error {
+	return s.do(ctx, "set an alias", http.MethodPut, user, clientAPI("directory", "room", alias),
+		struct {
+			ID string `json:"room_id"`
+		}{room}, nil)
+}
+
+// Block keeps local users from joining the room, in the name of the server
+// admin. A room that is blocked already keeps its first blocker.
+func (s *Service) Block(ctx context.Context, admin, room string) error {
+	return s.do(ctx, "block the room", http.MethodPut, admin,
+		[]string{"_synapse", "admin", "v1", "rooms", room, "block"},
+		struct {
+			Block bool `json:"block"`
+		}{true}, nil)
+}

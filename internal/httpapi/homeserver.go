@@ -1,0 +1,101 @@
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"lethe/internal/homeserver"
+)
+
+var (
+	errCannotAsk = &apiError{
+		Status: http.StatusBadGateway, Code: "M_UNKNOWN", Text: "The homeserver cannot be asked about the access token",
+	}
+	errCannotPass = &apiError{Status: http.StatusBadGateway, Code: "M_UNKNOWN", Text: "The homeserver cannot be reached"}
+	errUpgrade    = &apiError{
+		Status: http.StatusBadRequest, Code: "M_UNKNOWN", Text: "The connection cannot be upgraded here",
+	}
+)
+
+// byHomeserver asks a homeserver about access tokens. It believes whatever the
+// homeserver does: an application service that speaks for an admin is one.
+type byHomeserver struct{ accounts *homeserver.Accounts }
+
+func (a byHomeserver) requester(r *http.Request, accessToken string) (userID string, err error) {
+	user, _ := queryValue(r.URL.RawQuery, "user_id")
+	account, err := a.accounts.Account(r.Context(), accessToken, user)
+	var refusal *homeserver.Error
+	switch {
+	case err == nil:
+	case r.Context().Err() != nil:
+		return "", err
+	case errors.As(err, &refusal) && (refusal.Status == http.StatusUnauthorized || refusal.Status == http.StatusForbidden):
+		return "", &apiError{
+			Status: refusal.Status, Code: refusal.Code, Text: refusal.Text, SoftLogout: refusal.SoftLogout,
+		}
+	default:
+		return "", fmt.Errorf("%w: %w", errCannotAsk, err)
+	}
+	switch {
+	case account.Deactivated:
+		return "", errUnknownToken
+	case account.Locked:
+		return "", errLocked
+	case account.Guest:
+		return "", errGuest
+	case !account.Admin:
+		return "", errNotAdmin
+	}
+	return account.UserID, nil
+}
+
+// isPassedOn reports whether a request that ended in the error is one for the
+// homeserver.
+func (s *server) isPassedOn(r *http.Request, err error) bool {
+	if s.options.Homeserver == nil || !errors.Is(err, echo.ErrNotFound) && !errors.Is(err, echo.ErrMethodNotAllowed) {
+		return false
+	}
+	path := r.URL.RawPath
+	if !strings.HasPrefix(path, "/_matrix/") && !strings.HasPrefix(path, "/_synapse/admin/") {
+		return false
+	}
+	for segment := range strings.SplitSeq(path, "/") {
+		// What lies between us and the homeserver may take these for a way out of
+		// the two folders.
+		if dots := strings.ReplaceAll(strings.ToLower(segment), "%2e", "."); dots == "." || dots == ".." {
+			return false
+		}
+	}
+	return true
+}
+
+// passOn has the homeserver answer the request.
+func (s *server) passOn(c echo.Context, requestID string) error {
+	r := c.Request()
+	if r.Header.Get("Upgrade") != "" {
+		return errUpgrade
+	}
+	// What the homeserver says of who may read or keep its answer is not ours to
+	// say twice.
+	header := c.Response().Header()
+	clear(header)
+	err := s.options.Homeserver.Pass(c.Response(), r, r.URL.RawPath, func(answer http.Header) {
+		answer.Set("X-Request-Id", requestID)
+		if answer.Get("Access-Control-Allow-Origin") == "" {
+			allowAnyPage(answer)
+		}
+	})
+	if err == nil {
+		return nil
+	}
+	clear(header)
+	writeHeaders(header, requestID)
+	if r.Context().Err() != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errCannotPass, err)
+}
