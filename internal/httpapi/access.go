@@ -3,7 +3,6 @@ package httpapi
 import (
 	"errors"
 	"net/http"
-	"net/url"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -95,7 +94,7 @@ func (s *server) admin(handler func(c echo.Context, requester string) error) ech
 // accessToken finds the one access token that came with the request.
 func accessToken(r *http.Request) (string, error) {
 	headers := r.Header.Values("Authorization")
-	inQuery, hasQuery := queryValue(r.URL.RawQuery, "access_token")
+	inQuery, hasQuery := query(r.URL.RawQuery).value("access_token")
 	switch {
 	case len(headers) == 0 && !hasQuery:
 		return "", errNoToken
@@ -111,23 +110,4 @@ func accessToken(r *http.Request) (string, error) {
 		return "", errBadHeader
 	}
 	return token, nil
-}
-
-// queryValue returns the first value of a query parameter. Unlike net/url it
-// does not see a key without "=", and an escape that is none stays as it is.
-func queryValue(query, name string) (value string, ok bool) {
-	for pair := range strings.SplitSeq(query, "&") {
-		key, value, ok := strings.Cut(pair, "=")
-		if ok && unescapeQuery(key) == name {
-			return unescapeQuery(value), true
-		}
-	}
-	return "", false
-}
-
-func unescapeQuery(s string) string {
-	if unescaped, err := url.QueryUnescape(s); err == nil {
-		return unescaped
-	}
-	return s
 }

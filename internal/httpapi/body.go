@@ -53,6 +53,15 @@ func readObject(c echo.Context) (map[string]json.RawMessage, error) {
 	return object, nil
 }
 
+// readSomeObject is readObject for a body that may not be empty.
+func readSomeObject(c echo.Context) (map[string]json.RawMessage, error) {
+	object, err := readObject(c)
+	if err == nil && object == nil {
+		err = errNotJSON
+	}
+	return object, err
+}
+
 // truthy reports whether Python would take a JSON value for true. An absent
 // value is not.
 func truthy(value json.RawMessage) bool {

@@ -36,6 +36,11 @@ func badJSON(text string) *apiError {
 	return &apiError{Status: http.StatusBadRequest, Code: "M_BAD_JSON", Text: text}
 }
 
+// invalidParam is the refusal of a query parameter that says something unfit.
+func invalidParam(text string) *apiError {
+	return &apiError{Status: http.StatusBadRequest, Code: "M_INVALID_PARAM", Text: text}
+}
+
 // notFound is the refusal of an id that nothing has.
 func notFound(text string) *apiError {
 	return &apiError{Status: http.StatusNotFound, Code: "M_NOT_FOUND", Text: text}

@@ -26,7 +26,7 @@ var (
 type byHomeserver struct{ accounts *homeserver.Accounts }
 
 func (a byHomeserver) requester(r *http.Request, accessToken string) (userID string, err error) {
-	user, _ := queryValue(r.URL.RawQuery, "user_id")
+	user, _ := query(r.URL.RawQuery).value("user_id")
 	account, err := a.accounts.Account(r.Context(), accessToken, user)
 	var refusal *homeserver.Error
 	switch {

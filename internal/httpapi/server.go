@@ -108,6 +108,16 @@ func (s *server) routes() {
 	s.handle(http.MethodPost, v1+"/purge_history/:room_id", s.admin(s.purgeHistory))
 	s.handle(http.MethodPost, v1+"/purge_history/:room_id/:event_id", s.admin(s.purgeHistoryBeforeEvent))
 	s.handle(http.MethodGet, v1+"/purge_history_status/:purge_id", s.admin(s.purgeHistoryStatus))
+	s.handle(http.MethodGet, v1+"/rooms", s.admin(s.roomList))
+	s.handle(http.MethodGet, v1+"/rooms/:room_id", s.admin(s.roomDetails))
+	s.handle(http.MethodGet, v1+"/rooms/:room_id/block", s.admin(s.roomBlock))
+	s.handle(http.MethodPut, v1+"/rooms/:room_id/block", s.admin(s.blockRoom))
+	s.handle(http.MethodGet, v1+"/rooms/:room_id/forward_extremities", s.admin(s.forwardExtremities))
+	s.handle(http.MethodDelete, v1+"/rooms/:room_id/forward_extremities", s.admin(s.deleteForwardExtremities))
+	s.handle(http.MethodGet, v1+"/rooms/:room_id/members", s.admin(s.roomMembers))
+	s.handle(http.MethodGet, v1+"/rooms/:room_id/state", s.admin(s.roomState))
+	s.handle(http.MethodGet, v1+"/rooms/:room_id/timestamp_to_event", s.admin(s.timestampToEvent))
+	s.handle(http.MethodGet, v1+"/scheduled_tasks", s.admin(s.scheduledTasks))
 	s.handle(http.MethodGet, v1+"/server_version", serverVersion)
 }
 

@@ -76,7 +76,7 @@ func NewEmbedded(db *store.Store, options EmbeddedOptions) *Embedded {
 // Block keeps local users from joining the room from now on. A second call
 // changes nothing.
 func (h *Embedded) Block(ctx context.Context, batch store.Batch, requester string, checkpoint func(Outcome) any) error {
-	return h.store.BlockRoom(ctx, batch, requester, func() any { return checkpoint(Outcome{}) })
+	return h.store.BlockRoomBatch(ctx, batch, requester, func() any { return checkpoint(Outcome{}) })
 }
 
 // MoveAliases makes the room's local aliases lead to the new room, and the

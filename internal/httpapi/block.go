@@ -1,0 +1,73 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"lethe/internal/matrix"
+	"lethe/internal/store"
+)
+
+// legalRoom returns the room id in the path. A zero byte is in no id of a room
+// that anybody could know or block.
+func legalRoom(c echo.Context) (string, error) {
+	room := segment(c, "room_id")
+	if !matrix.ValidRoomID(room) || strings.Contains(room, "\x00") {
+		return "", badRequest(room + " is not a legal room ID")
+	}
+	return room, nil
+}
+
+type blockBody struct {
+	Block bool   `json:"block"`
+	User  string `json:"user_id,omitempty"`
+}
+
+// roomBlock is GET …/v1/rooms/{room_id}/block.
+func (s *server) roomBlock(c echo.Context, _ string) error {
+	room, err := legalRoom(c)
+	if err != nil {
+		return err
+	}
+	blocker, err := s.store.RoomBlock(c.Request().Context(), room)
+	if errors.Is(err, store.ErrNotFound) {
+		return answer(c, http.StatusOK, blockBody{})
+	}
+	if err != nil {
+		return err
+	}
+	return answer(c, http.StatusOK, blockBody{Block: true, User: blocker})
+}
+
+// blockRoom is PUT …/v1/rooms/{room_id}/block.
+func (s *server) blockRoom(c echo.Context, requester string) error {
+	body, err := readSomeObject(c)
+	if err != nil {
+		return err
+	}
+	room, err := legalRoom(c)
+	if err != nil {
+		return err
+	}
+	value, ok := body["block"]
+	if !ok {
+		return &apiError{Status: http.StatusBadRequest, Code: "M_MISSING_PARAM", Text: "Missing params: ['block']"}
+	}
+	var block *bool
+	if err := json.Unmarshal(value, &block); err != nil || block == nil {
+		return badJSON("Param 'block' must be a boolean.")
+	}
+	if *block {
+		err = s.store.BlockRoom(c.Request().Context(), room, requester)
+	} else {
+		err = s.store.UnblockRoom(c.Request().Context(), room)
+	}
+	if err != nil {
+		return err
+	}
+	return answer(c, http.StatusOK, blockBody{Block: *block})
+}

@@ -1,0 +1,73 @@
+package httpapi
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"lethe/internal/matrix"
+	"lethe/internal/store"
+)
+
+// forwardExtremities is GET …/v1/rooms/{room_id}/forward_extremities.
+func (s *server) forwardExtremities(c echo.Context, _ string) error {
+	room, err := s.resolveRoom(c)
+	if err != nil {
+		return err
+	}
+	extremities, err := s.store.ForwardExtremities(c.Request().Context(), room)
+	if err != nil {
+		return err
+	}
+	type result struct {
+		EventID    string `json:"event_id"`
+		StateGroup int64  `json:"state_group"`
+		Depth      int64  `json:"depth"`
+		ReceivedTS *int64 `json:"received_ts"`
+	}
+	body := struct {
+		Count   int      `json:"count"`
+		Results []result `json:"results"`
+	}{len(extremities), make([]result, 0, len(extremities))}
+	for _, extremity := range extremities {
+		body.Results = append(body.Results, result(extremity))
+	}
+	return answer(c, http.StatusOK, body)
+}
+
+// deleteForwardExtremities is DELETE …/v1/rooms/{room_id}/forward_extremities.
+func (s *server) deleteForwardExtremities(c echo.Context, _ string) error {
+	room, err := s.resolveRoom(c)
+	if err != nil {
+		return err
+	}
+	deleted, err := s.store.DeleteForwardExtremities(c.Request().Context(), room)
+	if errors.Is(err, store.ErrNotFound) {
+		return badRequest("No forward extremity event found for room " + room)
+	}
+	if err != nil {
+		return err
+	}
+	return answer(c, http.StatusOK, struct {
+		Deleted int64 `json:"deleted"`
+	}{deleted})
+}
+
+// resolveRoom returns the room id in the path, or that of the room that the
+// alias in the path leads to. Only local aliases lead anywhere.
+func (s *server) resolveRoom(c echo.Context) (string, error) {
+	given := segment(c, "room_id")
+	if matrix.ValidRoomID(given) {
+		return given, nil
+	}
+	if _, server, ok := strings.Cut(given, ":"); !ok || !strings.HasPrefix(given, "#") || !matrix.ValidServerName(server) {
+		return "", badRequest(given + " was not legal room ID or room alias")
+	}
+	room, err := s.store.RoomOfAlias(c.Request().Context(), given)
+	if errors.Is(err, store.ErrNotFound) {
+		return "", notFound("Room alias " + given + " not found")
+	}
+	return room, err
+}

@@ -1,0 +1,126 @@
+package httpapi_test
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+
+	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/httpapi"
+	"lethe/internal/store"
+)
+
+// TestRecordedReads asks what a real Synapse was asked before and after it
+// purged and deleted rooms. No difference is intended.
+func TestRecordedReads(t *testing.T) {
+	t.Parallel()
+	for dump, recorded := range map[string]string{
+		"synapse-1.160-corpus.dump": "synapse-1.160-reads.jsonl.gz",
+		"synapse-1.160-after.dump":  "synapse-1.160-reads-after.jsonl.gz",
+	} {
+		t.Run(recorded, func(t *testing.T) {
+			t.Parallel()
+			url := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", dump))
+			db, err := store.Open(t.Context(), url, store.Options{MaxConnections: 4})
+			require.NoError(t, err)
+			t.Cleanup(db.Close)
+			handler := httpapi.New(db, &submitter{}, board{}, httpapi.Options{Log: slog.New(slog.DiscardHandler)})
+
+			raw, err := os.ReadFile(devstacktest.Shared(t, "fixtures", "corpus.json"))
+			require.NoError(t, err)
+			var corpus struct {
+				Admin string
+				Users map[string]string
+			}
+			require.NoError(t, json.Unmarshal(raw, &corpus))
+			corpus.Users["@admin:lab.test"] = corpus.Admin
+
+			asked := 0
+			for _, r := range recordedReads(t, recorded) {
+				path, _, _ := strings.Cut(r.Path, "?")
+				if !strings.HasPrefix(path, "/_synapse/admin/v1/rooms") || strings.HasSuffix(path, "/messages") {
+					continue
+				}
+				asked++
+				request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, r.Path, http.NoBody)
+				request.Header.Set("Authorization", "Bearer "+corpus.Users[r.User])
+				w := httptest.NewRecorder()
+				handler.ServeHTTP(w, request)
+				require.Equal(t, r.Status, w.Code, "%s: %s", r.Path, w.Body)
+				require.Empty(t, gocmp.Diff(settled(t, r.Body), settled(t, w.Body.Bytes())), r.Path)
+			}
+			require.Equal(t, 77, asked)
+		})
+	}
+}
+
+type recordedRead struct {
+	User   string
+	Path   string
+	Status int
+	Body   json.RawMessage
+}
+
+func recordedReads(t *testing.T, name string) (reads []recordedRead) {
+	t.Helper()
+	file, err := os.Open(devstacktest.Shared(t, "fixtures", name))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, file.Close()) }()
+	unzipped, err := gzip.NewReader(file)
+	require.NoError(t, err)
+	lines := bufio.NewScanner(unzipped)
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
+		var r recordedRead
+		require.NoError(t, json.Unmarshal(lines.Bytes(), &r))
+		reads = append(reads, r)
+	}
+	require.NoError(t, lines.Err())
+	return reads
+}
+
+// settled reads an answer, and leaves out of it what changes by itself: ages,
+// and the order of members and of state events.
+func settled(t *testing.T, body []byte) any {
+	t.Helper()
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.UseNumber()
+	var value any
+	require.NoError(t, decoder.Decode(&value), "%s", body)
+	return settle("", value)
+}
+
+func settle(key string, value any) any {
+	switch value := value.(type) {
+	case map[string]any:
+		for key := range value {
+			value[key] = settle(key, value[key])
+		}
+		delete(value, "age")
+	case []any:
+		for i := range value {
+			value[i] = settle("", value[i])
+		}
+		if key == "members" || key == "state" {
+			slices.SortFunc(value, func(a, b any) int {
+				left, _ := json.Marshal(a)
+				right, _ := json.Marshal(b)
+				return cmp.Compare(string(left), string(right))
+			})
+		}
+	}
+	return value
+}
+

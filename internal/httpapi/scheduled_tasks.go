@@ -1,0 +1,109 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"lethe/internal/store"
+)
+
+const (
+	// taskAge is for how long the tasks that have ended are listed.
+	taskAge = 7 * 24 * time.Hour
+
+	// maxTasks bounds a list. With max_timestamp the older ones can be had.
+	maxTasks = 10_000
+)
+
+// Each task word belongs to the job word at the same place.
+var (
+	taskActions  = []string{"purge_history", "shutdown_and_purge_room"}
+	jobKinds     = []string{"purge_history", "delete_room"}
+	taskStatuses = []string{"scheduled", "active", "complete", "failed", "cancelled"}
+	jobStates    = []string{store.JobQueued, store.JobRunning, store.JobComplete, store.JobFailed, store.JobCancelled}
+)
+
+// translate replaces words by those at the same place. What is none is left
+// out, and instead of no words at all it returns every one that there is.
+func translate(words, from, to []string) []string {
+	if len(words) == 0 {
+		return to
+	}
+	translated := []string{}
+	for _, word := range words {
+		if i := slices.Index(from, word); i >= 0 {
+			translated = append(translated, to[i])
+		}
+	}
+	return translated
+}
+
+// scheduledTasks is GET …/v1/scheduled_tasks: the jobs, in the words of
+// Synapse's own task queue.
+func (s *server) scheduledTasks(c echo.Context, _ string) error {
+	list, err := readJobList(queryOf(c))
+	if err != nil {
+		return err
+	}
+	jobs, err := s.store.ListJobs(c.Request().Context(), list)
+	if err != nil {
+		return err
+	}
+	type task struct {
+		ID        string          `json:"id"`
+		Action    string          `json:"action"`
+		Status    string          `json:"status"`
+		ChangedTS int64           `json:"timestamp_ms"`
+		Room      string          `json:"resource_id"`
+		Result    json.RawMessage `json:"result"`
+		Error     *string         `json:"error"`
+	}
+	tasks := make([]task, 0, len(jobs))
+	for _, job := range jobs {
+		tasks = append(tasks, task{
+			ID:        job.ID,
+			Action:    translate([]string{job.Kind}, jobKinds, taskActions)[0],
+			Status:    translate([]string{job.State}, jobStates, taskStatuses)[0],
+			ChangedTS: job.ChangedTS,
+			Room:      job.Room,
+			Result:    job.Shutdown,
+			Error:     job.Error,
+		})
+	}
+	return answer(c, http.StatusOK, struct {
+		Tasks []task `json:"scheduled_tasks"`
+	}{tasks})
+}
+
+func readJobList(q query) (store.JobList, error) {
+	list := store.JobList{EndedWithin: taskAge, Limit: maxTasks}
+	actions, err := q.several("action_name")
+	if err != nil {
+		return list, err
+	}
+	list.Kinds = translate(actions, taskActions, jobKinds)
+	if _, ok := q.value("resource_id"); ok {
+		room, err := q.ascii("resource_id")
+		if err != nil {
+			return list, err
+		}
+		list.Room = &room
+	}
+	statuses, err := q.severalOf("status", taskStatuses...)
+	if err == nil && statuses == nil {
+		statuses, err = q.severalOf("job_status", taskStatuses...)
+	}
+	if err != nil {
+		return list, err
+	}
+	list.States = translate(statuses, taskStatuses, jobStates)
+	until, ok, err := q.optionalInteger("max_timestamp")
+	if ok {
+		list.Until = &until
+	}
+	return list, err
+}

@@ -1,0 +1,76 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A JobList says which jobs to list.
+type JobList struct {
+	// Kinds and States are those to list.
+	Kinds, States []string
+
+	// Room, unless nil, is the id of their room.
+	Room *string
+
+	// Until, unless nil, is when they must have changed last, in Unix
+	// milliseconds.
+	Until *int64
+
+	// EndedWithin bounds how long ago those that have ended did.
+	EndedWithin time.Duration
+
+	// Limit is how many to return at most: those that changed last.
+	Limit int
+}
+
+// A ListedJob is what a list says of a job.
+type ListedJob struct {
+	ID    string
+	Kind  string
+	Room  string
+	State string
+
+	// ChangedTS is when the job changed last, in Unix milliseconds.
+	ChangedTS int64
+
+	// Shutdown is how far the shutdown of the room is, nil unless it has begun.
+	Shutdown json.RawMessage
+
+	// Error says why the job failed, nil unless it did.
+	Error *string
+}
+
+// ListJobs lists jobs in the order of their last change.
+func (s *Store) ListJobs(ctx context.Context, list JobList) ([]ListedJob, error) {
+	if list.Room != nil && !storable(*list.Room) {
+		return nil, nil
+	}
+	var jobs []ListedJob
+	err := patiently(ctx, func() error {
+		rows, err := s.pool.Query(ctx, `
+			SELECT * FROM (
+				SELECT id, kind, room_id, state, floor(extract(epoch FROM updated_at) * 1000)::bigint AS changed_ts,
+				       checkpoint -> 'shutdown_room', error
+				FROM lethe.jobs
+				WHERE kind = ANY ($1) AND state = ANY ($2) AND ($3::text IS NULL OR room_id = $3)
+				  AND (ended_at IS NULL OR ended_at > clock_timestamp() - $5::interval)
+				  AND ($4::bigint IS NULL OR floor(extract(epoch FROM updated_at) * 1000) <= $4)
+				ORDER BY changed_ts DESC, id DESC
+				LIMIT $6) j
+			ORDER BY changed_ts, id`, list.Kinds, list.States, list.Room, list.Until, list.EndedWithin, list.Limit)
+		if err != nil {
+			return err
+		}
+		jobs, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ListedJob])
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the jobs: %w", err)
+	}
+	return jobs, nil
+}
