@@ -57,6 +57,11 @@ type Config struct {
 	// Log is what a process writes to standard error.
 	Log Log
 
+	// PurgeDelay (purge_delay) is the pause between the shutdown and the purge of
+	// a room that is deleted asynchronously, in which clients get to know that
+	// their users have left, from 0 to 720h. Defaults to 0, none.
+	PurgeDelay time.Duration
+
 	// Redis dispatches the jobs and keeps their statuses.
 	Redis Redis
 
@@ -64,8 +69,14 @@ type Config struct {
 	Scheduler Scheduler
 
 	// ServerName (server_name) is the homeserver's own name, the part of its
-	// user ids after the colon. A worker needs it. Defaults to "", unset.
+	// user ids after the colon. API and worker need it. Defaults to "", unset.
 	ServerName string
+
+	// SigningKeyFile (signing_key_file) is the file with the homeserver's signing
+	// key, in Synapse's format. A worker signs with it the events that it writes
+	// into a room that is shut down. Without it, and without a homeserver to ask,
+	// a room with members of other servers is not shut down. Defaults to "", unset.
+	SigningKeyFile string
 
 	// StatusTTL (status_ttl) is how long the status of a job that has ended is
 	// served, from 1m to 8760h. Defaults to 24h.

@@ -13,7 +13,7 @@ import (
 type Purpose int
 
 const (
-	// ForAPI needs database.url and redis.url.
+	// ForAPI needs database.url, redis.url and server_name.
 	ForAPI Purpose = iota
 	// ForDatabase needs database.url: migrations and the operator's tool.
 	ForDatabase

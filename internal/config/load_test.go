@@ -56,6 +56,8 @@ func TestDefaultsAreValid(t *testing.T) {
 		"log.format":       config.Log.Format,
 		"log.level":        config.Log.Level,
 		"scheduler.listen": config.Scheduler.Listen,
+		"purge_delay":      config.PurgeDelay.String(),
+		"signing_key_file": config.SigningKeyFile,
 		"status_ttl":       config.StatusTTL.String(),
 		"worker.listen":    config.Worker.Listen,
 
@@ -111,9 +113,11 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		Homeserver:      Homeserver{ASToken: "hunter2", URL: "https://matrix.example.org"},
 		Lock:            Lock{RedisURLs: []Secret{"redis://a", "rediss://:hunter2@b:1", "redis://c/2"}},
 		Log:             Log{Format: "json", Level: "debug"},
+		PurgeDelay:      5 * time.Minute,
 		Redis:           Redis{URL: redisURL},
 		Scheduler:       Scheduler{Listen: ":http"},
 		ServerName:      "example.org",
+		SigningKeyFile:  "/signing.key",
 		StatusTTL:       time.Hour,
 		SynapseBeside:   &no,
 		Worker: Worker{
@@ -133,9 +137,11 @@ dialect: seed
 homeserver: {as_token: hunter2, url: "https://matrix.example.org"}
 lock: {redis_urls: [redis://a, 'rediss://:hunter2@b:1', redis://c/2]}
 log: {format: json, level: debug}
+purge_delay: 5m
 redis: {url: "` + redisURL + `"}
 scheduler: {listen: ":http"}
 server_name: example.org
+signing_key_file: /signing.key
 status_ttl: 1h
 synapse_beside: false
 worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, listen: "", time_slice: 1h}
@@ -149,6 +155,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		"LETHE_HOMESERVER_URL=https://matrix.example.org", "LETHE_DATABASE_MAX_CONNECTIONS=7",
 		"LETHE_DATABASE_URL=" + databaseURL, "LETHE_DIALECT=seed", "LETHE_LOCK_REDIS_URLS=redis://a, rediss://:hunter2@b:1,redis://c/2,", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=debug",
 		"LETHE_REDIS_URL=" + redisURL, "LETHE_SCHEDULER_LISTEN=:http", "LETHE_SERVER_NAME=example.org",
+		"LETHE_PURGE_DELAY=5m", "LETHE_SIGNING_KEY_FILE=/signing.key",
 		"LETHE_STATUS_TTL=1h", "LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_BATCH_EVENTS=1", "LETHE_WORKER_BATCH_TIME=1s",
 		"LETHE_WORKER_CONCURRENCY=9", "LETHE_WORKER_DRAIN_TIMEOUT=1m", "LETHE_WORKER_LISTEN=", "LETHE_WORKER_TIME_SLICE=1h",
 	}
@@ -173,7 +180,7 @@ func TestEachPurposeNeedsOnlyWhatItUses(t *testing.T) {
 		purposes []Purpose
 		want     []string
 	}{
-		"api":            {[]Purpose{ForAPI}, []string{noDatabase, noRedis}},
+		"api":            {[]Purpose{ForAPI}, []string{noDatabase, noRedis, noServerName}},
 		"database":       {[]Purpose{ForDatabase}, []string{noDatabase}},
 		"scheduler":      {[]Purpose{ForScheduler}, []string{noDatabase, noRedis}},
 		"worker":         {[]Purpose{ForWorker}, []string{noDatabase, noRedis, noServerName}},
@@ -277,6 +284,12 @@ func TestValues(t *testing.T) {
 		{"scheduler.listen", "x", address},
 		{"server_name", "[::1]:8448", ""},
 		{"server_name", "https://example.org", "must be a Matrix server name"},
+		{"purge_delay", "0", ""},
+		{"purge_delay", "0s", ""},
+		{"purge_delay", "720h", ""},
+		{"purge_delay", "-1s", term},
+		{"purge_delay", "721h", term},
+		{"purge_delay", "5", term},
 		{"status_ttl", "1m", ""},
 		{"status_ttl", "8760h", ""},
 		{"status_ttl", "59s", term + ", such as 300ms, 30s or 24h, from 1m to 8760h"},

@@ -38,7 +38,7 @@ func settings(c *Config) []setting {
 	var (
 		everyone = []Purpose{ForAPI, ForDatabase, ForScheduler, ForWorker}
 		services = []Purpose{ForAPI, ForScheduler, ForWorker}
-		workers  = []Purpose{ForWorker}
+		knowing  = []Purpose{ForAPI, ForWorker} // whose users are ours
 	)
 	return []setting{
 		{path: "account_validity", set: boolean(&c.AccountValidity)},
@@ -52,9 +52,11 @@ func settings(c *Config) []setting {
 		{path: "lock.redis_urls", set: redisURLs(&c.Lock.RedisURLs), list: true},
 		{path: "log.format", set: oneOf(&c.Log.Format, "text", "json")},
 		{path: "log.level", set: oneOf(&c.Log.Level, "debug", "info", "warn", "error")},
+		{path: "purge_delay", set: duration(&c.PurgeDelay, 0, 30*24*time.Hour)},
 		{path: "redis.url", set: optional(&c.Redis.URL, redisdb.ValidURL), neededBy: services},
 		{path: "scheduler.listen", set: optional(&c.Scheduler.Listen, validAddress)},
-		{path: "server_name", set: optional(&c.ServerName, validServerName), neededBy: workers},
+		{path: "server_name", set: optional(&c.ServerName, validServerName), neededBy: knowing},
+		{path: "signing_key_file", set: optional(&c.SigningKeyFile, func(string) error { return nil })},
 		{path: "status_ttl", set: duration(&c.StatusTTL, time.Minute, 365*24*time.Hour)},
 		{path: "synapse_beside", set: synapseBeside(&c.SynapseBeside)},
 		{path: "worker.batch_events", set: number(&c.Worker.BatchEvents, 1, 1_000_000)},

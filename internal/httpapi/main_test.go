@@ -77,8 +77,9 @@ func prepare(ctx context.Context, url string) error {
 
 // submitter remembers what was submitted.
 type submitter struct {
-	mu     sync.Mutex
-	purges []tasks.PurgeHistory
+	mu      sync.Mutex
+	purges  []tasks.PurgeHistory
+	deletes []tasks.DeleteRoom
 
 	// instead, unless nil, is called in place of accepting.
 	instead func(ctx context.Context) error
@@ -92,6 +93,16 @@ func (s *submitter) SubmitPurgeHistory(ctx context.Context, purge tasks.PurgeHis
 	defer s.mu.Unlock()
 	s.purges = append(s.purges, purge)
 	return "AbCdEfGhIjKlMnOp", nil
+}
+
+func (s *submitter) SubmitDeleteRoom(ctx context.Context, request tasks.DeleteRoom) (string, error) {
+	if s.instead != nil {
+		return "", s.instead(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deletes = append(s.deletes, request)
+	return "QrStUvWxYzQrStUv", nil
 }
 
 // taken returns what was submitted since the last call.

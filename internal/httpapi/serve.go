@@ -23,6 +23,7 @@ func (s *server) serve(next echo.HandlerFunc) echo.HandlerFunc {
 		writeHeaders(c.Response().Header(), requestID)
 
 		sent := c.Request()
+		c.Set(sentKey, sent)
 		defer limit(c, sent, begun, s.options.Timeout)()
 		var err error
 		if sent.Method == http.MethodOptions {
@@ -45,6 +46,15 @@ func (s *server) serve(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		return nil
 	}
+}
+
+// sentKey is where the request is kept as it was sent, without a time limit.
+const sentKey = "sent"
+
+// allow gives a request, whose body has been read, more time than others have. The
+// caller calls what it returns when the request has been answered.
+func (s *server) allow(c echo.Context, patience time.Duration) context.CancelFunc {
+	return limit(c, c.Get(sentKey).(*http.Request), time.Now(), patience)
 }
 
 // limit bounds the request, which is the context's from now on. The caller calls

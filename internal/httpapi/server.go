@@ -50,10 +50,22 @@ type Options struct {
 	// for news. Defaults to 10 m.
 	PassTimeout time.Duration
 
+	// PurgeDelay is the pause between the shutdown and the purge of a room that is
+	// deleted asynchronously. Defaults to 0, none.
+	PurgeDelay time.Duration
+
 	// SeedDialect refuses a history purge of a room that has a job already, as
-	// the first admin tools expect; without it the purge is queued. Defaults to
-	// false.
+	// the first admin tools expect, and says "shutting_down" or "purging" for a
+	// delete that is under way; without it the purge is queued. Defaults to false.
 	SeedDialect bool
+
+	// ServerName is the homeserver's name. Defaults to "": then nobody is a user
+	// of ours who could make a room.
+	ServerName string
+
+	// StatusTTL is for how long the deletes of a room that have ended are listed.
+	// Defaults to 24 h.
+	StatusTTL time.Duration
 
 	// Timeout bounds a request: as long again for reading it and for writing the
 	// answer. Defaults to 25 s, a little less than admin tools wait.
@@ -63,6 +75,7 @@ type Options struct {
 // submitter is what the API needs of *tasks.Client.
 type submitter interface {
 	SubmitPurgeHistory(ctx context.Context, purge tasks.PurgeHistory) (id string, err error)
+	SubmitDeleteRoom(ctx context.Context, request tasks.DeleteRoom) (id string, err error)
 }
 
 // statuses is what the API needs of *jobs.Board.
@@ -90,6 +103,9 @@ func New(db *store.Store, client submitter, board statuses, options Options) htt
 	if options.PassTimeout == 0 {
 		options.PassTimeout = 10 * time.Minute
 	}
+	if options.StatusTTL == 0 {
+		options.StatusTTL = 24 * time.Hour
+	}
 	if options.Timeout == 0 {
 		options.Timeout = 25 * time.Second
 	}
@@ -104,12 +120,13 @@ func New(db *store.Store, client submitter, board statuses, options Options) htt
 }
 
 func (s *server) routes() {
-	const v1 = "/_synapse/admin/v1"
+	const v1, v2 = "/_synapse/admin/v1", "/_synapse/admin/v2"
 	s.handle(http.MethodPost, v1+"/purge_history/:room_id", s.admin(s.purgeHistory))
 	s.handle(http.MethodPost, v1+"/purge_history/:room_id/:event_id", s.admin(s.purgeHistoryBeforeEvent))
 	s.handle(http.MethodGet, v1+"/purge_history_status/:purge_id", s.admin(s.purgeHistoryStatus))
 	s.handle(http.MethodGet, v1+"/rooms", s.admin(s.roomList))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id", s.admin(s.roomDetails))
+	s.handle(http.MethodDelete, v1+"/rooms/:room_id", s.admin(s.deleteRoomNow))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/block", s.admin(s.roomBlock))
 	s.handle(http.MethodPut, v1+"/rooms/:room_id/block", s.admin(s.blockRoom))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/forward_extremities", s.admin(s.forwardExtremities))
@@ -119,6 +136,9 @@ func (s *server) routes() {
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/timestamp_to_event", s.admin(s.timestampToEvent))
 	s.handle(http.MethodGet, v1+"/scheduled_tasks", s.admin(s.scheduledTasks))
 	s.handle(http.MethodGet, v1+"/server_version", serverVersion)
+	s.handle(http.MethodDelete, v2+"/rooms/:room_id", s.admin(s.deleteRoom))
+	s.handle(http.MethodGet, v2+"/rooms/:room_id/delete_status", s.admin(s.deletesOfRoom))
+	s.handle(http.MethodGet, v2+"/rooms/delete_status/:delete_id", s.admin(s.deleteStatus))
 }
 
 // handle registers a route as Synapse matches it: any segment may be empty, no

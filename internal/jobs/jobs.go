@@ -14,8 +14,12 @@ var ErrNotFound = errors.New("no such job")
 // A Kind is what a job is for.
 type Kind string
 
-// PurgeHistory purges the history of a room up to a depth.
-const PurgeHistory Kind = "purge_history"
+// The kinds: PurgeHistory purges the history of a room up to a depth, and
+// DeleteRoom shuts a room down and may delete all of it.
+const (
+	PurgeHistory Kind = "purge_history"
+	DeleteRoom   Kind = "delete_room"
+)
 
 // A State is how far a job is.
 type State string

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -17,8 +18,10 @@ import (
 	"lethe/internal/homeserver"
 	"lethe/internal/httpapi"
 	"lethe/internal/jobs"
+	"lethe/internal/matrix"
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
+	"lethe/internal/shutdown"
 	"lethe/internal/store"
 	"lethe/internal/tasks"
 )
@@ -61,8 +64,12 @@ type process struct {
 	store    *store.Store
 	redis    redis.UniversalClient
 
-	// homeserver is nil without homeserver.url.
+	// homeserver is nil without homeserver.url, and service without its as_token.
 	homeserver *homeserver.Client
+	service    *homeserver.Service
+
+	// signingKey is nil without signing_key_file.
+	signingKey *matrix.SigningKey
 	locks      []redis.UniversalClient // one, or independent masters
 	board      *jobs.Board
 	metrics    *observe.Metrics
@@ -107,9 +114,19 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes
 		defer synapse.Close()
 	}
 
+	var service *homeserver.Service
+	if token := settings.Homeserver.ASToken; synapse != nil && token != "" {
+		service = synapse.Service(string(token))
+	}
+	key, err := readSigningKey(settings.SigningKeyFile)
+	if err != nil {
+		return err
+	}
+
 	registry := observe.NewRegistry()
 	p := &process{
 		settings: settings, log: log, store: db, redis: client, locks: locks, homeserver: synapse,
+		service: service, signingKey: key,
 		board:   jobs.NewBoard(db, client, settings.StatusTTL, log),
 		metrics: observe.NewMetrics(registry),
 	}
@@ -183,7 +200,10 @@ func (p *process) part(purpose config.Purpose) part {
 				HomeserverAuth:  p.settings.Auth == config.AuthHomeserver,
 				Log:             p.log,
 				Observe:         p.observe,
+				PurgeDelay:      p.settings.PurgeDelay,
 				SeedDialect:     p.settings.Dialect == config.DialectSeed,
+				ServerName:      p.settings.ServerName,
+				StatusTTL:       p.settings.StatusTTL,
 			})
 		}}
 	case config.ForWorker:
@@ -191,8 +211,10 @@ func (p *process) part(purpose config.Purpose) part {
 			return tasks.NewWorker(p.store, p.redis, p.locks, p.board, p.log, p.metrics, tasks.WorkerOptions{
 				BatchEvents:  p.settings.Worker.BatchEvents,
 				BatchTime:    p.settings.Worker.BatchTime,
+				Beside:       p.service != nil,
 				Concurrency:  p.settings.Worker.Concurrency,
 				DrainTimeout: p.settings.Worker.DrainTimeout,
+				Homeserver:   p.whoShutsDown(),
 				ServerName:   p.settings.ServerName,
 				TimeSlice:    p.settings.Worker.TimeSlice,
 			}).Run(ctx)
@@ -204,6 +226,33 @@ func (p *process) part(purpose config.Purpose) part {
 		}}
 	}
 	panic(fmt.Sprintf("process: no part for purpose %d", purpose))
+}
+
+// whoShutsDown is who writes the events of a shutdown: the homeserver if we may
+// ask it to, or we ourselves.
+func (p *process) whoShutsDown() shutdown.Homeserver {
+	if p.service != nil {
+		return shutdown.NewRemote(p.store, shutdown.RemoteOptions{Homeserver: p.service})
+	}
+	return shutdown.NewEmbedded(p.store, shutdown.EmbeddedOptions{
+		Log: p.log, ServerName: p.settings.ServerName, SigningKey: p.signingKey,
+	})
+}
+
+// readSigningKey reads the homeserver's signing key; without a file there is none.
+func readSigningKey(file string) (*matrix.SigningKey, error) {
+	if file == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read the signing key: %w", err)
+	}
+	key, err := matrix.ParseSigningKey(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("read the signing key in %s: %w", file, err)
+	}
+	return key, nil
 }
 
 // await waits until the servers can be reached and are as they should be. It

@@ -83,8 +83,8 @@ const oneAtATime = `pg_advisory_xact_lock(hashtextextended('lethe.jobs ' || room
 
 // InsertJob writes the row of a new, queued job; from then on it is accepted.
 // Of the job only ID, Kind, Room, Parameters and Requester are read. If alone
-// is set and the room has a job that has not ended, it is [ErrRoomBusy]; an id
-// that is taken is [ErrExists].
+// is set and the room has a job that has not ended, it is [ErrRoomBusy], and so
+// is a delete of a room that has one already; an id that is taken is [ErrExists].
 func (s *Store) InsertJob(ctx context.Context, job Job, alone bool) error {
 	err := s.inTransaction(ctx, func(tx pgx.Tx) error {
 		if alone {
@@ -107,8 +107,13 @@ func (s *Store) InsertJob(ctx context.Context, job Job, alone bool) error {
 		return err
 	})
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.ConstraintName == "jobs_pkey" {
-		err = ErrExists
+	if errors.As(err, &pg) {
+		switch pg.ConstraintName {
+		case "jobs_pkey":
+			err = ErrExists
+		case "jobs_one_delete_per_room":
+			err = ErrRoomBusy
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("insert the job: %w", err)
@@ -125,6 +130,27 @@ func (s *Store) Job(ctx context.Context, id string) (Job, error) {
 	})
 	if err != nil {
 		return Job{}, fmt.Errorf("read the job: %w", err)
+	}
+	return job, nil
+}
+
+// OpenJob returns the room's oldest job of that kind that has not ended;
+// [ErrNotFound] if there is none.
+func (s *Store) OpenJob(ctx context.Context, kind, room string) (Job, error) {
+	const operation = "look for an open job of the room"
+	if !storable(room) {
+		return Job{}, fmt.Errorf("%s: %w", operation, ErrNotFound)
+	}
+	var job Job
+	err := patiently(ctx, func() (err error) {
+		job, err = oneJob(ctx, s.pool, `
+			SELECT `+jobColumns+` FROM lethe.jobs
+			WHERE room_id = $1 AND kind = $2 AND state IN ('queued', 'running')
+			ORDER BY created_at, id LIMIT 1`, room, kind)
+		return err
+	})
+	if err != nil {
+		return Job{}, fmt.Errorf("%s: %w", operation, err)
 	}
 	return job, nil
 }

@@ -10,10 +10,10 @@ import (
 // A LocalMember is a user of this server who is in a room, invited to it, or
 // asks to be let in.
 type LocalMember struct {
-	UserID string
+	UserID string `json:"user_id"`
 
 	// Membership is "join", "invite" or "knock".
-	Membership string
+	Membership string `json:"membership"`
 }
 
 // LocalMembers returns up to limit of the room's local members in the order of

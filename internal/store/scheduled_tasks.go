@@ -38,6 +38,9 @@ type ListedJob struct {
 	// ChangedTS is when the job changed last, in Unix milliseconds.
 	ChangedTS int64
 
+	// Phase is the phase that the job is in, "" before the first.
+	Phase string
+
 	// Shutdown is how far the shutdown of the room is, nil unless it has begun.
 	Shutdown json.RawMessage
 
@@ -55,7 +58,7 @@ func (s *Store) ListJobs(ctx context.Context, list JobList) ([]ListedJob, error)
 		rows, err := s.pool.Query(ctx, `
 			SELECT * FROM (
 				SELECT id, kind, room_id, state, floor(extract(epoch FROM updated_at) * 1000)::bigint AS changed_ts,
-				       checkpoint -> 'shutdown_room', error
+				       coalesce(checkpoint ->> 'phase', '') AS phase, checkpoint -> 'shutdown_room', error
 				FROM lethe.jobs
 				WHERE kind = ANY ($1) AND state = ANY ($2) AND ($3::text IS NULL OR room_id = $3)
 				  AND (ended_at IS NULL OR ended_at > clock_timestamp() - $5::interval)

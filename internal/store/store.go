@@ -91,6 +91,15 @@ func (s *Store) Ping(ctx context.Context) error {
 	return nil
 }
 
+// Now is the time by the database's clock.
+func (s *Store) Now(ctx context.Context) (time.Time, error) {
+	var now time.Time
+	if err := s.readRow(ctx, []any{&now}, `SELECT clock_timestamp()`); err != nil {
+		return time.Time{}, fmt.Errorf("read the database's clock: %w", err)
+	}
+	return now, nil
+}
+
 // Transient reports whether the error may be gone when the same is tried again:
 // the server was unreachable, restarting or short of something, the transaction
 // lost a race, or a wait was cut short.

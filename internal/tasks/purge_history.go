@@ -95,6 +95,9 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job store.Job, run store.R
 	if err := json.Unmarshal(job.Parameters, &parameters); err != nil {
 		return nil, fmt.Errorf("decode the job's parameters: %w", err)
 	}
+	if w.options.Beside {
+		return nil, errBeside
+	}
 	p := &purgeHistory{
 		worker: w,
 		run:    run,

@@ -26,7 +26,12 @@ const (
 var queues = map[string]int{queueCritical: 6, queueDefault: 3, queueLow: 1}
 
 // queueOf tells the queue of a kind of job.
-func queueOf(jobs.Kind) string { return queueDefault }
+func queueOf(kind jobs.Kind) string {
+	if kind == jobs.DeleteRoom {
+		return queueCritical
+	}
+	return queueDefault
+}
 
 // asynqQueues is the SET in which asynq keeps the names of its queues. A client
 // of asynq's writes a name only once in its life, so after Redis has lost its

@@ -1,6 +1,7 @@
 package tasks
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/lock"
 	"lethe/internal/observe"
+	"lethe/internal/shutdown"
 	"lethe/internal/store"
 )
 
@@ -29,12 +31,20 @@ type WorkerOptions struct {
 	// BatchTime is how long a batch should take. Defaults to 250 ms.
 	BatchTime time.Duration
 
+	// Beside says that a homeserver runs on the database. Then no job that purges
+	// is begun: that is not safe yet. Defaults to false.
+	Beside bool
+
 	// Concurrency is how many jobs run at a time. Defaults to 4.
 	Concurrency int
 
 	// DrainTimeout is how long Run waits for batches in progress when its
 	// context has ended. Defaults to 25 s.
 	DrainTimeout time.Duration
+
+	// Homeserver writes the events of shutdowns. Defaults to nil, an embedded one
+	// of ServerName that signs nothing.
+	Homeserver shutdown.Homeserver
 
 	// ServerName is the homeserver's name. It has no default.
 	ServerName string
@@ -98,14 +108,15 @@ func (e errYield) Error() string { return "yield: " + e.reason }
 
 // A Worker runs jobs.
 type Worker struct {
-	options WorkerOptions
-	store   *store.Store
-	redis   redis.UniversalClient
-	board   *jobs.Board
-	rooms   *lock.Locker
-	heart   *jobs.Heart
-	log     *slog.Logger
-	metrics *observe.Metrics
+	options  WorkerOptions
+	store    *store.Store
+	redis    redis.UniversalClient
+	board    *jobs.Board
+	rooms    *lock.Locker
+	heart    *jobs.Heart
+	shutdown *shutdown.Shutdown
+	log      *slog.Logger
+	metrics  *observe.Metrics
 
 	// drain ends when the worker is to stop. It is no parent of the handlers'
 	// contexts: asynq would put a task back at once, while its handler works.
@@ -121,8 +132,12 @@ func NewWorker(db *store.Store, client redis.UniversalClient, locks []redis.Univ
 	log *slog.Logger, metrics *observe.Metrics, options WorkerOptions,
 ) *Worker {
 	drain, endDrain := context.WithCancel(context.Background())
+	options = options.withDefaults()
+	if options.Homeserver == nil {
+		options.Homeserver = shutdown.NewEmbedded(db, shutdown.EmbeddedOptions{Log: log, ServerName: options.ServerName})
+	}
 	return &Worker{
-		options: options.withDefaults(), store: db, redis: client, board: board, log: log, metrics: metrics,
+		options: options, shutdown: shutdown.New(db, options.Homeserver), store: db, redis: client, board: board, log: log, metrics: metrics,
 		rooms: lock.NewQuorum(locks, db, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
 		heart: jobs.NewHeart(db, log), drain: drain, endDrain: endDrain,
 	}
@@ -189,6 +204,10 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 	return w.settle(ctx, job, run, err, log)
 }
 
+// errBeside is why a job that purges fails beside a running homeserver.
+var errBeside = errors.New("a homeserver runs on the database, and purging beside it is not safe yet: " +
+	"stop it and unset homeserver.as_token, or shut the room down without a purge")
+
 // work is a job of one kind, as a run sees it.
 type work interface {
 	// next does one batch, and reports whether the work is done. It can be
@@ -208,6 +227,8 @@ func (w *Worker) newWork(ctx context.Context, run store.Run) (work, error) {
 	switch jobs.Kind(job.Kind) {
 	case jobs.PurgeHistory:
 		return w.newPurgeHistory(ctx, job, run)
+	case jobs.DeleteRoom:
+		return w.newDeleteRoom(ctx, job, run)
 	}
 	return nil, fmt.Errorf("%q is not a kind of job", job.Kind)
 }
@@ -288,9 +309,12 @@ func step(ctx context.Context, work work, log *slog.Logger) (done bool, err erro
 // judge decides about a failed batch: nil to try again, else what [runSlice]
 // returns.
 func (w *Worker) judge(ctx context.Context, run store.Run, err error, log *slog.Logger) error {
+	var yield errYield
 	switch {
 	case errors.Is(err, store.ErrSuperseded), errors.Is(context.Cause(ctx), store.ErrSuperseded):
 		return store.ErrSuperseded
+	case errors.As(err, &yield):
+		return err
 	case errors.Is(err, errDraining):
 		return nil // the loop sees it
 	case ctx.Err() != nil: // asynq gave the task up
@@ -305,7 +329,7 @@ func (w *Worker) judge(ctx context.Context, run store.Run, err error, log *slog.
 		}
 		log.WarnContext(ctx, "lock lost: the batch was rolled back", "error", err)
 		return nil
-	case errors.Is(err, lock.ErrUnavailable), store.Unreachable(err):
+	case errors.Is(err, lock.ErrUnavailable), errors.Is(err, shutdown.ErrHomeserver), store.Unreachable(err):
 		// No fault of the job's, so it does not count, however long it lasts.
 		log.WarnContext(ctx, "server unreachable: the batch will be tried again", "error", err)
 		return nil
@@ -364,10 +388,7 @@ func (w *Worker) settle(ctx context.Context, job store.Job, run store.Run, err e
 // reasonFor is the text that a failed job's status gives for the error. What an
 // API would have refused begins with the status that it would have answered.
 func reasonFor(err error) string {
-	if errors.Is(err, store.ErrBeyondExtremities) {
-		return "400: " + store.ErrBeyondExtremities.Error()
-	}
-	return err.Error()
+	return cmp.Or(refusal(err), err.Error())
 }
 
 // insist repeats an operation of the bookkeeping while the database cannot be
@@ -430,6 +451,9 @@ func (w *Worker) inRoom(ctx context.Context, kind jobs.Kind, room string, run st
 // firstBatch is the size of a job's first batch, from which it finds the size
 // that takes the time that a batch should.
 func (w *Worker) firstBatch() int { return min(200, w.options.BatchEvents) }
+
+// firstRows is the size of a delete's first batch of rows.
+func (w *Worker) firstRows() int { return min(firstRows, w.options.BatchEvents) }
 
 // nextBatch is the size of the batch after one of the given size that took so
 // long. It at most doubles, since a quick batch may have met little, and does not

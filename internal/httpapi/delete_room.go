@@ -1,0 +1,318 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"lethe/internal/jobs"
+	"lethe/internal/matrix"
+	"lethe/internal/shutdown"
+	"lethe/internal/store"
+	"lethe/internal/tasks"
+)
+
+// What the replacement room is called, and what is said in it, if the caller does
+// not say: the words that Synapse's users know.
+const (
+	defaultRoomName = "Content Violation Notification"
+	defaultMessage  = "Sharing illegal content on this server is not permitted and rooms in violation will be blocked."
+)
+
+const (
+	// deletePatience bounds how long a synchronous delete is waited for.
+	deletePatience = 10 * time.Minute
+
+	// A wait looks whether the job has ended, at first after leastLook and then
+	// ever less often, but every mostLook.
+	leastLook = 50 * time.Millisecond
+	mostLook  = time.Second
+)
+
+// readDelete reads a delete from the request. The flags are looked at before the
+// room's id, as Synapse does.
+// Who is to make the replacement room is not: when that is looked at is up to
+// the caller.
+func (s *server) readDelete(c echo.Context, requester string) (request tasks.DeleteRoom, newUser json.RawMessage, err error) {
+	request = tasks.DeleteRoom{Requester: requester, Purge: true, Exclusive: s.options.SeedDialect}
+	body, err := readSomeObject(c)
+	if err != nil {
+		return request, nil, err
+	}
+	for _, flag := range []struct {
+		name  string
+		value *bool
+	}{{"block", &request.Block}, {"purge", &request.Purge}, {"force_purge", &request.ForcePurge}} {
+		if value, ok := body[flag.name]; ok {
+			var given *bool
+			if err := json.Unmarshal(value, &given); err != nil || given == nil {
+				return request, nil, badJSON("Param '" + flag.name + "' must be a boolean, if given")
+			}
+			*flag.value = *given
+		}
+	}
+	request.ForcePurge = request.ForcePurge && request.Purge
+	for _, text := range []struct {
+		name, byDefault string
+		value           *string
+	}{{"room_name", defaultRoomName, &request.RoomName}, {"message", defaultMessage, &request.Message}} {
+		var given *string
+		if value, ok := body[text.name]; ok && json.Unmarshal(value, &given) != nil {
+			return request, nil, badJSON("Param '" + text.name + "' must be a string, if given")
+		}
+		if *text.value = text.byDefault; given != nil && *given != "" {
+			*text.value = storableText(*given)
+		}
+	}
+	request.Room, err = legalRoom(c)
+	return request, body["new_room_user_id"], err
+}
+
+// ourUser reads who is to make the replacement room; "" for nobody.
+func (s *server) ourUser(value json.RawMessage) (string, error) {
+	var user *string
+	if value != nil && json.Unmarshal(value, &user) != nil {
+		return "", badJSON("Param 'new_room_user_id' must be a string, if given")
+	}
+	if user == nil {
+		return "", nil
+	}
+	if server, ok := matrix.ServerOf(*user); !ok || server != s.options.ServerName || !matrix.ValidUserID(*user) {
+		return "", badRequest("User must be our own: " + *user)
+	}
+	return *user, nil
+}
+
+// storableText is a text without the one character that no database holds.
+func storableText(text string) string { return strings.ReplaceAll(text, "\x00", "\uFFFD") }
+
+func alreadyDeleting(room string) *apiError {
+	return badRequest("Purge already in progress for " + room)
+}
+
+// deleteRoom is DELETE …/v2/rooms/{room_id}: it accepts the delete, and answers
+// with its id.
+func (s *server) deleteRoom(c echo.Context, requester string) error {
+	request, newUser, err := s.readDelete(c, requester)
+	if err != nil {
+		return err
+	}
+	ctx := c.Request().Context()
+	switch _, err := s.store.OpenJob(ctx, string(jobs.DeleteRoom), request.Room); {
+	case err == nil:
+		return alreadyDeleting(request.Room)
+	case !errors.Is(err, store.ErrNotFound):
+		return err
+	}
+	if request.NewRoomUser, err = s.ourUser(newUser); err != nil {
+		return err
+	}
+	request.PurgeDelay = s.options.PurgeDelay
+	id, err := s.tasks.SubmitDeleteRoom(ctx, request)
+	if errors.Is(err, store.ErrRoomBusy) {
+		return alreadyDeleting(request.Room)
+	}
+	if err != nil {
+		return err
+	}
+	return answer(c, http.StatusOK, struct {
+		ID string `json:"delete_id"`
+	}{id})
+}
+
+// deleteRoomNow is DELETE …/v1/rooms/{room_id}: it waits for the delete's end. The
+// delete goes on if the caller does not, and the same call waits for the same one.
+func (s *server) deleteRoomNow(c echo.Context, requester string) error {
+	request, newUser, err := s.readDelete(c, requester)
+	if err != nil {
+		return err
+	}
+	// Nobody makes a room in place of one that is not there.
+	known, err := s.store.RoomExists(c.Request().Context(), request.Room)
+	if err != nil {
+		return err
+	}
+	if known {
+		if request.NewRoomUser, err = s.ourUser(newUser); err != nil {
+			return err
+		}
+	}
+	defer s.allow(c, deletePatience)()
+	ctx := c.Request().Context()
+	id, err := s.submitOrJoin(ctx, request)
+	if err != nil {
+		return err
+	}
+	status, err := s.awaitEnd(ctx, id)
+	if err != nil {
+		return err
+	}
+	if status.State != jobs.Complete {
+		return endedBadly(status)
+	}
+	details, err := tasks.DeleteStatusOf([]byte(status.Progress))
+	if err != nil {
+		return err
+	}
+	return answer(c, http.StatusOK, details.Shutdown)
+}
+
+// submitOrJoin submits the delete, or finds the one that the same call submitted
+// before. One that asks for something else it waits for.
+func (s *server) submitOrJoin(ctx context.Context, request tasks.DeleteRoom) (id string, err error) {
+	for {
+		id, err := s.tasks.SubmitDeleteRoom(ctx, request)
+		if !errors.Is(err, store.ErrRoomBusy) || request.Exclusive {
+			if errors.Is(err, store.ErrRoomBusy) {
+				err = alreadyDeleting(request.Room)
+			}
+			return id, err
+		}
+		open, err := s.store.OpenJob(ctx, string(jobs.DeleteRoom), request.Room)
+		switch {
+		case errors.Is(err, store.ErrNotFound): // it has just ended
+			continue
+		case err != nil:
+			return "", err
+		case request.IsOf(open):
+			return open.ID, nil
+		}
+		if _, err := s.awaitEnd(ctx, open.ID); err != nil {
+			return "", err
+		}
+	}
+}
+
+// awaitEnd waits for the end of a delete. It fails with the API's refusal, which
+// names the delete, when the context's time is over.
+func (s *server) awaitEnd(ctx context.Context, id string) (jobs.Status, error) {
+	look := leastLook
+	for {
+		status, err := s.jobs.Status(ctx, jobs.DeleteRoom, id)
+		if ctx.Err() == nil && (err != nil || status.State.Ended()) {
+			return status, err
+		}
+		select {
+		case <-time.After(look):
+			look = min(look*3/2, mostLook)
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return jobs.Status{}, &apiError{
+					Status: http.StatusGatewayTimeout, Code: "M_UNKNOWN",
+					Text: "The delete goes on: its status is that of delete_id " + id,
+				}
+			}
+			return jobs.Status{}, ctx.Err()
+		}
+	}
+}
+
+// endedBadly is the answer for a delete that did not complete. What an API would
+// have refused begins with the status that it would have answered.
+func endedBadly(status jobs.Status) error {
+	if status.State == jobs.Cancelled {
+		return &apiError{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Text: "cancelled"}
+	}
+	code, text, ok := strings.Cut(status.Error, ": ")
+	if n, err := strconv.Atoi(code); ok && err == nil && n >= 400 && n < 500 {
+		return &apiError{Status: n, Code: "M_UNKNOWN", Text: text}
+	}
+	return &apiError{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Text: status.Error}
+}
+
+// A deleteBody is a delete as its status is served.
+type deleteBody struct {
+	ID       string          `json:"delete_id"`
+	Room     string          `json:"room_id"`
+	Status   string          `json:"status"`
+	Phase    string          `json:"phase,omitempty"`
+	Shutdown shutdown.Result `json:"shutdown_room"`
+	Error    string          `json:"error,omitempty"`
+}
+
+// newDeleteBody puts a delete's state into the words of the dialect. Those who
+// poll stop at complete and failed alone.
+func (s *server) newDeleteBody(id, room string, state jobs.State, details tasks.DeleteStatus, reason string) deleteBody {
+	body := deleteBody{ID: id, Room: room, Shutdown: details.Shutdown}
+	switch state {
+	case jobs.Complete:
+		body.Status = "complete"
+	case jobs.Failed:
+		body.Status, body.Error = "failed", reason
+	case jobs.Cancelled:
+		body.Status, body.Error = "failed", "cancelled"
+	default:
+		// One that waits for a worker again is under way all the same.
+		body.Status, body.Phase = "active", details.Phase
+		if details.Phase == "" && state == jobs.Queued {
+			body.Status = "scheduled"
+		}
+		if s.options.SeedDialect {
+			body.Status = "purging" // the seed's first word, too
+			if details.Phase != "" {
+				body.Status = details.Phase
+			}
+		}
+	}
+	return body
+}
+
+// deleteStatus is GET …/v2/rooms/delete_status/{delete_id}.
+func (s *server) deleteStatus(c echo.Context, _ string) error {
+	id := segment(c, "delete_id")
+	status, err := s.jobs.Status(c.Request().Context(), jobs.DeleteRoom, id)
+	if errors.Is(err, jobs.ErrNotFound) {
+		return notFound("delete id '" + id + "' not found")
+	}
+	if err != nil {
+		return err
+	}
+	details, err := tasks.DeleteStatusOf([]byte(status.Progress))
+	if err != nil {
+		return err
+	}
+	return answer(c, http.StatusOK, s.newDeleteBody(id, status.Room, status.State, details, status.Error))
+}
+
+// deletesOfRoom is GET …/v2/rooms/{room_id}/delete_status.
+func (s *server) deletesOfRoom(c echo.Context, _ string) error {
+	room, err := legalRoom(c)
+	if err != nil {
+		return err
+	}
+	deletes, err := s.store.ListJobs(c.Request().Context(), store.JobList{
+		Kinds: []string{string(jobs.DeleteRoom)}, States: jobStates, Room: &room,
+		EndedWithin: s.options.StatusTTL, Limit: maxTasks,
+	})
+	if err != nil {
+		return err
+	}
+	if len(deletes) == 0 {
+		return notFound(fmt.Sprintf("No delete task for room_id '%s' found", room))
+	}
+	results := make([]deleteBody, 0, len(deletes))
+	for _, job := range deletes {
+		details := tasks.DeleteStatus{Phase: job.Phase}
+		if job.Shutdown != nil {
+			if err := json.Unmarshal(job.Shutdown, &details.Shutdown); err != nil {
+				return fmt.Errorf("decode the shutdown of job %s: %w", job.ID, err)
+			}
+		}
+		details.Shutdown = details.Shutdown.WithLists()
+		reason := ""
+		if job.Error != nil {
+			reason = *job.Error
+		}
+		results = append(results, s.newDeleteBody(job.ID, job.Room, jobs.State(job.State), details, reason))
+	}
+	return answer(c, http.StatusOK, struct {
+		Results []deleteBody `json:"results"`
+	}{results})
+}
