@@ -2,7 +2,9 @@ package bench
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/url"
@@ -35,6 +37,8 @@ type rig struct {
 	source string   // the database that templates are copies of
 	plain  *url.Userinfo
 	redis  *devstack.Redis
+
+	keyFile string // of the key that the workers sign with
 
 	prefix    string // of all names
 	templates map[string]template
@@ -80,6 +84,9 @@ func (r *rig) start(ctx context.Context) (err error) {
 		return err
 	}
 	r.closers = append(r.closers, func(context.Context) error { return r.redis.Close() })
+	if err := r.makeKey(); err != nil {
+		return err
+	}
 	switch {
 	case r.options.Database != "" && r.options.Dump != "":
 		return errors.New("give a database or a dump, not both")
@@ -92,6 +99,24 @@ func (r *rig) start(ctx context.Context) (err error) {
 		return err
 	}
 	return r.makeRole(ctx)
+}
+
+// makeKey makes a signing key of our own. Rooms with members of other servers are
+// not shut down without.
+func (r *rig) makeKey() error {
+	file, err := os.CreateTemp("", "lethe-bench-*.signing.key")
+	if err != nil {
+		return fmt.Errorf("make a signing key: %w", err)
+	}
+	r.keyFile = file.Name()
+	r.closers = append(r.closers, func(context.Context) error { return os.Remove(r.keyFile) })
+	seed := make([]byte, ed25519.SeedSize)
+	_, _ = rand.Read(seed) // never fails
+	_, err = fmt.Fprintf(file, "ed25519 a_bench %s\n", base64.RawStdEncoding.EncodeToString(seed))
+	if err = errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("make a signing key: %w", err)
+	}
+	return nil
 }
 
 func (r *rig) useDatabase() (err error) {
