@@ -2,9 +2,7 @@ package bench
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/url"
@@ -15,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"lethe/internal/devstack"
+	"lethe/internal/matrix"
 	"lethe/internal/roomgen"
 	"lethe/internal/store"
 )
@@ -110,9 +109,7 @@ func (r *rig) makeKey() error {
 	}
 	r.keyFile = file.Name()
 	r.closers = append(r.closers, func(context.Context) error { return os.Remove(r.keyFile) })
-	seed := make([]byte, ed25519.SeedSize)
-	_, _ = rand.Read(seed) // never fails
-	_, err = fmt.Fprintf(file, "ed25519 a_bench %s\n", base64.RawStdEncoding.EncodeToString(seed))
+	_, err = file.WriteString(matrix.GenerateSigningKey())
 	if err = errors.Join(err, file.Close()); err != nil {
 		return fmt.Errorf("make a signing key: %w", err)
 	}
