@@ -189,4 +189,3 @@ func (h *Embedded) openRoom(ctx context.Context, w *store.EventWriter, id string
 func versionError(version matrix.RoomVersion) error {
 	return fmt.Errorf("room version %.20s: %w", string(version), ErrRoomVersion)
 }
-

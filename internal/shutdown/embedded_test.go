@@ -21,13 +21,19 @@ import (
 
 // A house is a homeserver's database, with an Embedded on it.
 type house struct {
-	t      *testing.T
+	t      tester
 	ctx    context.Context
 	store  *store.Store
 	conn   *pgx.Conn
 	server string
 	home   *shutdown.Embedded
 	key    *matrix.SigningKey
+}
+
+// A tester is a *testing.T or a *rapid.T.
+type tester interface {
+	require.TestingT
+	Helper()
 }
 
 func houseOn(t *testing.T, url, server string, options shutdown.EmbeddedOptions) *house {

@@ -242,7 +242,7 @@ func (h *house) rowsOf(room string, after int64) map[string][]string {
 }
 
 // comparable is an event without what differs with its ids and times.
-func comparable(t *testing.T, text string) any {
+func comparable(t tester, text string) any {
 	t.Helper()
 	var event map[string]any
 	require.NoError(t, json.Unmarshal([]byte(text), &event))

@@ -35,9 +35,11 @@ func (r *RoomWriter) writeAuthChain(ctx context.Context, e written, auth []strin
 	}
 	if anyUnknown {
 		// Synapse finds the place when it knows those of the others.
-		return r.run(ctx, []statement{{"write event_auth_chain_to_calculate", `
+		return r.run(ctx, []statement{{
+			"write event_auth_chain_to_calculate", `
 			INSERT INTO event_auth_chain_to_calculate (event_id, room_id, type, state_key) VALUES ($1, $2, $3, $4)`,
-			[]any{e.ID, r.id, e.Type, *e.StateKey}}})
+			[]any{e.ID, r.id, e.Type, *e.StateKey},
+		}})
 	}
 	if next.chain == 0 {
 		if err := r.w.tx.QueryRow(ctx, `SELECT nextval('event_auth_chain_id')`).Scan(&next.chain); err != nil {
@@ -46,10 +48,13 @@ func (r *RoomWriter) writeAuthChain(ctx context.Context, e written, auth []strin
 		next.sequence = 1
 	}
 	return r.run(ctx, []statement{
-		{"write event_auth_chains", `
+		{
+			"write event_auth_chains", `
 			INSERT INTO event_auth_chains (event_id, chain_id, sequence_number) VALUES ($1, $2, $3)`,
-			[]any{e.ID, next.chain, next.sequence}},
-		{"write event_auth_chain_links", `
+			[]any{e.ID, next.chain, next.sequence},
+		},
+		{
+			"write event_auth_chain_links", `
 			WITH RECURSIVE auth AS (
 				SELECT chain_id, sequence_number FROM event_auth_chains WHERE event_id = ANY ($1)
 			), reached (chain_id, sequence_number) AS (
@@ -70,6 +75,7 @@ func (r *RoomWriter) writeAuthChain(ctx context.Context, e written, auth []strin
 				SELECT FROM reached r WHERE r.chain_id = a.chain_id AND r.sequence_number >= a.sequence_number)
 			  AND NOT EXISTS (
 				SELECT FROM auth o WHERE o.chain_id = a.chain_id AND o.sequence_number > a.sequence_number)`,
-			[]any{auth, next.chain, next.sequence}},
+			[]any{auth, next.chain, next.sequence},
+		},
 	})
 }

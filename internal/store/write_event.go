@@ -154,9 +154,11 @@ func (r *RoomWriter) writeEvent(ctx context.Context, e *written) error {
 			statement{"write event_auth", `
 				INSERT INTO event_auth (event_id, auth_id, room_id)
 				SELECT $1, unnest($3::text[]), $2`, []any{e.ID, r.id, auth}},
-			statement{"write state_events", `
+			statement{
+				"write state_events", `
 				INSERT INTO state_events (event_id, room_id, type, state_key) VALUES ($1, $2, $3, $4)`,
-				[]any{e.ID, r.id, e.Type, *e.StateKey}})
+				[]any{e.ID, r.id, e.Type, *e.StateKey},
+			})
 	}
 	if err := r.run(ctx, statements); err != nil {
 		return err
@@ -187,10 +189,12 @@ func searchable(e written) statement {
 	if !ok {
 		return statement{}
 	}
-	return statement{"write event_search", `
+	return statement{
+		"write event_search", `
 		INSERT INTO event_search (event_id, room_id, key, vector, origin_server_ts, stream_ordering)
 		VALUES ($1, $2, $3, to_tsvector('english', $4), $5, $6)`,
-		[]any{e.ID, e.RoomID, "content." + key, plain(text), e.OriginServerTS, e.stream}}
+		[]any{e.ID, e.RoomID, "content." + key, plain(text), e.OriginServerTS, e.stream},
+	}
 }
 
 // participation notes that the sender of a message has spoken in the room.
@@ -259,9 +263,11 @@ func (r *RoomWriter) writeStateGroup(ctx context.Context, tips Tips, e written) 
 	}
 	if e.StateKey != nil {
 		statements = append(statements,
-			statement{"take what the event replaces out of its group", `
+			statement{
+				"take what the event replaces out of its group", `
 				DELETE FROM state_groups_state WHERE state_group = $1 AND type = $2 AND state_key = $3`,
-				[]any{group, e.Type, *e.StateKey}},
+				[]any{group, e.Type, *e.StateKey},
+			},
 			statement{"write state_groups_state", `
 				INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id)
 				VALUES ($1, $2, $3, $4, $5)`, []any{group, r.id, e.Type, *e.StateKey, e.ID}})

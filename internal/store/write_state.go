@@ -36,17 +36,21 @@ func (r *RoomWriter) writeState(ctx context.Context, tips Tips, e written) (depa
 		statements = append(statements, r.departure(e)...)
 	case !tips.departed():
 		statements = append(statements,
-			statement{"write current_state_delta_stream", `
+			statement{
+				"write current_state_delta_stream", `
 				INSERT INTO current_state_delta_stream (stream_id, room_id, type, state_key, event_id, prev_event_id, instance_name)
 				VALUES ($1, $2, $3, $4, $5, nullif($6, ''), $7)`,
-				[]any{e.stream, r.id, e.Type, *e.StateKey, e.ID, e.replaces.ID, r.w.instance}},
-			statement{"write current_state_events", `
+				[]any{e.stream, r.id, e.Type, *e.StateKey, e.ID, e.replaces.ID, r.w.instance},
+			},
+			statement{
+				"write current_state_events", `
 				INSERT INTO current_state_events (event_id, room_id, type, state_key, membership, event_stream_ordering)
 				VALUES ($1, $2, $3, $4, nullif($5, ''), $6)
 				ON CONFLICT (room_id, type, state_key) DO UPDATE
 				SET event_id = excluded.event_id, membership = excluded.membership,
 				    event_stream_ordering = excluded.event_stream_ordering`,
-				[]any{e.ID, r.id, e.Type, *e.StateKey, memberOnly(isMember, membership), e.stream}})
+				[]any{e.ID, r.id, e.Type, *e.StateKey, memberOnly(isMember, membership), e.stream},
+			})
 	}
 	if !isMember {
 		r.summary = nil // the event may be part of it
@@ -80,10 +84,12 @@ func (r *RoomWriter) departure(e written) []statement {
 			SET name = NULL, canonical_alias = NULL, join_rules = NULL, history_visibility = NULL, encryption = NULL,
 			    avatar = NULL, guest_access = NULL, topic = NULL, room_type = NULL
 			WHERE room_id = $1`, []any{r.id}},
-		{"write current_state_delta_stream", `
+		{
+			"write current_state_delta_stream", `
 			INSERT INTO current_state_delta_stream (stream_id, room_id, type, state_key, event_id, prev_event_id, instance_name)
 			SELECT $2, room_id, type, state_key, NULL, event_id, $3 FROM current_state_events WHERE room_id = $1`,
-			[]any{r.id, e.stream, r.w.instance}},
+			[]any{r.id, e.stream, r.w.instance},
+		},
 		{"empty current_state_events", `DELETE FROM current_state_events WHERE room_id = $1`, []any{r.id}},
 		r.onlyWith("sliding_sync_joined_rooms", "empty sliding_sync_joined_rooms",
 			`DELETE FROM sliding_sync_joined_rooms WHERE room_id = $1`, r.id),
@@ -104,13 +110,15 @@ func (r *RoomWriter) membership(e written, summary *roomSummary) []statement {
 			e.ID, *e.StateKey, e.Sender, r.id, membership,
 			textOf(e.Content, "displayname"), textOf(e.Content, "avatar_url"), e.stream,
 		}},
-		{"write local_current_membership", `
+		{
+			"write local_current_membership", `
 			INSERT INTO local_current_membership (room_id, user_id, event_id, membership, event_stream_ordering)
 			VALUES ($1, $2, $3, $4, $5)
 			ON CONFLICT (user_id, room_id) DO UPDATE
 			SET event_id = excluded.event_id, membership = excluded.membership,
 			    event_stream_ordering = excluded.event_stream_ordering`,
-			[]any{r.id, *e.StateKey, e.ID, membership, e.stream}},
+			[]any{r.id, *e.StateKey, e.ID, membership, e.stream},
+		},
 	}
 	known := summary != nil
 	if !known {
