@@ -31,9 +31,9 @@ func TestStateIsTheModels(t *testing.T) {
 
 func (h *house) stateIsTheModels(t *rapid.T, seed uint64, hall string) {
 	summary, err := roomgen.Generate(h.ctx, h.conn, roomgen.Room{
-		Server: h.server, Seed: seed, Events: rapid.IntRange(20, 60).Draw(t, "events"),
+		Server: h.server, Seed: seed, Events: rapid.IntRange(20, 40).Draw(t, "events"),
 		StateEvery: rapid.IntRange(3, 10).Draw(t, "state every"), RemoteMembers: -1,
-		LocalMembers: rapid.IntRange(1, 6).Draw(t, "members"),
+		LocalMembers: rapid.IntRange(1, 5).Draw(t, "members"),
 	})
 	require.NoError(t, err)
 	room := summary.Room
