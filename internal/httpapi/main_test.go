@@ -151,13 +151,19 @@ type bundle struct {
 
 func setup(t *testing.T, options httpapi.Options) *bundle {
 	t.Helper()
+	return setupOn(t, openStore(t), options)
+}
+
+// setupOn is setup on another database.
+func setupOn(t *testing.T, db *store.Store, options httpapi.Options) *bundle {
+	t.Helper()
 	b := &bundle{tasks: &submitter{}, jobs: board{}, log: &log{}, observed: make(chan observed, 1000)}
 	options.Log = slog.New(slog.NewTextHandler(b.log, nil))
 	options.Observe = func(route, method string, status int, _ time.Duration) {
 		b.observed <- observed{route, method, status}
 	}
 	b.server = httptest.NewUnstartedServer(nil)
-	b.server.Config = serverOf(httpapi.New(openStore(t), b.tasks, b.jobs, options))
+	b.server.Config = serverOf(httpapi.New(db, b.tasks, b.jobs, options))
 	b.server.Start()
 	t.Cleanup(b.server.Close)
 	return b

@@ -123,4 +123,3 @@ func settle(key string, value any) any {
 	}
 	return value
 }
-
