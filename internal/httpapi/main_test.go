@@ -169,6 +169,22 @@ func setupOn(t *testing.T, db *store.Store, options httpapi.Options) *bundle {
 	return b
 }
 
+// setupWith is setup with more in the database, and a connection to look into it
+// by.
+func setupWith(t *testing.T, sql string) (*bundle, *pgx.Conn) {
+	t.Helper()
+	url := devstacktest.Database(t, "httpapi", prepare)
+	conn, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	_, err = conn.Exec(t.Context(), sql)
+	require.NoError(t, err)
+	db, err := store.Open(t.Context(), url, store.Options{MaxConnections: 4})
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	return setupOn(t, db, httpapi.Options{}), conn
+}
+
 // serverOf puts the handler into a server that limits nothing but headers.
 func serverOf(handler http.Handler) *http.Server {
 	return &http.Server{Handler: handler, DisableGeneralOptionsHandler: true, MaxHeaderBytes: 64 << 10}
