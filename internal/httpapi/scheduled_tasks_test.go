@@ -26,16 +26,17 @@ const taskJobs = `
 		('e', 'purge_history', '!two:x', 'cancelled', '{"batches": 7}', NULL, interval '2.0009 s'),
 		('f', 'retention_sweep', '', 'complete', NULL, NULL, interval '1 s'),
 		('g', 'purge_history', '!old:x', 'complete', NULL, NULL, interval '-7 days'),
-		('h', 'purge_history', '!old:x', 'complete', '[]', NULL, interval '-5 days'),
+		('h', 'purge_history', '!old:x', 'complete', '[]', NULL, interval '-4 days'),
 		('i', 'delete_room', '!old:x', 'queued', NULL, NULL, interval '-90 days'),
-		('j', 'purge_history', '!old:x', 'complete', NULL, NULL, interval '-5 days')
+		('j', 'purge_history', '!old:x', 'complete', NULL, NULL, interval '-4 days')
 	) AS j (id, kind, room, state, checkpoint, error, at)`
 
 func TestScheduledTasks(t *testing.T) {
 	t.Parallel()
 	b, conn := setupWith(t, taskJobs)
 	var began int64
-	require.NoError(t, conn.QueryRow(t.Context(), `SELECT extract(epoch FROM date_trunc('day', now()) - interval '1 day')::bigint * 1000`).Scan(&began))
+	require.NoError(t, conn.QueryRow(t.Context(), `
+		SELECT extract(epoch FROM updated_at - interval '6 s')::bigint * 1000 FROM lethe.jobs WHERE id LIKE 'a%'`).Scan(&began))
 	const day = 24 * 60 * 60 * 1000
 	task := func(id, action, status string, at int64, room, result, failure string) string {
 		return fmt.Sprintf(`{"id":"%s","action":%q,"status":%q,"timestamp_ms":%d,"resource_id":%q,"result":%s,"error":%s}`,
@@ -46,8 +47,8 @@ func TestScheduledTasks(t *testing.T) {
 	failed := task("c", "shutdown_and_purge_room", "failed", 4000, "!two:x", "null", `"it <broke>"`)
 	complete := task("d", "shutdown_and_purge_room", "complete", 3000, "!two:x", "null", "null")
 	cancelled := task("e", "purge_history", "cancelled", 2000, "!two:x", "null", "null")
-	recent := task("h", "purge_history", "complete", -5*day, "!old:x", "null", "null")
-	recentToo := task("j", "purge_history", "complete", -5*day, "!old:x", "null", "null")
+	recent := task("h", "purge_history", "complete", -4*day, "!old:x", "null", "null")
+	recentToo := task("j", "purge_history", "complete", -4*day, "!old:x", "null", "null")
 	waiting := task("i", "shutdown_and_purge_room", "scheduled", -90*day, "!old:x", "null", "null")
 	all := []string{waiting, recent, recentToo, cancelled, complete, failed, running, a}
 
