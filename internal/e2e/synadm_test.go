@@ -93,7 +93,7 @@ func TestSynadmReadsRooms(t *testing.T) {
 // which some have ids without a server.
 func TestSynadmReadsRoomsOfSynapse(t *testing.T) {
 	t.Parallel()
-	f, _ := corpus(t)
+	f, _ := corpus(t, "purge_history")
 	run := synadm(t, f)
 	rooms := run("room", "power-levels", "--all-details")["rooms"].([]any)
 	require.Len(t, rooms, 10)

@@ -336,6 +336,18 @@ func TestWhichRedactionsCount(t *testing.T) {
 	}
 }
 
+// Older schemas do not say which redactions are to be checked: all are.
+func TestRedactionOnAnOlderSchema(t *testing.T) {
+	t.Parallel()
+	r := setupState(t)
+	state := r.of(t, "10", `
+		ALTER TABLE redactions DROP COLUMN recheck;
+		INSERT INTO redactions (event_id, redacts) VALUES ('$s1', '$s0')`,
+		[3]string{"a", "", `{"type":"a","state_key":"","sender":"@sender:x","content":{"a":1}}`},
+		[3]string{"b", "", `{"type":"b","state_key":"","sender":"@sender:x","content":{"a":1}}`})
+	require.Equal(t, "$s1", state[0]["unsigned"].(map[string]any)["redacted_by"])
+}
+
 // What a state event took the place of is shown as redacted as it is.
 func TestPreviousContent(t *testing.T) {
 	t.Parallel()
