@@ -163,7 +163,9 @@ type roomChunk struct {
 func (c roomChunk) rows() int64 { return int64(c.size) * rowsPerEvent }
 
 // at is the position in the chunk's part.
-func (c roomChunk) at(after *int64) RoomPosition { return RoomPosition{Part: string(c.part), After: after} }
+func (c roomChunk) at(after *int64) RoomPosition {
+	return RoomPosition{Part: string(c.part), After: after}
+}
 
 // roomBatch does one batch. It locks the room's row, if there is one: whoever
 // persists an event of the room holds a share lock on it, so none is persisted
@@ -488,4 +490,3 @@ func deleteRoomItself(ctx context.Context, tx pgx.Tx, catalog Catalog, chunk roo
 	rows, err := runSteps(ctx, tx, steps, chunk.Room)
 	return RoomBatch{Rows: rows}, err
 }
-
