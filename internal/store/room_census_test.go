@@ -35,7 +35,8 @@ func newCensus(t require.TestingT, ctx context.Context, conn *pgx.Conn, room str
 	_, err := conn.Exec(ctx, strings.ReplaceAll(`
 		DROP TABLE IF EXISTS pg_temp.census_events, pg_temp.census_groups, pg_temp.census_aliases, pg_temp.census_chains;
 		CREATE TEMPORARY TABLE census_events AS
-			SELECT event_id FROM events WHERE room_id = $1 UNION SELECT event_id FROM event_json WHERE room_id = $1;
+			SELECT event_id FROM events WHERE room_id = $1 UNION SELECT event_id FROM event_json WHERE room_id = $1
+			UNION SELECT '$backfilled';
 		CREATE TEMPORARY TABLE census_groups AS SELECT id AS state_group FROM state_groups WHERE room_id = $1;
 		CREATE TEMPORARY TABLE census_aliases AS SELECT room_alias FROM room_aliases WHERE room_id = $1;
 		CREATE TEMPORARY TABLE census_chains AS
@@ -184,8 +185,15 @@ func furnish(t require.TestingT, ctx context.Context, conn *pgx.Conn, room strin
 }
 
 // arrive puts a row of each table that is not kept into the room: all of them while
-// it has an event, and then those that anybody may write who knows its id.
+// it has an event, and then those that anybody may write who knows its id. And an
+// event that comes before all others in the stream, as a backfilled one does.
 func arrive(t require.TestingT, ctx context.Context, conn *pgx.Conn, room string) {
+	var pipeline pgx.Batch
+	pipeline.Queue(`INSERT INTO events (event_id, room_id, type, topological_ordering, stream_ordering, processed, outlier)
+		VALUES ('$backfilled', $1, 't', 1, -9000000, true, false) ON CONFLICT DO NOTHING`, room)
+	pipeline.Queue(`INSERT INTO event_edges (event_id, prev_event_id) VALUES ('$backfilled', '$gone') ON CONFLICT DO NOTHING`)
+	pipeline.Queue(`INSERT INTO event_json (event_id, room_id, internal_metadata, json) VALUES ('$backfilled', $1, '{}', '{}') ON CONFLICT DO NOTHING`, room)
+	require.NoError(t, conn.SendBatch(ctx, &pipeline).Close())
 	put(t, ctx, conn, room, aRoom, func(table string) bool { return !slices.Contains(kept, table) })
 	put(t, ctx, conn, room, `SELECT $1::text AS room, '$late' AS id`, func(table string) bool {
 		return slices.Contains([]string{
