@@ -116,11 +116,12 @@ type Catalog struct {
 	// references are the foreign keys to events.
 	references []reference
 
-	// setWise says that a batch may check the references all at once. Where it
-	// does not, the server has to check them for each deleted row, and why says
-	// what is in the way.
-	setWise bool
-	why     string
+	// setWise says that a batch may check the references all at once, if it has
+	// setWiseFrom events or more. Where it does not, the server has to check them
+	// for each deleted row, and why says what is in the way.
+	setWise     bool
+	setWiseFrom int64
+	why         string
 }
 
 // A reference is a column of some table that holds a key of events.
@@ -217,7 +218,7 @@ func (s *Store) knownTables(ctx context.Context, of *scope) (Catalog, error) {
 	if err != nil {
 		return Catalog{}, err
 	}
-	catalog := Catalog{of: of}
+	catalog := Catalog{of: of, setWiseFrom: s.setWiseFrom}
 	var unknown error
 	var what, name, table string
 	if _, err := pgx.ForEachRow(rows, []any{&what, &name, &table}, func() error {

@@ -185,7 +185,7 @@ func TestCatalogNamesRowSecurityThatHidesRows(t *testing.T) {
 	l.exec(`ALTER TABLE events ENABLE ROW LEVEL SECURITY`)
 	_, err := l.store.Catalog(l.ctx)
 	require.NoError(t, err, "it hides nothing from its owner")
-	plain, err := store.Open(l.ctx, devstacktest.AsPlainRole(t, l.url), store.Options{})
+	plain, err := store.Open(l.ctx, devstacktest.AsPlainRole(t, l.url), store.Options{SetWiseFrom: 1})
 	require.NoError(t, err)
 	defer plain.Close()
 	_, err = plain.Catalog(l.ctx)

@@ -120,7 +120,7 @@ func (s *Store) purgeHistoryBatch(ctx context.Context, batch Batch, catalog Cata
 			if catalog.has("sliding_sync_joined_rooms") {
 				before = slices.Concat(slidingSyncSteps, beforeDeletes)
 			}
-			if _, err := purgeSelected(ctx, tx, catalog, purge.Room, before, deletes, afterDeletes); err != nil {
+			if _, err := purgeSelected(ctx, tx, catalog, purge.Room, done.Deleted+done.Kept, before, deletes, afterDeletes); err != nil {
 				return nil, err
 			}
 		}
@@ -150,22 +150,11 @@ func guardExtremities(ctx context.Context, db querier, purge HistoryPurge) error
 	return nil
 }
 
-// makeSelected makes the temporary table of the events that a batch purges.
-const makeSelected = `
-	CREATE TEMPORARY TABLE IF NOT EXISTS lethe_selected (
-		event_id             text    NOT NULL PRIMARY KEY,
-		topological_ordering bigint  NOT NULL,
-		stream_ordering      bigint,
-		deletable            boolean NOT NULL
-	) ON COMMIT DELETE ROWS`
-
 // selectHistory fills the temporary table lethe_selected with what the batch
 // purges: whole levels only.
 func selectHistory(ctx context.Context, tx pgx.Tx, purge HistoryPurge, from int64, events int) (HistoryBatch, error) {
-	// Made in the batch and not when the connection is: a pooler between us and
-	// the server may hand each transaction to another session.
-	if _, err := tx.Exec(ctx, makeSelected); err != nil {
-		return HistoryBatch{}, fmt.Errorf("make room for the selection: %w", err)
+	if err := theEvents.empty(ctx, tx); err != nil {
+		return HistoryBatch{}, err
 	}
 	fill := func(from, to int64, limit *int) (n int64, low, high *int64, err error) {
 		err = tx.QueryRow(ctx, `
@@ -360,11 +349,11 @@ var deletes = []step{
 // purgeSelected deletes the deletable events of lethe_selected, and what belongs
 // to them by the steps that it is given: those before it, those that delete, and
 // those after it. It returns how many rows our statements deleted.
-func purgeSelected(ctx context.Context, tx pgx.Tx, catalog Catalog, room string,
+func purgeSelected(ctx context.Context, tx pgx.Tx, catalog Catalog, room string, events int64,
 	before, deletes, after []step,
 ) (deleted int64, err error) {
 	steps := append([]step{lookUp}, before...)
-	if !catalog.setWise {
+	if !catalog.setWise || events < catalog.setWiseFrom {
 		steps = append(steps, deletes...)
 		steps = append(steps, fromSelected("events"), planFreely)
 		return runSteps(ctx, tx, append(steps, after...), room)

@@ -40,7 +40,7 @@ func beside(t *testing.T, rowWise bool) (*lab, store.Catalog) {
 	l.exec(`INSERT INTO room_memberships (event_id, user_id, sender, room_id, membership, event_stream_ordering)
 		VALUES ('$3', '@u:x', '@u:x', $1, 'join', 3)`, room)
 	if rowWise {
-		plain, err := store.Open(l.ctx, devstacktest.AsPlainRole(t, l.url), store.Options{})
+		plain, err := store.Open(l.ctx, devstacktest.AsPlainRole(t, l.url), store.Options{SetWiseFrom: 1})
 		require.NoError(t, err)
 		t.Cleanup(plain.Close)
 		l.store = plain

@@ -80,7 +80,7 @@ type purger struct {
 func newPurger(t *testing.T, url, asPurger string) *purger {
 	t.Helper()
 	ctx := t.Context() // without a deadline: who asks for many checks waits for them
-	s, err := store.Open(ctx, asPurger, store.Options{})
+	s, err := store.Open(ctx, asPurger, store.Options{SetWiseFrom: 1})
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
 	conn, err := pgx.Connect(ctx, url)

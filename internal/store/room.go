@@ -331,8 +331,8 @@ func deleteRoomRows(ctx context.Context, tx pgx.Tx, _ Catalog, chunk roomChunk) 
 // deleteRoomEvents deletes events, the oldest of the stream first, with what
 // belongs to each.
 func deleteRoomEvents(ctx context.Context, tx pgx.Tx, catalog Catalog, chunk roomChunk) (RoomBatch, error) {
-	if _, err := tx.Exec(ctx, makeSelected); err != nil {
-		return RoomBatch{}, fmt.Errorf("make room for the selection: %w", err)
+	if err := theEvents.empty(ctx, tx); err != nil {
+		return RoomBatch{}, err
 	}
 	done := RoomBatch{RowWise: catalog.RowWise()}
 	var newest *int64
@@ -370,7 +370,7 @@ func deleteRoomEvents(ctx context.Context, tx pgx.Tx, catalog Catalog, chunk roo
 			return RoomBatch{}, fmt.Errorf("analyze the selection: %w", err)
 		}
 	}
-	rows, err := purgeSelected(ctx, tx, catalog, chunk.Room, nil, roomEventSteps(catalog), nil)
+	rows, err := purgeSelected(ctx, tx, catalog, chunk.Room, done.Events, nil, roomEventSteps(catalog), nil)
 	done.Rows = rows - done.Events
 	return done, err
 }
@@ -421,8 +421,8 @@ func deleteRoomStates(ctx context.Context, tx pgx.Tx, catalog Catalog, chunk roo
 	if err := byIndex(ctx, tx); err != nil {
 		return RoomBatch{}, err
 	}
-	if _, err := tx.Exec(ctx, makeGroups); err != nil {
-		return RoomBatch{}, fmt.Errorf("make room for the groups: %w", err)
+	if err := theGroups.empty(ctx, tx); err != nil {
+		return RoomBatch{}, err
 	}
 	tag, err := tx.Exec(ctx, `
 		INSERT INTO lethe_groups SELECT id FROM state_groups WHERE room_id = $1 LIMIT $2`, chunk.Room, chunk.size)

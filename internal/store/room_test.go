@@ -35,7 +35,7 @@ func (l *lab) ender(room string, rowWise bool) *ender {
 	s := l.store
 	if rowWise {
 		var err error
-		s, err = store.Open(l.ctx, devstacktest.AsPlainRole(l.t, l.url), store.Options{})
+		s, err = store.Open(l.ctx, devstacktest.AsPlainRole(l.t, l.url), store.Options{SetWiseFrom: 1})
 		require.NoError(l.t, err)
 		l.t.Cleanup(s.Close)
 	}

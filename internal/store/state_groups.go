@@ -127,8 +127,8 @@ func (s *Store) deleteStateGroups(ctx context.Context, batch Batch, catalog Cata
 ) (StateGroupBatch, error) {
 	var done StateGroupBatch
 	err := s.inBatch(ctx, batch, func(tx pgx.Tx) (any, error) {
-		for _, table := range []string{makeGroups, makeChains} {
-			if _, err := tx.Exec(ctx, table); err != nil {
+		for _, table := range []temporary{theGroups, theChains} {
+			if err := table.empty(ctx, tx); err != nil {
 				return nil, err
 			}
 		}
@@ -179,17 +179,6 @@ func (s *Store) deleteStateGroups(ctx context.Context, batch Batch, catalog Cata
 	})
 	return done, err
 }
-
-// makeGroups and makeChains make the temporary tables of the groups to be deleted,
-// and of the chains that lead to them.
-const (
-	makeGroups = `
-		CREATE TEMPORARY TABLE IF NOT EXISTS lethe_groups (state_group bigint NOT NULL PRIMARY KEY) ON COMMIT DELETE ROWS`
-	makeChains = `
-		CREATE TEMPORARY TABLE IF NOT EXISTS lethe_chains (
-			root bigint NOT NULL, state_group bigint NOT NULL, PRIMARY KEY (root, state_group)
-		) ON COMMIT DELETE ROWS`
-)
 
 // outside says that a group is not among those to be deleted.
 const outside = `NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.state_group)`

@@ -27,12 +27,19 @@ type Options struct {
 
 	// MaxConnections bounds the pool. Defaults to 16.
 	MaxConnections int
+
+	// SetWiseFrom is how many events a batch must select for their references to
+	// be checked all at once, where the role may. To turn the server's own checks
+	// off and on makes it plan every statement anew, which takes as long as to
+	// check about so many events one by one. Defaults to 100.
+	SetWiseFrom int
 }
 
 // A Store is a pool of connections to one database. It is safe for concurrent
 // use.
 type Store struct {
-	pool *pgxpool.Pool
+	pool        *pgxpool.Pool
+	setWiseFrom int64
 
 	// pulse is one connection kept for heartbeats, so that they are written
 	// however busy the pool is.
@@ -48,6 +55,9 @@ func Open(ctx context.Context, url string, options Options) (*Store, error) {
 	}
 	if options.MaxConnections == 0 {
 		options.MaxConnections = 16
+	}
+	if options.SetWiseFrom == 0 {
+		options.SetWiseFrom = 100
 	}
 	open := func(name string, most int) (*pgxpool.Pool, error) {
 		config, err := pgxpool.ParseConfig(url)
@@ -73,7 +83,7 @@ func Open(ctx context.Context, url string, options Options) (*Store, error) {
 		pool.Close()
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	return &Store{pool: pool, pulse: pulse}, nil
+	return &Store{pool: pool, setWiseFrom: int64(options.SetWiseFrom), pulse: pulse}, nil
 }
 
 // Close closes all connections and waits for those in use. A second call does
@@ -185,6 +195,11 @@ func (s *Store) readRow(ctx context.Context, dest []any, sql string, args ...any
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// execer is what else they have in common.
+type execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
 // inTransaction runs do in a READ COMMITTED transaction and commits it, unless

@@ -181,7 +181,7 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job store.Job, run store.Run
 	}
 	// Before anybody is removed: a room that cannot be deleted is not half closed.
 	var err error
-	d.catalog, err = w.store.RoomCatalog(ctx)
+	d.catalog, err = w.room.get(ctx)
 	return d, err
 }
 

@@ -113,7 +113,7 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job store.Job, run store.R
 		}
 	}
 	var err error
-	if p.catalog, err = w.store.Catalog(ctx); err != nil {
+	if p.catalog, err = w.history.get(ctx); err != nil {
 		return nil, err
 	}
 	if p.at.Phase == phaseEvents {

@@ -115,6 +115,8 @@ type Worker struct {
 	rooms    *lock.Locker
 	heart    *jobs.Heart
 	shutdown *shutdown.Shutdown
+	history  cachedCatalog
+	room     cachedCatalog
 	log      *slog.Logger
 	metrics  *observe.Metrics
 
@@ -137,7 +139,8 @@ func NewWorker(db *store.Store, client redis.UniversalClient, locks []redis.Univ
 		options.Homeserver = shutdown.NewEmbedded(db, shutdown.EmbeddedOptions{Log: log, ServerName: options.ServerName})
 	}
 	return &Worker{
-		options: options, shutdown: shutdown.New(db, options.Homeserver), store: db, redis: client, board: board, log: log, metrics: metrics,
+		options: options, shutdown: shutdown.New(db, options.Homeserver), store: db,
+		history: cachedCatalog{read: db.Catalog}, room: cachedCatalog{read: db.RoomCatalog}, redis: client, board: board, log: log, metrics: metrics,
 		rooms: lock.NewQuorum(locks, db, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
 		heart: jobs.NewHeart(db, log), drain: drain, endDrain: endDrain,
 	}
