@@ -25,12 +25,13 @@ func measure(ctx context.Context, args []string) error {
 	flags.IntVar(&options.Jobs, "jobs", 2000, "how many tiny purges")
 	flags.IntVar(&options.LargeEvents, "large", 500_000, "events of the large room that a worker's memory is measured with")
 	flags.IntVar(&options.SmallEvents, "small", 20_000, "events of the small one")
+	flags.IntVar(&options.Rooms, "rooms", 10_000, "how many small rooms to delete")
 	flags.IntVar(&options.Runs, "runs", 3, "how often everything is measured")
 	file := flags.String("json", "", "write the table to this file too, as JSON")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
-	for _, number := range []int{options.Events, options.Jobs, options.LargeEvents, options.SmallEvents, options.Runs} {
+	for _, number := range []int{options.Events, options.Jobs, options.LargeEvents, options.SmallEvents, options.Rooms, options.Runs} {
 		if number < 1 {
 			return errors.New("bench: numbers must be positive")
 		}

@@ -15,6 +15,7 @@ import (
 
 	"lethe/internal/config"
 	"lethe/internal/devstack"
+	"lethe/internal/matrix"
 	"lethe/internal/observe"
 	"lethe/internal/process"
 	"lethe/internal/roomgen"
@@ -69,6 +70,20 @@ func runDev(ctx context.Context, listen string) (err error) {
 	if err != nil {
 		return err
 	}
+
+	// The rooms have members elsewhere, who would take only signed events.
+	key, err := os.CreateTemp("", "lethe-dev-*.signing.key")
+	if err != nil {
+		return fmt.Errorf("make a signing key: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.Remove(key.Name())) }()
+	if _, err := key.WriteString(matrix.GenerateSigningKey()); err != nil {
+		return fmt.Errorf("make a signing key: %w", err)
+	}
+	if err := key.Close(); err != nil {
+		return fmt.Errorf("make a signing key: %w", err)
+	}
+	settings.SigningKeyFile = key.Name()
 
 	if settings.API.Listen, err = freeAddress(ctx, listen); err != nil {
 		return err
@@ -147,26 +162,33 @@ func awaitReady(ctx context.Context, url string) bool {
 }
 
 func greeting(address, token, database string, rooms []roomgen.Summary) string {
-	base := "http://" + address + "/_synapse/admin/v1"
-	text := "\nLethe is ready.\n\n  URL          http://" + address +
+	url := "http://" + address
+	text := "\nLethe is ready.\n\n  URL          " + url +
 		"\n  admin token  " + token +
 		"\n  PostgreSQL   " + database + "\n\nRooms:\n"
 	for _, room := range rooms {
-		text += fmt.Sprintf("  %-40s %6d events\n", room.Room, room.Events)
+		text += fmt.Sprintf("  %-40s %6d events, made by %s\n", room.Room, room.Events, room.Creator)
 	}
 	return text + fmt.Sprintf(`
 Try, in another terminal:
 
   1. purge the largest room up to an hour ago, local messages too
-     PURGE=$(curl -s -X POST -H 'Authorization: Bearer %[2]s' '%[1]s/purge_history/%[3]s' -d "{\"delete_local_events\": true, \"purge_up_to_ts\": $(( $(date +%%s) - 3600 ))000}" | grep -o '[A-Za-z]\{16\}'); echo $PURGE
+     PURGE=$(curl -s -X POST -H 'Authorization: Bearer %[2]s' '%[1]s/_synapse/admin/v1/purge_history/%[3]s' -d "{\"delete_local_events\": true, \"purge_up_to_ts\": $(( $(date +%%s) - 3600 ))000}" | grep -o '[A-Za-z]\{16\}'); echo $PURGE
 
   2. ask how it is
-     curl -s -H 'Authorization: Bearer %[2]s' '%[1]s/purge_history_status/'$PURGE
+     curl -s -H 'Authorization: Bearer %[2]s' '%[1]s/_synapse/admin/v1/purge_history_status/'$PURGE
 
-  3. look at its job in the database
-     psql '%[4]s' -xc "SELECT id, state, checkpoint, ended_at - started_at AS took FROM lethe.jobs"
+  3. delete another room: its users leave it for a new one, and then it is gone
+     curl -s -X DELETE -H 'Authorization: Bearer %[2]s' '%[1]s/_synapse/admin/v2/rooms/%[5]s' -d '{"new_room_user_id": "%[6]s", "room_name": "Moved", "message": "We are here now."}'
+
+  4. ask who left it, and list the rooms
+     curl -s -H 'Authorization: Bearer %[2]s' '%[1]s/_synapse/admin/v2/rooms/%[5]s/delete_status'
+     curl -s -H 'Authorization: Bearer %[2]s' '%[1]s/_synapse/admin/v1/rooms'
+
+  5. look at the jobs in the database
+     psql '%[4]s' -xc "SELECT id, kind, state, checkpoint, ended_at - started_at AS took FROM lethe.jobs"
 
 Ctrl-C stops everything, and nothing is kept.
 
-`, base, token, rooms[0].Room, database)
+`, url, token, rooms[0].Room, database, rooms[1].Room, rooms[1].Creator)
 }

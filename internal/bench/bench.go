@@ -43,6 +43,9 @@ type Options struct {
 	// write at a time, as to an [os.File]. Defaults to nobody.
 	Progress io.Writer
 
+	// Rooms is how many small rooms are deleted. Defaults to 10,000.
+	Rooms int
+
 	// Runs is how often everything is measured. Defaults to 3.
 	Runs int
 
@@ -61,6 +64,7 @@ func (o Options) withDefaults() Options {
 	set(&o.Jobs, 2000)
 	set(&o.LargeEvents, 500_000)
 	set(&o.SmallEvents, 20_000)
+	set(&o.Rooms, 10_000)
 	set(&o.Runs, 3)
 	if o.Progress == nil {
 		o.Progress = io.Discard
@@ -77,6 +81,7 @@ var cases = []struct {
 	{"memory", measureMemory},
 	{"readers", measureReaders},
 	{"jobs", measureJobs},
+	{"rooms", measureRooms},
 }
 
 // Cases returns the names of the cases.

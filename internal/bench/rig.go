@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"lethe/internal/devstack"
+	"lethe/internal/matrix"
 	"lethe/internal/roomgen"
 	"lethe/internal/store"
 )
@@ -35,6 +36,8 @@ type rig struct {
 	source string   // the database that templates are copies of
 	plain  *url.Userinfo
 	redis  *devstack.Redis
+
+	keyFile string // of the key that the workers sign with
 
 	prefix    string // of all names
 	templates map[string]template
@@ -80,6 +83,9 @@ func (r *rig) start(ctx context.Context) (err error) {
 		return err
 	}
 	r.closers = append(r.closers, func(context.Context) error { return r.redis.Close() })
+	if err := r.makeKey(); err != nil {
+		return err
+	}
 	switch {
 	case r.options.Database != "" && r.options.Dump != "":
 		return errors.New("give a database or a dump, not both")
@@ -92,6 +98,22 @@ func (r *rig) start(ctx context.Context) (err error) {
 		return err
 	}
 	return r.makeRole(ctx)
+}
+
+// makeKey makes a signing key of our own. Rooms with members of other servers are
+// not shut down without.
+func (r *rig) makeKey() error {
+	file, err := os.CreateTemp("", "lethe-bench-*.signing.key")
+	if err != nil {
+		return fmt.Errorf("make a signing key: %w", err)
+	}
+	r.keyFile = file.Name()
+	r.closers = append(r.closers, func(context.Context) error { return os.Remove(r.keyFile) })
+	_, err = file.WriteString(matrix.GenerateSigningKey())
+	if err = errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("make a signing key: %w", err)
+	}
+	return nil
 }
 
 func (r *rig) useDatabase() (err error) {

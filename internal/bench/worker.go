@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hibiken/asynq"
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
@@ -50,7 +51,7 @@ func (d database) plainURL() string {
 }
 
 // atWork runs do while as many worker processes work on the database, as the
-// role of the URL. Each is given to do when it has been started.
+// role of the URL: when each of them takes jobs.
 func (d database) atWork(ctx context.Context, url string, workers int, do func(context.Context, []*os.Process) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	working, stop := context.WithCancel(ctx)
@@ -65,6 +66,7 @@ func (d database) atWork(ctx context.Context, url string, workers int, do func(c
 			"LETHE_LOG_LEVEL=warn",
 			"LETHE_REDIS_URL="+d.rig.redis.URL(),
 			"LETHE_SERVER_NAME="+serverName,
+			"LETHE_SIGNING_KEY_FILE="+d.rig.keyFile,
 			"LETHE_SYNAPSE_BESIDE=false",
 			"LETHE_WORKER_LISTEN=",
 		)
@@ -84,9 +86,38 @@ func (d database) atWork(ctx context.Context, url string, workers int, do func(c
 	}
 	group.Go(func() error {
 		defer stop()
+		if err := d.rig.awaitWorkers(working, workers); err != nil {
+			return err
+		}
 		return do(ctx, processes)
 	})
 	return group.Wait()
+}
+
+// awaitWorkers waits until so many workers have told asynq that they are there.
+func (r *rig) awaitWorkers(ctx context.Context, workers int) error {
+	client, err := redisdb.Open(r.redis.URL())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = client.Close() }()
+	inspector := asynq.NewInspectorFromRedisClient(client)
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
+	for {
+		servers, err := inspector.Servers()
+		if err != nil {
+			return fmt.Errorf("look for the workers: %w", err)
+		}
+		if len(servers) >= workers {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the workers: %w", context.Cause(ctx))
+		case <-ticker.C:
+		}
+	}
 }
 
 var errWorker = errors.New("it was not told to")

@@ -189,7 +189,8 @@ func (c *Client) account(ctx context.Context, token, user string) (Account, erro
 		Deactivated bool `json:"deactivated"`
 		Locked      bool `json:"locked"`
 	}
-	err := get("ask whether the user is a server admin", &details, "_synapse", "admin", "v2", "users", who.UserID)
+	const question = "ask whether the user is a server admin"
+	err := get(question, &details, "_synapse", "admin", "v2", "users", who.UserID)
 	var refusal *Error
 	switch {
 	case err == nil:
@@ -208,10 +209,10 @@ func (c *Client) account(ctx context.Context, token, user string) (Account, erro
 	var admin struct {
 		Admin bool `json:"admin"`
 	}
-	err = get("ask whether the user is a server admin", &admin, "_synapse", "admin", "v1", "users", who.UserID, "admin")
-	if errors.As(err, &refusal) && refusal.Status == http.StatusForbidden {
-		return account, nil
+	err = get(question, &admin, "_synapse", "admin", "v1", "users", who.UserID, "admin")
+	if err != nil && (!errors.As(err, &refusal) || refusal.Status != http.StatusForbidden) {
+		return Account{}, err
 	}
 	account.Admin = admin.Admin
-	return account, err
+	return account, nil
 }

@@ -84,16 +84,12 @@ func (s *Service) Forget(ctx context.Context, user, room string) error {
 	return s.do(ctx, "forget the room", http.MethodPost, user, clientAPI("rooms", room, "forget"), struct{}{}, nil)
 }
 
-// SendText says something in the room as the user. The homeserver takes a
-// second message with the same transaction id for the first, as long as it
-// remembers: half an hour, and not beyond its restart.
-func (s *Service) SendText(ctx context.Context, user, room, transaction, text string) error {
+// SendMessage says something in the room as the user. The homeserver takes a
+// second message with the same transaction id for the first, but has forgotten
+// it when it has been restarted.
+func (s *Service) SendMessage(ctx context.Context, user, room, transaction string, content map[string]any) error {
 	return s.do(ctx, "send a message", http.MethodPut, user,
-		clientAPI("rooms", room, "send", "m.room.message", transaction),
-		struct {
-			Type string `json:"msgtype"`
-			Body string `json:"body"`
-		}{"m.text", text}, nil)
+		clientAPI("rooms", room, "send", "m.room.message", transaction), content, nil)
 }
 
 // Alias returns the id of the room that the alias leads to. One that leads

@@ -168,13 +168,11 @@ func versionNumber(version *string) int {
 // server would make.
 func prune(body eventBody, roomVersion *string) eventBody {
 	version := versionNumber(roomVersion)
-	left := pick(body, "type", "sender", "state_key", "origin_server_ts")
+	keys := []string{"type", "sender", "state_key", "origin_server_ts"}
 	if version < 11 {
-		left["membership"] = body["membership"]
-		if left["membership"] == nil {
-			delete(left, "membership")
-		}
+		keys = append(keys, "membership")
 	}
+	left := pick(body, keys...)
 	content, _ := object(body["content"])
 	kind := text(body["type"])
 	if kind == nil {

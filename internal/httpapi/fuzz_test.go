@@ -52,6 +52,19 @@ func FuzzRequest(f *testing.F) {
 			f.Add(method, target, []byte(nil))
 		}
 	}
+	for _, target := range []string{
+		rooms, rooms + "/", rooms + "?from=1&limit=2&order_by=size&dir=b&search_term=%25_&public_rooms=true&empty_rooms=false",
+		rooms + "?search_term=%00", rooms + "?search_term=%5C&limit=9223372036854775807&from=9223372036854775807",
+		rooms + "/!room:x", rooms + "/%00", rooms + "/!room:x/members", rooms + "/!room:x/state?type=m.room.name",
+		rooms + "/!room:x/state?type=%00", rooms + "/!a:x/block", rooms + "/!%00:x/block", rooms + "/!a:x/forward_extremities",
+		rooms + "/%23a:x/forward_extremities", rooms + "/%23%00:x/forward_extremities", rooms + "//forward_extremities",
+		rooms + "/!room:x/timestamp_to_event?ts=1&dir=b", rooms + "/%00/timestamp_to_event?ts=9223372036854775808",
+		scheduledTasks + "?action_name=purge_history&resource_id=%00&status=active&max_timestamp=1", scheduledTasks + "?job_status=failed",
+	} {
+		for _, method := range []string{"GET", "PUT", "DELETE"} {
+			f.Add(method, target, []byte(`{"block":true}`))
+		}
+	}
 	for _, body := range []string{
 		`{"purge_up_to_ts":1000}`, `{"purge_up_to_ts":1e3}`, `{"purge_up_to_event_id":"$one","delete_local_events":1e-999}`,
 		`{"purge_up_to_event_id":"\u0000"}`, `{"purge_up_to_event_id":null,"purge_up_to_ts":-99999999999999999999}`,

@@ -79,6 +79,9 @@ func (s *server) passOn(c echo.Context, requestID string) error {
 	if r.Header.Get("Upgrade") != "" {
 		return errUpgrade
 	}
+	// An answer may begin before the request has been read, such as a refusal.
+	// Where it cannot, net/http reads the rest first, and the two may meet.
+	_ = http.NewResponseController(c.Response()).EnableFullDuplex()
 	// What the homeserver says of who may read or keep its answer is not ours to
 	// say twice.
 	header := c.Response().Header()

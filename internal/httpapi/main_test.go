@@ -177,19 +177,38 @@ type bundle struct {
 
 func setup(t *testing.T, options httpapi.Options) *bundle {
 	t.Helper()
-	b := &bundle{
-		url: devstacktest.Database(t, "httpapi", prepare), tasks: &submitter{}, jobs: board{}, log: &log{},
-		observed: make(chan observed, 1000),
-	}
+	url := devstacktest.Database(t, "httpapi", prepare)
+	b := setupOn(t, openStore(t, url), options)
+	b.url = url
+	return b
+}
+
+// setupOn is setup on another database.
+func setupOn(t *testing.T, db *store.Store, options httpapi.Options) *bundle {
+	t.Helper()
+	b := &bundle{tasks: &submitter{}, jobs: board{}, log: &log{}, observed: make(chan observed, 1000)}
 	options.Log = slog.New(slog.NewTextHandler(b.log, nil))
 	options.Observe = func(route, method string, status int, _ time.Duration) {
 		b.observed <- observed{route, method, status}
 	}
 	b.server = httptest.NewUnstartedServer(nil)
-	b.server.Config = serverOf(httpapi.New(openStore(t, b.url), b.tasks, b.jobs, options))
+	b.server.Config = serverOf(httpapi.New(db, b.tasks, b.jobs, options))
 	b.server.Start()
 	t.Cleanup(b.server.Close)
 	return b
+}
+
+// setupWith is setup with more in the database, and a connection to look into it
+// by.
+func setupWith(t *testing.T, sql string) (*bundle, *pgx.Conn) {
+	t.Helper()
+	url := devstacktest.Database(t, "httpapi", prepare)
+	conn, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	_, err = conn.Exec(t.Context(), sql)
+	require.NoError(t, err)
+	return setupOn(t, openStore(t, url), httpapi.Options{}), conn
 }
 
 // serverOf puts the handler into a server that limits nothing but headers.

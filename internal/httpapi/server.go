@@ -135,14 +135,18 @@ func (s *server) routes() {
 	s.handle(http.MethodGet, v1+"/rooms/:room_id", s.admin(s.roomDetails))
 	s.handle(http.MethodDelete, v1+"/rooms/:room_id", s.admin(s.deleteRoomNow))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/block", s.admin(s.roomBlock))
-	s.handle(http.MethodPut, v1+"/rooms/:room_id/block", s.admin(s.blockRoom))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/forward_extremities", s.admin(s.forwardExtremities))
-	s.handle(http.MethodDelete, v1+"/rooms/:room_id/forward_extremities", s.admin(s.deleteForwardExtremities))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/members", s.admin(s.roomMembers))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/state", s.admin(s.roomState))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/timestamp_to_event", s.admin(s.timestampToEvent))
 	s.handle(http.MethodGet, v1+"/scheduled_tasks", s.admin(s.scheduledTasks))
 	s.handle(http.MethodGet, v1+"/server_version", serverVersion)
+	if s.options.Homeserver == nil {
+		// A homeserver that runs is asked to write these itself: it has them in its
+		// caches.
+		s.handle(http.MethodPut, v1+"/rooms/:room_id/block", s.admin(s.blockRoom))
+		s.handle(http.MethodDelete, v1+"/rooms/:room_id/forward_extremities", s.admin(s.deleteForwardExtremities))
+	}
 	s.handle(http.MethodDelete, v2+"/rooms/:room_id", s.admin(s.deleteRoom))
 	s.handle(http.MethodGet, v2+"/rooms/:room_id/delete_status", s.admin(s.deletesOfRoom))
 	s.handle(http.MethodGet, v2+"/rooms/delete_status/:delete_id", s.admin(s.deleteStatus))

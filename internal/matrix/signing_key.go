@@ -2,6 +2,7 @@ package matrix
 
 import (
 	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -86,4 +87,12 @@ func (k SigningKey) LogValue() slog.Value { return slog.StringValue(k.id) }
 // decodeBase64 decodes base64 with or without padding.
 func decodeBase64(s string) ([]byte, error) {
 	return base64.RawStdEncoding.DecodeString(strings.TrimRight(s, "="))
+}
+
+// GenerateSigningKey makes a new signing key, and returns what a key file of it
+// holds.
+func GenerateSigningKey() string {
+	seed := make([]byte, ed25519.SeedSize)
+	_, _ = rand.Read(seed) // never fails
+	return "ed25519 a_" + rand.Text()[:6] + " " + base64.RawStdEncoding.EncodeToString(seed) + "\n"
 }

@@ -98,3 +98,14 @@ func FuzzParseSigningKey(f *testing.F) {
 		require.NoError(t, VerifySignature("11", sealed.JSON, "b", key.ID(), key.Public()))
 	})
 }
+
+func TestGeneratedSigningKeyIsOne(t *testing.T) {
+	t.Parallel()
+	text := GenerateSigningKey()
+	key, err := ParseSigningKey(text)
+	require.NoError(t, err)
+	require.NotEqual(t, text, GenerateSigningKey())
+	event, err := Event{Type: "t", RoomID: "!r:x", Sender: "@u:x"}.Seal("10", "x", key)
+	require.NoError(t, err)
+	require.NoError(t, VerifySignature("10", event.JSON, "x", key.ID(), key.Public()))
+}

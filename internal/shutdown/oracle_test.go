@@ -127,6 +127,7 @@ func TestShutdownsAreAsSynapseDidThem(t *testing.T) {
 		}
 	}
 	require.NotEmpty(t, wantNew["events"])
+	require.Equal(t, theirs.chains(theirLobby), ours.chains(lobby))
 	require.Equal(t, theirs.users(), ours.users())
 	require.Equal(t,
 		all[string](theirs, `SELECT room_alias || ' ' || creator FROM room_aliases WHERE room_id = $1`, theirLobby),
@@ -137,6 +138,20 @@ func TestShutdownsAreAsSynapseDidThem(t *testing.T) {
 	// What a Synapse that starts now begins with.
 	require.Equal(t, ours.newest(), one[int64](ours, `SELECT stream_id FROM stream_positions WHERE stream_name = 'events'`))
 	require.Equal(t, ours.newest(), one[int64](ours, `SELECT last_value FROM events_stream_seq`))
+}
+
+// chains are a room's auth chains and the links between them, by depth.
+func (h *house) chains(room string) []string {
+	h.t.Helper()
+	return all[string](h, `
+		WITH at AS (SELECT depth, chain_id, sequence_number FROM event_auth_chains JOIN events USING (event_id) WHERE room_id = $1)
+		SELECT 'chain ' || string_agg(depth::text, ' ' ORDER BY sequence_number) FROM at GROUP BY chain_id
+		UNION ALL
+		SELECT concat_ws(' ', 'link', o.depth, t.depth)
+		FROM event_auth_chain_links l
+		JOIN at o ON o.chain_id = l.origin_chain_id AND o.sequence_number = l.origin_sequence_number
+		JOIN at t ON t.chain_id = l.target_chain_id AND t.sequence_number = l.target_sequence_number
+		ORDER BY 1`, room)
 }
 
 // users are the counts of rooms that users are in.
@@ -242,7 +257,7 @@ func (h *house) rowsOf(room string, after int64) map[string][]string {
 }
 
 // comparable is an event without what differs with its ids and times.
-func comparable(t *testing.T, text string) any {
+func comparable(t tester, text string) any {
 	t.Helper()
 	var event map[string]any
 	require.NoError(t, json.Unmarshal([]byte(text), &event))
@@ -257,4 +272,62 @@ func comparable(t *testing.T, text string) any {
 		slices.SortFunc(event[key].([]any), func(a, b any) int { return strings.Compare(a.(string), b.(string)) })
 	}
 	return event
+}
+
+func TestTablesThatOlderVersionsLack(t *testing.T) {
+	t.Parallel()
+	h := corpusHouse(t)
+	for _, table := range []string{
+		"event_auth_chain_links", "partial_state_events", "partial_state_rooms_servers", "partial_state_rooms", "profiles",
+		"sliding_sync_joined_rooms", "sliding_sync_joined_rooms_to_recalculate", "sliding_sync_membership_snapshots",
+		"state_groups_pending_deletion", "stream_ordering_to_exterm", "stream_positions", "user_stats_current",
+	} {
+		h.exec(`DROP TABLE ` + table)
+	}
+	h.exec(`ALTER TABLE room_memberships DROP COLUMN participant`)
+	before := h.newest()
+	room := h.shutDown(shutdowns(t)["lobby"])
+	require.Len(t, h.eventsAfter(before), 14)
+	require.Len(t, h.members(room), 4)
+	require.Equal(t, []string{"false"}, all[string](h, `SELECT has_auth_chain_index::text FROM rooms WHERE room_id = $1`, room))
+	require.Empty(t, all[string](h, `SELECT display_name FROM room_memberships WHERE room_id = $1 AND display_name IS NOT NULL`, room))
+}
+
+func TestEventsPassForThoseOfAProcessThatSynapseKnows(t *testing.T) {
+	t.Parallel()
+	for writers, want := range map[string]string{"master": "master", "worker2 worker1": "worker1", "": "master"} {
+		h := corpusHouse(t)
+		h.exec(`DELETE FROM stream_positions WHERE stream_name = 'events'`)
+		for _, writer := range strings.Fields(writers) {
+			h.exec(`INSERT INTO stream_positions VALUES ('events', $1, 5)`, writer)
+		}
+		before := h.newest()
+		h.shutDown(shutdowns(t)["tiny"])
+		require.Equal(t, []string{want}, all[string](h, `SELECT DISTINCT instance_name FROM events WHERE stream_ordering > $1`, before))
+		require.Equal(t, []string{want}, all[string](h, `
+			SELECT DISTINCT instance_name FROM current_state_delta_stream WHERE stream_id > $1`, before))
+		for _, writer := range strings.Fields(writers) {
+			at := one[int64](h, `SELECT stream_id FROM stream_positions WHERE stream_name = 'events' AND instance_name = $1`, writer)
+			require.Equal(t, map[bool]int64{true: h.newest(), false: 5}[writer == want], at)
+		}
+	}
+}
+
+func TestHostileStateIsShownAsFarAsItCanBe(t *testing.T) {
+	t.Parallel()
+	h := corpusHouse(t)
+	const room = "!hKLkfkSsmEZAGMWCxD:lab.test"
+	for _, name := range []string{`nonsense`, `{"content":{"name":7}}`, `{"content":{"name":"a\u0000b"}}`, `{"content":[]}`} {
+		h.exec(`UPDATE event_json SET json = $2 WHERE event_id IN (
+			SELECT event_id FROM current_state_events WHERE room_id = $1 AND type IN ('m.room.name', 'm.room.encryption'))`, room, name)
+		batch := h.begin(room)
+		member := h.members(room)[0]
+		before := h.newest()
+		require.Empty(t, h.remove(batch, "", member).Failed)
+		require.Equal(t, []string{"leave no name false"}, all[string](h, `
+			SELECT concat_ws(' ', membership, coalesce(room_name, 'no name'), is_encrypted::text)
+			FROM sliding_sync_membership_snapshots WHERE room_id = $1 AND user_id = $2`, room, member.UserID))
+		require.Len(t, h.eventsAfter(before), 1)
+		require.NoError(t, h.store.EndJob(h.ctx, batch.Run, store.JobComplete, ""))
+	}
 }

@@ -177,11 +177,19 @@ func blame(err error) error {
 	return err
 }
 
-// SendMessage implements [Homeserver]. A homeserver remembers for half an hour,
-// and until it restarts, that it has sent a job's message.
+// SendMessage implements [Homeserver]. The message is looked for before it is
+// sent: a homeserver knows a transaction's id only until it is restarted.
 func (r *Remote) SendMessage(ctx context.Context, batch store.Batch, message Message, checkpoint func(Outcome) any) error {
-	if err := r.service.SendText(ctx, message.Sender, message.NewRoom, message.JobID, message.Body); err != nil {
-		return blame(err)
+	sent, err := r.store.SentMessage(ctx, message.NewRoom, message.Sender, message.JobID)
+	if err != nil {
+		return err
+	}
+	if !sent {
+		err := r.service.SendMessage(ctx, message.Sender, message.NewRoom, message.JobID,
+			map[string]any{"msgtype": "m.text", "body": message.Body, store.JobIDKey: message.JobID})
+		if err != nil {
+			return blame(err)
+		}
 	}
 	return r.store.MoveCheckpoint(ctx, batch, checkpoint(Outcome{}))
 }

@@ -55,13 +55,17 @@ func (s *Store) inBatch(ctx context.Context, batch Batch, do func(pgx.Tx) (check
 	return s.inTransaction(ctx, func(tx pgx.Tx) error {
 		// A batch touches a small part of large tables, by index, again and again:
 		// compiling its plans never pays, and a plan that reads a whole table
-		// because its pages come in order would do so in every batch.
+		// because its pages come in order would do so in every batch. Nor does it
+		// wait for the disk: a crash of the server may take the last batches with
+		// their checkpoints, and the job does them again. Its end is on the disk
+		// before anybody is told, and all that came before with it.
 		if _, err := tx.Exec(ctx, `
 			SELECT set_config('idle_in_transaction_session_timeout', $1, true),
 			       set_config('lock_timeout', $2, true),
 			       set_config('statement_timeout', $3, true),
 			       set_config('jit', 'off', true),
-			       set_config('random_page_cost', '1.1', true)`,
+			       set_config('random_page_cost', '1.1', true),
+			       set_config('synchronous_commit', 'off', true)`,
 			milliseconds(batch.Lease), milliseconds(rowLockWait), milliseconds(statementTime)); err != nil {
 			return fmt.Errorf("begin the batch: %w", err)
 		}

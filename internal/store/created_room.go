@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// JobIDKey is the key in the content of a room's m.room.create event that tells
-// the job for which the room was made.
+// JobIDKey is the key in the content of an event that tells for which job it was
+// made: a room's m.room.create, or a message.
 const JobIDKey = "org.lethe.job_id"
 
 // beingMade is for how long a room without join rules is taken for one that a
@@ -58,13 +58,19 @@ func (s *Store) FindCreatedRoom(ctx context.Context, creator, jobID string) (roo
 		return "", false, fmt.Errorf("%s: %w", operation, err)
 	}
 	for _, c := range candidates {
-		var event struct {
-			Content map[string]json.RawMessage `json:"content"`
-		}
-		var id string
-		if json.Unmarshal([]byte(c.JSON), &event) == nil && json.Unmarshal(event.Content[JobIDKey], &id) == nil && id == jobID {
+		if isForJob(c.JSON, jobID) {
 			return c.Room, c.Ready, nil
 		}
 	}
 	return "", false, fmt.Errorf("%s: %w", operation, ErrNotFound)
+}
+
+// isForJob reports whether an event's JSON says that it was made for the job.
+func isForJob(event, jobID string) bool {
+	var said struct {
+		Content map[string]json.RawMessage `json:"content"`
+	}
+	var id string
+	return json.Unmarshal([]byte(event), &said) == nil &&
+		json.Unmarshal(said.Content[JobIDKey], &id) == nil && id == jobID
 }

@@ -4,7 +4,9 @@
 // It promises that a batch is one READ COMMITTED transaction that commits only
 // while its run owns the job and its fence token is the room's newest, and that
 // every commit of a history purge leaves what a finished purge to that batch's
-// cut would leave. Times come from PostgreSQL's clock alone.
+// cut would leave. The end of a room leaves nothing of it in any table, but for
+// what is named where the tables are listed, and may be begun again at any point.
+// Times come from PostgreSQL's clock alone.
 //
 // It must never alter a table of Synapse's, hold the events of a room in
 // memory, or decide what a job is for.

@@ -48,14 +48,16 @@ func (s *Store) Events(ctx context.Context, ids []string) (map[string]Event, err
 			LEFT JOIN LATERAL (
 				SELECT d.event_id, dj.json
 				FROM redactions d
+				-- Older schemas do not have the column; then all are checked.
+				CROSS JOIN LATERAL (SELECT coalesce((to_jsonb(d) ->> 'recheck')::boolean, true)) AS f (recheck)
 				LEFT JOIN events de ON de.event_id = d.event_id
 				LEFT JOIN event_json dj ON dj.event_id = d.event_id
 				LEFT JOIN rejections dx ON dx.event_id = d.event_id
 				WHERE d.redacts = e.event_id AND e.type <> 'm.room.create'
-				  AND (NOT d.recheck
+				  AND (NOT f.recheck
 				       OR de.room_id = e.room_id AND de.rejection_reason IS NULL AND dx.event_id IS NULL
 				          AND substr(de.sender, strpos(de.sender, ':')) = substr(e.sender, strpos(e.sender, ':')))
-				ORDER BY d.recheck, de.stream_ordering, d.event_id
+				ORDER BY f.recheck, de.stream_ordering, d.event_id
 				LIMIT 1
 			) d ON true
 			WHERE e.rejection_reason IS NULL AND x.event_id IS NULL`, ids)

@@ -56,11 +56,11 @@ type RoomBatch struct {
 	RowWise string
 }
 
-// A RoomStep does one batch of the end of a room, of about size rows or events,
-// and makes the job's checkpoint what the function makes of the batch. A batch of
-// less than a thousand costs hardly less than one of a thousand. It fails with
-// [ErrUsersJoined], [ErrFenced] or [ErrSuperseded], having changed nothing, and may
-// be repeated at will: one that finds nothing changes nothing.
+// A RoomStep does one batch of the end of a room, and makes the job's checkpoint
+// what the function makes of the batch. It deletes up to size events, or as many
+// rows as take about as long. It fails with [ErrUsersJoined], [ErrFenced] or
+// [ErrSuperseded], having changed nothing, and may be repeated at will: one that
+// finds nothing changes nothing.
 type RoomStep func(ctx context.Context, batch Batch, catalog Catalog, size int,
 	checkpoint func(RoomBatch) any) (RoomBatch, error)
 
@@ -146,14 +146,21 @@ func isReferenced(err error) bool {
 	return errors.Is(err, errReferenced) || errors.As(err, &pg) && pg.Code == "23503"
 }
 
-// A roomChunk is what one batch is to delete: about size rows of these tables,
-// which have some of the room.
+// rowsPerEvent is how many rows of one table take at least as long as an event with
+// its rows in a dozen. In small chunks they would take longer, for each chunk walks
+// over what the ones before have deleted.
+const rowsPerEvent = 10
+
+// A roomChunk is what one batch is to delete, from these tables.
 type roomChunk struct {
 	RoomPurge
 	part   roomPart
 	tables []string
-	size   int
+	size   int // in events
 }
+
+// rows is how many rows the chunk may take.
+func (c roomChunk) rows() int64 { return int64(c.size) * rowsPerEvent }
 
 // at is the position in the chunk's part.
 func (c roomChunk) at(after *int64) RoomPosition {
@@ -180,8 +187,8 @@ func (s *Store) roomBatch(ctx context.Context, batch Batch, catalog Catalog, chu
 	return done, err
 }
 
-// nextRoomPart returns the first part that the room has rows of, and the tables
-// that have them; no part if the database has nothing of the room.
+// nextRoomPart returns the first part that the room has rows of, and the tables to
+// delete them from; no part if the database has nothing of the room.
 func nextRoomPart(ctx context.Context, tx pgx.Tx, catalog Catalog, purge RoomPurge) (roomPart, []string, error) {
 	if err := byIndex(ctx, tx); err != nil {
 		return "", nil, err
@@ -207,13 +214,18 @@ func nextRoomPart(ctx context.Context, tx pgx.Tx, catalog Catalog, purge RoomPur
 		if len(left) == 0 {
 			continue
 		}
+		part := left[0].part
+		if part == roomReferring {
+			// All of them, in their order: they reference each other too.
+			left = indexed
+		}
 		var tables []string
 		for _, t := range left {
-			if t.part == left[0].part {
+			if t.part == part {
 				tables = append(tables, t.name)
 			}
 		}
-		return left[0].part, tables, nil
+		return part, tables, nil
 	}
 	// These are read from end to end, so only when nothing else is left.
 	left, err := withRows(ctx, tx, purge.Room, catalog.rooms(false), nil)
@@ -299,7 +311,7 @@ func deleteRoomRows(ctx context.Context, tx pgx.Tx, _ Catalog, chunk roomChunk) 
 	}
 	done := RoomBatch{At: chunk.at(nil)}
 	for _, table := range chunk.tables {
-		left := int64(chunk.size) - done.Rows
+		left := chunk.rows() - done.Rows
 		if left <= 0 {
 			break
 		}
@@ -422,12 +434,12 @@ func deleteRoomStates(ctx context.Context, tx pgx.Tx, catalog Catalog, chunk roo
 		DELETE FROM state_groups_state WHERE ctid = ANY (ARRAY(
 			SELECT t.ctid FROM lethe_groups g CROSS JOIN LATERAL (
 				SELECT ctid FROM state_groups_state WHERE state_group = g.state_group OFFSET 0
-			) AS t LIMIT $1))`, chunk.size)
+			) AS t LIMIT $1))`, chunk.rows())
 	if err != nil {
 		return RoomBatch{}, fmt.Errorf("delete from state_groups_state: %w", err)
 	}
 	rows := tag.RowsAffected()
-	if rows >= int64(chunk.size) { // or some of the last group's rows are left
+	if rows >= chunk.rows() { // or some of the last group's rows are left
 		tag, err := tx.Exec(ctx, `
 			DELETE FROM lethe_groups g
 			WHERE EXISTS (SELECT FROM state_groups_state t WHERE t.state_group = g.state_group)`)
