@@ -14,8 +14,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"lethe/internal/devstack/devstacktest"
 )
 
 // The admin tools, as their sources were read: each asks what it asks, with its
@@ -24,7 +22,6 @@ import (
 // A tool is an admin tool that talks to the fleet's api.
 type tool struct {
 	*fleet
-	t *testing.T
 
 	// escape is what the tool makes of an id in a path.
 	escape func(string) string
@@ -485,7 +482,11 @@ func TestClients(t *testing.T) {
 			require.Zero(c.t, c.rows(id["secrets"]))
 		}},
 	} {
-		t.Run(test.name, func(t *testing.T) { test.do(tool{fleet: f, t: t}) })
+		t.Run(test.name, func(t *testing.T) {
+			its := *f
+			its.t = t
+			test.do(tool{fleet: &its})
+		})
 	}
 }
 
@@ -512,7 +513,7 @@ func (c tool) preflight(method, path string) {
 func TestCancelledDeleteEndsThePolling(t *testing.T) {
 	t.Parallel()
 	f, deletes := corpus(t, "delete")
-	c := tool{fleet: f, t: t, escape: encodeURIComponent}
+	c := tool{fleet: f}
 	id := f.delete(deletes[0].Room, map[string]any{})
 	_, err := f.sql.Exec(t.Context(), `UPDATE lethe.jobs SET state = 'cancelled', ended_at = now() WHERE id = $1`, id)
 	require.NoError(t, err)
@@ -527,7 +528,7 @@ func TestSeedDialectsWordsAreTheFirstClients(t *testing.T) {
 	t.Parallel()
 	f, _ := corpus(t, "delete")
 	f.on(f.redis.URL(), "LETHE_DIALECT=seed")
-	f.start("worker", "LETHE_WORKER_BATCH_EVENTS=5", "LETHE_SIGNING_KEY_FILE="+devstacktest.Shared(t, "fixtures", "signing.key"))
+	f.start("worker", "LETHE_WORKER_BATCH_EVENTS=5", withKey(t))
 	room := query[string](f, `SELECT room_id FROM rooms WHERE room_id LIKE '!KBGb%'`)
 	id := f.delete(room, map[string]any{})
 	var words []string
