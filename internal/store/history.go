@@ -242,6 +242,14 @@ const (
 	theKept      = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s WHERE NOT s.deletable))`
 )
 
+// Between these two, arrays are looked up by an index in small tables too. The
+// planner takes an array for one of ten, and would read such a table and compare
+// each of its rows with all of thousands.
+var (
+	lookUp     = step{"look rows up", `SELECT set_config('enable_seqscan', 'off', true)`}
+	planFreely = step{"plan freely", `SELECT set_config('enable_seqscan', 'on', true)`}
+)
+
 // fromSelected deletes the rows of a table that belong to deletable events.
 func fromSelected(table string) step {
 	return step{"delete from " + table, `DELETE FROM ` + table + ` t WHERE t.event_id = ` + theDeletable}
@@ -355,10 +363,10 @@ var deletes = []step{
 func purgeSelected(ctx context.Context, tx pgx.Tx, catalog Catalog, room string,
 	before, deletes, after []step,
 ) (deleted int64, err error) {
-	steps := slices.Clone(before)
+	steps := append([]step{lookUp}, before...)
 	if !catalog.setWise {
 		steps = append(steps, deletes...)
-		steps = append(steps, fromSelected("events"))
+		steps = append(steps, fromSelected("events"), planFreely)
 		return runSteps(ctx, tx, append(steps, after...), room)
 	}
 
@@ -370,6 +378,7 @@ func purgeSelected(ctx context.Context, tx pgx.Tx, catalog Catalog, room string,
 	steps = append(steps, step{"turn triggers off", `SELECT set_config('session_replication_role', 'replica', true)`},
 		fromSelected("events"))
 	steps = append(steps, deletes...)
+	steps = append(steps, planFreely)
 	for _, r := range catalog.references {
 		if r.cascade {
 			steps = append(steps, step{"cascade to " + r.String(), `
