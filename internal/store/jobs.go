@@ -107,7 +107,8 @@ func (s *Store) InsertJob(ctx context.Context, job Job, alone bool) error {
 		return err
 	})
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	// An id that is too long for an index names it, too.
+	if errors.As(err, &pg) && pg.Code == "23505" {
 		switch pg.ConstraintName {
 		case "jobs_pkey":
 			err = ErrExists

@@ -316,6 +316,20 @@ func TestOneDeleteOfARoomAtATime(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// An id that no index takes is no room that another job has: whoever waited for
+// that job would wait in vain.
+func TestRoomIDThatIsTooLong(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	var id strings.Builder
+	for i := range 3000 { // hardly to be compressed
+		fmt.Fprintf(&id, "%x", i*i*i)
+	}
+	_, err := l.client.SubmitDeleteRoom(l.ctx, DeleteRoom{Room: "!" + id.String() + ":x", Requester: "@admin:x"})
+	require.Error(t, err)
+	require.NotErrorIs(t, err, store.ErrRoomBusy)
+}
+
 func TestDeleteWaitsForAHistoryPurge(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
