@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -11,12 +12,26 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"lethe/internal/roomgen"
 )
 
 // synadm returns a function that runs the admin tool of Debian's package against
 // the fleet's api, and returns the JSON that it prints. Where the tool is not
 // there the test is skipped.
 func synadm(t *testing.T, f *fleet) func(args ...string) map[string]any {
+	t.Helper()
+	all := synadmAll(t, f)
+	return func(args ...string) map[string]any {
+		t.Helper()
+		answers := all(args...)
+		require.Len(t, answers, 1)
+		return answers[0]
+	}
+}
+
+// synadmAll is synadm for a command that prints more than one answer.
+func synadmAll(t *testing.T, f *fleet) func(args ...string) []map[string]any {
 	t.Helper()
 	synadm, err := exec.LookPath("synadm")
 	if err != nil {
@@ -27,15 +42,19 @@ func synadm(t *testing.T, f *fleet) func(args ...string) map[string]any {
 	require.NoError(t, os.WriteFile(settings, fmt.Appendf(nil,
 		"{user: admin, token: %s, base_url: 'http://%s', admin_path: /_synapse/admin, matrix_path: /_matrix, format: json, timeout: 30}",
 		f.token, f.api.address), 0o600))
-	return func(args ...string) map[string]any {
+	return func(args ...string) []map[string]any {
 		t.Helper()
 		command := exec.CommandContext(t.Context(), synadm, append([]string{"--batch", "-c", settings, "-o", "json"}, args...)...)
 		command.Env = append(os.Environ(), "HOME="+home, "LC_ALL=C.UTF-8")
 		output, err := command.Output()
 		require.NoError(t, err, "%s", output)
-		var answer map[string]any
-		require.NoError(t, json.Unmarshal(output, &answer), "%s", output)
-		return answer
+		var answers []map[string]any
+		for decoder := json.NewDecoder(bytes.NewReader(output)); decoder.More(); {
+			var answer map[string]any
+			require.NoError(t, decoder.Decode(&answer), "%s", output)
+			answers = append(answers, answer)
+		}
+		return answers
 	}
 }
 
@@ -109,4 +128,43 @@ func TestSynadmReadsRoomsOfSynapse(t *testing.T) {
 	require.Equal(t, newest["joined_members"], run("room", "members", id)["total"])
 	require.Len(t, run("room", "state", id)["state"], int(newest["state_events"].(float64)))
 	require.Equal(t, 6.0, run("room", "list", "--limit", "6")["next_batch"])
+}
+
+// TestSynadmDeletesRooms lets it delete rooms, which it waits for.
+func TestSynadmDeletesRooms(t *testing.T) {
+	t.Parallel()
+	f, _ := demo(t, 200)
+	all := synadmAll(t, f)
+	f.start("worker")
+	for i, flags := range [][]string{
+		{}, {"--no-purge"}, {"--block", "-u", admin, "-n", "Gone", "-m", "It is gone."},
+	} {
+		// Only members of this server: there is no key to sign events with.
+		room := fmt.Sprintf("!room%d:%s", i, server)
+		_, err := roomgen.Generate(t.Context(), f.sql, roomgen.Room{ID: room, Server: server, Seed: uint64(i), RemoteMembers: -1})
+		require.NoError(t, err)
+		answers := all(append([]string{"room", "delete", room}, flags...)...)
+		require.Len(t, answers, 3, "the details, the members, and what was done")
+		require.Equal(t, room, answers[0]["room_id"])
+		require.EqualValues(t, 4, answers[1]["total"])
+		require.ElementsMatch(t, answers[1]["members"], answers[2]["kicked_users"])
+		require.Equal(t, []any{}, answers[2]["failed_to_kick_users"])
+		newRoom, replaced := answers[2]["new_room_id"].(string)
+		require.Equal(t, i == 2, replaced)
+		left := query[int](f, `SELECT count(*) FROM events WHERE room_id = $1`, room)
+		require.Equal(t, i == 1, left > 0)
+		require.Equal(t, i == 2, query[bool](f, `SELECT EXISTS (SELECT FROM blocked_rooms WHERE room_id = $1)`, room))
+		if replaced {
+			require.Equal(t, "Gone", all("room", "details", newRoom)[0]["name"])
+		}
+	}
+	// A room with members elsewhere is refused, and the refusal shown.
+	answers := all("room", "delete", large)
+	require.Len(t, answers, 3)
+	require.Equal(t, "M_UNKNOWN", answers[2]["errcode"])
+	require.Contains(t, answers[2]["error"], "LETHE_SIGNING_KEY_FILE")
+	// An unknown one is not.
+	answers = all("room", "delete", "!nobody:"+server)
+	require.Equal(t, "M_NOT_FOUND", answers[0]["errcode"])
+	require.Equal(t, []any{}, answers[len(answers)-1]["kicked_users"])
 }

@@ -12,11 +12,14 @@ import (
 	"lethe/internal/store"
 )
 
-// legalRoom returns the room id in the path. A zero byte is in no id of a room
-// that anybody could know or block.
+// maxRoomID is how many bytes a room id may have. No index takes much longer ones.
+const maxRoomID = 255
+
+// legalRoom returns the room id in the path. One that is too long or holds a zero
+// byte is of no room that anybody could know or block.
 func legalRoom(c echo.Context) (string, error) {
 	room := segment(c, "room_id")
-	if !matrix.ValidRoomID(room) || strings.Contains(room, "\x00") {
+	if !matrix.ValidRoomID(room) || len(room) > maxRoomID || strings.Contains(room, "\x00") {
 		return "", badRequest(room + " is not a legal room ID")
 	}
 	return room, nil

@@ -26,12 +26,9 @@ const (
 	defaultMessage  = "Sharing illegal content on this server is not permitted and rooms in violation will be blocked."
 )
 
+// A wait looks whether the job has ended, at first after leastLook and then ever
+// less often, but every mostLook.
 const (
-	// deletePatience bounds how long a synchronous delete is waited for.
-	deletePatience = 10 * time.Minute
-
-	// A wait looks whether the job has ended, at first after leastLook and then
-	// ever less often, but every mostLook.
 	leastLook = 50 * time.Millisecond
 	mostLook  = time.Second
 )
@@ -41,7 +38,7 @@ const (
 // Who is to make the replacement room is not: when that is looked at is up to
 // the caller.
 func (s *server) readDelete(c echo.Context, requester string) (request tasks.DeleteRoom, newUser json.RawMessage, err error) {
-	request = tasks.DeleteRoom{Requester: requester, Purge: true, Exclusive: s.options.SeedDialect}
+	request = tasks.DeleteRoom{Requester: requester, Purge: true}
 	body, err := readSomeObject(c)
 	if err != nil {
 		return request, nil, err
@@ -114,7 +111,7 @@ func (s *server) deleteRoom(c echo.Context, requester string) error {
 	if request.NewRoomUser, err = s.ourUser(newUser); err != nil {
 		return err
 	}
-	request.PurgeDelay = s.options.PurgeDelay
+	request.PurgeDelay, request.Exclusive = s.options.PurgeDelay, s.options.SeedDialect
 	id, err := s.tasks.SubmitDeleteRoom(ctx, request)
 	if errors.Is(err, store.ErrRoomBusy) {
 		return alreadyDeleting(request.Room)
@@ -144,13 +141,13 @@ func (s *server) deleteRoomNow(c echo.Context, requester string) error {
 			return err
 		}
 	}
-	defer s.allow(c, deletePatience)()
+	s.allow(c, s.options.DeletePatience)
 	ctx := c.Request().Context()
 	id, err := s.submitOrJoin(ctx, request)
 	if err != nil {
 		return err
 	}
-	status, err := s.awaitEnd(ctx, id)
+	status, err := s.awaitEnd(ctx, id, "The delete")
 	if err != nil {
 		return err
 	}
@@ -169,10 +166,7 @@ func (s *server) deleteRoomNow(c echo.Context, requester string) error {
 func (s *server) submitOrJoin(ctx context.Context, request tasks.DeleteRoom) (id string, err error) {
 	for {
 		id, err := s.tasks.SubmitDeleteRoom(ctx, request)
-		if !errors.Is(err, store.ErrRoomBusy) || request.Exclusive {
-			if errors.Is(err, store.ErrRoomBusy) {
-				err = alreadyDeleting(request.Room)
-			}
+		if !errors.Is(err, store.ErrRoomBusy) {
 			return id, err
 		}
 		open, err := s.store.OpenJob(ctx, string(jobs.DeleteRoom), request.Room)
@@ -184,15 +178,16 @@ func (s *server) submitOrJoin(ctx context.Context, request tasks.DeleteRoom) (id
 		case request.IsOf(open):
 			return open.ID, nil
 		}
-		if _, err := s.awaitEnd(ctx, open.ID); err != nil {
+		if _, err := s.awaitEnd(ctx, open.ID, "Another delete of the room"); err != nil {
 			return "", err
 		}
 	}
 }
 
 // awaitEnd waits for the end of a delete. It fails with the API's refusal, which
-// names the delete, when the context's time is over.
-func (s *server) awaitEnd(ctx context.Context, id string) (jobs.Status, error) {
+// calls the delete what it is to the caller, and names it, when the context's time
+// is over.
+func (s *server) awaitEnd(ctx context.Context, id, what string) (jobs.Status, error) {
 	look := leastLook
 	for {
 		status, err := s.jobs.Status(ctx, jobs.DeleteRoom, id)
@@ -206,7 +201,7 @@ func (s *server) awaitEnd(ctx context.Context, id string) (jobs.Status, error) {
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				return jobs.Status{}, &apiError{
 					Status: http.StatusGatewayTimeout, Code: "M_UNKNOWN",
-					Text: "The delete goes on: its status is that of delete_id " + id,
+					Text: what + " goes on: its status is that of delete_id " + id,
 				}
 			}
 			return jobs.Status{}, ctx.Err()

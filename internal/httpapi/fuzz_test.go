@@ -9,8 +9,10 @@ import (
 	"net/url"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/httpapi"
 	"lethe/internal/jobs"
 )
@@ -18,15 +20,35 @@ import (
 // FuzzRequest holds that no path, query or body makes an answer that is not
 // JSON, has no reason, or is a failure of ours.
 func FuzzRequest(f *testing.F) {
-	handler := httpapi.New(openStore(f), &submitter{}, board{"id": jobs.Status{State: jobs.Running}}, httpapi.Options{
-		Log: slog.New(slog.DiscardHandler),
+	statuses := board{
+		"id":  jobs.Status{State: jobs.Running},
+		"del": jobs.Status{Kind: jobs.DeleteRoom, State: jobs.Failed, Error: "400: why", Room: "!room:x"},
+		// That of every delete that is submitted, so that nobody waits for its end.
+		submittedDelete: jobs.Status{Kind: jobs.DeleteRoom, State: jobs.Complete},
+	}
+	database := devstacktest.Database(f, "httpapi", prepare)
+	conn, err := pgx.Connect(f.Context(), database)
+	require.NoError(f, err)
+	_, err = conn.Exec(f.Context(), `
+		INSERT INTO rooms (room_id) VALUES ('!room:x');
+		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester)
+		VALUES ('BusyBusyBusyBusy', 'delete_room', '!busy:x', '{}', '@admin:x')`)
+	require.NoError(f, err)
+	require.NoError(f, conn.Close(f.Context()))
+	handler := httpapi.New(openStore(f, database), &submitter{}, statuses, httpapi.Options{
+		Log: slog.New(slog.DiscardHandler), ServerName: "x",
 	})
 	for _, target := range []string{
 		"/", "*", "//", "/%2F", "/_synapse/admin/v1/server_version", "/_synapse/admin/v1/server_version?access_token=x",
 		room, room + "/", room + "//", room + "/$one", room + "/$two%2F2", room + "/%00", room + "/%ff", room + "?a;b&%zz",
 		"/_synapse/admin/v1/purge_history//$nobody", status, status + "id", status + "a%2fb", status + "id/",
+		roomsV1 + "!room:x", roomsV1 + "%21room%3Ax", roomsV1 + "!unknown:x", roomsV1 + "%00", roomsV1,
+		roomsV2 + "!room:x", roomsV2 + "!busy:x", roomsV2 + hashRoom, roomsV2 + "!a%2Fb:[::1]:8448", roomsV2 + "%FF",
+		roomsV2 + "!room:x/delete_status", roomsV2 + "!busy:x/delete_status", roomsV2 + "%00/delete_status",
+		roomsV2 + "delete_status/del", roomsV2 + "delete_status/", roomsV2 + "delete_status/%00",
+		roomsV2 + "delete_status/delete_status", "/_synapse/admin/v1/scheduled_tasks?action_name=shutdown_and_purge_room",
 	} {
-		for _, method := range []string{"GET", "POST", "OPTIONS"} {
+		for _, method := range []string{"GET", "POST", "DELETE", "OPTIONS"} {
 			f.Add(method, target, []byte(nil))
 		}
 	}
@@ -49,6 +71,15 @@ func FuzzRequest(f *testing.F) {
 		`[`, `[[[[[[`, `null`, `NaN`, "\xff", `{"a":{},"a":1}`, `{"delete_local_events":[ ]}`, ` `,
 	} {
 		f.Add("POST", room, []byte(body))
+	}
+	for _, body := range []string{
+		`{}`, `{"block":true,"purge":false,"force_purge":true}`, `{"block":null}`, `{"purge":1}`, `{"force_purge":"true"}`,
+		`{"room_name":"\u0000","message":"\ud800","new_room_user_id":"@new:x"}`, `{"room_name":1}`, `{"message":[]}`,
+		`{"new_room_user_id":""}`, `{"new_room_user_id":{}}`, `{"new_room_user_id":"@\u0000:x"}`, `{"block":true,"block":0}`,
+	} {
+		f.Add("DELETE", roomsV1+"!room:x", []byte(body))
+		f.Add("DELETE", roomsV2+"!room:x", []byte(body))
+		f.Add("DELETE", roomsV2+"!busy:x", []byte(body))
 	}
 	f.Fuzz(func(t *testing.T, method, target string, body []byte) {
 		u, err := url.ParseRequestURI(target) // as net/http does

@@ -5,10 +5,11 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http/httptest"
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
@@ -19,28 +20,65 @@ import (
 	"lethe/internal/tasks"
 )
 
-// The one test with the real things behind the API: what a purge's id is good
-// for, from its acceptance to its end.
-func TestWithRealJobs(t *testing.T) {
-	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+// real is a bundle with the real things behind the API, but no worker.
+type real struct {
+	*bundle
+	store *store.Store
+	redis redis.UniversalClient
+	board *watchedBoard
+}
+
+// A watchedBoard is a board that knows for how many requests it was asked.
+type watchedBoard struct {
+	*jobs.Board
+	mu       sync.Mutex
+	requests map[context.Context]bool
+}
+
+func (b *watchedBoard) Status(ctx context.Context, kind jobs.Kind, id string) (jobs.Status, error) {
+	b.mu.Lock()
+	b.requests[ctx] = true
+	b.mu.Unlock()
+	return b.Board.Status(ctx, kind, id)
+}
+
+// asked waits until n requests in all have asked.
+func (b *watchedBoard) asked(t *testing.T, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return len(b.requests) >= n
+	}, time.Minute, 5*time.Millisecond)
+}
+
+func setupReal(t *testing.T, options httpapi.Options) *real {
+	t.Helper()
 	url := devstacktest.Database(t, "httpapi", prepare)
-	conn, err := pgx.Connect(ctx, url)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	db, err := store.Open(ctx, url, store.Options{})
-	require.NoError(t, err)
-	t.Cleanup(db.Close)
+	db := openStore(t, url)
 	client, err := redisdb.Open(devstacktest.Redis(t).URL())
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = client.Close() })
-	log := slog.New(slog.DiscardHandler)
-	board := jobs.NewBoard(db, client, time.Hour, log)
-	b := &bundle{server: httptest.NewUnstartedServer(nil)}
-	b.server.Config = serverOf(httpapi.New(db, tasks.NewClient(db, client, board, log), board, httpapi.Options{Log: log, SeedDialect: true}))
+	discard := slog.New(slog.DiscardHandler)
+	board := &watchedBoard{Board: jobs.NewBoard(db, client, time.Hour, discard), requests: map[context.Context]bool{}}
+	b := &bundle{
+		server: httptest.NewUnstartedServer(nil), url: url, log: &log{}, observed: make(chan observed, 1000),
+	}
+	options.Log = slog.New(slog.NewTextHandler(b.log, nil))
+	options.Observe = func(route, method string, status int, _ time.Duration) {
+		b.observed <- observed{route, method, status}
+	}
+	b.server.Config = serverOf(httpapi.New(db, tasks.NewClient(db, client, board.Board, discard), board, options))
 	b.server.Start()
 	t.Cleanup(b.server.Close)
+	return &real{b, db, client, board}
+}
+
+// What a purge's id is good
+// for, from its acceptance to its end.
+func TestWithRealJobs(t *testing.T) {
+	t.Parallel()
+	b := setupReal(t, httpapi.Options{SeedDialect: true})
 
 	r := b.send(t, "POST", room, `{"purge_up_to_ts":2000,"delete_local_events":1}`)
 	require.Equal(t, 200, r.status, r.body)
@@ -54,16 +92,14 @@ func TestWithRealJobs(t *testing.T) {
 	require.Equal(t, 200, b.send(t, "POST", "/_synapse/admin/v1/purge_history/!other:x/$other", "").status)
 
 	// Redis loses everything, and the row has it still.
-	_, err = conn.Exec(ctx, `UPDATE lethe.jobs SET state = 'failed', error = 'why', ended_at = now() WHERE id = $1`, id)
-	require.NoError(t, err)
-	require.NoError(t, client.FlushAll(ctx).Err())
+	b.exec(t, `UPDATE lethe.jobs SET state = 'failed', error = 'why', ended_at = now() WHERE id = $1`, id)
+	require.NoError(t, b.redis.FlushAll(t.Context()).Err())
 	requireJSON(t, b.send(t, "GET", status+id, ""), 200, `{"status":"failed","error":"why"}`)
 	require.Equal(t, 200, b.send(t, "POST", room+"/$one", "").status)
 
-	_, err = conn.Exec(ctx, `
+	b.exec(t, `
 		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester)
 		VALUES ('DeleteDeleteDele', 'delete_room', '!room:x', '{}', '@admin:x')`)
-	require.NoError(t, err)
 	for _, unknown := range []string{"DeleteDeleteDele", "NobodyNobodyNobo", "%00", "%FF", "x%2Fy"} {
 		r := b.send(t, "GET", status+unknown, "")
 		require.Equal(t, 404, r.status)

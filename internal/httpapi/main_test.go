@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -75,6 +76,9 @@ func prepare(ctx context.Context, url string) error {
 	return errors.Join(err, conn.Close(ctx))
 }
 
+// submittedDelete is the id of every delete that a submitter accepts.
+const submittedDelete = "QrStUvWxYzQrStUv"
+
 // submitter remembers what was submitted.
 type submitter struct {
 	mu      sync.Mutex
@@ -102,7 +106,7 @@ func (s *submitter) SubmitDeleteRoom(ctx context.Context, request tasks.DeleteRo
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.deletes = append(s.deletes, request)
-	return "QrStUvWxYzQrStUv", nil
+	return submittedDelete, nil
 }
 
 // taken returns what was submitted since the last call.
@@ -114,7 +118,17 @@ func (s *submitter) taken() []tasks.PurgeHistory {
 	return purges
 }
 
-// board has a status for some ids.
+// takenDeletes returns the deletes that were submitted since the last call.
+func (s *submitter) takenDeletes() []tasks.DeleteRoom {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	deletes := s.deletes
+	s.deletes = nil
+	return deletes
+}
+
+// board has a status for some ids: that of a history purge, unless it says what
+// of.
 type board map[string]jobs.Status
 
 func (b board) Status(_ context.Context, kind jobs.Kind, id string) (jobs.Status, error) {
@@ -122,7 +136,7 @@ func (b board) Status(_ context.Context, kind jobs.Kind, id string) (jobs.Status
 	switch {
 	case id == "broken":
 		return jobs.Status{}, errors.New("the secret is out")
-	case !ok || kind != jobs.PurgeHistory:
+	case !ok || kind != cmp.Or(status.Kind, jobs.PurgeHistory):
 		return jobs.Status{}, jobs.ErrNotFound
 	}
 	return status, nil
@@ -154,6 +168,7 @@ type observed struct {
 // bundle is a server over a real connection, with a database of its own.
 type bundle struct {
 	server   *httptest.Server
+	url      string // of the database
 	tasks    *submitter
 	jobs     board
 	log      *log
@@ -162,7 +177,10 @@ type bundle struct {
 
 func setup(t *testing.T, options httpapi.Options) *bundle {
 	t.Helper()
-	return setupOn(t, openStore(t), options)
+	url := devstacktest.Database(t, "httpapi", prepare)
+	b := setupOn(t, openStore(t, url), options)
+	b.url = url
+	return b
 }
 
 // setupOn is setup on another database.
@@ -190,10 +208,7 @@ func setupWith(t *testing.T, sql string) (*bundle, *pgx.Conn) {
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
 	_, err = conn.Exec(t.Context(), sql)
 	require.NoError(t, err)
-	db, err := store.Open(t.Context(), url, store.Options{MaxConnections: 4})
-	require.NoError(t, err)
-	t.Cleanup(db.Close)
-	return setupOn(t, db, httpapi.Options{}), conn
+	return setupOn(t, openStore(t, url), httpapi.Options{}), conn
 }
 
 // serverOf puts the handler into a server that limits nothing but headers.
@@ -201,12 +216,22 @@ func serverOf(handler http.Handler) *http.Server {
 	return &http.Server{Handler: handler, DisableGeneralOptionsHandler: true, MaxHeaderBytes: 64 << 10}
 }
 
-func openStore(t testing.TB) *store.Store {
+func openStore(t testing.TB, url string) *store.Store {
 	t.Helper()
-	db, err := store.Open(t.Context(), devstacktest.Database(t, "httpapi", prepare), store.Options{MaxConnections: 4})
+	db, err := store.Open(t.Context(), url, store.Options{MaxConnections: 4})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	return db
+}
+
+// exec executes SQL in the server's database.
+func (b *bundle) exec(t *testing.T, sql string, args ...any) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), b.url)
+	require.NoError(t, err)
+	defer func() { _ = conn.Close(t.Context()) }()
+	_, err = conn.Exec(t.Context(), sql, args...)
+	require.NoError(t, err)
 }
 
 // A reply is a response that has been read.

@@ -25,6 +25,11 @@ func (s *server) serve(next echo.HandlerFunc) echo.HandlerFunc {
 		sent := c.Request()
 		c.Set(sentKey, sent)
 		defer limit(c, sent, begun, s.options.Timeout)()
+		defer func() {
+			if cancel, ok := c.Get(allowedKey).(context.CancelFunc); ok {
+				cancel()
+			}
+		}()
 		var err error
 		if sent.Method == http.MethodOptions {
 			err = c.NoContent(http.StatusNoContent)
@@ -48,13 +53,19 @@ func (s *server) serve(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// sentKey is where the request is kept as it was sent, without a time limit.
-const sentKey = "sent"
+const (
+	// sentKey is where the request is kept as it was sent, without a time limit.
+	sentKey = "sent"
 
-// allow gives a request, whose body has been read, more time than others have. The
-// caller calls what it returns when the request has been answered.
-func (s *server) allow(c echo.Context, patience time.Duration) context.CancelFunc {
-	return limit(c, c.Get(sentKey).(*http.Request), time.Now(), patience)
+	// allowedKey is where what ends the time that allow gave is kept.
+	allowedKey = "allowed"
+)
+
+// allow gives a request, whose body has been read, more time than others have.
+// It is called once. The time lasts beyond the handler: how its error is rendered
+// depends on whether the time is over.
+func (s *server) allow(c echo.Context, patience time.Duration) {
+	c.Set(allowedKey, limit(c, c.Get(sentKey).(*http.Request), time.Now(), patience))
 }
 
 // limit bounds the request, which is the context's from now on. The caller calls

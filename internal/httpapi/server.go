@@ -23,6 +23,10 @@ type Options struct {
 	// Defaults to false.
 	AccountValidity bool
 
+	// DeletePatience bounds how long the caller of a synchronous delete waits.
+	// Defaults to 10 m.
+	DeletePatience time.Duration
+
 	// Health answers /healthz, /readyz and /metrics. Nothing that is promised
 	// of the API holds there: no CORS headers, no log, no time limit, no
 	// Observe. Defaults to nil, which leaves the three unknown.
@@ -97,6 +101,9 @@ type server struct {
 // a *jobs.Board. It limits each request by itself; the server that it is put
 // into leaves "OPTIONS *" to it.
 func New(db *store.Store, client submitter, board statuses, options Options) http.Handler {
+	if options.DeletePatience == 0 {
+		options.DeletePatience = 10 * time.Minute
+	}
 	if options.Log == nil {
 		options.Log = slog.Default()
 	}

@@ -113,7 +113,8 @@ func (s *Store) InsertJob(ctx context.Context, job Job, alone bool) error {
 		})
 	}
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	// An id that is too long for an index names it, too.
+	if errors.As(err, &pg) && pg.Code == "23505" {
 		switch pg.ConstraintName {
 		case "jobs_pkey":
 			err = ErrExists

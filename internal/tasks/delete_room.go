@@ -10,6 +10,7 @@ import (
 
 	"lethe/internal/homeserver"
 	"lethe/internal/jobs"
+	"lethe/internal/matrix"
 	"lethe/internal/shutdown"
 	"lethe/internal/store"
 )
@@ -301,6 +302,9 @@ func refusal(err error) string {
 		if errors.Is(err, refused) {
 			return "400: " + refused.Error()
 		}
+	}
+	if errors.Is(err, matrix.ErrTooLarge) {
+		return "413: " + err.Error()
 	}
 	if errors.Is(err, shutdown.ErrRoomVersion) || errors.Is(err, shutdown.ErrUnsigned) || errors.Is(err, errBeside) {
 		return "400: " + err.Error()

@@ -367,6 +367,7 @@ func (w *Worker) settle(ctx context.Context, job store.Job, run store.Run, err e
 			return nil
 		}
 		log.InfoContext(ctx, "job yields", "reason", yield.reason)
+		w.post(ctx, job.ID) // what the slice has done, which no heartbeat may have told
 		return w.yield(job.Kind, yield)
 	}
 
@@ -382,10 +383,16 @@ func (w *Worker) settle(ctx context.Context, job store.Job, run store.Run, err e
 	}
 	w.metrics.JobsEnded.WithLabelValues(job.Kind, string(state)).Inc()
 	log.InfoContext(ctx, "job ended", "state", state, "error", reason)
-	if ended, err := w.store.Job(ctx, job.ID); err == nil {
-		w.board.Post(ctx, jobs.StatusOf(ended))
-	}
+	w.post(ctx, job.ID)
 	return nil
+}
+
+// post posts the status of a job as its row has it. If that cannot be read, those
+// who ask will look at the row.
+func (w *Worker) post(ctx context.Context, id string) {
+	if job, err := w.store.Job(ctx, id); err == nil {
+		w.board.Post(ctx, jobs.StatusOf(job))
+	}
 }
 
 // reasonFor is the text that a failed job's status gives for the error. What an
