@@ -119,7 +119,11 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 	} else {
 		r.add(OK, "schema", "Lethe's tables and the homeserver's are those that this version knows")
 	}
-	if catalog, err := db.Catalog(ctx); err != nil {
+	catalog, err := db.Catalog(ctx)
+	if err == nil {
+		_, err = db.RoomCatalog(ctx)
+	}
+	if err != nil {
 		for line := range strings.Lines(err.Error()) {
 			r.add(Mend, "tables", strings.TrimSpace(line))
 		}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	"lethe/internal/config"
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/jobs"
+	"lethe/internal/matrix"
 	"lethe/internal/redisdb"
 	"lethe/internal/roomgen"
 	"lethe/internal/store"
@@ -102,8 +104,8 @@ func finding(t *testing.T, report Report, about string) Finding {
 	return found[0]
 }
 
-// purge has an api and a worker of the role purge a room, and returns why
-// references were checked row by row.
+// purge has an api and a worker of the role purge a room and then delete it, and
+// returns why references were checked row by row.
 func (w *ward) purge(room roomgen.Summary) string {
 	w.t.Helper()
 	db, err := store.Open(w.ctx, w.plainURL(), store.Options{})
@@ -124,27 +126,42 @@ func (w *ward) purge(room roomgen.Summary) string {
 	defer client.Close()
 	log := slog.New(slog.DiscardHandler)
 	board := jobs.NewBoard(db, client, time.Hour, log)
-	id, err := tasks.NewClient(db, client, board, log).SubmitPurgeHistory(w.ctx,
+	submit := tasks.NewClient(db, client, board, log)
+	id, err := submit.SubmitPurgeHistory(w.ctx,
 		tasks.PurgeHistory{Room: room.Room, Token: token, DeleteLocalEvents: true, Requester: "@a:b"})
 	require.NoError(w.t, err)
+	_, _, err = db.Rooms(w.ctx, store.RoomList{Order: "name", Limit: 10})
+	require.NoError(w.t, err)
+	_, err = db.RoomDetails(w.ctx, room.Room)
+	require.NoError(w.t, err)
+	key := filepath.Join(w.t.TempDir(), "signing.key")
+	require.NoError(w.t, os.WriteFile(key, []byte(matrix.GenerateSigningKey()), 0o600))
 
 	worker := exec.CommandContext(w.ctx, filepath.Join(devstacktest.Binaries(w.t), "worker"))
 	worker.Env = []string{
 		"LETHE_DATABASE_URL=" + w.plainURL(), "LETHE_REDIS_URL=" + server.URL(), "LETHE_SERVER_NAME=" + serverName,
-		"LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_LISTEN=",
+		"LETHE_SIGNING_KEY_FILE=" + key, "LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_LISTEN=",
 	}
 	require.NoError(w.t, worker.Start())
 	defer func() {
 		_ = worker.Process.Signal(syscall.SIGTERM)
 		_ = worker.Wait()
 	}()
-	var status jobs.Status
-	require.Eventually(w.t, func() bool {
-		var err error
-		status, err = board.Status(w.ctx, jobs.PurgeHistory, id)
-		return err == nil && status.State.Ended()
-	}, time.Minute, 20*time.Millisecond)
-	require.Equal(w.t, jobs.Complete, status.State, status.Error)
+	completes := func(kind jobs.Kind, id string) {
+		var status jobs.Status
+		require.Eventually(w.t, func() bool {
+			var err error
+			status, err = board.Status(w.ctx, kind, id)
+			return err == nil && status.State.Ended()
+		}, time.Minute, 20*time.Millisecond)
+		require.Equal(w.t, jobs.Complete, status.State, status.Error)
+	}
+	completes(jobs.PurgeHistory, id)
+	id, err = submit.SubmitDeleteRoom(w.ctx, tasks.DeleteRoom{
+		Room: room.Room, Requester: "@a:b", NewRoomUser: room.Creator, RoomName: "n", Message: "m", Block: true, Purge: true,
+	})
+	require.NoError(w.t, err)
+	completes(jobs.DeleteRoom, id)
 	return catalog.RowWise()
 }
 
@@ -160,7 +177,7 @@ func TestTheGrantsAreEnough(t *testing.T) {
 		lacking := finding(t, report, "privileges")
 		require.Equal(t, Mend, lacking.Verdict)
 		role := pgx.Identifier{w.role}.Sanitize()
-		require.Contains(t, lacking.Do, `GRANT SELECT, DELETE ON event_json TO `+role+`;`)
+		require.Contains(t, lacking.Do, `GRANT SELECT, DELETE ON event_relations TO `+role+`;`)
 		require.Equal(t, "not looked at, for want of privileges", finding(t, report, "schema").Says)
 
 		w.exec(lacking.Do...)

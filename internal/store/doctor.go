@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -40,6 +41,67 @@ var privileges = map[string][]string{
 	"users":                              {"SELECT"},
 }
 
+// writerPrivileges are what it takes to write the events of a shutdown, and
+// readerPrivileges what the reads of rooms take beside the rest.
+var (
+	writerPrivileges = map[string][]string{
+		"blocked_rooms":                     {"SELECT", "INSERT", "DELETE"},
+		"current_state_delta_stream":        {"SELECT", "INSERT"},
+		"current_state_events":              {"INSERT", "UPDATE"},
+		"event_auth":                        {"INSERT"},
+		"event_auth_chain_links":            {"INSERT"},
+		"event_auth_chain_to_calculate":     {"INSERT"},
+		"event_auth_chains":                 {"INSERT"},
+		"event_edges":                       {"INSERT"},
+		"event_forward_extremities":         {"INSERT"},
+		"event_json":                        {"INSERT"},
+		"event_search":                      {"INSERT"},
+		"event_to_state_groups":             {"INSERT"},
+		"events":                            {"INSERT"},
+		"local_current_membership":          {"INSERT", "UPDATE"},
+		"profiles":                          {"SELECT"},
+		"room_aliases":                      {"UPDATE"},
+		"room_depth":                        {"INSERT"},
+		"room_memberships":                  {"INSERT", "UPDATE"},
+		"room_stats_current":                {"INSERT", "UPDATE"},
+		"room_stats_state":                  {"INSERT", "UPDATE"},
+		"rooms":                             {"INSERT", "UPDATE"},
+		"sliding_sync_joined_rooms":         {"INSERT"},
+		"sliding_sync_membership_snapshots": {"INSERT", "UPDATE"},
+		"state_events":                      {"INSERT"},
+		"state_groups":                      {"INSERT"},
+		"stream_ordering_to_exterm":         {"INSERT"},
+		"stream_positions":                  {"SELECT", "UPDATE"},
+		"user_stats_current":                {"SELECT", "INSERT", "UPDATE"},
+	}
+	readerPrivileges = map[string][]string{"devices": {"SELECT"}}
+
+	// sequences are those that new events take numbers from.
+	sequences = []string{"event_auth_chain_id", "events_stream_seq", "state_group_id_seq"}
+)
+
+// allPrivileges are those of every job and of the API. The end of a room reads and
+// deletes from all of its tables.
+func allPrivileges() map[string][]string {
+	all := map[string][]string{}
+	add := func(table string, each ...string) {
+		for _, privilege := range each {
+			if !slices.Contains(all[table], privilege) {
+				all[table] = append(all[table], privilege)
+			}
+		}
+	}
+	for _, some := range []map[string][]string{privileges, writerPrivileges, readerPrivileges} {
+		for table, each := range some {
+			add(table, each...)
+		}
+	}
+	for table := range roomScope.tables {
+		add(table, "SELECT", "DELETE")
+	}
+	return all
+}
+
 // purgeIndexes are the columns that a purge finds rows by, beside those that
 // reference events.
 var purgeIndexes = []struct {
@@ -72,7 +134,7 @@ var purgeIndexes = []struct {
 // LackingPrivileges returns a GRANT for each thing that the role may not do and
 // that a process of Lethe's does.
 func (s *Store) LackingPrivileges(ctx context.Context) (grants []string, err error) {
-	tables, wanted := pairs(privileges)
+	tables, wanted := pairs(allPrivileges())
 	rows, err := s.pool.Query(ctx, `
 		WITH lacking AS (
 			SELECT 1 AS rank, 'TEMPORARY' AS privilege, 'DATABASE ' || quote_ident(current_database()) AS object
@@ -88,9 +150,12 @@ func (s *Store) LackingPrivileges(ctx context.Context) (grants []string, err err
 			UNION ALL
 			SELECT 4, privilege, name FROM unnest($1::text[], $2::text[]) AS w (name, privilege)
 			WHERE NOT has_table_privilege(to_regclass(name), privilege)
+			UNION ALL
+			SELECT 5, 'USAGE', 'SEQUENCE ' || name FROM unnest($3::text[]) AS name
+			WHERE NOT has_sequence_privilege(to_regclass(name), 'USAGE')
 		)
 		SELECT format('GRANT %s ON %s TO %I;', string_agg(privilege, ', ' ORDER BY privilege DESC), object, current_user)
-		FROM lacking GROUP BY rank, object ORDER BY rank, object`, tables, wanted)
+		FROM lacking GROUP BY rank, object ORDER BY rank, object`, tables, wanted, sequences)
 	if err == nil {
 		grants, err = pgx.CollectRows(rows, pgx.RowTo[string])
 	}
