@@ -220,7 +220,7 @@ func TestClientGone(t *testing.T) {
 
 func TestSlowBody(t *testing.T) {
 	t.Parallel()
-	b := setup(t, httpapi.Options{Timeout: 300 * time.Millisecond})
+	b := setup(t, httpapi.Options{Timeout: 2 * time.Second})
 	const slow = "\nHost: x\nAuthorization: Bearer admin\nContent-Length: 10\n\n{"
 	requireJSON(t, b.raw(t, "POST /_synapse/admin/v1/purge_history/!room:x HTTP/1.1"+slow), 408,
 		refusal("M_UNKNOWN", "The request's content took too long"))

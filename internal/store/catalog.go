@@ -163,6 +163,24 @@ func (s *Store) RoomCatalog(ctx context.Context) (Catalog, error) {
 	return s.readCatalog(ctx, &roomScope)
 }
 
+// CatalogVersion is a text that changes with whatever a [Catalog] is made of, but
+// for the rights of the role. It is read much faster than one.
+func (s *Store) CatalogVersion(ctx context.Context) (string, error) {
+	var version string
+	// A row that is changed gets another xmin, and one that is made another oid.
+	if err := s.pool.QueryRow(ctx, `
+		SELECT concat_ws(' ',
+			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_constraint WHERE contype = 'f'),
+			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_trigger WHERE NOT tgisinternal),
+			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_rewrite),
+			(SELECT count(*) || '/' || sum(inhrelid::bigint # inhparent::bigint) FROM pg_inherits),
+			(SELECT count(*) || '/' || sum(oid::bigint * (1 + relrowsecurity::int)) FROM pg_class
+			 WHERE relkind IN ('r', 'p', 'i') AND relpersistence <> 't'))`).Scan(&version); err != nil {
+		return "", fmt.Errorf("read the catalog's version: %w", err)
+	}
+	return version, nil
+}
+
 func (s *Store) readCatalog(ctx context.Context, of *scope) (Catalog, error) {
 	catalog, err := s.knownTables(ctx, of)
 	if err != nil {

@@ -191,3 +191,35 @@ func TestCatalogNamesRowSecurityThatHidesRows(t *testing.T) {
 	_, err = plain.Catalog(l.ctx)
 	require.ErrorIs(t, err, store.ErrCatalog)
 }
+
+// Whatever makes another catalog makes another version, and nothing else does.
+func TestCatalogVersionChangesWithTheCatalog(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	version := func() string {
+		version, err := l.store.CatalogVersion(l.ctx)
+		require.NoError(t, err)
+		return version
+	}
+	l.exec(`CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$`)
+	last := version()
+	for _, change := range []string{
+		`CREATE TABLE stars (event_id text REFERENCES events (event_id))`,
+		`ALTER TABLE stars DROP CONSTRAINT stars_event_id_fkey`,
+		`ALTER TABLE stars ADD FOREIGN KEY (event_id) REFERENCES events (event_id)`,
+		`CREATE TRIGGER a AFTER DELETE ON events EXECUTE FUNCTION nothing()`,
+		`ALTER TABLE events DISABLE TRIGGER a`,
+		`CREATE RULE r AS ON DELETE TO redactions DO INSTEAD NOTHING`,
+		`CREATE TABLE more () INHERITS (event_json)`,
+		`ALTER TABLE rejections ENABLE ROW LEVEL SECURITY`,
+		`DROP INDEX event_search_event_id_idx`,
+		`DROP TABLE stars`,
+	} {
+		l.exec(change)
+		require.NotEqual(t, last, version(), change)
+		last = version()
+	}
+	l.exec(`CREATE TEMPORARY TABLE t (a text)`)
+	l.exec(`ANALYZE events`)
+	require.Equal(t, last, version())
+}

@@ -140,7 +140,8 @@ func NewWorker(db *store.Store, client redis.UniversalClient, locks []redis.Univ
 	}
 	return &Worker{
 		options: options, shutdown: shutdown.New(db, options.Homeserver), store: db,
-		history: cachedCatalog{read: db.Catalog}, room: cachedCatalog{read: db.RoomCatalog}, redis: client, board: board, log: log, metrics: metrics,
+		history: cachedCatalog{version: db.CatalogVersion, read: db.Catalog},
+		room:    cachedCatalog{version: db.CatalogVersion, read: db.RoomCatalog}, redis: client, board: board, log: log, metrics: metrics,
 		rooms: lock.NewQuorum(locks, db, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
 		heart: jobs.NewHeart(db, log), drain: drain, endDrain: endDrain,
 	}
