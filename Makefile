@@ -27,6 +27,11 @@ test-fast: ## Run all tests, without the race detector
 	@scripts/servers
 	go test -timeout 15m -parallel 6 ./...
 
+.PHONY: test-kills
+test-kills: ## Kill workers at random points of purges and deletes, again and again
+	@scripts/servers
+	LETHE_TEST_KILL_RUNS=10 go test -timeout 30m -parallel 6 -run ThroughKills ./internal/e2e
+
 .PHONY: lint
 lint: ## Check format, go.mod and what static analysis finds
 	@unformatted=$$($(tool) gofumpt -l .) && if [ -n "$$unformatted" ]; then echo "make fmt would change:" $$unformatted; exit 1; fi

@@ -149,11 +149,11 @@ func TestDeletesAsSynapseDoes(t *testing.T) {
 	f.compare(purged)
 }
 
-// TestDeletesAsSynapseDoesThroughKills kills the worker twice in each of ten
-// runs, each time after a random number of batches.
+// TestDeletesAsSynapseDoesThroughKills kills the worker twice in each run,
+// each time after a random number of batches.
 func TestDeletesAsSynapseDoesThroughKills(t *testing.T) {
 	t.Parallel()
-	for run := range 10 {
+	for run := range killRuns(t) {
 		t.Run(fmt.Sprint(run), func(t *testing.T) {
 			t.Parallel()
 			f, deletes := corpus(t, "delete")

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -127,6 +128,19 @@ func purgedCorpus(t *testing.T) (*fleet, []operation) {
 	return f, purges
 }
 
+// killRuns is in how many runs workers are killed: three, or as many as
+// LETHE_TEST_KILL_RUNS says.
+func killRuns(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("LETHE_TEST_KILL_RUNS")
+	if text == "" {
+		return 3
+	}
+	runs, err := strconv.Atoi(text)
+	require.NoError(t, err)
+	return runs
+}
+
 func (f *fleet) submit(purges []operation) (ids []string) {
 	f.t.Helper()
 	for _, op := range purges {
@@ -154,11 +168,11 @@ func TestPurgesAsSynapseDoesInManyBatches(t *testing.T) {
 	require.Empty(t, cmp.Diff(referenceContents(t), f.contents()))
 }
 
-// TestPurgesAsSynapseDoesThroughKills kills the worker twice in each of ten
-// runs, each time after a random number of batches.
+// TestPurgesAsSynapseDoesThroughKills kills the worker twice in each run,
+// each time after a random number of batches.
 func TestPurgesAsSynapseDoesThroughKills(t *testing.T) {
 	t.Parallel()
-	for run := range 10 {
+	for run := range killRuns(t) {
 		t.Run(fmt.Sprint(run), func(t *testing.T) {
 			t.Parallel()
 			f, purges := corpus(t, "purge_history")

@@ -193,7 +193,7 @@ func untilOver(ctx context.Context) error {
 
 func TestTimeout(t *testing.T) {
 	t.Parallel()
-	b := setup(t, httpapi.Options{Timeout: 300 * time.Millisecond})
+	b := setup(t, httpapi.Options{Timeout: 2 * time.Second})
 	b.tasks.instead = untilOver
 	r := b.send(t, "POST", "/_synapse/admin/v1/purge_history/!room:x/$one", "")
 	requireJSON(t, r, 504, refusal("M_UNKNOWN", "The request took too long"))
