@@ -136,8 +136,8 @@ func (s *Lease) Context() context.Context { return s.tenure.ctx }
 
 // Release ends the lease. It works in a ctx that has ended and takes no longer
 // than about [Options.Timeout]. It returns ErrLockLost when the lease had
-// expired, and ErrUnavailable when Redis could not be asked; the lease then
-// expires by itself. A second call does nothing and returns nil.
+// expired, and ErrUnavailable, beside that or alone, when Redis could not be
+// asked; the lease then expires by itself. A second call does nothing and returns nil.
 func (s *Lease) Release(ctx context.Context) error {
 	if !s.tenure.end() {
 		return nil
@@ -146,8 +146,5 @@ func (s *Lease) Release(ctx context.Context) error {
 	if removed {
 		return nil
 	}
-	if err == nil {
-		err = ErrLockLost
-	}
-	return fmt.Errorf("release room %q: %w", s.room, err)
+	return fmt.Errorf("release room %q: %w", s.room, s.tenure.lossOf(err))
 }

@@ -264,8 +264,8 @@ func (x *Lock) Fence() int64 { return x.fence }
 
 // Unlock lets others in. It works in a ctx that has ended and takes no longer
 // than about [Options.Timeout]. It returns ErrLockLost when the lock was no
-// longer the caller's, and ErrUnavailable when Redis could not be asked; the
-// lock then expires by itself. A second call does nothing and returns nil.
+// longer the caller's, and ErrUnavailable, beside that or alone, when Redis could
+// not be asked; the lock then expires by itself. A second call does nothing and returns nil.
 func (x *Lock) Unlock(ctx context.Context) error {
 	if !x.tenure.end() {
 		return nil
@@ -278,8 +278,5 @@ func (x *Lock) Unlock(ctx context.Context) error {
 	if unlocked {
 		return nil
 	}
-	if err == nil {
-		err = ErrLockLost
-	}
-	return fmt.Errorf("unlock room %q: %w", x.room, err)
+	return fmt.Errorf("unlock room %q: %w", x.room, x.tenure.lossOf(err))
 }

@@ -3,6 +3,7 @@ package lock
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 )
@@ -76,4 +77,17 @@ func (t *tenure) end() bool {
 	<-t.kept
 	t.expiry.Stop()
 	return true
+}
+
+// lossOf says why what the tenure was of could not be given back. Err is what
+// Redis failed with, nil if it answered that nothing was there. What was lost
+// before stays lost, whether or not Redis can be asked.
+func (t *tenure) lossOf(err error) error {
+	switch {
+	case err == nil:
+		return ErrLockLost
+	case errors.Is(context.Cause(t.ctx), ErrLockLost):
+		return fmt.Errorf("%w: %w", ErrLockLost, err)
+	}
+	return err
 }
