@@ -35,8 +35,14 @@ type Lease struct {
 // The caller releases. The lease is kept alive until then, until ctx ends or
 // until [Options.MaxLease] is over.
 func (l *Locker) RLock(ctx context.Context, room string) (*Lease, error) {
+	lease, _, err := l.lease(ctx, room)
+	return lease, err
+}
+
+// lease is RLock, and says whether a writer was in the way.
+func (l *Locker) lease(ctx context.Context, room string) (_ *Lease, refused bool, err error) {
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("lease room %q: %w", room, context.Cause(ctx))
+		return nil, false, fmt.Errorf("lease room %q: %w", room, context.Cause(ctx))
 	}
 	wait, cancel := context.WithTimeout(ctx, l.options.Wait)
 	defer cancel()
@@ -49,15 +55,16 @@ func (l *Locker) RLock(ctx context.Context, room string) (*Lease, error) {
 		lease := &Lease{options: l.options, masters: l.masters(), room: room, id: rand.Text(), mark: mark}
 		err := lease.acquire(ctx)
 		if err == nil {
-			return lease, nil
+			return lease, refused, nil
 		}
 		if !errors.Is(err, ErrTaken) {
-			return nil, fmt.Errorf("lease room %q: %w", room, err)
+			return nil, refused, fmt.Errorf("lease room %q: %w", room, err)
 		}
+		refused = true
 		if cause := waiter.pause(wait); cause != nil {
 			// The next writer need not wait for this reader.
 			_, _ = lease.remove(ctx, true)
-			return nil, fmt.Errorf("lease room %q: %w: %w", room, err, cause)
+			return nil, refused, fmt.Errorf("lease room %q: %w: %w", room, err, cause)
 		}
 	}
 }

@@ -196,6 +196,15 @@ func exercise(t *testing.T, newSetup func(testing.TB) *setup) {
 		"WaitIsNotPartOfTheLocksOwnLifetime":  waitIsNotPartOfTheLocksOwnLifetime,
 		"ReaderWhoseWriterIsStuckIsToldTaken": readerWhoseWriterIsStuckIsToldTaken,
 		"WaitersAreWoken":                     waitersAreWoken,
+		"RequestsShareALease":                 requestsShareALease,
+		"NobodyJoinsForEver":                  nobodyJoinsForEver,
+		"IdleLeaseIsGivenBack":                idleLeaseIsGivenBack,
+		"RequestsDoNotStarveWriters":          requestsDoNotStarveWriters,
+		"WritersWaitForNoIdleLease":           writersWaitForNoIdleLease,
+		"RequestBehindAWriterIsToldTaken":     requestBehindAWriterIsToldTaken,
+		"RequestsWithoutALeaseLeaveNothing":   requestsWithoutALeaseLeaveNothing,
+		"RoomsInMemoryAreBounded":             roomsInMemoryAreBounded,
+		"LostLeaseIsNoError":                  lostLeaseIsNoError,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -211,6 +220,7 @@ func exercise(t *testing.T, newSetup func(testing.TB) *setup) {
 		"UnavailableWhileWaiting":     unavailableWhileWaiting,
 		"WriterWaitsThroughARestart":  writerWaitsThroughARestart,
 		"ReaderIsToldAtOnceWhenHangs": readerIsToldAtOnceWhenHangs,
+		"RequestsGoOnWithoutRedis":    requestsGoOnWithoutRedis,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

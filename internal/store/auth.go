@@ -12,6 +12,13 @@ import (
 type Requester struct {
 	UserID string
 
+	// DeviceID is the device that the access token belongs to, "" if it has none,
+	// as one that puppets.
+	DeviceID string
+
+	// TokenID is the access token's own id.
+	TokenID int64
+
 	// Admin says that the user is a server admin.
 	Admin bool
 
@@ -33,7 +40,7 @@ const (
 	// requesterSQL judges a puppeted user as itself, whoever puppets it. A
 	// deactivated user keeps its admin flag, so it must not be found at all.
 	requesterSQL = `
-		SELECT u.name, u.admin = 1, u.is_guest = 1, u.locked,
+		SELECT u.name, coalesce(t.device_id, ''), t.id, u.admin = 1, u.is_guest = 1, u.locked,
 		       coalesce(t.valid_until_ms < extract(epoch FROM now()) * 1000, false),
 		       coalesce((%s) <= extract(epoch FROM now()) * 1000, false)
 		FROM access_tokens t
@@ -59,8 +66,9 @@ func (s *Store) Requester(ctx context.Context, accessToken string, accountValidi
 		expiration = expirationSQL
 	}
 	var r Requester
-	err := s.readRow(ctx, []any{&r.UserID, &r.Admin, &r.Guest, &r.Locked, &r.TokenExpired, &r.AccountExpired},
-		fmt.Sprintf(requesterSQL, expiration), accessToken)
+	err := s.readRow(ctx, []any{
+		&r.UserID, &r.DeviceID, &r.TokenID, &r.Admin, &r.Guest, &r.Locked, &r.TokenExpired, &r.AccountExpired,
+	}, fmt.Sprintf(requesterSQL, expiration), accessToken)
 	if err != nil {
 		return Requester{}, fmt.Errorf("%s: %w", operation, err)
 	}

@@ -47,32 +47,32 @@ func TestRequester(t *testing.T) {
 			('@gone:x', 1, 0, false, 1),
 			('@old:x', 1, 0, false, 0)`)
 	seed(t, ctx, conn, `
-		INSERT INTO access_tokens (id, user_id, puppets_user_id, token, valid_until_ms) VALUES
-			(1, '@admin:x', NULL, 'admin', NULL),
-			(2, '@admin:x', NULL, 'admin, for long', extract(epoch FROM now() + interval '1 hour') * 1000),
-			(3, '@admin:x', NULL, 'admin, no longer', extract(epoch FROM now() - interval '1 second') * 1000),
-			(4, '@admin:x', '@user:x', 'admin as user', NULL),
-			(5, '@user:x', '@admin:x', 'user as admin', NULL),
-			(6, '@admin:x', '@gone:x', 'admin as gone', NULL),
-			(7, '@admin:x', '@nobody:x', 'admin as nobody', NULL),
-			(8, '@guest:x', NULL, 'guest', NULL),
-			(9, '@locked:x', NULL, 'locked', NULL),
-			(10, '@gone:x', NULL, 'gone', NULL),
-			(11, '@old:x', NULL, 'old', NULL)`)
+		INSERT INTO access_tokens (id, user_id, device_id, puppets_user_id, token, valid_until_ms) VALUES
+			(1, '@admin:x', 'PHONE', NULL, 'admin', NULL),
+			(2, '@admin:x', NULL, NULL, 'admin, for long', extract(epoch FROM now() + interval '1 hour') * 1000),
+			(3, '@admin:x', NULL, NULL, 'admin, no longer', extract(epoch FROM now() - interval '1 second') * 1000),
+			(4, '@admin:x', NULL, '@user:x', 'admin as user', NULL),
+			(5, '@user:x', NULL, '@admin:x', 'user as admin', NULL),
+			(6, '@admin:x', NULL, '@gone:x', 'admin as gone', NULL),
+			(7, '@admin:x', NULL, '@nobody:x', 'admin as nobody', NULL),
+			(8, '@guest:x', NULL, NULL, 'guest', NULL),
+			(9, '@locked:x', NULL, NULL, 'locked', NULL),
+			(10, '@gone:x', NULL, NULL, 'gone', NULL),
+			(11, '@old:x', NULL, NULL, 'old', NULL)`)
 	seed(t, ctx, conn, `
 		INSERT INTO account_validity (user_id, expiration_ts_ms, email_sent) VALUES
 			('@old:x', extract(epoch FROM now() - interval '1 second') * 1000, false),
 			('@admin:x', extract(epoch FROM now() + interval '1 hour') * 1000, false)`)
 
 	for token, want := range map[string]store.Requester{
-		"admin":            {UserID: "@admin:x", Admin: true},
-		"admin, for long":  {UserID: "@admin:x", Admin: true},
-		"admin, no longer": {UserID: "@admin:x", Admin: true, TokenExpired: true},
-		"admin as user":    {UserID: "@user:x"},
-		"user as admin":    {UserID: "@admin:x", Admin: true},
-		"guest":            {UserID: "@guest:x", Guest: true},
-		"locked":           {UserID: "@locked:x", Admin: true, Locked: true},
-		"old":              {UserID: "@old:x", Admin: true, AccountExpired: true},
+		"admin":            {UserID: "@admin:x", DeviceID: "PHONE", TokenID: 1, Admin: true},
+		"admin, for long":  {UserID: "@admin:x", TokenID: 2, Admin: true},
+		"admin, no longer": {UserID: "@admin:x", TokenID: 3, Admin: true, TokenExpired: true},
+		"admin as user":    {UserID: "@user:x", TokenID: 4},
+		"user as admin":    {UserID: "@admin:x", TokenID: 5, Admin: true},
+		"guest":            {UserID: "@guest:x", TokenID: 8, Guest: true},
+		"locked":           {UserID: "@locked:x", TokenID: 9, Admin: true, Locked: true},
+		"old":              {UserID: "@old:x", TokenID: 11, Admin: true, AccountExpired: true},
 	} {
 		got, err := s.Requester(ctx, token, true)
 		require.NoError(t, err, token)
@@ -112,10 +112,20 @@ func TestRequesterOnCorpus(t *testing.T) {
 	require.NoError(t, json.Unmarshal(file, &corpus))
 	got, err := s.Requester(ctx, corpus.Admin, true)
 	require.NoError(t, err)
-	require.Equal(t, store.Requester{UserID: "@admin:lab.test", Admin: true}, got)
+	devices, tokens := map[string]bool{}, map[int64]bool{}
+	// known holds that the access token has an id, and a device, of its own.
+	known := func(want, got store.Requester) {
+		devices[got.DeviceID], tokens[got.TokenID] = true, true
+		want.DeviceID, want.TokenID = got.DeviceID, got.TokenID
+		require.Equal(t, want, got)
+	}
+	known(store.Requester{UserID: "@admin:lab.test", Admin: true}, got)
 	for user, token := range corpus.Users {
 		got, err := s.Requester(ctx, token, true)
 		require.NoError(t, err)
-		require.Equal(t, store.Requester{UserID: user}, got)
+		known(store.Requester{UserID: user}, got)
 	}
+	require.Len(t, devices, 1+len(corpus.Users))
+	require.Len(t, tokens, 1+len(corpus.Users))
+	require.NotContains(t, devices, "")
 }

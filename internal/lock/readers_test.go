@@ -1,0 +1,321 @@
+package lock_test
+
+import (
+	"context"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/lock"
+	"lethe/internal/redisdb"
+)
+
+// forLong is a time to share that no test outlives.
+const forLong = time.Hour
+
+// readers returns Readers of another process.
+func (s *setup) readers(t testing.TB, options lock.ReadersOptions) *lock.Readers {
+	r := lock.NewReaders(s.locker(t, lock.Options{}), options)
+	t.Cleanup(r.Close)
+	return r
+}
+
+func enter(t testing.TB, r *lock.Readers, room string) (leave func()) {
+	t.Helper()
+	leave, err := r.Enter(t.Context(), room)
+	require.NoError(t, err)
+	return leave
+}
+
+// entering enters in the background. What it returns gets the leave.
+func entering(t testing.TB, r *lock.Readers, room string) <-chan func() {
+	entered := make(chan func(), 1)
+	inBackground(t, func() error {
+		leave, err := r.Enter(t.Context(), room)
+		entered <- leave
+		return err
+	})
+	return entered
+}
+
+// leases requires that so many leases of the room are in Redis.
+func (s *setup) leases(t testing.TB, room string, want int64) {
+	t.Helper()
+	for _, client := range s.inside {
+		// The last master may learn of one a little later.
+		require.Eventually(t, func() bool {
+			return client.ZCard(t.Context(), redisdb.RoomReadLeases(room)).Val() == want
+		}, soon, time.Millisecond)
+	}
+}
+
+func requestsShareALease(t *testing.T, s *setup) {
+	room := newRoom()
+	r := s.readers(t, lock.ReadersOptions{Share: forLong})
+	enter(t, r, room)() // and leaves: the lease stays
+	var group errgroup.Group
+	for range 20 {
+		group.Go(func() error {
+			for range 10 {
+				leave, err := r.Enter(t.Context(), room)
+				if err != nil {
+					return err
+				}
+				leave()
+				leave()
+			}
+			return nil
+		})
+	}
+	require.NoError(t, group.Wait())
+	one, two := enter(t, r, room), enter(t, r, room)
+	s.leases(t, room, 1)
+	other := enter(t, s.readers(t, lock.ReadersOptions{Share: forLong}), room)
+	s.leases(t, room, 2)
+	for _, leave := range []func(){one, two, other} {
+		leave()
+	}
+	r.Close()
+	s.leases(t, room, 1)
+}
+
+// Who comes after the time to share needs a lease of its own.
+func nobodyJoinsForEver(t *testing.T, s *setup) {
+	room := newRoom()
+	r := s.readers(t, lock.ReadersOptions{Share: time.Nanosecond})
+	one, two := enter(t, r, room), enter(t, r, room)
+	s.leases(t, room, 2)
+	one()
+	s.leases(t, room, 1)
+	two()
+	s.gone(t, redisdb.RoomReadLeases(room))
+}
+
+func idleLeaseIsGivenBack(t *testing.T, s *setup) {
+	room := newRoom()
+	enter(t, s.readers(t, lock.ReadersOptions{}), room)()
+	unlock(t, mustLock(t, s.locker(t, lock.Options{Wait: soon}), room))
+	s.gone(t, redisdb.RoomReadLeases(room))
+}
+
+// A writer waits for the requests inside and for those that join them in time,
+// and for nobody else, however many come.
+func requestsDoNotStarveWriters(t *testing.T, s *setup) {
+	const (
+		processes, clients, turns = 2, 6, 4
+		page, share               = 10 * time.Millisecond, 30 * time.Millisecond
+		// Of each client: one page inside, those that begin while the lease is
+		// shared, and one that begins as the time ends.
+		most = processes * clients * (int64(share/page) + 2)
+	)
+	room := newRoom()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var reading, begun atomic.Int64
+	var group errgroup.Group
+	for range processes {
+		r := s.readers(t, lock.ReadersOptions{Share: share, Wait: soon})
+		for range clients {
+			group.Go(func() error {
+				for ctx.Err() == nil {
+					leave, err := r.Enter(t.Context(), room)
+					if err != nil {
+						return err
+					}
+					begun.Add(1)
+					reading.Add(1)
+					time.Sleep(page) // reads
+					reading.Add(-1)
+					leave()
+				}
+				return nil
+			})
+		}
+	}
+	for range turns {
+		require.Eventually(t, func() bool { return reading.Load() > 0 }, soon, time.Millisecond)
+		locked := s.locking(t, room)
+		before := begun.Load()
+		writer := receive(t, locked)
+		assert.Zero(t, reading.Load(), "a writer met a reader")
+		after := begun.Load()
+		assert.LessOrEqual(t, after-before, most, "pages that went before a writer")
+		time.Sleep(page) // writes
+		assert.Equal(t, after, begun.Load(), "a reader met a writer")
+		unlock(t, writer)
+	}
+	stop()
+	require.NoError(t, group.Wait())
+}
+
+// Where readers and writers meet, no writer waits for a lease that nobody uses.
+func writersWaitForNoIdleLease(t *testing.T, s *setup) {
+	room := newRoom()
+	r := s.readers(t, lock.ReadersOptions{Share: forLong, Wait: soon})
+	writer := mustLock(t, s.locker(t, lock.Options{}), room)
+	entered := entering(t, r, room)
+	s.eventuallyExists(t, redisdb.RoomRefusedReaders(room))
+	still(t, entered)
+	unlock(t, writer)
+	one := receive(t, entered)
+	two := enter(t, r, room)
+	s.leases(t, room, 1)
+	one()
+	s.leases(t, room, 1)
+	two()
+	s.gone(t, redisdb.RoomReadLeases(room))
+	// Nor any time later, without having met one again.
+	enter(t, r, room)()
+	unlock(t, mustLock(t, s.locker(t, lock.Options{Wait: soon}), room))
+}
+
+func requestBehindAWriterIsToldTaken(t *testing.T, s *setup) {
+	room := newRoom()
+	var waits atomic.Int64
+	r := s.readers(t, lock.ReadersOptions{Wait: 50 * time.Millisecond, Waited: func(d time.Duration) { waits.Store(int64(d)) }})
+	patient := s.readers(t, lock.ReadersOptions{Wait: soon})
+	writer := mustLock(t, s.locker(t, lock.Options{}), room)
+	_, err := r.Enter(t.Context(), room)
+	require.ErrorIs(t, err, lock.ErrTaken)
+	require.GreaterOrEqual(t, waits.Load(), int64(50*time.Millisecond))
+
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	inBackground(t, func() error {
+		_, err := patient.Enter(ctx, room)
+		failed <- err
+		return nil
+	})
+	entered := entering(t, patient, room)
+	s.eventuallyExists(t, redisdb.RoomRefusedReaders(room))
+	cancel()
+	require.ErrorIs(t, receive(t, failed), context.Canceled)
+	// One who gives up takes nobody along.
+	still(t, entered)
+	unlock(t, writer)
+	receive(t, entered)()
+	s.gone(t, redisdb.RoomReadLeases(room), redisdb.RoomRefusedReaders(room), redisdb.RoomWriteLock(room))
+}
+
+func requestsWithoutALeaseLeaveNothing(t *testing.T, s *setup) {
+	room := newRoom()
+	var without atomic.Int64
+	r := s.readers(t, lock.ReadersOptions{Share: forLong, WithoutLease: func() { without.Add(1) }})
+	one := enter(t, r, room)
+	s.leases(t, room, 1)
+	entered := entering(t, r, newRoom())
+	receive(t, entered)()
+	r.Close()
+	s.gone(t, redisdb.RoomReadLeases(room))
+	require.Zero(t, without.Load())
+	enter(t, r, room)()
+	require.EqualValues(t, 1, without.Load())
+	s.gone(t, redisdb.RoomReadLeases(room))
+	one()
+	r.Close()
+}
+
+func roomsInMemoryAreBounded(t *testing.T, s *setup) {
+	first, second := newRoom(), newRoom()
+	r := s.readers(t, lock.ReadersOptions{Most: 1, Share: forLong})
+	enter(t, r, first)()
+	one, two := enter(t, r, second), enter(t, r, second)
+	s.leases(t, second, 2)
+	one()
+	two()
+	s.gone(t, redisdb.RoomReadLeases(second))
+	s.leases(t, first, 1)
+}
+
+func lostLeaseIsNoError(t *testing.T, s *setup) {
+	room := newRoom()
+	r := s.readers(t, lock.ReadersOptions{Share: time.Nanosecond})
+	one := enter(t, r, room)
+	s.del(t, redisdb.RoomReadLeases(room))
+	one()
+	unlock(t, mustLock(t, s.locker(t, lock.Options{}), room))
+	enter(t, r, room)()
+}
+
+// While Redis does not answer, requests are let in, and only one now and then
+// waits for it.
+func requestsGoOnWithoutRedis(t *testing.T, s *setup) {
+	var without atomic.Int64
+	r := lock.NewReaders(s.locker(t, lock.Options{Timeout: 400 * time.Millisecond}),
+		lock.ReadersOptions{WithoutLease: func() { without.Add(1) }})
+	t.Cleanup(r.Close)
+	enter(t, r, newRoom())()
+	require.Zero(t, without.Load())
+	s.pause(t)
+	hung := time.Now()
+	for range 50 {
+		enter(t, r, newRoom())()
+	}
+	require.EqualValues(t, 50, without.Load())
+	require.Less(t, time.Since(hung), 10*time.Second, "each alone would wait for 400 ms and more")
+	s.resume(t)
+	require.Eventually(t, func() bool {
+		before := without.Load()
+		enter(t, r, newRoom())()
+		return without.Load() == before
+	}, soon, 10*time.Millisecond)
+}
+
+// A counter counts the scripts that a client runs.
+type counter struct{ scripts atomic.Int64 }
+
+func (c *counter) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		return next(ctx, network, address)
+	}
+}
+
+func (c *counter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if strings.HasPrefix(cmd.Name(), "eval") {
+			c.scripts.Add(1)
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (c *counter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func TestPagesCostFewRoundTrips(t *testing.T) {
+	t.Parallel()
+	client, err := redisdb.OpenForLocks(devstacktest.Redis(t).URL())
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, client.Close()) })
+	// So that the scripts are known, and each is one command.
+	warm := lock.NewReaders(lock.New(client, nil, lock.Options{}), lock.ReadersOptions{})
+	enter(t, warm, newRoom())()
+	warm.Close()
+	var count counter
+	client.AddHook(&count)
+
+	r := lock.NewReaders(lock.New(client, nil, lock.Options{}), lock.ReadersOptions{Share: forLong})
+	room := newRoom()
+	for range 1000 {
+		enter(t, r, room)()
+	}
+	require.EqualValues(t, 1, count.scripts.Load())
+	r.Close()
+	require.EqualValues(t, 2, count.scripts.Load())
+
+	r = lock.NewReaders(lock.New(client, nil, lock.Options{}), lock.ReadersOptions{Share: time.Nanosecond})
+	for range 10 {
+		enter(t, r, room)()
+	}
+	r.Close()
+	require.EqualValues(t, 2+20, count.scripts.Load(), "at worst one to enter and one, later, to leave")
+}
