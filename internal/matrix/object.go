@@ -68,6 +68,18 @@ func Text(value []byte) (string, bool) {
 	return text, err == nil
 }
 
+// Says reports whether a JSON value is a string that says the text.
+func Says(value []byte, text string) bool {
+	if len(value) < 2 || value[0] != '"' || value[len(value)-1] != '"' {
+		return false
+	}
+	if inside := value[1 : len(value)-1]; plain(inside) {
+		return string(inside) == text
+	}
+	said, ok := Text(value)
+	return ok && said == text
+}
+
 // plain reports whether a string's spelling is what it says.
 func plain(spelled []byte) bool {
 	for _, c := range spelled {

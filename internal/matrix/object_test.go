@@ -66,10 +66,13 @@ func TestText(t *testing.T) {
 		text, ok := Text([]byte(spelled))
 		require.True(t, ok, spelled)
 		require.Equal(t, want, text)
+		require.True(t, Says([]byte(spelled), want))
+		require.False(t, Says([]byte(spelled), want+"x"))
 	}
 	for _, spelled := range []string{``, `"`, `1`, `null`, `{}`, `["a"]`, `"\"`, `"a`} {
 		_, ok := Text([]byte(spelled))
 		require.False(t, ok, spelled)
+		require.False(t, Says([]byte(spelled), ""), spelled)
 	}
 }
 
