@@ -4,28 +4,97 @@ import (
 	"fmt"
 )
 
-// keptKeys are those that every redacted event keeps.
-var keptKeys = []string{
-	"auth_events", "content", "depth", "event_id", "hashes", "origin_server_ts", "prev_events", "room_id", "sender", "signatures",
-	"state_key", "type",
+// A kept key is one that redacted events keep, from its first to its last room
+// version. A last of 0 means that newer ones keep it too.
+type kept struct{ first, last int }
+
+// keptKeys are those of an event.
+var keptKeys = map[string]kept{
+	"auth_events":      {first: 1},
+	"content":          {first: 1},
+	"depth":            {first: 1},
+	"event_id":         {first: 1},
+	"hashes":           {first: 1},
+	"membership":       {first: 1, last: 10},
+	"origin":           {first: 1, last: 10},
+	"origin_server_ts": {first: 1},
+	"prev_events":      {first: 1},
+	"prev_state":       {first: 1, last: 10},
+	"room_id":          {first: 1},
+	"sender":           {first: 1},
+	"signatures":       {first: 1},
+	"state_key":        {first: 1},
+	"type":             {first: 1},
 }
 
-// oldKeptKeys are those that it kept besides up to version 10.
-var oldKeptKeys = []string{"membership", "origin", "prev_state"}
-
-// keptContent is, by type, what is kept of an event's content.
-var keptContent = map[string][]string{
-	"m.room.create":             {"creator"},
-	"m.room.history_visibility": {"history_visibility"},
-	"m.room.join_rules":         {"allow", "join_rule"},
-	"m.room.member":             {"join_authorised_via_users_server", "membership"},
-	"m.room.power_levels":       {"ban", "events", "events_default", "kick", "redact", "state_default", "users", "users_default"},
+// keptContent is, by type, those of an event's content. Since version 11 all of
+// m.room.create's is kept, and a part of m.room.member's third_party_invite.
+var keptContent = map[string]map[string]kept{
+	"m.room.aliases":            {"aliases": {first: 1, last: 5}},
+	"m.room.create":             {"creator": {first: 1}},
+	"m.room.history_visibility": {"history_visibility": {first: 1}},
+	"m.room.join_rules":         {"allow": {first: 8}, "join_rule": {first: 1}},
+	"m.room.member":             {"join_authorised_via_users_server": {first: 9}, "membership": {first: 1}},
+	"m.room.power_levels": {
+		"ban": {first: 1}, "events": {first: 1}, "events_default": {first: 1}, "invite": {first: 11}, "kick": {first: 1},
+		"redact": {first: 1}, "state_default": {first: 1}, "users": {first: 1}, "users_default": {first: 1},
+	},
+	"m.room.redaction": {"redacts": {first: 11}},
 }
 
-// newKeptContent is what is kept besides since version 11.
-var newKeptContent = map[string][]string{
-	"m.room.power_levels": {"invite"},
-	"m.room.redaction":    {"redacts"},
+// in reports whether events of the version keep the key.
+func (k kept) in(version int) bool {
+	return k.first > 0 && k.first <= version && (k.last == 0 || version <= k.last)
+}
+
+// RedactionKeeps reports whether a redacted event keeps a key. Unlike [Redact] it
+// knows all versions, and takes one that it does not know for the newest.
+func RedactionKeeps(version RoomVersion, key []byte) bool {
+	return keptKeys[string(key)].in(version.number())
+}
+
+// AppendRedactedContent appends to dst what a redaction leaves of the content of
+// an event of that type: JSON, spelled as it was. What is no object becomes an
+// empty one. Unlike [Redact] it knows all versions, and takes one that it does
+// not know for the newest; and it reads contents that no server would make.
+func AppendRedactedContent(dst []byte, version RoomVersion, kind string, content []byte) []byte {
+	object, ok := SplitObject(nil, content)
+	switch {
+	case !ok:
+		return append(dst, "{}"...)
+	case keepsAllContent(version, kind):
+		return append(dst, content...)
+	}
+	number, keys := version.number(), keptContent[kind]
+	dst = append(dst, '{')
+	start := len(dst)
+	for _, field := range object {
+		value := field.Value
+		if !keys[string(field.Name)].in(number) {
+			invite, ok := SplitObject(nil, value)
+			if !ok || !keepsSigned(version, kind, string(field.Name)) {
+				continue
+			}
+			value = []byte("{}")
+			if signed := invite.Get("signed"); signed != nil {
+				value = append(append([]byte(`{"signed":`), signed...), '}')
+			}
+		}
+		if len(dst) > start {
+			dst = append(dst, ',')
+		}
+		dst = append(append(append(dst, field.Key...), ':'), value...)
+	}
+	return append(dst, '}')
+}
+
+func keepsAllContent(version RoomVersion, kind string) bool {
+	return version.newRedactions() && kind == "m.room.create"
+}
+
+// keepsSigned reports whether what is signed is kept of an object in the content.
+func keepsSigned(version RoomVersion, kind, key string) bool {
+	return version.newRedactions() && kind == "m.room.member" && key == "third_party_invite"
 }
 
 // Redact returns the canonical JSON of what is left of an event when it has been
@@ -46,38 +115,31 @@ func Redact(version RoomVersion, raw []byte) ([]byte, error) {
 
 // redacted returns the event as [Redact] leaves it. Values are shared with e.
 func (e parsedEvent) redacted(version RoomVersion) parsedEvent {
-	left := parsedEvent{}
-	keep(left, e, keptKeys)
-	if !version.newRedactions() {
-		keep(left, e, oldKeptKeys)
-	}
+	left := parsedEvent(keep(e, keptKeys, version))
 	left["content"] = redactedContent(version, e.kind(), e.content())
 	return left
 }
 
 func redactedContent(version RoomVersion, kind string, content map[string]any) map[string]any {
-	if version.newRedactions() && kind == "m.room.create" {
+	if keepsAllContent(version, kind) {
 		return content
 	}
-	left := map[string]any{}
-	keep(left, content, keptContent[kind])
-	if !version.newRedactions() {
-		return left
-	}
-	keep(left, content, newKeptContent[kind])
-	if invite, ok := content["third_party_invite"].(map[string]any); ok && kind == "m.room.member" {
-		leftInvite := map[string]any{}
-		keep(leftInvite, invite, []string{"signed"})
-		left["third_party_invite"] = leftInvite
+	left := keep(content, keptContent[kind], version)
+	for key, value := range content {
+		if object, ok := value.(map[string]any); ok && keepsSigned(version, kind, key) {
+			left[key] = keep(object, map[string]kept{"signed": {first: 1}}, version)
+		}
 	}
 	return left
 }
 
-// keep copies those keys that are there.
-func keep(into, from map[string]any, keys []string) {
-	for _, key := range keys {
-		if value, ok := from[key]; ok {
-			into[key] = value
+// keep returns those of an object's keys that the version keeps.
+func keep(from map[string]any, keys map[string]kept, version RoomVersion) map[string]any {
+	left := map[string]any{}
+	for key, lasts := range keys {
+		if value, ok := from[key]; ok && lasts.in(version.number()) {
+			left[key] = value
 		}
 	}
+	return left
 }

@@ -1,6 +1,7 @@
 package matrix
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -112,6 +113,77 @@ func FuzzRedact(f *testing.F) {
 			sameID, err := EventID(version, redacted)
 			require.NoError(t, err)
 			require.Equal(t, id, sameID)
+		}
+	})
+}
+
+// What is kept of a content as it is spelled is what is kept of it parsed, and
+// older versions have their own rules.
+func TestAppendRedactedContent(t *testing.T) {
+	t.Parallel()
+	const content = `{ "a":1,"aliases":[1] ,"allow":[2],"ban":3,"creator":4,"history_visibility":6,"invite":7,"join_rule":8,` +
+		`"join_authorised_via_users_server":9,"member\u0073hip":1e400,"redacts":"$11","third_party_invite":{"signed":12,"b":13}}`
+	for _, test := range []struct{ versions, kind, want string }{
+		{"1 2 3 4 5", "m.room.aliases", `{"aliases":[1]}`},
+		{"6 7 8 9 10 11 12", "m.room.aliases", `{}`},
+		{"1 2 6 7", "m.room.join_rules", `{"join_rule":8}`},
+		{"8 9 10 11 12", "m.room.join_rules", `{"allow":[2],"join_rule":8}`},
+		{"1 6 8", "m.room.member", `{"member\u0073hip":1e400}`},
+		{"9 10", "m.room.member", `{"join_authorised_via_users_server":9,"member\u0073hip":1e400}`},
+		{"11 12 13 0 -1 x", "m.room.member", `{"join_authorised_via_users_server":9,"member\u0073hip":1e400,"third_party_invite":{"signed":12}}`},
+		{"1 9 10", "m.room.power_levels", `{"ban":3}`},
+		{"11 12", "m.room.power_levels", `{"ban":3,"invite":7}`},
+		{"1 9 10", "m.room.redaction", `{}`},
+		{"11 12", "m.room.redaction", `{"redacts":"$11"}`},
+		{"1 9 10", "m.room.create", `{"creator":4}`},
+		{"11 12", "m.room.create", content},
+		{"1 10 12", "m.room.history_visibility", `{"history_visibility":6}`},
+		{"1 10 12", "m.room.name", `{}`},
+	} {
+		for version := range strings.FieldsSeq(test.versions) {
+			require.Equal(t, test.want, string(AppendRedactedContent(nil, RoomVersion(version), test.kind, []byte(content))), "%s %s", version, test.kind)
+		}
+	}
+	for _, content := range []string{``, `null`, `[]`, `"`, `{"creator":1`, "{\"creator\":\"\xff\"}"} {
+		require.Equal(t, `x{}`, string(AppendRedactedContent([]byte("x"), "12", "m.room.create", []byte(content))))
+	}
+	require.Equal(t, `{"third_party_invite":{}}`, string(AppendRedactedContent(nil, "11", "m.room.member", []byte(`{"third_party_invite":{"x":1}}`))))
+	require.Equal(t, `{}`, string(AppendRedactedContent(nil, "11", "m.room.member", []byte(`{"third_party_invite":"x"}`))))
+}
+
+func TestRedactionKeeps(t *testing.T) {
+	t.Parallel()
+	for key, want := range map[string][2]bool{
+		"type": {true, true}, "signatures": {true, true}, "prev_state": {true, false}, "origin": {true, false},
+		"membership": {true, false}, "unsigned": {false, false}, "redacts": {false, false}, "": {false, false},
+	} {
+		for _, version := range []RoomVersion{"1", "6", "10"} {
+			require.Equal(t, want[0], RedactionKeeps(version, []byte(key)), key)
+		}
+		for _, version := range []RoomVersion{"11", "12", "", "13", "org.example.mine"} {
+			require.Equal(t, want[1], RedactionKeeps(version, []byte(key)), key)
+		}
+	}
+}
+
+// FuzzAppendRedactedContent: both spellings of the algorithm leave the same.
+func FuzzAppendRedactedContent(f *testing.F) {
+	for _, kind := range []string{"m.room.member", "m.room.create", "m.room.power_levels", "m.room.redaction", "m.room.join_rules", "m.room.aliases", "t"} {
+		f.Add(kind, []byte(`{"membership":"join","third_party_invite":{"signed":1,"x":2},"creator":"c","users":{},"invite":1,"redacts":"$r","allow":[],"aliases":[]}`))
+	}
+	f.Fuzz(func(t *testing.T, kind string, content []byte) {
+		parsed, err := parseObject(content)
+		for _, version := range []RoomVersion{"9", "10", "11", "12"} {
+			left := AppendRedactedContent(nil, version, kind, content)
+			require.True(t, json.Valid(left), "%q", left)
+			again := AppendRedactedContent(nil, version, kind, left)
+			require.Equal(t, string(left), string(again))
+			if err != nil {
+				continue
+			}
+			got, err := parseObject(left)
+			require.NoError(t, err)
+			require.Equal(t, redactedContent(version, kind, parsed), got)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package matrix
 import (
 	"errors"
 	"fmt"
+	"strconv"
 )
 
 // ErrRoomVersion is returned for a room version that is not
@@ -36,8 +37,25 @@ func (v RoomVersion) check() error {
 // stringLevels reports whether power levels may be strings of digits.
 func (v RoomVersion) stringLevels() bool { return v == "9" }
 
+// newestVersion is the version whose rules are taken for those of an unknown one
+// where events have to be read all the same.
+const newestVersion = 12
+
+// number returns the version as a number from 1 on.
+func (v RoomVersion) number() int {
+	number, err := strconv.Atoi(string(v))
+	if err != nil || number < 1 || number > newestVersion {
+		return newestVersion
+	}
+	return number
+}
+
+// RedactsInContent reports whether a redaction says in its content what it
+// redacts, and not beside it. A version that is unknown is taken for the newest.
+func (v RoomVersion) RedactsInContent() bool { return v.newRedactions() }
+
 // newRedactions reports whether redactions keep what version 11 made them keep.
-func (v RoomVersion) newRedactions() bool { return v == "11" || v == "12" }
+func (v RoomVersion) newRedactions() bool { return v.number() >= 11 }
 
 // roomIsCreateEvent reports whether the room's id is that of its create event.
 // Such an event names no room, the others do not name it among their auth

@@ -2,77 +2,111 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// An Event is an event as it is kept.
-type Event struct {
-	ID string
+const (
+	// eventColumns are a [TimelineEvent], of which these queries leave out the
+	// state group, from what eventTables join.
+	eventColumns = `
+		e.event_id, e.type, coalesce(e.sender, ''), e.state_key, e.topological_ordering, coalesce(e.stream_ordering, 0),
+		coalesce(e.origin_server_ts, 0), e.outlier, r.room_version, j.json, j.internal_metadata, d.event_id, d.json, d.internal_metadata`
 
-	// Room is the id of its room.
-	Room string
+	// eventTables join events that were not rejected to "asked", which has their
+	// ids.
+	//
+	// A redaction that is to be checked again came before its target. It counts
+	// if it is there, was not rejected, is of the same room, and its sender is
+	// of the server whose event it redacts. What made a room is never redacted.
+	eventTables = `
+		JOIN events e ON e.event_id = asked.event_id AND e.rejection_reason IS NULL
+		JOIN event_json j ON j.event_id = e.event_id
+		LEFT JOIN rooms r ON r.room_id = e.room_id
+		LEFT JOIN LATERAL (
+			SELECT d.event_id, dj.json, dj.internal_metadata
+			FROM redactions d
+			-- Older schemas do not have the column; then all are checked.
+			CROSS JOIN LATERAL (SELECT coalesce((to_jsonb(d) ->> 'recheck')::boolean, true)) AS f (recheck)
+			LEFT JOIN events de ON de.event_id = d.event_id
+			LEFT JOIN event_json dj ON dj.event_id = d.event_id
+			LEFT JOIN rejections dx ON dx.event_id = d.event_id
+			WHERE d.redacts = e.event_id AND e.type <> 'm.room.create'
+			  AND (NOT f.recheck
+			       OR de.room_id = e.room_id AND de.rejection_reason IS NULL AND dx.event_id IS NULL
+			          AND substr(de.sender, strpos(de.sender, ':')) = substr(e.sender, strpos(e.sender, ':')))
+			ORDER BY f.recheck, de.stream_ordering, d.event_id
+			LIMIT 1
+		) d ON true
+		WHERE NOT EXISTS (SELECT FROM rejections x WHERE x.event_id = e.event_id)`
 
-	// RoomVersion is the version of its room, nil if nobody knows.
-	RoomVersion *string
+	eventsSQL = `SELECT` + eventColumns + ` FROM unnest($1::text[]) AS asked (event_id)` + eventTables
+)
 
-	// Outlier says that it is outside the timeline.
-	Outlier bool
-
-	// JSON is the event as other servers get it.
-	JSON json.RawMessage
-
-	// RedactedBy is the id of the event that redacts it, nil if none does.
-	// Redaction is that event as other servers get it, nil if it is gone.
-	RedactedBy *string
-	Redaction  json.RawMessage
+// columns are where a row of eventColumns is scanned to.
+func (e *TimelineEvent) columns() []any {
+	return []any{
+		&e.ID, &e.Type, &e.Sender, &e.StateKey, &e.Topological, &e.Stream, &e.OriginTS, &e.Outlier, &e.RoomVersion,
+		&e.JSON, &e.InternalMetadata, &e.RedactedBy, &e.Redaction, &e.RedactionMetadata,
+	}
 }
 
-// Events reads events that were not rejected, by their ids. Those that are
-// unknown are left out. The caller bounds how many it asks for.
-func (s *Store) Events(ctx context.Context, ids []string) (map[string]Event, error) {
-	var found []Event
-	err := patiently(ctx, func() error {
-		// A redaction that is to be checked again came before its target. It counts
-		// if it is there, was not rejected, is of the same room, and its sender is
-		// of the server whose event it redacts. What made a room is never redacted.
-		rows, err := s.pool.Query(ctx, `
-			SELECT e.event_id, e.room_id, r.room_version, e.outlier, j.json, d.event_id, d.json
-			FROM unnest($1::text[]) AS asked (event_id)
-			JOIN events e USING (event_id)
-			JOIN event_json j USING (event_id)
-			LEFT JOIN rejections x USING (event_id)
-			LEFT JOIN rooms r ON r.room_id = e.room_id
-			LEFT JOIN LATERAL (
-				SELECT d.event_id, dj.json
-				FROM redactions d
-				-- Older schemas do not have the column; then all are checked.
-				CROSS JOIN LATERAL (SELECT coalesce((to_jsonb(d) ->> 'recheck')::boolean, true)) AS f (recheck)
-				LEFT JOIN events de ON de.event_id = d.event_id
-				LEFT JOIN event_json dj ON dj.event_id = d.event_id
-				LEFT JOIN rejections dx ON dx.event_id = d.event_id
-				WHERE d.redacts = e.event_id AND e.type <> 'm.room.create'
-				  AND (NOT f.recheck
-				       OR de.room_id = e.room_id AND de.rejection_reason IS NULL AND dx.event_id IS NULL
-				          AND substr(de.sender, strpos(de.sender, ':')) = substr(e.sender, strpos(e.sender, ':')))
-				ORDER BY f.recheck, de.stream_ordering, d.event_id
-				LIMIT 1
-			) d ON true
-			WHERE e.rejection_reason IS NULL AND x.event_id IS NULL`, ids)
-		if err != nil {
-			return err
-		}
-		found, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Event])
+// eventsOf reads the rows of eventsSQL.
+func eventsOf(rows pgx.Rows) (map[string]TimelineEvent, error) {
+	events := map[string]TimelineEvent{}
+	var event TimelineEvent
+	_, err := pgx.ForEachRow(rows, event.columns(), func() error {
+		events[event.ID] = event
+		event = TimelineEvent{} // what was scanned is kept, and may not be written to again
+		return nil
+	})
+	return events, err
+}
+
+// Events reads events that were not rejected, by their ids, but not which state
+// group they have. Those that are unknown are left out. The caller bounds how
+// many it asks for.
+func (s *Store) Events(ctx context.Context, ids []string) (map[string]TimelineEvent, error) {
+	var events map[string]TimelineEvent
+	err := patiently(ctx, func() (err error) {
+		events, err = readEvents(ctx, s.pool, ids)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
 	}
-	events := make(map[string]Event, len(found))
-	for _, event := range found {
-		events[event.ID] = event
+	return events, nil
+}
+
+// Events is [Store.Events] at the snapshot's moment.
+func (s *Snapshot) Events(ctx context.Context, ids []string) (map[string]TimelineEvent, error) {
+	events, err := readEvents(ctx, s.tx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("read events: %w", err)
 	}
 	return events, nil
+}
+
+func readEvents(ctx context.Context, q querier, ids []string) (map[string]TimelineEvent, error) {
+	if ids = storables(ids); len(ids) == 0 {
+		return map[string]TimelineEvent{}, nil
+	}
+	rows, err := q.Query(ctx, eventsSQL, ids)
+	if err != nil {
+		return nil, err
+	}
+	return eventsOf(rows)
+}
+
+// storables returns those of the texts that PostgreSQL can hold. Ids that were
+// found in events may be any text.
+func storables(texts []string) []string {
+	left := make([]string, 0, len(texts))
+	for _, text := range texts {
+		if storable(text) {
+			left = append(left, text)
+		}
+	}
+	return left
 }

@@ -57,7 +57,9 @@ type TimelineEvent struct {
 	InternalMetadata json.RawMessage
 
 	// RedactedBy is the id of the event that redacts it, nil if none does.
-	// Redaction is that event as other servers get it, nil if it is gone.
-	RedactedBy *string
-	Redaction  json.RawMessage
+	// Redaction is that event as other servers get it, and RedactionMetadata what
+	// its homeserver keeps about it; nil if it is gone.
+	RedactedBy        *string
+	Redaction         json.RawMessage
+	RedactionMetadata json.RawMessage
 }

@@ -1,0 +1,79 @@
+package store_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"lethe/internal/store"
+)
+
+// insertStates writes state groups, each a difference to the one before it in
+// the given chain, and what each sets: event ids by type and state key.
+func (l *lab) insertStates(chain []int64, set map[int64]map[[2]string]string) {
+	l.t.Helper()
+	for i, group := range chain {
+		l.exec(`INSERT INTO state_groups VALUES ($1, $2, '$e')`, group, room)
+		if i > 0 {
+			l.exec(`INSERT INTO state_group_edges VALUES ($1, $2)`, group, chain[i-1])
+		}
+		for key, event := range set[group] {
+			l.exec(`INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id)
+				VALUES ($1, $2, $3, $4, $5)`, group, room, key[0], key[1], event)
+		}
+	}
+}
+
+// inSnapshot reads something in a Snapshot.
+func inSnapshot[T any](l *lab, read func(context.Context, *store.Snapshot) (T, error)) (value T) {
+	l.t.Helper()
+	require.NoError(l.t, l.store.Snapshot(l.ctx, func(ctx context.Context, s *store.Snapshot) (err error) {
+		value, err = read(ctx, s)
+		return err
+	}))
+	return value
+}
+
+func TestMembersAt(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	member := func(user string) [2]string { return [2]string{"m.room.member", user} }
+	l.insertStates([]int64{1, 2, 3}, map[int64]map[[2]string]string{
+		1: {member("@a:x"): "$a1", member("@b:x"): "$b1", member("@B:x"): "$B1", {"m.room.name", "@c:x"}: "$name"},
+		2: {member("@a:x"): "$a2"},
+		3: {member("@b:x"): "$b3", member("@d:x"): "$d3"},
+	})
+	// A chain as long as they get, on which hardly anything changes.
+	long := []int64{}
+	for group := int64(100); group < 200; group++ {
+		long = append(long, group)
+	}
+	l.insertStates(long, map[int64]map[[2]string]string{100: {member("@a:x"): "$first"}, 150: {member("@b:x"): "$middle"}})
+	// One that bites its tail: the highest number wins.
+	l.insertStates([]int64{300, 301}, map[int64]map[[2]string]string{300: {member("@a:x"): "$300"}, 301: {member("@a:x"): "$301"}})
+	l.exec(`INSERT INTO state_group_edges VALUES (300, 301)`)
+
+	everybody := []string{"@d:x", "@c:x", "@b:x", "@a:x", "@B:x", "@a:x"}
+	for _, c := range []struct {
+		group int64
+		users []string
+		want  []string
+	}{
+		{3, everybody, []string{"$B1", "$a2", "$b3", "$d3"}},
+		{2, everybody, []string{"$B1", "$a2", "$b1"}},
+		{1, everybody, []string{"$B1", "$a1", "$b1"}},
+		{3, []string{"@b:x"}, []string{"$b3"}},
+		{3, []string{"@c:x", "", "@A:x", "@a:x "}, []string{}},
+		{3, nil, []string{}},
+		{199, everybody, []string{"$first", "$middle"}},
+		{149, everybody, []string{"$first"}},
+		{300, everybody, []string{"$301"}},
+		{404, everybody, []string{}},
+	} {
+		got := inSnapshot(l, func(ctx context.Context, s *store.Snapshot) ([]string, error) {
+			return s.MembersAt(ctx, c.group, c.users)
+		})
+		require.Equal(t, c.want, got, "group %d", c.group)
+	}
+}
