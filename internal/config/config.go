@@ -57,6 +57,9 @@ type Config struct {
 	// Log is what a process writes to standard error.
 	Log Log
 
+	// Messages is how the history of rooms is read.
+	Messages Messages
+
 	// PurgeDelay (purge_delay) is the pause between the shutdown and the purge of
 	// a room that is deleted asynchronously, in which clients get to know that
 	// their users have left, from 0 to 720h. Defaults to 0, none.
@@ -148,6 +151,25 @@ type Log struct {
 	Level string
 }
 
+// Messages is the settings of reading the history of rooms.
+type Messages struct {
+	// Backfill (messages.backfill) says that a reader who comes to a gap, or to
+	// where this server's history begins, has the homeserver get more from other
+	// servers, as it does for its own readers: a page of its own /messages is
+	// asked for. Without homeserver.url nobody is asked. Defaults to true.
+	Backfill bool
+
+	// DepartedSeeLater (messages.departed_see_later) lets users who have left a
+	// room read forwards beyond their leave what its history visibility does not
+	// hide, as Synapse does. Defaults to false.
+	DepartedSeeLater bool
+
+	// Wait (messages.wait) is how long a reader waits for a purge's batch in the
+	// same room before it is told to come again, from 100ms to 20s. It should be
+	// several times worker.batch_time. Defaults to 5s.
+	Wait time.Duration
+}
+
 // Redis is how a process reaches Redis.
 type Redis struct {
 	// URL (redis.url) is redis://user:password@host:port/db, or rediss:// for
@@ -204,6 +226,7 @@ func Default() Config {
 		Database:  Database{MaxConnections: 16},
 		Dialect:   DialectNow,
 		Log:       Log{Format: "text", Level: "info"},
+		Messages:  Messages{Backfill: true, Wait: 5 * time.Second},
 		Scheduler: Scheduler{Listen: "127.0.0.1:8472"},
 		StatusTTL: 24 * time.Hour,
 		Worker: Worker{

@@ -113,6 +113,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		Homeserver:      Homeserver{ASToken: "hunter2", URL: "https://matrix.example.org"},
 		Lock:            Lock{RedisURLs: []Secret{"redis://a", "rediss://:hunter2@b:1", "redis://c/2"}},
 		Log:             Log{Format: "json", Level: "debug"},
+		Messages:        Messages{DepartedSeeLater: true, Wait: 2 * time.Second},
 		PurgeDelay:      5 * time.Minute,
 		Redis:           Redis{URL: redisURL},
 		Scheduler:       Scheduler{Listen: ":http"},
@@ -137,6 +138,7 @@ dialect: seed
 homeserver: {as_token: hunter2, url: "https://matrix.example.org"}
 lock: {redis_urls: [redis://a, 'rediss://:hunter2@b:1', redis://c/2]}
 log: {format: json, level: debug}
+messages: {backfill: false, departed_see_later: true, wait: 2s}
 purge_delay: 5m
 redis: {url: "` + redisURL + `"}
 scheduler: {listen: ":http"}
@@ -155,6 +157,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		"LETHE_HOMESERVER_URL=https://matrix.example.org", "LETHE_DATABASE_MAX_CONNECTIONS=7",
 		"LETHE_DATABASE_URL=" + databaseURL, "LETHE_DIALECT=seed", "LETHE_LOCK_REDIS_URLS=redis://a, rediss://:hunter2@b:1,redis://c/2,", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=debug",
 		"LETHE_REDIS_URL=" + redisURL, "LETHE_SCHEDULER_LISTEN=:http", "LETHE_SERVER_NAME=example.org",
+		"LETHE_MESSAGES_BACKFILL=false", "LETHE_MESSAGES_DEPARTED_SEE_LATER=true", "LETHE_MESSAGES_WAIT=2s",
 		"LETHE_PURGE_DELAY=5m", "LETHE_SIGNING_KEY_FILE=/signing.key",
 		"LETHE_STATUS_TTL=1h", "LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_BATCH_EVENTS=1", "LETHE_WORKER_BATCH_TIME=1s",
 		"LETHE_WORKER_CONCURRENCY=9", "LETHE_WORKER_DRAIN_TIMEOUT=1m", "LETHE_WORKER_LISTEN=", "LETHE_WORKER_TIME_SLICE=1h",

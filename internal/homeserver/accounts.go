@@ -14,6 +14,13 @@ import (
 type Account struct {
 	UserID string
 
+	// DeviceID is the device that the access token belongs to, "" if it has none.
+	DeviceID string
+
+	// AppService says that the token is an application service's that speaks for
+	// a user. One that speaks for its own looks like a user without a device.
+	AppService bool
+
 	// Admin says that the homeserver lets the user use its admin API.
 	Admin bool
 
@@ -30,11 +37,12 @@ type Account struct {
 
 // AccountsOptions are what [NewAccounts] can be told.
 type AccountsOptions struct {
-	// Keep is for how long an admin's account is believed, so for how long one
-	// that was demoted or logged out may go on. Defaults to 10 s.
+	// Keep is for how long an account is believed, so for how long one that was
+	// demoted or logged out may go on, and one that was promoted has to wait.
+	// Defaults to 10 s.
 	Keep time.Duration
 
-	// KeepOthers is for how long any other answer is believed. Defaults to 2 s.
+	// KeepOthers is for how long a refusal is believed. Defaults to 2 s.
 	KeepOthers time.Duration
 
 	// Most is how many answers are kept. Defaults to 10,000.
@@ -142,7 +150,7 @@ func (a *Accounts) known(key answerKey) (accountAnswer, bool) {
 func (a *Accounts) keep(key answerKey, answer accountAnswer) {
 	now := time.Now()
 	answer.until = now.Add(a.options.KeepOthers)
-	if answer.refusal == nil && answer.account.Admin {
+	if answer.refusal == nil {
 		answer.until = now.Add(a.options.Keep)
 	}
 	a.mu.Lock()
@@ -167,8 +175,9 @@ func (a *Accounts) keep(key answerKey, answer accountAnswer) {
 // account by the admin API.
 func (c *Client) account(ctx context.Context, token, user string) (Account, error) {
 	var who struct {
-		UserID string `json:"user_id"`
-		Guest  bool   `json:"is_guest"`
+		UserID   string `json:"user_id"`
+		DeviceID string `json:"device_id"`
+		Guest    bool   `json:"is_guest"`
 	}
 	get := func(operation string, into any, path ...string) error {
 		return c.do(ctx, operation, call{method: http.MethodGet, path: path, token: token, user: user}, into)
@@ -177,7 +186,11 @@ func (c *Client) account(ctx context.Context, token, user string) (Account, erro
 	if err := get(operation, &who, clientAPI("account", "whoami")...); err != nil {
 		return Account{}, err
 	}
-	account := Account{UserID: who.UserID, Guest: who.Guest}
+	account := Account{
+		UserID: who.UserID, DeviceID: who.DeviceID, Guest: who.Guest,
+		// Other tokens take no notice of the user, and have a device.
+		AppService: user != "" && who.UserID == user && who.DeviceID == "" && !who.Guest,
+	}
 	switch {
 	case who.UserID == "" || len(who.UserID) > mostUserID:
 		return Account{}, fmt.Errorf("%s: %w: its answer has no user id", operation, ErrUnavailable)

@@ -59,6 +59,9 @@ func TestAccount(t *testing.T) {
 	}{
 		"admin":         {whoami: `{"user_id":"@a:x","is_guest":false}`, admin: map[string]string{v2 + "@a:x": `{"admin":true}`}, want: Account{UserID: "@a:x", Admin: true}},
 		"odd id":        {whoami: `{"user_id":"@a/b:x"}`, admin: map[string]string{v2 + "@a%2Fb:x": `{}`}, want: Account{UserID: "@a/b:x", Admin: true}},
+		"device":        {whoami: `{"user_id":"@a:x","device_id":"D"}`, admin: map[string]string{v2 + "@a:x": noAdmin}, want: Account{UserID: "@a:x", DeviceID: "D"}},
+		"own user":      {user: "@a:x", whoami: `{"user_id":"@a:x","device_id":"D"}`, admin: map[string]string{v2 + "@a:x": noAdmin}, want: Account{UserID: "@a:x", DeviceID: "D"}},
+		"other user":    {user: "@b:x", whoami: `{"user_id":"@a:x","device_id":"D"}`, admin: map[string]string{v2 + "@a:x": noAdmin}, want: Account{UserID: "@a:x", DeviceID: "D"}},
 		"locked":        {whoami: `{"user_id":"@a:x"}`, admin: map[string]string{v2 + "@a:x": `{"locked":true}`}, want: Account{UserID: "@a:x", Admin: true, Locked: true}},
 		"deactivated":   {whoami: `{"user_id":"@a:x"}`, admin: map[string]string{v2 + "@a:x": `{"deactivated":true}`}, want: Account{UserID: "@a:x", Admin: true, Deactivated: true}},
 		"user":          {whoami: `{"user_id":"@a:x"}`, admin: map[string]string{v2 + "@a:x": noAdmin}, want: Account{UserID: "@a:x"}},
@@ -66,7 +69,7 @@ func TestAccount(t *testing.T) {
 		"older admin":   {whoami: `{"user_id":"@a:x"}`, admin: map[string]string{v1 + "@a:x/admin": `{"admin":true}`}, want: Account{UserID: "@a:x", Admin: true}},
 		"older user":    {whoami: `{"user_id":"@a:x"}`, admin: map[string]string{v1 + "@a:x/admin": noAdmin}, want: Account{UserID: "@a:x"}},
 		"older no":      {whoami: `{"user_id":"@a:x"}`, admin: map[string]string{v1 + "@a:x/admin": `{"admin":false}`}, want: Account{UserID: "@a:x"}},
-		"service":       {user: "@b:x", whoami: `{"user_id":"@b:x"}`, admin: map[string]string{v2 + "@b:x": `{}`}, want: Account{UserID: "@b:x", Admin: true}},
+		"service":       {user: "@b:x", whoami: `{"user_id":"@b:x"}`, admin: map[string]string{v2 + "@b:x": `{}`}, want: Account{UserID: "@b:x", Admin: true, AppService: true}},
 		"unknown":       {whoami: unknown, refusal: 401},
 		"no such user":  {whoami: `{"user_id":"@a:x"}`, admin: map[string]string{v2 + "@a:x": `404{"errcode":"M_NOT_FOUND"}`}, refusal: 404},
 		"neither":       {whoami: `{"user_id":"@a:x"}`, refusal: 404},
@@ -142,13 +145,14 @@ func TestAnswersAreBelievedForSeconds(t *testing.T) {
 			asks("nobody", "", 0)
 		}
 		time.Sleep(time.Nanosecond)
-		asks("user", "", 2)
 		asks("nobody", "", 1)
 		time.Sleep(8*time.Second - 1)
 		asks("admin", "", 0)
 		asks("admin", "@b:x", 0)
+		asks("user", "", 0)
 		time.Sleep(time.Nanosecond)
 		asks("admin", "", 2)
+		asks("user", "", 2)
 		require.NotContains(t, fmt.Sprintf("%+v", accounts.answers), "admin")
 	})
 }

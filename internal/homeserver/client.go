@@ -167,7 +167,8 @@ type call struct {
 	path   []string // segments, not yet escaped
 	token  string   // "" for nobody's
 	user   string   // whom an application service speaks for; "" for itself
-	body   any      // nil for none
+	query  url.Values
+	body   any // nil for none
 
 	// once says that the request must not arrive twice: it is repeated only
 	// where the first has not arrived.
@@ -285,8 +286,15 @@ func (c *Client) url(call call) string {
 	for _, segment := range call.path {
 		b.WriteString("/" + url.PathEscape(segment))
 	}
+	query := call.query.Encode()
 	if call.user != "" {
-		b.WriteString("?user_id=" + url.QueryEscape(call.user))
+		if query != "" {
+			query += "&"
+		}
+		query += "user_id=" + url.QueryEscape(call.user)
+	}
+	if query != "" {
+		b.WriteString("?" + query)
 	}
 	return b.String()
 }

@@ -21,9 +21,10 @@ import (
 // forLong is a time to share that no test outlives.
 const forLong = time.Hour
 
-// readers returns Readers of another process.
+// readers returns Readers of another process. A busy machine does not make them
+// go without a lease.
 func (s *setup) readers(t testing.TB, options lock.ReadersOptions) *lock.Readers {
-	r := lock.NewReaders(s.locker(t, lock.Options{}), options)
+	r := lock.NewReaders(s.locker(t, lock.Options{Timeout: 5 * time.Second}), options)
 	t.Cleanup(r.Close)
 	return r
 }

@@ -63,6 +63,16 @@ type Metrics struct {
 	// room's lock in seconds, by mode: read or write.
 	LockWaitSeconds *prometheus.HistogramVec
 
+	// PageSeconds (lethe_page_seconds) is how long it took to make a page of a
+	// room's history, or fail to, in seconds, by who gets it: user or admin. The
+	// wait for the room's lock is part of it, authentication and the network are
+	// not.
+	PageSeconds *prometheus.HistogramVec
+
+	// ReadsWithoutLease (lethe_reads_without_lease_total) counts pages that were
+	// read without a lease of their room, since Redis was away.
+	ReadsWithoutLease prometheus.Counter
+
 	// ReconcilerActions (lethe_reconciler_actions_total) counts what the
 	// reconciler did, by action.
 	ReconcilerActions *prometheus.CounterVec
@@ -85,9 +95,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return &Metrics{
 		// With no label their zero shows from the start, so that a first
 		// increase is one.
-		EventsPurged:    counter("lethe_events_purged_total", "Events deleted by committed batches.").WithLabelValues(),
-		FenceRejections: counter("lethe_fence_rejections_total", "Batches refused because another worker had taken the lock.").WithLabelValues(),
-		LockLosses:      counter("lethe_lock_losses_total", "Room locks lost while held.").WithLabelValues(),
+		EventsPurged:      counter("lethe_events_purged_total", "Events deleted by committed batches.").WithLabelValues(),
+		FenceRejections:   counter("lethe_fence_rejections_total", "Batches refused because another worker had taken the lock.").WithLabelValues(),
+		LockLosses:        counter("lethe_lock_losses_total", "Room locks lost while held.").WithLabelValues(),
+		ReadsWithoutLease: counter("lethe_reads_without_lease_total", "Pages read without a lease of their room.").WithLabelValues(),
 
 		HTTPRequestSeconds: histogram("lethe_http_request_seconds", "How long HTTP requests took.", "route", "method", "status"),
 		JobBatches:         counter("lethe_job_batches_total", "Committed batches.", "kind"),
@@ -96,6 +107,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		JobsEnded:          counter("lethe_jobs_ended_total", "Jobs that ended, by final state.", "kind", "state"),
 		JobYields:          counter("lethe_job_yields_total", "Times a job gave up its place without failing.", "kind", "reason"),
 		LockWaitSeconds:    histogram("lethe_lock_wait_seconds", "How long it took to get a room's lock.", "mode"),
+		PageSeconds:        histogram("lethe_page_seconds", "How long it took to make a page of a room's history.", "reader"),
 		ReconcilerActions:  counter("lethe_reconciler_actions_total", "What the reconciler did.", "action"),
 	}
 }

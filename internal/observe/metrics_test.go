@@ -21,6 +21,8 @@ func TestMetrics(t *testing.T) {
 	metrics.JobsEnded.WithLabelValues("purge_history", "complete").Inc()
 	metrics.JobYields.WithLabelValues("purge_history", "drain").Inc()
 	metrics.LockWaitSeconds.WithLabelValues("write").Observe(0)
+	metrics.PageSeconds.WithLabelValues("user").Observe(.002)
+	metrics.ReadsWithoutLease.Inc()
 	metrics.ReconcilerActions.WithLabelValues("enqueue").Inc()
 
 	response := get(NewHealth(registry, nil).Handler(), "/metrics")
@@ -38,6 +40,8 @@ func TestMetrics(t *testing.T) {
 		`lethe_jobs_ended_total{kind="purge_history",state="complete"} 1`,
 		"lethe_lock_losses_total 0",
 		`lethe_lock_wait_seconds_count{mode="write"} 1`,
+		`lethe_page_seconds_bucket{reader="user",le="0.0025"} 1`,
+		"lethe_reads_without_lease_total 1",
 		`lethe_reconciler_actions_total{action="enqueue"} 1`,
 	} {
 		require.Contains(t, lines, want)
