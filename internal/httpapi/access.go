@@ -7,6 +7,8 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"lethe/internal/homeserver"
+	"lethe/internal/messages"
 	"lethe/internal/store"
 )
 
@@ -44,9 +46,9 @@ func missingToken(text string) *apiError {
 
 // An authenticator finds out for whom an access token speaks.
 type authenticator interface {
-	// requester returns the user id of a server admin. For anybody else the
-	// error is an *apiError, the refusal.
-	requester(r *http.Request, accessToken string) (userID string, err error)
+	// caller returns for whom the access token speaks, without the token. For one
+	// who may not ask for anything the error is an *apiError, the refusal.
+	caller(r *http.Request, accessToken string) (messages.Reader, error)
 }
 
 // byDatabase looks for access tokens in the database.
@@ -55,40 +57,79 @@ type byDatabase struct {
 	accountValidity bool
 }
 
-func (a byDatabase) requester(r *http.Request, accessToken string) (userID string, err error) {
+func (a byDatabase) caller(r *http.Request, accessToken string) (messages.Reader, error) {
 	requester, err := a.store.Requester(r.Context(), accessToken, a.accountValidity)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		return "", errUnknownToken
+		return messages.Reader{}, errUnknownToken
 	case err != nil:
-		return "", err
+		return messages.Reader{}, err
 	case requester.TokenExpired:
-		return "", errExpiredToken
+		return messages.Reader{}, errExpiredToken
 	case requester.Locked:
-		return "", errLocked
+		return messages.Reader{}, errLocked
 	case requester.AccountExpired:
-		return "", errExpiredAccount
-	case requester.Guest:
-		return "", errGuest
-	case !requester.Admin:
-		return "", errNotAdmin
+		return messages.Reader{}, errExpiredAccount
 	}
-	return requester.UserID, nil
+	return messages.Reader{
+		UserID: requester.UserID, DeviceID: requester.DeviceID, TokenID: requester.TokenID,
+		Guest: requester.Guest, Admin: requester.Admin,
+	}, nil
 }
 
 // admin lets server admins through to the handler, as the requester.
 func (s *server) admin(handler func(c echo.Context, requester string) error) echo.HandlerFunc {
+	return s.adminReader(func(c echo.Context, reader messages.Reader) error { return handler(c, reader.UserID) })
+}
+
+// adminReader is admin for a handler that reads rooms.
+func (s *server) adminReader(handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		token, err := accessToken(c.Request())
-		if err != nil {
+		reader, err := s.caller(c.Request())
+		switch {
+		case err != nil:
 			return err
+		case reader.Guest:
+			return errGuest
+		case !reader.Admin:
+			return errNotAdmin
 		}
-		requester, err := s.accounts.requester(c.Request(), token)
-		if err != nil {
-			return err
-		}
-		return handler(c, requester)
+		return handler(c, reader)
 	}
+}
+
+// user lets everybody through who has an account, guests too.
+func (s *server) user(handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		reader, err := s.caller(c.Request())
+		if errors.Is(err, errUnknownToken) && s.options.Homeserver != nil && !s.options.HomeserverAuth {
+			// Guests' access tokens and those of application services are not in the
+			// database, and a client whose token is refused logs out. So the
+			// homeserver answers.
+			return echo.ErrNotFound
+		}
+		if err != nil {
+			return err
+		}
+		return handler(c, reader)
+	}
+}
+
+// caller finds out who sends the request.
+func (s *server) caller(r *http.Request) (messages.Reader, error) {
+	token, err := accessToken(r)
+	if err != nil {
+		return messages.Reader{}, err
+	}
+	reader, err := s.accounts.caller(r, token)
+	if err != nil {
+		return messages.Reader{}, err
+	}
+	if r.Header.Get(homeserver.ForHistoryHeader) == "" {
+		// Without it the homeserver is not asked for more history: it is what asks.
+		reader.AccessToken = token
+	}
+	return reader, nil
 }
 
 // accessToken finds the one access token that came with the request.

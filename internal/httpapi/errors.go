@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 
 	"github.com/labstack/echo/v4"
 )
@@ -16,6 +17,9 @@ type apiError struct {
 	Code       string `json:"errcode"`
 	Text       string `json:"error"`
 	SoftLogout *bool  `json:"soft_logout,omitempty"`
+
+	// RetryAfter is when the caller may ask again, in ms; 0 says nothing of it.
+	RetryAfter int64 `json:"retry_after_ms,omitempty"`
 }
 
 // Error implements error.
@@ -74,6 +78,9 @@ func refuse(c echo.Context, err error) error {
 		refused, worth = errInternal, err
 	}
 	if !c.Response().Committed {
+		if refused.RetryAfter > 0 {
+			c.Response().Header().Set(echo.HeaderRetryAfter, strconv.FormatInt((refused.RetryAfter+999)/1000, 10))
+		}
 		// An error here is the connection's, and there is nobody left to tell.
 		_ = answer(c, refused.Status, refused)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/homeserver"
+	"lethe/internal/messages"
 )
 
 var (
@@ -25,32 +26,31 @@ var (
 // homeserver does: an application service that speaks for an admin is one.
 type byHomeserver struct{ accounts *homeserver.Accounts }
 
-func (a byHomeserver) requester(r *http.Request, accessToken string) (userID string, err error) {
+func (a byHomeserver) caller(r *http.Request, accessToken string) (messages.Reader, error) {
 	user, _ := query(r.URL.RawQuery).value("user_id")
 	account, err := a.accounts.Account(r.Context(), accessToken, user)
 	var refusal *homeserver.Error
 	switch {
 	case err == nil:
 	case r.Context().Err() != nil:
-		return "", err
+		return messages.Reader{}, err
 	case errors.As(err, &refusal) && (refusal.Status == http.StatusUnauthorized || refusal.Status == http.StatusForbidden):
-		return "", &apiError{
+		return messages.Reader{}, &apiError{
 			Status: refusal.Status, Code: refusal.Code, Text: refusal.Text, SoftLogout: refusal.SoftLogout,
 		}
 	default:
-		return "", fmt.Errorf("%w: %w", errCannotAsk, err)
+		return messages.Reader{}, fmt.Errorf("%w: %w", errCannotAsk, err)
 	}
 	switch {
 	case account.Deactivated:
-		return "", errUnknownToken
+		return messages.Reader{}, errUnknownToken
 	case account.Locked:
-		return "", errLocked
-	case account.Guest:
-		return "", errGuest
-	case !account.Admin:
-		return "", errNotAdmin
+		return messages.Reader{}, errLocked
 	}
-	return account.UserID, nil
+	return messages.Reader{
+		UserID: account.UserID, DeviceID: account.DeviceID,
+		Guest: account.Guest, AppService: account.AppService, Admin: account.Admin,
+	}, nil
 }
 
 // isPassedOn reports whether a request that ended in the error is one for the

@@ -161,16 +161,19 @@ func mustBeOneOf(name, value string, words []string) error {
 }
 
 // unescapeQuery decodes what is an escape, and leaves what is none.
-func unescapeQuery(s string) string {
+func unescapeQuery(s string) string { return unescape(s, true) }
+
+// unescape is unescapeQuery, in which a plus need not be a space.
+func unescape(s string, plus bool) string {
 	if !strings.ContainsAny(s, "%+") {
 		return s
 	}
 	unescaped := make([]byte, 0, len(s))
 	for i := 0; i < len(s); i++ {
-		switch s[i] {
-		case '+':
+		switch {
+		case s[i] == '+' && plus:
 			unescaped = append(unescaped, ' ')
-		case '%':
+		case s[i] == '%':
 			if i+2 < len(s) {
 				if b, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
 					unescaped = append(unescaped, byte(b))

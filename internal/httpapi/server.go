@@ -12,6 +12,7 @@ import (
 
 	"lethe/internal/homeserver"
 	"lethe/internal/jobs"
+	"lethe/internal/messages"
 	"lethe/internal/store"
 	"lethe/internal/tasks"
 )
@@ -44,11 +45,20 @@ type Options struct {
 	// Log gets one line for each request. Defaults to slog.Default().
 	Log *slog.Logger
 
+	// Messages reads the history of rooms. Defaults to one of the store that has
+	// no leases.
+	Messages *messages.Messages
+
 	// Observe is told of each request when it has been answered, with the
 	// pattern that it matched. All that were passed on have the route "passed on",
 	// all other paths that match none "unmatched", and all unusual methods the method "OTHER", so the number of
 	// label values is bounded. Defaults to nil, which tells nobody.
 	Observe func(route, method string, status int, duration time.Duration)
+
+	// ObservePage is told how long it took to make a page of a room's history, or
+	// to fail, and whether it was for a server admin who sees all of it. Defaults
+	// to nil, which tells nobody.
+	ObservePage func(admin bool, duration time.Duration)
 
 	// PassTimeout is the Timeout of a request that is passed on, which may wait
 	// for news. Defaults to 10 m.
@@ -107,6 +117,9 @@ func New(db *store.Store, client submitter, board statuses, options Options) htt
 	if options.Log == nil {
 		options.Log = slog.Default()
 	}
+	if options.Messages == nil {
+		options.Messages = messages.New(db, messages.Options{Log: options.Log})
+	}
 	if options.PassTimeout == 0 {
 		options.PassTimeout = 10 * time.Minute
 	}
@@ -135,10 +148,15 @@ func (s *server) routes() {
 	s.handle(http.MethodGet, v1+"/rooms/:room_id", s.admin(s.roomDetails))
 	s.handle(http.MethodDelete, v1+"/rooms/:room_id", s.admin(s.deleteRoomNow))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/block", s.admin(s.roomBlock))
+	s.handle(http.MethodGet, v1+"/rooms/:room_id/context/:event_id", s.adminReader(s.eventContext))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/forward_extremities", s.admin(s.forwardExtremities))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/members", s.admin(s.roomMembers))
+	s.handle(http.MethodGet, v1+"/rooms/:room_id/messages", s.adminReader(s.allMessages))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/state", s.admin(s.roomState))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/timestamp_to_event", s.admin(s.timestampToEvent))
+	for _, version := range []string{"api/v1", "r0", "v3", "unstable"} {
+		s.handle(http.MethodGet, "/_matrix/client/"+version+"/rooms/:room_id/messages", s.user(s.messages))
+	}
 	s.handle(http.MethodGet, v1+"/scheduled_tasks", s.admin(s.scheduledTasks))
 	s.handle(http.MethodGet, v1+"/server_version", serverVersion)
 	if s.options.Homeserver == nil {

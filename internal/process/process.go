@@ -18,7 +18,9 @@ import (
 	"lethe/internal/homeserver"
 	"lethe/internal/httpapi"
 	"lethe/internal/jobs"
+	"lethe/internal/lock"
 	"lethe/internal/matrix"
+	"lethe/internal/messages"
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
 	"lethe/internal/shutdown"
@@ -71,6 +73,7 @@ type process struct {
 	// signingKey is nil without signing_key_file.
 	signingKey *matrix.SigningKey
 	locks      []redis.UniversalClient // one, or independent masters
+	readers    *lock.Readers           // nil unless rooms are read
 	board      *jobs.Board
 	metrics    *observe.Metrics
 }
@@ -133,6 +136,15 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes
 	checks := map[string]observe.Check{"database": db.Ping, "schema": db.CheckSchema}
 	if needsRedis(purposes) {
 		checks["redis"] = p.checkRedis
+	}
+	if slices.Contains(purposes, config.ForAPI) {
+		p.readers = lock.NewReaders(lock.NewQuorum(locks, nil, lock.Options{}), lock.ReadersOptions{
+			Wait:         settings.Messages.Wait,
+			Waited:       func(d time.Duration) { p.metrics.LockWaitSeconds.WithLabelValues("read").Observe(d.Seconds()) },
+			WithoutLease: p.metrics.ReadsWithoutLease.Inc,
+		})
+		// The servers, which are closed before, wait for those who read.
+		defer p.readers.Close()
 	}
 	health := observe.NewHealth(registry, checks).Handler()
 
@@ -199,7 +211,9 @@ func (p *process) part(purpose config.Purpose) part {
 				Homeserver:      p.homeserver,
 				HomeserverAuth:  p.settings.Auth == config.AuthHomeserver,
 				Log:             p.log,
+				Messages:        p.messages(),
 				Observe:         p.observe,
+				ObservePage:     p.observePage,
 				PurgeDelay:      p.settings.PurgeDelay,
 				SeedDialect:     p.settings.Dialect == config.DialectSeed,
 				ServerName:      p.settings.ServerName,
@@ -226,6 +240,19 @@ func (p *process) part(purpose config.Purpose) part {
 		}}
 	}
 	panic(fmt.Sprintf("process: no part for purpose %d", purpose))
+}
+
+// messages reads rooms.
+func (p *process) messages() *messages.Messages {
+	options := messages.Options{
+		DepartedSeeLater: p.settings.Messages.DepartedSeeLater,
+		Log:              p.log,
+		Rooms:            p.readers,
+	}
+	if p.homeserver != nil && p.settings.Messages.Backfill {
+		options.Backfill = messages.NewOlderHistory(p.homeserver, messages.OlderHistoryOptions{})
+	}
+	return messages.New(p.store, options)
 }
 
 // whoShutsDown is who writes the events of a shutdown: the homeserver if we may
@@ -322,6 +349,14 @@ func needsRedis(purposes []config.Purpose) bool {
 
 func (p *process) observe(route, method string, status int, duration time.Duration) {
 	p.metrics.HTTPRequestSeconds.WithLabelValues(route, method, fmt.Sprint(status)).Observe(duration.Seconds())
+}
+
+func (p *process) observePage(admin bool, duration time.Duration) {
+	reader := "user"
+	if admin {
+		reader = "admin"
+	}
+	p.metrics.PageSeconds.WithLabelValues(reader).Observe(duration.Seconds())
 }
 
 // name is what a process that serves the purposes calls itself.
