@@ -19,5 +19,18 @@ type access struct {
 // accessTo decides whether the reader may read the room, and how. If not, the
 // error is [ErrForbidden].
 func accessTo(ctx context.Context, snapshot *store.Snapshot, room string, reader Reader) (access, error) {
-	panic("owned by another piece")
+	standing, err := snapshot.Standing(ctx, room, reader.UserID)
+	if err != nil {
+		return access{}, err
+	}
+	switch {
+	case standing.Membership == "join":
+		return access{}, nil
+	// Of one whose leave is gone nobody can say how far it may read.
+	case standing.Membership == "leave" && standing.Remembered && standing.At != nil:
+		return access{left: standing.At}, nil
+	case settingOf(standing.HistoryVisibility).visibility == worldReadable:
+		return access{peeker: true}, nil
+	}
+	return access{}, ErrForbidden
 }
