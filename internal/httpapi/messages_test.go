@@ -33,6 +33,9 @@ const (
 
 	chatV3    = "/_matrix/client/v3/rooms/" + chat + "/messages"
 	chatAdmin = "/_synapse/admin/v1/rooms/" + chat + "/messages"
+
+	// chatContext is followed by an event id.
+	chatContext = "/_synapse/admin/v1/rooms/" + chat + "/context/"
 )
 
 func withChat(ctx context.Context, url string) error {
@@ -258,7 +261,7 @@ func TestMessagesOfABusyRoom(t *testing.T) {
 	require.NoError(t, err)
 	const busy = `{"errcode":"M_LIMIT_EXCEEDED","error":"The room is being purged","retry_after_ms":2000}`
 	for path, token := range map[string]string{
-		chatV3: "alice", chatAdmin: admin, "/_synapse/admin/v1/rooms/" + chat + "/context/$x": admin,
+		chatV3: "alice", chatAdmin: admin, chatContext + "$x": admin,
 	} {
 		r := b.get(t, path, token)
 		requireJSON(t, r, 503, busy)

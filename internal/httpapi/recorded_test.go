@@ -47,13 +47,17 @@ func TestRecordedReads(t *testing.T) {
 			require.NoError(t, json.Unmarshal(raw, &corpus))
 			corpus.Users["@admin:lab.test"] = corpus.Admin
 
-			asked := 0
+			asked, pages := 0, 0
 			for _, r := range recordedReads(t, recorded) {
 				path, _, _ := strings.Cut(r.Path, "?")
-				if !strings.HasPrefix(path, "/_synapse/admin/v1/rooms") || strings.HasSuffix(path, "/messages") {
+				switch {
+				case strings.HasSuffix(path, "/messages"):
+					pages++
+				case strings.HasPrefix(path, "/_synapse/admin/v1/rooms"):
+					asked++
+				default:
 					continue
 				}
-				asked++
 				request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, r.Path, http.NoBody)
 				request.Header.Set("Authorization", "Bearer "+corpus.Users[r.User])
 				w := httptest.NewRecorder()
@@ -62,9 +66,13 @@ func TestRecordedReads(t *testing.T) {
 				require.Empty(t, gocmp.Diff(settled(t, r.Body), settled(t, w.Body.Bytes())), r.Path)
 			}
 			require.Equal(t, 77, asked)
+			require.Equal(t, recordedPages[recorded], pages)
 		})
 	}
 }
+
+// recordedPages is how many pages of /messages were asked for.
+var recordedPages = map[string]int{"synapse-1.160-reads.jsonl.gz": 512, "synapse-1.160-reads-after.jsonl.gz": 426}
 
 type recordedRead struct {
 	User   string
