@@ -12,10 +12,28 @@ import (
 // meanwhile. It serves one goroutine, inside the function that it was given to.
 type Snapshot struct{ tx pgx.Tx }
 
+// beginSnapshot is one round trip. What is read is a small part of large tables, by
+// index, again and again: to plan it anew each time takes longer than to read it, and
+// compiling it never pays. The times are bounds for what has no other: a statement
+// that a hostile filter makes slow, and a reader that was stopped, whose picture keeps
+// the server from vacuuming.
+const beginSnapshot = `
+	BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+	SET LOCAL plan_cache_mode = force_generic_plan;
+	SET LOCAL enable_seqscan = off;
+	SET LOCAL jit = off;
+	SET LOCAL random_page_cost = 1.1;
+	SET LOCAL statement_timeout = '20s';
+	SET LOCAL idle_in_transaction_session_timeout = '60s'`
+
 // Snapshot calls read with a picture of the database that is taken at its first
 // query and let go when read returns. An error of read is returned as it is.
 func (s *Store) Snapshot(ctx context.Context, read func(context.Context, *Snapshot) error) error {
-	tx, err := s.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	var tx pgx.Tx
+	err := patiently(ctx, func() (err error) {
+		tx, err = s.pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginSnapshot})
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("begin to read: %w", err)
 	}
