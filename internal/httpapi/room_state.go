@@ -2,13 +2,15 @@ package httpapi
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
+	"lethe/internal/messages"
 	"lethe/internal/store"
 )
 
@@ -36,16 +38,10 @@ func (s *server) roomState(c echo.Context, _ string) error {
 		if err != nil {
 			return err
 		}
-		events, err := s.clientEvents(ctx, entries)
+		written, err := s.clientEvents(ctx, room, entries)
 		if err != nil {
 			return err
 		}
-		written, err := json.Marshal(events)
-		if err != nil {
-			return fmt.Errorf("render the state: %w", err)
-		}
-		// Without the brackets: the pages make one list.
-		written = written[1 : len(written)-1]
 		end := len(entries) < statePage
 		switch {
 		case page == 0:
@@ -68,9 +64,12 @@ func (s *server) roomState(c echo.Context, _ string) error {
 	}
 }
 
-// clientEvents renders the events of state entries, in their order. One that
-// cannot be read is left out.
-func (s *server) clientEvents(ctx context.Context, entries []store.StateEntry) ([]eventBody, error) {
+// clientEvents renders the events of state entries, in their order, with commas
+// between them. One that cannot be read is left out.
+//
+// What only its sender gets to see of an event, such as its transaction id, is
+// not shown to an admin.
+func (s *server) clientEvents(ctx context.Context, room string, entries []store.StateEntry) ([]byte, error) {
 	ids := make([]string, 0, len(entries))
 	for _, entry := range entries {
 		ids = append(ids, entry.EventID)
@@ -79,22 +78,34 @@ func (s *server) clientEvents(ctx context.Context, entries []store.StateEntry) (
 	if err != nil {
 		return nil, err
 	}
-	var previousIDs []string
-	for _, id := range ids {
-		if previous := replacedState(events[id]); previous != "" {
-			previousIDs = append(previousIDs, previous)
+	replaced := make(map[string]string, len(events))
+	for id, event := range events {
+		if previous := messages.ReplacedState(&event); previous != "" {
+			replaced[id] = previous
 		}
 	}
-	previous, err := s.store.Events(ctx, previousIDs)
+	previous, err := s.store.Events(ctx, slices.Collect(maps.Values(replaced)))
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
-	bodies := make([]eventBody, 0, len(ids))
+	format := messages.Format{Room: room, Now: time.Now()}
+	var written []byte
 	for _, id := range ids {
-		if body, ok := clientEvent(events[id], previous, now); ok {
-			bodies = append(bodies, body)
+		event, ok := events[id]
+		if !ok {
+			continue
+		}
+		var before *store.TimelineEvent
+		if event, ok := previous[replaced[id]]; ok {
+			before = &event
+		}
+		begin := len(written)
+		if begin > 0 {
+			written = append(written, ',')
+		}
+		if written, ok = format.Append(written, &event, before); !ok {
+			written = written[:begin]
 		}
 	}
-	return bodies, nil
+	return written, nil
 }

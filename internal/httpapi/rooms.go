@@ -6,6 +6,8 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"lethe/internal/matrix"
+	"lethe/internal/messages"
 	"lethe/internal/store"
 )
 
@@ -148,9 +150,10 @@ func (s *server) roomDetails(c echo.Context, _ string) error {
 		if err != nil {
 			return err
 		}
-		tombstone, _ := readEvent(events[*room.Tombstone])
-		if content, ok := object(tombstone["content"]); ok {
-			body.ReplacementRoom = text(content["replacement_room"])
+		tombstone := events[*room.Tombstone]
+		content, _ := matrix.SplitObject(nil, messages.Content(&tombstone))
+		if replacement, ok := matrix.Text(content.Get("replacement_room")); ok {
+			body.ReplacementRoom = &replacement
 		}
 	}
 	return answer(c, http.StatusOK, body)

@@ -83,7 +83,7 @@ func Says(value []byte, text string) bool {
 // plain reports whether a string's spelling is what it says.
 func plain(spelled []byte) bool {
 	for _, c := range spelled {
-		if c == '\\' || c == '"' || c < ' ' {
+		if !ordinary[c] {
 			return false
 		}
 	}
@@ -243,14 +243,18 @@ func (s *splitter) array(depth int) bool {
 }
 
 func (s *splitter) string() bool {
-	for i := s.at + 1; i < len(s.text); i++ {
-		switch c := s.text[i]; {
-		case c == '"':
+	for i := s.at + 1; ; i++ {
+		for i < len(s.text) && ordinary[s.text[i]] {
+			i++
+		}
+		if i >= len(s.text) {
+			return false
+		}
+		switch s.text[i] {
+		case '"':
 			s.at = i + 1
 			return true
-		case c < ' ':
-			return false
-		case c == '\\':
+		case '\\':
 			i++
 			if i >= len(s.text) {
 				return false
@@ -265,10 +269,19 @@ func (s *splitter) string() bool {
 			default:
 				return false
 			}
+		default: // a control character
+			return false
 		}
 	}
-	return false
 }
+
+// ordinary are the bytes that stand for themselves in a string.
+var ordinary = func() (table [256]bool) {
+	for c := range table {
+		table[c] = c >= ' ' && c != '"' && c != '\\'
+	}
+	return table
+}()
 
 func hexadecimal(digits []byte) bool {
 	for _, c := range digits {

@@ -26,6 +26,8 @@ type Format struct {
 
 	// Now is what ages are reckoned by.
 	Now time.Time
+
+	space matrix.Object // for metadata, which is read one after the other
 }
 
 // Append appends an event to dst as a JSON object, redacted if it is to be, and
@@ -318,9 +320,8 @@ func (f *Format) writeMetadata(w *writer, e *readEvent) {
 	if len(e.InternalMetadata) <= len(`{}`) || !own && !f.Reader.Admin {
 		return
 	}
-	var space [8]matrix.Field
-	metadata, ok := matrix.SplitObject(space[:0], e.InternalMetadata)
-	if !ok {
+	metadata, ok := matrix.SplitObject(f.space[:0], e.InternalMetadata)
+	if f.space = metadata; !ok {
 		return
 	}
 	if own {

@@ -1,6 +1,7 @@
 package messages
 
 import (
+	"bytes"
 	"context"
 	"strconv"
 
@@ -25,7 +26,12 @@ func (e *readEvent) relation() relation {
 	if e.redacted {
 		return noRelation // no redaction leaves any
 	}
-	content, ok := matrix.SplitObject(nil, e.fields.Get("content"))
+	// Most say nothing of it, and need not be looked at closer.
+	said := e.fields.Get("content")
+	if !bytes.Contains(said, []byte("m.relates_to")) && !bytes.Contains(said, []byte(`\u`)) {
+		return noRelation
+	}
+	content, ok := matrix.SplitObject(nil, said)
 	if !ok {
 		return noRelation
 	}

@@ -3,6 +3,7 @@ package messages
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"lethe/internal/matrix"
 	"lethe/internal/store"
@@ -51,7 +52,7 @@ func render(ctx context.Context, snapshot *store.Snapshot, request Request, even
 	return format.page(readable, previous, &b, size), nil
 }
 
-// A readShown is an event of a page that could be read.
+// A readableEvent is an event of a page that could be read.
 type readableEvent struct {
 	readEvent
 	membership string
@@ -99,4 +100,45 @@ func (f *Format) page(events []readableEvent, previous map[string]store.Timeline
 		page = append(page, text[begin:len(text):len(text)])
 	}
 	return page
+}
+
+// lazyMembers returns the member events of the senders of the chunk, of the
+// state at its first event; nil if there are none.
+func lazyMembers(ctx context.Context, snapshot *store.Snapshot, request Request, chunk []shown) ([]json.RawMessage, error) {
+	if len(chunk) == 0 || chunk[0].StateGroup == nil {
+		return nil, nil
+	}
+	senders := make([]string, 0, len(chunk))
+	for i := range chunk {
+		senders = append(senders, chunk[i].Sender)
+	}
+	slices.Sort(senders)
+	ids, err := snapshot.MembersAt(ctx, *chunk[0].StateGroup, slices.Compact(senders))
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+	events, err := snapshot.Events(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	members := make([]shown, 0, len(ids))
+	for _, id := range ids {
+		if event, ok := events[id]; ok {
+			members = append(members, shown{TimelineEvent: event})
+		}
+	}
+	readable, size := readShown(members)
+	var replaced []string
+	for i := range readable {
+		if id := readable[i].replacedState(); id != "" {
+			replaced = append(replaced, id)
+		}
+	}
+	previous, _, err := snapshot.Beside(ctx, replaced, nil)
+	if err != nil {
+		return nil, err
+	}
+	// Clients get them as events of their own, whatever the chunk is.
+	format := Format{Room: request.Room, Reader: request.Reader, Now: now()}
+	return format.page(readable, previous, &bundles{}, size), nil
 }
