@@ -118,7 +118,7 @@ func pageFilter(q query) (messages.Filter, error) {
 	}
 	filter, err := messages.ParseFilter([]byte(unescape(value, false)))
 	switch {
-	case errors.Is(err, messages.ErrFilterNotJSON):
+	case errors.Is(err, messages.ErrFilterJSON):
 		return messages.Filter{}, &apiError{
 			Status: http.StatusBadRequest, Code: "M_NOT_JSON", Text: "Query parameter filter must be a valid JSON object",
 		}

@@ -183,7 +183,7 @@ func TestMessagesRefusals(t *testing.T) {
 		"limit is negative":      {"?limit=-1", 400, "M_INVALID_PARAM", "Query parameter limit must be a positive integer."},
 		"limit is high":          {"?limit=99999999999999999999", 200, "", ""},
 		"filter":                 {filter("}}}{}"), 400, "M_NOT_JSON", notJSON},
-		"filter is empty":        {"?filter=", 400, "M_NOT_JSON", notJSON},
+		"filter is empty":        {"?filter=", 200, "", ""},
 		"filter is null":         {filter("null"), 200, "", ""},
 		"filter is a list":       {filter("[]"), 200, "", ""},
 		"filter is zero":         {filter("0"), 200, "", ""},
@@ -355,4 +355,60 @@ func TestMessagesAskForOlderHistory(t *testing.T) {
 	require.Empty(t, asked)
 	readPage(t, b.get(t, chatV3+"?dir=b&limit=1000", "alice"))
 	require.Equal(t, chatV3+" Bearer alice", <-asked)
+}
+
+func TestEventContext(t *testing.T) {
+	t.Parallel()
+	b := setupChat(t, httpapi.Options{}, nil)
+	// Oldest first, as the room has them.
+	all := readPage(t, b.get(t, chatAdmin+"?limit=1000", admin)).Chunk
+	require.Len(t, all, chatEvents)
+	const at = 20
+	event := all[at].ID
+	for query, want := range map[string]struct{ before, after int }{
+		"": {5, 5}, "?limit=3": {1, 2}, "?limit=0": {0, 0}, "?limit=1": {0, 1}, "?limit=99999": {at, chatEvents - at - 1},
+	} {
+		r := b.get(t, chatContext+event+query, admin)
+		require.Equal(t, 200, r.status, r.body)
+		var found struct {
+			Event         struct{ Event_id string }
+			Events_before []struct{ Event_id string }
+			Events_after  []struct{ Event_id string }
+			State         []struct{ Type, State_key string }
+			Start, End    string
+		}
+		require.NoError(t, json.Unmarshal([]byte(r.body), &found))
+		require.Equal(t, event, found.Event.Event_id)
+		require.Len(t, found.Events_before, want.before, query)
+		require.Len(t, found.Events_after, want.after, query)
+		for i, before := range found.Events_before {
+			require.Equal(t, all[at-1-i].ID, before.Event_id)
+		}
+		for i, after := range found.Events_after {
+			require.Equal(t, all[at+1+i].ID, after.Event_id)
+		}
+		require.NotEmpty(t, found.State)
+		// The tokens lead on from there.
+		back := readPage(t, b.get(t, chatAdmin+"?dir=b&limit=1&from="+found.Start, admin)).Chunk
+		if n := at - 1 - want.before; n >= 0 {
+			require.Equal(t, all[n].ID, back[0].ID)
+		} else {
+			require.Empty(t, back)
+		}
+		on := readPage(t, b.get(t, chatAdmin+"?dir=f&limit=1&from="+found.End, admin)).Chunk
+		if n := at + 1 + want.after; n < chatEvents {
+			require.Equal(t, all[n].ID, on[0].ID)
+		} else {
+			require.Empty(t, on)
+		}
+	}
+	notFound := refusal("M_NOT_FOUND", "Event not found.")
+	for _, id := range []string{"$nope", "", "$one", "%00", "%FF"} {
+		requireJSON(t, b.get(t, chatContext+id, admin), 404, notFound)
+	}
+	requireJSON(t, b.get(t, chatContext+event+"?limit=x&filter={", admin), 400,
+		refusal("M_INVALID_PARAM", "Query parameter limit must be an integer"))
+	requireJSON(t, b.get(t, chatContext+event+"?filter={", admin), 400,
+		refusal("M_NOT_JSON", "Query parameter filter must be a valid JSON object"))
+	requireJSON(t, b.get(t, chatContext+event, "alice"), 403, refusal("M_FORBIDDEN", "You are not a server admin"))
 }
