@@ -110,7 +110,7 @@ func TestMessages(t *testing.T) {
 		require.Empty(t, p.State)
 		for _, event := range p.Chunk {
 			require.NotContains(t, seen, event.ID)
-			require.Equal(t, "join", cmp.Or(event.Unsigned["membership"], any("join")))
+			require.Contains(t, []any{"join", "leave"}, event.Unsigned["membership"])
 			seen = append(seen, event.ID)
 		}
 		if p.End == nil {
@@ -227,7 +227,7 @@ func TestWhoMayReadMessages(t *testing.T) {
 	requireJSON(t, b.get(t, chatAdmin, "guest"), 403, refusal("M_GUEST_ACCESS_FORBIDDEN", "Guest access not allowed"))
 	requireJSON(t, b.get(t, chatV3, "locked"), 401,
 		`{"errcode":"M_USER_LOCKED","error":"User account has been locked","soft_logout":true}`)
-	for _, room := range []string{"!nope:x", "", "%00%FF"} {
+	for _, room := range []string{"!nope:x", "%00%FF"} {
 		p := readPage(t, b.get(t, "/_synapse/admin/v1/rooms/"+room+"/messages?dir=b", admin))
 		require.Empty(t, p.Chunk)
 		require.Nil(t, p.End)

@@ -35,7 +35,10 @@ func (o *objectBody) key(name string) {
 }
 
 // text adds a text.
-func (o *objectBody) text(name, value string) { o.json(name, quoted(value)) }
+func (o *objectBody) text(name, value string) {
+	quoted, _ := json.Marshal(value) // never fails
+	o.json(name, quoted)
+}
 
 // json adds a value that is JSON.
 func (o *objectBody) json(name string, value json.RawMessage) {

@@ -63,7 +63,9 @@ func TestRecordedReads(t *testing.T) {
 				w := httptest.NewRecorder()
 				handler.ServeHTTP(w, request)
 				require.Equal(t, r.Status, w.Code, "%s: %s", r.Path, w.Body)
-				require.Empty(t, gocmp.Diff(settled(t, r.Body), settled(t, w.Body.Bytes())), r.Path)
+				if diff := gocmp.Diff(settled(t, r.Body), settled(t, w.Body.Bytes())); diff != "" {
+					t.Errorf("%s %s\n%s", r.User, r.Path, diff)
+				}
 			}
 			require.Equal(t, 77, asked)
 			require.Equal(t, recordedPages[recorded], pages)
@@ -117,6 +119,11 @@ func settle(key string, value any) any {
 			value[key] = settle(key, value[key])
 		}
 		delete(value, "age")
+		for _, name := range []string{"start", "end"} {
+			if token, ok := value[name].(string); ok {
+				value[name] = ownRest.ReplaceAllString(token, "")
+			}
+		}
 	case []any:
 		for i := range value {
 			value[i] = settle("", value[i])
