@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -23,7 +24,7 @@ import (
 )
 
 // TestRecordedReads asks what a real Synapse was asked before and after it
-// purged and deleted rooms. No difference is intended.
+// purged and deleted rooms. One difference is intended: see ownRest.
 func TestRecordedReads(t *testing.T) {
 	t.Parallel()
 	for dump, recorded := range map[string]string{
@@ -73,6 +74,10 @@ func TestRecordedReads(t *testing.T) {
 	}
 }
 
+// ownRest ends a page token that was made and not sent. That Synapse pads it to 14
+// places, and Lethe to the 10 that older ones accept too.
+var ownRest = regexp.MustCompile(`(_0)+$`)
+
 // recordedPages is how many pages of /messages were asked for.
 var recordedPages = map[string]int{"synapse-1.160-reads.jsonl.gz": 512, "synapse-1.160-reads-after.jsonl.gz": 426}
 
@@ -101,8 +106,9 @@ func recordedReads(t *testing.T, name string) (reads []recordedRead) {
 	return reads
 }
 
-// settled reads an answer, and leaves out of it what changes by itself: ages,
-// and the order of members and of state events.
+// settled reads an answer, and leaves out of it what is intended to differ or
+// changes by itself: the padding of page tokens, ages, and the order of members and
+// of state events.
 func settled(t *testing.T, body []byte) any {
 	t.Helper()
 	decoder := json.NewDecoder(bytes.NewReader(body))

@@ -16,7 +16,7 @@ import (
 
 const (
 	alice, bob, carol = "@alice:x", "@bob:x", "@carol:x"
-	room              = "!room:x"
+	talkRoom          = "!room:x"
 )
 
 // A talk is a room whose events relate to each other.
@@ -64,8 +64,8 @@ func (k *talk) say(id, sender, kind, content string) string {
 	k.place++
 	k.exec(`
 		INSERT INTO events (event_id, room_id, type, sender, topological_ordering, depth, stream_ordering, origin_server_ts, processed, outlier)
-		VALUES ($1, $2, $3, $4, $5, $5, $5, $5, true, false)`, id, room, kind, sender, k.place)
-	k.exec(`INSERT INTO event_json (event_id, room_id, internal_metadata, json) VALUES ($1, $2, '{}', $3)`, id, room,
+		VALUES ($1, $2, $3, $4, $5, $5, $5, $5, true, false)`, id, talkRoom, kind, sender, k.place)
+	k.exec(`INSERT INTO event_json (event_id, room_id, internal_metadata, json) VALUES ($1, $2, '{}', $3)`, id, talkRoom,
 		fmt.Sprintf(`{"type":%q,"sender":%q,"content":%s,"origin_server_ts":%d,"unsigned":{"age_ts":1}}`, kind, sender, content, k.place))
 	return id
 }
@@ -98,7 +98,7 @@ func (k *talk) redact(id string) {
 // shows returns the events by their ids, as the request gets them.
 func (k *talk) shows(request Request, ids ...string) map[string]event {
 	k.t.Helper()
-	request.Room = room
+	request.Room = talkRoom
 	found := map[string]event{}
 	require.NoError(k.t, k.store.Snapshot(k.t.Context(), func(ctx context.Context, snapshot *store.Snapshot) error {
 		events, err := snapshot.Events(ctx, ids)
@@ -161,7 +161,7 @@ func TestEdits(t *testing.T) {
 	require.Equal(t, event{"body": "Hi!"}, got["content"])
 	edit := relationsOf(got)["m.replace"].(event)
 	require.Equal(t, event{
-		"event_id": "$e1", "sender": alice, "user_id": alice, "room_id": room, "type": "m.room.message", "origin_server_ts": 2.0, "age": edit["age"],
+		"event_id": "$e1", "sender": alice, "user_id": alice, "room_id": talkRoom, "type": "m.room.message", "origin_server_ts": 2.0, "age": edit["age"],
 		"content":  event{"body": "$e1", "m.relates_to": event{"rel_type": "m.replace", "event_id": p}},
 		"unsigned": event{"age": edit["age"], "transaction_id": "t"},
 	}, edit)
@@ -360,7 +360,7 @@ func TestErasedSendersEdits(t *testing.T) {
 	require.NoError(t, k.store.Snapshot(t.Context(), func(ctx context.Context, snapshot *store.Snapshot) error {
 		events, err := snapshot.Events(ctx, []string{p})
 		require.NoError(t, err)
-		written, err := render(ctx, snapshot, Request{Room: room}, []shown{{TimelineEvent: events[p], erased: true}})
+		written, err := render(ctx, snapshot, Request{Room: talkRoom}, []shown{{TimelineEvent: events[p], erased: true}})
 		require.NoError(t, err)
 		got := decoded(t, written[0])
 		require.Equal(t, event{}, got["content"])
@@ -483,7 +483,7 @@ func TestLazyMembers(t *testing.T) {
 	}
 	group := int64(1)
 	members := func(request Request, chunk ...shown) (ids []string, got []event) {
-		request.Room = room
+		request.Room = talkRoom
 		require.NoError(t, k.store.Snapshot(t.Context(), func(ctx context.Context, snapshot *store.Snapshot) error {
 			state, err := lazyMembers(ctx, snapshot, request, chunk)
 			require.NoError(t, err)
@@ -501,7 +501,7 @@ func TestLazyMembers(t *testing.T) {
 	ids, got := members(Request{}, by(bob, &group), by(alice, nil), by(bob, nil), by("@nobody:x", nil))
 	require.Equal(t, []string{"$m" + alice, "$m" + bob}, ids)
 	require.Equal(t, event{
-		"type": "m.room.member", "state_key": bob, "sender": bob, "user_id": bob, "room_id": room, "event_id": "$m" + bob, "content": event{"membership": "join"},
+		"type": "m.room.member", "state_key": bob, "sender": bob, "user_id": bob, "room_id": talkRoom, "event_id": "$m" + bob, "content": event{"membership": "join"},
 		"replaces_state": "$m" + alice, "prev_content": event{"membership": "join"},
 		"unsigned": event{"replaces_state": "$m" + alice, "prev_content": event{"membership": "join"}, "prev_sender": alice},
 	}, got[1])

@@ -217,7 +217,7 @@ const (
 	loadedColumns = `
 	e.event_id, e.type, coalesce(e.sender, ''), e.state_key, e.topological_ordering, e.stream_ordering, coalesce(e.origin_server_ts, 0), e.outlier,
 	(SELECT r.room_version FROM rooms r WHERE r.room_id = $1),
-	j.json, j.internal_metadata, d.event_id, d.json, coalesce(j.format_version, 1),
+	j.json, j.internal_metadata, d.event_id, d.json, d.internal_metadata, coalesce(j.format_version, 1),
 	e.rejection_reason IS NOT NULL OR (SELECT true FROM rejections x WHERE x.event_id = e.event_id LIMIT 1) IS TRUE
 	OR e.type = 'm.room.redaction' AND (
 		SELECT true
@@ -237,7 +237,7 @@ const (
 		SELECT j.json, j.internal_metadata, j.format_version FROM event_json j WHERE j.event_id = e.event_id LIMIT 1
 	) j ON true
 	LEFT JOIN LATERAL (
-		SELECT d.event_id, dj.json
+		SELECT d.event_id, dj.json, dj.internal_metadata
 		FROM redactions d
 		CROSS JOIN LATERAL (SELECT to_jsonb(d) ->> 'recheck' IS NOT DISTINCT FROM 'false') AS f (confirmed)
 		LEFT JOIN events de ON de.event_id = d.event_id
@@ -267,7 +267,8 @@ func (p *TimelinePage) read(rows pgx.Rows, limit int) error {
 	count := 0
 	_, err := pgx.ForEachRow(rows, []any{
 		&row.StateGroup, &row.ID, &row.Type, &row.Sender, &row.StateKey, &row.Topological, &row.Stream, &row.OriginTS, &row.Outlier,
-		&row.RoomVersion, &row.JSON, &row.InternalMetadata, &row.RedactedBy, &row.Redaction, &row.format, &row.dropped,
+		&row.RoomVersion, &row.JSON, &row.InternalMetadata, &row.RedactedBy, &row.Redaction, &row.RedactionMetadata,
+		&row.format, &row.dropped,
 	}, func() error {
 		if count++; count > limit {
 			p.More = true

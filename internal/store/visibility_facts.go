@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -15,7 +16,8 @@ type VisibilityQuestion struct {
 	Room, Reader string
 
 	// Groups are the state groups of the events, Senders their senders, and
-	// Replaced the ids of the state events that they replaced.
+	// Replaced the ids of the state events that they say they replaced, which may
+	// be any text.
 	Groups   []int64
 	Senders  []string
 	Replaced []string
@@ -58,6 +60,7 @@ func (s *Snapshot) VisibilityFacts(ctx context.Context, question VisibilityQuest
 	if len(question.Groups) > 0 {
 		queueStatesAt(batch, question, &facts)
 	}
+	question.Replaced = slices.DeleteFunc(slices.Clone(question.Replaced), func(id string) bool { return !storable(id) })
 	if len(question.Replaced) > 0 {
 		queueReplaced(batch, question, &facts)
 	}
