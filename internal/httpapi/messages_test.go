@@ -404,7 +404,9 @@ func TestEventContext(t *testing.T) {
 	}
 	notFound := refusal("M_NOT_FOUND", "Event not found.")
 	for _, id := range []string{"$nope", "", "$one", "%00", "%FF"} {
-		requireJSON(t, b.get(t, chatContext+id, admin), 404, notFound)
+		r := b.get(t, chatContext+id, admin)
+		require.Equal(t, 404, r.status, "%s %s", id, b.log)
+		requireJSON(t, r, 404, notFound)
 	}
 	requireJSON(t, b.get(t, chatContext+event+"?limit=x&filter={", admin), 400,
 		refusal("M_INVALID_PARAM", "Query parameter limit must be an integer"))
