@@ -8,9 +8,10 @@ import "github.com/jackc/pgx/v5"
 // page: better than to show what is to be hidden.
 func queueHiddenSenders(batch *pgx.Batch, reader string, senders []string, facts *VisibilityFacts) {
 	batch.Queue(`
-		SELECT ignored_user_id, false FROM ignored_users WHERE ignorer_user_id = $1 AND ignored_user_id = ANY ($2)
+		SELECT ignored_user_id, false FROM ignored_users
+		WHERE ignorer_user_id = $1 AND ignored_user_id = ANY (`+unseen("$2::text[]")+`::text[])
 		UNION ALL
-		SELECT user_id, true FROM erased_users WHERE user_id = ANY ($2)`, reader, senders).
+		SELECT user_id, true FROM erased_users WHERE user_id = ANY (`+unseen("$2::text[]")+`::text[])`, reader, senders).
 		Query(func(rows pgx.Rows) error {
 			var user string
 			var erased bool

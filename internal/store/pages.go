@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -135,13 +136,16 @@ func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]TimelineP
 // EventsOf reads those events of a room that are fit to be read, by their ids and
 // in no order. The caller bounds how many it asks for.
 func (s *Snapshot) EventsOf(ctx context.Context, room string, ids []string) ([]TimelineEvent, error) {
-	if !storable(room) {
+	if !storable(room) || !slices.ContainsFunc(ids, storable) {
 		return nil, nil
 	}
 	rows, err := s.tx.Query(ctx, `
 		SELECT `+stateGroup+loadedColumns+`
-		FROM (SELECT `+keyColumns+` FROM events e WHERE e.event_id = ANY ($2::text[]) AND e.room_id = $1) e`+loads,
-		room, ids)
+		FROM (
+			SELECT `+keyColumns+` FROM events e
+			WHERE e.event_id = ANY ($2::text[]) AND e.room_id = $1 AND e.stream_ordering IS NOT NULL
+		) e`+loads,
+		room, slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return !storable(id) }))
 	var page TimelinePage
 	if err == nil {
 		err = page.read(rows, math.MaxInt)

@@ -29,25 +29,49 @@ func chainsOf(groups string) string {
 		)`
 }
 
+// unseen is an array parameter whose length the planner does not see. It would
+// plan anew for each length, which takes longer than to look the array up.
+func unseen(parameter string) string { return `(SELECT ` + parameter + `)` }
+
+// mostRead is how many members of a group are read to look for users among them.
+// A difference hardly ever has as many, and to read it takes no longer than to
+// look up one user in it. In all others each user is looked up by itself: a room
+// can have 100,000 members, and to read them is what the planner would do, for it
+// takes every group for a small one.
+const mostRead = "100"
+
 // MembersAt returns the ids of the member events that the state of a state group
 // has for the users, in the order of these. Users without one are left out. A
 // group that is not there has none.
 func (s *Snapshot) MembersAt(ctx context.Context, stateGroup int64, users []string) ([]string, error) {
-	// Each user is looked up in each group of the chain by all three columns of
-	// the index. The planner takes every group for a small one, and would read all
-	// members of a room of 100,000 at once. The highest group wins, which is the
-	// nearest.
+	// The highest group wins, which is the nearest.
 	rows, err := s.tx.Query(ctx, `
-		WITH RECURSIVE `+chainsOf("ARRAY[$1::bigint]")+`
-		SELECT m.event_id
-		FROM (SELECT DISTINCT unnest($2::text[]) AS user_id) u
-		CROSS JOIN LATERAL (
-			SELECT s.event_id FROM state_groups_state s
-			WHERE s.state_group = ANY (ARRAY(SELECT state_group FROM chain))
-			  AND s.type = 'm.room.member' AND s.state_key = u.user_id
-			ORDER BY s.state_group DESC LIMIT 1
-		) m
-		ORDER BY u.user_id COLLATE "C"`, stateGroup, users)
+		WITH RECURSIVE `+chainsOf("ARRAY[$1::bigint]")+`, users AS MATERIALIZED (
+			SELECT DISTINCT unnest(`+unseen("$2::text[]")+`) AS user_id
+		), members AS MATERIALIZED (
+			SELECT c.state_group, m.state_key, m.event_id
+			FROM (SELECT DISTINCT state_group FROM chain) c
+			CROSS JOIN LATERAL (
+				SELECT s.state_key, s.event_id FROM state_groups_state s
+				WHERE s.state_group = c.state_group AND s.type = 'm.room.member'
+				LIMIT `+mostRead+`
+			) m
+		), found AS (
+			SELECT m.state_group, m.state_key, m.event_id FROM members m JOIN users u ON u.user_id = m.state_key
+			UNION ALL
+			SELECT s.state_group, s.state_key, s.event_id
+			FROM users u
+			CROSS JOIN LATERAL (
+				SELECT s.state_group, s.state_key, s.event_id FROM state_groups_state s
+				WHERE s.type = 'm.room.member' AND s.state_key = u.user_id
+				  AND s.state_group = ANY (ARRAY(
+					SELECT state_group FROM members GROUP BY state_group HAVING count(*) = `+mostRead+`))
+				OFFSET 0
+			) s
+		)
+		SELECT event_id
+		FROM (SELECT DISTINCT ON (state_key) state_key, event_id FROM found ORDER BY state_key, state_group DESC) m
+		ORDER BY state_key COLLATE "C"`, stateGroup, users)
 	if err != nil {
 		return nil, fmt.Errorf("read members of a state: %w", err)
 	}
@@ -88,7 +112,7 @@ func queueStatesAt(batch *pgx.Batch, question VisibilityQuestion, facts *Visibil
 			  AND s.type = '` + eventType + `' AND s.state_key = ` + stateKey
 	}
 	batch.Queue(`
-		WITH RECURSIVE `+chainsOf("$3::bigint[]")+`, reached AS (
+		WITH RECURSIVE `+chainsOf(unseen("$3::bigint[]"))+`, reached AS (
 			SELECT ARRAY(SELECT state_group FROM chain) AS groups
 		), found AS MATERIALIZED (`+
 		key("m.room.create", "''")+` UNION ALL`+key("m.room.history_visibility", "''")+` UNION ALL`+
@@ -131,7 +155,7 @@ func queueStatesAt(batch *pgx.Batch, question VisibilityQuestion, facts *Visibil
 // queueReplaced asks for the events that state events of the page replaced.
 func queueReplaced(batch *pgx.Batch, question VisibilityQuestion, facts *VisibilityFacts) {
 	batch.Queue(`
-		SELECT x.event_id, j.json FROM unnest($2::text[]) AS x (event_id)`+readable, question.Room, question.Replaced).
+		SELECT x.event_id, j.json FROM unnest(`+unseen("$2::text[]")+`) AS x (event_id)`+readable, question.Room, question.Replaced).
 		Query(func(rows pgx.Rows) error {
 			var id, text string
 			_, err := pgx.ForEachRow(rows, []any{&id, &text}, func() error {

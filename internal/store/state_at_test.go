@@ -53,6 +53,14 @@ func TestMembersAt(t *testing.T) {
 	// One that bites its tail: the highest number wins.
 	l.insertStates([]int64{300, 301}, map[int64]map[[2]string]string{300: {member("@a:x"): "$300"}, 301: {member("@a:x"): "$301"}})
 	l.exec(`INSERT INTO state_group_edges VALUES (300, 301)`)
+	// Groups with about as many members as are read of one at most, and with more,
+	// and a difference to each.
+	for i, n := range []int64{99, 100, 101, 1000} {
+		group := int64(400 + 2*i)
+		l.insertStates([]int64{group, group + 1}, map[int64]map[[2]string]string{group + 1: {member("@m7:x"): "$new"}})
+		l.exec(`INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id)
+			SELECT $1, $2, 'm.room.member', '@m' || n || ':x', '$m' || n FROM generate_series(1, $3::bigint) n`, group, room, n)
+	}
 
 	everybody := []string{"@d:x", "@c:x", "@b:x", "@a:x", "@B:x", "@a:x"}
 	for _, c := range []struct {
@@ -69,7 +77,13 @@ func TestMembersAt(t *testing.T) {
 		{199, everybody, []string{"$first", "$middle"}},
 		{149, everybody, []string{"$first"}},
 		{300, everybody, []string{"$301"}},
-		{404, everybody, []string{}},
+		{99, everybody, []string{}},
+		{400, []string{"@m1:x", "@m7:x", "@m99:x", "@m100:x"}, []string{"$m1", "$m7", "$m99"}},
+		{401, []string{"@m1:x", "@m7:x", "@m99:x", "@m100:x"}, []string{"$m1", "$new", "$m99"}},
+		{403, []string{"@m1:x", "@m7:x", "@m100:x", "@m101:x"}, []string{"$m100", "$m1", "$new"}},
+		{405, []string{"@m1:x", "@m7:x", "@m100:x", "@m101:x"}, []string{"$m100", "$m101", "$m1", "$new"}},
+		{406, []string{"@m1000:x", "@m7:x", "@m0:x", "@m999:x"}, []string{"$m1000", "$m7", "$m999"}},
+		{407, []string{"@m1000:x", "@m7:x", "@m0:x", "@m999:x"}, []string{"$m1000", "$new", "$m999"}},
 	} {
 		got := inSnapshot(l, func(ctx context.Context, s *store.Snapshot) ([]string, error) {
 			return s.MembersAt(ctx, c.group, c.users)
