@@ -32,6 +32,11 @@ test-kills: ## Kill workers at random points of purges and deletes, again and ag
 	@scripts/servers
 	LETHE_TEST_KILL_RUNS=10 go test -timeout 30m -parallel 6 -run ThroughKills ./internal/e2e
 
+.PHONY: fuzz
+fuzz: ## Ask for pages with made-up queries for a minute, and look for an answer that is none
+	@scripts/servers
+	go test -run '^$$' -fuzz FuzzMessages -fuzztime 1m ./internal/httpapi
+
 .PHONY: lint
 lint: ## Check format, go.mod and what static analysis finds
 	@unformatted=$$($(tool) gofumpt -l .) && if [ -n "$$unformatted" ]; then echo "make fmt would change:" $$unformatted; exit 1; fi

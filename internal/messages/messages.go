@@ -17,6 +17,9 @@ import (
 // such room.
 var ErrForbidden = errors.New("not in the room, and the room cannot be previewed")
 
+// ErrNotAsked is returned by a [Backfill] that had a reason to ask nobody.
+var ErrNotAsked = errors.New("nobody was asked for history")
+
 // Options are what [New] can be told.
 type Options struct {
 	// Backfill gets history that this server does not have. Defaults to nil:
@@ -42,7 +45,8 @@ type Options struct {
 // Backfill gets history of rooms from other servers.
 type Backfill interface {
 	// Backfill asks for the events before the given place of a room, as the
-	// reader, and returns when what came is in the database, or why nothing came.
+	// reader, and returns when what came is in the database, or why nothing came:
+	// [ErrNotAsked] if nobody was to be asked.
 	Backfill(ctx context.Context, room string, reader Reader, before matrix.PageToken, limit int) error
 }
 

@@ -3,7 +3,6 @@ package messages
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -28,9 +27,9 @@ type OlderHistoryOptions struct {
 }
 
 var (
-	errNoAccessToken = errors.New("the reader has no access token to ask with")
-	errAskedJustNow  = errors.New("the homeserver was asked just now")
-	errTooManyAsk    = errors.New("too many ask the homeserver already")
+	errNoAccessToken = fmt.Errorf("%w: the reader has no access token to ask with", ErrNotAsked)
+	errAskedJustNow  = fmt.Errorf("%w: the homeserver was asked just now", ErrNotAsked)
+	errTooManyAsk    = fmt.Errorf("%w: too many ask already", ErrNotAsked)
 )
 
 // mostAsked is how many pages are remembered as asked for.

@@ -48,7 +48,9 @@ func TestOlderHistoryAsksAsTheReader(t *testing.T) {
 	require.Contains(t, <-asked, "&user_id=%40u%3Ax ")
 
 	// The same page not again, nor without an access token.
-	require.ErrorContains(t, h.Backfill(t.Context(), "!r:x", asker, tokenAt(7), 20), "just now")
+	err := h.Backfill(t.Context(), "!r:x", asker, tokenAt(7), 20)
+	require.ErrorIs(t, err, messages.ErrNotAsked)
+	require.ErrorContains(t, err, "just now")
 	require.ErrorContains(t, h.Backfill(t.Context(), "!r:x", messages.Reader{UserID: "@u:x"}, tokenAt(5), 20), "no access token")
 	require.NoError(t, h.Backfill(t.Context(), "!other:x", asker, tokenAt(7), 20))
 	require.Len(t, asked, 1)

@@ -3,6 +3,7 @@ package messages
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -31,7 +32,8 @@ const (
 func (m *Messages) Page(ctx context.Context, request Request) (Page, error) {
 	request.Limit = min(max(request.Limit, 0), maxLimit)
 	request.Raw = request.Raw || request.Filter.federation
-	page, gap, err := m.page(ctx, request, m.options.Backfill != nil)
+	// Other servers give history to members. A server admin need not be one.
+	page, gap, err := m.page(ctx, request, m.options.Backfill != nil && !request.All)
 	if err == nil && gap != nil {
 		m.backfill(ctx, request, *gap)
 		// The page begins where it would have begun.
@@ -89,7 +91,8 @@ func (m *Messages) read(ctx context.Context, room string, with func(context.Cont
 func (m *Messages) backfill(ctx context.Context, request Request, before matrix.PageToken) {
 	waiting, cancel := context.WithTimeout(ctx, backfillTime)
 	defer cancel()
-	if err := m.options.Backfill.Backfill(waiting, request.Room, request.Reader, before, request.Limit); err != nil {
+	err := m.options.Backfill.Backfill(waiting, request.Room, request.Reader, before, request.Limit)
+	if err != nil && !errors.Is(err, ErrNotAsked) {
 		m.options.Log.LogAttrs(ctx, slog.LevelWarn, "no history came from other servers",
 			slog.String("room", request.Room), slog.Any("error", err))
 	}
