@@ -1,7 +1,8 @@
 // Package matrix knows the Matrix words that Lethe reads and writes: server
 // names, ids of users and rooms, page tokens, and events of the room versions 9
 // to 12, with what seals and names them: canonical JSON, hashes, redaction and
-// signatures.
+// signatures. Events of all versions it can redact, and split without decoding
+// them.
 //
 // It promises that what it accepts is well formed, that what it formats it
 // parses again to the same value, and that an event gets the same id and the

@@ -241,7 +241,9 @@ func TestReferences(t *testing.T) {
 	require.Equal(t, event{"m.reference": references("$a")}, k.relations(alice, p))
 	k.exec(`UPDATE events SET room_id = '!room:x' WHERE event_id = '$z'; INSERT INTO rejections VALUES ('$z', '', '')`)
 	require.Equal(t, event{"m.reference": references("$a")}, k.relations(alice, p))
-	k.exec(`DELETE FROM rejections; INSERT INTO ignored_users VALUES ('@alice:x', '@bob:x')`)
+	k.exec(`DELETE FROM rejections; UPDATE events SET rejection_reason = '' WHERE event_id = '$z'`)
+	require.Equal(t, event{"m.reference": references("$a")}, k.relations(alice, p))
+	k.exec(`UPDATE events SET rejection_reason = NULL WHERE event_id = '$z'; INSERT INTO ignored_users VALUES ('@alice:x', '@bob:x')`)
 	require.Equal(t, event{"m.reference": references("$a")}, k.relations(alice, p))
 	require.Equal(t, event{"m.reference": references("$z", "$a")}, k.relations(carol, p))
 	all := k.shows(Request{All: true, Reader: Reader{UserID: alice, Admin: true}}, p)[p]
@@ -448,6 +450,29 @@ func TestReplacedState(t *testing.T) {
 		state(unsigned)
 		require.NotContains(t, k.shows(Request{}, after)[after], "prev_content", unsigned)
 	}
+}
+
+// A page on which nothing can be shown with an event costs no query.
+func TestPageWithoutCandidates(t *testing.T) {
+	t.Parallel()
+	k := newTalk(t)
+	require.NoError(t, k.store.Snapshot(t.Context(), func(ctx context.Context, snapshot *store.Snapshot) error {
+		ended, cancel := context.WithCancel(ctx)
+		cancel()
+		chunk := func(text string) []shown {
+			return []shown{{TimelineEvent: store.TimelineEvent{ID: "$e", JSON: json.RawMessage(text)}}}
+		}
+		for _, text := range []string{
+			`{"type":"m.room.topic","state_key":"","content":{}}`, `[`,
+			`{"type":"m.reaction","content":{"m.relates_to":{"rel_type":"m.annotation","event_id":"$x"}}}`,
+		} {
+			_, err := render(ended, snapshot, Request{}, chunk(text))
+			require.NoError(t, err, text)
+		}
+		_, err := render(ended, snapshot, Request{}, chunk(`{"type":"m.room.message","content":{}}`))
+		require.ErrorIs(t, err, context.Canceled)
+		return nil
+	}))
 }
 
 // However long a thread is, a page of it is a few rows.

@@ -81,13 +81,24 @@ func (s *Snapshot) Beside(ctx context.Context, replaced, parents []string) (map[
 	return events, related, nil
 }
 
-// childrenSQL are events c of the room $2 with their relations r. They are
-// rejected where x is found, and the user $3 ignores their senders where i is.
-const childrenSQL = `
-	event_relations r
-	JOIN events c ON c.event_id = r.event_id AND c.room_id = $2 AND c.rejection_reason IS NULL
-	LEFT JOIN rejections x ON x.event_id = c.event_id
-	LEFT JOIN ignored_users i ON i.ignorer_user_id = $3 AND i.ignored_user_id = c.sender`
+const (
+	// childrenSQL are the events c that were not rejected, of the room $2, with
+	// their relations r. OFFSET keeps the planner from joining whole tables: it
+	// cannot know that most parents have few children.
+	childrenSQL = `
+		event_relations r
+		CROSS JOIN LATERAL (
+			SELECT c.event_id, c.type, c.sender, c.topological_ordering, c.stream_ordering, c.origin_server_ts
+			FROM events c
+			WHERE c.event_id = r.event_id AND c.room_id = $2 AND c.rejection_reason IS NULL
+			  AND NOT EXISTS (SELECT FROM rejections x WHERE x.event_id = c.event_id)
+			OFFSET 0
+		) c`
+
+	// heededSQL are those of them with i, their senders if the user $3 ignores them.
+	heededSQL = childrenSQL + `
+		LEFT JOIN ignored_users i ON i.ignorer_user_id = $3 AND i.ignored_user_id = c.sender`
+)
 
 // Threads reads the threads that hang on events of a room, by these roots.
 // Replies of users whom the ignorer ignores do not count; a root without any
@@ -108,8 +119,8 @@ func (s *Snapshot) Threads(ctx context.Context, room, reader, ignorer string, ro
 				SELECT count(*) FILTER (WHERE i.ignored_user_id IS NULL) AS count,
 				       coalesce(bool_or(c.sender = $4), false) AS participated,
 				       max(ARRAY[c.topological_ordering, c.stream_ordering]) FILTER (WHERE i.ignored_user_id IS NULL) AS latest
-				FROM `+childrenSQL+`
-				WHERE r.relates_to_id = roots.id AND r.relation_type = 'm.thread' AND x.event_id IS NULL AND c.stream_ordering IS NOT NULL
+				FROM `+heededSQL+`
+				WHERE r.relates_to_id = roots.id AND r.relation_type = 'm.thread' AND c.stream_ordering IS NOT NULL
 			) t
 			JOIN events latest ON latest.stream_ordering = t.latest[2]
 		) asked`+eventTables, roots, room, ignorer, reader)
@@ -143,10 +154,14 @@ func (s *Snapshot) Bundled(ctx context.Context, room, ignorer string, parents, o
 	batch := &pgx.Batch{}
 	if parents = storables(parents); len(parents) > 0 {
 		batch.Queue(`
-			SELECT r.relates_to_id, array_agg(c.event_id ORDER BY c.topological_ordering, c.stream_ordering)
-			FROM `+childrenSQL+`
-			WHERE r.relates_to_id = ANY ($1::text[]) AND r.relation_type = 'm.reference' AND x.event_id IS NULL AND i.ignored_user_id IS NULL
-			GROUP BY r.relates_to_id`, parents, room, ignorer).Query(func(rows pgx.Rows) error {
+			SELECT parents.id, children.ids
+			FROM unnest($1::text[]) AS parents (id)
+			CROSS JOIN LATERAL (
+				SELECT array_agg(c.event_id ORDER BY c.topological_ordering, c.stream_ordering) AS ids
+				FROM `+heededSQL+`
+				WHERE r.relates_to_id = parents.id AND r.relation_type = 'm.reference' AND i.ignored_user_id IS NULL
+			) children
+			WHERE children.ids IS NOT NULL`, parents, room, ignorer).Query(func(rows pgx.Rows) error {
 			var parent string
 			var ids []string
 			_, err := pgx.ForEachRow(rows, []any{&parent, &ids}, func() error {
@@ -166,12 +181,8 @@ func (s *Snapshot) Bundled(ctx context.Context, room, ignorer string, parents, o
 				JOIN events o ON o.event_id = originals.id AND o.room_id = $2
 				CROSS JOIN LATERAL (
 					SELECT c.event_id
-					FROM event_relations r
-					JOIN events c ON c.event_id = r.event_id
-					LEFT JOIN rejections x ON x.event_id = c.event_id
-					WHERE r.relates_to_id = o.event_id AND r.relation_type = 'm.replace'
-					  AND c.room_id = o.room_id AND c.type = o.type AND c.sender = o.sender
-					  AND c.rejection_reason IS NULL AND x.event_id IS NULL
+					FROM `+childrenSQL+`
+					WHERE r.relates_to_id = o.event_id AND r.relation_type = 'm.replace' AND c.type = o.type AND c.sender = o.sender
 					ORDER BY c.origin_server_ts DESC NULLS LAST, c.event_id DESC
 					LIMIT 1
 				) edit
