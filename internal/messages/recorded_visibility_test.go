@@ -17,8 +17,8 @@ import (
 	"lethe/internal/store"
 )
 
-// A visiblePage is a page that a real Synapse was asked for, and what it said.
-type visiblePage struct {
+// A recordedAnswer is a page that a real Synapse was asked for, and what it said.
+type recordedAnswer struct {
 	user, room string
 	filtered   bool
 	Status     int
@@ -48,7 +48,7 @@ func TestRecordedVisibility(t *testing.T) {
 			rooms := map[string][]store.TimelineEvent{}
 			visible := map[[2]string]map[string]shown{}
 			refused, peeked, compared, hidden := 0, 0, 0, 0
-			for _, page := range visiblePages(t, c.reads) {
+			for _, page := range recordedAnswers(t, c.reads) {
 				access, err := h.accessTo(page.room, page.user)
 				if page.Status == http.StatusForbidden {
 					require.ErrorIs(t, err, ErrForbidden, "%s in %s", page.user, page.room)
@@ -98,7 +98,7 @@ func TestRecordedVisibility(t *testing.T) {
 	}
 }
 
-func visiblePages(t *testing.T, name string) (pages []visiblePage) {
+func recordedAnswers(t *testing.T, name string) (pages []recordedAnswer) {
 	t.Helper()
 	file, err := os.Open(devstacktest.Shared(t, "fixtures", name))
 	require.NoError(t, err)
@@ -114,7 +114,7 @@ func visiblePages(t *testing.T, name string) (pages []visiblePage) {
 		require.NoError(t, err)
 		room, ok := strings.CutPrefix(asked.Path, "/_matrix/client/v3/rooms/")
 		room, ok2 := strings.CutSuffix(room, "/messages")
-		var page visiblePage
+		var page recordedAnswer
 		if !ok || !ok2 || json.Unmarshal(lines.Bytes(), &page) != nil ||
 			page.Status != http.StatusOK && page.Status != http.StatusForbidden {
 			continue

@@ -12,7 +12,7 @@ import (
 )
 
 // everybody makes a room that readers of every kind came to and went from.
-func everybody(h *house, id, visibility string) *room {
+func everybody(h *house, id, visibility string) *writtenRoom {
 	r := h.newRoom(id, visibility)
 	r.say(">1")
 	for _, user := range []string{"@in:x", "@left:x", "@forgot:x", "@banned:x"} {
@@ -293,33 +293,33 @@ func TestLostStateHides(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, Options{})
 	for name, c := range map[string]struct {
-		lose           func(r *room)
+		lose           func(r *writtenRoom)
 		in, left, peek []string
 	}{
-		"nothing": {func(*room) {}, []string{">1", ">2", ">3"}, []string{">1", ">2", ">3"}, []string{">1", ">2", ">3"}},
-		"the visibility's event": {func(r *room) {
+		"nothing": {func(*writtenRoom) {}, []string{">1", ">2", ">3"}, []string{">1", ">2", ">3"}, []string{">1", ">2", ">3"}},
+		"the visibility's event": {func(r *writtenRoom) {
 			r.exec(`DELETE FROM event_json WHERE event_id = $1`, r.state[matrix.StateKey{Type: "m.room.history_visibility"}])
 		}, []string{">2", ">3"}, []string{">2"}, nil},
-		"the visibility's JSON": {func(r *room) {
+		"the visibility's JSON": {func(r *writtenRoom) {
 			r.rewrite("m.room.history_visibility", "", `{"content":{"history_visibility":"world_readable"}`)
 		}, []string{">2", ">3"}, []string{">2"}, nil},
-		"a visibility that was rejected": {func(r *room) {
+		"a visibility that was rejected": {func(r *writtenRoom) {
 			r.exec(`INSERT INTO rejections VALUES ($1, '', '')`, r.state[matrix.StateKey{Type: "m.room.history_visibility"}])
 		}, []string{">2", ">3"}, []string{">2"}, nil},
-		"a visibility of another room": {func(r *room) {
+		"a visibility of another room": {func(r *writtenRoom) {
 			r.exec(`UPDATE events SET room_id = '!other:x' WHERE event_id = $1`, r.state[matrix.StateKey{Type: "m.room.history_visibility"}])
 		}, []string{">2", ">3"}, []string{">2"}, nil},
-		"the visibility and a membership": {func(r *room) {
+		"the visibility and a membership": {func(r *writtenRoom) {
 			r.rewrite("m.room.history_visibility", "", `[]`)
 			r.exec(`UPDATE events SET rejection_reason = 'auth' WHERE event_id = $1`, r.state[matrix.StateKey{Type: "m.room.member", Key: "@in:x"}])
 		}, nil, []string{">2"}, nil},
-		"the whole state": {func(r *room) {
+		"the whole state": {func(r *writtenRoom) {
 			r.exec(`DELETE FROM state_groups_state WHERE room_id = $1`, r.id)
 		}, nil, nil, nil},
-		"what the states are differences to": {func(r *room) {
+		"what the states are differences to": {func(r *writtenRoom) {
 			r.exec(`DELETE FROM state_group_edges e USING state_groups g WHERE g.id = e.state_group AND g.room_id = $1`, r.id)
 		}, nil, nil, nil},
-		"which state it was": {func(r *room) {
+		"which state it was": {func(r *writtenRoom) {
 			for i := range r.events {
 				r.events[i].StateGroup = nil
 			}

@@ -68,9 +68,9 @@ func (h *house) visible(room string, reader Reader, a access, events []store.Tim
 	return visible
 }
 
-// A room is one whose events are written as a homeserver would: each state event
+// A writtenRoom is one whose events are written as a homeserver would: each state event
 // makes a state group that is a difference to the one before.
-type room struct {
+type writtenRoom struct {
 	*house
 	id     string
 	group  *int64
@@ -80,9 +80,9 @@ type room struct {
 }
 
 // newRoom makes a room of @owner:x with that history visibility.
-func (h *house) newRoom(id, visibility string) *room {
+func (h *house) newRoom(id, visibility string) *writtenRoom {
 	h.t.Helper()
-	r := &room{house: h, id: id, state: map[matrix.StateKey]string{}}
+	r := &writtenRoom{house: h, id: id, state: map[matrix.StateKey]string{}}
 	h.exec(`INSERT INTO rooms (room_id, room_version) VALUES ($1, '11')`, id)
 	r.set("m.room.create", "", `{}`)
 	r.member("@owner:x", "join")
@@ -94,25 +94,25 @@ func (h *house) newRoom(id, visibility string) *room {
 }
 
 // say writes a message of @owner:x.
-func (r *room) say(text string) {
+func (r *writtenRoom) say(text string) {
 	r.t.Helper()
 	r.write("m.room.message", "@owner:x", nil, `{"body":"`+text+`"}`)
 }
 
 // set writes a state event of @owner:x.
-func (r *room) set(eventType, key, content string) {
+func (r *writtenRoom) set(eventType, key, content string) {
 	r.t.Helper()
 	r.write(eventType, "@owner:x", &key, content)
 }
 
 // member makes the user what it says of itself.
-func (r *room) member(user, membership string) {
+func (r *writtenRoom) member(user, membership string) {
 	r.t.Helper()
 	r.write("m.room.member", user, &user, `{"membership":"`+membership+`"}`)
 	r.belong(user, membership, r.last().ID)
 }
 
-func (r *room) belong(user, membership, event string) {
+func (r *writtenRoom) belong(user, membership, event string) {
 	r.t.Helper()
 	r.exec(`INSERT INTO room_memberships (event_id, user_id, sender, room_id, membership) VALUES ($1, $2, $2, $3, $4)`,
 		event, user, r.id, membership)
@@ -120,10 +120,10 @@ func (r *room) belong(user, membership, event string) {
 		ON CONFLICT (user_id, room_id) DO UPDATE SET event_id = $3, membership = $4`, r.id, user, event, membership)
 }
 
-func (r *room) last() *store.TimelineEvent { return &r.events[len(r.events)-1] }
+func (r *writtenRoom) last() *store.TimelineEvent { return &r.events[len(r.events)-1] }
 
 // write writes an event after the last one.
-func (r *room) write(eventType, sender string, key *string, content string) {
+func (r *writtenRoom) write(eventType, sender string, key *string, content string) {
 	r.t.Helper()
 	e := r.event(eventType, sender, key, content)
 	if key != nil {
@@ -147,7 +147,7 @@ func (r *room) write(eventType, sender string, key *string, content string) {
 }
 
 // outside writes a member event outside the room's timeline.
-func (r *room) outside(user, membership string) {
+func (r *writtenRoom) outside(user, membership string) {
 	r.t.Helper()
 	e := r.event("m.room.member", user, &user, `{"membership":"`+membership+`"}`)
 	e.Outlier = true
@@ -156,7 +156,7 @@ func (r *room) outside(user, membership string) {
 	r.events = append(r.events, e)
 }
 
-func (r *room) event(eventType, sender string, key *string, content string) store.TimelineEvent {
+func (r *writtenRoom) event(eventType, sender string, key *string, content string) store.TimelineEvent {
 	r.t.Helper()
 	r.depth++
 	n := r.depth
@@ -184,7 +184,7 @@ func (r *room) event(eventType, sender string, key *string, content string) stor
 }
 
 // rewrite makes the last event of a type and state key another one, under its id.
-func (r *room) rewrite(eventType, key, event string) {
+func (r *writtenRoom) rewrite(eventType, key, event string) {
 	r.t.Helper()
 	id := r.state[matrix.StateKey{Type: eventType, Key: key}]
 	require.NotEmpty(r.t, id)
@@ -193,7 +193,7 @@ func (r *room) rewrite(eventType, key, event string) {
 
 // seenBy returns what the reader sees of the room, with its memberships: of
 // messages what they say, of other events their type, state key and membership.
-func (r *room) seenBy(user string) []string {
+func (r *writtenRoom) seenBy(user string) []string {
 	r.t.Helper()
 	a, err := r.accessTo(r.id, user)
 	require.NoError(r.t, err)
