@@ -1,7 +1,7 @@
-// Package httpapi serves Synapse's admin API: it parses, authorises, calls and
-// renders. It is the only package that knows Matrix error bodies.
+// Package httpapi serves Synapse's admin API, and of the client-server API the
+// history of rooms: it parses, authorises, calls and renders. It is the only package that knows Matrix error bodies.
 //
-// It promises the statuses, error codes and texts that admin tools know; that a
+// It promises the statuses, error codes and texts that admin tools and clients know; that a
 // caller is authorised before anything of the request is judged; and that no
 // input makes it panic or answer 5xx.
 //

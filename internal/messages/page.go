@@ -32,8 +32,7 @@ const (
 func (m *Messages) Page(ctx context.Context, request Request) (Page, error) {
 	request.Limit = min(max(request.Limit, 0), maxLimit)
 	request.Raw = request.Raw || request.Filter.federation
-	// Other servers give history to members. A server admin need not be one.
-	page, gap, err := m.page(ctx, request, m.options.Backfill != nil && !request.All)
+	page, gap, err := m.page(ctx, request, m.options.Backfill != nil)
 	if err == nil && gap != nil {
 		m.backfill(ctx, request, *gap)
 		// The page begins where it would have begun.
