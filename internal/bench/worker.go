@@ -17,7 +17,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
-	"lethe/internal/jobs"
 	"lethe/internal/matrix"
 	"lethe/internal/redisdb"
 	"lethe/internal/store"
@@ -151,7 +150,7 @@ func (d database) submitter(ctx context.Context) (submitter, error) {
 		return submitter{}, err
 	}
 	log := slog.New(slog.DiscardHandler)
-	client := tasks.NewClient(db, redis, jobs.NewBoard(db, redis, time.Hour, log), log)
+	client := tasks.NewClient(db, redis, log)
 	return submitter{client: client, close: func() { _ = redis.Close(); db.Close() }}, nil
 }
 

@@ -126,7 +126,7 @@ func (w *ward) purge(room roomgen.Summary) string {
 	defer client.Close()
 	log := slog.New(slog.DiscardHandler)
 	board := jobs.NewBoard(db, client, time.Hour, log)
-	submit := tasks.NewClient(db, client, board, log)
+	submit := tasks.NewClient(db, client, log)
 	id, err := submit.SubmitPurgeHistory(w.ctx,
 		tasks.PurgeHistory{Room: room.Room, Token: token, DeleteLocalEvents: true, Requester: "@a:b"})
 	require.NoError(w.t, err)

@@ -204,7 +204,7 @@ func (p *process) part(purpose config.Purpose) part {
 	switch purpose {
 	case config.ForAPI:
 		return part{listen: p.settings.API.Listen, handler: func(health http.Handler) http.Handler {
-			client := tasks.NewClient(p.store, p.redis, p.board, p.log)
+			client := tasks.NewClient(p.store, p.redis, p.log)
 			return httpapi.New(p.store, client, p.board, httpapi.Options{
 				AccountValidity: p.settings.AccountValidity,
 				Health:          health,

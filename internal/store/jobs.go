@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // The states of a job. The last three are its end.
@@ -80,53 +79,6 @@ func oneJob(ctx context.Context, db querier, sql string, args ...any) (Job, erro
 // oneAtATime makes whoever decides by what jobs a room has wait for each other:
 // two that look at the same time would not see each other's job.
 const oneAtATime = `pg_advisory_xact_lock(hashtextextended('lethe.jobs ' || room_id, 0))`
-
-// InsertJob writes the row of a new, queued job; from then on it is accepted.
-// Of the job only ID, Kind, Room, Parameters and Requester are read. If alone
-// is set and the room has a job that has not ended, it is [ErrRoomBusy], and so
-// is a delete of a room that has one already; an id that is taken is [ErrExists].
-func (s *Store) InsertJob(ctx context.Context, job Job, alone bool) error {
-	insert := func(db execer) error {
-		_, err := db.Exec(ctx, `
-			INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester) VALUES ($1, $2, $3, $4, $5)`,
-			job.ID, job.Kind, job.Room, string(job.Parameters), job.Requester)
-		return err
-	}
-	var err error
-	if !alone {
-		err = insert(s.pool) // by itself: one round trip instead of three
-	} else {
-		err = s.inTransaction(ctx, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, `SELECT `+oneAtATime+` FROM (SELECT $1::text AS room_id) j`, job.Room); err != nil {
-				return err
-			}
-			var busy bool
-			if err := tx.QueryRow(ctx, `
-				SELECT EXISTS (SELECT FROM lethe.jobs WHERE room_id = $1 AND state IN ('queued', 'running'))`,
-				job.Room).Scan(&busy); err != nil {
-				return err
-			}
-			if busy {
-				return ErrRoomBusy
-			}
-			return insert(tx)
-		})
-	}
-	var pg *pgconn.PgError
-	// An id that is too long for an index names it, too.
-	if errors.As(err, &pg) && pg.Code == "23505" {
-		switch pg.ConstraintName {
-		case "jobs_pkey":
-			err = ErrExists
-		case "jobs_one_delete_per_room":
-			err = ErrRoomBusy
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("insert the job: %w", err)
-	}
-	return nil
-}
 
 // Job reads a job. An unknown id is [ErrNotFound].
 func (s *Store) Job(ctx context.Context, id string) (Job, error) {

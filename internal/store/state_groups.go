@@ -155,8 +155,8 @@ func (s *Store) deleteStateGroups(ctx context.Context, batch Batch, catalog Cata
 		// a snapshot of its own, or it is not and will not be.
 		steps := append([]step{
 			{"lock the groups", `
-				SELECT FROM state_groups WHERE id IN (SELECT state_group FROM lethe_groups) AND $1 <> '' ORDER BY id FOR UPDATE`},
-			{"spare the groups in use", `DELETE FROM lethe_groups c WHERE ` + stateGroupUsed(catalog)},
+				SELECT FROM state_groups WHERE id = ` + theDoomed + ` AND $1 <> '' ORDER BY id FOR UPDATE`},
+			{"spare the groups in use", spareUsed(catalog)},
 		}, spare...)
 		if _, err := runSteps(ctx, tx, steps, batch.Room); err != nil {
 			return nil, err
@@ -180,6 +180,16 @@ func (s *Store) deleteStateGroups(ctx context.Context, batch Batch, catalog Cata
 	return done, err
 }
 
+// The groups to be deleted, and those of their chains, as arrays, for the reason
+// that [theSelected] is one: joined with our tables, of which the planner knows
+// nothing, the edges or the state of all rooms are read to find those of a few
+// groups.
+const (
+	theDoomed  = `ANY (ARRAY(SELECT d.state_group FROM lethe_groups d))`
+	theChained = `ANY (ARRAY(SELECT c.state_group FROM lethe_chains c))`
+	theRoots   = `ANY (ARRAY(SELECT c.root FROM lethe_chains c))`
+)
+
 // outside says that a group is not among those to be deleted.
 const outside = `NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.state_group)`
 
@@ -190,20 +200,20 @@ const outside = `NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.
 var leaveShared = []step{
 	{"leave shared groups", `
 		WITH RECURSIVE lead (state_group) AS (
-			SELECT d.state_group
-			FROM lethe_groups d JOIN state_group_edges e ON e.prev_state_group = d.state_group
-			WHERE ` + outside + `
+			SELECT e.prev_state_group FROM state_group_edges e
+			WHERE e.prev_state_group = ` + theDoomed + ` AND ` + outside + `
 			UNION
-			SELECT d.state_group
+			SELECT e.prev_state_group
 			FROM lead
 			JOIN state_group_edges e ON e.state_group = lead.state_group
-			JOIN lethe_groups d ON d.state_group = e.prev_state_group
+			WHERE e.prev_state_group = ` + theDoomed + `
 		), shared AS (
 			DELETE FROM lethe_groups d
-			WHERE 1 < (
-				SELECT count(*) FROM state_group_edges e
-				WHERE e.prev_state_group = d.state_group AND e.state_group <> d.state_group
-				  AND (` + outside + ` OR e.state_group IN (SELECT state_group FROM lead)))
+			WHERE d.state_group IN (
+				SELECT e.prev_state_group FROM state_group_edges e
+				WHERE e.prev_state_group = ` + theDoomed + ` AND e.state_group <> e.prev_state_group
+				  AND (` + outside + ` OR e.state_group IN (SELECT state_group FROM lead))
+				GROUP BY e.prev_state_group HAVING count(*) > 1)
 			RETURNING state_group
 		)
 		INSERT INTO lethe.state_group_candidates (room_id, state_group, state)
@@ -217,9 +227,10 @@ var keepCostly = []step{
 	{"put back groups that others to be deleted follow", `
 		WITH later AS (
 			DELETE FROM lethe_groups d
-			WHERE EXISTS (
-				SELECT FROM state_group_edges e JOIN lethe_groups x ON x.state_group = e.state_group
-				WHERE e.prev_state_group = d.state_group AND e.state_group > d.state_group)
+			WHERE d.state_group IN (
+				SELECT e.prev_state_group FROM state_group_edges e
+				WHERE e.prev_state_group = ` + theDoomed + ` AND e.state_group = ` + theDoomed + `
+				  AND e.state_group > e.prev_state_group)
 			RETURNING state_group
 		)
 		INSERT INTO lethe.state_group_candidates (room_id, state_group, state)
@@ -242,13 +253,13 @@ var keepCostly = []step{
 const findChains = `
 	WITH RECURSIVE chain (root, state_group) AS (
 		SELECT e.state_group, e.prev_state_group
-		FROM state_group_edges e JOIN lethe_groups d ON d.state_group = e.prev_state_group
-		WHERE ` + outside + `
+		FROM state_group_edges e
+		WHERE e.prev_state_group = ` + theDoomed + ` AND ` + outside + `
 		UNION
-		SELECT chain.root, d.state_group
+		SELECT chain.root, e.prev_state_group
 		FROM chain
 		JOIN state_group_edges e ON e.state_group = chain.state_group
-		JOIN lethe_groups d ON d.state_group = e.prev_state_group
+		WHERE e.prev_state_group = ` + theDoomed + `
 	)
 	INSERT INTO lethe_chains SELECT root, state_group FROM chain`
 
@@ -260,11 +271,26 @@ const takeOver = `
 	SELECT DISTINCT ON (c.root, t.type, t.state_key) c.root, coalesce(g.room_id, $1), t.type, t.state_key, t.event_id
 	FROM lethe_chains c
 	JOIN state_groups_state t ON t.state_group = c.state_group
-	LEFT JOIN state_groups g ON g.id = c.root
-	WHERE NOT EXISTS (
+	LEFT JOIN state_groups g ON g.id = c.root AND g.id = ` + theRoots + `
+	WHERE t.state_group = ` + theChained + ` AND NOT EXISTS (
 		SELECT FROM state_groups_state own
-		WHERE own.state_group = c.root AND own.type = t.type AND own.state_key = t.state_key)
+		WHERE own.state_group = ` + theRoots + ` AND own.state_group = c.root AND own.type = t.type AND own.state_key = t.state_key)
 	ORDER BY c.root, t.type, t.state_key, c.state_group DESC`
+
+// spareUsed takes from the groups to be deleted those that [stateGroupUsed] finds.
+func spareUsed(catalog Catalog) string {
+	used := `
+		SELECT u.state_group FROM event_to_state_groups u WHERE u.state_group = ` + theDoomed
+	if catalog.has("state_groups_persisting") {
+		used += `
+		UNION
+		SELECT p.state_group FROM state_groups_persisting p WHERE p.state_group = ` + theDoomed
+	}
+	return `
+		DELETE FROM lethe_groups c
+		WHERE c.state_group IN (` + used + `)
+		   OR c.state_group NOT IN (SELECT g.id FROM state_groups g WHERE g.id = ` + theDoomed + ` AND g.room_id = $1)`
+}
 
 // stateGroupUsed is the condition under which a candidate c stays: an event
 // uses it, somebody is about to, or it is not one of room $1's groups at all.
@@ -286,21 +312,20 @@ func stateGroupSteps(catalog Catalog) []step {
 			INSERT INTO state_group_edges (state_group, prev_state_group)
 			SELECT DISTINCT c.root, e.prev_state_group
 			FROM lethe_chains c JOIN state_group_edges e ON e.state_group = c.state_group
-			WHERE e.prev_state_group <> c.root
+			WHERE e.state_group = ` + theChained + ` AND e.prev_state_group <> c.root
 			  AND NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.prev_state_group)
 			ON CONFLICT DO NOTHING`},
 		{"delete from state_group_edges", `
 			DELETE FROM state_group_edges e
-			WHERE e.prev_state_group IN (SELECT state_group FROM lethe_groups)
-			   OR e.state_group IN (SELECT state_group FROM lethe_groups)`},
+			WHERE e.prev_state_group = ` + theDoomed + ` OR e.state_group = ` + theDoomed},
 		{"delete from state_groups_state", `
-			DELETE FROM state_groups_state t USING lethe_groups d WHERE t.state_group = d.state_group`},
+			DELETE FROM state_groups_state t WHERE t.state_group = ` + theDoomed},
 		{"delete from state_groups", `
-			DELETE FROM state_groups t USING lethe_groups d WHERE t.id = d.state_group`},
+			DELETE FROM state_groups t WHERE t.id = ` + theDoomed},
 	}
 	if catalog.has("state_groups_pending_deletion") {
 		steps = append(steps, step{"delete from state_groups_pending_deletion", `
-			DELETE FROM state_groups_pending_deletion t USING lethe_groups d WHERE t.state_group = d.state_group`})
+			DELETE FROM state_groups_pending_deletion t WHERE t.state_group = ` + theDoomed})
 	}
 	return steps
 }

@@ -40,6 +40,7 @@ type Options struct {
 type Store struct {
 	pool        *pgxpool.Pool
 	setWiseFrom int64
+	arrivals    arrivals
 
 	// pulse is one connection kept for heartbeats, so that they are written
 	// however busy the pool is.
@@ -83,7 +84,9 @@ func Open(ctx context.Context, url string, options Options) (*Store, error) {
 		pool.Close()
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	return &Store{pool: pool, setWiseFrom: int64(options.SetWiseFrom), pulse: pulse}, nil
+	s := &Store{pool: pool, setWiseFrom: int64(options.SetWiseFrom), pulse: pulse}
+	s.arrivals.insertAll = s.InsertJobs
+	return s, nil
 }
 
 // Close closes all connections and waits for those in use. A second call does

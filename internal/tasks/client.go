@@ -15,15 +15,14 @@ import (
 // A Client accepts jobs.
 type Client struct {
 	store    *store.Store
-	board    *jobs.Board
 	dispatch dispatcher
 	log      *slog.Logger
 }
 
 // NewClient returns a Client that dispatches through the Redis client, which
 // stays the caller's to close.
-func NewClient(db *store.Store, client redis.UniversalClient, board *jobs.Board, log *slog.Logger) *Client {
-	return &Client{store: db, board: board, dispatch: newDispatcher(client), log: log}
+func NewClient(db *store.Store, client redis.UniversalClient, log *slog.Logger) *Client {
+	return &Client{store: db, dispatch: newDispatcher(client), log: log}
 }
 
 // submit accepts a job: it is accepted once its row is committed, and an error
@@ -44,7 +43,8 @@ func (c *Client) submit(ctx context.Context, kind jobs.Kind, room, requester str
 	ctx = context.WithoutCancel(ctx)
 	log := c.log.With("job", job.ID, "room", job.Room, "kind", job.Kind)
 	log.InfoContext(ctx, "job accepted", "requester", requester)
-	c.board.Post(ctx, jobs.StatusOf(job))
+	// Its status is read from the row until somebody has asked or a worker has
+	// begun: most jobs of a sweep begin before anybody does.
 	if err := c.dispatch.enqueue(ctx, job); err != nil {
 		log.WarnContext(ctx, "job not enqueued: left to the reconciler", "error", err)
 		if err := c.store.MarkTaskNever(ctx, job.ID, job.Generation); err != nil {

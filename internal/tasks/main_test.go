@@ -64,7 +64,7 @@ func setup(t *testing.T) *lab {
 	log := slog.New(slog.DiscardHandler)
 	board := jobs.NewBoard(db, client, time.Hour, log)
 	l := &lab{
-		t, ctx, conn, db, server, client, locks, board, NewClient(db, client, board, log),
+		t, ctx, conn, db, server, client, locks, board, NewClient(db, client, log),
 		asynq.NewInspectorFromRedisClient(client), observe.NewMetrics(observe.NewRegistry()), log,
 	}
 	l.exec(`SET search_path = public`)
