@@ -19,6 +19,10 @@ type Config struct {
 	// wins. Defaults to nil, no bounds.
 	AllowedLifetimeMin, AllowedLifetimeMax *int64
 
+	// Jobs purge the rooms, each those that it covers. None keeps all events,
+	// hidden or not. Defaults to none.
+	Jobs []Job
+
 	// ClampReads hides events from users by the lifetime within those bounds, by
 	// which they are purged. Defaults to false: by the policy as it is.
 	ClampReads bool
