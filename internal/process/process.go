@@ -23,6 +23,7 @@ import (
 	"lethe/internal/messages"
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
+	"lethe/internal/retention"
 	"lethe/internal/shutdown"
 	"lethe/internal/store"
 	"lethe/internal/tasks"
@@ -126,6 +127,12 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes
 		return err
 	}
 
+	if slices.Contains(purposes, config.ForScheduler) {
+		for _, warning := range settings.Retention.Rules.Warnings() {
+			log.WarnContext(ctx, "doubtful retention", "warning", warning.String())
+		}
+	}
+
 	registry := observe.NewRegistry()
 	p := &process{
 		settings: settings, log: log, store: db, redis: client, locks: locks, homeserver: synapse,
@@ -215,6 +222,7 @@ func (p *process) part(purpose config.Purpose) part {
 				Observe:         p.observe,
 				ObservePage:     p.observePage,
 				PurgeDelay:      p.settings.PurgeDelay,
+				Retention:       p.toldRetention(),
 				SeedDialect:     p.settings.Dialect == config.DialectSeed,
 				ServerName:      p.settings.ServerName,
 				StatusTTL:       p.settings.StatusTTL,
@@ -247,12 +255,21 @@ func (p *process) messages() *messages.Messages {
 	options := messages.Options{
 		DepartedSeeLater: p.settings.Messages.DepartedSeeLater,
 		Log:              p.log,
+		Retention:        p.settings.Retention.Rules,
 		Rooms:            p.readers,
 	}
 	if p.homeserver != nil && p.settings.Messages.Backfill {
 		options.Backfill = messages.NewOlderHistory(p.homeserver, messages.OlderHistoryOptions{})
 	}
 	return messages.New(p.store, options)
+}
+
+// toldRetention is the retention that users are told of, nil if they are not.
+func (p *process) toldRetention() *retention.Config {
+	if !p.settings.Retention.ServeConfiguration {
+		return nil
+	}
+	return &p.settings.Retention.Rules
 }
 
 // whoShutsDown is who writes the events of a shutdown: the homeserver if we may

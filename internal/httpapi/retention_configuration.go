@@ -1,0 +1,45 @@
+package httpapi
+
+import (
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"lethe/internal/messages"
+	"lethe/internal/retention"
+)
+
+// retentionConfiguration is GET
+// /_matrix/client/unstable/org.matrix.msc1763/retention/configuration: what users
+// may expect of the rooms that have no policy, and of those that have one. It is
+// for users, not for guests.
+func retentionConfiguration(rules retention.Config) func(echo.Context, messages.Reader) error {
+	type lifetimes struct {
+		MinLifetime *int64 `json:"min_lifetime,omitempty"`
+		MaxLifetime *int64 `json:"max_lifetime,omitempty"`
+	}
+	type bounds struct {
+		Min *int64 `json:"min,omitempty"`
+		Max *int64 `json:"max,omitempty"`
+	}
+	var body struct {
+		Policies struct {
+			All *lifetimes `json:"*,omitempty"`
+		} `json:"policies"`
+		Limits struct {
+			MaxLifetime *bounds `json:"max_lifetime,omitempty"`
+		} `json:"limits"`
+	}
+	if p := lifetimes(rules.DefaultPolicy); p != (lifetimes{}) {
+		body.Policies.All = &p
+	}
+	if b := (bounds{rules.AllowedLifetimeMin, rules.AllowedLifetimeMax}); b != (bounds{}) {
+		body.Limits.MaxLifetime = &b
+	}
+	return func(c echo.Context, reader messages.Reader) error {
+		if reader.Guest {
+			return errGuest
+		}
+		return answer(c, http.StatusOK, body)
+	}
+}
