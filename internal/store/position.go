@@ -27,6 +27,28 @@ func (s *Store) EventPosition(ctx context.Context, eventID string) (room string,
 	return room, token, nil
 }
 
+// bisection is the common table expression in which every moment, a ts of the
+// table moments, is searched for in the stream of all rooms: high is its place
+// where low >= high. An event that does not know when it arrived counts as
+// arrived before all others. An empty table gives a null, and no event is before
+// that. OFFSET 0 has each place looked at once, and not for each use.
+const bisection = `
+		bisection (ts, low, high) AS (
+			SELECT ts, 0::bigint, (SELECT max(stream_ordering) + 1 FROM events) FROM moments
+			UNION ALL
+			SELECT ts,
+			       CASE WHEN late THEN low ELSE middle + 1 END,
+			       CASE WHEN late THEN middle ELSE high END
+			FROM bisection,
+			     LATERAL (SELECT low + (high - low) / 2) AS half (middle),
+			     LATERAL (SELECT coalesce(ts <= (
+				SELECT received_ts FROM events
+				WHERE stream_ordering <= middle
+				ORDER BY stream_ordering DESC
+				LIMIT 1), false) OFFSET 0) AS probe (late)
+			WHERE low < high
+		)`
+
 // TokenAtTimestamp finds the page token of a moment in a room, ts in Unix
 // milliseconds of arrival here: what is older than the token is what arrived
 // before. A room without such an event is [ErrNotFound].
@@ -43,28 +65,13 @@ func (s *Store) TokenAtTimestamp(ctx context.Context, room string, ts int64) (ma
 	}
 	var token matrix.Token
 	// One statement, because each of the bisection's forty steps is far cheaper
-	// than a round trip, and all of them must see one snapshot. An event that
-	// does not know when it arrived counts as arrived before all others. An
-	// empty table gives a null, and no event is before that.
+	// than a round trip, and all of them must see one snapshot.
 	//
 	// The room is asked for as a range that holds only itself: with a plain
 	// equality the planner may walk back through the events of all rooms, which
 	// is the whole table when this room has none that is so old.
 	err := s.readRow(ctx, []any{&token.Topological, &token.Stream}, `
-		WITH RECURSIVE bisection (low, high) AS (
-			SELECT 0::bigint, max(stream_ordering) + 1 FROM events
-			UNION ALL
-			SELECT CASE WHEN late THEN low ELSE middle + 1 END,
-			       CASE WHEN late THEN middle ELSE high END
-			FROM bisection,
-			     LATERAL (SELECT low + (high - low) / 2) AS half (middle),
-			     LATERAL (SELECT coalesce($2 <= (
-				SELECT received_ts FROM events
-				WHERE stream_ordering <= middle
-				ORDER BY stream_ordering DESC
-				LIMIT 1), false)) AS probe (late)
-			WHERE low < high
-		)
+		WITH RECURSIVE moments (ts) AS (SELECT $2::bigint),`+bisection+`
 		SELECT e.topological_ordering, e.stream_ordering
 		FROM events e
 		LEFT JOIN rejections r USING (event_id)

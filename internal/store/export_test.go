@@ -1,0 +1,7 @@
+package store
+
+// What tests look at the plan of.
+const (
+	NeverSort     = neverSort
+	RetentionCuts = retentionCuts
+)

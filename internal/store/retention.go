@@ -1,0 +1,198 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/internal/matrix"
+)
+
+// A room's policy is the event of the type m.room.retention with the state key ""
+// in its current state, and what room_retention says of that event. An event
+// without a row there says nothing that counts. Rows of events that are no
+// longer current state, or have another state key, are no policies.
+const isPolicy = `c.type = 'm.room.retention' AND c.state_key = ''`
+
+// RetentionPolicy reads the retention policy of a room's current state. Lifetimes
+// are in ms, nil where it has none, and may be any number. A room without a
+// policy is [ErrNotFound].
+func (s *Snapshot) RetentionPolicy(ctx context.Context, room string) (minLifetime, maxLifetime *int64, err error) {
+	const operation = "read the room's retention policy"
+	if !storable(room) {
+		return nil, nil, fmt.Errorf("%s: %w", operation, ErrNotFound)
+	}
+	err = s.tx.QueryRow(ctx, `
+		SELECT r.min_lifetime, r.max_lifetime
+		FROM current_state_events c
+		JOIN room_retention r USING (room_id, event_id)
+		WHERE c.room_id = $1 AND `+isPolicy, room).Scan(&minLifetime, &maxLifetime)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", operation, err)
+	}
+	return minLifetime, maxLifetime, nil
+}
+
+// MostRetentionRooms is how many rooms [Store.RetentionRooms] and
+// [Store.RetentionCuts] take on at once at most.
+const MostRetentionRooms = 1000
+
+// A RoomRetention is what a retention sweep must know of a room.
+type RoomRetention struct {
+	Room string
+
+	// MinLifetime and MaxLifetime are those of its policy in ms, which may be any
+	// number; nil where it leaves them open, or has none.
+	MinLifetime, MaxLifetime *int64
+
+	// Deleting and Purging say that the room has a job of that kind that has not
+	// ended.
+	Deleting, Purging bool
+}
+
+// RetentionRooms lists rooms that have a current state, by their ids, of which
+// the first is the next above after; "" begins with the first of all. Fewer than
+// limit are the last ones. A limit below 1 or above [MostRetentionRooms] is an
+// error.
+func (s *Store) RetentionRooms(ctx context.Context, after string, limit int) ([]RoomRetention, error) {
+	const operation = "list rooms for retention"
+	if limit < 1 || limit > MostRetentionRooms {
+		return nil, fmt.Errorf("%s: the limit is %d", operation, limit)
+	}
+	if !storable(after) {
+		return nil, fmt.Errorf("%s: %w", operation, ErrNotFound)
+	}
+	var rooms []RoomRetention
+	err := patiently(ctx, func() error {
+		// The index of the current state is asked for one room after the other,
+		// each the next above the last: DISTINCT would read all the state of all
+		// rooms, or at least of those of the page, of which one may have a million
+		// members. The table of rooms is no help: it also has those that nobody
+		// here was ever in.
+		rows, err := s.pool.Query(ctx, `
+			WITH RECURSIVE page (room_id, number) AS (
+				SELECT (SELECT room_id FROM current_state_events WHERE room_id > $1 ORDER BY room_id LIMIT 1), 1
+				UNION ALL
+				SELECT (SELECT c.room_id FROM current_state_events c WHERE c.room_id > page.room_id ORDER BY c.room_id LIMIT 1),
+				       number + 1
+				FROM page
+				WHERE page.room_id IS NOT NULL AND number < $2
+			)
+			SELECT page.room_id, r.min_lifetime, r.max_lifetime, coalesce(open.deleting, false), coalesce(open.purging, false)
+			FROM page
+			LEFT JOIN (current_state_events c JOIN room_retention r ON r.room_id = c.room_id AND r.event_id = c.event_id)
+			       ON c.room_id = page.room_id AND `+isPolicy+`
+			CROSS JOIN LATERAL (
+				SELECT bool_or(kind = 'delete_room') AS deleting, bool_or(kind = 'purge_history') AS purging
+				FROM lethe.jobs
+				WHERE jobs.room_id = page.room_id AND state IN ('queued', 'running')) open
+			WHERE page.room_id IS NOT NULL
+			ORDER BY number`, after, limit)
+		if err != nil {
+			return err
+		}
+		rooms, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r RoomRetention, err error) {
+			return r, row.Scan(&r.Room, &r.MinLifetime, &r.MaxLifetime, &r.Deleting, &r.Purging)
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", operation, err)
+	}
+	return rooms, nil
+}
+
+// A RoomCut asks where to cut a room.
+type RoomCut struct {
+	Room string
+
+	// Before is a moment of arrival here, in Unix milliseconds. Events that
+	// arrived before it go.
+	Before int64
+}
+
+// The rooms are asked for as ranges that hold only themselves, for the reason that
+// TokenAtTimestamp has. But how large they are is not known to the planner, which
+// may take it for cheaper to sort a whole room by its arrivals than to read them
+// in that order; so it must not sort.
+const (
+	neverSort = `
+	SELECT set_config('enable_sort', 'off', true), set_config('enable_incremental_sort', 'off', true),
+	       set_config('jit', 'off', true)`
+
+	// What a purge would find is looked for from the token downwards: there is what
+	// has expired since the last purge, while that one left nothing but state events
+	// below its own token, of which there may be many.
+	retentionCuts = `
+	WITH RECURSIVE cuts AS (
+		SELECT * FROM unnest($1::text[], $2::bigint[], $3::integer[]) AS c (room_id, ts, number)
+	),
+	moments (ts) AS (SELECT DISTINCT ts FROM cuts),` + bisection + `
+	SELECT c.number, first.topological_ordering, first.stream_ordering
+	FROM cuts c
+	JOIN bisection b ON b.ts = c.ts AND b.low >= b.high
+	CROSS JOIN LATERAL (
+		SELECT e.topological_ordering, e.stream_ordering
+		FROM events e
+		LEFT JOIN rejections r USING (event_id)
+		WHERE (e.room_id, e.stream_ordering) <= (c.room_id, b.high)
+		  AND e.room_id >= c.room_id
+		  AND NOT e.outlier AND e.rejection_reason IS NULL AND r.event_id IS NULL
+		ORDER BY e.room_id DESC, e.stream_ordering DESC
+		LIMIT 1) first
+	CROSS JOIN LATERAL (
+		SELECT
+		FROM events e
+		LEFT JOIN state_events s USING (event_id)
+		WHERE (e.room_id, e.topological_ordering) < (c.room_id, first.topological_ordering)
+		  AND e.room_id >= c.room_id
+		  AND (NOT e.outlier OR s.event_id IS NULL)
+		ORDER BY e.room_id DESC, e.topological_ordering DESC
+		LIMIT 1) something`
+)
+
+// RetentionCuts finds the page token of a moment in each of many rooms, as
+// [Store.TokenAtTimestamp] does in one, in the order of the cuts. It is nil where
+// there is none, and where a purge up to it that takes local events too would
+// find nothing. More cuts than [MostRetentionRooms] are an error.
+//
+// Each distinct moment is searched for once, so cuts that share theirs cost less.
+func (s *Store) RetentionCuts(ctx context.Context, cuts []RoomCut) ([]*matrix.Token, error) {
+	const operation = "find the tokens of moments"
+	if len(cuts) > MostRetentionRooms {
+		return nil, fmt.Errorf("%s: %d are too many", operation, len(cuts))
+	}
+	rooms, moments, numbers := []string{}, []int64{}, []int32{}
+	for i, cut := range cuts {
+		if storable(cut.Room) {
+			rooms, moments, numbers = append(rooms, cut.Room), append(moments, cut.Before), append(numbers, int32(i))
+		}
+	}
+	var tokens []*matrix.Token
+	err := patiently(ctx, func() error {
+		tokens = make([]*matrix.Token, len(cuts))
+		// Both are one transaction, and one round trip.
+		pipeline := &pgx.Batch{}
+		pipeline.Queue(neverSort)
+		pipeline.Queue(retentionCuts, rooms, moments, numbers).Query(func(rows pgx.Rows) error {
+			var number int32
+			var token matrix.Token
+			_, err := pgx.ForEachRow(rows, []any{&number, &token.Topological, &token.Stream}, func() error {
+				found := token
+				tokens[number] = &found
+				return nil
+			})
+			return err
+		})
+		return s.pool.SendBatch(ctx, pipeline).Close()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", operation, err)
+	}
+	return tokens, nil
+}

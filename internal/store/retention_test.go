@@ -1,0 +1,353 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/matrix"
+	"lethe/internal/store"
+)
+
+// retentionPolicy reads a room's policy in a snapshot of its own.
+func retentionPolicy(ctx context.Context, s *store.Store, room string) (policy [2]*int64, err error) {
+	err = s.Snapshot(ctx, func(ctx context.Context, snapshot *store.Snapshot) error {
+		policy[0], policy[1], err = snapshot.RetentionPolicy(ctx, room)
+		return err
+	})
+	return policy, err
+}
+
+func TestRetentionPolicy(t *testing.T) {
+	t.Parallel()
+	ctx, s, conn := readerOf(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded))
+	seed(t, ctx, conn, `
+		INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES
+			('$max', '!max', 'm.room.retention', ''),
+			('$both', '!both', 'm.room.retention', ''),
+			('$nulls', '!nulls', 'm.room.retention', ''),
+			('$extreme', '!extreme', 'm.room.retention', ''),
+			('$cancelled', '!cancelled', 'm.room.retention', ''),
+			('$keyed', '!keyed', 'm.room.retention', 'x'),
+			('$typed', '!typed', 'm.room.topic', ''),
+			('$here', '!here', 'm.room.retention', ''), ('$there', '!there', 'm.room.topic', '')`)
+	seed(t, ctx, conn, `
+		INSERT INTO room_retention (room_id, event_id, min_lifetime, max_lifetime) VALUES
+			('!max', '$max', NULL, 5), ('!max', '$older', NULL, 6),
+			('!both', '$both', 1, 2),
+			('!nulls', '$nulls', NULL, NULL),
+			('!extreme', '$extreme', -9223372036854775808, 9223372036854775807),
+			('!cancelled', '$set before', NULL, 7),
+			('!keyed', '$keyed', NULL, 8),
+			('!typed', '$typed', NULL, 9),
+			('!there', '$here', NULL, 10)`)
+
+	for room, want := range map[string][2]*int64{
+		"!max":     {nil, new(int64(5))},
+		"!both":    {new(int64(1)), new(int64(2))},
+		"!nulls":   {nil, nil},
+		"!extreme": {new(int64(math.MinInt64)), new(int64(math.MaxInt64))},
+	} {
+		got, err := retentionPolicy(ctx, s, room)
+		require.NoError(t, err, room)
+		require.Equal(t, want, got, room)
+	}
+	for _, room := range []string{"!cancelled", "!keyed", "!typed", "!here", "!there", "!unknown", "", "!max\x00", "!\xff"} {
+		_, err := retentionPolicy(ctx, s, room)
+		require.ErrorIs(t, err, store.ErrNotFound, "%q", room)
+	}
+}
+
+// pages lists all rooms by pages of that size.
+func pages(t require.TestingT, ctx context.Context, s *store.Store, size int) []store.RoomRetention {
+	var all []store.RoomRetention
+	after := ""
+	for {
+		page, err := s.RetentionRooms(ctx, after, size)
+		require.NoError(t, err)
+		all = append(all, page...)
+		if len(page) < size {
+			return all
+		}
+		after = page[size-1].Room
+	}
+}
+
+// allRooms lists them by one plain statement.
+func allRooms(t require.TestingT, ctx context.Context, conn *pgx.Conn) []store.RoomRetention {
+	rows, err := conn.Query(ctx, `
+		SELECT room_id,
+		       (SELECT min_lifetime FROM room_retention r JOIN current_state_events c USING (room_id, event_id)
+		        WHERE room_id = rooms.room_id AND type = 'm.room.retention' AND state_key = ''),
+		       (SELECT max_lifetime FROM room_retention r JOIN current_state_events c USING (room_id, event_id)
+		        WHERE room_id = rooms.room_id AND type = 'm.room.retention' AND state_key = ''),
+		       (SELECT count(*) > 0 FROM lethe.jobs j WHERE j.room_id = rooms.room_id AND kind = 'delete_room' AND ended_at IS NULL),
+		       (SELECT count(*) > 0 FROM lethe.jobs j WHERE j.room_id = rooms.room_id AND kind = 'purge_history' AND ended_at IS NULL)
+		FROM (SELECT DISTINCT room_id FROM current_state_events) rooms
+		ORDER BY room_id`)
+	require.NoError(t, err)
+	var rooms []store.RoomRetention
+	var r store.RoomRetention
+	_, err = pgx.ForEachRow(rows, []any{&r.Room, &r.MinLifetime, &r.MaxLifetime, &r.Deleting, &r.Purging}, func() error {
+		rooms = append(rooms, r)
+		return nil
+	})
+	require.NoError(t, err)
+	return rooms
+}
+
+func TestRetentionRooms(t *testing.T) {
+	t.Parallel()
+	ctx, s, conn := readerOf(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded))
+	states := map[string]string{
+		"queued":   `'queued', NULL, NULL, NULL`,
+		"running":  `'running', now(), NULL, NULL`,
+		"complete": `'complete', NULL, now(), NULL`,
+		"failed":   `'failed', NULL, now(), 'why'`,
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		batch := &pgx.Batch{}
+		batch.Queue(`DELETE FROM current_state_events`)
+		batch.Queue(`DELETE FROM room_retention`)
+		batch.Queue(`DELETE FROM lethe.jobs`)
+		names := rapid.SliceOfNDistinct(rapid.StringMatching(`![a-cé☃A-C:]{0,3}`), 0, 12, rapid.ID[string]).Draw(t, "rooms")
+		lifetime := rapid.OneOf(rapid.Just[*int64](nil), rapid.Custom(func(t *rapid.T) *int64 { return new(rapid.Int64().Draw(t, "ms")) }))
+		var deleting []string
+		for i, room := range names {
+			for j := range rapid.IntRange(0, 3).Draw(t, "members") {
+				batch.Queue(`INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES ($1, $2, 'm.room.member', $3)`,
+					fmt.Sprint("$", i, "m", j), room, fmt.Sprint("@", j))
+			}
+			for _, kind := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"current", "keyed", "old"}), 0, 3, rapid.ID[string]).Draw(t, "policies") {
+				id := fmt.Sprint("$", i, kind)
+				if kind != "old" {
+					key := map[string]string{"current": "", "keyed": "x"}[kind]
+					batch.Queue(`INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES ($1, $2, 'm.room.retention', $3)`,
+						id, room, key)
+				}
+				if rapid.IntRange(0, 4).Draw(t, "stored") > 0 {
+					batch.Queue(`INSERT INTO room_retention (room_id, event_id, min_lifetime, max_lifetime) VALUES ($1, $2, $3, $4)`,
+						room, id, lifetime.Draw(t, "min"), lifetime.Draw(t, "max"))
+				}
+			}
+			for j := range rapid.IntRange(0, 3).Draw(t, "jobs") {
+				kind := rapid.SampledFrom([]string{"purge_history", "delete_room"}).Draw(t, "kind")
+				state := rapid.SampledFrom([]string{"queued", "running", "complete", "failed"}).Draw(t, "state")
+				if kind == "delete_room" && (state == "queued" || state == "running") {
+					if slices.Contains(deleting, room) {
+						continue
+					}
+					deleting = append(deleting, room)
+				}
+				id := []byte("aaaaaaaaaaaaaaaa")
+				id[0], id[1] = byte('a'+i), byte('a'+j)
+				batch.Queue(`INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, state, heartbeat_at, ended_at, error)
+					VALUES ($1, $2, $3, '{}', '', `+states[state]+`)`, string(id), kind, room)
+			}
+		}
+		require.NoError(t, conn.SendBatch(ctx, batch).Close())
+
+		want := allRooms(t, ctx, conn)
+		require.Equal(t, want, pages(t, ctx, s, rapid.IntRange(1, 13).Draw(t, "size")))
+		if len(want) > 0 {
+			// What is between two rooms is as good as a room to begin after.
+			after := want[rapid.IntRange(0, len(want)-1).Draw(t, "after")].Room + "\x01"
+			page, err := s.RetentionRooms(ctx, after, store.MostRetentionRooms)
+			require.NoError(t, err)
+			i := slices.IndexFunc(want, func(r store.RoomRetention) bool { return r.Room > after })
+			if i < 0 {
+				i = len(want)
+			}
+			require.Equal(t, len(want)-i, len(page))
+		}
+	})
+
+	for _, limit := range []int{math.MinInt, -1, 0, store.MostRetentionRooms + 1} {
+		_, err := s.RetentionRooms(ctx, "", limit)
+		require.ErrorContains(t, err, "the limit is", limit)
+	}
+	_, err := s.RetentionRooms(ctx, "!\x00", 1)
+	require.ErrorIs(t, err, store.ErrNotFound)
+}
+
+// requireCuts holds the cuts of many rooms against that of each, and against what
+// the purge itself would begin with.
+func requireCuts(t require.TestingT, ctx context.Context, s *store.Store, cuts []store.RoomCut) (some int) {
+	got, err := s.RetentionCuts(ctx, cuts)
+	require.NoError(t, err)
+	require.Len(t, got, len(cuts))
+	for i, cut := range cuts {
+		token, err := s.TokenAtTimestamp(ctx, cut.Room, cut.Before)
+		if err == nil {
+			_, err = s.NextHistoryDepth(ctx, store.HistoryPurge{
+				Room: cut.Room, Before: token.Topological, DeleteLocal: true, ServerName: "x",
+			}, math.MinInt64)
+		}
+		if errors.Is(err, store.ErrNotFound) {
+			require.Nil(t, got[i], "%+v", cut)
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, &token, got[i], "%+v", cut)
+		some++
+	}
+	return some
+}
+
+func TestRetentionCuts(t *testing.T) {
+	t.Parallel()
+	ctx, s, conn := readerOf(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded))
+	rooms := rapid.SampledFrom([]string{"!a:x", "!b:x", "!c:x", "!d:x"})
+	found, none := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		streams := rapid.SliceOfNDistinct(rapid.Int64Range(-10, 60), 0, 30, rapid.ID[int64]).Draw(t, "streams")
+		slices.Sort(streams)
+		var events []positioned
+		state := &pgx.Batch{}
+		state.Queue(`DELETE FROM state_events`)
+		for i, stream := range streams {
+			e := positioned{
+				room: rooms.Draw(t, "room"), topo: rapid.Int64Range(1, 12).Draw(t, "topo"), stream: stream,
+				received: new(int64(i)),
+				outlier:  rapid.IntRange(0, 2).Draw(t, "outlier") == 0,
+				rejected: rapid.IntRange(0, 5).Draw(t, "rejected") == 0,
+			}
+			events = append(events, e)
+			if rapid.IntRange(0, 2).Draw(t, "state") > 0 {
+				state.Queue(`INSERT INTO state_events (event_id, room_id, type, state_key) VALUES ($1, $2, 't', '')`,
+					fmt.Sprint("$", stream), e.room)
+			}
+		}
+		replaceEvents(t, ctx, conn, events)
+		require.NoError(t, conn.SendBatch(ctx, state).Close())
+		var cuts []store.RoomCut
+		for range rapid.IntRange(0, 8).Draw(t, "cuts") {
+			cuts = append(cuts, store.RoomCut{Room: rooms.Draw(t, "cut room"), Before: rapid.Int64Range(-1, 32).Draw(t, "before")})
+		}
+		some := requireCuts(t, ctx, s, cuts)
+		found, none = found+some, none+len(cuts)-some
+	})
+	require.NotZero(t, found)
+	require.NotZero(t, none)
+
+	replaceEvents(t, ctx, conn, nil)
+	requireCuts(t, ctx, s, []store.RoomCut{{Room: "!a:x", Before: math.MaxInt64}})
+	replaceEvents(t, ctx, conn, []positioned{
+		{room: "!a:x", topo: math.MinInt64, stream: 1, received: new(int64(math.MinInt64))},
+		{room: "!a:x", topo: 1, stream: 2, received: new(int64(0))},
+		{room: "!a:x", topo: math.MaxInt64, stream: 3, received: new(int64(math.MaxInt64))},
+	})
+	tokens, err := s.RetentionCuts(ctx, []store.RoomCut{
+		{Room: "!a:x\x00", Before: math.MaxInt64},
+		{Room: "!a:x", Before: math.MinInt64},
+		{Room: "!\xff", Before: 0},
+		{Room: "!a:x", Before: math.MaxInt64},
+		{Room: "", Before: 0},
+		{Room: "!a:x", Before: 0},
+		{Room: "!a:x", Before: 0},
+	})
+	require.NoError(t, err)
+	second, third := &matrix.Token{Topological: 1, Stream: 2}, &matrix.Token{Topological: math.MaxInt64, Stream: 3}
+	require.Equal(t, []*matrix.Token{nil, nil, nil, third, nil, second, second}, tokens)
+
+	_, err = s.RetentionCuts(ctx, make([]store.RoomCut, store.MostRetentionRooms+1))
+	require.ErrorContains(t, err, "are too many")
+	tokens, err = s.RetentionCuts(ctx, nil)
+	require.NoError(t, err)
+	require.Empty(t, tokens)
+}
+
+// TestRetentionCutsReadNoWholeRoom is for a large room among many small ones, which
+// the planner does not tell from them.
+func TestRetentionCutsReadNoWholeRoom(t *testing.T) {
+	t.Parallel()
+	ctx, s, conn := readerOf(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded))
+	// Small rooms and what is outside of timelines, as the planner knows them, and
+	// a large room that it has not heard of.
+	const large = 50_000
+	const insert = `
+		INSERT INTO events (event_id, room_id, type, topological_ordering, depth, stream_ordering, processed, outlier, received_ts, origin_server_ts)
+		SELECT '$' || n, `
+	seed(t, ctx, conn, insert+`'!' || n / 6 || ':x', 't', n, n, n, true, n % 2 = 0, n, 0 FROM generate_series(1, 20000) n`)
+	seed(t, ctx, conn, `ANALYZE events`)
+	seed(t, ctx, conn, insert+`'!large:x', 't', n, n, n, true, false, n, 0 FROM generate_series(20001, $1) n`, large)
+
+	tx, err := conn.Begin(ctx)
+	require.NoError(t, err)
+	_, err = tx.Exec(ctx, store.NeverSort)
+	require.NoError(t, err)
+	var plan []struct{ Plan planNode }
+	var rooms []string
+	var moments []int64
+	var numbers []int32
+	for i := range int32(100) {
+		rooms, moments, numbers = append(rooms, "!large:x"), append(moments, large), append(numbers, i)
+	}
+	require.NoError(t, tx.QueryRow(ctx, `EXPLAIN (ANALYZE, FORMAT JSON) `+store.RetentionCuts, rooms, moments, numbers).Scan(&plan))
+	require.Less(t, plan[0].Plan.read("events"), float64(10*len(rooms)))
+	require.NoError(t, tx.Rollback(ctx))
+
+	tokens, err := s.RetentionCuts(ctx, []store.RoomCut{{Room: "!large:x", Before: large}})
+	require.NoError(t, err)
+	require.Equal(t, []*matrix.Token{{Topological: large, Stream: large}}, tokens)
+}
+
+// A planNode is what EXPLAIN tells of one step.
+type planNode struct {
+	Relation string     `json:"Relation Name"`
+	Rows     float64    `json:"Actual Rows"`
+	Filtered float64    `json:"Rows Removed by Filter"`
+	Loops    float64    `json:"Actual Loops"`
+	Plans    []planNode `json:"Plans"`
+}
+
+// read is how many rows of a table were looked at.
+func (n planNode) read(table string) (rows float64) {
+	if n.Relation == table {
+		rows = (n.Rows + n.Filtered) * n.Loops
+	}
+	for _, step := range n.Plans {
+		rows += step.read(table)
+	}
+	return rows
+}
+
+func TestRetentionOnCorpus(t *testing.T) {
+	t.Parallel()
+	url := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
+	ctx, s, conn := readerOf(t, url)
+	require.NoError(t, store.Migrate(ctx, url))
+	rooms := allRooms(t, ctx, conn)
+	require.Equal(t, rooms, pages(t, ctx, s, 3))
+	require.Equal(t, rooms, pages(t, ctx, s, store.MostRetentionRooms))
+	policies := 0
+	var cuts []store.RoomCut
+	var moments []int64
+	require.NoError(t, conn.QueryRow(ctx, `
+		SELECT array_agg(received_ts) FROM (SELECT received_ts FROM events ORDER BY stream_ordering) e`).Scan(&moments))
+	for _, room := range rooms {
+		policy, err := retentionPolicy(ctx, s, room.Room)
+		if err == nil {
+			policies++
+		} else {
+			require.ErrorIs(t, err, store.ErrNotFound)
+		}
+		require.Equal(t, [2]*int64{room.MinLifetime, room.MaxLifetime}, policy)
+		cuts = append(cuts, store.RoomCut{Room: room.Room, Before: 0}, store.RoomCut{Room: room.Room, Before: math.MaxInt64})
+		for i := 0; i < len(moments); i += 61 {
+			cuts = append(cuts, store.RoomCut{Room: room.Room, Before: moments[i]}, store.RoomCut{Room: room.Room, Before: moments[i] + 1})
+		}
+	}
+	require.Equal(t, 5, policies)
+	some := requireCuts(t, ctx, s, cuts)
+	require.NotZero(t, some)
+	require.Less(t, some, len(cuts))
+}
