@@ -63,9 +63,18 @@ type Metrics struct {
 	// room's lock in seconds, by mode: read or write.
 	LockWaitSeconds *prometheus.HistogramVec
 
+	// RatePauseSeconds (lethe_rate_pause_seconds_total) is how long purges of
+	// sweeps have paused, in seconds, since the fleet deletes no more rows per
+	// second.
+	RatePauseSeconds prometheus.Counter
+
 	// ReconcilerActions (lethe_reconciler_actions_total) counts what the
 	// reconciler did, by action.
 	ReconcilerActions *prometheus.CounterVec
+
+	// SweepRooms (lethe_sweep_rooms_total) counts the rooms that retention sweeps
+	// have decided about, by outcome.
+	SweepRooms *prometheus.CounterVec
 }
 
 // seconds are the buckets of all durations: from a request that Redis answers
@@ -85,9 +94,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return &Metrics{
 		// With no label their zero shows from the start, so that a first
 		// increase is one.
-		EventsPurged:    counter("lethe_events_purged_total", "Events deleted by committed batches.").WithLabelValues(),
-		FenceRejections: counter("lethe_fence_rejections_total", "Batches refused because another worker had taken the lock.").WithLabelValues(),
-		LockLosses:      counter("lethe_lock_losses_total", "Room locks lost while held.").WithLabelValues(),
+		EventsPurged:     counter("lethe_events_purged_total", "Events deleted by committed batches.").WithLabelValues(),
+		FenceRejections:  counter("lethe_fence_rejections_total", "Batches refused because another worker had taken the lock.").WithLabelValues(),
+		LockLosses:       counter("lethe_lock_losses_total", "Room locks lost while held.").WithLabelValues(),
+		RatePauseSeconds: counter("lethe_rate_pause_seconds_total", "How long purges of sweeps have paused for the limit of rows per second.").WithLabelValues(),
 
 		HTTPRequestSeconds: histogram("lethe_http_request_seconds", "How long HTTP requests took.", "route", "method", "status"),
 		JobBatches:         counter("lethe_job_batches_total", "Committed batches.", "kind"),
@@ -97,5 +107,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		JobYields:          counter("lethe_job_yields_total", "Times a job gave up its place without failing.", "kind", "reason"),
 		LockWaitSeconds:    histogram("lethe_lock_wait_seconds", "How long it took to get a room's lock.", "mode"),
 		ReconcilerActions:  counter("lethe_reconciler_actions_total", "What the reconciler did.", "action"),
+		SweepRooms:         counter("lethe_sweep_rooms_total", "Rooms that retention sweeps decided about.", "outcome"),
 	}
 }

@@ -161,7 +161,7 @@ func (r *Reconciler) findMissing(ctx context.Context) error {
 // is active will not, or the job would run by now: its worker has died, or its
 // lease was lost, and asynq may never give it out again.
 func (r *Reconciler) hasTask(job store.Job) (bool, error) {
-	task, err := r.inspect.GetTaskInfo(queueOf(jobs.Kind(job.Kind)), taskID(job.ID, job.Generation))
+	task, err := r.inspect.GetTaskInfo(queueOf(job), taskID(job.ID, job.Generation))
 	if errors.Is(err, asynq.ErrTaskNotFound) || errors.Is(err, asynq.ErrQueueNotFound) {
 		return false, nil
 	}
