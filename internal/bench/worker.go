@@ -108,7 +108,11 @@ func (r *rig) awaitWorkers(ctx context.Context, workers int) error {
 		if err != nil {
 			return fmt.Errorf("look for the workers: %w", err)
 		}
-		if len(servers) >= workers {
+		there := map[int]bool{} // each worker is several servers
+		for _, server := range servers {
+			there[server.PID] = true
+		}
+		if len(there) >= workers {
 			return nil
 		}
 		select {

@@ -217,14 +217,18 @@ func (p *process) part(purpose config.Purpose) part {
 	case config.ForWorker:
 		return part{listen: p.settings.Worker.Listen, run: func(ctx context.Context) error {
 			return tasks.NewWorker(p.store, p.redis, p.locks, p.board, p.log, p.metrics, tasks.WorkerOptions{
-				BatchEvents:  p.settings.Worker.BatchEvents,
-				BatchTime:    p.settings.Worker.BatchTime,
-				Beside:       p.service != nil,
-				Concurrency:  p.settings.Worker.Concurrency,
-				DrainTimeout: p.settings.Worker.DrainTimeout,
-				Homeserver:   p.whoShutsDown(),
-				ServerName:   p.settings.ServerName,
-				TimeSlice:    p.settings.Worker.TimeSlice,
+				BatchEvents:   p.settings.Worker.BatchEvents,
+				BatchTime:     p.settings.Worker.BatchTime,
+				Beside:        p.service != nil,
+				Concurrency:   p.settings.Worker.Concurrency,
+				DrainTimeout:  p.settings.Worker.DrainTimeout,
+				Homeserver:    p.whoShutsDown(),
+				MaxQueued:     p.settings.Retention.Limits.MaxQueued,
+				MaxRunning:    p.settings.Retention.Limits.MaxRunning,
+				Retention:     p.settings.Retention.Rules,
+				RowsPerSecond: p.settings.Retention.Limits.RowsPerSecond,
+				ServerName:    p.settings.ServerName,
+				TimeSlice:     p.settings.Worker.TimeSlice,
 			}).Run(ctx)
 		}}
 	case config.ForScheduler:

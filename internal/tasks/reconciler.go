@@ -117,11 +117,7 @@ func (r *Reconciler) Look(ctx context.Context) error {
 
 // showQueues makes sure that asynq's inspector finds the queues.
 func (r *Reconciler) showQueues(ctx context.Context) error {
-	names := make([]any, 0, len(queues))
-	for name := range queues {
-		names = append(names, name)
-	}
-	if err := r.redis.SAdd(ctx, asynqQueues, names...).Err(); err != nil {
+	if err := r.redis.SAdd(ctx, asynqQueues, queueCritical, queueDefault, queueLow).Err(); err != nil {
 		return fmt.Errorf("show the queues: %w", err)
 	}
 	return nil

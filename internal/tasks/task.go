@@ -16,14 +16,20 @@ import (
 )
 
 // The queues, by what waits for them: an operator who watches, an operator, and
-// nobody. Their weights say how often each is looked at while all have tasks.
+// nobody.
 const (
 	queueCritical = "critical"
 	queueDefault  = "default"
 	queueLow      = store.LowQueue
 )
 
-var queues = map[string]int{queueCritical: 6, queueDefault: 3, queueLow: 1}
+// Each worker takes from the queues that somebody waits for, and beside them from
+// the one that nobody does. The weights say how often each is looked at while all
+// have tasks.
+var (
+	queues    = map[string]int{queueCritical: 6, queueDefault: 3}
+	lowQueues = map[string]int{queueLow: 1}
+)
 
 // queueOf tells the queue of a job. A sweep is not in that of its purges: it would
 // have to wait until they are done before it can make the next ones.

@@ -2,12 +2,14 @@ package tasks
 
 import (
 	"context"
-	"sync/atomic"
+	"errors"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"lethe/internal/jobs"
 	"lethe/internal/redisdb"
+	"lethe/internal/store"
 )
 
 const (
@@ -19,9 +21,12 @@ const (
 	longestPause = 5 * time.Second
 	longestYield = time.Minute
 
-	// lowFullTime is for how long a worker believes that no more jobs of the low
-	// queue may run, so that it does not ask the database for each that waits.
-	lowFullTime = 200 * time.Millisecond
+	// lowWait is how long a job of the low queue waits, in its place, until it may
+	// run, and lowLook how often it looks whether it may. Were it put back at once,
+	// all that wait would be, one after the other, and nobody would be there when
+	// another may run.
+	lowWait = 10 * time.Second
+	lowLook = 200 * time.Millisecond
 )
 
 // takeRows takes rows from the bucket, which may then owe some, and tells how long
@@ -86,10 +91,19 @@ func (w *Worker) takeRows(ctx context.Context, rows int64, rate int) time.Durati
 	return time.Duration(wait) * time.Millisecond
 }
 
-// A fullness remembers for a moment that the low queue's running jobs were as many
-// as may be.
-type fullness struct{ until atomic.Int64 } // in Unix nanoseconds
-
-func (f *fullness) found() { f.until.Store(time.Now().Add(lowFullTime).UnixNano()) }
-
-func (f *fullness) full() bool { return time.Now().UnixNano() < f.until.Load() }
+// claim claims a job, and waits a while if as many of the low queue run as may.
+func (w *Worker) claim(ctx context.Context, task payload) (store.Job, error) {
+	deadline := time.Now().Add(lowWait)
+	for {
+		job, err := w.store.ClaimJob(ctx, task.JobID, task.Generation, jobs.HeartbeatStale, w.options.MaxRunning)
+		if !errors.Is(err, store.ErrLowQueue) || time.Now().After(deadline) || w.drain.Err() != nil {
+			return job, err
+		}
+		select {
+		case <-time.After(jitter(lowLook)):
+		case <-w.drain.Done():
+		case <-ctx.Done():
+			return store.Job{}, err
+		}
+	}
+}

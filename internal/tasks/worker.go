@@ -36,7 +36,8 @@ type WorkerOptions struct {
 	// is begun: that is not safe yet. Defaults to false.
 	Beside bool
 
-	// Concurrency is how many jobs run at a time. Defaults to 4.
+	// Concurrency is how many jobs run at a time; beside them run the purges of
+	// sweeps, of which there are as many at most. Defaults to 4.
 	Concurrency int
 
 	// DrainTimeout is how long Run waits for batches in progress when its
@@ -151,7 +152,6 @@ type Worker struct {
 	room     cachedCatalog
 	log      *slog.Logger
 	metrics  *observe.Metrics
-	low      fullness
 
 	// drain ends when the worker is to stop. It is no parent of the handlers'
 	// contexts: asynq would put a task back at once, while its handler works.
@@ -183,8 +183,40 @@ func NewWorker(db *store.Store, client redis.UniversalClient, locks []redis.Univ
 // Run takes and runs jobs until the context ends; then each running job yields
 // after its batch. It is called once.
 func (w *Worker) Run(ctx context.Context) error {
-	server := asynq.NewServerFromRedisClient(w.redis, asynq.Config{
-		Concurrency:              w.options.Concurrency,
+	// The heart beats until the last run has ended, so its context is its own.
+	beating, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var heart sync.WaitGroup
+	heart.Go(func() { w.heart.Run(beating) })
+	defer heart.Wait()
+	defer stop()
+
+	// What nobody waits for has places of its own: it must not have those of others
+	// while it waits for its turn or pauses, nor wait for them for ever.
+	servers := []*asynq.Server{
+		w.server(queues, w.options.Concurrency),
+		w.server(lowQueues, min(w.options.MaxRunning, w.options.Concurrency)),
+	}
+	defer func() {
+		w.endDrain()
+		var group sync.WaitGroup
+		for _, server := range servers {
+			group.Go(server.Shutdown)
+		}
+		group.Wait()
+	}()
+	for _, server := range servers {
+		if err := server.Start(asynq.HandlerFunc(w.handle)); err != nil {
+			return fmt.Errorf("start the asynq server: %w", err)
+		}
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// server takes tasks from the queues.
+func (w *Worker) server(queues map[string]int, concurrency int) *asynq.Server {
+	return asynq.NewServerFromRedisClient(w.redis, asynq.Config{
+		Concurrency:              concurrency,
 		Queues:                   queues,
 		Logger:                   observe.NewAsynqLogger(w.log),
 		ShutdownTimeout:          w.options.DrainTimeout,
@@ -200,21 +232,6 @@ func (w *Worker) Run(ctx context.Context) error {
 			return yield.after
 		},
 	})
-
-	// The heart beats until the last run has ended, so its context is its own.
-	beating, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var heart sync.WaitGroup
-	heart.Go(func() { w.heart.Run(beating) })
-	defer heart.Wait()
-	defer stop()
-
-	if err := server.Start(asynq.HandlerFunc(w.handle)); err != nil {
-		return fmt.Errorf("start the asynq server: %w", err)
-	}
-	<-ctx.Done()
-	w.endDrain()
-	server.Shutdown()
-	return nil
 }
 
 // handle runs a job's slice. It is what asynq calls, perhaps twice for a task.
@@ -224,11 +241,7 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 		return fmt.Errorf("%w: %w", err, asynq.SkipRetry)
 	}
 	log := w.log.With("job", body.JobID, "kind", task.Type())
-	queue, _ := asynq.GetQueueName(ctx)
-	if queue == queueLow && w.low.full() {
-		return w.yield(task.Type(), errYield{"low queue", jitter(busyWait)})
-	}
-	job, err := w.store.ClaimJob(ctx, body.JobID, body.Generation, jobs.HeartbeatStale, w.options.MaxRunning)
+	job, err := w.claim(ctx, body)
 	switch {
 	case errors.Is(err, store.ErrSuperseded):
 		log.DebugContext(ctx, "task dropped: the job has ended or belongs to another run", "generation", body.Generation)
@@ -236,7 +249,6 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 	case errors.Is(err, store.ErrRoomBusy):
 		return w.yield(task.Type(), errYield{"room busy", jitter(busyWait)})
 	case errors.Is(err, store.ErrLowQueue):
-		w.low.found()
 		return w.yield(task.Type(), errYield{"low queue", jitter(busyWait)})
 	case err != nil:
 		log.WarnContext(ctx, "job not claimed", "error", err)
