@@ -26,6 +26,27 @@ var (
 	errNoSuchJob    = errors.New("no job of that name is configured: the sweep was left")
 )
 
+// RetentionSweep asks for a sweep of all rooms.
+type RetentionSweep struct {
+	// Job is the name of the retention job whose rooms are purged.
+	Job string
+
+	// Tick is when it was due.
+	Tick time.Time
+}
+
+// SubmitRetentionSweep accepts a sweep and returns its job's id. An error means
+// that it was not accepted. A second call makes a second sweep, which finds what
+// the first one has left.
+func (c *Client) SubmitRetentionSweep(ctx context.Context, sweep RetentionSweep) (id string, err error) {
+	id, err = c.submit(ctx, jobs.RetentionSweep, "", retentionRequester,
+		retentionSweepParameters{Job: sweep.Job, Tick: sweep.Tick.UTC()}, false)
+	if err != nil {
+		return "", fmt.Errorf("submit a retention sweep: %w", err)
+	}
+	return id, nil
+}
+
 // retentionSweepParameters are those of the job's row: the name of the retention
 // job that the sweep is a run of, and the tick that it was due at. When a sweep
 // runs late, what has expired since goes too: so the tick is for the journal alone.

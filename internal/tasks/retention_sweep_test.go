@@ -107,9 +107,7 @@ func keeping(lifetime int64) retention.Config {
 // sweep accepts a sweep for the job, as the scheduler does.
 func (l *lab) sweep(job string) string {
 	l.t.Helper()
-	id, err := l.client.submit(l.ctx, jobs.RetentionSweep, "", retentionRequester, retentionSweepParameters{
-		Job: job, Tick: time.Now().Add(-24 * time.Hour).UTC(),
-	}, false)
+	id, err := l.client.SubmitRetentionSweep(l.ctx, RetentionSweep{Job: job, Tick: time.Now().Add(-24 * time.Hour)})
 	require.NoError(l.t, err)
 	return id
 }
