@@ -147,7 +147,7 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job store.Job, run store.R
 // judge decides anew what of the room has expired: since the sweep, its policy or
 // the settings may have changed to keep more.
 func (p *purgeHistory) judge(ctx context.Context) error {
-	now, err := p.worker.store.Now(ctx)
+	now, err := p.worker.now(ctx)
 	if err != nil {
 		return err
 	}
@@ -212,7 +212,7 @@ func (p *purgeHistory) nextEvents(ctx context.Context) error {
 	}
 	var rows int64
 	err = p.batch(ctx, func(ctx context.Context, batch store.Batch, moved moved) error {
-		_, err := p.worker.store.PurgeHistoryBatch(ctx, batch, p.catalog, p.purge, from, p.at.Size,
+		_, err := p.worker.store.PurgeHistoryBatch(ctx, batch, p.catalog, p.purge, from, p.size(),
 			func(done store.HistoryBatch) any {
 				return moved(func(at *purgeHistoryCheckpoint) {
 					rows = done.Deleted + done.Kept
@@ -249,7 +249,7 @@ func (p *purgeHistory) nextStateGroups(ctx context.Context) (done bool, err erro
 	}
 	var rows int64
 	err = p.batch(ctx, func(ctx context.Context, batch store.Batch, moved moved) error {
-		_, err := step(ctx, batch, p.catalog, p.at.Size, func(done store.StateGroupBatch) any {
+		_, err := step(ctx, batch, p.catalog, p.size(), func(done store.StateGroupBatch) any {
 			return moved(func(at *purgeHistoryCheckpoint) {
 				rows = done.Deleted
 				at.StateGroupsDeleted += done.Deleted
@@ -268,6 +268,15 @@ type moved func(update func(*purgeHistoryCheckpoint)) any
 // up to here, what each batch costs is not paid by the event.
 const leastEvents = 50
 
+// size is how much the next batch takes on: if the rows per second are limited, no
+// more than that, so that nobody has to pause for long afterwards.
+func (p *purgeHistory) size() int {
+	if rate := p.worker.options.RowsPerSecond; p.swept && rate > 0 {
+		return min(p.at.Size, rate)
+	}
+	return p.at.Size
+}
+
 // batch runs do under the room's lock, and moves on when it has committed.
 func (p *purgeHistory) batch(ctx context.Context, do func(context.Context, store.Batch, moved) error) error {
 	next, least := p.at, 1
@@ -278,10 +287,7 @@ func (p *purgeHistory) batch(ctx context.Context, do func(context.Context, store
 		started := time.Now()
 		return do(ctx, batch, func(update func(*purgeHistoryCheckpoint)) any {
 			next.Batches++
-			next.Size = p.worker.nextBatch(p.at.Size, least, time.Since(started))
-			if rate := p.worker.options.RowsPerSecond; p.swept && rate > 0 {
-				next.Size = min(next.Size, max(rate, 1)) // so that nobody has to pause for long
-			}
+			next.Size = p.worker.nextBatch(p.size(), least, time.Since(started))
 			update(&next)
 			return next
 		})

@@ -96,6 +96,9 @@ const (
 	// mostFailuresTold bounds how many failed rooms a sweep names.
 	mostFailuresTold = 10
 
+	// sweepWait is about how long a sweep waits in the queue for purges to end.
+	sweepWait = time.Second
+
 	// enqueuers is how many tasks are enqueued at a time.
 	enqueuers = 16
 
@@ -207,7 +210,7 @@ func (s *retentionSweep) next(ctx context.Context) (done bool, err error) {
 
 // wait gives the place to others until purges have ended.
 func (s *retentionSweep) wait() error {
-	return errYield{reason: "queue full", after: jitter(busyWait)}
+	return errYield{reason: "queue full", after: jitter(sweepWait)}
 }
 
 // moved goes on from a checkpoint that was committed.
@@ -235,11 +238,21 @@ type verdict struct {
 // A sweepPage is the verdicts of some rooms, in the order of their ids.
 type sweepPage []verdict
 
-// decide decides about rooms. Both sides of a lifetime are by the database's clock
-// at this moment: however late a sweep is, all goes that has expired by then, and
-// nothing else.
+// now is the time by which lifetimes end: by the clock of the database or by our
+// own, whichever is behind. One that is ahead must not cost an event its last days.
+func (w *Worker) now(ctx context.Context) (time.Time, error) {
+	ours := time.Now()
+	now, err := w.store.Now(ctx)
+	if err == nil && ours.Before(now) {
+		now = ours
+	}
+	return now, err
+}
+
+// decide decides about rooms. What counts is not when the sweep was due but this
+// moment: however late it is, all goes that has expired, and nothing else.
 func (s *retentionSweep) decide(ctx context.Context, rooms []store.RoomRetention) (sweepPage, error) {
-	now, err := s.worker.store.Now(ctx)
+	now, err := s.worker.now(ctx)
 	if err != nil {
 		return nil, err
 	}
