@@ -1,6 +1,10 @@
 package config
 
-import "time"
+import (
+	"time"
+
+	"lethe/internal/retention"
+)
 
 // The dialects of the admin API.
 const (
@@ -65,6 +69,9 @@ type Config struct {
 	// Redis dispatches the jobs and keeps their statuses.
 	Redis Redis
 
+	// Retention is how long events are kept.
+	Retention Retention
+
 	// Scheduler enqueues what is due and takes up what was dropped.
 	Scheduler Scheduler
 
@@ -121,6 +128,11 @@ type Homeserver struct {
 	// server admins too. Defaults to "", unset.
 	ASToken Secret
 
+	// ConfigFile (homeserver.config_file) is Synapse's own configuration, such as
+	// homeserver.yaml, from which server_name and Synapse's part of retention are
+	// taken where they are not set here. Defaults to "", unset.
+	ConfigFile string
+
 	// URL (homeserver.url) is http://host:port or https://host, with no path.
 	// The API passes on to it what it does not serve itself of /_matrix and
 	// /_synapse/admin. Defaults to "", unset.
@@ -155,6 +167,25 @@ type Redis struct {
 	// redis-cluster://user:password@host:port,host:port. API, worker and
 	// scheduler need it. See [redisdb.ValidURL]. Defaults to "", unset.
 	URL Secret
+}
+
+// Retention is how long events are kept. Its keys are Synapse's, but for
+// clamp_reads, serve_configuration, and cron and name of a job. A duration is a
+// whole number of ms, or one with its unit, s, m, h, d, w or y.
+type Retention struct {
+	// Rules are retention.enabled, retention.default_policy.min_lifetime and
+	// .max_lifetime, retention.allowed_lifetime_min and _max, retention.clamp_reads
+	// and retention.purge_jobs, a list of mappings of interval or cron, name,
+	// shortest_max_lifetime and longest_max_lifetime. The variable of the list
+	// holds it as YAML or JSON. Defaults to not enabled, with no limits, and with
+	// [retention.Everything] as the only job, which is there in place of an empty
+	// list too.
+	Rules retention.Config
+
+	// ServeConfiguration (retention.serve_configuration) has the API tell users the
+	// default policy and the allowed lifetimes, where retention is enabled.
+	// Defaults to false.
+	ServeConfiguration bool
 }
 
 // Scheduler is the settings of the scheduler process.
@@ -204,6 +235,7 @@ func Default() Config {
 		Database:  Database{MaxConnections: 16},
 		Dialect:   DialectNow,
 		Log:       Log{Format: "text", Level: "info"},
+		Retention: Retention{Rules: retention.Config{Jobs: []retention.Job{retention.Everything()}}},
 		Scheduler: Scheduler{Listen: "127.0.0.1:8472"},
 		StatusTTL: 24 * time.Hour,
 		Worker: Worker{

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"slices"
@@ -29,8 +30,9 @@ const (
 )
 
 // Load returns the settings for a process that serves all the purposes: the
-// defaults, overridden by the YAML file that LETHE_CONFIG names, if it is set,
-// overridden by LETHE_* variables. The environment is a list of NAME=value, as
+// defaults, overridden by what Synapse's own configuration says of them, if
+// homeserver.config_file names it, overridden by the YAML file that LETHE_CONFIG
+// names, if it is set, overridden by LETHE_* variables. The environment is a list of NAME=value, as
 // [os.Environ] returns. What is set is checked whether a purpose needs it or
 // not, also where it is overridden.
 //
@@ -46,8 +48,16 @@ func Load(environ []string, purposes ...Purpose) (Config, error) {
 	}
 
 	variables := ours(environ)
+	var own *file
 	if path := variables[fileVariable]; path != "" {
-		l.loadFile(path)
+		own = l.openFile(path)
+	}
+	// It is set by the others, but they win over what is in it.
+	if path := homeserverFile(variables, own); path != "" {
+		l.loadHomeserverFile(path)
+	}
+	if own != nil {
+		own.section("", own.root)
 	}
 	l.loadVariables(variables)
 	for _, s := range all {
@@ -58,6 +68,9 @@ func Load(environ []string, purposes ...Purpose) (Config, error) {
 	if l.unset["homeserver.url"] && config.Auth == AuthHomeserver {
 		l.refuse("homeserver.url", fmt.Errorf("must be set, here or as %s, since auth is %s",
 			variable("homeserver.url"), AuthHomeserver))
+	}
+	for _, err := range config.Retention.Rules.Check() {
+		l.refuse("retention", err)
 	}
 	if len(l.errs) > 0 {
 		return Config{}, fmt.Errorf("load configuration:\n%w", errors.Join(l.errs...))
@@ -75,10 +88,25 @@ type loader struct {
 // set applies one setting; origin says where its text is from.
 func (l *loader) set(path, origin, text string) {
 	l.unset[path] = text == ""
-	if err := l.settings[path].set(text); err != nil {
+	s := l.settings[path]
+	if s.mappings != nil {
+		l.setMappings(s, origin, text)
+		return
+	}
+	if err := s.set(text); err != nil {
 		l.unset[path] = false
 		l.refuse(origin, err)
 	}
+}
+
+// setMappings applies a setting that is a list of mappings, from a text.
+func (l *loader) setMappings(s setting, origin, text string) {
+	list, err := parseMappings(text)
+	if err != nil {
+		l.refuse(origin, err)
+		return
+	}
+	s.mappings(list, ourKeys, func(_ int, place string, err error) { l.refuse(origin+place, err) })
 }
 
 // refuse records that what origin says cannot be used.
@@ -132,21 +160,40 @@ func foreign(name, value string) bool {
 		strings.HasSuffix(name, "_PORT") && strings.Contains(value, "://")
 }
 
-// loadFile applies the file's settings. If the file cannot be read or is no
-// YAML, nothing counts as missing: that would only hide the one mistake.
-func (l *loader) loadFile(path string) {
-	data, err := os.ReadFile(path)
+// mostBytes is how large a file may be.
+const mostBytes = 1 << 20
+
+// readFile reads a file that is not too large to be one of settings.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read
+	data, err := io.ReadAll(io.LimitReader(f, mostBytes+1))
+	if err == nil && len(data) > mostBytes {
+		err = errors.New("the file is larger than 1 MiB")
+	}
+	return data, err
+}
+
+// openFile reads our own file. If it cannot be read or is no YAML, it is nil, and
+// nothing counts as missing: that would only hide the one mistake.
+func (l *loader) openFile(path string) *file {
+	data, err := readFile(path)
 	if err != nil {
 		clear(l.unset)
 		l.refuse(fileVariable, err)
-		return
+		return nil
 	}
 	root, err := parseYAML(data)
+	if errors.Is(err, errEmptyFile) {
+		err = fmt.Errorf("%w; unset %s to go without one", err, fileVariable)
+	}
 	if err != nil {
 		clear(l.unset)
 		l.refuse(path, err)
-		return
+		return nil
 	}
-	f := file{loader: l, lines: map[string]int{}, path: path}
-	f.section("", root)
+	return &file{loader: l, lines: map[string]int{}, path: path, root: root}
 }

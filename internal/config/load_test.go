@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
+
+	"lethe/internal/retention"
 )
 
 const (
@@ -28,6 +30,14 @@ func write(t *testing.T, yaml string) string {
 	return "LETHE_CONFIG=" + path
 }
 
+// homeserverYAML makes a file of Synapse's and returns its path.
+func homeserverYAML(t *testing.T, yaml string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "homeserver.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(yaml), 0o600))
+	return path
+}
+
 // problems returns the lines of an error, without the file's folder.
 func problems(t *testing.T, err error) []string {
 	t.Helper()
@@ -36,8 +46,10 @@ func problems(t *testing.T, err error) []string {
 	lines := strings.Split(err.Error(), "\n")
 	require.Equal(t, "load configuration:", lines[0])
 	for i, line := range lines {
-		if j := strings.Index(line, "lethe.yaml"); j >= 0 {
-			lines[i] = line[j:]
+		for _, name := range []string{"lethe.yaml", "homeserver.yaml"} {
+			if j := strings.Index(line, name); j >= 0 {
+				lines[i] = line[j:]
+			}
 		}
 	}
 	return lines[1:]
@@ -57,6 +69,14 @@ func TestDefaultsAreValid(t *testing.T) {
 		"log.level":        config.Log.Level,
 		"scheduler.listen": config.Scheduler.Listen,
 		"purge_delay":      config.PurgeDelay.String(),
+
+		"homeserver.config_file":                "",
+		"retention.allowed_lifetime_max":        "",
+		"retention.default_policy.max_lifetime": "",
+		"retention.enabled":                     fmt.Sprint(config.Retention.Rules.Enabled),
+		"retention.purge_jobs":                  "[]",
+		"retention.serve_configuration":         fmt.Sprint(config.Retention.ServeConfiguration),
+
 		"signing_key_file": config.SigningKeyFile,
 		"status_ttl":       config.StatusTTL.String(),
 		"worker.listen":    config.Worker.Listen,
@@ -85,6 +105,8 @@ func TestExampleFile(t *testing.T) {
 	data, err := os.ReadFile(path)
 	require.NoError(t, err)
 	full := regexp.MustCompile(`(?m)^( *)#(\w)`).ReplaceAllString(string(data), "$1$2")
+	synapse := homeserverYAML(t, "server_name: other.example.org\n")
+	full = strings.ReplaceAll(full, "/etc/synapse/homeserver.yaml", synapse)
 	config, err = Load([]string{write(t, full)}, ForAPI, ForDatabase, ForScheduler, ForWorker)
 	require.NoError(t, err)
 	require.Equal(t, "example.org", config.ServerName)
@@ -104,6 +126,10 @@ func TestExampleFile(t *testing.T) {
 func TestVariablesOverrideTheFile(t *testing.T) {
 	t.Parallel()
 	no := false
+	hourly, err := retention.Every(3600 * 1000)
+	require.NoError(t, err)
+	daily, err := retention.ParseCron("CRON_TZ=UTC @daily")
+	require.NoError(t, err)
 	want := Config{
 		AccountValidity: true,
 		API:             API{Listen: "[::1]:0"},
@@ -115,11 +141,24 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		Log:             Log{Format: "json", Level: "debug"},
 		PurgeDelay:      5 * time.Minute,
 		Redis:           Redis{URL: redisURL},
-		Scheduler:       Scheduler{Listen: ":http"},
-		ServerName:      "example.org",
-		SigningKeyFile:  "/signing.key",
-		StatusTTL:       time.Hour,
-		SynapseBeside:   &no,
+		Retention: Retention{
+			Rules: retention.Config{
+				Enabled:            true,
+				DefaultPolicy:      retention.Policy{MinLifetime: new(int64(1)), MaxLifetime: new(int64(2000))},
+				AllowedLifetimeMin: new(int64(3000)), AllowedLifetimeMax: new(int64(4000)),
+				ClampReads: true,
+				Jobs: []retention.Job{
+					{Name: "short", Schedule: hourly, LongestMaxLifetime: new(int64(5000))},
+					{Name: "over-5s-at-CRON_TZ=UTC_@daily", Schedule: daily, ShortestMaxLifetime: new(int64(5000))},
+				},
+			},
+			ServeConfiguration: true,
+		},
+		Scheduler:      Scheduler{Listen: ":http"},
+		ServerName:     "example.org",
+		SigningKeyFile: "/signing.key",
+		StatusTTL:      time.Hour,
+		SynapseBeside:  &no,
 		Worker: Worker{
 			BatchEvents: 1, BatchTime: time.Second, Concurrency: 9, DrainTimeout: time.Minute,
 			Listen: "", TimeSlice: time.Hour,
@@ -139,6 +178,16 @@ lock: {redis_urls: [redis://a, 'rediss://:hunter2@b:1', redis://c/2]}
 log: {format: json, level: debug}
 purge_delay: 5m
 redis: {url: "` + redisURL + `"}
+retention:
+  enabled: true
+  default_policy: {min_lifetime: 1, max_lifetime: 2s}
+  allowed_lifetime_min: "3s"
+  allowed_lifetime_max: 4000
+  clamp_reads: true
+  serve_configuration: true
+  purge_jobs:
+    - {name: short, interval: 1h, longest_max_lifetime: 5s}
+    - {cron: CRON_TZ=UTC @daily, shortest_max_lifetime: 5s}
 scheduler: {listen: ":http"}
 server_name: example.org
 signing_key_file: /signing.key
@@ -146,15 +195,22 @@ status_ttl: 1h
 synapse_beside: false
 worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, listen: "", time_slice: 1h}
 `
-	config, err := Load([]string{write(t, yaml)}, ForAPI, ForWorker)
+	synapse := homeserverYAML(t, "server_name: other.example.org\nretention: {enabled: false, allowed_lifetime_max: 9s, purge_jobs: [{interval: 9d}]}\n")
+	want.Homeserver.ConfigFile = synapse
+	config, err := Load([]string{write(t, strings.Replace(yaml, "homeserver: {", "homeserver: {config_file: "+synapse+", ", 1))}, ForAPI, ForWorker)
 	require.NoError(t, err)
 	require.Empty(t, cmp.Diff(want, config))
 
 	environ := []string{
 		"LETHE_ACCOUNT_VALIDITY=true", "LETHE_API_LISTEN=[::1]:0", "LETHE_AUTH=homeserver", "LETHE_HOMESERVER_AS_TOKEN=hunter2",
+		"LETHE_HOMESERVER_CONFIG_FILE=" + synapse,
 		"LETHE_HOMESERVER_URL=https://matrix.example.org", "LETHE_DATABASE_MAX_CONNECTIONS=7",
 		"LETHE_DATABASE_URL=" + databaseURL, "LETHE_DIALECT=seed", "LETHE_LOCK_REDIS_URLS=redis://a, rediss://:hunter2@b:1,redis://c/2,", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=debug",
 		"LETHE_REDIS_URL=" + redisURL, "LETHE_SCHEDULER_LISTEN=:http", "LETHE_SERVER_NAME=example.org",
+		"LETHE_RETENTION_ENABLED=true", "LETHE_RETENTION_DEFAULT_POLICY_MIN_LIFETIME=1", "LETHE_RETENTION_DEFAULT_POLICY_MAX_LIFETIME=2s",
+		"LETHE_RETENTION_ALLOWED_LIFETIME_MIN=3s", "LETHE_RETENTION_ALLOWED_LIFETIME_MAX=4s",
+		"LETHE_RETENTION_CLAMP_READS=true", "LETHE_RETENTION_SERVE_CONFIGURATION=true",
+		`LETHE_RETENTION_PURGE_JOBS=[{"name": "short", "interval": "60m", "longest_max_lifetime": 5000}, {cron: CRON_TZ=UTC @daily, shortest_max_lifetime: 5s}]`,
 		"LETHE_PURGE_DELAY=5m", "LETHE_SIGNING_KEY_FILE=/signing.key",
 		"LETHE_STATUS_TTL=1h", "LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_BATCH_EVENTS=1", "LETHE_WORKER_BATCH_TIME=1s",
 		"LETHE_WORKER_CONCURRENCY=9", "LETHE_WORKER_DRAIN_TIMEOUT=1m", "LETHE_WORKER_LISTEN=", "LETHE_WORKER_TIME_SLICE=1h",
@@ -164,7 +220,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 	require.NoError(t, err)
 	require.Empty(t, cmp.Diff(want, config))
 
-	config, err = Load(append(environ, write(t, "dialect: now\nworker: {listen: ':1', time_slice: 2s}\nlog: {level: error}")))
+	config, err = Load(append(environ, write(t, "dialect: now\nworker: {listen: ':1', time_slice: 2s}\nlog: {level: error}\nhomeserver: {config_file: /nowhere}\nretention: {purge_jobs: [{interval: 5d}]}")))
 	require.NoError(t, err)
 	require.Empty(t, cmp.Diff(want, config))
 }

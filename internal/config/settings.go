@@ -12,11 +12,18 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.yaml.in/yaml/v3"
 
 	"lethe/internal/homeserver"
 	"lethe/internal/matrix"
 	"lethe/internal/redisdb"
+	"lethe/internal/retention"
 )
+
+// A refusal takes what is wrong with one of a list of mappings: the line, the
+// place in the list as a piece of the error, and why. The last never repeats what
+// was written.
+type refusal func(line int, place string, err error)
 
 // A setting is one leaf of a [Config]. Set parses and checks a text, and
 // changes the Config only if it is valid; its error never repeats the text.
@@ -25,6 +32,10 @@ type setting struct {
 	set      func(text string) error
 	list     bool // may be a YAML list too, whose texts set gets with commas between them
 	neededBy []Purpose
+
+	// mappings is there in the place of set for one that is a list of mappings,
+	// and like it changes the Config only if all is valid.
+	mappings func(list *yaml.Node, from keys, refuse refusal)
 }
 
 // variable is the name of a setting's environment variable.
@@ -48,12 +59,21 @@ func settings(c *Config) []setting {
 		{path: "database.url", set: optional(&c.Database.URL, validDatabaseURL), neededBy: everyone},
 		{path: "dialect", set: oneOf(&c.Dialect, DialectNow, DialectSeed)},
 		{path: "homeserver.as_token", set: optional(&c.Homeserver.ASToken, validToken)},
+		{path: "homeserver.config_file", set: optional(&c.Homeserver.ConfigFile, func(string) error { return nil })},
 		{path: "homeserver.url", set: optional(&c.Homeserver.URL, homeserver.ValidURL)},
 		{path: "lock.redis_urls", set: redisURLs(&c.Lock.RedisURLs), list: true},
 		{path: "log.format", set: oneOf(&c.Log.Format, "text", "json")},
 		{path: "log.level", set: oneOf(&c.Log.Level, "debug", "info", "warn", "error")},
 		{path: "purge_delay", set: duration(&c.PurgeDelay, 0, 30*24*time.Hour)},
 		{path: "redis.url", set: optional(&c.Redis.URL, redisdb.ValidURL), neededBy: services},
+		{path: "retention.allowed_lifetime_max", set: lifetime(&c.Retention.Rules.AllowedLifetimeMax)},
+		{path: "retention.allowed_lifetime_min", set: lifetime(&c.Retention.Rules.AllowedLifetimeMin)},
+		{path: "retention.clamp_reads", set: boolean(&c.Retention.Rules.ClampReads)},
+		{path: "retention.default_policy.max_lifetime", set: lifetime(&c.Retention.Rules.DefaultPolicy.MaxLifetime)},
+		{path: "retention.default_policy.min_lifetime", set: lifetime(&c.Retention.Rules.DefaultPolicy.MinLifetime)},
+		{path: "retention.enabled", set: boolean(&c.Retention.Rules.Enabled)},
+		{path: "retention.purge_jobs", mappings: purgeJobs(&c.Retention.Rules.Jobs)},
+		{path: "retention.serve_configuration", set: boolean(&c.Retention.ServeConfiguration)},
 		{path: "scheduler.listen", set: optional(&c.Scheduler.Listen, validAddress)},
 		{path: "server_name", set: optional(&c.ServerName, validServerName), neededBy: knowing},
 		{path: "signing_key_file", set: optional(&c.SigningKeyFile, func(string) error { return nil })},
@@ -129,6 +149,22 @@ func short(d time.Duration) string {
 		}
 	}
 	return s
+}
+
+// lifetime sets a duration of the retention settings, in ms, or none.
+func lifetime(field **int64) func(string) error {
+	return func(text string) error {
+		if text == "" {
+			*field = nil
+			return nil
+		}
+		ms, err := retention.ParseDuration(text)
+		if err != nil {
+			return err
+		}
+		*field = &ms
+		return nil
+	}
 }
 
 var errBoolean = errors.New("must be true or false")

@@ -11,6 +11,12 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+var (
+	errEmptyFile = errors.New("the file is empty")
+	errNoMapping = errors.New("must be a mapping: indented lines of key: value")
+	errNoScalar  = errors.New("must be one value, not a list or a mapping")
+)
+
 // parseYAML returns the mapping that is the file's only document.
 //
 // The tree is read by hand rather than decoded into a Config, because the
@@ -20,7 +26,7 @@ func parseYAML(data []byte) (*yaml.Node, error) {
 	var document, second yaml.Node
 	err := decoder.Decode(&document)
 	if errors.Is(err, io.EOF) || (err == nil && isNull(document.Content[0])) {
-		return nil, errors.New("the file is empty; unset " + fileVariable + " to go without one")
+		return nil, errEmptyFile
 	}
 	if err != nil {
 		return nil, syntaxError(data, err)
@@ -59,6 +65,7 @@ type file struct {
 	*loader
 	lines map[string]int // where each path was first seen
 	path  string
+	root  *yaml.Node
 }
 
 // keyName is what a key may be to be repeated in an error. A key that is
@@ -87,19 +94,24 @@ func (f *file) section(prefix string, mapping *yaml.Node) {
 		} else if value.Kind == yaml.MappingNode {
 			f.section(path+".", value)
 		} else if !isNull(value) { // one whose keys are all commented out is null
-			f.refuse(origin, errors.New("must be a mapping: indented lines of key: value"))
+			f.refuse(origin, errNoMapping)
 		}
 	}
 }
 
 // leaf applies one setting.
 func (f *file) leaf(path, origin string, value *yaml.Node) {
-	switch {
-	case value.Kind == yaml.SequenceNode && f.settings[path].list:
+	switch s := f.settings[path]; {
+	case s.mappings != nil && !isNull(value):
+		f.unset[path] = false
+		s.mappings(value, ourKeys, func(line int, place string, err error) {
+			f.refuse(fmt.Sprintf("%s:%d: %s%s", f.path, line, path, place), err)
+		})
+	case value.Kind == yaml.SequenceNode && s.list:
 		f.list(path, origin, value)
 	case value.Kind != yaml.ScalarNode:
 		f.unset[path] = false
-		f.refuse(origin, errors.New("must be one value, not a list or a mapping"))
+		f.refuse(origin, errNoScalar)
 	case isNull(value):
 		f.unset[path] = false
 		f.refuse(origin, errors.New(`has no value: leave the key out for its default, or write ""`))

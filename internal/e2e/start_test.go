@@ -18,9 +18,10 @@ import (
 // refused runs a binary that is to exit with an error, and returns what it says.
 func refused(t *testing.T, name string, env ...string) string {
 	t.Helper()
+	binary := filepath.Join(devstacktest.Binaries(t), name) // which may be built first
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	command := exec.CommandContext(ctx, filepath.Join(devstacktest.Binaries(t), name))
+	command := exec.CommandContext(ctx, binary)
 	command.Env = append([]string{
 		"LETHE_REDIS_URL=redis://127.0.0.1:1", "LETHE_API_LISTEN=127.0.0.1:0",
 		"LETHE_WORKER_LISTEN=", "LETHE_SCHEDULER_LISTEN=",
@@ -38,6 +39,15 @@ func TestBadSettingsAreAllRefusedAtOnce(t *testing.T) {
 		require.Contains(t, said, name)
 	}
 	require.NotContains(t, said, "hunter2")
+}
+
+func TestDoubtfulRetentionIsToldAtTheStart(t *testing.T) {
+	t.Parallel()
+	empty := "LETHE_DATABASE_URL=" + devstacktest.EmptyDatabase(t)
+	jobs := "LETHE_RETENTION_PURGE_JOBS=[{interval: 1d, shortest_max_lifetime: 3d}]"
+	const doubt = `level=WARN msg="doubtful retention" warning="no purge job covers a max_lifetime up to 3d:`
+	require.Contains(t, refused(t, "scheduler", empty, jobs, "LETHE_RETENTION_ENABLED=true"), doubt)
+	require.NotContains(t, refused(t, "scheduler", empty, jobs), "doubtful")
 }
 
 func TestSchemaThatDoesNotFitIsRefused(t *testing.T) {

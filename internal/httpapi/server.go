@@ -12,6 +12,7 @@ import (
 
 	"lethe/internal/homeserver"
 	"lethe/internal/jobs"
+	"lethe/internal/retention"
 	"lethe/internal/store"
 	"lethe/internal/tasks"
 )
@@ -57,6 +58,10 @@ type Options struct {
 	// PurgeDelay is the pause between the shutdown and the purge of a room that is
 	// deleted asynchronously. Defaults to 0, none.
 	PurgeDelay time.Duration
+
+	// Retention is told to users who ask for it, if it is enabled. Defaults to nil:
+	// there is nobody to ask, as in a homeserver without that experiment.
+	Retention *retention.Config
 
 	// SeedDialect refuses a history purge of a room that has a job already, as
 	// the first admin tools expect, and says "shutting_down" or "purging" for a
@@ -141,6 +146,10 @@ func (s *server) routes() {
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/timestamp_to_event", s.admin(s.timestampToEvent))
 	s.handle(http.MethodGet, v1+"/scheduled_tasks", s.admin(s.scheduledTasks))
 	s.handle(http.MethodGet, v1+"/server_version", serverVersion)
+	if rules := s.options.Retention; rules != nil && rules.Enabled {
+		s.handle(http.MethodGet, "/_matrix/client/unstable/org.matrix.msc1763/retention/configuration",
+			s.anyUser(retentionConfiguration(*rules)))
+	}
 	if s.options.Homeserver == nil {
 		// A homeserver that runs is asked to write these itself: it has them in its
 		// caches.

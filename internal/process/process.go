@@ -21,6 +21,7 @@ import (
 	"lethe/internal/matrix"
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
+	"lethe/internal/retention"
 	"lethe/internal/shutdown"
 	"lethe/internal/store"
 	"lethe/internal/tasks"
@@ -123,6 +124,12 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes
 		return err
 	}
 
+	if slices.Contains(purposes, config.ForScheduler) {
+		for _, warning := range settings.Retention.Rules.Warnings() {
+			log.WarnContext(ctx, "doubtful retention", "warning", warning.String())
+		}
+	}
+
 	registry := observe.NewRegistry()
 	p := &process{
 		settings: settings, log: log, store: db, redis: client, locks: locks, homeserver: synapse,
@@ -201,6 +208,7 @@ func (p *process) part(purpose config.Purpose) part {
 				Log:             p.log,
 				Observe:         p.observe,
 				PurgeDelay:      p.settings.PurgeDelay,
+				Retention:       p.toldRetention(),
 				SeedDialect:     p.settings.Dialect == config.DialectSeed,
 				ServerName:      p.settings.ServerName,
 				StatusTTL:       p.settings.StatusTTL,
@@ -226,6 +234,14 @@ func (p *process) part(purpose config.Purpose) part {
 		}}
 	}
 	panic(fmt.Sprintf("process: no part for purpose %d", purpose))
+}
+
+// toldRetention is the retention that users are told of, nil if they are not.
+func (p *process) toldRetention() *retention.Config {
+	if !p.settings.Retention.ServeConfiguration {
+		return nil
+	}
+	return &p.settings.Retention.Rules
 }
 
 // whoShutsDown is who writes the events of a shutdown: the homeserver if we may

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// MaxJobs is how many jobs there may be.
+// MaxJobs is how many jobs there may be at most.
 const MaxJobs = 100
 
 // A Job purges the rooms whose max_lifetime is within its bounds, at each of its
@@ -106,12 +106,8 @@ func (c Config) Check() []error {
 	return errs
 }
 
-// CheckJobs tells what is wrong with a list of jobs, each as an error of its own,
-// with the index of its job; -1 if it is of all.
+// CheckJobs tells what is wrong with a list of jobs, each as an error of its own.
 func CheckJobs(jobs []Job) []JobError {
-	if len(jobs) > MaxJobs {
-		return []JobError{{Index: -1, Err: fmt.Errorf("must not have more than %d jobs", MaxJobs)}}
-	}
 	var errs []JobError
 	names := map[string]int{}
 	for i, job := range jobs {
@@ -132,7 +128,7 @@ func CheckJobs(jobs []Job) []JobError {
 
 // A JobError is what is wrong with one job of a list.
 type JobError struct {
-	Index int
+	Index int // of the job, from 0
 	Err   error
 }
 

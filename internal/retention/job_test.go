@@ -249,14 +249,4 @@ func TestCheck(t *testing.T) {
 		"A retention policy's purge jobs configuration's 'shortest_max_lifetime' value can not be greater than its 'longest_max_lifetime' value.": 1,
 		"is the same job as number 1, or has its name: each needs a name of its own":                                                              2,
 	}, got))
-
-	many := make([]retention.Job, retention.MaxJobs+1)
-	for i := range many {
-		many[i] = retention.Job{Name: fmt.Sprint(i), Schedule: every(t, day)}
-	}
-	require.Empty(t, retention.CheckJobs(many[:retention.MaxJobs]))
-	errs = retention.CheckJobs(many)
-	require.Len(t, errs, 1)
-	require.Equal(t, -1, errs[0].Index)
-	require.ErrorContains(t, errs[0].Err, "must not have more than 100 jobs")
 }

@@ -1,0 +1,119 @@
+package config
+
+import (
+	"fmt"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// homeserverFile returns where Synapse's own configuration is, "" if nobody says.
+func homeserverFile(variables map[string]string, own *file) string {
+	const section, key = "homeserver", "config_file"
+	if path, ok := variables[variable(section+"."+key)]; ok || own == nil {
+		return path
+	}
+	value := lookUp(lookUp(own.root, section), key)
+	if value == nil || value.Kind != yaml.ScalarNode || isNull(value) {
+		return "" // what is wrong with it is said when it is its turn
+	}
+	return value.Value
+}
+
+// lookUp returns the value of a mapping's key, as PyYAML does the last of several;
+// nil if there is none.
+func lookUp(mapping *yaml.Node, key string) *yaml.Node {
+	if mapping == nil || mapping.Kind != yaml.MappingNode {
+		return nil
+	}
+	for i := len(mapping.Content) - 2; i >= 0; i -= 2 {
+		if name := mapping.Content[i]; name.Kind == yaml.ScalarNode && name.Value == key {
+			return resolve(mapping.Content[i+1])
+		}
+	}
+	return nil
+}
+
+// loadHomeserverFile applies what Synapse's own configuration says of our
+// settings, which have the same paths there. All else in it is Synapse's affair.
+func (l *loader) loadHomeserverFile(path string) {
+	data, err := readFile(path)
+	if err != nil {
+		l.unset["server_name"] = false // it may be in there
+		l.refuse("homeserver.config_file", err)
+		return
+	}
+	root, err := parseYAML(data)
+	if err != nil {
+		l.unset["server_name"] = false
+		l.refuse(path, err)
+		return
+	}
+	(&synapseFile{loader: l, path: path}).apply(root)
+}
+
+// A synapseFile is Synapse's configuration that is being applied. What is null in
+// it is not set.
+type synapseFile struct {
+	*loader
+	path string
+}
+
+// apply applies the file's mapping.
+func (f *synapseFile) apply(root *yaml.Node) {
+	f.leaves(root, "", "server_name")
+	section := f.section(root, "", "retention")
+	f.leaves(section, "retention.", "enabled", "allowed_lifetime_min", "allowed_lifetime_max", "purge_jobs")
+	policy := f.section(section, "retention.", "default_policy")
+	f.leaves(policy, "retention.default_policy.", "min_lifetime", "max_lifetime")
+}
+
+// section returns the mapping that a key has in another, nil if it has none.
+func (f *synapseFile) section(mapping *yaml.Node, prefix, key string) *yaml.Node {
+	value := lookUp(mapping, key)
+	if value == nil || isNull(value) {
+		return nil
+	}
+	if value.Kind != yaml.MappingNode {
+		f.refuse(fmt.Sprintf("%s:%d: %s", f.path, value.Line, prefix+key), errNoMapping)
+		return nil
+	}
+	return value
+}
+
+// leaves applies those of a mapping's keys that are settings, each with the prefix.
+func (f *synapseFile) leaves(mapping *yaml.Node, prefix string, names ...string) {
+	for _, name := range names {
+		value := lookUp(mapping, name)
+		if value == nil || isNull(value) {
+			continue
+		}
+		setting := prefix + name
+		origin := func(line int) string { return fmt.Sprintf("%s:%d: %s", f.path, line, setting) }
+		if mappings := f.settings[setting].mappings; mappings != nil {
+			mappings(value, synapseKeys, func(line int, place string, err error) { f.refuse(origin(line)+place, err) })
+			continue
+		}
+		if value.Kind != yaml.ScalarNode {
+			f.unset[setting] = false
+			f.refuse(origin(value.Line), errNoScalar)
+			continue
+		}
+		text := value.Value
+		if name == "enabled" && value.Style == 0 { // in quotes it is no boolean
+			text = boolOfYAML11(text)
+		}
+		f.set(setting, origin(value.Line), text)
+	}
+}
+
+// boolOfYAML11 is how we write a boolean of YAML 1.1, which Synapse reads. Any
+// other text is returned as it is.
+func boolOfYAML11(text string) string {
+	switch text {
+	case "true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON":
+		return "true"
+	case "false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF":
+		return "false"
+	}
+	return text
+}
