@@ -32,8 +32,8 @@ const (
 	// scheduleTime bounds one look.
 	scheduleTime = 30 * time.Second
 
-	// onceTime bounds what it takes to decide about the tick of one job, with a
-	// database that restarts meanwhile.
+	// onceTime bounds each thing that [Scheduler.Once] does, with a database that
+	// restarts meanwhile.
 	onceTime = time.Minute
 
 	// awaitEvery is how often a sweep that is waited for is looked at.
@@ -116,11 +116,11 @@ func (s *Scheduler) databaseTime(ctx context.Context) (time.Time, error) {
 	return now, nil
 }
 
-// Run tells what is doubtful about the rules, and then looks at each tick, and
-// every 10 s, until the context ends. A look that fails is logged, and the next
-// one tries again. Where retention is not enabled it returns at once.
+// Run looks at each tick, and every 10 s, until the context ends. A look that
+// fails is logged, and the next one tries again. Where retention is not enabled it
+// returns at once.
 func (s *Scheduler) Run(ctx context.Context) {
-	if !s.begin(ctx) {
+	if !s.enabled(ctx) {
 		return
 	}
 	for {
@@ -136,17 +136,13 @@ func (s *Scheduler) Run(ctx context.Context) {
 	}
 }
 
-// begin logs what there is to say of the rules, and reports whether there is
-// anything to do.
-func (s *Scheduler) begin(ctx context.Context) bool {
-	if !s.rules.Enabled || len(s.rules.Jobs) == 0 {
+// enabled reports whether there is anything to schedule, and logs it if not.
+func (s *Scheduler) enabled(ctx context.Context) bool {
+	enabled := s.rules.Enabled && len(s.rules.Jobs) > 0
+	if !enabled {
 		s.log.InfoContext(ctx, "retention is not enabled: nothing is scheduled")
-		return false
 	}
-	for _, warning := range s.rules.Warnings() {
-		s.log.WarnContext(ctx, "retention: "+warning.String())
-	}
-	return true
+	return enabled
 }
 
 // Look decides about the ticks that are due, and tells after which time to look
@@ -281,42 +277,52 @@ func (s *Scheduler) Once(ctx context.Context, name string) (sweeps []string, err
 	if names := s.names(); name != "" && !slices.Contains(names, name) {
 		return nil, fmt.Errorf("%w: %q; there are: %s", ErrNoSuchJob, name, strings.Join(names, ", "))
 	}
-	if !s.begin(ctx) {
+	if !s.enabled(ctx) {
 		return nil, nil
+	}
+	if err := s.persist(ctx, s.store.CheckSchema); err != nil {
+		return nil, err
 	}
 	var errs []error
 	for _, job := range s.rules.Jobs {
 		if name != "" && name != job.Name {
 			continue
 		}
-		sweep, err := s.once(ctx, job)
+		var taken store.TakenTick
+		err := s.persist(ctx, func(ctx context.Context) (err error) {
+			taken, err = s.insist(ctx, job)
+			return err
+		})
 		switch {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("job %q: %w", job.Name, err))
-		case sweep != "":
-			sweeps = append(sweeps, sweep)
+		case taken.Sweep.ID != "":
+			sweeps = append(sweeps, taken.Sweep.ID)
 		}
 	}
 	return sweeps, errors.Join(errs...)
 }
 
-func (s *Scheduler) once(ctx context.Context, job retention.Job) (sweep string, err error) {
+// persist repeats what can be done again while it fails for no lasting reason, for
+// a minute at most.
+func (s *Scheduler) persist(ctx context.Context, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, onceTime)
 	defer cancel()
 	for {
-		taken, err := s.insist(ctx, job)
+		err := do(ctx)
 		if err == nil || ctx.Err() != nil || !store.Transient(err) {
-			return taken.Sweep.ID, err
+			return err
 		}
-		s.log.WarnContext(ctx, "tick not taken: it will be tried again", "schedule", job.Name, "error", err)
+		s.log.WarnContext(ctx, "the database is not ready: it will be tried again", "error", err)
 		select {
 		case <-ctx.Done():
-			return "", err
+			return err
 		case <-time.After(jitter(awaitEvery)):
 		}
 	}
 }
 
+// insist decides about a job's latest tick, and runs it if it may be.
 func (s *Scheduler) insist(ctx context.Context, job retention.Job) (taken store.TakenTick, err error) {
 	rows, now, err := s.read(ctx, []string{job.Name})
 	if err != nil {
