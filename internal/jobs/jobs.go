@@ -15,8 +15,8 @@ var ErrNotFound = errors.New("no such job")
 type Kind string
 
 // The kinds: PurgeHistory purges the history of a room up to a depth, DeleteRoom
-// shuts a room down and may delete all of it, and RetentionSweep has the rooms
-// purged that a job of retention covers.
+// shuts a room down and may delete all of it, and RetentionSweep, which has no
+// room, makes a purge of each room that keeps events for longer than it is to.
 const (
 	PurgeHistory   Kind = "purge_history"
 	DeleteRoom     Kind = "delete_room"

@@ -152,10 +152,10 @@ func takeTick(ctx context.Context, tx pgx.Tx, tick Tick) (taken TakenTick, err e
 		return taken, nil
 	}
 	var last time.Time
-	var lastSweep string
+	var outcome, lastSweep string
 	if err := tx.QueryRow(ctx, `
-		SELECT last_tick, coalesce(sweep_id, '') FROM lethe.schedules WHERE job = $1 FOR UPDATE`, tick.Job).
-		Scan(&last, &lastSweep); err != nil {
+		SELECT last_tick, outcome, coalesce(sweep_id, '') FROM lethe.schedules WHERE job = $1 FOR UPDATE`, tick.Job).
+		Scan(&last, &outcome, &lastSweep); err != nil {
 		return taken, err
 	}
 	taken.SetBack = !tick.Disbelieved.IsZero() && last.Equal(tick.Disbelieved)
@@ -163,7 +163,8 @@ func takeTick(ctx context.Context, tx pgx.Tx, tick Tick) (taken TakenTick, err e
 	if taken.Sweep, err = sweepOrNone(ctx, tx, tick.Sweep.ID); err != nil {
 		return taken, err
 	}
-	if !taken.SetBack && (last.After(tick.At) || last.Equal(tick.At) && !tick.Insist) {
+	stays := last.After(tick.At) || last.Equal(tick.At) && (outcome == TickAccepted || !tick.Insist)
+	if stays && !taken.SetBack {
 		if taken.Sweep.ID == "" {
 			taken.Sweep, err = sweepOrNone(ctx, tx, lastSweep)
 		}

@@ -109,7 +109,7 @@ func (s *Scheduler) databaseTime(ctx context.Context) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	ahead := now.Sub(time.Now()).Round(time.Second)
+	ahead := time.Until(now).Round(time.Second)
 	if ahead.Abs() > clocksApart {
 		return time.Time{}, fmt.Errorf("the database's clock is %s ahead of this machine's: no tick is taken before they agree", ahead)
 	}
@@ -242,7 +242,7 @@ func (s *Scheduler) take(ctx context.Context, tick store.Tick, now time.Time) (s
 		log.WarnContext(ctx, "tick skipped: the sweep before has not ended", "job", taken.Sweep.ID, "state", taken.Sweep.State)
 	case store.TickAccepted:
 		log.InfoContext(ctx, "job accepted", "job", taken.Sweep.ID, "kind", taken.Sweep.Kind, "requester", taken.Sweep.Requester,
-			"late", now.Sub(tick.At).Round(time.Millisecond))
+			"late", now.Sub(tick.At).Round(time.Millisecond).String())
 		s.enqueue(ctx, taken.Sweep, log)
 	}
 	return taken, nil

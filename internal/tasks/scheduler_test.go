@@ -295,6 +295,39 @@ func TestClockThatIsSet(t *testing.T) {
 	require.Equal(t, want, o.sweeps("hourly"))
 }
 
+// TestReplicaThatWasStopped has a replica stop after it has read the rows and the
+// clock, and go on hours later.
+func TestReplicaThatWasStopped(t *testing.T) {
+	t.Parallel()
+	o := setupTown(t)
+	for _, name := range []string{"looking", "once"} {
+		o.at(midnight)
+		hourly := every(t, name, time.Hour)
+		o.look(o.replica(hourly))
+		o.at("2026-03-01T01:00:00Z")
+		stopped := NewScheduler(o.store, o.redis, o.log, o.metrics, SchedulerOptions{
+			Rules: retention.Config{Enabled: true, Jobs: []retention.Job{hourly}},
+			Now: func(ctx context.Context) (time.Time, error) {
+				read, err := o.time(ctx)
+				for _, later := range []string{"2026-03-01T04:00:00Z", "2026-03-01T05:00:00Z"} {
+					o.at(later)
+					o.look(o.replica(hourly))
+					o.end()
+				}
+				return read, err
+			},
+		})
+		if name == "looking" {
+			o.look(stopped)
+		} else {
+			last := o.once(stopped, "")
+			require.Equal(t, all[string](o.lab, `SELECT id FROM lethe.jobs WHERE parameters @> '{"job": "once", "tick": "2026-03-01T05:00:00Z"}'`), last)
+		}
+		require.Equal(t, []string{"2026-03-01T04:00:00Z", "2026-03-01T05:00:00Z"}, o.sweeps(name))
+	}
+	require.NotContains(t, o.logged.take(), "is set back")
+}
+
 // TestRowThatLies gives rows of times that no clock has shown.
 func TestRowThatLies(t *testing.T) {
 	t.Parallel()
