@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -125,9 +126,7 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes
 	}
 
 	if slices.Contains(purposes, config.ForScheduler) {
-		for _, warning := range settings.Retention.Rules.Warnings() {
-			log.WarnContext(ctx, "doubtful retention", "warning", warning.String())
-		}
+		doubt(ctx, log, settings)
 	}
 
 	registry := observe.NewRegistry()
@@ -233,7 +232,10 @@ func (p *process) part(purpose config.Purpose) part {
 		}}
 	case config.ForScheduler:
 		return part{listen: p.settings.Scheduler.Listen, run: func(ctx context.Context) error {
-			tasks.NewReconciler(p.store, p.redis, p.board, p.log, p.metrics).Run(ctx)
+			var group sync.WaitGroup
+			group.Go(func() { tasks.NewReconciler(p.store, p.redis, p.board, p.log, p.metrics).Run(ctx) })
+			group.Go(func() { p.scheduler().Run(ctx) })
+			group.Wait()
 			return nil
 		}}
 	}
@@ -246,6 +248,17 @@ func (p *process) toldRetention() *retention.Config {
 		return nil
 	}
 	return &p.settings.Retention.Rules
+}
+
+func (p *process) scheduler() *tasks.Scheduler {
+	return tasks.NewScheduler(p.store, p.redis, p.log, p.metrics, tasks.SchedulerOptions{Rules: p.settings.Retention.Rules})
+}
+
+// doubt logs what is doubtful about the settings of retention.
+func doubt(ctx context.Context, log *slog.Logger, settings config.Config) {
+	for _, warning := range settings.Retention.Rules.Warnings() {
+		log.WarnContext(ctx, "doubtful retention", "warning", warning.String())
+	}
 }
 
 // whoShutsDown is who writes the events of a shutdown: the homeserver if we may
