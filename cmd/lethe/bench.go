@@ -27,11 +27,12 @@ func measure(ctx context.Context, args []string) error {
 	flags.IntVar(&options.SmallEvents, "small", 20_000, "events of the small one")
 	flags.IntVar(&options.Rooms, "rooms", 10_000, "how many small rooms to delete")
 	flags.IntVar(&options.Runs, "runs", 3, "how often everything is measured")
+	flags.IntVar(&options.SweepRooms, "sweep-rooms", 100_000, "how many rooms a retention sweep goes through, at least 100")
 	file := flags.String("json", "", "write the table to this file too, as JSON")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
-	for _, number := range []int{options.Events, options.Jobs, options.LargeEvents, options.SmallEvents, options.Rooms, options.Runs} {
+	for _, number := range []int{options.Events, options.Jobs, options.LargeEvents, options.SmallEvents, options.Rooms, options.Runs, options.SweepRooms} {
 		if number < 1 {
 			return errors.New("bench: numbers must be positive")
 		}

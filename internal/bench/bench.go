@@ -49,6 +49,10 @@ type Options struct {
 	// Runs is how often everything is measured. Defaults to 3.
 	Runs int
 
+	// SweepRooms is how many rooms a retention sweep goes through, a tenth of which
+	// has something to purge; at least 100. Defaults to 100,000.
+	SweepRooms int
+
 	// Worker is the program that is run as a worker process, cmd/worker. It has
 	// no default.
 	Worker string
@@ -66,6 +70,8 @@ func (o Options) withDefaults() Options {
 	set(&o.SmallEvents, 20_000)
 	set(&o.Rooms, 10_000)
 	set(&o.Runs, 3)
+	set(&o.SweepRooms, 100_000)
+	o.SweepRooms = max(o.SweepRooms, 100)
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}
@@ -82,6 +88,7 @@ var cases = []struct {
 	{"readers", measureReaders},
 	{"jobs", measureJobs},
 	{"rooms", measureRooms},
+	{"sweep", measureSweep},
 }
 
 // Cases returns the names of the cases.

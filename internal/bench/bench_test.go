@@ -24,7 +24,7 @@ func tiny(t *testing.T) (context.Context, Options) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
 	return ctx, Options{
-		Events: 400, Jobs: 4, LargeEvents: 300, SmallEvents: 200, Rooms: 4, Runs: 1,
+		Events: 400, Jobs: 4, LargeEvents: 300, SmallEvents: 200, Rooms: 4, Runs: 1, SweepRooms: 100,
 		Worker: filepath.Join(devstacktest.Binaries(t), "worker"),
 	}
 }

@@ -179,10 +179,25 @@ func (r *rig) makeRole(ctx context.Context) error {
 // template returns a database with rooms of these sizes, which it makes when it
 // is first asked for.
 func (r *rig) template(ctx context.Context, label string, sizes ...int) (template, error) {
+	return r.templateOf(ctx, label, func(ctx context.Context, tx pgx.Tx) (rooms []room, err error) {
+		r.say("making %d rooms for %s, the largest of %d events", len(sizes), label, sizes[0])
+		for i, size := range sizes {
+			room, err := makeRoom(ctx, tx, uint64(i+1), size)
+			if err != nil {
+				return nil, err
+			}
+			rooms = append(rooms, room)
+		}
+		return rooms, nil
+	})
+}
+
+// templateOf returns a database with the rooms that make makes when it is first
+// asked for.
+func (r *rig) templateOf(ctx context.Context, label string, make func(context.Context, pgx.Tx) ([]room, error)) (template, error) {
 	if t, ok := r.templates[label]; ok {
 		return t, nil
 	}
-	r.say("making %d rooms for %s, the largest of %d events", len(sizes), label, sizes[0])
 	t := template{name: r.prefix + "_" + label}
 	fail := func(err error) (template, error) {
 		return template{}, fmt.Errorf("make the rooms for %s: %w", label, err)
@@ -195,15 +210,9 @@ func (r *rig) template(ctx context.Context, label string, sizes ...int) (templat
 		return fail(err)
 	}
 	err := r.query(ctx, t.name, func(conn *pgx.Conn) error {
-		if err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			for i, size := range sizes {
-				room, err := makeRoom(ctx, tx, uint64(i+1), size)
-				if err != nil {
-					return err
-				}
-				t.rooms = append(t.rooms, room)
-			}
-			return nil
+		if err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
+			t.rooms, err = make(ctx, tx)
+			return err
 		}); err != nil {
 			return err
 		}

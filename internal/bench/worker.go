@@ -36,6 +36,9 @@ const (
 type database struct {
 	rig  *rig
 	name string
+
+	// environment is what workers are told beside where the servers are.
+	environment []string
 }
 
 // url is the database's, as a superuser: purges check references all at once.
@@ -69,6 +72,7 @@ func (d database) atWork(ctx context.Context, url string, workers int, do func(c
 			"LETHE_SYNAPSE_BESIDE=false",
 			"LETHE_WORKER_LISTEN=",
 		)
+		cmd.Env = append(cmd.Env, d.environment...)
 		cmd.Stderr = d.rig.options.Progress
 		if err := cmd.Start(); err != nil {
 			stop()
@@ -108,7 +112,11 @@ func (r *rig) awaitWorkers(ctx context.Context, workers int) error {
 		if err != nil {
 			return fmt.Errorf("look for the workers: %w", err)
 		}
-		if len(servers) >= workers {
+		there := map[int]bool{} // each worker is several servers
+		for _, server := range servers {
+			there[server.PID] = true
+		}
+		if len(there) >= workers {
 			return nil
 		}
 		select {

@@ -208,6 +208,9 @@ type Retention struct {
 	// default policy and the allowed lifetimes, where retention is enabled.
 	// Defaults to false.
 	ServeConfiguration bool
+
+	// Limits are those of the purges.
+	Limits RetentionLimits
 }
 
 // Scheduler is the settings of the scheduler process.
@@ -230,8 +233,8 @@ type Worker struct {
 	BatchTime time.Duration
 
 	// Concurrency (worker.concurrency) is how many jobs one process runs at a
-	// time, from 1 to 1000. Each holds a database connection while a batch
-	// runs. Defaults to 4.
+	// time, beside the purges of retention, from 1 to 1000. Each holds a database
+	// connection while a batch runs. Defaults to 4.
 	Concurrency int
 
 	// DrainTimeout (worker.drain_timeout) is how long a worker that was told to
@@ -252,13 +255,16 @@ type Worker struct {
 // valid, but no process can run without a database.
 func Default() Config {
 	return Config{
-		API:       API{Listen: "127.0.0.1:8470"},
-		Auth:      AuthDatabase,
-		Database:  Database{MaxConnections: 16},
-		Dialect:   DialectNow,
-		Log:       Log{Format: "text", Level: "info"},
-		Messages:  Messages{Backfill: true, Wait: 5 * time.Second},
-		Retention: Retention{Rules: retention.Config{Jobs: []retention.Job{retention.Everything()}}},
+		API:      API{Listen: "127.0.0.1:8470"},
+		Auth:     AuthDatabase,
+		Database: Database{MaxConnections: 16},
+		Dialect:  DialectNow,
+		Log:      Log{Format: "text", Level: "info"},
+		Messages: Messages{Backfill: true, Wait: 5 * time.Second},
+		Retention: Retention{
+			Rules:  retention.Config{Jobs: []retention.Job{retention.Everything()}},
+			Limits: defaultRetentionLimits(),
+		},
 		Scheduler: Scheduler{Listen: "127.0.0.1:8472"},
 		StatusTTL: 24 * time.Hour,
 		Worker: Worker{

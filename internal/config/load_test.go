@@ -74,7 +74,10 @@ func TestDefaultsAreValid(t *testing.T) {
 		"retention.allowed_lifetime_max":        "",
 		"retention.default_policy.max_lifetime": "",
 		"retention.enabled":                     fmt.Sprint(config.Retention.Rules.Enabled),
+		"retention.max_queued":                  fmt.Sprint(config.Retention.Limits.MaxQueued),
+		"retention.max_running":                 fmt.Sprint(config.Retention.Limits.MaxRunning),
 		"retention.purge_jobs":                  "[]",
+		"retention.rows_per_second":             fmt.Sprint(config.Retention.Limits.RowsPerSecond),
 		"retention.serve_configuration":         fmt.Sprint(config.Retention.ServeConfiguration),
 
 		"signing_key_file": config.SigningKeyFile,
@@ -154,6 +157,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 				},
 			},
 			ServeConfiguration: true,
+			Limits:             RetentionLimits{MaxQueued: 6, MaxRunning: 4, RowsPerSecond: 500},
 		},
 		Scheduler:      Scheduler{Listen: ":http"},
 		ServerName:     "example.org",
@@ -187,6 +191,9 @@ retention:
   allowed_lifetime_max: 4000
   clamp_reads: true
   serve_configuration: true
+  max_queued: 6
+  max_running: 4
+  rows_per_second: 500
   purge_jobs:
     - {name: short, interval: 1h, longest_max_lifetime: 5s}
     - {cron: CRON_TZ=UTC @daily, shortest_max_lifetime: 5s}
@@ -213,6 +220,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		"LETHE_RETENTION_ENABLED=true", "LETHE_RETENTION_DEFAULT_POLICY_MIN_LIFETIME=1", "LETHE_RETENTION_DEFAULT_POLICY_MAX_LIFETIME=2s",
 		"LETHE_RETENTION_ALLOWED_LIFETIME_MIN=3s", "LETHE_RETENTION_ALLOWED_LIFETIME_MAX=4s",
 		"LETHE_RETENTION_CLAMP_READS=true", "LETHE_RETENTION_SERVE_CONFIGURATION=true",
+		"LETHE_RETENTION_MAX_QUEUED=6", "LETHE_RETENTION_MAX_RUNNING=4", "LETHE_RETENTION_ROWS_PER_SECOND=500",
 		`LETHE_RETENTION_PURGE_JOBS=[{"name": "short", "interval": "60m", "longest_max_lifetime": 5000}, {cron: CRON_TZ=UTC @daily, shortest_max_lifetime: 5s}]`,
 		"LETHE_PURGE_DELAY=5m", "LETHE_SIGNING_KEY_FILE=/signing.key",
 		"LETHE_STATUS_TTL=1h", "LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_BATCH_EVENTS=1", "LETHE_WORKER_BATCH_TIME=1s",

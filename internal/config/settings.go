@@ -51,7 +51,7 @@ func settings(c *Config) []setting {
 		services = []Purpose{ForAPI, ForScheduler, ForWorker}
 		knowing  = []Purpose{ForAPI, ForWorker} // whose users are ours
 	)
-	return []setting{
+	return append(retentionLimits(&c.Retention.Limits), []setting{
 		{path: "account_validity", set: boolean(&c.AccountValidity)},
 		{path: "api.listen", set: text(&c.API.Listen, validAddress)},
 		{path: "auth", set: oneOf(&c.Auth, AuthDatabase, AuthHomeserver)},
@@ -88,7 +88,7 @@ func settings(c *Config) []setting {
 		{path: "worker.drain_timeout", set: duration(&c.Worker.DrainTimeout, time.Second, 10*time.Minute)},
 		{path: "worker.listen", set: optional(&c.Worker.Listen, validAddress)},
 		{path: "worker.time_slice", set: duration(&c.Worker.TimeSlice, time.Second, time.Hour)},
-	}
+	}...)
 }
 
 // text sets a string that check accepts.

@@ -295,8 +295,8 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 	results := make([]deleteBody, 0, len(deletes))
 	for _, job := range deletes {
 		details := tasks.DeleteStatus{Phase: job.Phase}
-		if job.Shutdown != nil {
-			if err := json.Unmarshal(job.Shutdown, &details.Shutdown); err != nil {
+		if job.Result != nil {
+			if err := json.Unmarshal(job.Result, &details.Shutdown); err != nil {
 				return fmt.Errorf("decode the shutdown of job %s: %w", job.ID, err)
 			}
 		}

@@ -21,8 +21,8 @@ const (
 
 // Each task word belongs to the job word at the same place.
 var (
-	taskActions  = []string{"purge_history", "shutdown_and_purge_room"}
-	jobKinds     = []string{"purge_history", "delete_room"}
+	taskActions  = []string{"purge_history", "shutdown_and_purge_room", "retention_sweep"} // the last is ours alone
+	jobKinds     = []string{"purge_history", "delete_room", "retention_sweep"}
 	taskStatuses = []string{"scheduled", "active", "complete", "failed", "cancelled"}
 	jobStates    = []string{store.JobQueued, store.JobRunning, store.JobComplete, store.JobFailed, store.JobCancelled}
 )
@@ -58,19 +58,23 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 		Action    string          `json:"action"`
 		Status    string          `json:"status"`
 		ChangedTS int64           `json:"timestamp_ms"`
-		Room      string          `json:"resource_id"`
+		Room      *string         `json:"resource_id"` // nil if it is about no room
 		Result    json.RawMessage `json:"result"`
 		Error     *string         `json:"error"`
 	}
 	tasks := make([]task, 0, len(jobs))
 	for _, job := range jobs {
+		var room *string
+		if job.Room != "" {
+			room = &job.Room
+		}
 		tasks = append(tasks, task{
 			ID:        job.ID,
 			Action:    translate([]string{job.Kind}, jobKinds, taskActions)[0],
 			Status:    translate([]string{job.State}, jobStates, taskStatuses)[0],
 			ChangedTS: job.ChangedTS,
-			Room:      job.Room,
-			Result:    job.Shutdown,
+			Room:      room,
+			Result:    job.Result,
 			Error:     job.Error,
 		})
 	}

@@ -24,7 +24,7 @@ const taskJobs = `
 		('c', 'delete_room', '!two:x', 'failed', '{"step": 1}', 'it <broke>', interval '4 s'),
 		('d', 'delete_room', '!two:x', 'complete', '{"shutdown_room": null}', NULL, interval '3 s'),
 		('e', 'purge_history', '!two:x', 'cancelled', '{"batches": 7}', NULL, interval '2.0009 s'),
-		('f', 'retention_sweep', '', 'complete', NULL, NULL, interval '1 s'),
+		('f', 'retention_sweep', '', 'complete', '{"after": "!z:x", "sweep": {"rooms": 7}}', NULL, interval '1 s'),
 		('g', 'purge_history', '!old:x', 'complete', NULL, NULL, interval '-7 days'),
 		('h', 'purge_history', '!old:x', 'complete', '[]', NULL, interval '-4 days'),
 		('i', 'delete_room', '!old:x', 'queued', NULL, NULL, interval '-90 days'),
@@ -39,7 +39,10 @@ func TestScheduledTasks(t *testing.T) {
 		SELECT extract(epoch FROM updated_at - interval '6 s')::bigint * 1000 FROM lethe.jobs WHERE id LIKE 'a%'`).Scan(&began))
 	const day = 24 * 60 * 60 * 1000
 	task := func(id, action, status string, at int64, room, result, failure string) string {
-		return fmt.Sprintf(`{"id":"%s","action":%q,"status":%q,"timestamp_ms":%d,"resource_id":%q,"result":%s,"error":%s}`,
+		if room = fmt.Sprintf("%q", room); room == `""` {
+			room = "null"
+		}
+		return fmt.Sprintf(`{"id":"%s","action":%q,"status":%q,"timestamp_ms":%d,"resource_id":%s,"result":%s,"error":%s}`,
 			id+strings.Repeat("x", 15), action, status, began+at, room, result, failure)
 	}
 	a := task("a", "purge_history", "scheduled", 6000, "!one:x", "null", "null")
@@ -50,7 +53,9 @@ func TestScheduledTasks(t *testing.T) {
 	recent := task("h", "purge_history", "complete", -4*day, "!old:x", "null", "null")
 	recentToo := task("j", "purge_history", "complete", -4*day, "!old:x", "null", "null")
 	waiting := task("i", "shutdown_and_purge_room", "scheduled", -90*day, "!old:x", "null", "null")
-	all := []string{waiting, recent, recentToo, cancelled, complete, failed, running, a}
+	sweep := task("f", "retention_sweep", "complete", 1000, "", `{"rooms":7}`, "null")
+	all := []string{waiting, recent, recentToo, sweep, cancelled, complete, failed, running, a}
+	ofRooms := []string{waiting, recent, recentToo, cancelled, complete, failed, running, a}
 
 	for query, want := range map[string][]string{
 		"":                                     all,
@@ -59,7 +64,8 @@ func TestScheduledTasks(t *testing.T) {
 		"?action_name=purge_history":           {recent, recentToo, cancelled, a},
 		"?action_name=shutdown_and_purge_room": {waiting, complete, failed, running},
 		"?action_name=shutdown_and_purge_room&action_name=x":             {waiting, complete, failed, running},
-		"?action_name=purge_history&action_name=shutdown_and_purge_room": all,
+		"?action_name=purge_history&action_name=shutdown_and_purge_room": ofRooms,
+		"?action_name=retention_sweep":                                   {sweep},
 		"?action_name=purge_room":                                        {},
 		"?action_name=delete_room":                                       {},
 		"?action_name=":                                                  {},
@@ -70,15 +76,15 @@ func TestScheduledTasks(t *testing.T) {
 		"?resource_id=%00":                                               {},
 		"?status=active":                                                 {running},
 		"?status=scheduled":                                              {waiting, a},
-		"?status=failed&status=complete":                                 {recent, recentToo, complete, failed},
+		"?status=failed&status=complete":                                 {recent, recentToo, sweep, complete, failed},
 		"?status=cancelled&action_name=shutdown_and_purge_room":          {},
 		"?job_status=active":                                             {running},
 		"?job_status=active&job_status=cancelled":                        {cancelled, running},
 		"?job_status=active&status=complete&resource_id=!two:x":          {complete},
 		"?job_status=nonsense&status=active":                             {running},
-		fmt.Sprintf("?max_timestamp=%d", began+3000):                     {waiting, recent, recentToo, cancelled, complete},
-		fmt.Sprintf("?max_timestamp=%d", began+2999):                     {waiting, recent, recentToo, cancelled},
-		fmt.Sprintf("?max_timestamp=%d", began+2000):                     {waiting, recent, recentToo, cancelled},
+		fmt.Sprintf("?max_timestamp=%d", began+3000):                     {waiting, recent, recentToo, sweep, cancelled, complete},
+		fmt.Sprintf("?max_timestamp=%d", began+2999):                     {waiting, recent, recentToo, sweep, cancelled},
+		fmt.Sprintf("?max_timestamp=%d", began+2000):                     {waiting, recent, recentToo, sweep, cancelled},
 		"?max_timestamp=0":                                               {},
 		"?max_timestamp=99999999999999999999":                            all,
 		"?max_timestamp=9223372036854775807&status=active&x=%FF&":        {running},

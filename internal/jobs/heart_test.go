@@ -45,7 +45,7 @@ func (p *pulse) run() store.Run {
 	require.NoError(p.t, p.store.InsertJob(p.ctx, store.Job{
 		ID: id, Kind: string(PurgeHistory), Room: id, Parameters: json.RawMessage(`{}`), Requester: "@admin:x",
 	}, false))
-	job, err := p.store.ClaimJob(p.ctx, id, 1, time.Minute)
+	job, err := p.store.ClaimJob(p.ctx, id, 1, time.Minute, 0)
 	require.NoError(p.t, err)
 	p.exec(`UPDATE lethe.jobs SET heartbeat_at = heartbeat_at - interval '1 hour' WHERE id = $1`, id)
 	return store.Run{JobID: id, Generation: job.Generation, Attempt: job.Attempt}
@@ -78,7 +78,7 @@ func TestHeartKeepsRunsAliveAndEndsTheLost(t *testing.T) {
 	stopStopped()
 	stopStopped()
 	require.Error(t, stoppedCtx.Err())
-	_, err := p.store.ClaimJob(p.ctx, lost.JobID, 1, time.Minute)
+	_, err := p.store.ClaimJob(p.ctx, lost.JobID, 1, time.Minute, 0)
 	require.NoError(t, err)
 
 	for beat := range int32(2) {

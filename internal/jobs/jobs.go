@@ -14,11 +14,13 @@ var ErrNotFound = errors.New("no such job")
 // A Kind is what a job is for.
 type Kind string
 
-// The kinds: PurgeHistory purges the history of a room up to a depth, and
-// DeleteRoom shuts a room down and may delete all of it.
+// The kinds: PurgeHistory purges the history of a room up to a depth, DeleteRoom
+// shuts a room down and may delete all of it, and RetentionSweep, which has no
+// room, makes a purge of each room that keeps events for longer than it is to.
 const (
-	PurgeHistory Kind = "purge_history"
-	DeleteRoom   Kind = "delete_room"
+	PurgeHistory   Kind = "purge_history"
+	DeleteRoom     Kind = "delete_room"
+	RetentionSweep Kind = "retention_sweep"
 )
 
 // A State is how far a job is.

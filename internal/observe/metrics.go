@@ -19,7 +19,8 @@ func NewRegistry() *prometheus.Registry {
 }
 
 // Metrics is what Lethe counts. Every label has few values: no room, user or
-// job may be one.
+// job may be one. A schedule is the name of a job of retention, of which the
+// settings have few.
 type Metrics struct {
 	// EventsPurged (lethe_events_purged_total) counts events deleted by batches
 	// that were committed.
@@ -73,9 +74,32 @@ type Metrics struct {
 	// read without a lease of their room, since Redis was away.
 	ReadsWithoutLease prometheus.Counter
 
+	// RatePauseSeconds (lethe_rate_pause_seconds_total) is how long purges of
+	// sweeps have paused, in seconds, since the fleet deletes no more rows per
+	// second.
+	RatePauseSeconds prometheus.Counter
+
 	// ReconcilerActions (lethe_reconciler_actions_total) counts what the
 	// reconciler did, by action.
 	ReconcilerActions *prometheus.CounterVec
+
+	// SweepRooms (lethe_sweep_rooms_total) counts the rooms that retention sweeps
+	// have decided about, by outcome.
+	SweepRooms *prometheus.CounterVec
+
+	// ScheduleLagSeconds (lethe_schedule_lag_seconds) is for how long a tick has
+	// been due that nobody has decided about, in seconds, by schedule; 0 while all
+	// is well. Only a look at the database changes it.
+	ScheduleLagSeconds *prometheus.GaugeVec
+
+	// ScheduleLastTick and ScheduleNextTick (lethe_schedule_last_tick_seconds,
+	// lethe_schedule_next_tick_seconds) are the last tick that was decided about
+	// and the next, in Unix seconds, by schedule.
+	ScheduleLastTick, ScheduleNextTick *prometheus.GaugeVec
+
+	// ScheduleTicks (lethe_schedule_ticks_total) counts the ticks that this process
+	// decided about, by schedule and outcome: noted, accepted or skipped.
+	ScheduleTicks *prometheus.CounterVec
 }
 
 // seconds are the buckets of all durations: from a request that Redis answers
@@ -89,6 +113,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return factory.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		return factory.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+	}
 	histogram := func(name, help string, labels ...string) *prometheus.HistogramVec {
 		return factory.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: seconds}, labels)
 	}
@@ -99,6 +126,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		FenceRejections:   counter("lethe_fence_rejections_total", "Batches refused because another worker had taken the lock.").WithLabelValues(),
 		LockLosses:        counter("lethe_lock_losses_total", "Room locks lost while held.").WithLabelValues(),
 		ReadsWithoutLease: counter("lethe_reads_without_lease_total", "Pages read without a lease of their room.").WithLabelValues(),
+		RatePauseSeconds:  counter("lethe_rate_pause_seconds_total", "How long purges of sweeps have paused for the limit of rows per second.").WithLabelValues(),
 
 		HTTPRequestSeconds: histogram("lethe_http_request_seconds", "How long HTTP requests took.", "route", "method", "status"),
 		JobBatches:         counter("lethe_job_batches_total", "Committed batches.", "kind"),
@@ -109,5 +137,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		LockWaitSeconds:    histogram("lethe_lock_wait_seconds", "How long it took to get a room's lock.", "mode"),
 		PageSeconds:        histogram("lethe_page_seconds", "How long it took to make a page of a room's history.", "reader"),
 		ReconcilerActions:  counter("lethe_reconciler_actions_total", "What the reconciler did.", "action"),
+		SweepRooms:         counter("lethe_sweep_rooms_total", "Rooms that retention sweeps decided about.", "outcome"),
+		ScheduleLagSeconds: gauge("lethe_schedule_lag_seconds", "For how long a tick has been due undecided.", "schedule"),
+		ScheduleLastTick:   gauge("lethe_schedule_last_tick_seconds", "The last tick that was decided about, in Unix seconds.", "schedule"),
+		ScheduleNextTick:   gauge("lethe_schedule_next_tick_seconds", "The next tick, in Unix seconds.", "schedule"),
+		ScheduleTicks:      counter("lethe_schedule_ticks_total", "Ticks that this process decided about, by outcome.", "schedule", "outcome"),
 	}
 }

@@ -24,6 +24,10 @@ func TestMetrics(t *testing.T) {
 	metrics.PageSeconds.WithLabelValues("user").Observe(.002)
 	metrics.ReadsWithoutLease.Inc()
 	metrics.ReconcilerActions.WithLabelValues("enqueue").Inc()
+	metrics.ScheduleLagSeconds.WithLabelValues("daily").Set(1.5)
+	metrics.ScheduleLastTick.WithLabelValues("daily").Set(1e9)
+	metrics.ScheduleNextTick.WithLabelValues("daily").Set(1e9 + 86400)
+	metrics.ScheduleTicks.WithLabelValues("daily", "skipped").Inc()
 
 	response := get(NewHealth(registry, nil).Handler(), "/metrics")
 	require.Equal(t, http.StatusOK, response.Code)
@@ -43,6 +47,10 @@ func TestMetrics(t *testing.T) {
 		`lethe_page_seconds_bucket{reader="user",le="0.0025"} 1`,
 		"lethe_reads_without_lease_total 1",
 		`lethe_reconciler_actions_total{action="enqueue"} 1`,
+		`lethe_schedule_lag_seconds{schedule="daily"} 1.5`,
+		`lethe_schedule_last_tick_seconds{schedule="daily"} 1e+09`,
+		`lethe_schedule_next_tick_seconds{schedule="daily"} 1.0000864e+09`,
+		`lethe_schedule_ticks_total{outcome="skipped",schedule="daily"} 1`,
 	} {
 		require.Contains(t, lines, want)
 	}

@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -9,15 +10,15 @@ import (
 
 	"lethe/internal/config"
 	"lethe/internal/observe"
+	"lethe/internal/tasks"
 )
 
 // Main is the main function of a process that does what the purposes say: it
 // reads the configuration from the environment, runs until SIGTERM or SIGINT,
 // and returns the exit status. A second signal ends the process at once.
 func Main(purposes ...config.Purpose) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := untilSignal()
 	defer stop()
-	context.AfterFunc(ctx, stop)
 	settings, err := config.Load(os.Environ(), purposes...)
 	if err == nil {
 		log := observe.NewLogger(os.Stderr, settings.Log.Level, settings.Log.Format)
@@ -28,4 +29,33 @@ func Main(purposes ...config.Purpose) int {
 		return 1
 	}
 	return 0
+}
+
+// MainOnce is [Main] for a scheduler that decides about the latest ticks and then
+// ends: see [RunOnce]. The exit status is 2 if the settings cannot be used or have
+// no such job, and 1 if anything else fails.
+func MainOnce(once Once) int {
+	ctx, stop := untilSignal()
+	defer stop()
+	settings, err := config.Load(os.Environ(), config.ForScheduler)
+	status := 2
+	if err == nil {
+		log := observe.NewLogger(os.Stderr, settings.Log.Level, settings.Log.Format)
+		if err = RunOnce(ctx, settings, log, once); !errors.Is(err, tasks.ErrNoSuchJob) {
+			status = 1
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "lethe:", err)
+		return status
+	}
+	return 0
+}
+
+// untilSignal is a context that ends with SIGTERM or SIGINT; a second signal ends
+// the process at once.
+func untilSignal() (ctx context.Context, stop context.CancelFunc) {
+	ctx, stop = signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
 }

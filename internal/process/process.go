@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -128,9 +129,7 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes
 	}
 
 	if slices.Contains(purposes, config.ForScheduler) {
-		for _, warning := range settings.Retention.Rules.Warnings() {
-			log.WarnContext(ctx, "doubtful retention", "warning", warning.String())
-		}
+		doubt(ctx, log, settings)
 	}
 
 	registry := observe.NewRegistry()
@@ -231,19 +230,26 @@ func (p *process) part(purpose config.Purpose) part {
 	case config.ForWorker:
 		return part{listen: p.settings.Worker.Listen, run: func(ctx context.Context) error {
 			return tasks.NewWorker(p.store, p.redis, p.locks, p.board, p.log, p.metrics, tasks.WorkerOptions{
-				BatchEvents:  p.settings.Worker.BatchEvents,
-				BatchTime:    p.settings.Worker.BatchTime,
-				Beside:       p.service != nil,
-				Concurrency:  p.settings.Worker.Concurrency,
-				DrainTimeout: p.settings.Worker.DrainTimeout,
-				Homeserver:   p.whoShutsDown(),
-				ServerName:   p.settings.ServerName,
-				TimeSlice:    p.settings.Worker.TimeSlice,
+				BatchEvents:   p.settings.Worker.BatchEvents,
+				BatchTime:     p.settings.Worker.BatchTime,
+				Beside:        p.service != nil,
+				Concurrency:   p.settings.Worker.Concurrency,
+				DrainTimeout:  p.settings.Worker.DrainTimeout,
+				Homeserver:    p.whoShutsDown(),
+				MaxQueued:     p.settings.Retention.Limits.MaxQueued,
+				MaxRunning:    p.settings.Retention.Limits.MaxRunning,
+				Retention:     p.settings.Retention.Rules,
+				RowsPerSecond: p.settings.Retention.Limits.RowsPerSecond,
+				ServerName:    p.settings.ServerName,
+				TimeSlice:     p.settings.Worker.TimeSlice,
 			}).Run(ctx)
 		}}
 	case config.ForScheduler:
 		return part{listen: p.settings.Scheduler.Listen, run: func(ctx context.Context) error {
-			tasks.NewReconciler(p.store, p.redis, p.board, p.log, p.metrics).Run(ctx)
+			var group sync.WaitGroup
+			group.Go(func() { tasks.NewReconciler(p.store, p.redis, p.board, p.log, p.metrics).Run(ctx) })
+			group.Go(func() { p.scheduler().Run(ctx) })
+			group.Wait()
 			return nil
 		}}
 	}
@@ -270,6 +276,17 @@ func (p *process) toldRetention() *retention.Config {
 		return nil
 	}
 	return &p.settings.Retention.Rules
+}
+
+func (p *process) scheduler() *tasks.Scheduler {
+	return tasks.NewScheduler(p.store, p.redis, p.log, p.metrics, tasks.SchedulerOptions{Rules: p.settings.Retention.Rules})
+}
+
+// doubt logs what is doubtful about the settings of retention.
+func doubt(ctx context.Context, log *slog.Logger, settings config.Config) {
+	for _, warning := range settings.Retention.Rules.Warnings() {
+		log.WarnContext(ctx, "doubtful retention", "warning", warning.String())
+	}
 }
 
 // whoShutsDown is who writes the events of a shutdown: the homeserver if we may

@@ -24,5 +24,11 @@ func RoomRefusedReaders(room string) string { return "lethe:lock:{" + room + "}:
 // that has the room's keys.
 func RoomWakeUp(room string) string { return "lethe:lock:{" + room + "}:wake" }
 
+// RetentionRows names the HASH of the token bucket that the purges of sweeps take
+// the rows from that they delete: tokens is how many there are, below 0 if too many
+// were taken, and at the Unix millisecond of the Redis server's clock when that was
+// so.
+func RetentionRows() string { return "lethe:retention:rows" }
+
 // JobStatus names the HASH of a job's status.
 func JobStatus(id string) string { return "lethe:job:{" + id + "}" }

@@ -125,7 +125,7 @@ func (h *house) begin(room string) store.Batch {
 	require.NoError(h.t, h.store.InsertJob(h.ctx, store.Job{
 		ID: id, Kind: "delete_room", Room: room, Parameters: json.RawMessage(`{}`), Requester: "@admin:" + h.server,
 	}, false))
-	job, err := h.store.ClaimJob(h.ctx, id, 1, jobs.HeartbeatStale)
+	job, err := h.store.ClaimJob(h.ctx, id, 1, jobs.HeartbeatStale, 0)
 	require.NoError(h.t, err)
 	fence, err := h.store.NextFence(h.ctx, room)
 	require.NoError(h.t, err)

@@ -102,7 +102,7 @@ func begin(t *testing.T, ctx context.Context, db *store.Store, room string) stor
 	require.NoError(t, db.InsertJob(ctx, store.Job{
 		ID: id, Kind: "delete_room", Room: room, Parameters: json.RawMessage(`{}`), Requester: "@admin:x",
 	}, false))
-	job, err := db.ClaimJob(ctx, id, 1, jobs.HeartbeatStale)
+	job, err := db.ClaimJob(ctx, id, 1, jobs.HeartbeatStale, 0)
 	require.NoError(t, err)
 	fence, err := db.NextFence(ctx, room)
 	require.NoError(t, err)

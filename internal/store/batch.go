@@ -50,6 +50,17 @@ const (
 // inBatch runs do in the batch's transaction. The checkpoint that do returns
 // becomes the job's in the same commit.
 func (s *Store) inBatch(ctx context.Context, batch Batch, do func(pgx.Tx) (checkpoint any, err error)) error {
+	return s.inRun(ctx, batch.Run, batch.Lease, func(tx pgx.Tx) (any, error) {
+		if err := checkFence(ctx, tx, batch.Room, batch.Fence); err != nil {
+			return nil, err
+		}
+		return do(tx)
+	})
+}
+
+// inRun is inBatch for a run that has no room. Two runs of a job may be in it at
+// once, and of these the newest one alone can commit.
+func (s *Store) inRun(ctx context.Context, run Run, lease time.Duration, do func(pgx.Tx) (checkpoint any, err error)) error {
 	// Not REPEATABLE READ: what is deleted must be judged by what is there when
 	// the locks are held, not by an older snapshot.
 	return s.inTransaction(ctx, func(tx pgx.Tx) error {
@@ -66,17 +77,14 @@ func (s *Store) inBatch(ctx context.Context, batch Batch, do func(pgx.Tx) (check
 			       set_config('jit', 'off', true),
 			       set_config('random_page_cost', '1.1', true),
 			       set_config('synchronous_commit', 'off', true)`,
-			milliseconds(batch.Lease), milliseconds(rowLockWait), milliseconds(statementTime)); err != nil {
+			milliseconds(lease), milliseconds(rowLockWait), milliseconds(statementTime)); err != nil {
 			return fmt.Errorf("begin the batch: %w", err)
-		}
-		if err := checkFence(ctx, tx, batch.Room, batch.Fence); err != nil {
-			return err
 		}
 		checkpoint, err := do(tx)
 		if err != nil {
 			return err
 		}
-		return moveCheckpoint(ctx, tx, batch.Run, checkpoint)
+		return moveCheckpoint(ctx, tx, run, checkpoint)
 	})
 }
 

@@ -26,6 +26,13 @@ var ErrExists = errors.New("exists already")
 // ErrRoomBusy is returned when another job has the room.
 var ErrRoomBusy = errors.New("another job has the room")
 
+// LowQueue is the queue of the jobs that nobody waits for. There is a limit to
+// how many of them are open, and to how many run.
+const LowQueue = "low"
+
+// ErrLowQueue is returned when as many jobs of [LowQueue] are open, or run, as may.
+var ErrLowQueue = errors.New("the low queue has as many jobs as it may")
+
 // A Job is a row of lethe.jobs.
 type Job struct {
 	ID         string
@@ -37,6 +44,9 @@ type Job struct {
 	Checkpoint json.RawMessage
 	Generation int
 	Attempt    int
+
+	// Queue is the queue that its task is in, "" for that of its kind.
+	Queue string
 
 	// Failures counts the failures since the last committed batch.
 	Failures int
@@ -54,12 +64,12 @@ type Job struct {
 // jobColumns are what [scanJob] reads.
 const jobColumns = `
 	id, kind, room_id, parameters, requester, state, checkpoint, generation, attempt, failures, coalesce(error, ''),
-	task_missing_since IS NOT NULL, coalesce(clock_timestamp() - ended_at, interval '0')`
+	coalesce(queue, ''), task_missing_since IS NOT NULL, coalesce(clock_timestamp() - ended_at, interval '0')`
 
 func scanJob(row pgx.CollectableRow) (Job, error) {
 	var j Job
 	err := row.Scan(&j.ID, &j.Kind, &j.Room, &j.Parameters, &j.Requester, &j.State, &j.Checkpoint, &j.Generation,
-		&j.Attempt, &j.Failures, &j.Error, &j.TaskMissing, &j.EndedFor)
+		&j.Attempt, &j.Failures, &j.Error, &j.Queue, &j.TaskMissing, &j.EndedFor)
 	return j, err
 }
 
@@ -79,6 +89,12 @@ func oneJob(ctx context.Context, db querier, sql string, args ...any) (Job, erro
 // oneAtATime makes whoever decides by what jobs a room has wait for each other:
 // two that look at the same time would not see each other's job.
 const oneAtATime = `pg_advisory_xact_lock(hashtextextended('lethe.jobs ' || room_id, 0))`
+
+// lowOneAtATime does so for whoever decides by what jobs the low queue has. It is
+// taken after the lock of a room, if both are. A job of another queue is not to
+// wait for it, and takes that of its room again.
+const lowOneAtATime = `
+	pg_advisory_xact_lock(hashtextextended(CASE WHEN queue = 'low' THEN 'lethe.jobs of the low queue' ELSE 'lethe.jobs ' || room_id END, 0))`
 
 // Job reads a job. An unknown id is [ErrNotFound].
 func (s *Store) Job(ctx context.Context, id string) (Job, error) {
@@ -116,12 +132,13 @@ func (s *Store) OpenJob(ctx context.Context, kind, room string) (Job, error) {
 
 // ClaimJob makes the caller the job's run. A job that runs can be claimed again
 // once its heartbeat is older than stale. It is [ErrSuperseded] when the job has
-// ended, has another generation or is run by somebody else, and [ErrRoomBusy]
-// while another job of the room is running.
-func (s *Store) ClaimJob(ctx context.Context, id string, generation int, stale time.Duration) (Job, error) {
+// ended, has another generation or is run by somebody else, [ErrRoomBusy] while
+// another job of the room is running, and [ErrLowQueue] while mostLow other jobs
+// of the low queue are, if it is one of these; 0 is no limit.
+func (s *Store) ClaimJob(ctx context.Context, id string, generation int, stale time.Duration, mostLow int) (Job, error) {
 	var job Job
 	err := s.inTransaction(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT `+oneAtATime+` FROM lethe.jobs WHERE id = $1`, id); err != nil {
+		if _, err := tx.Exec(ctx, `SELECT `+oneAtATime+`, `+lowOneAtATime+` FROM lethe.jobs WHERE id = $1`, id); err != nil {
 			return err
 		}
 		var err error
@@ -135,20 +152,31 @@ func (s *Store) ClaimJob(ctx context.Context, id string, generation int, stale t
 				SELECT FROM lethe.jobs o
 				WHERE o.room_id = j.room_id AND o.id <> j.id AND o.state = 'running'
 				  AND o.heartbeat_at >= clock_timestamp() - $3::interval)
-			RETURNING `+jobColumns, id, generation, stale)
+			  AND (queue IS DISTINCT FROM 'low' OR $4 = 0 OR $4 > (
+				SELECT count(*) FROM lethe.jobs o
+				WHERE o.queue = 'low' AND o.id <> j.id AND o.state = 'running'
+				  AND o.heartbeat_at >= clock_timestamp() - $3::interval))
+			RETURNING `+jobColumns, id, generation, stale, mostLow)
 		if !errors.Is(err, ErrNotFound) {
 			return err
 		}
-		var queued bool
-		if err := tx.QueryRow(ctx, `
-			SELECT EXISTS (SELECT FROM lethe.jobs WHERE id = $1 AND generation = $2 AND state = 'queued')`,
-			id, generation).Scan(&queued); err != nil {
+		var busy, low bool
+		err = tx.QueryRow(ctx, `
+			SELECT EXISTS (
+				SELECT FROM lethe.jobs o
+				WHERE o.room_id = j.room_id AND o.id <> j.id AND o.state = 'running'
+				  AND o.heartbeat_at >= clock_timestamp() - $3::interval), coalesce(queue = 'low', false)
+			FROM lethe.jobs j WHERE id = $1 AND generation = $2 AND state = 'queued'`,
+			id, generation, stale).Scan(&busy, &low)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return ErrSuperseded
+		case err != nil:
 			return err
+		case low && !busy:
+			return ErrLowQueue
 		}
-		if queued {
-			return ErrRoomBusy
-		}
-		return ErrSuperseded
+		return ErrRoomBusy
 	})
 	if err != nil {
 		return Job{}, fmt.Errorf("claim the job: %w", err)

@@ -91,7 +91,7 @@ func TestTaskThatIsDeliveredTwiceRunsOnce(t *testing.T) {
 	l := setup(t)
 	id := l.queue(room)
 	require.EqualValues(t, 1, l.atOnce(10, store.ErrSuperseded, func() error {
-		_, err := l.store.ClaimJob(l.ctx, id, 1, jobs.HeartbeatStale)
+		_, err := l.store.ClaimJob(l.ctx, id, 1, jobs.HeartbeatStale, 0)
 		return err
 	}))
 	job := l.job(id)
@@ -101,7 +101,7 @@ func TestTaskThatIsDeliveredTwiceRunsOnce(t *testing.T) {
 	// Once its worker is dead another may have it, again one.
 	l.grow(id, jobs.HeartbeatStale)
 	require.EqualValues(t, 1, l.atOnce(10, store.ErrSuperseded, func() error {
-		_, err := l.store.ClaimJob(l.ctx, id, 1, jobs.HeartbeatStale)
+		_, err := l.store.ClaimJob(l.ctx, id, 1, jobs.HeartbeatStale, 0)
 		return err
 	}))
 	require.Equal(t, 2, l.job(id).Attempt)
@@ -111,7 +111,7 @@ func TestClaimJobRefuses(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	claim := func(id string, generation int) error {
-		_, err := l.store.ClaimJob(l.ctx, id, generation, jobs.HeartbeatStale)
+		_, err := l.store.ClaimJob(l.ctx, id, generation, jobs.HeartbeatStale, 0)
 		return err
 	}
 	running, waiting, elsewhere := l.queue(room), l.queue(room), l.queue("!other:x")
@@ -285,7 +285,7 @@ func TestReleaseStaleGivesUpAfterTheMostFailures(t *testing.T) {
 	// One that kills every worker.
 	id := l.queue("!killer:x")
 	for generation := 1; ; generation++ {
-		_, err := l.store.ClaimJob(l.ctx, id, generation, time.Minute)
+		_, err := l.store.ClaimJob(l.ctx, id, generation, time.Minute, 0)
 		require.NoError(t, err)
 		l.grow(id, time.Hour)
 		released, err := l.store.ReleaseStale(l.ctx, time.Minute, 3, 9)
@@ -416,7 +416,7 @@ func TestClaimJobGivesARoomToOneJob(t *testing.T) {
 		}
 		var n atomic.Int64
 		n.Store(l.atOnce(8, store.ErrRoomBusy, func() error {
-			_, err := l.store.ClaimJob(l.ctx, <-ids, 1, jobs.HeartbeatStale)
+			_, err := l.store.ClaimJob(l.ctx, <-ids, 1, jobs.HeartbeatStale, 0)
 			return err
 		}))
 		require.EqualValues(t, 1, n.Load())

@@ -169,7 +169,7 @@ func (p *purger) begin(t *rapid.T, room string) store.Batch {
 	require.NoError(t, p.store.InsertJob(p.ctx, store.Job{
 		ID: id, Kind: "purge_history", Room: room, Parameters: json.RawMessage(`{}`), Requester: "@admin:" + serverName,
 	}, false))
-	job, err := p.store.ClaimJob(p.ctx, id, 1, time.Minute)
+	job, err := p.store.ClaimJob(p.ctx, id, 1, time.Minute, 0)
 	require.NoError(t, err)
 	fence, err := p.store.NextFence(p.ctx, room)
 	require.NoError(t, err)

@@ -14,7 +14,8 @@ type JobList struct {
 	// Kinds and States are those to list.
 	Kinds, States []string
 
-	// Room, unless nil, is the id of their room.
+	// Room, unless nil, is the id of their room. Those without one are not found by
+	// "".
 	Room *string
 
 	// Until, unless nil, is when they must have changed last, in Unix
@@ -41,8 +42,9 @@ type ListedJob struct {
 	// Phase is the phase that the job is in, "" before the first.
 	Phase string
 
-	// Shutdown is how far the shutdown of the room is, nil unless it has begun.
-	Shutdown json.RawMessage
+	// Result is how far the shutdown of the room is, or the sweep of all rooms, nil
+	// unless that has begun.
+	Result json.RawMessage
 
 	// Error says why the job failed, nil unless it did.
 	Error *string
@@ -50,7 +52,7 @@ type ListedJob struct {
 
 // ListJobs lists jobs in the order of their last change.
 func (s *Store) ListJobs(ctx context.Context, list JobList) ([]ListedJob, error) {
-	if list.Room != nil && !storable(*list.Room) {
+	if list.Room != nil && (*list.Room == "" || !storable(*list.Room)) {
 		return nil, nil
 	}
 	var jobs []ListedJob
@@ -58,7 +60,8 @@ func (s *Store) ListJobs(ctx context.Context, list JobList) ([]ListedJob, error)
 		rows, err := s.pool.Query(ctx, `
 			SELECT * FROM (
 				SELECT id, kind, room_id, state, floor(extract(epoch FROM updated_at) * 1000)::bigint AS changed_ts,
-				       coalesce(checkpoint ->> 'phase', '') AS phase, checkpoint -> 'shutdown_room', error
+				       coalesce(checkpoint ->> 'phase', '') AS phase,
+				       coalesce(checkpoint -> 'shutdown_room', checkpoint -> 'sweep') AS result, error
 				FROM lethe.jobs
 				WHERE kind = ANY ($1) AND state = ANY ($2) AND ($3::text IS NULL OR room_id = $3)
 				  AND (ended_at IS NULL OR ended_at > clock_timestamp() - $5::interval)

@@ -44,9 +44,15 @@ type lab struct {
 
 func setup(t *testing.T) *lab {
 	t.Helper()
+	return setupOn(t, func(t *testing.T) string { return devstacktest.Database(t, "embedded", store.MigrateEmbedded) })
+}
+
+// setupOn is setup on another database, of whose URL it is told.
+func setupOn(t *testing.T, database func(*testing.T) string) *lab {
+	t.Helper()
+	url := database(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	url := devstacktest.Database(t, "embedded", store.MigrateEmbedded)
 	conn, err := pgx.Connect(ctx, url)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })

@@ -10,6 +10,7 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
+	"lethe/internal/retention"
 	"lethe/internal/store"
 )
 
@@ -48,6 +49,11 @@ func (c *Client) SubmitPurgeHistory(ctx context.Context, purge PurgeHistory) (id
 type purgeHistoryParameters struct {
 	Token             matrix.Token `json:"token"`
 	DeleteLocalEvents bool         `json:"delete_local_events"`
+
+	// RetentionJob is the name of the retention job by which a sweep made the
+	// purge; empty if somebody has asked for it. What the sweep has decided is the
+	// most that goes: what the room's policy keeps when the purge runs, stays.
+	RetentionJob string `json:"retention_job,omitempty"`
 }
 
 // The phases of a history purge, in order.
@@ -88,6 +94,10 @@ type purgeHistory struct {
 	purge   store.HistoryPurge
 	catalog store.Catalog
 	at      purgeHistoryCheckpoint
+
+	// swept says that a sweep has made the purge, and expired that the room has
+	// something to purge by the policy that it has now, unless nobody asked yet.
+	swept, expired bool
 }
 
 func (w *Worker) newPurgeHistory(ctx context.Context, job store.Job, run store.Run) (*purgeHistory, error) {
@@ -105,22 +115,62 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job store.Job, run store.R
 			Room: job.Room, Before: parameters.Token.Topological,
 			DeleteLocal: parameters.DeleteLocalEvents, ServerName: w.options.ServerName,
 		},
-		at: purgeHistoryCheckpoint{Phase: phaseEvents, Size: w.firstBatch()},
+		at:    purgeHistoryCheckpoint{Phase: phaseEvents, Size: w.firstBatch()},
+		swept: parameters.RetentionJob != "", expired: true,
 	}
 	if len(job.Checkpoint) > 0 {
 		if err := json.Unmarshal(job.Checkpoint, &p.at); err != nil {
 			return nil, fmt.Errorf("decode the job's checkpoint: %w", err)
 		}
 	}
+	if p.swept {
+		if err := w.throttle(ctx, 0); err != nil {
+			return nil, err
+		}
+		if p.at.Phase == phaseEvents {
+			if err := p.judge(ctx); err != nil {
+				return nil, err
+			}
+		}
+	}
 	var err error
 	if p.catalog, err = w.history.get(ctx); err != nil {
 		return nil, err
 	}
-	if p.at.Phase == phaseEvents {
+	if p.at.Phase == phaseEvents && p.expired {
 		// Each batch asks again; this is for a purge that has no batch.
 		err = w.store.GuardHistory(ctx, p.purge)
 	}
 	return p, err
+}
+
+// judge decides anew what of the room has expired: since the sweep, its policy or
+// the settings may have changed to keep more.
+func (p *purgeHistory) judge(ctx context.Context) error {
+	now, err := p.worker.now(ctx)
+	if err != nil {
+		return err
+	}
+	var policy retention.Policy
+	if err := p.worker.store.Snapshot(ctx, func(ctx context.Context, snapshot *store.Snapshot) (err error) {
+		policy.MinLifetime, policy.MaxLifetime, err = snapshot.RetentionPolicy(ctx, p.purge.Room)
+		return err
+	}); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	before, expires := p.worker.options.Retention.ExpiredBefore(&policy, now)
+	if !expires {
+		p.expired = false
+		return nil
+	}
+	cuts, err := p.worker.store.RetentionCuts(ctx, []store.RoomCut{{Room: p.purge.Room, Before: before}})
+	if err != nil {
+		return err
+	}
+	if p.expired = cuts[0] != nil; p.expired {
+		p.purge.Before = min(p.purge.Before, cuts[0].Topological)
+	}
+	return nil
 }
 
 func (p *purgeHistory) progress() any { return p.at }
@@ -129,6 +179,11 @@ func (p *purgeHistory) progress() any { return p.at }
 func (p *purgeHistory) next(ctx context.Context) (done bool, err error) {
 	switch p.at.Phase {
 	case phaseEvents:
+		if !p.expired {
+			// What an earlier run has purged may have left state groups.
+			p.at.Phase, p.at.Size = phaseStateGroups, p.worker.firstBatch()
+			return p.at.Batches == 0, nil
+		}
 		return false, p.nextEvents(ctx)
 	case phaseStateGroups:
 		return p.nextStateGroups(ctx)
@@ -155,10 +210,12 @@ func (p *purgeHistory) nextEvents(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return p.batch(ctx, func(ctx context.Context, batch store.Batch, moved moved) error {
-		_, err := p.worker.store.PurgeHistoryBatch(ctx, batch, p.catalog, p.purge, from, p.at.Size,
+	var rows int64
+	err = p.batch(ctx, func(ctx context.Context, batch store.Batch, moved moved) error {
+		_, err := p.worker.store.PurgeHistoryBatch(ctx, batch, p.catalog, p.purge, from, p.size(),
 			func(done store.HistoryBatch) any {
 				return moved(func(at *purgeHistoryCheckpoint) {
+					rows = done.Deleted + done.Kept
 					at.From = &done.Cut
 					at.EventsDeleted += done.Deleted
 					at.EventsKept += done.Kept
@@ -170,6 +227,16 @@ func (p *purgeHistory) nextEvents(ctx context.Context) error {
 			})
 		return err
 	})
+	return p.take(ctx, rows, err)
+}
+
+// take takes what a batch has deleted, if it has, from what sweeps may delete, and
+// returns the batch's error.
+func (p *purgeHistory) take(ctx context.Context, rows int64, err error) error {
+	if err != nil || !p.swept {
+		return err
+	}
+	return p.worker.throttle(ctx, rows)
 }
 
 // nextStateGroups collects some of the state groups that the purge left without
@@ -180,15 +247,18 @@ func (p *purgeHistory) nextStateGroups(ctx context.Context) (done bool, err erro
 	if err != nil || step == nil {
 		return err == nil, err
 	}
-	return false, p.batch(ctx, func(ctx context.Context, batch store.Batch, moved moved) error {
-		_, err := step(ctx, batch, p.catalog, p.at.Size, func(done store.StateGroupBatch) any {
+	var rows int64
+	err = p.batch(ctx, func(ctx context.Context, batch store.Batch, moved moved) error {
+		_, err := step(ctx, batch, p.catalog, p.size(), func(done store.StateGroupBatch) any {
 			return moved(func(at *purgeHistoryCheckpoint) {
+				rows = done.Deleted
 				at.StateGroupsDeleted += done.Deleted
 				at.StateRowsWritten += done.Written
 			})
 		})
 		return err
 	})
+	return false, p.take(ctx, rows, err)
 }
 
 // moved makes the checkpoint after a batch, to be committed with it.
@@ -197,6 +267,15 @@ type moved func(update func(*purgeHistoryCheckpoint)) any
 // leastEvents is how many events a batch takes on however slow the last one was:
 // up to here, what each batch costs is not paid by the event.
 const leastEvents = 50
+
+// size is how much the next batch takes on: if the rows per second are limited, no
+// more than that, so that nobody has to pause for long afterwards.
+func (p *purgeHistory) size() int {
+	if rate := p.worker.options.RowsPerSecond; p.swept && rate > 0 {
+		return min(p.at.Size, rate)
+	}
+	return p.at.Size
+}
 
 // batch runs do under the room's lock, and moves on when it has committed.
 func (p *purgeHistory) batch(ctx context.Context, do func(context.Context, store.Batch, moved) error) error {
@@ -208,7 +287,7 @@ func (p *purgeHistory) batch(ctx context.Context, do func(context.Context, store
 		started := time.Now()
 		return do(ctx, batch, func(update func(*purgeHistoryCheckpoint)) any {
 			next.Batches++
-			next.Size = p.worker.nextBatch(p.at.Size, least, time.Since(started))
+			next.Size = p.worker.nextBatch(p.size(), least, time.Since(started))
 			update(&next)
 			return next
 		})

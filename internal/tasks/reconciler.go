@@ -117,11 +117,7 @@ func (r *Reconciler) Look(ctx context.Context) error {
 
 // showQueues makes sure that asynq's inspector finds the queues.
 func (r *Reconciler) showQueues(ctx context.Context) error {
-	names := make([]any, 0, len(queues))
-	for name := range queues {
-		names = append(names, name)
-	}
-	if err := r.redis.SAdd(ctx, asynqQueues, names...).Err(); err != nil {
+	if err := r.redis.SAdd(ctx, asynqQueues, queueCritical, queueDefault, queueLow).Err(); err != nil {
 		return fmt.Errorf("show the queues: %w", err)
 	}
 	return nil
@@ -161,7 +157,7 @@ func (r *Reconciler) findMissing(ctx context.Context) error {
 // is active will not, or the job would run by now: its worker has died, or its
 // lease was lost, and asynq may never give it out again.
 func (r *Reconciler) hasTask(job store.Job) (bool, error) {
-	task, err := r.inspect.GetTaskInfo(queueOf(jobs.Kind(job.Kind)), taskID(job.ID, job.Generation))
+	task, err := r.inspect.GetTaskInfo(queueOf(job), taskID(job.ID, job.Generation))
 	if errors.Is(err, asynq.ErrTaskNotFound) || errors.Is(err, asynq.ErrQueueNotFound) {
 		return false, nil
 	}

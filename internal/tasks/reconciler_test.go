@@ -20,7 +20,7 @@ func (l *lab) reconciler() *Reconciler {
 // claim makes us the run of a job of generation 1.
 func (l *lab) claim(id string) store.Run {
 	l.t.Helper()
-	job, err := l.store.ClaimJob(l.ctx, id, 1, jobs.HeartbeatStale)
+	job, err := l.store.ClaimJob(l.ctx, id, 1, jobs.HeartbeatStale, 0)
 	require.NoError(l.t, err)
 	return store.Run{JobID: id, Generation: job.Generation, Attempt: job.Attempt}
 }

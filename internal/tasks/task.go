@@ -16,18 +16,28 @@ import (
 )
 
 // The queues, by what waits for them: an operator who watches, an operator, and
-// nobody. Their weights say how often each is looked at while all have tasks.
+// nobody.
 const (
 	queueCritical = "critical"
 	queueDefault  = "default"
-	queueLow      = "low"
+	queueLow      = store.LowQueue
 )
 
-var queues = map[string]int{queueCritical: 6, queueDefault: 3, queueLow: 1}
+// Each worker takes from the queues that somebody waits for, and beside them from
+// the one that nobody does. The weights say how often each is looked at while all
+// have tasks.
+var (
+	queues    = map[string]int{queueCritical: 6, queueDefault: 3}
+	lowQueues = map[string]int{queueLow: 1}
+)
 
-// queueOf tells the queue of a kind of job.
-func queueOf(kind jobs.Kind) string {
-	if kind == jobs.DeleteRoom {
+// queueOf tells the queue of a job. A sweep is not in that of its purges: it would
+// have to wait until they are done before it can make the next ones.
+func queueOf(job store.Job) string {
+	switch {
+	case job.Queue != "":
+		return job.Queue
+	case job.Kind == string(jobs.DeleteRoom):
 		return queueCritical
 	}
 	return queueDefault
@@ -87,7 +97,7 @@ func (d dispatcher) enqueue(ctx context.Context, job store.Job) error {
 		return fmt.Errorf("encode the task: %w", err)
 	}
 	_, err = d.client.EnqueueContext(ctx, asynq.NewTask(job.Kind, body),
-		asynq.Queue(queueOf(jobs.Kind(job.Kind))),
+		asynq.Queue(queueOf(job)),
 		asynq.TaskID(taskID(job.ID, job.Generation)),
 		asynq.Timeout(taskTimeout),
 		// Giving up is decided by the count in the job's row. asynq's own count

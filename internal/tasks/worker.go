@@ -18,6 +18,7 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/lock"
 	"lethe/internal/observe"
+	"lethe/internal/retention"
 	"lethe/internal/shutdown"
 	"lethe/internal/store"
 )
@@ -35,7 +36,8 @@ type WorkerOptions struct {
 	// is begun: that is not safe yet. Defaults to false.
 	Beside bool
 
-	// Concurrency is how many jobs run at a time. Defaults to 4.
+	// Concurrency is how many jobs run at a time; beside them run the purges of
+	// sweeps, of which there are as many at most. Defaults to 4.
 	Concurrency int
 
 	// DrainTimeout is how long Run waits for batches in progress when its
@@ -46,8 +48,29 @@ type WorkerOptions struct {
 	// of ServerName that signs nothing.
 	Homeserver shutdown.Homeserver
 
+	// MaxQueued is how many purges of sweeps may be open at a time: a sweep waits
+	// until there are fewer. Defaults to 1000.
+	MaxQueued int
+
+	// MaxRunning is how many of them may run at a time, in the whole fleet.
+	// Defaults to 2.
+	MaxRunning int
+
+	// Retention says which rooms sweeps purge, and by what. Defaults to nothing:
+	// sweeps fail.
+	Retention retention.Config
+
+	// RowsPerSecond is how many rows the purges of sweeps may delete, in the whole
+	// fleet: an event with all that belongs to it is one, and so is a state group.
+	// Defaults to 0, no limit.
+	RowsPerSecond int
+
 	// ServerName is the homeserver's name. It has no default.
 	ServerName string
+
+	// SweepRooms is how many rooms a sweep decides about at a time, up to
+	// [store.MostRetentionRooms]. Defaults to 500.
+	SweepRooms int
 
 	// TimeSlice is how long a job runs before it makes room for others.
 	// Defaults to 30 s.
@@ -66,6 +89,15 @@ func (o WorkerOptions) withDefaults() WorkerOptions {
 	}
 	if o.DrainTimeout == 0 {
 		o.DrainTimeout = 25 * time.Second
+	}
+	if o.MaxQueued == 0 {
+		o.MaxQueued = 1000
+	}
+	if o.MaxRunning == 0 {
+		o.MaxRunning = 2
+	}
+	if o.SweepRooms == 0 {
+		o.SweepRooms = 500
 	}
 	if o.TimeSlice == 0 {
 		o.TimeSlice = 30 * time.Second
@@ -111,6 +143,7 @@ type Worker struct {
 	options  WorkerOptions
 	store    *store.Store
 	redis    redis.UniversalClient
+	dispatch dispatcher
 	board    *jobs.Board
 	rooms    *lock.Locker
 	heart    *jobs.Heart
@@ -141,7 +174,7 @@ func NewWorker(db *store.Store, client redis.UniversalClient, locks []redis.Univ
 	return &Worker{
 		options: options, shutdown: shutdown.New(db, options.Homeserver), store: db,
 		history: cachedCatalog{version: db.CatalogVersion, read: db.Catalog},
-		room:    cachedCatalog{version: db.CatalogVersion, read: db.RoomCatalog}, redis: client, board: board, log: log, metrics: metrics,
+		room:    cachedCatalog{version: db.CatalogVersion, read: db.RoomCatalog}, redis: client, dispatch: newDispatcher(client), board: board, log: log, metrics: metrics,
 		rooms: lock.NewQuorum(locks, db, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
 		heart: jobs.NewHeart(db, log), drain: drain, endDrain: endDrain,
 	}
@@ -150,8 +183,40 @@ func NewWorker(db *store.Store, client redis.UniversalClient, locks []redis.Univ
 // Run takes and runs jobs until the context ends; then each running job yields
 // after its batch. It is called once.
 func (w *Worker) Run(ctx context.Context) error {
-	server := asynq.NewServerFromRedisClient(w.redis, asynq.Config{
-		Concurrency:              w.options.Concurrency,
+	// The heart beats until the last run has ended, so its context is its own.
+	beating, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var heart sync.WaitGroup
+	heart.Go(func() { w.heart.Run(beating) })
+	defer heart.Wait()
+	defer stop()
+
+	// What nobody waits for has places of its own: it must not have those of others
+	// while it waits for its turn or pauses, nor wait for them for ever.
+	servers := []*asynq.Server{
+		w.server(queues, w.options.Concurrency),
+		w.server(lowQueues, min(w.options.MaxRunning, w.options.Concurrency)),
+	}
+	defer func() {
+		w.endDrain()
+		var group sync.WaitGroup
+		for _, server := range servers {
+			group.Go(server.Shutdown)
+		}
+		group.Wait()
+	}()
+	for _, server := range servers {
+		if err := server.Start(asynq.HandlerFunc(w.handle)); err != nil {
+			return fmt.Errorf("start the asynq server: %w", err)
+		}
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// server takes tasks from the queues.
+func (w *Worker) server(queues map[string]int, concurrency int) *asynq.Server {
+	return asynq.NewServerFromRedisClient(w.redis, asynq.Config{
+		Concurrency:              concurrency,
 		Queues:                   queues,
 		Logger:                   observe.NewAsynqLogger(w.log),
 		ShutdownTimeout:          w.options.DrainTimeout,
@@ -167,21 +232,6 @@ func (w *Worker) Run(ctx context.Context) error {
 			return yield.after
 		},
 	})
-
-	// The heart beats until the last run has ended, so its context is its own.
-	beating, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var heart sync.WaitGroup
-	heart.Go(func() { w.heart.Run(beating) })
-	defer heart.Wait()
-	defer stop()
-
-	if err := server.Start(asynq.HandlerFunc(w.handle)); err != nil {
-		return fmt.Errorf("start the asynq server: %w", err)
-	}
-	<-ctx.Done()
-	w.endDrain()
-	server.Shutdown()
-	return nil
 }
 
 // handle runs a job's slice. It is what asynq calls, perhaps twice for a task.
@@ -191,13 +241,15 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 		return fmt.Errorf("%w: %w", err, asynq.SkipRetry)
 	}
 	log := w.log.With("job", body.JobID, "kind", task.Type())
-	job, err := w.store.ClaimJob(ctx, body.JobID, body.Generation, jobs.HeartbeatStale)
+	job, err := w.claim(ctx, body)
 	switch {
 	case errors.Is(err, store.ErrSuperseded):
 		log.DebugContext(ctx, "task dropped: the job has ended or belongs to another run", "generation", body.Generation)
 		return nil
 	case errors.Is(err, store.ErrRoomBusy):
 		return w.yield(task.Type(), errYield{"room busy", jitter(busyWait)})
+	case errors.Is(err, store.ErrLowQueue):
+		return w.yield(task.Type(), errYield{"low queue", jitter(busyWait)})
 	case err != nil:
 		log.WarnContext(ctx, "job not claimed", "error", err)
 		return w.yield(task.Type(), errYield{"database unreachable", jitter(busyWait)})
@@ -233,6 +285,8 @@ func (w *Worker) newWork(ctx context.Context, run store.Run) (work, error) {
 		return w.newPurgeHistory(ctx, job, run)
 	case jobs.DeleteRoom:
 		return w.newDeleteRoom(ctx, job, run)
+	case jobs.RetentionSweep:
+		return w.newRetentionSweep(job, run)
 	}
 	return nil, fmt.Errorf("%q is not a kind of job", job.Kind)
 }

@@ -80,8 +80,9 @@ func TestWorkerSaysWhyAJobFailed(t *testing.T) {
 		"error for good": {before: 6, want: "made to fail (SQLSTATE P0001)", prepare: func(l *lab, _ string) {
 			l.failing("P0001", 0)
 		}},
-		"unknown kind": {before: 6, want: `"retention_sweep" is not a kind of job`, prepare: func(l *lab, id string) {
-			l.exec(`UPDATE lethe.jobs SET kind = 'retention_sweep' WHERE id = $1`, id)
+		"unknown kind": {before: 6, want: `"soup" is not a kind of job`, prepare: func(l *lab, id string) {
+			l.exec(`ALTER TABLE lethe.jobs DROP CONSTRAINT jobs_kind_check`)
+			l.exec(`UPDATE lethe.jobs SET kind = 'soup' WHERE id = $1`, id)
 		}},
 		"bad parameters": {before: 6, want: "decode the job's parameters", prepare: func(l *lab, id string) {
 			l.exec(`UPDATE lethe.jobs SET parameters = '{"token":"x"}' WHERE id = $1`, id)

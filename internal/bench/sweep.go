@@ -1,0 +1,271 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/internal/tasks"
+)
+
+const (
+	// sweepLifetime is that of every room, and sweepAge that of the events that have
+	// outlived it, in days.
+	sweepLifetime = 30
+	sweepAge      = 60
+
+	// sweepRunning is how many purges of a sweep may run at a time, so that the
+	// limit is not what is measured.
+	sweepRunning = 8
+)
+
+// sweptRooms are statements that make $1 rooms of five events: who made the room,
+// who joined, and three messages. Of each tenth room all but the last event have
+// expired, so a purge takes one message, and the two state events' places.
+var sweptRooms = []string{
+	// The oldest arrive first, as they do: half of a stream is old.
+	`CREATE TEMPORARY TABLE made ON COMMIT DROP AS
+		SELECT '!swept' || room || ':' || $2 AS room_id, '$' || room || '.' || depth AS event_id, depth,
+		       CASE WHEN depth > 1 THEN '$' || room || '.' || depth - 1 END AS prev_event_id,
+		       CASE depth WHEN 1 THEN 'm.room.create' WHEN 2 THEN 'm.room.member' ELSE 'm.room.message' END AS type,
+		       CASE depth WHEN 1 THEN '' WHEN 2 THEN '@user:' || $2 END AS state_key,
+		       room, row_number() OVER (ORDER BY NOT (room % 10 = 0 AND depth < 5), room, depth) AS place,
+		       (extract(epoch FROM now()) * 1000)::bigint - CASE WHEN room % 10 = 0 AND depth < 5 THEN $3::bigint ELSE 0 END AS received_ts
+		FROM generate_series(1, $1::bigint) AS room, generate_series(1, 5) AS depth`,
+	`INSERT INTO rooms (room_id, is_public, creator, room_version)
+		SELECT room_id, false, '@user:' || $1, '10' FROM made WHERE depth = 1`,
+	`INSERT INTO events (topological_ordering, event_id, type, room_id, processed, outlier, depth, origin_server_ts, received_ts,
+		                    sender, contains_url, instance_name, stream_ordering, state_key)
+		SELECT depth, event_id, type, room_id, true, false, depth, received_ts, received_ts, '@user:' || $1, false, 'master',
+		       coalesce((SELECT max(stream_ordering) FROM events), 0) + place, state_key
+		FROM made`,
+	`INSERT INTO event_json (event_id, room_id, internal_metadata, json, format_version)
+		SELECT event_id, room_id, '{}', json_build_object('type', type, 'room_id', room_id, 'depth', depth,
+		       'content', json_build_object('body', repeat('word ', 20)))::text, 3 FROM made`,
+	`INSERT INTO event_edges (event_id, prev_event_id, is_state) SELECT event_id, prev_event_id, false FROM made WHERE depth > 1`,
+	`INSERT INTO event_forward_extremities (event_id, room_id) SELECT event_id, room_id FROM made WHERE depth = 5`,
+	`INSERT INTO state_events (event_id, room_id, type, state_key)
+		SELECT event_id, room_id, type, state_key FROM made WHERE state_key IS NOT NULL`,
+	`INSERT INTO current_state_events (event_id, room_id, type, state_key, membership)
+		SELECT event_id, room_id, type, state_key, CASE WHEN depth = 2 THEN 'join' END FROM made WHERE state_key IS NOT NULL`,
+	`INSERT INTO state_groups (id, room_id, event_id)
+		SELECT coalesce((SELECT max(id) FROM state_groups), 0) + room, room_id, event_id FROM made WHERE depth = 1`,
+	`INSERT INTO event_to_state_groups (event_id, state_group)
+		SELECT made.event_id, g.id FROM made JOIN state_groups g ON g.room_id = made.room_id`,
+	`INSERT INTO room_depth (room_id, min_depth) SELECT room_id, 1 FROM made WHERE depth = 1`,
+}
+
+// measureSweep sweeps many rooms: how many a second it decides about, compared with
+// a plain statement that reads all events, and how many purges it enqueues, compared
+// with bare asynq; how many of these one and two workers do; and, while there is a
+// bound to how many may be open, how many are, and what memory the worker has.
+func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
+	rooms := r.options.SweepRooms
+	due := rooms / 10
+	bound := min(1000, due/2)
+	t, err := r.templateOf(ctx, "sweep", func(ctx context.Context, tx pgx.Tx) ([]room, error) {
+		r.say("making %d rooms for sweep", rooms)
+		return nil, makeSwept(ctx, tx, rooms)
+	})
+	if err != nil {
+		return nil, err
+	}
+	var decided, plain, enqueued, bare, idle, peak, most []float64
+	done := map[int][]float64{}
+	for run := range r.options.Runs {
+		r.say("sweep, run %d: alone", run+1)
+		if err := r.onCopy(ctx, t, func(d database) error {
+			seconds, err := d.lookPlainly(ctx, due)
+			if err != nil {
+				return err
+			}
+			rate, err := r.enqueueBare(ctx)
+			if err != nil {
+				return err
+			}
+			s, err := d.sweep(ctx, 1, min(4*due, 100_000), 0) // so many that it never waits
+			if err != nil {
+				return err
+			}
+			plain, bare = append(plain, float64(rooms)/seconds), append(bare, rate)
+			decided, enqueued = append(decided, float64(rooms)/s.seconds), append(enqueued, float64(due)/s.seconds)
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+		for _, workers := range []int{1, 2} {
+			r.say("sweep, run %d: %d workers", run+1, workers)
+			if err := r.onCopy(ctx, t, func(d database) error {
+				s, err := d.sweep(ctx, workers, bound, due)
+				if err != nil {
+					return err
+				}
+				done[workers] = append(done[workers], s.rate)
+				most = append(most, float64(s.most))
+				if workers == 1 {
+					idle, peak = append(idle, s.idle), append(peak, s.peak)
+				}
+				return nil
+			}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	limit := sample("bound", []float64{float64(bound)})
+	return []Row{
+		compare("sweep", "rooms decided per second", sample("Lethe", decided), sample("plain SQL", plain), ""),
+		compare("sweep", "purges enqueued per second", sample("Lethe", enqueued), sample("asynq alone", bare), ""),
+		compare("sweep", "purges done per second", sample("2 workers", done[2]), sample("1 worker", done[1]), ""),
+		compare("sweep", "most purges open", sample("Lethe", []float64{quantile(most, 1)}), limit, "≤ 1"),
+		compare("sweep", "worker's peak, MB", sample(fmt.Sprintf("%d rooms", rooms), peak), sample("idle", idle), "below 64 MB"),
+	}, nil
+}
+
+func makeSwept(ctx context.Context, tx pgx.Tx, rooms int) error {
+	// Nothing that they reference is missing.
+	if _, err := tx.Exec(ctx, `SET LOCAL session_replication_role = replica`); err != nil {
+		return err
+	}
+	for i, sql := range sweptRooms {
+		args := []any{}
+		switch {
+		case i == 0:
+			// With arguments CREATE TABLE AS needs them written into the text.
+			age := sweepAge * 24 * time.Hour
+			args = []any{pgx.QueryExecModeExec, rooms, serverName, age.Milliseconds()}
+		case i < 3:
+			args = []any{serverName}
+		}
+		if _, err := tx.Exec(ctx, sql, args...); err != nil {
+			return fmt.Errorf("%w\n%s", err, sql)
+		}
+		if i == 0 {
+			if _, err := tx.Exec(ctx, `ANALYZE made`); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// lookPlainly finds the rooms that have something to purge, of which there are so
+// many, by one statement, and returns the seconds that it took.
+func (d database) lookPlainly(ctx context.Context, due int) (float64, error) {
+	var found int
+	started := time.Now()
+	err := d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `
+			SELECT count(*) FROM (
+				SELECT room_id FROM events JOIN (SELECT DISTINCT room_id FROM current_state_events) r USING (room_id)
+				WHERE NOT outlier AND room_id LIKE '!swept%' AND received_ts < extract(epoch FROM now()) * 1000 - $1::bigint
+				GROUP BY room_id HAVING count(*) > 1) rooms`,
+			(sweepLifetime * 24 * time.Hour).Milliseconds()).Scan(&found)
+	})
+	took := time.Since(started).Seconds()
+	if err == nil && found != due {
+		err = fmt.Errorf("%d rooms have something to purge, not %d", found, due)
+	}
+	return took, err
+}
+
+// A sweepRun is what a sweep was seen to do.
+type sweepRun struct {
+	seconds    float64 // from when a worker took the sweep to its end
+	rate       float64 // of purges per second
+	most       int     // purges that were open at once
+	idle, peak float64 // memory of the first worker, in MB
+}
+
+// sweep sweeps the rooms with so many workers, while no more than bound purges may
+// be open, and waits for the purges, of which there must be due; 0 does not wait,
+// and lets one of them run at a time.
+func (d database) sweep(ctx context.Context, workers, bound, due int) (s sweepRun, err error) {
+	running := sweepRunning
+	if due == 0 {
+		running = 1
+	}
+	d.environment = []string{
+		"LETHE_RETENTION_ENABLED=true",
+		fmt.Sprintf("LETHE_RETENTION_DEFAULT_POLICY_MAX_LIFETIME=%dd", sweepLifetime),
+		"LETHE_RETENTION_PURGE_JOBS=[{name: all, interval: 1d}]",
+		"LETHE_RETENTION_MAX_QUEUED=" + strconv.Itoa(bound),
+		"LETHE_RETENTION_MAX_RUNNING=" + strconv.Itoa(running),
+	}
+	err = d.atWork(ctx, d.url(), workers, func(ctx context.Context, processes []*os.Process) error {
+		if s.idle, err = peakMemory(processes[0].Pid); err != nil {
+			return err
+		}
+		submitter, err := d.submitter(ctx)
+		if err != nil {
+			return err
+		}
+		defer submitter.close()
+		id, err := submitter.client.SubmitRetentionSweep(ctx, tasks.RetentionSweep{Job: "all", Tick: time.Now()})
+		if err != nil {
+			return err
+		}
+		if s.most, err = d.awaitSweep(ctx, id, due > 0); err != nil {
+			return err
+		}
+		s.peak, err = peakMemory(processes[0].Pid)
+		return err
+	})
+	if err != nil {
+		return s, err
+	}
+	if err := d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `
+			SELECT extract(epoch FROM ended_at - started_at)::float FROM lethe.jobs WHERE kind = 'retention_sweep'`).Scan(&s.seconds)
+	}); err != nil || due == 0 {
+		return s, err
+	}
+	var complete, deleted int
+	err = d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `
+			SELECT count(*), sum((checkpoint ->> 'events_deleted')::bigint),
+			       count(*) / extract(epoch FROM max(ended_at) - min(started_at))::float
+			FROM lethe.jobs WHERE kind = 'purge_history' AND state = 'complete'`).Scan(&complete, &deleted, &s.rate)
+	})
+	if err == nil && (complete != due || deleted != due) {
+		err = fmt.Errorf("%d purges deleted %d events, and %d of one each were due", complete, deleted, due)
+	}
+	return s, err
+}
+
+// awaitSweep waits until the sweep has ended, and, if it is to, all purges, and
+// returns how many of these were open at most.
+func (d database) awaitSweep(ctx context.Context, id string, purges bool) (most int, err error) {
+	err = d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
+		ticker := time.NewTicker(look)
+		defer ticker.Stop()
+		for {
+			var ended bool
+			var failed *string
+			var open int
+			if err := conn.QueryRow(ctx, `
+				SELECT ended_at IS NOT NULL, error, (
+					SELECT count(*) FROM lethe.jobs WHERE queue = 'low' AND state IN ('queued', 'running'))
+				FROM lethe.jobs WHERE id = $1`, id).Scan(&ended, &failed, &open); err != nil {
+				return fmt.Errorf("look at the sweep: %w", err)
+			}
+			if failed != nil {
+				return errors.New("the sweep failed: " + *failed)
+			}
+			most = max(most, open)
+			if ended && (!purges || open == 0) {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("wait for the sweep: %w", context.Cause(ctx))
+			case <-ticker.C:
+			}
+		}
+	})
+	return most, err
+}

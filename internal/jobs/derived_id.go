@@ -1,0 +1,22 @@
+package jobs
+
+import (
+	"crypto/sha256"
+	"math/big"
+	"strings"
+)
+
+// DerivedID makes a job's id of what the job is for: the same words always give
+// the same id, and other words another. No word may hold a NUL.
+func DerivedID(words ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(words, "\x00")))
+	// 256 bits are so many more than 16 letters hold that none is favoured.
+	rest, letter := new(big.Int).SetBytes(sum[:]), new(big.Int)
+	base := big.NewInt(int64(len(letters)))
+	id := make([]byte, idLength)
+	for i := range id {
+		rest.DivMod(rest, base, letter)
+		id[i] = letters[letter.Int64()]
+	}
+	return string(id)
+}

@@ -1,0 +1,422 @@
+package tasks
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"lethe/internal/jobs"
+	"lethe/internal/retention"
+	"lethe/internal/store"
+)
+
+// retentionRequester is who asks for the purges of a sweep.
+const retentionRequester = "retention"
+
+var (
+	errRetentionOff = errors.New("retention is not enabled: the sweep was left")
+	errNoSuchJob    = errors.New("no job of that name is configured: the sweep was left")
+)
+
+// RetentionSweep asks for a sweep of all rooms.
+type RetentionSweep struct {
+	// Job is the name of the retention job whose rooms are purged.
+	Job string
+
+	// Tick is when it was due.
+	Tick time.Time
+}
+
+// SubmitRetentionSweep accepts a sweep and returns its job's id. An error means
+// that it was not accepted. A second call makes a second sweep, which finds what
+// the first one has left.
+func (c *Client) SubmitRetentionSweep(ctx context.Context, sweep RetentionSweep) (id string, err error) {
+	id, err = c.submit(ctx, jobs.RetentionSweep, "", retentionRequester,
+		retentionSweepParameters{Job: sweep.Job, Tick: sweep.Tick.UTC()}, false)
+	if err != nil {
+		return "", fmt.Errorf("submit a retention sweep: %w", err)
+	}
+	return id, nil
+}
+
+// retentionSweepParameters are those of the job's row: the name of the retention
+// job that the sweep is a run of, and the tick that it was due at. When a sweep
+// runs late, what has expired since goes too: so the tick is for the journal alone.
+type retentionSweepParameters struct {
+	Job  string    `json:"job"`
+	Tick time.Time `json:"tick"`
+}
+
+// retentionSweepCheckpoint is how far a sweep is.
+type retentionSweepCheckpoint struct {
+	// After is the id of the last room that it has decided about.
+	After string `json:"after"`
+
+	Sweep sweepResult `json:"sweep"`
+}
+
+// A sweepResult says what became of the rooms, each of which is counted once but
+// in Rooms.
+type sweepResult struct {
+	Rooms    int64 `json:"rooms"`
+	Enqueued int64 `json:"enqueued"`
+	Skipped  struct {
+		// Deleting and Purging have a job that does so.
+		Deleting int64 `json:"deleting"`
+		Purging  int64 `json:"purging"`
+
+		// NothingExpired have nothing to purge, NoLimit keep everything, and
+		// OtherJob are left to another retention job, if one covers them.
+		NothingExpired int64 `json:"nothing_expired"`
+		NoLimit        int64 `json:"no_limit"`
+		OtherJob       int64 `json:"other_job"`
+
+		// Failed could not be decided about, or have a purge that was refused.
+		Failed int64 `json:"failed"`
+	} `json:"skipped"`
+
+	// Failures are the first of those that failed.
+	Failures []sweepFailure `json:"failures,omitempty"`
+}
+
+type sweepFailure struct {
+	Room  string `json:"room_id"`
+	Error string `json:"error"`
+}
+
+const (
+	// mostFailuresTold bounds how many failed rooms a sweep names.
+	mostFailuresTold = 10
+
+	// sweepWait is about how long a sweep waits in the queue for purges to end.
+	sweepWait = time.Second
+
+	// enqueuers is how many tasks are enqueued at a time.
+	enqueuers = 16
+
+	// enqueueAllTime bounds the enqueueing of a page's tasks.
+	enqueueAllTime = 10 * time.Second
+)
+
+func (r *sweepResult) fail(room string, err error) {
+	r.Skipped.Failed++
+	if len(r.Failures) < mostFailuresTold {
+		r.Failures = append(slices.Clone(r.Failures), sweepFailure{room, err.Error()})
+	}
+}
+
+// outcomes are the counts by name.
+func (r *sweepResult) outcomes() map[string]int64 {
+	return map[string]int64{
+		"enqueued": r.Enqueued, "deleting": r.Skipped.Deleting, "purging": r.Skipped.Purging,
+		"nothing_expired": r.Skipped.NothingExpired, "no_limit": r.Skipped.NoLimit, "other_job": r.Skipped.OtherJob,
+		"failed": r.Skipped.Failed,
+	}
+}
+
+// retentionSweep is the work of a sweep: it decides about each room, a page at a
+// time, and makes a purge of each that has something to purge. Sweeps have no room,
+// which to the queue is one room, so they take turns.
+type retentionSweep struct {
+	worker *Worker
+	run    store.Run
+	config retention.Config
+	job    retention.Job
+	at     retentionSweepCheckpoint
+}
+
+func (w *Worker) newRetentionSweep(job store.Job, run store.Run) (*retentionSweep, error) {
+	var parameters retentionSweepParameters
+	if err := json.Unmarshal(job.Parameters, &parameters); err != nil {
+		return nil, fmt.Errorf("decode the job's parameters: %w", err)
+	}
+	s := &retentionSweep{worker: w, run: run, config: w.options.Retention}
+	if !s.config.Enabled {
+		return nil, errRetentionOff
+	}
+	named := func(j retention.Job) bool { return j.Name == parameters.Job }
+	i := slices.IndexFunc(s.config.Jobs, named)
+	if i < 0 {
+		return nil, fmt.Errorf("retention job %q: %w", parameters.Job, errNoSuchJob)
+	}
+	s.job = s.config.Jobs[i]
+	if w.options.Beside {
+		return nil, errBeside
+	}
+	if len(job.Checkpoint) > 0 && !bytes.Equal(job.Checkpoint, []byte("null")) {
+		if err := json.Unmarshal(job.Checkpoint, &s.at); err != nil {
+			return nil, fmt.Errorf("decode the job's checkpoint: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func (s *retentionSweep) progress() any { return s.at }
+
+// next deals with the next page of rooms.
+func (s *retentionSweep) next(ctx context.Context) (done bool, err error) {
+	options := s.worker.options
+	open, err := s.worker.store.OpenLowJobs(ctx)
+	if err != nil {
+		return false, err
+	}
+	// Not for each purge that ends, since then a page is looked at for one room.
+	free := options.MaxQueued - open
+	if free < max(1, options.MaxQueued/4) {
+		return false, s.wait()
+	}
+	started := time.Now()
+	rooms, err := s.worker.store.RetentionRooms(ctx, s.at.After, options.SweepRooms)
+	switch {
+	case err != nil:
+		return false, err
+	case len(rooms) == 0:
+		s.worker.log.InfoContext(ctx, "sweep has looked at every room", "job", s.run.JobID, "retention_job", s.job.Name,
+			"result", encode(s.at.Sweep))
+		return true, nil
+	}
+	page, err := s.decide(ctx, rooms)
+	if err != nil {
+		return false, err
+	}
+	page = page.upTo(free)
+
+	next := s.at
+	swept, err := s.worker.store.InsertSwept(ctx, s.run, lockLease, page.purges(), options.MaxQueued,
+		func(swept store.SweptJobs) any {
+			next = s.at
+			next.After = page[len(page)-1].room
+			page.count(&next.Sweep, swept)
+			return next
+		})
+	if errors.Is(err, store.ErrLowQueue) {
+		return false, s.wait()
+	}
+	if err != nil {
+		return false, err
+	}
+	s.moved(next, time.Since(started))
+	s.enqueue(ctx, page.purges(), swept.Accepted)
+	return false, nil
+}
+
+// wait gives the place to others until purges have ended.
+func (s *retentionSweep) wait() error {
+	return errYield{reason: "queue full", after: jitter(sweepWait)}
+}
+
+// moved goes on from a checkpoint that was committed.
+func (s *retentionSweep) moved(next retentionSweepCheckpoint, took time.Duration) {
+	metrics := s.worker.metrics
+	metrics.JobBatches.WithLabelValues(string(jobs.RetentionSweep)).Inc()
+	metrics.JobBatchSeconds.WithLabelValues(string(jobs.RetentionSweep)).Observe(took.Seconds())
+	before := s.at.Sweep.outcomes()
+	for outcome, n := range next.Sweep.outcomes() {
+		metrics.SweepRooms.WithLabelValues(outcome).Add(float64(n - before[outcome]))
+	}
+	s.at = next
+}
+
+// A verdict is what a sweep has decided about a room.
+type verdict struct {
+	room string
+
+	// skip counts the room, unless there is a purge for it or it failed.
+	skip  func(*sweepResult)
+	purge *store.Job
+	err   error
+}
+
+// A sweepPage is the verdicts of some rooms, in the order of their ids.
+type sweepPage []verdict
+
+// now is the time by which lifetimes end: by the clock of the database or by our
+// own, whichever is behind. One that is ahead must not cost an event its last days.
+func (w *Worker) now(ctx context.Context) (time.Time, error) {
+	ours := time.Now()
+	now, err := w.store.Now(ctx)
+	if err == nil && ours.Before(now) {
+		now = ours
+	}
+	return now, err
+}
+
+// decide decides about rooms. What counts is not when the sweep was due but this
+// moment: however late it is, all goes that has expired, and nothing else.
+func (s *retentionSweep) decide(ctx context.Context, rooms []store.RoomRetention) (sweepPage, error) {
+	now, err := s.worker.now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	page := make(sweepPage, len(rooms))
+	var cuts []store.RoomCut
+	var cutOf []int
+	for i, room := range rooms {
+		page[i].room = room.Room
+		policy := &retention.Policy{MinLifetime: room.MinLifetime, MaxLifetime: room.MaxLifetime}
+		before, expires := s.config.ExpiredBefore(policy, now)
+		switch {
+		case !expires:
+			page[i].skip = func(r *sweepResult) { r.Skipped.NoLimit++ }
+		case !s.job.Covers(policy, s.config.DefaultPolicy):
+			page[i].skip = func(r *sweepResult) { r.Skipped.OtherJob++ }
+		case room.Deleting:
+			page[i].skip = func(r *sweepResult) { r.Skipped.Deleting++ }
+		case room.Purging:
+			page[i].skip = func(r *sweepResult) { r.Skipped.Purging++ }
+		default:
+			page[i].skip = func(r *sweepResult) { r.Skipped.NothingExpired++ }
+			cuts, cutOf = append(cuts, store.RoomCut{Room: room.Room, Before: before}), append(cutOf, i)
+		}
+	}
+	return page, s.cut(ctx, page, cuts, cutOf)
+}
+
+// cut finds where to cut those rooms of the page that may have something to purge.
+// If that fails for all together, each is asked for alone.
+func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []store.RoomCut, cutOf []int) error {
+	if len(cuts) == 0 {
+		return nil
+	}
+	tokens, err := s.worker.store.RetentionCuts(ctx, cuts)
+	if store.OfRows(err) && len(cuts) > 1 {
+		for i := range cuts {
+			if err := s.cut(ctx, page, cuts[i:i+1], cutOf[i:i+1]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if store.OfRows(err) {
+		page[cutOf[0]].err = err
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for i, token := range tokens {
+		if token == nil {
+			continue
+		}
+		parameters, err := json.Marshal(purgeHistoryParameters{
+			Token: *token, DeleteLocalEvents: true, RetentionJob: s.job.Name,
+		})
+		if err != nil {
+			return fmt.Errorf("encode the purge's parameters: %w", err)
+		}
+		page[cutOf[i]].purge = &store.Job{
+			ID: jobs.NewID(), Kind: string(jobs.PurgeHistory), Room: cuts[i].Room, Parameters: parameters,
+			Requester: retentionRequester, State: store.JobQueued, Generation: 1, Queue: queueLow,
+			// Until it has one: should we die before, the reconciler knows at once.
+			TaskMissing: true,
+		}
+	}
+	return nil
+}
+
+// upTo is the page as far as there are no more purges than so many, of at least 1.
+func (p sweepPage) upTo(purges int) sweepPage {
+	for i, v := range p {
+		if v.purge == nil {
+			continue
+		}
+		if purges == 0 {
+			return p[:i]
+		}
+		purges--
+	}
+	return p
+}
+
+func (p sweepPage) purges() []store.Job {
+	var all []store.Job
+	for _, v := range p {
+		if v.purge != nil {
+			all = append(all, *v.purge)
+		}
+	}
+	return all
+}
+
+// count adds the rooms of the page, of whose purges became what swept says.
+func (p sweepPage) count(result *sweepResult, swept store.SweptJobs) {
+	accepted := make(map[string]bool, len(swept.Accepted))
+	for _, id := range swept.Accepted {
+		accepted[id] = true
+	}
+	for _, v := range p {
+		result.Rooms++
+		switch {
+		case v.err != nil:
+			result.fail(v.room, v.err)
+		case v.purge == nil:
+			v.skip(result)
+		case accepted[v.purge.ID]:
+			result.Enqueued++
+		case swept.Refused[v.purge.ID] != nil:
+			result.fail(v.room, swept.Refused[v.purge.ID])
+		default: // another sweep was quicker
+			result.Skipped.Purging++
+		}
+	}
+}
+
+// enqueue enqueues the tasks of the purges that were accepted. What is left is the
+// reconciler's: once one has failed, the others are not tried.
+func (s *retentionSweep) enqueue(ctx context.Context, purges []store.Job, accepted []string) {
+	if len(accepted) == 0 {
+		return
+	}
+	// They are accepted, whatever ends the sweep.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), enqueueAllTime)
+	defer cancel()
+	wanted := make(map[string]bool, len(accepted))
+	for _, id := range accepted {
+		wanted[id] = true
+	}
+	var (
+		group    errgroup.Group
+		stop     atomic.Bool
+		mu       sync.Mutex
+		enqueued []store.Job
+		failed   error
+	)
+	group.SetLimit(enqueuers)
+	for _, job := range purges {
+		if !wanted[job.ID] || stop.Load() {
+			continue
+		}
+		group.Go(func() error {
+			err := s.worker.dispatch.enqueue(ctx, job)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed = err
+				stop.Store(true)
+				return nil
+			}
+			enqueued = append(enqueued, job)
+			return nil
+		})
+	}
+	_ = group.Wait() // none returns an error
+	log := s.worker.log.With("job", s.run.JobID)
+	if failed != nil {
+		log.WarnContext(ctx, "purges not enqueued: left to the reconciler", "purges", len(accepted)-len(enqueued), "error", failed)
+	}
+	if len(enqueued) == 0 {
+		return
+	}
+	if err := s.worker.store.MarkTasksEnqueued(ctx, enqueued); err != nil {
+		// The reconciler enqueues them again, which changes nothing.
+		log.WarnContext(ctx, "purges not marked as enqueued", "error", err)
+	}
+}
