@@ -1,0 +1,45 @@
+package messages
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"lethe/internal/retention"
+)
+
+func TestRetentionHidesOldMessagesButNoState(t *testing.T) {
+	t.Parallel()
+	hour, year := int64(3600_000), int64(365*86400_000)
+	for name, c := range map[string]struct {
+		room, server *int64
+		want         []string
+	}{
+		"no policy":         {nil, nil, []string{">old, join", ">aged, join", ">new, join"}},
+		"the room's":        {&hour, nil, []string{">new, join"}},
+		"the server's":      {nil, &hour, []string{">new, join"}},
+		"the room's first":  {&year, &hour, []string{">aged, join", ">new, join"}},
+		"the room's, again": {&hour, &year, []string{">new, join"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHouse(t, Options{Retention: retention.Config{
+				Enabled: true, DefaultPolicy: retention.Policy{MaxLifetime: c.server},
+			}})
+			r := h.newRoom("!retained:x", "joined")
+			r.events = nil
+			r.set("m.room.topic", "", `{}`)
+			for text, age := range map[string]int64{">old": 2 * year, ">aged": 2 * hour, ">new": 0} {
+				r.say(text)
+				r.last().OriginTS = now().UnixMilli() - age
+			}
+			r.set("m.room.retention", "", `{}`)
+			if c.room != nil {
+				h.exec(`INSERT INTO room_retention (room_id, event_id, max_lifetime) VALUES ($1, $2, $3)`, r.id, r.last().ID, *c.room)
+			}
+			seen := r.seenBy("@owner:x")
+			require.ElementsMatch(t, c.want, messagesOnly(seen))
+			require.Subset(t, seen, []string{"m.room.topic, join", "m.room.retention, join"}, "whose time is 1970")
+		})
+	}
+}
