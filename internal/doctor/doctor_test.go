@@ -22,7 +22,9 @@ import (
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
+	"lethe/internal/messages"
 	"lethe/internal/redisdb"
+	"lethe/internal/retention"
 	"lethe/internal/roomgen"
 	"lethe/internal/store"
 	"lethe/internal/tasks"
@@ -200,6 +202,7 @@ func TestTheGrantsAreEnough(t *testing.T) {
 		report = examineAs(w, w.plainURL())
 		require.Equal(t, OK, finding(t, report, "speed").Verdict)
 		require.Empty(t, w.purge(w.rooms[1]), "it is done at once")
+		w.readPages()
 	}
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
@@ -211,6 +214,30 @@ func TestTheGrantsAreEnough(t *testing.T) {
 		require.NoError(t, store.Migrate(t.Context(), url))
 		check(t, admit(t, url))
 	})
+}
+
+// readPages reads pages as the role, all of a room and what a member of it sees.
+func (w *ward) readPages() {
+	w.t.Helper()
+	db, err := store.Open(w.ctx, w.plainURL(), store.Options{MaxConnections: 1})
+	require.NoError(w.t, err)
+	defer db.Close()
+	var user, room string
+	require.NoError(w.t, w.conn.QueryRow(w.ctx, `
+		SELECT user_id, room_id FROM local_current_membership WHERE membership = 'join' LIMIT 1`).Scan(&user, &room))
+	from, err := matrix.ParsePageToken("m1000000~1.1000001") // asks for the names of writers
+	require.NoError(w.t, err)
+	month := int64(30 * 24 * time.Hour / time.Millisecond)
+	pages := messages.New(db, messages.Options{
+		Retention: retention.Config{Enabled: true, DefaultPolicy: retention.Policy{MaxLifetime: &month}},
+	})
+	for _, all := range []bool{true, false} {
+		page, err := pages.Page(w.ctx, messages.Request{
+			Room: room, Reader: messages.Reader{UserID: user, Admin: true}, All: all, Backwards: true, From: &from, Limit: 100,
+		})
+		require.NoError(w.t, err)
+		require.NotEmpty(w.t, page.Chunk)
+	}
 }
 
 func TestASuperuserNeedsNothing(t *testing.T) {

@@ -128,13 +128,13 @@ func purgedCorpus(t *testing.T) (*fleet, []operation) {
 	return f, purges
 }
 
-// killRuns is in how many runs workers are killed: three, or as many as
+// killRuns is in how many runs workers are killed: one, or as many as
 // LETHE_TEST_KILL_RUNS says.
 func killRuns(t *testing.T) int {
 	t.Helper()
 	text := os.Getenv("LETHE_TEST_KILL_RUNS")
 	if text == "" {
-		return 3
+		return 1
 	}
 	runs, err := strconv.Atoi(text)
 	require.NoError(t, err)

@@ -74,7 +74,13 @@ var (
 		"stream_positions":                  {"SELECT", "UPDATE"},
 		"user_stats_current":                {"SELECT", "INSERT", "UPDATE"},
 	}
-	readerPrivileges = map[string][]string{"devices": {"SELECT"}}
+	readerPrivileges = map[string][]string{
+		"account_data":  {"SELECT"},
+		"devices":       {"SELECT"},
+		"erased_users":  {"SELECT"},
+		"ignored_users": {"SELECT"},
+		"instance_map":  {"SELECT"},
+	}
 
 	// sequences are those that new events take numbers from.
 	sequences = []string{"event_auth_chain_id", "events_stream_seq", "state_group_id_seq"}
