@@ -18,10 +18,11 @@ import (
 
 func TestMain(m *testing.M) { devstacktest.Main(m) }
 
-// tiny is every case in some seconds.
+// tiny is every case in some seconds, or in minutes where other tests run beside it:
+// each makes and copies databases on a server that waits for its disk.
 func tiny(t *testing.T) (context.Context, Options) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	t.Cleanup(cancel)
 	return ctx, Options{
 		Events: 400, Jobs: 4, LargeEvents: 300, SmallEvents: 200, Rooms: 4, Runs: 1, SweepRooms: 100,

@@ -165,7 +165,7 @@ func TestDeletesAsSynapseDoesThroughKills(t *testing.T) {
 			}
 			purged := f.deleteAll(deletes, 3*time.Minute, func() {
 				for range 2 {
-					point := committed() + 1 + rand.IntN(40)
+					point := committed() + 1 + rand.IntN(20)
 					f.eventually(time.Minute, func() bool { return committed() >= point }, "no progress to %d batches", point)
 					worker.kill()
 					t.Logf("killed after %d batches", committed())
