@@ -48,7 +48,7 @@ func (c *Client) SubmitRetentionSweep(ctx context.Context, sweep RetentionSweep)
 }
 
 // retentionSweepParameters are those of the job's row: the name of the retention
-// job that the sweep is a run of, and the tick that it was due at. When a sweep
+// job that the sweep is a run of, and the tick that it was due at, in UTC. When a sweep
 // runs late, what has expired since goes too: so the tick is for the journal alone.
 type retentionSweepParameters struct {
 	Job  string    `json:"job"`

@@ -390,12 +390,6 @@ func (s *Scheduler) names() []string {
 	return names
 }
 
-// sweepParameters are those of a sweep's row.
-type sweepParameters struct {
-	Job  string    `json:"job"`
-	Tick time.Time `json:"tick"` // in UTC
-}
-
 // lastYear is the last that a tick can be in: there is no text of a later one.
 const lastYear = 9999
 
@@ -405,7 +399,7 @@ func tickOf(job retention.Job, row store.Schedule, now time.Time) (store.Tick, e
 	if at.IsZero() || at.Year() < 1 || at.Year() > lastYear {
 		return store.Tick{}, fmt.Errorf("it has no tick up to %s", now)
 	}
-	parameters, err := json.Marshal(sweepParameters{Job: job.Name, Tick: at})
+	parameters, err := json.Marshal(retentionSweepParameters{Job: job.Name, Tick: at})
 	if err != nil {
 		return store.Tick{}, fmt.Errorf("encode the job's parameters: %w", err)
 	}
