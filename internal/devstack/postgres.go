@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -59,6 +60,11 @@ type Postgres struct {
 
 	mu     sync.Mutex // held while the server starts or stops
 	server *child     // nil once closed
+
+	// admin is where statements about databases run. It is kept, as to connect
+	// takes longer than to create a database. Whoever has received it sends it
+	// back; nil stands for none so far.
+	admin chan *pgx.Conn
 }
 
 // StartPostgres starts a server and returns when it accepts connections; the
@@ -77,7 +83,8 @@ func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, err
 	if err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
-	p := &Postgres{programs: programs, dir: dir, durable: options.Durable}
+	p := &Postgres{programs: programs, dir: dir, durable: options.Durable, admin: make(chan *pgx.Conn, 1)}
+	p.admin <- nil
 	if err = p.initialise(ctx); err == nil {
 		err = onFreePort(func(port int) error {
 			p.port = port
@@ -110,7 +117,16 @@ func (p *Postgres) CreateDatabase(ctx context.Context, name, template string) er
 	if template == "" {
 		template = "template0"
 	}
-	err := p.exec(ctx, "CREATE DATABASE "+quote(name)+" TEMPLATE "+quote(template))
+	err := p.exec(ctx, func(version int) string {
+		sql := "CREATE DATABASE " + quote(name) + " TEMPLATE " + quote(template)
+		// Where nothing need survive the machine, to copy the files takes a
+		// quarter of what it takes to log them page by page, as PostgreSQL does
+		// from 15 on and copied before.
+		if !p.durable && version >= 15 {
+			sql += " STRATEGY FILE_COPY"
+		}
+		return sql
+	})
 	const duplicateDatabase = "42P04"
 	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == duplicateDatabase {
 		err = ErrDatabaseExists
@@ -124,7 +140,8 @@ func (p *Postgres) CreateDatabase(ctx context.Context, name, template string) er
 // DropDatabase drops a database and cuts off whoever is connected to it. One
 // that does not exist is no error.
 func (p *Postgres) DropDatabase(ctx context.Context, name string) error {
-	if err := p.exec(ctx, "DROP DATABASE IF EXISTS "+quote(name)+" WITH (FORCE)"); err != nil {
+	drop := "DROP DATABASE IF EXISTS " + quote(name) + " WITH (FORCE)"
+	if err := p.exec(ctx, func(int) string { return drop }); err != nil {
 		return fmt.Errorf("drop database %s: %w", name, err)
 	}
 	return nil
@@ -180,6 +197,14 @@ func (p *Postgres) Close() error {
 	defer cancel()
 	err := errors.Join(p.stop(ctx), p.dir.remove())
 	p.server = nil
+	select {
+	case conn := <-p.admin:
+		if conn != nil {
+			_ = conn.Close(ctx)
+		}
+		p.admin <- nil
+	case <-ctx.Done(): // somebody has it still, who will find it broken
+	}
 	if err != nil {
 		return fmt.Errorf("close PostgreSQL: %w", err)
 	}
@@ -236,14 +261,31 @@ func (p *Postgres) serve(ctx context.Context) error {
 // cut off, their transactions rolled back.
 func (p *Postgres) stop(ctx context.Context) error { return p.server.stop(ctx, syscall.SIGINT) }
 
-// exec runs a statement on a connection of its own.
-func (p *Postgres) exec(ctx context.Context, sql string) error {
-	conn, err := pgx.Connect(ctx, p.URL("postgres"))
-	if err != nil {
-		return err
+// exec runs the statement for the server's major version. Statements run one at a
+// time.
+func (p *Postgres) exec(ctx context.Context, statement func(version int) string) error {
+	var conn *pgx.Conn
+	select {
+	case conn = <-p.admin:
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	defer conn.Close(ctx)
-	_, err = conn.Exec(ctx, sql)
+	defer func() { p.admin <- conn }()
+	// The server may have been restarted since.
+	if conn != nil && (conn.IsClosed() || conn.Ping(ctx) != nil) {
+		_ = conn.Close(ctx)
+		conn = nil
+	}
+	if conn == nil {
+		var err error
+		if conn, err = pgx.Connect(ctx, p.URL("postgres")); err != nil {
+			conn = nil
+			return err
+		}
+	}
+	major, _, _ := strings.Cut(conn.PgConn().ParameterStatus("server_version"), ".")
+	version, _ := strconv.Atoi(major) // 0 for one that is not released yet
+	_, err := conn.Exec(ctx, statement(version))
 	return err
 }
 
