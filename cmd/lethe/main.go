@@ -19,6 +19,9 @@ const usage = `lethe forgets rooms.
 	                                with -embedded make Synapse's tables in an empty database too
 	lethe doctor                    what keeps Lethe from working, or from working fast, with the
 	                                LETHE_ settings there are, and what to do
+	lethe hold place -room id -reason text [-by name]
+	lethe hold release -room id [-by name]
+	lethe hold list [-all]          say of a room that nothing of it may be deleted, and that this is over
 	lethe bench [-events n] [-runs n] [-case name] [-json file] [-dump file | -database url]
 	                                measure purges against plain SQL, on rooms and a server of its own;
 	                                -h lists more
@@ -42,7 +45,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	commands := map[string]func(context.Context, []string) error{
-		"bench": measure, "dev": dev, "doctor": examine, "migrate": migrate,
+		"bench": measure, "dev": dev, "doctor": examine, "hold": hold, "migrate": migrate,
 	}
 	if len(args) > 0 && commands[args[0]] != nil {
 		return commands[args[0]](ctx, args[1:])

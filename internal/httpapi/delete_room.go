@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -102,6 +103,9 @@ func (s *server) deleteRoom(c echo.Context, requester string) error {
 		return err
 	}
 	ctx := c.Request().Context()
+	if err := s.refuseHeld(ctx, request.Room); err != nil {
+		return err
+	}
 	switch _, err := s.store.OpenJob(ctx, string(jobs.DeleteRoom), request.Room); {
 	case err == nil:
 		return alreadyDeleting(request.Room)
@@ -129,6 +133,9 @@ func (s *server) deleteRoom(c echo.Context, requester string) error {
 func (s *server) deleteRoomNow(c echo.Context, requester string) error {
 	request, newUser, err := s.readDelete(c, requester)
 	if err != nil {
+		return err
+	}
+	if err := s.refuseHeld(c.Request().Context(), request.Room); err != nil {
 		return err
 	}
 	// Nobody makes a room in place of one that is not there.
@@ -186,13 +193,19 @@ func (s *server) submitOrJoin(ctx context.Context, request tasks.DeleteRoom) (id
 
 // awaitEnd waits for the end of a delete. It fails with the API's refusal, which
 // calls the delete what it is to the caller, and names it, when the context's time
-// is over.
+// is over, and when the delete waits for the end of a hold.
 func (s *server) awaitEnd(ctx context.Context, id, what string) (jobs.Status, error) {
 	look := leastLook
 	for {
 		status, err := s.jobs.Status(ctx, jobs.DeleteRoom, id)
 		if ctx.Err() == nil && (err != nil || status.State.Ended()) {
 			return status, err
+		}
+		if ctx.Err() == nil && status.State == jobs.Held {
+			return jobs.Status{}, &apiError{
+				Status: http.StatusForbidden, Code: "M_FORBIDDEN",
+				Text: what + " waits, since the room was held meanwhile: its status is that of delete_id " + id,
+			}
 		}
 		select {
 		case <-time.After(look):
@@ -230,6 +243,9 @@ type deleteBody struct {
 	Phase    string          `json:"phase,omitempty"`
 	Shutdown shutdown.Result `json:"shutdown_room"`
 	Error    string          `json:"error,omitempty"`
+
+	// Held is why the delete waits, "" unless its room is held.
+	Held string `json:"held,omitempty"`
 }
 
 // newDeleteBody puts a delete's state into the words of the dialect. Those who
@@ -246,7 +262,7 @@ func (s *server) newDeleteBody(id, room string, state jobs.State, details tasks.
 	default:
 		// One that waits for a worker again is under way all the same.
 		body.Status, body.Phase = "active", details.Phase
-		if details.Phase == "" && state == jobs.Queued {
+		if details.Phase == "" && state != jobs.Running {
 			body.Status = "scheduled"
 		}
 		if s.options.SeedDialect {
@@ -273,7 +289,11 @@ func (s *server) deleteStatus(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	return answer(c, http.StatusOK, s.newDeleteBody(id, status.Room, status.State, details, status.Error))
+	body := s.newDeleteBody(id, status.Room, status.State, details, status.Error)
+	if body.Held, err = s.whyHeld(c.Request().Context(), status.Room, status.State); err != nil {
+		return err
+	}
+	return answer(c, http.StatusOK, body)
 }
 
 // deletesOfRoom is GET …/v2/rooms/{room_id}/delete_status.
@@ -283,7 +303,7 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 		return err
 	}
 	deletes, err := s.store.ListJobs(c.Request().Context(), store.JobList{
-		Kinds: []string{string(jobs.DeleteRoom)}, States: jobStates, Room: &room,
+		Kinds: []string{string(jobs.DeleteRoom)}, States: append(slices.Clone(jobStates), store.JobHeld), Room: &room,
 		EndedWithin: s.options.StatusTTL, Limit: maxTasks,
 	})
 	if err != nil {
@@ -305,7 +325,11 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 		if job.Error != nil {
 			reason = *job.Error
 		}
-		results = append(results, s.newDeleteBody(job.ID, job.Room, jobs.State(job.State), details, reason))
+		body := s.newDeleteBody(job.ID, job.Room, jobs.State(job.State), details, reason)
+		if body.Held, err = s.whyHeld(c.Request().Context(), job.Room, jobs.State(job.State)); err != nil {
+			return err
+		}
+		results = append(results, body)
 	}
 	return answer(c, http.StatusOK, struct {
 		Results []deleteBody `json:"results"`

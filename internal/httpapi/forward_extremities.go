@@ -43,6 +43,9 @@ func (s *server) deleteForwardExtremities(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
+	if err := s.refuseHeld(c.Request().Context(), room); err != nil {
+		return err
+	}
 	deleted, err := s.store.DeleteForwardExtremities(c.Request().Context(), room)
 	if errors.Is(err, store.ErrNotFound) {
 		return badRequest("No forward extremity event found for room " + room)

@@ -88,6 +88,9 @@ func (s *server) tokenOfTimestamp(ctx context.Context, room string, value json.R
 func (s *server) submitPurgeHistory(
 	c echo.Context, requester, room string, token matrix.Token, body map[string]json.RawMessage,
 ) error {
+	if err := s.refuseHeld(c.Request().Context(), room); err != nil {
+		return err
+	}
 	id, err := s.tasks.SubmitPurgeHistory(c.Request().Context(), tasks.PurgeHistory{
 		Room:              room,
 		Token:             token,
@@ -119,6 +122,7 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 	var body struct {
 		Status string `json:"status"`
 		Error  string `json:"error,omitempty"`
+		Held   string `json:"held,omitempty"` // why it waits
 	}
 	// Three words are all that admin tools know, and those that poll stop only
 	// at the last two.
@@ -131,6 +135,9 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 		body.Status, body.Error = "failed", "cancelled"
 	default:
 		body.Status = "active"
+		if body.Held, err = s.whyHeld(c.Request().Context(), status.Room, status.State); err != nil {
+			return err
+		}
 	}
 	return answer(c, http.StatusOK, body)
 }

@@ -27,6 +27,14 @@ var (
 	jobStates    = []string{store.JobQueued, store.JobRunning, store.JobComplete, store.JobFailed, store.JobCancelled}
 )
 
+// taskStatus is the word for a job's state. One that is held waits to go on.
+func taskStatus(state string) string {
+	if state == store.JobHeld {
+		state = store.JobQueued
+	}
+	return translate([]string{state}, jobStates, taskStatuses)[0]
+}
+
 // translate replaces words by those at the same place. What is none is left
 // out, and instead of no words at all it returns every one that there is.
 func translate(words, from, to []string) []string {
@@ -71,7 +79,7 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 		tasks = append(tasks, task{
 			ID:        job.ID,
 			Action:    translate([]string{job.Kind}, jobKinds, taskActions)[0],
-			Status:    translate([]string{job.State}, jobStates, taskStatuses)[0],
+			Status:    taskStatus(job.State),
 			ChangedTS: job.ChangedTS,
 			Room:      room,
 			Result:    job.Result,
@@ -105,6 +113,9 @@ func readJobList(q query) (store.JobList, error) {
 		return list, err
 	}
 	list.States = translate(statuses, taskStatuses, jobStates)
+	if slices.Contains(list.States, store.JobQueued) {
+		list.States = append(slices.Clone(list.States), store.JobHeld)
+	}
 	until, ok, err := q.optionalInteger("max_timestamp")
 	if ok {
 		list.Until = &until

@@ -162,6 +162,11 @@ func (s *server) routes() {
 	for _, version := range []string{"api/v1", "r0", "v3", "unstable"} {
 		s.handle(http.MethodGet, "/_matrix/client/"+version+"/rooms/:room_id/messages", s.user(s.messages))
 	}
+	const holds = "/_lethe/v1/holds"
+	s.handle(http.MethodGet, holds, s.admin(s.holdList))
+	s.handle(http.MethodGet, holds+"/:room_id", s.admin(s.roomHold))
+	s.handle(http.MethodPut, holds+"/:room_id", s.admin(s.placeHold))
+	s.handle(http.MethodDelete, holds+"/:room_id", s.admin(s.releaseHold))
 	s.handle(http.MethodGet, v1+"/scheduled_tasks", s.admin(s.scheduledTasks))
 	s.handle(http.MethodGet, v1+"/server_version", serverVersion)
 	if rules := s.options.Retention; rules != nil && rules.Enabled {

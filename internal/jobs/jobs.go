@@ -26,11 +26,12 @@ const (
 // A State is how far a job is.
 type State string
 
-// The states. A job that yields is queued again; Complete, Failed and Cancelled
-// are its end.
+// The states. A job that yields is queued again, and one whose room is held is
+// Held until that ends; Complete, Failed and Cancelled are its end.
 const (
 	Queued    State = store.JobQueued
 	Running   State = store.JobRunning
+	Held      State = store.JobHeld
 	Complete  State = store.JobComplete
 	Failed    State = store.JobFailed
 	Cancelled State = store.JobCancelled

@@ -114,7 +114,7 @@ func TestNewIDIsOfRandomLetters(t *testing.T) {
 func TestEndedStates(t *testing.T) {
 	t.Parallel()
 	for state, ended := range map[jobs.State]bool{
-		jobs.Queued: false, jobs.Running: false, jobs.Complete: true, jobs.Failed: true, jobs.Cancelled: true, "": false,
+		jobs.Queued: false, jobs.Running: false, jobs.Held: false, jobs.Complete: true, jobs.Failed: true, jobs.Cancelled: true, "": false,
 	} {
 		require.Equal(t, ended, state.Ended(), state)
 	}

@@ -39,6 +39,11 @@ type RemoteOptions struct {
 // recorded is done again, and each request of it is one that changes nothing
 // then; but a user who has left is no longer among the room's members, so a
 // caller that lists them anew does not hear of those again.
+//
+// A step of a room that is held is not begun. The homeserver knows no holds, so
+// what it was asked for when the hold was placed it may still do: to block the
+// room, make a new one, let a group of users out, or move aliases. Nothing of the
+// room's history goes by that.
 type Remote struct {
 	store    *store.Store
 	service  *homeserver.Service
@@ -54,6 +59,9 @@ func NewRemote(store *store.Store, options RemoteOptions) *Remote {
 
 // Block implements [Homeserver]. The requester must be a server admin.
 func (r *Remote) Block(ctx context.Context, batch store.Batch, requester string, checkpoint func(Outcome) any) error {
+	if err := r.store.CheckHold(ctx, batch.Room); err != nil {
+		return err
+	}
 	if err := r.service.Block(ctx, requester, batch.Room); err != nil {
 		return blame(err)
 	}
@@ -69,6 +77,9 @@ const newcomersPower = -10
 
 // CreateRoom implements [Homeserver]. The creator must be registered.
 func (r *Remote) CreateRoom(ctx context.Context, batch store.Batch, room NewRoom, checkpoint func(Outcome) any) error {
+	if err := r.store.CheckHold(ctx, batch.Room); err != nil {
+		return err
+	}
 	id, ready, err := r.store.FindCreatedRoom(ctx, room.Creator, room.JobID)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -91,6 +102,9 @@ func (r *Remote) CreateRoom(ctx context.Context, batch store.Batch, room NewRoom
 
 // RemoveUsers implements [Homeserver]. A user who has left already is removed.
 func (r *Remote) RemoveUsers(ctx context.Context, batch store.Batch, removal Removal, checkpoint func(Outcome) any) error {
+	if err := r.store.CheckHold(ctx, batch.Room); err != nil {
+		return err
+	}
 	var mu sync.Mutex
 	var outcome Outcome
 	group, working := errgroup.WithContext(ctx)
@@ -180,6 +194,9 @@ func blame(err error) error {
 // SendMessage implements [Homeserver]. The message is looked for before it is
 // sent: a homeserver knows a transaction's id only until it is restarted.
 func (r *Remote) SendMessage(ctx context.Context, batch store.Batch, message Message, checkpoint func(Outcome) any) error {
+	if err := r.store.CheckHold(ctx, batch.Room); err != nil {
+		return err
+	}
 	sent, err := r.store.SentMessage(ctx, message.NewRoom, message.Sender, message.JobID)
 	if err != nil {
 		return err
@@ -198,6 +215,9 @@ func (r *Remote) SendMessage(ctx context.Context, batch store.Batch, message Mes
 // and made anew, and is nowhere in between. So the checkpoint moves first, with
 // the aliases in [Outcome.Planned]. All are tried before the step fails for one.
 func (r *Remote) MoveAliases(ctx context.Context, batch store.Batch, move AliasMove, checkpoint func(Outcome) any) error {
+	if err := r.store.CheckHold(ctx, batch.Room); err != nil {
+		return err
+	}
 	mapped, err := r.store.LocalAliases(ctx, batch.Room)
 	if err != nil {
 		return err

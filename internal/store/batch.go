@@ -51,7 +51,7 @@ const (
 // becomes the job's in the same commit.
 func (s *Store) inBatch(ctx context.Context, batch Batch, do func(pgx.Tx) (checkpoint any, err error)) error {
 	return s.inRun(ctx, batch.Run, batch.Lease, func(tx pgx.Tx) (any, error) {
-		if err := checkFence(ctx, tx, batch.Room, batch.Fence); err != nil {
+		if err := checkRoom(ctx, tx, batch.Room, batch.Fence); err != nil {
 			return nil, err
 		}
 		return do(tx)

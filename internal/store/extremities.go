@@ -48,7 +48,7 @@ func (s *Store) ForwardExtremities(ctx context.Context, room string) ([]Extremit
 
 // DeleteForwardExtremities makes all but one of a room's forward extremities
 // none, and returns how many: the newest in the stream stays. A room that has
-// none is [ErrNotFound].
+// none is [ErrNotFound], and one that is held is [ErrHeld].
 func (s *Store) DeleteForwardExtremities(ctx context.Context, room string) (deleted int64, err error) {
 	const operation = "delete the forward extremities"
 	if !storable(room) {
@@ -64,6 +64,14 @@ func (s *Store) DeleteForwardExtremities(ctx context.Context, room string) (dele
 			return err
 		}
 		if _, err := tx.Exec(ctx, `SELECT FROM rooms WHERE room_id = $1 FOR NO KEY UPDATE`, room); err != nil {
+			return err
+		}
+		// A hold locks the same fence, so it was placed before, or waits.
+		var reason string
+		if err := tx.QueryRow(ctx, holdReason, room).Scan(&reason); err != nil {
+			return err
+		}
+		if err := heldFor(reason); err != nil {
 			return err
 		}
 		var newest string

@@ -38,19 +38,30 @@ func (s *Store) NextFence(ctx context.Context, room string) (int64, error) {
 	return fence, nil
 }
 
-// checkFence fails with [ErrFenced] unless the token is the room's newest, and
-// keeps it so until the transaction ends: a new owner's NextFence waits for the
-// share lock.
-func checkFence(ctx context.Context, tx pgx.Tx, room string, fence int64) error {
-	var newest int64
-	err := tx.QueryRow(ctx, `SELECT fence FROM lethe.room_fences WHERE room_id = $1 FOR SHARE`, room).Scan(&newest)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return ErrFenced
-	case err != nil:
-		return fmt.Errorf("check the fence token: %w", err)
-	case newest != fence:
-		return ErrFenced
+// checkRoom fails with [ErrFenced] unless the token is the room's newest, and with
+// [ErrHeld] if the room is held. Neither can change until the transaction ends: a
+// new owner's NextFence waits for the share lock, and so does a PlaceHold.
+func checkRoom(ctx context.Context, tx pgx.Tx, room string, fence int64) error {
+	// Both in one round trip, but each with a snapshot of its own: in one statement
+	// the second would not see a hold that was placed while the first waited.
+	pipeline := &pgx.Batch{}
+	pipeline.Queue(`SELECT fence FROM lethe.room_fences WHERE room_id = $1 FOR SHARE`, room).QueryRow(func(row pgx.Row) error {
+		var newest int64
+		err := row.Scan(&newest)
+		if errors.Is(err, pgx.ErrNoRows) || err == nil && newest != fence {
+			return ErrFenced
+		}
+		return err
+	})
+	pipeline.Queue(holdReason, room).QueryRow(func(row pgx.Row) error {
+		var reason string
+		if err := row.Scan(&reason); err != nil {
+			return err
+		}
+		return heldFor(reason)
+	})
+	if err := tx.SendBatch(ctx, pipeline).Close(); err != nil {
+		return fmt.Errorf("check the room's fence and holds: %w", err)
 	}
 	return nil
 }

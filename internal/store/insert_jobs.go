@@ -76,7 +76,7 @@ func (s *Store) insertJob(ctx context.Context, job Job, alone bool) error {
 		}
 		var busy bool
 		if err := tx.QueryRow(ctx, `
-			SELECT EXISTS (SELECT FROM lethe.jobs WHERE room_id = $1 AND state IN ('queued', 'running'))`,
+			SELECT EXISTS (SELECT FROM lethe.jobs WHERE room_id = $1 AND state IN ('queued', 'running', 'held'))`,
 			job.Room).Scan(&busy); err != nil {
 			return err
 		}

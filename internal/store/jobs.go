@@ -15,6 +15,7 @@ import (
 const (
 	JobQueued    = "queued"
 	JobRunning   = "running"
+	JobHeld      = "held"
 	JobComplete  = "complete"
 	JobFailed    = "failed"
 	JobCancelled = "cancelled"
@@ -120,7 +121,7 @@ func (s *Store) OpenJob(ctx context.Context, kind, room string) (Job, error) {
 	err := patiently(ctx, func() (err error) {
 		job, err = oneJob(ctx, s.pool, `
 			SELECT `+jobColumns+` FROM lethe.jobs
-			WHERE room_id = $1 AND kind = $2 AND state IN ('queued', 'running')
+			WHERE room_id = $1 AND kind = $2 AND state IN ('queued', 'running', 'held')
 			ORDER BY created_at, id LIMIT 1`, room, kind)
 		return err
 	})

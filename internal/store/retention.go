@@ -51,8 +51,8 @@ type RoomRetention struct {
 	MinLifetime, MaxLifetime *int64
 
 	// Deleting and Purging say that the room has a job of that kind that has not
-	// ended.
-	Deleting, Purging bool
+	// ended, and Held that nothing of it may be deleted.
+	Deleting, Purging, Held bool
 }
 
 // RetentionRooms lists rooms that have a current state, by their ids, of which
@@ -83,21 +83,22 @@ func (s *Store) RetentionRooms(ctx context.Context, after string, limit int) ([]
 				FROM page
 				WHERE page.room_id IS NOT NULL AND number < $2
 			)
-			SELECT page.room_id, r.min_lifetime, r.max_lifetime, coalesce(open.deleting, false), coalesce(open.purging, false)
+			SELECT page.room_id, r.min_lifetime, r.max_lifetime, coalesce(open.deleting, false), coalesce(open.purging, false),
+			       EXISTS (SELECT FROM lethe.holds h WHERE h.room_id = page.room_id AND h.released_at IS NULL)
 			FROM page
 			LEFT JOIN (current_state_events c JOIN room_retention r ON r.room_id = c.room_id AND r.event_id = c.event_id)
 			       ON c.room_id = page.room_id AND `+isPolicy+`
 			CROSS JOIN LATERAL (
 				SELECT bool_or(kind = 'delete_room') AS deleting, bool_or(kind = 'purge_history') AS purging
 				FROM lethe.jobs
-				WHERE jobs.room_id = page.room_id AND state IN ('queued', 'running')) open
+				WHERE jobs.room_id = page.room_id AND state IN ('queued', 'running', 'held')) open
 			WHERE page.room_id IS NOT NULL
 			ORDER BY number`, after, limit)
 		if err != nil {
 			return err
 		}
 		rooms, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r RoomRetention, err error) {
-			return r, row.Scan(&r.Room, &r.MinLifetime, &r.MaxLifetime, &r.Deleting, &r.Purging)
+			return r, row.Scan(&r.Room, &r.MinLifetime, &r.MaxLifetime, &r.Deleting, &r.Purging, &r.Held)
 		})
 		return err
 	})

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// OpenLowJobs counts the jobs of [LowQueue] that have not ended.
+// OpenLowJobs counts the jobs of [LowQueue] that have not ended, but for held ones.
 func (s *Store) OpenLowJobs(ctx context.Context) (int, error) {
 	var open int
 	if err := s.readRow(ctx, []any{&open}, openLowJobs); err != nil {
@@ -19,6 +19,7 @@ func (s *Store) OpenLowJobs(ctx context.Context) (int, error) {
 	return open, nil
 }
 
+// Held ones are not among them: they are no load, and may stay for years.
 const openLowJobs = `SELECT count(*) FROM lethe.jobs WHERE queue = 'low' AND state IN ('queued', 'running')`
 
 // SweptJobs is what became of the jobs that a sweep made.

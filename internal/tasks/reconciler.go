@@ -32,8 +32,8 @@ const (
 	reconcileMost = 500
 )
 
-// A Reconciler finds the jobs that a worker or asynq has lost, and enqueues them
-// again. Any number of replicas may look at once: each step is decided by one
+// A Reconciler finds the jobs that a worker or asynq has lost, and those whose
+// rooms are not held any more, and enqueues them again. Any number of replicas may look at once: each step is decided by one
 // statement on the job's row.
 type Reconciler struct {
 	store    *store.Store
@@ -95,10 +95,18 @@ func (r *Reconciler) Look(ctx context.Context) error {
 			r.metrics.JobsEnded.WithLabelValues(job.Kind, job.State).Inc()
 		}
 	}
+	resumed, err := r.store.ResumeHeld(ctx, reconcileMost)
+	if err != nil {
+		return err
+	}
+	for _, job := range resumed {
+		r.count(ctx, job, "resumed")
+		r.board.Post(ctx, jobs.StatusOf(job))
+	}
 	if err := r.findMissing(ctx); err != nil {
 		return err
 	}
-	// Those released just now are among these.
+	// Those released or resumed just now are among these.
 	missing, err := r.store.RequeueMissing(ctx, taskMissing, reconcileMost)
 	if err != nil {
 		return err

@@ -73,6 +73,9 @@ type sweepResult struct {
 		Deleting int64 `json:"deleting"`
 		Purging  int64 `json:"purging"`
 
+		// Held are those of which nothing may be deleted.
+		Held int64 `json:"held"`
+
 		// NothingExpired have nothing to purge, NoLimit keep everything, and
 		// OtherJob are left to another retention job, if one covers them.
 		NothingExpired int64 `json:"nothing_expired"`
@@ -116,7 +119,7 @@ func (r *sweepResult) fail(room string, err error) {
 // outcomes are the counts by name.
 func (r *sweepResult) outcomes() map[string]int64 {
 	return map[string]int64{
-		"enqueued": r.Enqueued, "deleting": r.Skipped.Deleting, "purging": r.Skipped.Purging,
+		"enqueued": r.Enqueued, "deleting": r.Skipped.Deleting, "purging": r.Skipped.Purging, "held": r.Skipped.Held,
 		"nothing_expired": r.Skipped.NothingExpired, "no_limit": r.Skipped.NoLimit, "other_job": r.Skipped.OtherJob,
 		"failed": r.Skipped.Failed,
 	}
@@ -268,6 +271,8 @@ func (s *retentionSweep) decide(ctx context.Context, rooms []store.RoomRetention
 			page[i].skip = func(r *sweepResult) { r.Skipped.NoLimit++ }
 		case !s.job.Covers(policy, s.config.DefaultPolicy):
 			page[i].skip = func(r *sweepResult) { r.Skipped.OtherJob++ }
+		case room.Held:
+			page[i].skip = func(r *sweepResult) { r.Skipped.Held++ }
 		case room.Deleting:
 			page[i].skip = func(r *sweepResult) { r.Skipped.Deleting++ }
 		case room.Purging:

@@ -294,7 +294,7 @@ func (w *Worker) newWork(ctx context.Context, run store.Run) (work, error) {
 // runSlice does batch after batch until the work is done, the slice is over or
 // the job has failed. It returns nil when the work is done, an errYield when
 // there is more, [store.ErrSuperseded] when the job is another's, and otherwise
-// why the job failed.
+// why the job failed. [store.ErrHeld] says that it has to wait for a hold's end.
 func (w *Worker) runSlice(ctx context.Context, job store.Job, run store.Run, log *slog.Logger) error {
 	log.InfoContext(ctx, "job runs", "generation", run.Generation, "attempt", run.Attempt)
 	var mu sync.Mutex
@@ -371,7 +371,7 @@ func (w *Worker) judge(ctx context.Context, run store.Run, err error, log *slog.
 	switch {
 	case errors.Is(err, store.ErrSuperseded), errors.Is(context.Cause(ctx), store.ErrSuperseded):
 		return store.ErrSuperseded
-	case errors.As(err, &yield):
+	case errors.As(err, &yield), errors.Is(err, store.ErrHeld):
 		return err
 	case errors.Is(err, errDraining):
 		return nil // the loop sees it
@@ -424,6 +424,16 @@ func (w *Worker) settle(ctx context.Context, job store.Job, run store.Run, err e
 		log.InfoContext(ctx, "job yields", "reason", yield.reason)
 		w.post(ctx, job.ID) // what the slice has done, which no heartbeat may have told
 		return w.yield(job.Kind, yield)
+	case errors.Is(err, store.ErrHeld):
+		if err := w.insist(ctx, func() error { return w.store.HoldJob(ctx, run) }); err != nil {
+			log.WarnContext(ctx, "job not held: left to the reconciler", "error", err)
+			return nil
+		}
+		// Its task is done: when the hold ends, the reconciler makes another.
+		w.metrics.JobYields.WithLabelValues(job.Kind, "held").Inc()
+		log.InfoContext(ctx, "job waits for the end of a hold", "error", err)
+		w.post(ctx, job.ID)
+		return nil
 	}
 
 	state, reason := jobs.Complete, ""

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"lethe/internal/config"
+	"lethe/internal/matrix"
+	"lethe/internal/store"
+)
+
+// hold places, releases or lists holds.
+func hold(ctx context.Context, args []string) error {
+	verb := ""
+	if len(args) > 0 {
+		verb, args = args[0], args[1:]
+	}
+	flags := flag.NewFlagSet("hold "+verb, flag.ContinueOnError)
+	room := flags.String("room", "", "the room's id")
+	reason := flags.String("reason", "", "why nothing of the room may be deleted")
+	by := flags.String("by", userName(), "who does this, for the journal")
+	all := flags.Bool("all", false, "list those that were released too")
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	switch {
+	case verb != "place" && verb != "release" && verb != "list":
+		return errors.New("hold must be followed by place, release or list")
+	case verb != "list" && !matrix.ValidRoomID(*room):
+		return errors.New("-room must be the id of a room, such as !abc:example.org")
+	case verb != "list" && *by == "":
+		return errors.New("-by must say who does this")
+	case verb == "place" && *reason == "":
+		return errors.New("-reason must say why")
+	}
+	settings, err := config.Load(os.Environ(), config.ForDatabase)
+	if err != nil {
+		return err
+	}
+	db, err := store.Open(ctx, string(settings.Database.URL), store.Options{ApplicationName: "lethe hold", MaxConnections: 2})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if err := db.CheckSchema(ctx); err != nil {
+		return err
+	}
+	holds := make([]store.Hold, 1)
+	switch verb {
+	case "list":
+		holds, err = db.Holds(ctx, *all, 10_000)
+	case "place":
+		if holds[0], err = db.PlaceHold(ctx, *room, *reason, *by); errors.Is(err, store.ErrExists) {
+			err = fmt.Errorf("the room is held for another reason: %s", shown(holds[0].Reason))
+		}
+	case "release":
+		holds[0], err = db.ReleaseHold(ctx, *room, *by)
+	}
+	if err != nil {
+		return err
+	}
+	return printHolds(holds)
+}
+
+// printHolds prints holds as a table, with times in UTC.
+func printHolds(holds []store.Hold) error {
+	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "ROOM\tPLACED\tBY\tRELEASED\tBY\tREASON") // an error is Flush's too
+	at := func(t time.Time) string { return t.UTC().Format(time.DateTime) }
+	for _, h := range holds {
+		released, by := "-", "-"
+		if !h.ReleasedAt.IsZero() {
+			released, by = at(h.ReleasedAt), h.ReleasedBy
+		}
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n",
+			shown(h.Room), at(h.PlacedAt), shown(h.PlacedBy), released, shown(by), shown(h.Reason))
+	}
+	return table.Flush()
+}
+
+// shown is a text, which may be whatever somebody sent, fit for a terminal.
+func shown(text string) string { return strings.Trim(strconv.QuoteToGraphic(text), `"`) }
+
+// userName is who runs the command, "" if nobody can say.
+func userName() string {
+	if who, err := user.Current(); err == nil {
+		return who.Username
+	}
+	return ""
+}

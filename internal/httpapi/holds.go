@@ -1,0 +1,159 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"unicode/utf8"
+
+	"github.com/labstack/echo/v4"
+
+	"lethe/internal/jobs"
+	"lethe/internal/store"
+)
+
+const (
+	// maxReason is how many characters the reason of a hold may have.
+	maxReason = 1000
+
+	// maxHolds bounds a list: those placed last.
+	maxHolds = 10_000
+)
+
+// errBatchRuns is the refusal of a change of a hold that would have had to wait for
+// too long.
+var errBatchRuns = &apiError{
+	Status: http.StatusServiceUnavailable, Code: "M_LIMIT_EXCEEDED",
+	Text: "A batch of the room is at work, and nothing was changed", RetryAfter: 2000,
+}
+
+// A holdBody is a hold as it is served. Times are in Unix milliseconds.
+type holdBody struct {
+	Room       string `json:"room_id"`
+	Reason     string `json:"reason"`
+	PlacedBy   string `json:"placed_by"`
+	PlacedAt   int64  `json:"placed_at"`
+	ReleasedBy string `json:"released_by,omitempty"`
+	ReleasedAt int64  `json:"released_at,omitempty"`
+}
+
+func newHoldBody(hold store.Hold) holdBody {
+	body := holdBody{
+		Room: hold.Room, Reason: hold.Reason, PlacedBy: hold.PlacedBy, PlacedAt: hold.PlacedAt.UnixMilli(),
+		ReleasedBy: hold.ReleasedBy,
+	}
+	if !hold.ReleasedAt.IsZero() {
+		body.ReleasedAt = hold.ReleasedAt.UnixMilli()
+	}
+	return body
+}
+
+// holdList is GET /_lethe/v1/holds, with released=true also of those that were
+// released.
+func (s *server) holdList(c echo.Context, _ string) error {
+	released, err := queryOf(c).boolean("released")
+	if err != nil {
+		return err
+	}
+	holds, err := s.store.Holds(c.Request().Context(), released != nil && *released, maxHolds)
+	if err != nil {
+		return err
+	}
+	bodies := make([]holdBody, 0, len(holds))
+	for _, hold := range holds {
+		bodies = append(bodies, newHoldBody(hold))
+	}
+	return answer(c, http.StatusOK, struct {
+		Holds []holdBody `json:"holds"`
+	}{bodies})
+}
+
+// roomHold is GET /_lethe/v1/holds/{room_id}.
+func (s *server) roomHold(c echo.Context, _ string) error {
+	room, err := legalRoom(c)
+	if err != nil {
+		return err
+	}
+	hold, err := s.store.Hold(c.Request().Context(), room)
+	return answerHold(c, room, hold, err)
+}
+
+// placeHold is PUT /_lethe/v1/holds/{room_id}: the body says why. Once it is
+// answered nothing more of the room is deleted.
+func (s *server) placeHold(c echo.Context, requester string) error {
+	body, err := readSomeObject(c)
+	if err != nil {
+		return err
+	}
+	room, err := legalRoom(c)
+	if err != nil {
+		return err
+	}
+	var reason *string
+	if value, ok := body["reason"]; !ok {
+		return &apiError{Status: http.StatusBadRequest, Code: "M_MISSING_PARAM", Text: "Missing params: ['reason']"}
+	} else if json.Unmarshal(value, &reason) != nil || reason == nil || *reason == "" || utf8.RuneCountInString(*reason) > maxReason {
+		return badJSON(fmt.Sprintf("Param 'reason' must be a string of 1 to %d characters", maxReason))
+	}
+	hold, err := s.store.PlaceHold(c.Request().Context(), room, *reason, requester)
+	if errors.Is(err, store.ErrExists) {
+		return &apiError{Status: http.StatusConflict, Code: "M_UNKNOWN", Text: "The room is held for another reason: " + hold.Reason}
+	}
+	return answerHold(c, room, hold, err)
+}
+
+// releaseHold is DELETE /_lethe/v1/holds/{room_id}.
+func (s *server) releaseHold(c echo.Context, requester string) error {
+	room, err := legalRoom(c)
+	if err != nil {
+		return err
+	}
+	hold, err := s.store.ReleaseHold(c.Request().Context(), room, requester)
+	return answerHold(c, room, hold, err)
+}
+
+func answerHold(c echo.Context, room string, hold store.Hold, err error) error {
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return notFound("The room " + room + " is not held")
+	case errors.Is(err, store.ErrBatchRuns):
+		return errBatchRuns
+	case err != nil:
+		return err
+	}
+	return answer(c, http.StatusOK, newHoldBody(hold))
+}
+
+// refuseHeld refuses what would delete something of a room that is held. What was
+// accepted before the hold is not refused, but waits.
+func (s *server) refuseHeld(ctx context.Context, room string) error {
+	hold, err := s.store.Hold(ctx, room)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return heldRoom(hold)
+}
+
+func heldRoom(hold store.Hold) *apiError {
+	return &apiError{
+		Status: http.StatusForbidden, Code: "M_FORBIDDEN",
+		Text: "The room " + hold.Room + " is held, and nothing of it may be deleted: " + hold.Reason,
+	}
+}
+
+// whyHeld is why a job of that state waits, "" unless it is held.
+func (s *server) whyHeld(ctx context.Context, room string, state jobs.State) (string, error) {
+	if state != jobs.Held {
+		return "", nil
+	}
+	hold, err := s.store.Hold(ctx, room)
+	if errors.Is(err, store.ErrNotFound) { // it was released a moment ago
+		return "", nil
+	}
+	return hold.Reason, err
+}
