@@ -15,7 +15,9 @@ import (
 
 	"lethe/internal/config"
 	"lethe/internal/devstack"
+	"lethe/internal/httpapi"
 	"lethe/internal/matrix"
+	"lethe/internal/monitor"
 	"lethe/internal/observe"
 	"lethe/internal/process"
 	"lethe/internal/roomgen"
@@ -103,7 +105,7 @@ func runDev(ctx context.Context, listen string) (err error) {
 		}
 	}()
 	defer func() { cancel(); <-greeted }()
-	return process.Run(ctx, settings, log, config.ForAPI, config.ForWorker, config.ForScheduler)
+	return process.RunWithMonitor(ctx, settings, log, monitor.New, config.ForAPI, config.ForWorker, config.ForScheduler)
 }
 
 // populate makes the schema, an admin with the access token, and demo rooms.
@@ -165,6 +167,7 @@ func greeting(address, token, database string, rooms []roomgen.Summary) string {
 	url := "http://" + address
 	text := "\nLethe is ready.\n\n  URL          " + url +
 		"\n  admin token  " + token +
+		"\n  asynqmon     " + url + httpapi.MonitorRoot + "   (any user; the token is the password)" +
 		"\n  PostgreSQL   " + database + "\n\nRooms:\n"
 	for _, room := range rooms {
 		text += fmt.Sprintf("  %-40s %6d events, made by %s\n", room.Room, room.Events, room.Creator)

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"time"
 
 	"lethe/internal/retention"
@@ -28,7 +29,9 @@ const (
 //
 // Each field tells its YAML key; its variable is the key in capitals with
 // underscores for dots, after LETHE_: worker.time_slice is
-// LETHE_WORKER_TIME_SLICE. A variable that is set but empty counts as set.
+// LETHE_WORKER_TIME_SLICE. A variable that is set but empty counts as set. A
+// [Secret] may be in a file of its own, which the variable with _FILE behind it
+// names.
 type Config struct {
 	// AccountValidity (account_validity) says that accounts expire, so that
 	// Synapse's account_validity table is asked before an access token is
@@ -37,6 +40,9 @@ type Config struct {
 
 	// API is the HTTP service.
 	API API
+
+	// Asynqmon shows the queues to admins.
+	Asynqmon Asynqmon
 
 	// Auth (auth) chooses who is asked about a caller's access token,
 	// [AuthDatabase] or [AuthHomeserver]. Only the homeserver knows tokens that
@@ -98,6 +104,13 @@ type Config struct {
 	// Defaults to nil, unset.
 	SynapseBeside *bool
 
+	// TrustedProxies (trusted_proxies) are the addresses or networks, such as
+	// 10.0.0.0/8, of the reverse proxies whose X-Forwarded-For is believed: a
+	// caller's address, by which wrong access tokens are counted, is then the last
+	// in it that is none of theirs. A list, or a text with commas. Defaults to none:
+	// a caller's address is that of its connection.
+	TrustedProxies []netip.Prefix
+
 	// Worker runs the jobs.
 	Worker Worker
 }
@@ -105,9 +118,39 @@ type Config struct {
 // API is the settings of the API process.
 type API struct {
 	// Listen (api.listen) is the host:port that is served; port 0 takes a free
-	// one. Without TLS or limits of its own, it belongs behind a reverse proxy.
-	// Defaults to "127.0.0.1:8470".
+	// one. Defaults to "127.0.0.1:8470".
 	Listen string
+
+	// TLS is api.tls_cert_file and api.tls_key_file.
+	TLS TLS
+}
+
+// Asynqmon is the settings of the asynqmon process.
+type Asynqmon struct {
+	// Listen (asynqmon.listen) is the host:port of the pages, and of health and
+	// metrics; port 0 takes a free one. Defaults to "127.0.0.1:8473".
+	Listen string
+
+	// ReadOnly (asynqmon.read_only) refuses every request that would change
+	// something: pausing a queue, or deleting, archiving or running a task. That
+	// is done behind Lethe's back, which gives a job whose task is gone another
+	// one. Defaults to true.
+	ReadOnly bool
+
+	// TLS is asynqmon.tls_cert_file and asynqmon.tls_key_file.
+	TLS TLS
+}
+
+// TLS is the certificate that a server shows. Both files are set, or neither,
+// which serves plain HTTP.
+type TLS struct {
+	// CertFile (….tls_cert_file) holds the certificate in PEM, and those between
+	// it and its authority. It is read again when it changes. Defaults to "", unset.
+	CertFile string
+
+	// KeyFile (….tls_key_file) holds the certificate's private key in PEM, and is
+	// read again with it. Defaults to "", unset.
+	KeyFile string
 }
 
 // Database is how a process reaches PostgreSQL.
@@ -118,8 +161,9 @@ type Database struct {
 	MaxConnections int
 
 	// URL (database.url) is postgres://user:password@host:port/database, or
-	// PostgreSQL's keyword=value form. Every process needs it. Defaults to "",
-	// unset.
+	// PostgreSQL's keyword=value form. With ?sslmode=verify-full&sslrootcert=file
+	// the server has to prove by TLS who it is. Every process needs it. Defaults
+	// to "", unset.
 	URL Secret
 }
 
@@ -256,6 +300,7 @@ type Worker struct {
 func Default() Config {
 	return Config{
 		API:      API{Listen: "127.0.0.1:8470"},
+		Asynqmon: Asynqmon{Listen: "127.0.0.1:8473", ReadOnly: true},
 		Auth:     AuthDatabase,
 		Database: Database{MaxConnections: 16},
 		Dialect:  DialectNow,

@@ -16,6 +16,8 @@ type Purpose int
 const (
 	// ForAPI needs database.url, redis.url and server_name.
 	ForAPI Purpose = iota
+	// ForAsynqmon needs database.url and redis.url.
+	ForAsynqmon
 	// ForDatabase needs database.url: migrations and the operator's tool.
 	ForDatabase
 	// ForScheduler needs database.url and redis.url.
@@ -32,7 +34,8 @@ const (
 // Load returns the settings for a process that serves all the purposes: the
 // defaults, overridden by what Synapse's own configuration says of them, if
 // homeserver.config_file names it, overridden by the YAML file that LETHE_CONFIG
-// names, if it is set, overridden by LETHE_* variables. The environment is a list of NAME=value, as
+// names, if it is set, overridden by LETHE_* variables, of which those of secrets
+// may name a file instead. The environment is a list of NAME=value, as
 // [os.Environ] returns. What is set is checked whether a purpose needs it or
 // not, also where it is overridden.
 //
@@ -69,6 +72,8 @@ func Load(environ []string, purposes ...Purpose) (Config, error) {
 		l.refuse("homeserver.url", fmt.Errorf("must be set, here or as %s, since auth is %s",
 			variable("homeserver.url"), AuthHomeserver))
 	}
+	l.pair("api.tls_cert_file", config.API.TLS.CertFile, "api.tls_key_file", config.API.TLS.KeyFile)
+	l.pair("asynqmon.tls_cert_file", config.Asynqmon.TLS.CertFile, "asynqmon.tls_key_file", config.Asynqmon.TLS.KeyFile)
 	for _, err := range config.Retention.Rules.Check() {
 		l.refuse("retention", err)
 	}
@@ -99,6 +104,16 @@ func (l *loader) set(path, origin, text string) {
 	}
 }
 
+// pair refuses one of two settings without the other.
+func (l *loader) pair(path, text, other, otherText string) {
+	if text == "" && otherText != "" {
+		path, other = other, path
+	} else if text == "" || otherText != "" {
+		return
+	}
+	l.refuse(other, fmt.Errorf("must be set, here or as %s, since %s is", variable(other), path))
+}
+
 // setMappings applies a setting that is a list of mappings, from a text.
 func (l *loader) setMappings(s setting, origin, text string) {
 	list, err := parseMappings(text)
@@ -117,9 +132,12 @@ func (l *loader) refuse(origin string, err error) {
 // loadVariables applies the variables, in the order of their names so that the
 // error is the same each time.
 func (l *loader) loadVariables(variables map[string]string) {
-	paths := map[string]string{}
-	for path := range l.settings {
+	paths, files := map[string]string{}, map[string]string{}
+	for path, s := range l.settings {
 		paths[variable(path)] = path
+		if s.secret {
+			files[variable(path)+secretSuffix] = path
+		}
 	}
 	names := make([]string, 0, len(variables))
 	for name := range variables {
@@ -129,6 +147,8 @@ func (l *loader) loadVariables(variables map[string]string) {
 	for _, name := range names {
 		if path, ok := paths[name]; ok {
 			l.set(path, name, variables[name])
+		} else if path, ok := files[name]; ok {
+			l.loadSecretFile(path, name, variables)
 		} else if name != fileVariable && !foreign(name, variables[name]) {
 			l.refuse(name, errors.New("no such setting"))
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/retention"
@@ -63,6 +65,7 @@ func TestDefaultsAreValid(t *testing.T) {
 
 	for path, text := range map[string]string{
 		"api.listen":       config.API.Listen,
+		"asynqmon.listen":  config.Asynqmon.Listen,
 		"auth":             config.Auth,
 		"dialect":          config.Dialect,
 		"log.format":       config.Log.Format,
@@ -82,6 +85,7 @@ func TestDefaultsAreValid(t *testing.T) {
 
 		"signing_key_file": config.SigningKeyFile,
 		"status_ttl":       config.StatusTTL.String(),
+		"trusted_proxies":  "",
 		"worker.listen":    config.Worker.Listen,
 
 		"database.max_connections": fmt.Sprint(config.Database.MaxConnections),
@@ -135,7 +139,8 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 	require.NoError(t, err)
 	want := Config{
 		AccountValidity: true,
-		API:             API{Listen: "[::1]:0"},
+		API:             API{Listen: "[::1]:0", TLS: TLS{CertFile: "/a.crt", KeyFile: "/a.key"}},
+		Asynqmon:        Asynqmon{Listen: ":8", TLS: TLS{CertFile: "/m.crt", KeyFile: "/m.key"}},
 		Auth:            AuthHomeserver,
 		Database:        Database{MaxConnections: 7, URL: databaseURL},
 		Dialect:         DialectSeed,
@@ -164,6 +169,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		SigningKeyFile: "/signing.key",
 		StatusTTL:      time.Hour,
 		SynapseBeside:  &no,
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		Worker: Worker{
 			BatchEvents: 1, BatchTime: time.Second, Concurrency: 9, DrainTimeout: time.Minute,
 			Listen: "", TimeSlice: time.Hour,
@@ -172,7 +178,8 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 
 	yaml := `
 account_validity: true
-api: {listen: "[::1]:0"}
+api: {listen: "[::1]:0", tls_cert_file: /a.crt, tls_key_file: /a.key}
+asynqmon: {listen: ":8", read_only: false, tls_cert_file: /m.crt, tls_key_file: /m.key}
 auth: homeserver
 database:
   max_connections: "7"
@@ -202,16 +209,19 @@ server_name: example.org
 signing_key_file: /signing.key
 status_ttl: 1h
 synapse_beside: false
+trusted_proxies: [10.1.2.3/8, "::1"]
 worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, listen: "", time_slice: 1h}
 `
 	synapse := homeserverYAML(t, "server_name: other.example.org\nretention: {enabled: false, allowed_lifetime_max: 9s, purge_jobs: [{interval: 9d}]}\n")
 	want.Homeserver.ConfigFile = synapse
 	config, err := Load([]string{write(t, strings.Replace(yaml, "homeserver: {", "homeserver: {config_file: "+synapse+", ", 1))}, ForAPI, ForWorker)
 	require.NoError(t, err)
-	require.Empty(t, cmp.Diff(want, config))
+	require.Empty(t, cmp.Diff(want, config, cmpopts.EquateComparable(netip.Prefix{})))
 
 	environ := []string{
-		"LETHE_ACCOUNT_VALIDITY=true", "LETHE_API_LISTEN=[::1]:0", "LETHE_AUTH=homeserver", "LETHE_HOMESERVER_AS_TOKEN=hunter2",
+		"LETHE_ACCOUNT_VALIDITY=true", "LETHE_API_LISTEN=[::1]:0",
+		"LETHE_API_TLS_CERT_FILE=/a.crt", "LETHE_API_TLS_KEY_FILE=/a.key", "LETHE_ASYNQMON_LISTEN=:8", "LETHE_ASYNQMON_READ_ONLY=false",
+		"LETHE_ASYNQMON_TLS_CERT_FILE=/m.crt", "LETHE_ASYNQMON_TLS_KEY_FILE=/m.key", "LETHE_TRUSTED_PROXIES=10.0.0.0/8, ::1", "LETHE_AUTH=homeserver", "LETHE_HOMESERVER_AS_TOKEN=hunter2",
 		"LETHE_HOMESERVER_CONFIG_FILE=" + synapse,
 		"LETHE_HOMESERVER_URL=https://matrix.example.org", "LETHE_DATABASE_MAX_CONNECTIONS=7",
 		"LETHE_DATABASE_URL=" + databaseURL, "LETHE_DIALECT=seed", "LETHE_LOCK_REDIS_URLS=redis://a, rediss://:hunter2@b:1,redis://c/2,", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=debug",
@@ -229,11 +239,11 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 	require.Len(t, environ, len(settings(&config)))
 	config, err = Load(environ, ForAPI, ForWorker)
 	require.NoError(t, err)
-	require.Empty(t, cmp.Diff(want, config))
+	require.Empty(t, cmp.Diff(want, config, cmpopts.EquateComparable(netip.Prefix{})))
 
 	config, err = Load(append(environ, write(t, "dialect: now\nworker: {listen: ':1', time_slice: 2s}\nlog: {level: error}\nhomeserver: {config_file: /nowhere}\nretention: {purge_jobs: [{interval: 5d}]}")))
 	require.NoError(t, err)
-	require.Empty(t, cmp.Diff(want, config))
+	require.Empty(t, cmp.Diff(want, config, cmpopts.EquateComparable(netip.Prefix{})))
 }
 
 func TestEachPurposeNeedsOnlyWhatItUses(t *testing.T) {
@@ -247,6 +257,7 @@ func TestEachPurposeNeedsOnlyWhatItUses(t *testing.T) {
 		purposes []Purpose
 		want     []string
 	}{
+		"asynqmon":       {[]Purpose{ForAsynqmon}, []string{noDatabase, noRedis}},
 		"api":            {[]Purpose{ForAPI}, []string{noDatabase, noRedis, noServerName}},
 		"database":       {[]Purpose{ForDatabase}, []string{noDatabase}},
 		"scheduler":      {[]Purpose{ForScheduler}, []string{noDatabase, noRedis}},
@@ -367,6 +378,10 @@ func TestValues(t *testing.T) {
 		{"status_ttl", "", term},
 		{"synapse_beside", "true", "true is not built yet: stop Synapse while Lethe purges, and say false"},
 		{"synapse_beside", "maybe", boolean},
+		{"trusted_proxies", "10.0.0.0/8,::1,", ""},
+		{"trusted_proxies", "10.0.0.0/33", "number 1: must be an address or a network"},
+		{"trusted_proxies", "::1,proxy.example.org", "number 2: must be an address or a network"},
+		{"trusted_proxies", "::ffff:10.0.0.1", "number 1: must be"},
 		{"worker.batch_events", "0", count + "1 to 1000000"},
 		{"worker.batch_events", "1000000", ""},
 		{"worker.batch_events", "1000001", count},

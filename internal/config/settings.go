@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -31,6 +32,7 @@ type setting struct {
 	path     string // in the YAML file, such as "worker.time_slice"
 	set      func(text string) error
 	list     bool // may be a YAML list too, whose texts set gets with commas between them
+	secret   bool // may be in a file that a variable names, see secretFile
 	neededBy []Purpose
 
 	// mappings is there in the place of set for one that is a list of mappings,
@@ -47,28 +49,34 @@ func variable(path string) string {
 // field and to what it may be: the file and the environment both go by it.
 func settings(c *Config) []setting {
 	var (
-		everyone = []Purpose{ForAPI, ForDatabase, ForScheduler, ForWorker}
-		services = []Purpose{ForAPI, ForScheduler, ForWorker}
+		everyone = []Purpose{ForAPI, ForAsynqmon, ForDatabase, ForScheduler, ForWorker}
+		services = []Purpose{ForAPI, ForAsynqmon, ForScheduler, ForWorker}
 		knowing  = []Purpose{ForAPI, ForWorker} // whose users are ours
 	)
 	return append(retentionLimits(&c.Retention.Limits), []setting{
 		{path: "account_validity", set: boolean(&c.AccountValidity)},
 		{path: "api.listen", set: text(&c.API.Listen, validAddress)},
+		{path: "api.tls_cert_file", set: optional(&c.API.TLS.CertFile, anyText)},
+		{path: "api.tls_key_file", set: optional(&c.API.TLS.KeyFile, anyText)},
+		{path: "asynqmon.listen", set: text(&c.Asynqmon.Listen, validAddress)},
+		{path: "asynqmon.read_only", set: boolean(&c.Asynqmon.ReadOnly)},
+		{path: "asynqmon.tls_cert_file", set: optional(&c.Asynqmon.TLS.CertFile, anyText)},
+		{path: "asynqmon.tls_key_file", set: optional(&c.Asynqmon.TLS.KeyFile, anyText)},
 		{path: "auth", set: oneOf(&c.Auth, AuthDatabase, AuthHomeserver)},
 		{path: "database.max_connections", set: number(&c.Database.MaxConnections, 2, 10_000)},
-		{path: "database.url", set: optional(&c.Database.URL, validDatabaseURL), neededBy: everyone},
+		{path: "database.url", set: optional(&c.Database.URL, validDatabaseURL), secret: true, neededBy: everyone},
 		{path: "dialect", set: oneOf(&c.Dialect, DialectNow, DialectSeed)},
-		{path: "homeserver.as_token", set: optional(&c.Homeserver.ASToken, validToken)},
-		{path: "homeserver.config_file", set: optional(&c.Homeserver.ConfigFile, func(string) error { return nil })},
+		{path: "homeserver.as_token", set: optional(&c.Homeserver.ASToken, validToken), secret: true},
+		{path: "homeserver.config_file", set: optional(&c.Homeserver.ConfigFile, anyText)},
 		{path: "homeserver.url", set: optional(&c.Homeserver.URL, homeserver.ValidURL)},
-		{path: "lock.redis_urls", set: redisURLs(&c.Lock.RedisURLs), list: true},
+		{path: "lock.redis_urls", set: redisURLs(&c.Lock.RedisURLs), list: true, secret: true},
 		{path: "log.format", set: oneOf(&c.Log.Format, "text", "json")},
 		{path: "log.level", set: oneOf(&c.Log.Level, "debug", "info", "warn", "error")},
 		{path: "messages.backfill", set: boolean(&c.Messages.Backfill)},
 		{path: "messages.departed_see_later", set: boolean(&c.Messages.DepartedSeeLater)},
 		{path: "messages.wait", set: duration(&c.Messages.Wait, 100*time.Millisecond, 20*time.Second)},
 		{path: "purge_delay", set: duration(&c.PurgeDelay, 0, 30*24*time.Hour)},
-		{path: "redis.url", set: optional(&c.Redis.URL, redisdb.ValidURL), neededBy: services},
+		{path: "redis.url", set: optional(&c.Redis.URL, redisdb.ValidURL), secret: true, neededBy: services},
 		{path: "retention.allowed_lifetime_max", set: lifetime(&c.Retention.Rules.AllowedLifetimeMax)},
 		{path: "retention.allowed_lifetime_min", set: lifetime(&c.Retention.Rules.AllowedLifetimeMin)},
 		{path: "retention.clamp_reads", set: boolean(&c.Retention.Rules.ClampReads)},
@@ -79,9 +87,10 @@ func settings(c *Config) []setting {
 		{path: "retention.serve_configuration", set: boolean(&c.Retention.ServeConfiguration)},
 		{path: "scheduler.listen", set: optional(&c.Scheduler.Listen, validAddress)},
 		{path: "server_name", set: optional(&c.ServerName, validServerName), neededBy: knowing},
-		{path: "signing_key_file", set: optional(&c.SigningKeyFile, func(string) error { return nil })},
+		{path: "signing_key_file", set: optional(&c.SigningKeyFile, anyText)},
 		{path: "status_ttl", set: duration(&c.StatusTTL, time.Minute, 365*24*time.Hour)},
 		{path: "synapse_beside", set: synapseBeside(&c.SynapseBeside)},
+		{path: "trusted_proxies", set: networks(&c.TrustedProxies), list: true},
 		{path: "worker.batch_events", set: number(&c.Worker.BatchEvents, 1, 1_000_000)},
 		{path: "worker.batch_time", set: duration(&c.Worker.BatchTime, 10*time.Millisecond, 5*time.Second)},
 		{path: "worker.concurrency", set: number(&c.Worker.Concurrency, 1, 1000)},
@@ -111,6 +120,9 @@ func optional[S ~string](field *S, check func(string) error) func(string) error 
 		return check(text)
 	})
 }
+
+// anyText accepts what can only be found wrong when it is used, such as a path.
+func anyText(string) error { return nil }
 
 func oneOf(field *string, words ...string) func(string) error {
 	return text(field, func(text string) error {
@@ -219,6 +231,29 @@ func validAddress(text string) error {
 		return errors.New("must be host:port, such as 127.0.0.1:8470, with a port from 0 to 65535 or its name")
 	}
 	return nil
+}
+
+// networks sets a list of networks; an address is one of its own.
+func networks(field *[]netip.Prefix) func(string) error {
+	return func(text string) error {
+		var found []netip.Prefix
+		for text := range strings.SplitSeq(text, ",") {
+			raw := strings.TrimSpace(text)
+			if raw == "" {
+				continue
+			}
+			network, err := netip.ParsePrefix(raw)
+			if address, notOne := netip.ParseAddr(raw); notOne == nil {
+				network, err = netip.PrefixFrom(address, address.BitLen()), nil
+			}
+			if err != nil || network.Addr().Zone() != "" || network.Addr().Is4In6() {
+				return fmt.Errorf("number %d: must be an address or a network, such as 127.0.0.1 or 10.0.0.0/8", len(found)+1)
+			}
+			found = append(found, network.Masked())
+		}
+		*field = found
+		return nil
+	}
 }
 
 // redisURLs sets the masters that locks are kept on, or none.

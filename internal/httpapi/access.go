@@ -85,7 +85,7 @@ func (s *server) admin(handler func(c echo.Context, requester string) error) ech
 // adminReader is admin for a handler that reads rooms.
 func (s *server) adminReader(handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		reader, err := s.caller(c.Request())
+		reader, err := s.caller(c.Request(), s.judge)
 		switch {
 		case err != nil:
 			return err
@@ -100,12 +100,17 @@ func (s *server) adminReader(handler func(c echo.Context, reader messages.Reader
 
 // user lets everybody through who has an account, guests too.
 func (s *server) user(handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
+	// Guests' access tokens and those of application services are not in the
+	// database, and a client whose token is refused logs out. So the homeserver
+	// answers, and it is what counts the wrong ones.
+	passes := s.options.Homeserver != nil && !s.options.HomeserverAuth
+	judge := s.judge
+	if passes {
+		judge = s.accounts.caller
+	}
 	return func(c echo.Context) error {
-		reader, err := s.caller(c.Request())
-		if errors.Is(err, errUnknownToken) && s.options.Homeserver != nil && !s.options.HomeserverAuth {
-			// Guests' access tokens and those of application services are not in the
-			// database, and a client whose token is refused logs out. So the
-			// homeserver answers.
+		reader, err := s.caller(c.Request(), judge)
+		if errors.Is(err, errUnknownToken) && passes {
 			return echo.ErrNotFound
 		}
 		if err != nil {
@@ -115,13 +120,13 @@ func (s *server) user(handler func(c echo.Context, reader messages.Reader) error
 	}
 }
 
-// caller finds out who sends the request.
-func (s *server) caller(r *http.Request) (messages.Reader, error) {
+// caller finds out who sends the request; judge says whose the access token is.
+func (s *server) caller(r *http.Request, judge func(r *http.Request, token string) (messages.Reader, error)) (messages.Reader, error) {
 	token, err := accessToken(r)
 	if err != nil {
 		return messages.Reader{}, err
 	}
-	reader, err := s.accounts.caller(r, token)
+	reader, err := judge(r, token)
 	if err != nil {
 		return messages.Reader{}, err
 	}
@@ -131,6 +136,27 @@ func (s *server) caller(r *http.Request) (messages.Reader, error) {
 	}
 	return reader, nil
 }
+
+// judge finds out for whom the access token that came with the request speaks. It
+// does not look at it while too many wrong ones come from the same address.
+func (s *server) judge(r *http.Request, token string) (messages.Reader, error) {
+	address := clientAddress(r, s.options.TrustedProxies)
+	if wait := s.guesses.wait(address, token); wait > 0 {
+		return messages.Reader{}, tooMany(wait)
+	}
+	reader, err := s.accounts.caller(r, token)
+	var refused *apiError
+	switch {
+	case err == nil:
+		s.guesses.right(token)
+	case errors.As(err, &refused) && refused.Code == errUnknownToken.Code && !isSoft(refused):
+		s.guesses.wrong(address, token)
+	}
+	return reader, err
+}
+
+// isSoft reports whether the access token was good once.
+func isSoft(refused *apiError) bool { return refused.SoftLogout != nil && *refused.SoftLogout }
 
 // accessToken finds the one access token that came with the request.
 func accessToken(r *http.Request) (string, error) {

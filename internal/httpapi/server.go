@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"path"
 	"strings"
 	"time"
@@ -50,6 +51,10 @@ type Options struct {
 	// no leases.
 	Messages *messages.Messages
 
+	// Monitor is shown to server admins at [MonitorRoot] and below, as by
+	// [NewMonitor], read-only. Defaults to nil, which leaves these unknown.
+	Monitor http.Handler
+
 	// Observe is told of each request when it has been answered, with the
 	// pattern that it matched. All that were passed on have the route "passed on",
 	// all other paths that match none "unmatched", and all unusual methods the method "OTHER", so the number of
@@ -89,6 +94,11 @@ type Options struct {
 	// Timeout bounds a request: as long again for reading it and for writing the
 	// answer. Defaults to 25 s, a little less than admin tools wait.
 	Timeout time.Duration
+
+	// TrustedProxies are those whose X-Forwarded-For says where a request comes
+	// from, by which wrong access tokens are counted. Defaults to none: it comes
+	// from the other end of its connection.
+	TrustedProxies []netip.Prefix
 }
 
 // submitter is what the API needs of *tasks.Client.
@@ -107,15 +117,28 @@ type server struct {
 	options  Options
 	store    *store.Store
 	accounts authenticator
+	guesses  *guesses
 	tasks    submitter
 	jobs     statuses
 	echo     *echo.Echo
+	monitor  http.Handler // nil unless it is shown
 }
 
 // New returns a handler that reads from db, submits to a *tasks.Client and asks
 // a *jobs.Board. It limits each request by itself; the server that it is put
 // into leaves "OPTIONS *" to it.
 func New(db *store.Store, client submitter, board statuses, options Options) http.Handler {
+	s := newServer(db, client, board, options)
+	if page := s.options.Monitor; page != nil {
+		s.monitor = &monitor{server: s, page: page, readOnly: true}
+	}
+	s.echo.Pre(s.serve)
+	s.routes()
+	return s
+}
+
+// newServer returns a server that has no routes yet.
+func newServer(db *store.Store, client submitter, board statuses, options Options) *server {
 	if options.DeletePatience == 0 {
 		options.DeletePatience = 10 * time.Minute
 	}
@@ -134,13 +157,11 @@ func New(db *store.Store, client submitter, board statuses, options Options) htt
 	if options.Timeout == 0 {
 		options.Timeout = 25 * time.Second
 	}
-	s := &server{options: options, store: db, tasks: client, jobs: board, echo: echo.New()}
+	s := &server{options: options, store: db, tasks: client, jobs: board, guesses: newGuesses(), echo: echo.New()}
 	s.accounts = byDatabase{store: db, accountValidity: options.AccountValidity}
 	if options.HomeserverAuth {
 		s.accounts = byHomeserver{homeserver.NewAccounts(options.Homeserver, homeserver.AccountsOptions{})}
 	}
-	s.echo.Pre(s.serve)
-	s.routes()
 	return s
 }
 
@@ -203,12 +224,21 @@ func (s *server) handle(method, pattern string, handler echo.HandlerFunc) {
 
 // ServeHTTP implements [http.Handler].
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if s.options.Health != nil {
-		switch r.URL.Path {
-		case "/healthz", "/readyz", "/metrics":
-			s.options.Health.ServeHTTP(w, r)
-			return
-		}
+	switch {
+	case s.isHealth(r):
+		s.options.Health.ServeHTTP(w, r)
+	case s.monitor != nil && (r.URL.Path == MonitorRoot || strings.HasPrefix(r.URL.Path, MonitorRoot+"/")):
+		s.monitor.ServeHTTP(w, r)
+	default:
+		s.echo.ServeHTTP(w, asSent(r))
 	}
-	s.echo.ServeHTTP(w, asSent(r))
+}
+
+// isHealth reports whether a request is for [Options].Health.
+func (s *server) isHealth(r *http.Request) bool {
+	switch r.URL.Path {
+	case "/healthz", "/readyz", "/metrics":
+		return s.options.Health != nil
+	}
+	return false
 }

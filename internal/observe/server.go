@@ -2,6 +2,7 @@ package observe
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,13 +21,17 @@ type ServerOptions struct {
 	// warnings. Defaults to none of it being written.
 	Log *slog.Logger
 
+	// TLS serves HTTPS, with the certificate of these settings. Defaults to nil,
+	// plain HTTP.
+	TLS *tls.Config
+
 	// WriteTimeout is how long a request may take, from the end of its headers
 	// to the end of its answer; then its connection is cut. Keep it above the
 	// longest that a handler may wait. Defaults to 2m.
 	WriteTimeout time.Duration
 }
 
-// A Server serves one address over HTTP/1.1, with a deadline for every wait on
+// A Server serves one address over HTTP/1.1, or by TLS, with a deadline for every wait on
 // a client. Make one with [Listen].
 type Server struct {
 	drain    time.Duration
@@ -52,6 +57,10 @@ func Listen(ctx context.Context, address string, handler http.Handler, options S
 	if err != nil {
 		return nil, fmt.Errorf("listen for HTTP: %w", err)
 	}
+	// HTTP/2 would come with TLS alone, and lets one connection do what each limit
+	// here means for one request.
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
 	return &Server{
 		drain:    options.DrainTimeout,
 		listener: listener,
@@ -60,8 +69,10 @@ func Listen(ctx context.Context, address string, handler http.Handler, options S
 			Handler:           handler,
 			IdleTimeout:       2 * time.Minute,
 			MaxHeaderBytes:    64 << 10,
+			Protocols:         &protocols,
 			ReadHeaderTimeout: 10 * time.Second,
 			ReadTimeout:       30 * time.Second,
+			TLSConfig:         options.TLS,
 			WriteTimeout:      options.WriteTimeout,
 
 			// The handler answers "OPTIONS *" too.
@@ -98,7 +109,13 @@ func (s *Server) Serve(ctx context.Context) error {
 	s.server.BaseContext = func(net.Listener) context.Context { return requests }
 
 	failed := make(chan error, 1)
-	go func() { failed <- s.server.Serve(s.listener) }()
+	go func() {
+		if s.server.TLSConfig != nil {
+			failed <- s.server.ServeTLS(s.listener, "", "")
+			return
+		}
+		failed <- s.server.Serve(s.listener)
+	}()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve HTTP: %w", err)

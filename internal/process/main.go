@@ -16,13 +16,16 @@ import (
 // Main is the main function of a process that does what the purposes say: it
 // reads the configuration from the environment, runs until SIGTERM or SIGINT,
 // and returns the exit status. A second signal ends the process at once.
-func Main(purposes ...config.Purpose) int {
+func Main(purposes ...config.Purpose) int { return MainWithMonitor(nil, purposes...) }
+
+// MainWithMonitor is [Main] for [RunWithMonitor].
+func MainWithMonitor(makeMonitor MonitorMaker, purposes ...config.Purpose) int {
 	ctx, stop := untilSignal()
 	defer stop()
 	settings, err := config.Load(os.Environ(), purposes...)
 	if err == nil {
 		log := observe.NewLogger(os.Stderr, settings.Log.Level, settings.Log.Format)
-		err = Run(ctx, settings, log, purposes...)
+		err = RunWithMonitor(ctx, settings, log, makeMonitor, purposes...)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lethe:", err)

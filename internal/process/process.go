@@ -22,6 +22,7 @@ import (
 	"lethe/internal/lock"
 	"lethe/internal/matrix"
 	"lethe/internal/messages"
+	"lethe/internal/monitor"
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
 	"lethe/internal/retention"
@@ -53,6 +54,9 @@ type part struct {
 	// listen is where its health and metrics are served; "" serves none.
 	listen string
 
+	// tls is the certificate there, if it has one.
+	tls config.TLS
+
 	// handler serves more there than health and metrics. nil: nothing more.
 	handler func(health http.Handler) http.Handler
 
@@ -78,12 +82,24 @@ type process struct {
 	readers    *lock.Readers           // nil unless rooms are read
 	board      *jobs.Board
 	metrics    *observe.Metrics
+	monitor    http.Handler // nil unless the queues are shown
 }
+
+// A MonitorMaker is [monitor.New]. It is handed in, so that only the programs that
+// show the queues have asynqmon in them.
+type MonitorMaker func(redisURL string, options monitor.Options) (*monitor.Handler, error)
 
 // Run does what the purposes say until the context ends, and returns when all
 // of it has drained. It fails when the settings, the database's schema or an
 // address to listen at do not allow it to go on.
 func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes ...config.Purpose) error {
+	return RunWithMonitor(ctx, settings, log, nil, purposes...)
+}
+
+// RunWithMonitor is [Run] for a process that shows the queues, or for an api that
+// shows them too, at [httpapi.MonitorRoot] and read-only. Without a MonitorMaker
+// an api does not.
+func RunWithMonitor(ctx context.Context, settings config.Config, log *slog.Logger, makeMonitor MonitorMaker, purposes ...config.Purpose) error {
 	observe.SetRedisLogger(log)
 	db, err := store.Open(ctx, string(settings.Database.URL), store.Options{
 		ApplicationName: name(purposes), MaxConnections: settings.Database.MaxConnections,
@@ -152,6 +168,18 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes
 		// The servers, which are closed before, wait for those who read.
 		defer p.readers.Close()
 	}
+	if makeMonitor != nil {
+		options := monitor.Options{Root: httpapi.MonitorRoot, ReadOnly: true}
+		if slices.Contains(purposes, config.ForAsynqmon) {
+			options = monitor.Options{ReadOnly: settings.Asynqmon.ReadOnly}
+		}
+		pages, err := makeMonitor(string(settings.Redis.URL), options)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = pages.Close() }()
+		p.monitor = pages
+	}
 	health := observe.NewHealth(registry, checks).Handler()
 
 	var servers []*observe.Server
@@ -168,7 +196,15 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes
 		if part.handler != nil {
 			handler = part.handler(health)
 		}
-		server, err := observe.Listen(ctx, part.listen, handler, observe.ServerOptions{Log: log})
+		options := observe.ServerOptions{Log: log}
+		if part.tls.CertFile != "" {
+			certificate, err := observe.OpenCertificate(part.tls.CertFile, part.tls.KeyFile, observe.CertificateOptions{Log: log})
+			if err != nil {
+				return err
+			}
+			options.TLS = certificate.TLS()
+		}
+		server, err := observe.Listen(ctx, part.listen, handler, options)
 		if err != nil {
 			return err
 		}
@@ -209,7 +245,7 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes
 func (p *process) part(purpose config.Purpose) part {
 	switch purpose {
 	case config.ForAPI:
-		return part{listen: p.settings.API.Listen, handler: func(health http.Handler) http.Handler {
+		return part{listen: p.settings.API.Listen, tls: p.settings.API.TLS, handler: func(health http.Handler) http.Handler {
 			client := tasks.NewClient(p.store, p.redis, p.log)
 			return httpapi.New(p.store, client, p.board, httpapi.Options{
 				AccountValidity: p.settings.AccountValidity,
@@ -218,6 +254,7 @@ func (p *process) part(purpose config.Purpose) part {
 				HomeserverAuth:  p.settings.Auth == config.AuthHomeserver,
 				Log:             p.log,
 				Messages:        p.messages(),
+				Monitor:         p.monitor,
 				Observe:         p.observe,
 				ObservePage:     p.observePage,
 				PurgeDelay:      p.settings.PurgeDelay,
@@ -225,6 +262,19 @@ func (p *process) part(purpose config.Purpose) part {
 				SeedDialect:     p.settings.Dialect == config.DialectSeed,
 				ServerName:      p.settings.ServerName,
 				StatusTTL:       p.settings.StatusTTL,
+				TrustedProxies:  p.settings.TrustedProxies,
+			})
+		}}
+	case config.ForAsynqmon:
+		return part{listen: p.settings.Asynqmon.Listen, tls: p.settings.Asynqmon.TLS, handler: func(health http.Handler) http.Handler {
+			return httpapi.NewMonitor(p.store, p.monitor, p.settings.Asynqmon.ReadOnly, httpapi.Options{
+				AccountValidity: p.settings.AccountValidity,
+				Health:          health,
+				Homeserver:      p.homeserver,
+				HomeserverAuth:  p.settings.Auth == config.AuthHomeserver,
+				Log:             p.log,
+				Observe:         p.observe,
+				TrustedProxies:  p.settings.TrustedProxies,
 			})
 		}}
 	case config.ForWorker:
@@ -376,9 +426,10 @@ func (p *process) checkRedis(ctx context.Context) error {
 }
 
 // needsRedis reports whether a process with these purposes can do nothing
-// without Redis. The api can: it accepts jobs, and reads statuses.
+// without Redis. The api can: it accepts jobs, and reads statuses. And asynqmon
+// says itself that Redis is away.
 func needsRedis(purposes []config.Purpose) bool {
-	return !slices.Equal(purposes, []config.Purpose{config.ForAPI})
+	return slices.Contains(purposes, config.ForWorker) || slices.Contains(purposes, config.ForScheduler)
 }
 
 func (p *process) observe(route, method string, status int, duration time.Duration) {
@@ -395,7 +446,7 @@ func (p *process) observePage(admin bool, duration time.Duration) {
 
 // name is what a process that serves the purposes calls itself.
 func name(purposes []config.Purpose) string {
-	names := map[config.Purpose]string{config.ForAPI: "api", config.ForWorker: "worker", config.ForScheduler: "scheduler"}
+	names := map[config.Purpose]string{config.ForAPI: "api", config.ForAsynqmon: "asynqmon", config.ForWorker: "worker", config.ForScheduler: "scheduler"}
 	words := []string{"lethe"}
 	for _, purpose := range purposes {
 		words = append(words, names[purpose])

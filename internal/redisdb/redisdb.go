@@ -20,9 +20,14 @@ var ErrEviction = errors.New("Redis may evict keys: set maxmemory-policy to noev
 // password that it holds. The forms are
 //
 //	redis://[user:password@]host[:6379][/db]            one server
-//	rediss://…                                          the same by TLS
 //	redis-sentinel://[user:password@]host[:26379][,host…][/db]?master=name
 //	redis-cluster://[user:password@]host[:6379][,host…]
+//	rediss://…  rediss-sentinel://…  rediss-cluster://…    the same by TLS
+//
+// By TLS a server has to show a certificate for the host that it was reached by,
+// of an authority that this machine trusts, or of those in the PEM file that the
+// option ca_file names. The options cert_file and key_file name our own
+// certificate and its key, for a server that asks for one.
 //
 // A password's @, /, ?, # and % are percent-encoded. The hosts of a Cluster
 // are any of its nodes, those of redis-sentinel are sentinels. Sentinels and
@@ -42,7 +47,7 @@ func Open(raw string) (redis.UniversalClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.open(), nil
+	return t.open()
 }
 
 // OpenForLocks is [Open] for a client of package lock, which asks Redis once and
@@ -56,12 +61,13 @@ func OpenForLocks(raw string) (redis.UniversalClient, error) {
 		return nil, err
 	}
 	t.hasten()
-	return t.open(), nil
+	return t.open()
 }
 
 // A target is a parsed URL: the options of whichever client it asks for. The
 // others are nil.
 type target struct {
+	tls      tlsFiles
 	server   *redis.Options
 	sentinel *redis.FailoverOptions
 	cluster  *redis.ClusterOptions
@@ -70,17 +76,20 @@ type target struct {
 // open makes the client. Without ContextTimeoutEnabled a deadline of the
 // caller's does not reach the socket, and a black-holed server makes every call
 // take the client's own 5 s.
-func (t target) open() redis.UniversalClient {
+func (t target) open() (redis.UniversalClient, error) {
+	if err := t.secure(); err != nil {
+		return nil, err
+	}
 	switch {
 	case t.sentinel != nil:
 		t.sentinel.ContextTimeoutEnabled = true
-		return redis.NewFailoverClient(t.sentinel)
+		return redis.NewFailoverClient(t.sentinel), nil
 	case t.cluster != nil:
 		t.cluster.ContextTimeoutEnabled = true
-		return redis.NewClusterClient(t.cluster)
+		return redis.NewClusterClient(t.cluster), nil
 	default:
 		t.server.ContextTimeoutEnabled = true
-		return redis.NewClient(t.server)
+		return redis.NewClient(t.server), nil
 	}
 }
 
@@ -109,8 +118,9 @@ const (
 )
 
 var (
-	errURL = errors.New("a Redis URL is redis://[user:password@]host:port/db, rediss://… for TLS, " +
-		"redis-sentinel://[user:password@]host:port,host:port/db?master=name or redis-cluster://[user:password@]host:port,host:port")
+	errURL = errors.New("a Redis URL is redis://[user:password@]host:port/db, " +
+		"redis-sentinel://[user:password@]host:port,host:port/db?master=name or redis-cluster://[user:password@]host:port,host:port, " +
+		"with rediss in place of redis for TLS")
 	errStrayAt = errors.New("the Redis URL has an @ after the host: in a password, write / as %2F, ? as %3F and # as %23")
 )
 
@@ -126,16 +136,26 @@ func parse(raw string) (t target, err error) {
 	if strings.Contains(tail, "@") {
 		return target{}, errStrayAt
 	}
-	switch scheme {
-	case "redis", "rediss":
+	kind, byTLS := strings.CutPrefix(scheme, "rediss")
+	if byTLS {
+		kind = "redis" + kind
+	} else {
+		kind = scheme
+	}
+	if t.tls, tail, err = cutTLSFiles(tail, byTLS); err != nil {
+		return target{}, err
+	}
+	switch kind {
+	case "redis":
+		raw = scheme + "://" + authority + tail
 		if _, err := url.Parse(raw); err != nil {
 			return target{}, errURL
 		}
 		t.server, err = redis.ParseURL(raw)
 	case "redis-sentinel":
-		t.sentinel, err = parseSentinel(authority, tail)
+		t.sentinel, err = parseSentinel(authority, tail, byTLS)
 	case "redis-cluster":
-		t.cluster, err = parseCluster(authority, tail)
+		t.cluster, err = parseCluster(authority, tail, byTLS)
 	default:
 		return target{}, errURL
 	}
@@ -145,8 +165,8 @@ func parse(raw string) (t target, err error) {
 	return t, nil
 }
 
-func parseSentinel(authority, tail string) (*redis.FailoverOptions, error) {
-	u, err := single(authority, tail, "26379")
+func parseSentinel(authority, tail string, byTLS bool) (*redis.FailoverOptions, error) {
+	u, err := single(authority, tail, "26379", byTLS)
 	if err != nil {
 		return nil, err
 	}
@@ -167,8 +187,8 @@ func parseSentinel(authority, tail string) (*redis.FailoverOptions, error) {
 	return options, nil
 }
 
-func parseCluster(authority, tail string) (*redis.ClusterOptions, error) {
-	u, err := single(authority, tail, "6379")
+func parseCluster(authority, tail string, byTLS bool) (*redis.ClusterOptions, error) {
+	u, err := single(authority, tail, "6379", byTLS)
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +200,7 @@ func parseCluster(authority, tail string) (*redis.ClusterOptions, error) {
 
 // single rewrites an authority of several hosts as the client library wants
 // it: the first host, and an option addr for each further one.
-func single(authority, tail, port string) (*url.URL, error) {
+func single(authority, tail, port string, byTLS bool) (*url.URL, error) {
 	user, hosts := "", authority
 	if i := strings.LastIndex(authority, "@"); i >= 0 {
 		user, hosts = authority[:i+1], authority[i+1:]
@@ -193,7 +213,11 @@ func single(authority, tail, port string) (*url.URL, error) {
 		}
 		addresses = append(addresses, net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port)))
 	}
-	u, err := url.Parse("redis://" + user + addresses[0] + tail)
+	scheme := "redis://"
+	if byTLS {
+		scheme = "rediss://"
+	}
+	u, err := url.Parse(scheme + user + addresses[0] + tail)
 	if err != nil {
 		return nil, errors.New("it is no URL: percent-encode what is special in the password")
 	}

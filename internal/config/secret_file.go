@@ -1,0 +1,63 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"unicode/utf8"
+)
+
+// secretSuffix is what the variable that names a secret's file has behind the
+// secret's own.
+const secretSuffix = "_FILE"
+
+// loadSecretFile applies a secret from the file that a variable names.
+func (l *loader) loadSecretFile(path, name string, variables map[string]string) {
+	l.unset[path] = false
+	own := variable(path)
+	if _, both := variables[own]; both {
+		l.refuse(name, fmt.Errorf("%s is set too: only one of them may be", own))
+		return
+	}
+	text, err := readSecret(variables[name])
+	if err != nil {
+		l.refuse(name, err)
+		return
+	}
+	l.set(path, name, text)
+}
+
+// readSecret returns what a file holds, without the end of its last line, which
+// editors and echo put there. Its error does not repeat the path: it may well be
+// the secret itself.
+func readSecret(path string) (string, error) {
+	if path == "" {
+		return "", errors.New("names no file: unset it to go without one")
+	}
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		// Of a pipe nobody knows when it ends.
+		return "", errors.New("must name a file, not a folder, pipe or device")
+	}
+	var data []byte
+	if err == nil {
+		data, err = readFile(path)
+	}
+	if broken, ok := errors.AsType[*fs.PathError](err); ok {
+		err = broken.Err
+	}
+	text := string(data)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("read the file that it names: %w", err)
+	case !utf8.ValidString(text) || strings.ContainsRune(text, 0):
+		return "", errors.New("the file that it names is no text")
+	}
+	text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
+	if text == "" {
+		return "", errors.New("the file that it names is empty")
+	}
+	return text, nil
+}
