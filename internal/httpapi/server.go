@@ -13,6 +13,7 @@ import (
 	"lethe/internal/homeserver"
 	"lethe/internal/jobs"
 	"lethe/internal/messages"
+	"lethe/internal/observe"
 	"lethe/internal/retention"
 	"lethe/internal/store"
 	"lethe/internal/tasks"
@@ -89,6 +90,9 @@ type Options struct {
 	// Timeout bounds a request: as long again for reading it and for writing the
 	// answer. Defaults to 25 s, a little less than admin tools wait.
 	Timeout time.Duration
+
+	// Tracer traces all requests but those to Health. Defaults to nil, no traces.
+	Tracer *observe.Tracer
 }
 
 // submitter is what the API needs of *tasks.Client.
