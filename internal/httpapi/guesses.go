@@ -56,7 +56,7 @@ type guesses struct {
 	// takes to come back.
 	mu        sync.Mutex
 	good      map[guess]time.Time
-	tokens    map[guess]time.Time // tokenWrong after their allowance is full
+	tokens    map[guess]time.Time      // tokenWrong after their allowance is full
 	addresses map[netip.Addr]time.Time // when their allowance is full
 }
 

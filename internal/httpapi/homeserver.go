@@ -10,6 +10,7 @@ import (
 
 	"lethe/internal/homeserver"
 	"lethe/internal/messages"
+	"lethe/internal/observe"
 )
 
 var (
@@ -79,6 +80,9 @@ func (s *server) passOn(c echo.Context, requestID string) error {
 	if r.Header.Get("Upgrade") != "" {
 		return errUpgrade
 	}
+	r = r.Clone(r.Context())
+	r.Header.Set(observe.RequestIDHeader, requestID)
+	observe.PassOn(r.Context(), r.Header)
 	// An answer may begin before the request has been read, such as a refusal.
 	// Where it cannot, net/http reads the rest first, and the two may meet.
 	_ = http.NewResponseController(c.Response()).EnableFullDuplex()

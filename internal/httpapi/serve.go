@@ -1,8 +1,8 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+
+	"lethe/internal/observe"
 )
 
 // serve surrounds every request, whether or not a route matches it: it sets the
@@ -19,10 +21,14 @@ import (
 func (s *server) serve(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		begun := time.Now()
-		requestID := rand.Text()
+		sent := c.Request()
+		requestID := observe.RequestIDOf(sent.Header)
 		writeHeaders(c.Response().Header(), requestID)
 
-		sent := c.Request()
+		ctx := observe.WithRequestID(sent.Context(), requestID)
+		ctx = observe.About(ctx, slog.String("request_id", requestID))
+		ctx, span := s.options.Tracer.Serve(ctx, sent.Header, usualMethod(sent.Method))
+		sent = sent.WithContext(ctx)
 		c.Set(sentKey, sent)
 		defer limit(c, sent, begun, s.options.Timeout)()
 		defer func() {
@@ -46,6 +52,7 @@ func (s *server) serve(next echo.HandlerFunc) echo.HandlerFunc {
 			err = refuse(c, err)
 		}
 		s.report(c, requestID, time.Since(begun), err)
+		endSpan(span, c, err)
 		if cut {
 			panic(http.ErrAbortHandler) // or the piece would pass for the whole
 		}
@@ -127,15 +134,7 @@ func guard(handler echo.HandlerFunc, c echo.Context) (err error) {
 // report writes the request's line to the log and tells Observe. The path and
 // the query stay out of it: they hold ids and access tokens.
 func (s *server) report(c echo.Context, requestID string, duration time.Duration, err error) {
-	method, route, status := c.Request().Method, c.Path(), c.Response().Status
-	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodOptions:
-	default:
-		method = "OTHER"
-	}
-	if route == "" {
-		route = "unmatched"
-	}
+	method, route, status := usualMethod(c.Request().Method), routeOf(c), c.Response().Status
 	level, attrs := slog.LevelInfo, []slog.Attr{
 		slog.String("method", method),
 		slog.String("route", route),
@@ -151,4 +150,28 @@ func (s *server) report(c echo.Context, requestID string, duration time.Duration
 	if s.options.Observe != nil {
 		s.options.Observe(route, method, status, duration)
 	}
+}
+
+// usualMethod is the method, or "OTHER" for those that nobody has reason to send.
+func usualMethod(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodOptions:
+		return method
+	}
+	return "OTHER"
+}
+
+// routeOf is the pattern that the request has matched.
+func routeOf(c echo.Context) string { return cmp.Or(c.Path(), "unmatched") }
+
+// endSpan ends a request's span, with what is known when it has been answered. A
+// refusal is no failure of ours.
+func endSpan(span observe.Span, c echo.Context, err error) {
+	method, status := usualMethod(c.Request().Method), c.Response().Status
+	span.Name(method + " " + routeOf(c))
+	span.Set(slog.String("http.route", routeOf(c)), slog.Int("http.response.status_code", status))
+	if err == nil && status >= http.StatusInternalServerError {
+		err = errors.New(http.StatusText(status))
+	}
+	span.End(err)
 }

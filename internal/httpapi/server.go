@@ -14,6 +14,7 @@ import (
 	"lethe/internal/homeserver"
 	"lethe/internal/jobs"
 	"lethe/internal/messages"
+	"lethe/internal/observe"
 	"lethe/internal/retention"
 	"lethe/internal/store"
 	"lethe/internal/tasks"
@@ -99,6 +100,8 @@ type Options struct {
 	// from, by which wrong access tokens are counted. Defaults to none: it comes
 	// from the other end of its connection.
 	TrustedProxies []netip.Prefix
+	// Tracer traces all requests but those to Health. Defaults to nil, no traces.
+	Tracer *observe.Tracer
 }
 
 // submitter is what the API needs of *tasks.Client.

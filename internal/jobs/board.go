@@ -53,11 +53,25 @@ type Board struct {
 	redis redis.UniversalClient
 	ttl   time.Duration
 	log   *slog.Logger
+
+	// failed is told of each operation that Redis failed, unless it is nil.
+	failed func(operation string)
 }
 
 // NewBoard returns a Board that keeps the status of an ended job for ttl.
 func NewBoard(store *store.Store, client redis.UniversalClient, ttl time.Duration, log *slog.Logger) *Board {
 	return &Board{store: store, redis: client, ttl: ttl, log: log}
+}
+
+// OnFailure has failed told of each status that Redis did not take or give, by the
+// operation: "post" or "read". It is called before all other methods; the last call
+// wins.
+func (b *Board) OnFailure(failed func(operation string)) { b.failed = failed }
+
+func (b *Board) fail(operation string) {
+	if b.failed != nil {
+		b.failed(operation)
+	}
 }
 
 // Status returns the status of a job of that kind. It is [ErrNotFound] if there
@@ -69,6 +83,7 @@ func (b *Board) Status(ctx context.Context, kind Kind, id string) (Status, error
 	}
 	status, ok, err := b.read(ctx, id)
 	if err != nil {
+		b.fail("read")
 		b.log.WarnContext(ctx, "status not read from Redis", "job", id, "error", err)
 	}
 	if !ok {
@@ -107,6 +122,7 @@ func (b *Board) post(ctx context.Context, status Status, ttl time.Duration) {
 		"kind", string(status.Kind), "room", status.Room, "state", string(status.State),
 		"error", status.Error, "progress", status.Progress).Err()
 	if err != nil {
+		b.fail("post")
 		b.log.WarnContext(ctx, "status not posted to Redis", "job", status.ID, "error", err)
 	}
 }

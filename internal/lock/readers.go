@@ -11,6 +11,10 @@ import (
 // ReadersOptions say how [Readers] share leases. The zero value of each field
 // stands for its default.
 type ReadersOptions struct {
+	// Held is told how long each lease was held, when it is given back. Defaults to
+	// nil, which tells nobody.
+	Held func(time.Duration)
+
 	// Most is how many rooms have a shared lease at a time. The requests to
 	// further rooms get a lease each. Defaults to 10,000.
 	Most int
@@ -78,6 +82,9 @@ type share struct {
 	ready chan struct{}
 	lease *Lease
 	err   error
+
+	// leased is when the lease was got.
+	leased time.Time
 
 	// The rest is guarded by Readers.mu.
 
@@ -229,7 +236,7 @@ func (r *Readers) ask(ctx context.Context, s *share) {
 	now := time.Now()
 	switch {
 	case err == nil:
-		s.lease = lease
+		s.lease, s.leased = lease, now
 		r.asked = time.Time{}
 	case errors.Is(err, ErrUnavailable):
 		r.asked = now
@@ -322,6 +329,9 @@ func (r *Readers) end(s *share) {
 	r.tasks.Go(func() {
 		// A lease that was lost, or that Redis does not take back, expires.
 		_ = s.lease.Release(context.Background())
+		if r.options.Held != nil {
+			r.options.Held(time.Since(s.leased))
+		}
 	})
 }
 

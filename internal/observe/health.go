@@ -40,11 +40,34 @@ type Health struct {
 
 // NewHealth returns a Health that shows the registry's metrics and is ready
 // when every check passes. With no checks it is always ready. The map must not
-// be changed afterwards.
+// be changed afterwards. It adds the checks to the registry, as
+// lethe_check_passing; a second call with the same registry panics.
 func NewHealth(registry *prometheus.Registry, checks map[string]Check) *Health {
-	return &Health{
+	h := &Health{
 		checks:  checks,
 		metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry}),
+	}
+	registry.MustRegister(passingChecks{h})
+	return h
+}
+
+// passingChecks shows which of the checks pass, when it is asked.
+type passingChecks struct{ health *Health }
+
+var checkPassing = prometheus.NewDesc("lethe_check_passing", "1 if the check of readiness passes, else 0.", []string{"check"}, nil)
+
+// Describe implements [prometheus.Collector].
+func (passingChecks) Describe(to chan<- *prometheus.Desc) { to <- checkPassing }
+
+// Collect implements [prometheus.Collector].
+func (p passingChecks) Collect(to chan<- prometheus.Metric) {
+	failing := p.health.check()
+	for name := range p.health.checks {
+		value := 1.0
+		if _, fails := failing[name]; fails {
+			value = 0
+		}
+		to <- prometheus.MustNewConstMetric(checkPassing, prometheus.GaugeValue, value, name)
 	}
 }
 
@@ -54,7 +77,7 @@ func NewHealth(registry *prometheus.Registry, checks map[string]Check) *Health {
 //   - /readyz answers 200 if every check passes, else 503 with the error of each
 //     that fails. All checks run at once, with 2 s for each, and their outcome
 //     stands for 1 s;
-//   - /metrics answers in Prometheus's format.
+//   - /metrics answers in Prometheus's format, and runs the checks as /readyz does.
 func (h *Health) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

@@ -11,7 +11,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// NewLogger returns a logger that writes one line per record to w. Level is
+// NewLogger returns a logger that writes one line per record to w, with what its
+// context is [About]. Level is
 // debug, info, warn or error; format is text or json. The configuration admits
 // no others; here they mean info and text.
 func NewLogger(w io.Writer, level, format string) *slog.Logger {
@@ -21,9 +22,9 @@ func NewLogger(w io.Writer, level, format string) *slog.Logger {
 		options.Level = least
 	}
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
+		return slog.New(aboutHandler{Handler: slog.NewJSONHandler(w, options)})
 	}
-	return slog.New(slog.NewTextHandler(w, options))
+	return slog.New(aboutHandler{Handler: slog.NewTextHandler(w, options)})
 }
 
 // AsynqLogger writes what asynq logs to a slog.Logger, at the same levels.

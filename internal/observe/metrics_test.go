@@ -1,6 +1,8 @@
 package observe
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -14,7 +16,7 @@ func TestMetrics(t *testing.T) {
 	registry := NewRegistry()
 	metrics := NewMetrics(registry)
 	metrics.EventsPurged.Add(7)
-	metrics.HTTPRequestSeconds.WithLabelValues("/rooms/{room}", "GET", "200").Observe(.3)
+	metrics.HTTPRequestSeconds.WithLabelValues("/rooms/{room}", "GET", "2xx").Observe(.3)
 	metrics.JobBatches.WithLabelValues("purge_history").Inc()
 	metrics.JobBatchSeconds.WithLabelValues("purge_history").Observe(.2)
 	metrics.JobRetries.WithLabelValues("purge_history").Inc()
@@ -29,14 +31,29 @@ func TestMetrics(t *testing.T) {
 	metrics.ScheduleNextTick.WithLabelValues("daily").Set(1e9 + 86400)
 	metrics.ScheduleTicks.WithLabelValues("daily", "skipped").Inc()
 
-	response := get(NewHealth(registry, nil).Handler(), "/metrics")
+	metrics.QueueJobs.WithLabelValues("low", "queued").Set(3)
+	metrics.QueueOldestSeconds.WithLabelValues("low").Set(7)
+	ShowPools(registry, map[string]func() Pool{
+		"database": func() Pool {
+			return Pool{Open: 5, InUse: 2, Most: 16, Waits: 9, WaitSeconds: 1.5, GivenUp: 1}
+		},
+		"redis_jobs": func() Pool { return Pool{Open: 1, InUse: 2} },
+	})
+
+	health := NewHealth(registry, map[string]Check{
+		"database": passing,
+		"redis":    func(context.Context) error { return errors.New("") },
+	}).Handler()
+	response := get(health, "/metrics")
 	require.Equal(t, http.StatusOK, response.Code)
 	lines := strings.Split(response.Body.String(), "\n")
 	for _, want := range []string{
+		`lethe_check_passing{check="database"} 1`,
+		`lethe_check_passing{check="redis"} 0`,
 		"lethe_events_purged_total 7",
 		"lethe_fence_rejections_total 0",
-		`lethe_http_request_seconds_bucket{method="GET",route="/rooms/{room}",status="200",le="0.25"} 0`,
-		`lethe_http_request_seconds_bucket{method="GET",route="/rooms/{room}",status="200",le="0.5"} 1`,
+		`lethe_http_request_seconds_bucket{method="GET",route="/rooms/{room}",status="2xx",le="0.25"} 0`,
+		`lethe_http_request_seconds_bucket{method="GET",route="/rooms/{room}",status="2xx",le="0.5"} 1`,
 		`lethe_job_batch_seconds_count{kind="purge_history"} 1`,
 		`lethe_job_batches_total{kind="purge_history"} 1`,
 		`lethe_job_retries_total{kind="purge_history"} 1`,
@@ -45,6 +62,15 @@ func TestMetrics(t *testing.T) {
 		"lethe_lock_losses_total 0",
 		`lethe_lock_wait_seconds_count{mode="write"} 1`,
 		`lethe_page_seconds_bucket{reader="user",le="0.0025"} 1`,
+		`lethe_pool_connections{pool="database",state="idle"} 3`,
+		`lethe_pool_connections{pool="database",state="in_use"} 2`,
+		`lethe_pool_connections{pool="redis_jobs",state="idle"} 0`,
+		`lethe_pool_connections_max{pool="database"} 16`,
+		`lethe_pool_wait_seconds_total{pool="database"} 1.5`,
+		`lethe_pool_waits_given_up_total{pool="database"} 1`,
+		`lethe_pool_waits_total{pool="database"} 9`,
+		`lethe_queue_jobs{queue="low",state="queued"} 3`,
+		`lethe_queue_oldest_seconds{queue="low"} 7`,
 		"lethe_reads_without_lease_total 1",
 		`lethe_reconciler_actions_total{action="enqueue"} 1`,
 		`lethe_schedule_lag_seconds{schedule="daily"} 1.5`,
@@ -54,9 +80,13 @@ func TestMetrics(t *testing.T) {
 	} {
 		require.Contains(t, lines, want)
 	}
-	for _, want := range []string{"go_goroutines ", "go_build_info{", "process_start_time_seconds "} {
+	for _, want := range []string{"lethe_build_info{", "go_goroutines ", "go_build_info{", "process_start_time_seconds "} {
 		require.Contains(t, response.Body.String(), "\n"+want)
 	}
+
+	require.NotContains(t, response.Body.String(), `connections_max{pool="redis_jobs"}`)
+	metrics.LookAway()
+	require.NotContains(t, get(health, "/metrics").Body.String(), "lethe_queue_")
 
 	require.Panics(t, func() { NewMetrics(registry) })
 	require.NotPanics(t, func() { NewMetrics(prometheus.NewRegistry()) })

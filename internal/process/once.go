@@ -45,6 +45,11 @@ func RunOnce(ctx context.Context, settings config.Config, log *slog.Logger, once
 		once.Timeout = time.Hour
 	}
 	observe.SetRedisLogger(log)
+	tracer, err := observe.TracerFromEnvironment(ctx, log, name([]config.Purpose{config.ForScheduler}))
+	if err != nil {
+		return err
+	}
+	defer closeTracer(ctx, log, tracer)
 	doubt(ctx, log, settings)
 	db, err := store.Open(ctx, string(settings.Database.URL), store.Options{
 		ApplicationName: name([]config.Purpose{config.ForScheduler}), MaxConnections: settings.Database.MaxConnections,
@@ -61,6 +66,7 @@ func RunOnce(ctx context.Context, settings config.Config, log *slog.Logger, once
 	p := &process{
 		settings: settings, log: log, store: db, redis: client,
 		board: jobs.NewBoard(db, client, settings.StatusTTL, log), metrics: observe.NewMetrics(observe.NewRegistry()),
+		tracer: tracer,
 	}
 	scheduler := p.scheduler()
 	sweeps, err := scheduler.Once(ctx, once.Job)

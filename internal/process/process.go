@@ -76,6 +76,9 @@ type process struct {
 	homeserver *homeserver.Client
 	service    *homeserver.Service
 
+	// tracer is nil unless traces are asked for.
+	tracer *observe.Tracer
+
 	// signingKey is nil without signing_key_file.
 	signingKey *matrix.SigningKey
 	locks      []redis.UniversalClient // one, or independent masters
@@ -101,6 +104,12 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes
 // an api does not.
 func RunWithMonitor(ctx context.Context, settings config.Config, log *slog.Logger, makeMonitor MonitorMaker, purposes ...config.Purpose) error {
 	observe.SetRedisLogger(log)
+	tracer, err := observe.TracerFromEnvironment(ctx, log, name(purposes))
+	if err != nil {
+		return err
+	}
+	// Of all things last, for all others may have spans to end.
+	defer closeTracer(ctx, log, tracer)
 	db, err := store.Open(ctx, string(settings.Database.URL), store.Options{
 		ApplicationName: name(purposes), MaxConnections: settings.Database.MaxConnections,
 	})
@@ -154,15 +163,18 @@ func RunWithMonitor(ctx context.Context, settings config.Config, log *slog.Logge
 		service: service, signingKey: key,
 		board:   jobs.NewBoard(db, client, settings.StatusTTL, log),
 		metrics: observe.NewMetrics(registry),
+		tracer:  tracer,
 	}
+	p.show(registry)
 	checks := map[string]observe.Check{"database": db.Ping, "schema": db.CheckSchema}
 	if needsRedis(purposes) {
 		checks["redis"] = p.checkRedis
 	}
 	if slices.Contains(purposes, config.ForAPI) {
 		p.readers = lock.NewReaders(lock.NewQuorum(locks, nil, lock.Options{}), lock.ReadersOptions{
+			Held:         p.observeRead(p.metrics.LockHoldSeconds),
 			Wait:         settings.Messages.Wait,
-			Waited:       func(d time.Duration) { p.metrics.LockWaitSeconds.WithLabelValues("read").Observe(d.Seconds()) },
+			Waited:       p.observeRead(p.metrics.LockWaitSeconds),
 			WithoutLease: p.metrics.ReadsWithoutLease.Inc,
 		})
 		// The servers, which are closed before, wait for those who read.
@@ -256,12 +268,13 @@ func (p *process) part(purpose config.Purpose) part {
 				Messages:        p.messages(),
 				Monitor:         p.monitor,
 				Observe:         p.observe,
-				ObservePage:     p.observePage,
+				ObservePage:     p.observePage(),
 				PurgeDelay:      p.settings.PurgeDelay,
 				Retention:       p.toldRetention(),
 				SeedDialect:     p.settings.Dialect == config.DialectSeed,
 				ServerName:      p.settings.ServerName,
 				StatusTTL:       p.settings.StatusTTL,
+				Tracer:          p.tracer,
 				TrustedProxies:  p.settings.TrustedProxies,
 			})
 		}}
@@ -274,6 +287,7 @@ func (p *process) part(purpose config.Purpose) part {
 				HomeserverAuth:  p.settings.Auth == config.AuthHomeserver,
 				Log:             p.log,
 				Observe:         p.observe,
+				Tracer:          p.tracer,
 				TrustedProxies:  p.settings.TrustedProxies,
 			})
 		}}
@@ -292,6 +306,7 @@ func (p *process) part(purpose config.Purpose) part {
 				RowsPerSecond: p.settings.Retention.Limits.RowsPerSecond,
 				ServerName:    p.settings.ServerName,
 				TimeSlice:     p.settings.Worker.TimeSlice,
+				Tracer:        p.tracer,
 			}).Run(ctx)
 		}}
 	case config.ForScheduler:
@@ -299,6 +314,7 @@ func (p *process) part(purpose config.Purpose) part {
 			var group sync.WaitGroup
 			group.Go(func() { tasks.NewReconciler(p.store, p.redis, p.board, p.log, p.metrics).Run(ctx) })
 			group.Go(func() { p.scheduler().Run(ctx) })
+			group.Go(func() { tasks.NewQueueWatch(p.store, p.log, p.metrics).Run(ctx) })
 			group.Wait()
 			return nil
 		}}
@@ -329,7 +345,9 @@ func (p *process) toldRetention() *retention.Config {
 }
 
 func (p *process) scheduler() *tasks.Scheduler {
-	return tasks.NewScheduler(p.store, p.redis, p.log, p.metrics, tasks.SchedulerOptions{Rules: p.settings.Retention.Rules})
+	return tasks.NewScheduler(p.store, p.redis, p.log, p.metrics, tasks.SchedulerOptions{
+		Rules: p.settings.Retention.Rules, Tracer: p.tracer,
+	})
 }
 
 // doubt logs what is doubtful about the settings of retention.
@@ -430,18 +448,6 @@ func (p *process) checkRedis(ctx context.Context) error {
 // says itself that Redis is away.
 func needsRedis(purposes []config.Purpose) bool {
 	return slices.Contains(purposes, config.ForWorker) || slices.Contains(purposes, config.ForScheduler)
-}
-
-func (p *process) observe(route, method string, status int, duration time.Duration) {
-	p.metrics.HTTPRequestSeconds.WithLabelValues(route, method, fmt.Sprint(status)).Observe(duration.Seconds())
-}
-
-func (p *process) observePage(admin bool, duration time.Duration) {
-	reader := "user"
-	if admin {
-		reader = "admin"
-	}
-	p.metrics.PageSeconds.WithLabelValues(reader).Observe(duration.Seconds())
 }
 
 // name is what a process that serves the purposes calls itself.

@@ -15,8 +15,8 @@ import (
 // ids of those that it wrote; these are accepted. Left out is a job whose id is
 // taken, and a delete of a room that has one already, here or in the database.
 // Left out is also a purge in [LowQueue] of a room that has one there. Of a job
-// only ID, Kind, Room, Parameters, Requester, Queue and TaskMissing are read; the
-// last says that asynq has no task of it yet.
+// only ID, Kind, Room, Parameters, Requester, Queue, TraceParent, RequestID and
+// TaskMissing are read; the last says that asynq has no task of it yet.
 func (s *Store) InsertJobs(ctx context.Context, jobs []Job) (accepted []string, err error) {
 	accepted, err = insertJobs(ctx, s.pool, jobs)
 	if err != nil {
@@ -26,21 +26,24 @@ func (s *Store) InsertJobs(ctx context.Context, jobs []Job) (accepted []string, 
 }
 
 func insertJobs(ctx context.Context, db querier, jobs []Job) (accepted []string, err error) {
-	columns := make([][]string, 6)
+	columns := make([][]string, 8)
 	missing := make([]bool, len(jobs))
 	for i, job := range jobs {
 		missing[i] = job.TaskMissing
-		for i, value := range []string{job.ID, job.Kind, job.Room, string(job.Parameters), job.Requester, job.Queue} {
+		for i, value := range []string{
+			job.ID, job.Kind, job.Room, string(job.Parameters), job.Requester, job.Queue, job.TraceParent, job.RequestID,
+		} {
 			columns[i] = append(columns[i], value)
 		}
 	}
 	rows, err := db.Query(ctx, `
-		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, queue, task_missing_since)
-		SELECT id, kind, room_id, parameters, requester, nullif(queue, ''), CASE WHEN missing THEN timestamptz `+neverEnqueued+` END
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::boolean[])
-		     AS j (id, kind, room_id, parameters, requester, queue, missing)
+		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, queue, trace_parent, request_id, task_missing_since)
+		SELECT id, kind, room_id, parameters, requester, nullif(queue, ''), nullif(trace_parent, ''), nullif(request_id, ''),
+		       CASE WHEN missing THEN timestamptz `+neverEnqueued+` END
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::text[], $8::text[], $9::boolean[])
+		     AS j (id, kind, room_id, parameters, requester, queue, trace_parent, request_id, missing)
 		ON CONFLICT DO NOTHING RETURNING id`,
-		columns[0], columns[1], columns[2], columns[3], columns[4], columns[5], missing)
+		columns[0], columns[1], columns[2], columns[3], columns[4], columns[5], columns[6], columns[7], missing)
 	if err != nil {
 		return nil, err
 	}
@@ -48,8 +51,8 @@ func insertJobs(ctx context.Context, db querier, jobs []Job) (accepted []string,
 }
 
 // InsertJob writes the row of a new, queued job; from then on it is accepted.
-// Of the job only ID, Kind, Room, Parameters, Requester and Queue are read. If alone
-// is set and the room has a job that has not ended, it is [ErrRoomBusy], and so
+// Of the job only ID, Kind, Room, Parameters, Requester, Queue, TraceParent and
+// RequestID are read. If alone is set and the room has a job that has not ended, it is [ErrRoomBusy], and so
 // is a delete of a room that has one already; an id that is taken is [ErrExists].
 func (s *Store) InsertJob(ctx context.Context, job Job, alone bool) error {
 	err := s.insertJob(ctx, job, alone)
@@ -89,8 +92,9 @@ func (s *Store) insertJob(ctx context.Context, job Job, alone bool) error {
 
 func (s *Store) insertAlone(ctx context.Context, db execer, job Job) error {
 	_, err := db.Exec(ctx, `
-		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, queue) VALUES ($1, $2, $3, $4, $5, nullif($6, ''))`,
-		job.ID, job.Kind, job.Room, string(job.Parameters), job.Requester, job.Queue)
+		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, queue, trace_parent, request_id)
+		VALUES ($1, $2, $3, $4, $5, nullif($6, ''), nullif($7, ''), nullif($8, ''))`,
+		job.ID, job.Kind, job.Room, string(job.Parameters), job.Requester, job.Queue, job.TraceParent, job.RequestID)
 	var pg *pgconn.PgError
 	// An id that is too long for an index names it, too.
 	if errors.As(err, &pg) && pg.Code == "23505" {

@@ -55,6 +55,10 @@ type Job struct {
 	// Error says why the job failed; empty unless it did.
 	Error string
 
+	// TraceParent and RequestID say what made the job: the span of a trace, and the
+	// id of a request. They are empty if there is none.
+	TraceParent, RequestID string
+
 	// TaskMissing says that asynq was found to have no task of the job.
 	TaskMissing bool
 
@@ -65,12 +69,12 @@ type Job struct {
 // jobColumns are what [scanJob] reads.
 const jobColumns = `
 	id, kind, room_id, parameters, requester, state, checkpoint, generation, attempt, failures, coalesce(error, ''),
-	coalesce(queue, ''), task_missing_since IS NOT NULL, coalesce(clock_timestamp() - ended_at, interval '0')`
+	coalesce(queue, ''), coalesce(trace_parent, ''), coalesce(request_id, ''), task_missing_since IS NOT NULL, coalesce(clock_timestamp() - ended_at, interval '0')`
 
 func scanJob(row pgx.CollectableRow) (Job, error) {
 	var j Job
 	err := row.Scan(&j.ID, &j.Kind, &j.Room, &j.Parameters, &j.Requester, &j.State, &j.Checkpoint, &j.Generation,
-		&j.Attempt, &j.Failures, &j.Error, &j.Queue, &j.TaskMissing, &j.EndedFor)
+		&j.Attempt, &j.Failures, &j.Error, &j.Queue, &j.TraceParent, &j.RequestID, &j.TaskMissing, &j.EndedFor)
 	return j, err
 }
 

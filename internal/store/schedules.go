@@ -29,8 +29,8 @@ type Tick struct {
 	// At is the tick, Next the one after it; zero if there is none.
 	At, Next time.Time
 
-	// Sweep is the job that the tick makes. Only ID, Kind, Room, Parameters and
-	// Requester are read. Its parameter "job" is the name of the job, and its ID
+	// Sweep is the job that the tick makes. Only ID, Kind, Room, Parameters,
+	// Requester and TraceParent are read. Its parameter "job" is the name of the job, and its ID
 	// always the same for the same tick.
 	Sweep Job
 
@@ -199,9 +199,9 @@ func makeSweep(ctx context.Context, tx pgx.Tx, tick Tick) (outcome string, sweep
 		return TickSkipped, sweep, err
 	}
 	sweep, err = oneJob(ctx, tx, `
-		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, task_missing_since)
-		VALUES ($1, $2, $3, $4, $5, `+neverEnqueued+`) RETURNING `+jobColumns,
-		tick.Sweep.ID, tick.Sweep.Kind, tick.Sweep.Room, string(tick.Sweep.Parameters), tick.Sweep.Requester)
+		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, trace_parent, task_missing_since)
+		VALUES ($1, $2, $3, $4, $5, nullif($6, ''), `+neverEnqueued+`) RETURNING `+jobColumns,
+		tick.Sweep.ID, tick.Sweep.Kind, tick.Sweep.Room, string(tick.Sweep.Parameters), tick.Sweep.Requester, tick.Sweep.TraceParent)
 	return TickAccepted, sweep, err
 }
 

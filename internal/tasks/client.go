@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"lethe/internal/jobs"
+	"lethe/internal/observe"
 	"lethe/internal/store"
 )
 
@@ -27,7 +28,7 @@ func NewClient(db *store.Store, client redis.UniversalClient, log *slog.Logger) 
 
 // submit accepts a job: it is accepted once its row is committed, and an error
 // means that it is not. A Redis that is down is the reconciler's business.
-func (c *Client) submit(ctx context.Context, kind jobs.Kind, room, requester string, parameters any, alone bool) (string, error) {
+func (c *Client) submit(ctx context.Context, kind jobs.Kind, room, requester string, parameters any, alone bool) (id string, err error) {
 	encoded, err := json.Marshal(parameters)
 	if err != nil {
 		return "", fmt.Errorf("encode the job's parameters: %w", err)
@@ -36,6 +37,10 @@ func (c *Client) submit(ctx context.Context, kind jobs.Kind, room, requester str
 		ID: jobs.NewID(), Kind: string(kind), Room: room, Parameters: encoded, Requester: requester,
 		State: store.JobQueued, Generation: 1,
 	}
+	ctx, span := observe.StartSpan(ctx, "submit "+job.Kind, about(job)...)
+	defer func() { span.End(err) }()
+	origin := observe.OriginOf(ctx)
+	job.TraceParent, job.RequestID = origin.TraceParent, origin.RequestID
 	if err := c.store.InsertJob(ctx, job, alone); err != nil {
 		return "", err
 	}

@@ -234,7 +234,7 @@ func (d *deleteRoom) beginPurge(ctx context.Context) error {
 	case d.at.PurgeAt == 0 && d.after.PurgeDelay > 0:
 		return d.record(ctx, func(at *deleteRoomCheckpoint) { at.PurgeAt = now.UnixMilli() + d.after.PurgeDelay })
 	case d.at.PurgeAt > now.UnixMilli():
-		return errYield{reason: "purge delay", after: time.UnixMilli(d.at.PurgeAt).Sub(now)}
+		return errYield{reason: yieldPurgeDelay, after: time.UnixMilli(d.at.PurgeAt).Sub(now)}
 	}
 	if err := d.worker.store.GuardRoom(ctx, d.purge); err != nil {
 		return err
@@ -289,7 +289,8 @@ func (d *deleteRoom) batch(ctx context.Context,
 		})
 	})
 	if err == nil {
-		d.worker.metrics.EventsPurged.Add(float64(next.EventsDeleted - d.at.EventsDeleted))
+		d.worker.countDeleted(jobs.DeleteRoom, next.EventsDeleted-d.at.EventsDeleted, next.StateGroupsDeleted-d.at.StateGroupsDeleted,
+			next.RowsDeleted-d.at.RowsDeleted, next.RowWiseBatches-d.at.RowWiseBatches)
 		d.at = next
 	}
 	return err

@@ -293,7 +293,8 @@ func (p *purgeHistory) batch(ctx context.Context, do func(context.Context, store
 		})
 	})
 	if err == nil {
-		p.worker.metrics.EventsPurged.Add(float64(next.EventsDeleted - p.at.EventsDeleted))
+		events, groups := next.EventsDeleted-p.at.EventsDeleted, next.StateGroupsDeleted-p.at.StateGroupsDeleted
+		p.worker.countDeleted(jobs.PurgeHistory, events, groups, 0, next.RowWiseBatches-p.at.RowWiseBatches)
 		p.at = next
 	}
 	return err

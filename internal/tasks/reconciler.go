@@ -53,6 +53,7 @@ type Reconciler struct {
 func NewReconciler(db *store.Store, client redis.UniversalClient, board *jobs.Board, log *slog.Logger,
 	metrics *observe.Metrics,
 ) *Reconciler {
+	showReconciler(metrics)
 	return &Reconciler{
 		store: db, redis: client, board: board, dispatch: newDispatcher(client),
 		inspect: asynq.NewInspectorFromRedisClient(client), log: log, metrics: metrics,
@@ -89,7 +90,7 @@ func (r *Reconciler) Look(ctx context.Context) error {
 		return err
 	}
 	for _, job := range stale {
-		r.count(ctx, job, "released")
+		r.count(ctx, job, actionReleased)
 		r.board.Post(ctx, jobs.StatusOf(job))
 		if job.State == store.JobFailed {
 			r.metrics.JobsEnded.WithLabelValues(job.Kind, job.State).Inc()
@@ -115,7 +116,7 @@ func (r *Reconciler) Look(ctx context.Context) error {
 		if err := r.dispatch.enqueue(ctx, job); err != nil {
 			return err // the rest stays marked
 		}
-		r.count(ctx, job, "enqueued")
+		r.count(ctx, job, actionEnqueued)
 		if err := r.store.MarkTaskEnqueued(ctx, job.ID, job.Generation); err != nil {
 			return err
 		}
@@ -149,7 +150,7 @@ func (r *Reconciler) findMissing(ctx context.Context) error {
 		}
 		switch {
 		case !has && !job.TaskMissing:
-			r.count(ctx, job, "missed")
+			r.count(ctx, job, actionMissed)
 			err = r.store.MarkTaskMissing(ctx, job.ID, job.Generation)
 		case has && job.TaskMissing:
 			err = r.store.MarkTaskEnqueued(ctx, job.ID, job.Generation)

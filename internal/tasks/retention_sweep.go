@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lethe/internal/jobs"
+	"lethe/internal/observe"
 	"lethe/internal/retention"
 	"lethe/internal/store"
 )
@@ -182,10 +184,15 @@ func (s *retentionSweep) next(ctx context.Context) (done bool, err error) {
 	case err != nil:
 		return false, err
 	case len(rooms) == 0:
-		s.worker.log.InfoContext(ctx, "sweep has looked at every room", "job", s.run.JobID, "retention_job", s.job.Name,
+		s.worker.log.InfoContext(ctx, "sweep has looked at every room", "retention_job", s.job.Name,
 			"result", encode(s.at.Sweep))
 		return true, nil
 	}
+	ctx, span := observe.StartSpan(ctx, "batch", slog.Int("rooms", len(rooms)))
+	defer func() {
+		_, failure := outcomeOf(err)
+		span.End(failure)
+	}()
 	page, err := s.decide(ctx, rooms)
 	if err != nil {
 		return false, err
@@ -213,7 +220,7 @@ func (s *retentionSweep) next(ctx context.Context) (done bool, err error) {
 
 // wait gives the place to others until purges have ended.
 func (s *retentionSweep) wait() error {
-	return errYield{reason: "queue full", after: jitter(sweepWait)}
+	return errYield{reason: yieldQueueFull, after: jitter(sweepWait)}
 }
 
 // moved goes on from a checkpoint that was committed.
@@ -320,6 +327,7 @@ func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []store.R
 		page[cutOf[i]].purge = &store.Job{
 			ID: jobs.NewID(), Kind: string(jobs.PurgeHistory), Room: cuts[i].Room, Parameters: parameters,
 			Requester: retentionRequester, State: store.JobQueued, Generation: 1, Queue: queueLow,
+			TraceParent: observe.OriginOf(ctx).TraceParent,
 			// Until it has one: should we die before, the reconciler knows at once.
 			TaskMissing: true,
 		}
@@ -413,7 +421,7 @@ func (s *retentionSweep) enqueue(ctx context.Context, purges []store.Job, accept
 		})
 	}
 	_ = group.Wait() // none returns an error
-	log := s.worker.log.With("job", s.run.JobID)
+	log := s.worker.log
 	if failed != nil {
 		log.WarnContext(ctx, "purges not enqueued: left to the reconciler", "purges", len(accepted)-len(enqueued), "error", failed)
 	}

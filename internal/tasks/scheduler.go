@@ -62,6 +62,10 @@ type SchedulerOptions struct {
 	// 5 minutes apart: one of them is wrong, and by a wrong clock events would be
 	// purged that are to stay.
 	Now func(context.Context) (time.Time, error)
+
+	// Tracer traces the ticks that are decided about, and so what comes of them.
+	// Defaults to nil, no traces.
+	Tracer *observe.Tracer
 }
 
 // A Scheduler enqueues retention's sweeps, each job's at its ticks. Any number of
@@ -84,6 +88,7 @@ type SchedulerOptions struct {
 type Scheduler struct {
 	rules    retention.Config
 	now      func(context.Context) (time.Time, error)
+	tracer   *observe.Tracer
 	store    *store.Store
 	dispatch dispatcher
 	log      *slog.Logger
@@ -96,10 +101,13 @@ func NewScheduler(db *store.Store, client redis.UniversalClient, log *slog.Logge
 	options SchedulerOptions,
 ) *Scheduler {
 	s := &Scheduler{
-		rules: options.Rules, now: options.Now, store: db, dispatch: newDispatcher(client), log: log, metrics: metrics,
+		rules: options.Rules, now: options.Now, tracer: options.Tracer, store: db, dispatch: newDispatcher(client), log: log, metrics: metrics,
 	}
 	if s.now == nil {
 		s.now = s.databaseTime
+	}
+	if s.rules.Enabled {
+		showSchedules(metrics, s.names())
 	}
 	return s
 }
@@ -226,11 +234,15 @@ func (s *Scheduler) show(job retention.Job, last, next, now time.Time) {
 }
 
 // take decides about a tick, and enqueues the sweep that it gets.
-func (s *Scheduler) take(ctx context.Context, tick store.Tick, now time.Time) (store.TakenTick, error) {
-	taken, err := s.store.TakeTick(ctx, tick)
+func (s *Scheduler) take(ctx context.Context, tick store.Tick, now time.Time) (taken store.TakenTick, err error) {
+	ctx, span := s.tracer.Begin(ctx, "tick", slog.String("schedule", tick.Job), slog.Time("tick", tick.At))
+	defer func() { span.End(err) }()
+	tick.Sweep.TraceParent = observe.OriginOf(ctx).TraceParent
+	taken, err = s.store.TakeTick(ctx, tick)
 	if err != nil {
 		return taken, err
 	}
+	span.Set(slog.String("outcome", taken.Outcome), slog.String("job", taken.Sweep.ID))
 	log := s.log.With("schedule", tick.Job, "tick", tick.At)
 	if taken.SetBack {
 		log.WarnContext(ctx, "the schedule's last tick was in the future, and is set back", "was", tick.Disbelieved)

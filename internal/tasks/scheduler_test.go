@@ -649,11 +649,12 @@ func TestSchedulersMetrics(t *testing.T) {
 	o := setupTown(t)
 	registry := observe.NewRegistry()
 	o.metrics = observe.NewMetrics(registry)
+	metrics := observe.NewHealth(registry, nil).Handler()
 	s := o.replica(every(t, "hourly", time.Hour))
 	shows := func(lines ...string) {
 		t.Helper()
 		response := httptest.NewRecorder()
-		observe.NewHealth(registry, nil).Handler().ServeHTTP(response, httptest.NewRequestWithContext(o.ctx, http.MethodGet, "/metrics", http.NoBody))
+		metrics.ServeHTTP(response, httptest.NewRequestWithContext(o.ctx, http.MethodGet, "/metrics", http.NoBody))
 		for _, line := range lines {
 			require.Contains(t, strings.Split(response.Body.String(), "\n"), line)
 		}

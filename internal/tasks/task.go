@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"lethe/internal/jobs"
+	"lethe/internal/observe"
 	"lethe/internal/store"
 )
 
@@ -66,6 +67,35 @@ func decode(task *asynq.Task) (payload, error) {
 	return body, nil
 }
 
+// The headers of a task, by which whoever sees the task knows what made its job.
+const (
+	headerRequestID   = "request_id"
+	headerTraceParent = "traceparent"
+)
+
+// headersOf are the headers of a job's tasks, nil if there are none.
+func headersOf(job store.Job) map[string]string {
+	var headers map[string]string
+	for name, value := range map[string]string{headerRequestID: job.RequestID, headerTraceParent: job.TraceParent} {
+		if value != "" {
+			if headers == nil {
+				headers = map[string]string{}
+			}
+			headers[name] = value
+		}
+	}
+	return headers
+}
+
+// originOf reads what made a task's job. Redis may hold what we did not put there.
+func originOf(task *asynq.Task) observe.Origin {
+	origin := observe.Origin{TraceParent: task.Headers()[headerTraceParent]}
+	if id := task.Headers()[headerRequestID]; observe.ValidRequestID(id) {
+		origin.RequestID = id
+	}
+	return origin
+}
+
 // taskID names the one task of a generation of a job. asynq refuses a second
 // task of that name, so enqueueing twice does no harm.
 func taskID(jobID string, generation int) string { return fmt.Sprintf("%s~%d", jobID, generation) }
@@ -96,7 +126,8 @@ func (d dispatcher) enqueue(ctx context.Context, job store.Job) error {
 	if err != nil {
 		return fmt.Errorf("encode the task: %w", err)
 	}
-	_, err = d.client.EnqueueContext(ctx, asynq.NewTask(job.Kind, body),
+	// What made the job goes with each of its tasks, of whatever generation.
+	_, err = d.client.EnqueueContext(ctx, asynq.NewTaskWithHeaders(job.Kind, body, headersOf(job)),
 		asynq.Queue(queueOf(job)),
 		asynq.TaskID(taskID(job.ID, job.Generation)),
 		asynq.Timeout(taskTimeout),

@@ -75,7 +75,7 @@ func (w *Worker) throttle(ctx context.Context, rows int64) error {
 	}
 	w.metrics.RatePauseSeconds.Add(time.Since(started).Seconds())
 	if wait > longestPause {
-		return errYield{reason: "rate", after: min(wait-longestPause, longestYield)}
+		return errYield{reason: yieldRate, after: min(wait-longestPause, longestYield)}
 	}
 	return nil
 }

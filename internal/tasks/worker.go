@@ -75,6 +75,9 @@ type WorkerOptions struct {
 	// TimeSlice is how long a job runs before it makes room for others.
 	// Defaults to 30 s.
 	TimeSlice time.Duration
+
+	// Tracer traces the runs of jobs. Defaults to nil, no traces.
+	Tracer *observe.Tracer
 }
 
 func (o WorkerOptions) withDefaults() WorkerOptions {
@@ -171,6 +174,7 @@ func NewWorker(db *store.Store, client redis.UniversalClient, locks []redis.Univ
 	if options.Homeserver == nil {
 		options.Homeserver = shutdown.NewEmbedded(db, shutdown.EmbeddedOptions{Log: log, ServerName: options.ServerName})
 	}
+	showWorker(metrics)
 	return &Worker{
 		options: options, shutdown: shutdown.New(db, options.Homeserver), store: db,
 		history: cachedCatalog{version: db.CatalogVersion, read: db.Catalog},
@@ -240,24 +244,52 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, asynq.SkipRetry)
 	}
-	log := w.log.With("job", body.JobID, "kind", task.Type())
+	origin := originOf(task)
+	ctx = observe.About(ctx, slog.String("job", body.JobID), slog.String("kind", task.Type()))
+	if origin.RequestID != "" {
+		ctx = observe.About(ctx, slog.String("request_id", origin.RequestID))
+	}
+	log := w.log
 	job, err := w.claim(ctx, body)
 	switch {
 	case errors.Is(err, store.ErrSuperseded):
 		log.DebugContext(ctx, "task dropped: the job has ended or belongs to another run", "generation", body.Generation)
 		return nil
 	case errors.Is(err, store.ErrRoomBusy):
-		return w.yield(task.Type(), errYield{"room busy", jitter(busyWait)})
+		return w.yield(task.Type(), errYield{yieldRoomBusy, jitter(busyWait)})
 	case errors.Is(err, store.ErrLowQueue):
-		return w.yield(task.Type(), errYield{"low queue", jitter(busyWait)})
+		return w.yield(task.Type(), errYield{yieldLowQueue, jitter(busyWait)})
 	case err != nil:
 		log.WarnContext(ctx, "job not claimed", "error", err)
-		return w.yield(task.Type(), errYield{"database unreachable", jitter(busyWait)})
+		return w.yield(task.Type(), errYield{yieldUnreachable, jitter(busyWait)})
 	}
-	log = log.With("room", job.Room)
+	ctx = observe.About(ctx, about(job)...)
 	run := store.Run{JobID: job.ID, Generation: job.Generation, Attempt: job.Attempt}
+	running := w.metrics.JobsRunning.WithLabelValues(job.Kind)
+	running.Inc()
+	defer running.Dec()
+	// Of a sweep's thousand purges each has a trace of its own.
+	ctx, span := w.options.Tracer.Run(ctx, origin, job.Queue == queueLow, job.Kind, append(about(job),
+		slog.Int("generation", run.Generation), slog.Int("attempt", run.Attempt), slog.String("request_id", origin.RequestID))...)
 	err = w.runSlice(ctx, job, run, log)
+	outcome, failure := outcomeOf(err)
+	span.Set(slog.String("outcome", outcome))
+	span.End(failure)
 	return w.settle(ctx, job, run, err, log)
+}
+
+// outcomeOf names how a slice ended, and returns its error if the job has failed.
+func outcomeOf(err error) (outcome string, failure error) {
+	var yield errYield
+	switch {
+	case err == nil:
+		return string(jobs.Complete), nil
+	case errors.Is(err, store.ErrSuperseded):
+		return "superseded", nil
+	case errors.As(err, &yield):
+		return yield.Error(), nil
+	}
+	return string(jobs.Failed), err
 }
 
 // errBeside is why a job that purges fails beside a running homeserver.
@@ -302,7 +334,7 @@ func (w *Worker) runSlice(ctx context.Context, job store.Job, run store.Run, log
 	post := func(ctx context.Context) {
 		mu.Lock()
 		defer mu.Unlock()
-		w.board.Post(ctx, status)
+		w.board.Post(observe.About(ctx, about(job)...), status) // a heartbeat's context is about no job
 	}
 	post(ctx)
 	ctx, stop := w.heart.Watch(ctx, run, post)
@@ -313,10 +345,10 @@ func (w *Worker) runSlice(ctx context.Context, job store.Job, run store.Run, log
 	var work work
 	for {
 		if w.drain.Err() != nil {
-			return errYield{reason: "drain"}
+			return errYield{reason: yieldDrain}
 		}
 		if time.Now().After(deadline) {
-			return errYield{reason: "slice"}
+			return errYield{reason: yieldSlice}
 		}
 
 		var done bool
@@ -376,9 +408,9 @@ func (w *Worker) judge(ctx context.Context, run store.Run, err error, log *slog.
 	case errors.Is(err, errDraining):
 		return nil // the loop sees it
 	case ctx.Err() != nil: // asynq gave the task up
-		return errYield{reason: "timeout"}
+		return errYield{reason: yieldTimeout}
 	case errors.Is(err, lock.ErrTaken):
-		return errYield{reason: "room locked", after: jitter(busyWait)}
+		return errYield{reason: yieldRoomLocked, after: jitter(busyWait)}
 	case errors.Is(err, store.ErrFenced), errors.Is(err, lock.ErrLockLost):
 		if errors.Is(err, store.ErrFenced) {
 			w.metrics.FenceRejections.Inc()
@@ -500,14 +532,18 @@ func (w *Worker) inRoom(ctx context.Context, kind jobs.Kind, room string, run st
 	// Draining ends the wait for the lock, but not the batch.
 	drained := context.AfterFunc(w.drain, func() { cancel(errDraining) })
 	started := time.Now()
+	_, waitSpan := observe.StartSpan(ctx, "lock room")
 	held, err := w.rooms.Lock(ctx, room)
 	drained()
+	waitSpan.End(err)
+	w.metrics.LockWaitSeconds.WithLabelValues(modeWrite).Observe(time.Since(started).Seconds())
 	if err != nil {
 		return err
 	}
-	w.metrics.LockWaitSeconds.WithLabelValues("write").Observe(time.Since(started).Seconds())
 	locked := time.Now()
-	err = do(held.Context(), store.Batch{Run: run, Room: room, Fence: held.Fence(), Lease: lockLease})
+	batch, batchSpan := observe.StartSpan(held.Context(), "batch", slog.Int64("fence", held.Fence()))
+	err = do(batch, store.Batch{Run: run, Room: room, Fence: held.Fence(), Lease: lockLease})
+	batchSpan.End(err)
 	if err == nil {
 		w.metrics.JobBatches.WithLabelValues(string(kind)).Inc()
 		w.metrics.JobBatchSeconds.WithLabelValues(string(kind)).Observe(time.Since(locked).Seconds())
@@ -518,8 +554,9 @@ func (w *Worker) inRoom(ctx context.Context, kind jobs.Kind, room string, run st
 	// What was committed stays so, whatever becomes of the lock: the fence saw
 	// to that. At worst the room is free only after the lease.
 	if err := held.Unlock(ctx); err != nil {
-		w.log.WarnContext(ctx, "room not unlocked", "room", room, "job", run.JobID, "error", err)
+		w.log.WarnContext(ctx, "room not unlocked", "error", err)
 	}
+	w.metrics.LockHoldSeconds.WithLabelValues(modeWrite).Observe(time.Since(locked).Seconds())
 	return err
 }
 
