@@ -305,7 +305,10 @@ func TestRedactedState(t *testing.T) {
 func TestWhichRedactionsCount(t *testing.T) {
 	t.Parallel()
 	r := setupState(t)
-	const redaction = `INSERT INTO redactions (event_id, redacts, recheck) VALUES `
+	const (
+		redaction = `INSERT INTO redactions (event_id, redacts, recheck) VALUES `
+		noted     = `UPDATE event_json SET internal_metadata = '{"recheck_redaction":true}' WHERE event_id = '$s1'; `
+	)
 	for name, test := range map[string]struct {
 		sql  string
 		want any
@@ -317,11 +320,13 @@ func TestWhichRedactionsCount(t *testing.T) {
 		"to be checked and rejected":     {redaction + `('$s1', '$s0', true); INSERT INTO rejections VALUES ('$s1', '', '')`, nil},
 		"to be checked and refused":      {redaction + `('$s1', '$s0', true); UPDATE events SET rejection_reason = '' WHERE event_id = '$s1'`, nil},
 		"to be checked, of another room": {redaction + `('$other', '$s0', true); UPDATE events SET sender = '@sender:x' WHERE event_id = '$other'`, nil},
-		"to be checked, same server":     {redaction + `('$s1', '$s0', true); UPDATE events SET sender = '@else:x' WHERE event_id = '$s1'`, "$s1"},
-		"to be checked, other server":    {redaction + `('$s1', '$s0', true); UPDATE events SET sender = '@sender:y' WHERE event_id = '$s1'`, nil},
-		"to be checked, other port":      {redaction + `('$s1', '$s0', true); UPDATE events SET sender = '@sender:x:1' WHERE event_id = '$s1'`, nil},
-		"of another event":               {redaction + `('$s0', '$s1', false)`, nil},
-		"the first of those confirmed":   {redaction + `('$s1', '$s0', true), ('$s3', '$s0', false), ('$s2', '$s0', false)`, "$s2"},
+		"to be checked, same server":     {noted + redaction + `('$s1', '$s0', true); UPDATE events SET sender = '@else:x' WHERE event_id = '$s1'`, "$s1"},
+		"to be checked, other server":    {noted + redaction + `('$s1', '$s0', true); UPDATE events SET sender = '@sender:y' WHERE event_id = '$s1'`, nil},
+		"to be checked, other port":      {noted + redaction + `('$s1', '$s0', true); UPDATE events SET sender = '@sender:x:1' WHERE event_id = '$s1'`, nil},
+		// The homeserver knew that the sender had the power, and has yet to fill the column.
+		"by a moderator":               {redaction + `('$s1', '$s0', true); UPDATE events SET sender = '@sender:y' WHERE event_id = '$s1'`, "$s1"},
+		"of another event":             {redaction + `('$s0', '$s1', false)`, nil},
+		"the first of those confirmed": {redaction + `('$s1', '$s0', true), ('$s3', '$s0', false), ('$s2', '$s0', false)`, "$s2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			event := func(kind string) [3]string {

@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-const (
+var (
 	// eventColumns are a [TimelineEvent], of which these queries leave out the
 	// state group, from what eventTables join.
 	eventColumns = `
@@ -16,29 +16,11 @@ const (
 
 	// eventTables join events that were not rejected to "asked", which has their
 	// ids.
-	//
-	// A redaction that is to be checked again came before its target. It counts
-	// if it is there, was not rejected, is of the same room, and its sender is
-	// of the server whose event it redacts. What made a room is never redacted.
 	eventTables = `
 		JOIN events e ON e.event_id = asked.event_id AND e.rejection_reason IS NULL
 		JOIN event_json j ON j.event_id = e.event_id
 		LEFT JOIN rooms r ON r.room_id = e.room_id
-		LEFT JOIN LATERAL (
-			SELECT d.event_id, dj.json, dj.internal_metadata
-			FROM redactions d
-			-- Older schemas do not have the column; then all are checked.
-			CROSS JOIN LATERAL (SELECT coalesce((to_jsonb(d) ->> 'recheck')::boolean, true)) AS f (recheck)
-			LEFT JOIN events de ON de.event_id = d.event_id
-			LEFT JOIN event_json dj ON dj.event_id = d.event_id
-			LEFT JOIN rejections dx ON dx.event_id = d.event_id
-			WHERE d.redacts = e.event_id AND e.type <> 'm.room.create'
-			  AND (NOT f.recheck
-			       OR de.room_id = e.room_id AND de.rejection_reason IS NULL AND dx.event_id IS NULL
-			          AND substr(de.sender, strpos(de.sender, ':')) = substr(e.sender, strpos(e.sender, ':')))
-			ORDER BY f.recheck, de.stream_ordering, d.event_id
-			LIMIT 1
-		) d ON true
+		LEFT JOIN LATERAL ` + redactionOf("e.room_id") + ` d ON true
 		WHERE NOT EXISTS (SELECT FROM rejections x WHERE x.event_id = e.event_id)`
 
 	eventsSQL = `SELECT` + eventColumns + ` FROM unnest($1::text[]) AS asked (event_id)` + eventTables

@@ -209,13 +209,8 @@ const keyColumns = `
 // are bounded by LIMIT are not turned into joins of whole tables, whatever the
 // planner takes the number of events for.
 //
-// A redaction that is to be checked again came before its target. It counts if it
-// is there, was not rejected and is of the same room; and, if its homeserver noted
-// that its sender's own power was not enough, only for an event of the sender's
-// server. Schemas without the column recheck have the note alone. What made a room
-// is never redacted. A redaction that does not count is not told of either: its
-// target is unknown, say, or is not for its sender to redact.
-const (
+// A redaction that does not count is not told of either.
+var (
 	stateGroup = `(SELECT g.state_group FROM event_to_state_groups g WHERE g.event_id = e.event_id LIMIT 1),`
 
 	loadedColumns = `
@@ -223,41 +218,13 @@ const (
 	(SELECT r.room_version FROM rooms r WHERE r.room_id = $1),
 	j.json, j.internal_metadata, d.event_id, d.json, d.internal_metadata, coalesce(j.format_version, 1),
 	e.rejection_reason IS NOT NULL OR (SELECT true FROM rejections x WHERE x.event_id = e.event_id LIMIT 1) IS TRUE
-	OR e.type = 'm.room.redaction' AND (
-		SELECT true
-		FROM redactions d
-		JOIN events t ON t.event_id = d.redacts
-		JOIN event_json tj ON tj.event_id = t.event_id
-		LEFT JOIN rejections tx ON tx.event_id = t.event_id
-		WHERE d.event_id = e.event_id
-		  AND t.room_id = $1 AND t.type <> 'm.room.create' AND t.rejection_reason IS NULL AND tx.event_id IS NULL
-		  AND (to_jsonb(d) ->> 'recheck' IS NOT DISTINCT FROM 'false'
-		       OR j.internal_metadata !~ ` + recheckNote + `
-		       OR substr(e.sender, strpos(e.sender, ':')) = substr(t.sender, strpos(t.sender, ':')))
-		LIMIT 1) IS NOT TRUE`
+	OR e.type = 'm.room.redaction' AND ` + redactsSomething + ` IS NOT TRUE`
 
 	loads = `
 	LEFT JOIN LATERAL (
 		SELECT j.json, j.internal_metadata, j.format_version FROM event_json j WHERE j.event_id = e.event_id LIMIT 1
 	) j ON true
-	LEFT JOIN LATERAL (
-		SELECT d.event_id, dj.json, dj.internal_metadata
-		FROM redactions d
-		CROSS JOIN LATERAL (SELECT to_jsonb(d) ->> 'recheck' IS NOT DISTINCT FROM 'false') AS f (confirmed)
-		LEFT JOIN events de ON de.event_id = d.event_id
-		LEFT JOIN event_json dj ON dj.event_id = d.event_id
-		LEFT JOIN rejections dx ON dx.event_id = d.event_id
-		WHERE d.redacts = e.event_id AND e.type <> 'm.room.create'
-		  AND (f.confirmed
-		       OR de.room_id = $1 AND de.rejection_reason IS NULL AND dx.event_id IS NULL
-		          AND (dj.internal_metadata !~ ` + recheckNote + `
-		               OR substr(de.sender, strpos(de.sender, ':')) = substr(e.sender, strpos(e.sender, ':'))))
-		ORDER BY f.confirmed DESC, de.stream_ordering, d.event_id
-		LIMIT 1
-	) d ON true`
-
-	// As text, since what was stored need not be JSON.
-	recheckNote = `'"recheck_redaction"\s*:\s*true'`
+	LEFT JOIN LATERAL ` + redactionOf("$1") + ` d ON true`
 )
 
 // read reads rows of [loadedColumns]. One beyond the limit is there only to say
