@@ -19,13 +19,14 @@ run: ## Start Lethe with servers and rooms to try it on
 .PHONY: test
 test: ## Lint, then run all tests with the race detector
 	@scripts/servers
-	@$(MAKE) --no-print-directory lint
-	go test -race -timeout 15m -parallel 6 ./...
+	@$(MAKE) --no-print-directory lint build
+	LETHE_TEST_PROGRAMS='$(CURDIR)/bin' go test -vet=off -race -timeout 15m -parallel 6 ./...
 
 .PHONY: test-fast
 test-fast: ## Run all tests, without the race detector
 	@scripts/servers
-	go test -timeout 15m -parallel 6 ./...
+	@$(MAKE) --no-print-directory build
+	LETHE_TEST_PROGRAMS='$(CURDIR)/bin' go test -timeout 15m -parallel 6 ./...
 
 .PHONY: test-kills
 test-kills: ## Kill workers at random points of purges and deletes, again and again

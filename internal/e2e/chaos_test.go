@@ -59,8 +59,34 @@ func populate(events int) func(ctx context.Context, url string) error {
 	}
 }
 
-// slowly makes a worker take so many batches that there is time to disturb it.
-const slowly = "LETHE_WORKER_BATCH_EVENTS=10"
+// slowly makes a worker take a hundred batches for the room of [longDemo].
+const (
+	longEvents = 1000
+	slowly     = "LETHE_WORKER_BATCH_EVENTS=10"
+)
+
+// longDemo is demo with a purge which takes long enough to be disturbed.
+func longDemo(t *testing.T) (f *fleet, purge map[string]any) {
+	t.Helper()
+	f, purge = demo(t, longEvents)
+	f.lengthenBatches()
+	return f, purge
+}
+
+// lengthenBatches makes each batch wait before it commits: more batches would take
+// the time of the machine, and are over soon on a quick one.
+func (f *fleet) lengthenBatches() {
+	f.t.Helper()
+	_, err := f.sql.Exec(f.t.Context(), `
+		CREATE FUNCTION lethe.lengthen() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			PERFORM pg_sleep(0.06);
+			RETURN NEW;
+		END $$;
+		CREATE TRIGGER lengthen AFTER UPDATE OF checkpoint ON lethe.jobs FOR EACH ROW
+		WHEN (NEW.checkpoint IS DISTINCT FROM OLD.checkpoint) EXECUTE FUNCTION lethe.lengthen()`)
+	require.NoError(f.t, err)
+}
 
 // underway submits the purge and waits until it has committed a few batches.
 func (f *fleet) underway(purge map[string]any) string {
@@ -80,7 +106,7 @@ func (f *fleet) left() int {
 
 func TestKilledWorkersJobGoesOnElsewhere(t *testing.T) {
 	t.Parallel()
-	f, purge := demo(t, 3000)
+	f, purge := longDemo(t)
 	f.start("scheduler")
 	doomed := f.start("worker", slowly)
 	id := f.underway(purge)
@@ -96,7 +122,7 @@ func TestKilledWorkersJobGoesOnElsewhere(t *testing.T) {
 
 func TestStoppingWorkerHandsItsJobOver(t *testing.T) {
 	t.Parallel()
-	f, purge := demo(t, 3000)
+	f, purge := longDemo(t)
 	leaving := f.start("worker", slowly)
 	id := f.underway(purge)
 	f.start("worker", slowly)
@@ -117,7 +143,7 @@ func TestStoppingWorkerHandsItsJobOver(t *testing.T) {
 
 func TestTimeSlicesMakeRoomForOthers(t *testing.T) {
 	t.Parallel()
-	f, purge := demo(t, 3000)
+	f, purge := longDemo(t)
 	f.start("worker", slowly, "LETHE_WORKER_TIME_SLICE=1s", "LETHE_WORKER_CONCURRENCY=1")
 	id := f.underway(purge)
 	f.await(4*time.Minute, id)
@@ -128,7 +154,7 @@ func TestTimeSlicesMakeRoomForOthers(t *testing.T) {
 
 func TestFlushedRedisLosesNoRunningJob(t *testing.T) {
 	t.Parallel()
-	f, purge := demo(t, 3000)
+	f, purge := longDemo(t)
 	f.start("scheduler")
 	f.start("worker", slowly)
 	id := f.underway(purge)
@@ -168,7 +194,7 @@ func TestFlushedRedisLosesNoQueuedJob(t *testing.T) {
 
 func TestRedisDownInMidJob(t *testing.T) {
 	t.Parallel()
-	f, purge := demo(t, 3000)
+	f, purge := longDemo(t)
 	f.start("scheduler")
 	f.start("worker", slowly)
 	id := f.underway(purge)
@@ -204,7 +230,7 @@ func TestRedisDownAtSubmission(t *testing.T) {
 // TestHungRedis stops Redis, so that it takes connections but never answers.
 func TestHungRedis(t *testing.T) {
 	t.Parallel()
-	f, purge := demo(t, 3000)
+	f, purge := longDemo(t)
 	f.start("scheduler")
 	f.start("worker", slowly)
 	running := f.underway(purge)
@@ -225,8 +251,9 @@ func TestDatabaseRestartedInMidJob(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, postgres.Close()) })
 	require.NoError(t, postgres.CreateDatabase(t.Context(), "demo", ""))
-	require.NoError(t, populate(3000)(t.Context(), postgres.URL("demo")))
+	require.NoError(t, populate(longEvents)(t.Context(), postgres.URL("demo")))
 	f, purge := demoOn(t, postgres.URL("demo"))
+	f.lengthenBatches()
 	f.start("scheduler")
 	f.start("worker", slowly)
 	id := f.underway(purge)
@@ -241,7 +268,7 @@ func TestDatabaseRestartedInMidJob(t *testing.T) {
 // a reader has, and lets it go on when another has taken its job over.
 func TestStoppedBetweenBatches(t *testing.T) {
 	t.Parallel()
-	f, purge := demo(t, 3000)
+	f, purge := longDemo(t)
 	f.audit()
 	f.start("scheduler")
 	stopped := f.start("worker", slowly)
@@ -257,7 +284,7 @@ func TestStoppedBetweenBatches(t *testing.T) {
 // TestStoppedInsideBatch stops a worker whose batch waits for a row.
 func TestStoppedInsideBatch(t *testing.T) {
 	t.Parallel()
-	f, purge := demo(t, 3000)
+	f, purge := longDemo(t)
 	f.audit()
 	f.start("scheduler")
 	stopped := f.start("worker", slowly)

@@ -74,6 +74,8 @@ type process struct {
 	log bytes.Buffer
 }
 
+var listeningAddress = regexp.MustCompile(`"address":"([^"]+)"`)
+
 // start starts a binary, and waits until it listens.
 func (f *fleet) start(name string, env ...string) *process {
 	f.t.Helper()
@@ -89,7 +91,7 @@ func (f *fleet) start(name string, env ...string) *process {
 	listening := make(chan string, 1)
 	go func() {
 		defer close(p.exited)
-		address := regexp.MustCompile(`"address":"([^"]+)"`)
+		listens := false
 		lines := bufio.NewScanner(stderr)
 		lines.Buffer(nil, 1<<20)
 		for lines.Scan() {
@@ -98,10 +100,10 @@ func (f *fleet) start(name string, env ...string) *process {
 				p.log.Write(append(lines.Bytes(), '\n'))
 				p.mu.Unlock()
 			}
-			if found := address.FindStringSubmatch(lines.Text()); found != nil {
-				select {
-				case listening <- found[1]:
-				default:
+			if !listens {
+				if found := listeningAddress.FindSubmatch(lines.Bytes()); found != nil {
+					listens = true
+					listening <- string(found[1])
 				}
 			}
 		}
@@ -183,16 +185,20 @@ func (f *fleet) await(within time.Duration, ids ...string) {
 	}
 }
 
-// eventually polls until the condition holds.
+// eventually polls until the condition holds, less and less often: some wait for
+// a minute, and each look costs those that are waited for.
 func (f *fleet) eventually(within time.Duration, condition func() bool, message string, args ...any) {
 	f.t.Helper()
 	deadline := time.NewTimer(within)
 	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
+	pause := 20 * time.Millisecond
+	next := time.NewTimer(pause)
+	defer next.Stop()
 	for !condition() {
 		select {
-		case <-tick.C:
+		case <-next.C:
+			pause = min(pause+pause/10, 250*time.Millisecond)
+			next.Reset(pause)
 		case <-deadline.C:
 			require.FailNow(f.t, fmt.Sprintf(message, args...), "not within %v\n%s", within, f.rows())
 		}

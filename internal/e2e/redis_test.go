@@ -22,7 +22,7 @@ func (f *fleet) on(url string, env ...string) {
 
 func TestPurgeOnARedisCluster(t *testing.T) {
 	t.Parallel()
-	f, purge := demo(t, 3000)
+	f, purge := longDemo(t)
 	cluster := devstacktest.RedisCluster(t)
 	f.on(cluster.URL())
 	f.start("scheduler")
@@ -48,7 +48,7 @@ func TestPurgeThroughRedisSentinel(t *testing.T) {
 // TestPurgeLockedByQuorum loses one of three masters of the locks on its way.
 func TestPurgeLockedByQuorum(t *testing.T) {
 	t.Parallel()
-	f, purge := demo(t, 3000)
+	f, purge := longDemo(t)
 	masters := []*devstack.Redis{devstacktest.Redis(t), devstacktest.Redis(t), devstacktest.Redis(t)}
 	var urls []string
 	for _, master := range masters {

@@ -22,6 +22,14 @@ import (
 // of them takes, also on a busy machine.
 const timeout = 2 * time.Minute
 
+// buildTimeout bounds the build of the programs, which may have to compile all
+// that they import.
+const buildTimeout = 10 * time.Minute
+
+// programsVariable is the environment variable that names a folder of programs
+// that were built for the tests of more than one package.
+const programsVariable = "LETHE_TEST_PROGRAMS"
+
 // The test process's one of each, made by the first test that asks and removed
 // by Main.
 var (
@@ -142,11 +150,15 @@ func Shared(t testing.TB, path ...string) string {
 	return file
 }
 
-// Binaries returns the folder of the programs below cmd, which are built once
-// per test process; Main removes it.
+// Binaries returns the folder of the programs below cmd: the absolute path that
+// LETHE_TEST_PROGRAMS has, for make test builds them once for all packages; else
+// they are built once per test process, and Main removes them.
 func Binaries(t testing.TB) string {
 	t.Helper()
 	needMain(t)
+	if folder := os.Getenv(programsVariable); folder != "" {
+		return folder
+	}
 	folder, err := binaries()
 	must(t, err)
 	return folder
@@ -212,7 +224,7 @@ func buildBinaries() (string, error) {
 		return "", fmt.Errorf("build the programs: %w", err)
 	}
 	built.Store(&folder)
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
 	defer cancel()
 	build := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", folder, "./cmd/...")
 	build.Dir = root
