@@ -29,7 +29,7 @@ const (
 )
 
 // The actions of the reconciler: a job is taken from a worker that has vanished,
-// found to have no task in asynq, or given a new one.
+// found to have no task in asynq that waits, or given a new one.
 const (
 	actionReleased = "released"
 	actionMissed   = "missed"

@@ -129,7 +129,7 @@ func TestSweptPurgeHasATraceOfItsOwn(t *testing.T) {
 	require.NoError(t, err)
 	ctx, sweep := tracer.Begin(l.ctx, "sweep")
 	job := store.Job{
-		ID: jobs.NewID(), Kind: string(jobs.PurgeHistory), Room: room, Parameters: json.RawMessage(`{"token": "t2-0_0"}`),
+		ID: jobs.NewID(), Kind: string(jobs.PurgeHistory), Room: room, Parameters: json.RawMessage(`{"token": "t2-1"}`),
 		Requester: "x", Generation: 1, Queue: queueLow, TraceParent: observe.OriginOf(ctx).TraceParent,
 	}
 	sweep.End(nil)

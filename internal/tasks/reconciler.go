@@ -179,6 +179,12 @@ func (r *Reconciler) hasTask(job store.Job) (bool, error) {
 
 func (r *Reconciler) count(ctx context.Context, job store.Job, action string) {
 	r.metrics.ReconcilerActions.WithLabelValues(action).Inc()
-	r.log.InfoContext(ctx, "job "+action+" by the reconciler", "job", job.ID, "room", job.Room, "kind", job.Kind,
+	level := slog.LevelInfo
+	if action == actionMissed {
+		// Mostly a worker is just looking whether it may run. If nothing comes of it,
+		// the job is enqueued.
+		level = slog.LevelDebug
+	}
+	r.log.Log(ctx, level, "job "+action+" by the reconciler", "job", job.ID, "room", job.Room, "kind", job.Kind,
 		"generation", job.Generation, "state", job.State)
 }
