@@ -38,6 +38,11 @@ test-kills: ## Kill workers at random points of purges and deletes, again and ag
 	@scripts/servers
 	LETHE_TEST_KILL_RUNS=10 go test -timeout 30m -parallel 6 -run ThroughKills ./internal/e2e
 
+.PHONY: test-long
+test-long: ## Hold purges, pages and shutdowns against their models, ten times as often as make test
+	@scripts/servers
+	LETHE_TEST_CHECKS=300 go test -race -timeout 60m -parallel 6 ./internal/store ./internal/messages ./internal/shutdown
+
 .PHONY: fuzz
 fuzz: ## Ask for pages with made-up queries for a minute, and look for an answer that is none
 	@scripts/servers

@@ -1,8 +1,10 @@
 package devstacktest
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -26,6 +28,9 @@ const timeout = 2 * time.Minute
 // that they import.
 const buildTimeout = 10 * time.Minute
 
+// checksVariable is the environment variable that says how many checks rapid makes.
+const checksVariable = "LETHE_TEST_CHECKS"
+
 // programsVariable is the environment variable that names a folder of programs
 // that were built for the tests of more than one package.
 const programsVariable = "LETHE_TEST_PROGRAMS"
@@ -44,11 +49,19 @@ var (
 	templates   = map[string]func() (string, error){} // by label
 )
 
-// Main is the body of a package's TestMain: it runs the tests, stops what they
+// Main is the body of a package's TestMain: it has rapid make thirty checks, or
+// as many as LETHE_TEST_CHECKS or -rapid.checks say, since here each asks a
+// server many times; it runs the tests, stops what they
 // shared, fails if they left goroutines behind (the options say which are none
 // of their fault), and exits.
 func Main(m *testing.M, options ...goleak.Option) {
 	mainRuns.Store(true)
+	if flag.Lookup("rapid.checks") != nil { // where a test imports it
+		if err := flag.Set("rapid.checks", cmp.Or(os.Getenv(checksVariable), "30")); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", checksVariable, err)
+			os.Exit(2)
+		}
+	}
 	code := m.Run()
 	var errs []error
 	if server := started.Load(); server != nil {
