@@ -51,7 +51,8 @@ func settings(c *Config) []setting {
 		services = []Purpose{ForAPI, ForScheduler, ForWorker}
 		knowing  = []Purpose{ForAPI, ForWorker} // whose users are ours
 	)
-	return append(retentionLimits(&c.Retention.Limits), []setting{
+	ofRetention := append(retentionLimits(&c.Retention.Limits), abandoned(&c.Retention.Rules.Abandoned)...)
+	return append(ofRetention, []setting{
 		{path: "account_validity", set: boolean(&c.AccountValidity)},
 		{path: "api.listen", set: text(&c.API.Listen, validAddress)},
 		{path: "auth", set: oneOf(&c.Auth, AuthDatabase, AuthHomeserver)},
