@@ -235,7 +235,7 @@ type Redis struct {
 	URL Secret
 }
 
-// Retention is how long events are kept. Its keys are Synapse's, but for
+// Retention is how long events are kept. Its keys are Synapse's, but for abandoned,
 // clamp_reads, serve_configuration, and cron and name of a job. A duration is a
 // whole number of ms, or one with its unit, s, m, h, d, w or y.
 type Retention struct {
@@ -246,6 +246,11 @@ type Retention struct {
 	// holds it as YAML or JSON. Defaults to not enabled, with no limits, and with
 	// [retention.Everything] as the only job, which is there in place of an empty
 	// list too.
+	//
+	// They are also those of abandoned rooms: retention.abandoned.enabled, .after,
+	// from 1d, .cool_off, from 1h, .interval or .cron, .max_per_run, from 1 to 10000,
+	// and .exclude, a list of room ids, aliases and server names. These default to
+	// not enabled, 30d, 1d, once a day, 100 and none.
 	Rules retention.Config
 
 	// ServeConfiguration (retention.serve_configuration) has the API tell users the
@@ -307,7 +312,9 @@ func Default() Config {
 		Log:      Log{Format: "text", Level: "info"},
 		Messages: Messages{Backfill: true, Wait: 5 * time.Second},
 		Retention: Retention{
-			Rules:  retention.Config{Jobs: []retention.Job{retention.Everything()}},
+			Rules: retention.Config{
+				Abandoned: defaultAbandoned(), Jobs: []retention.Job{retention.Everything()},
+			},
 			Limits: defaultRetentionLimits(),
 		},
 		Scheduler: Scheduler{Listen: "127.0.0.1:8472"},

@@ -152,6 +152,9 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		Redis:           Redis{URL: redisURL},
 		Retention: Retention{
 			Rules: retention.Config{
+				Abandoned: retention.Abandoned{
+					Enabled: true, After: 60 * dayInMS, CoolOff: 2 * dayInMS, Cron: daily, MaxPerRun: 5, Exclude: []string{"x.org"},
+				},
 				Enabled:            true,
 				DefaultPolicy:      retention.Policy{MinLifetime: new(int64(1)), MaxLifetime: new(int64(2000))},
 				AllowedLifetimeMin: new(int64(3000)), AllowedLifetimeMax: new(int64(4000)),
@@ -197,6 +200,7 @@ retention:
   allowed_lifetime_min: "3s"
   allowed_lifetime_max: 4000
   clamp_reads: true
+  abandoned: {enabled: true, after: 60d, cool_off: 2d, interval: "", cron: CRON_TZ=UTC @daily, max_per_run: 5, exclude: [x.org]}
   serve_configuration: true
   max_queued: 6
   max_running: 4
@@ -229,6 +233,9 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		"LETHE_MESSAGES_BACKFILL=false", "LETHE_MESSAGES_DEPARTED_SEE_LATER=true", "LETHE_MESSAGES_WAIT=2s",
 		"LETHE_RETENTION_ENABLED=true", "LETHE_RETENTION_DEFAULT_POLICY_MIN_LIFETIME=1", "LETHE_RETENTION_DEFAULT_POLICY_MAX_LIFETIME=2s",
 		"LETHE_RETENTION_ALLOWED_LIFETIME_MIN=3s", "LETHE_RETENTION_ALLOWED_LIFETIME_MAX=4s",
+		"LETHE_RETENTION_ABANDONED_ENABLED=true", "LETHE_RETENTION_ABANDONED_AFTER=60d", "LETHE_RETENTION_ABANDONED_COOL_OFF=2d",
+		"LETHE_RETENTION_ABANDONED_INTERVAL=", "LETHE_RETENTION_ABANDONED_CRON=CRON_TZ=UTC @daily",
+		"LETHE_RETENTION_ABANDONED_MAX_PER_RUN=5", "LETHE_RETENTION_ABANDONED_EXCLUDE=x.org",
 		"LETHE_RETENTION_CLAMP_READS=true", "LETHE_RETENTION_SERVE_CONFIGURATION=true",
 		"LETHE_RETENTION_MAX_QUEUED=6", "LETHE_RETENTION_MAX_RUNNING=4", "LETHE_RETENTION_ROWS_PER_SECOND=500",
 		`LETHE_RETENTION_PURGE_JOBS=[{"name": "short", "interval": "60m", "longest_max_lifetime": 5000}, {cron: CRON_TZ=UTC @daily, shortest_max_lifetime: 5s}]`,

@@ -181,6 +181,7 @@ retention:
 	want.ServerName = "example.org"
 	want.Homeserver.ConfigFile = path
 	want.Retention.Rules = retention.Config{
+		Abandoned:          defaultAbandoned(),
 		Enabled:            true,
 		DefaultPolicy:      retention.Policy{MinLifetime: new(day), MaxLifetime: new(365 * day)},
 		AllowedLifetimeMax: new(365 * day),
@@ -205,6 +206,7 @@ retention:
 	require.NoError(t, err)
 	want.ServerName = "b.org"
 	want.Retention.Rules = retention.Config{
+		Abandoned:     defaultAbandoned(),
 		DefaultPolicy: retention.Policy{MinLifetime: new(day), MaxLifetime: new(730 * day)},
 		Jobs:          []retention.Job{retention.Everything()},
 	}

@@ -53,7 +53,8 @@ func settings(c *Config) []setting {
 		services = []Purpose{ForAPI, ForAsynqmon, ForScheduler, ForWorker}
 		knowing  = []Purpose{ForAPI, ForWorker} // whose users are ours
 	)
-	return append(retentionLimits(&c.Retention.Limits), []setting{
+	ofRetention := append(retentionLimits(&c.Retention.Limits), abandoned(&c.Retention.Rules.Abandoned)...)
+	return append(ofRetention, []setting{
 		{path: "account_validity", set: boolean(&c.AccountValidity)},
 		{path: "api.listen", set: text(&c.API.Listen, validAddress)},
 		{path: "api.tls_cert_file", set: optional(&c.API.TLS.CertFile, anyText)},

@@ -203,6 +203,7 @@ func TestTheGrantsAreEnough(t *testing.T) {
 		require.Equal(t, OK, finding(t, report, "speed").Verdict)
 		require.Empty(t, w.purge(w.rooms[1]), "it is done at once")
 		w.readPages()
+		w.hold()
 	}
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
@@ -238,6 +239,21 @@ func (w *ward) readPages() {
 		require.NoError(w.t, err)
 		require.NotEmpty(w.t, page.Chunk)
 	}
+}
+
+// hold holds a room as the role, and releases it.
+func (w *ward) hold() {
+	w.t.Helper()
+	db, err := store.Open(w.ctx, w.plainURL(), store.Options{MaxConnections: 1})
+	require.NoError(w.t, err)
+	defer db.Close()
+	_, err = db.PlaceHold(w.ctx, w.rooms[0].Room, "why", "@admin:x")
+	require.NoError(w.t, err)
+	require.ErrorIs(w.t, db.CheckHold(w.ctx, w.rooms[0].Room), store.ErrHeld)
+	_, err = db.ReleaseHold(w.ctx, w.rooms[0].Room, "@admin:x")
+	require.NoError(w.t, err)
+	_, err = db.ResumeHeld(w.ctx, 1)
+	require.NoError(w.t, err)
 }
 
 func TestASuperuserNeedsNothing(t *testing.T) {

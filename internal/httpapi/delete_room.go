@@ -303,7 +303,7 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 		return err
 	}
 	deletes, err := s.store.ListJobs(c.Request().Context(), store.JobList{
-		Kinds: []string{string(jobs.DeleteRoom)}, States: append(slices.Clone(jobStates), store.JobHeld), Room: &room,
+		Kinds: []string{string(jobs.DeleteRoom), "purge_room"}, States: append(slices.Clone(jobStates), store.JobHeld), Room: &room,
 		EndedWithin: s.options.StatusTTL, Limit: maxTasks,
 	})
 	if err != nil {

@@ -127,3 +127,20 @@ func TestSynchronousDeleteThatIsHeldMeanwhile(t *testing.T) {
 	requireJSON(t, b.send(t, "DELETE", roomsV1+"!room:x", `{}`), 403,
 		refusal("M_FORBIDDEN", "The delete waits, since the room was held meanwhile: its status is that of delete_id "+submittedDelete))
 }
+
+// A delete that a sweep for abandoned rooms has made is what Synapse calls purge_room.
+func TestDeleteOfAnAbandonedRoomIsAPurgeRoom(t *testing.T) {
+	t.Parallel()
+	b := setup(t, httpapi.Options{})
+	b.exec(t, `
+		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, updated_at)
+		VALUES ('DeleteAbandonedA', 'delete_room', '!room:x', '{"purge": true, "abandoned": true}', 'retention', $1)`, time.UnixMilli(5000))
+	task := `{"scheduled_tasks":[{"id":"DeleteAbandonedA","action":"purge_room","status":"scheduled",
+		"timestamp_ms":5000,"resource_id":"!room:x","result":null,"error":null}]}`
+	const tasks = "/_synapse/admin/v1/scheduled_tasks"
+	requireJSON(t, b.send(t, "GET", tasks, ""), 200, task)
+	requireJSON(t, b.send(t, "GET", tasks+"?action_name=purge_room", ""), 200, task)
+	requireJSON(t, b.send(t, "GET", tasks+"?action_name=shutdown_and_purge_room", ""), 200, `{"scheduled_tasks":[]}`)
+	require.Contains(t, b.send(t, "GET", roomsV2+"!room:x/delete_status", "").body, `"delete_id":"DeleteAbandonedA"`)
+	requireJSON(t, b.send(t, "DELETE", roomsV2+"!room:x", `{}`), 400, refusal("M_UNKNOWN", "Purge already in progress for !room:x"))
+}

@@ -21,8 +21,8 @@ const (
 
 // Each task word belongs to the job word at the same place.
 var (
-	taskActions  = []string{"purge_history", "shutdown_and_purge_room", "retention_sweep"} // the last is ours alone
-	jobKinds     = []string{"purge_history", "delete_room", "retention_sweep"}
+	taskActions  = []string{"purge_history", "shutdown_and_purge_room", "purge_room", "retention_sweep", "abandoned_sweep"} // the last two are ours alone
+	jobKinds     = []string{"purge_history", "delete_room", "purge_room", "retention_sweep", "abandoned_sweep"}
 	taskStatuses = []string{"scheduled", "active", "complete", "failed", "cancelled"}
 	jobStates    = []string{store.JobQueued, store.JobRunning, store.JobComplete, store.JobFailed, store.JobCancelled}
 )

@@ -15,12 +15,14 @@ var ErrNotFound = errors.New("no such job")
 type Kind string
 
 // The kinds: PurgeHistory purges the history of a room up to a depth, DeleteRoom
-// shuts a room down and may delete all of it, and RetentionSweep, which has no
-// room, makes a purge of each room that keeps events for longer than it is to.
+// shuts a room down and may delete all of it. RetentionSweep, which has no room,
+// makes a purge of each room that keeps events for longer than it is to, and
+// AbandonedSweep, which has none either, a delete of each that is abandoned.
 const (
 	PurgeHistory   Kind = "purge_history"
 	DeleteRoom     Kind = "delete_room"
 	RetentionSweep Kind = "retention_sweep"
+	AbandonedSweep Kind = "abandoned_sweep"
 )
 
 // A State is how far a job is.

@@ -46,6 +46,10 @@ func buildInfo() prometheus.Collector {
 // values: no room, user or job may be one. A schedule is the name of a job of
 // retention, of which the settings have few.
 type Metrics struct {
+	// AbandonedRooms (lethe_abandoned_rooms_total) counts the rooms that sweeps for
+	// abandoned rooms have decided about, by outcome.
+	AbandonedRooms *prometheus.CounterVec
+
 	// EventsPurged (lethe_events_purged_total) counts events deleted by batches
 	// that were committed.
 	EventsPurged prometheus.Counter
@@ -189,6 +193,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		ReadsWithoutLease: counter("lethe_reads_without_lease_total", "Pages read without a lease of their room.").WithLabelValues(),
 		RatePauseSeconds:  counter("lethe_rate_pause_seconds_total", "How long purges of sweeps have paused for the limit of rows per second.").WithLabelValues(),
 
+		AbandonedRooms:     counter("lethe_abandoned_rooms_total", "Rooms that sweeps for abandoned rooms decided about.", "outcome"),
 		HTTPRequestSeconds: histogram("lethe_http_request_seconds", "How long HTTP requests took.", "route", "method", "status"),
 		JobBatches:         counter("lethe_job_batches_total", "Committed batches.", "kind"),
 		JobBatchSeconds:    histogram("lethe_job_batch_seconds", "How long batches took from begin to commit.", "kind"),

@@ -82,6 +82,9 @@ func CheckJobName(name string) error {
 	if !jobName.MatchString(name) {
 		return errors.New("must be 1 to 64 letters, digits, dots, hyphens or underscores, the first a letter or digit")
 	}
+	if name == AbandonedJob {
+		return errors.New("must not be that of the job of retention.abandoned")
+	}
 	return nil
 }
 
@@ -93,8 +96,8 @@ var (
 	errBounds        = errors.New("A retention policy's purge jobs configuration's 'shortest_max_lifetime' value can not be greater than its 'longest_max_lifetime' value.")
 )
 
-// Check tells what of the default policy and the allowed lifetimes contradicts
-// itself, each as an error of its own.
+// Check tells what of the default policy, the allowed lifetimes and abandoned rooms
+// contradicts itself, each as an error of its own.
 func (c Config) Check() []error {
 	var errs []error
 	if above(c.DefaultPolicy.MinLifetime, c.DefaultPolicy.MaxLifetime) {
@@ -102,6 +105,9 @@ func (c Config) Check() []error {
 	}
 	if above(c.AllowedLifetimeMin, c.AllowedLifetimeMax) {
 		errs = append(errs, errAllowed)
+	}
+	if !c.Abandoned.Interval.IsZero() && !c.Abandoned.Cron.IsZero() {
+		errs = append(errs, errTwoSchedules)
 	}
 	return errs
 }

@@ -23,6 +23,9 @@ type Config struct {
 	// hidden or not. Defaults to none.
 	Jobs []Job
 
+	// Abandoned says which rooms are deleted altogether. Defaults to none.
+	Abandoned Abandoned
+
 	// ClampReads hides events from users by the lifetime within those bounds, by
 	// which they are purged. Defaults to false: by the policy as it is.
 	ClampReads bool

@@ -675,3 +675,25 @@ func TestRemoteAliasThatWasPutUnanswered(t *testing.T) {
 	require.Equal(t, 2, puts)
 	require.Equal(t, []string{"#a:x"}, l.outcome().Aliases)
 }
+
+// The homeserver knows no holds, so it is asked for nothing.
+func TestRemoteOfAHeldRoom(t *testing.T) {
+	t.Parallel()
+	l := setupRemote(t)
+	_, err := l.store.PlaceHold(l.ctx, oldRoom, "why", "@admin:x")
+	require.NoError(t, err)
+	members := []store.LocalMember{{UserID: "@a:x", Membership: "join"}}
+	for name, err := range map[string]error{
+		"block": l.remote.Block(l.ctx, l.batch, "@admin:x", itself),
+		"create": l.remote.CreateRoom(l.ctx, l.batch,
+			shutdown.NewRoom{JobID: l.batch.Run.JobID, Creator: "@a:x", Name: "n"}, itself),
+		"users": l.remote.RemoveUsers(l.ctx, l.batch, shutdown.Removal{Members: members}, itself),
+		"message": l.remote.SendMessage(l.ctx, l.batch,
+			shutdown.Message{JobID: "j", NewRoom: newRoom, Sender: "@a:x", Body: "b"}, itself),
+		"aliases": l.remote.MoveAliases(l.ctx, l.batch,
+			shutdown.AliasMove{NewRoom: newRoom, Owner: "@a:x", Known: []string{"#a:x"}}, itself),
+	} {
+		require.ErrorIs(t, err, store.ErrHeld, name)
+	}
+	require.Empty(t, l.requests)
+}

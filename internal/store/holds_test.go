@@ -206,4 +206,3 @@ func TestHeldJobWaitsAndKeepsItsPlace(t *testing.T) {
 	require.Len(t, missing, 2, "they get a task at once")
 	require.Equal(t, 2, missing[0].Generation)
 }
-

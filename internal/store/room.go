@@ -25,6 +25,11 @@ type RoomPurge struct {
 	// it. Defaults to false.
 	Force bool
 
+	// Abandoned, unless nil, is the rule by which the room must be abandoned: else
+	// nothing is deleted, with [ErrNotAbandoned]. It is for the first batch, which
+	// deletes what it is judged by. Defaults to nil.
+	Abandoned *AbandonedRule
+
 	// At is where the batch before ended, as its [RoomBatch] says. Only speed
 	// depends on it: a batch need not walk over what earlier ones deleted.
 	// Defaults to the beginning.
@@ -58,8 +63,8 @@ type RoomBatch struct {
 
 // A RoomStep does one batch of the end of a room, and makes the job's checkpoint
 // what the function makes of the batch. It deletes up to size events, or as many
-// rows as take about as long. It fails with [ErrUsersJoined], [ErrFenced] or
-// [ErrSuperseded], having changed nothing, and may be repeated at will: one that
+// rows as take about as long. It fails with [ErrUsersJoined], [ErrNotAbandoned],
+// [ErrFenced], [ErrHeld] or [ErrSuperseded], having changed nothing, and may be repeated at will: one that
 // finds nothing changes nothing.
 type RoomStep func(ctx context.Context, batch Batch, catalog Catalog, size int,
 	checkpoint func(RoomBatch) any) (RoomBatch, error)
@@ -177,6 +182,11 @@ func (s *Store) roomBatch(ctx context.Context, batch Batch, catalog Catalog, chu
 	err := s.inBatch(ctx, batch, func(tx pgx.Tx) (any, error) {
 		if _, err := tx.Exec(ctx, `SELECT FROM rooms WHERE room_id = $1 FOR UPDATE`, chunk.Room); err != nil {
 			return nil, fmt.Errorf("lock the room: %w", err)
+		}
+		if chunk.Abandoned != nil {
+			if err := guardAbandoned(ctx, tx, chunk.Room, *chunk.Abandoned); err != nil {
+				return nil, err
+			}
 		}
 		var err error
 		if done, err = do(ctx, tx, catalog, chunk); err != nil {

@@ -11,7 +11,8 @@ import (
 
 // A JobList says which jobs to list.
 type JobList struct {
-	// Kinds and States are those to list.
+	// Kinds and States are those to list. A delete of an abandoned room is of the
+	// kind "purge_room" here.
 	Kinds, States []string
 
 	// Room, unless nil, is the id of their room. Those without one are not found by
@@ -50,6 +51,9 @@ type ListedJob struct {
 	Error *string
 }
 
+// listedKind is a job's kind as it is listed.
+const listedKind = `CASE WHEN kind = 'delete_room' AND parameters @> '{"abandoned": true}' THEN 'purge_room' ELSE kind END`
+
 // ListJobs lists jobs in the order of their last change.
 func (s *Store) ListJobs(ctx context.Context, list JobList) ([]ListedJob, error) {
 	if list.Room != nil && (*list.Room == "" || !storable(*list.Room)) {
@@ -59,11 +63,11 @@ func (s *Store) ListJobs(ctx context.Context, list JobList) ([]ListedJob, error)
 	err := patiently(ctx, func() error {
 		rows, err := s.pool.Query(ctx, `
 			SELECT * FROM (
-				SELECT id, kind, room_id, state, floor(extract(epoch FROM updated_at) * 1000)::bigint AS changed_ts,
+				SELECT id, `+listedKind+` AS kind, room_id, state, floor(extract(epoch FROM updated_at) * 1000)::bigint AS changed_ts,
 				       coalesce(checkpoint ->> 'phase', '') AS phase,
 				       coalesce(checkpoint -> 'shutdown_room', checkpoint -> 'sweep') AS result, error
 				FROM lethe.jobs
-				WHERE kind = ANY ($1) AND state = ANY ($2) AND ($3::text IS NULL OR room_id = $3)
+				WHERE `+listedKind+` = ANY ($1) AND state = ANY ($2) AND ($3::text IS NULL OR room_id = $3)
 				  AND (ended_at IS NULL OR ended_at > clock_timestamp() - $5::interval)
 				  AND ($4::bigint IS NULL OR floor(extract(epoch FROM updated_at) * 1000) <= $4)
 				ORDER BY changed_ts DESC, id DESC

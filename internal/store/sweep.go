@@ -44,6 +44,12 @@ type SweptJobs struct {
 func (s *Store) InsertSwept(ctx context.Context, run Run, lease time.Duration, jobs []Job, most int,
 	checkpoint func(SweptJobs) any,
 ) (SweptJobs, error) {
+	return s.insertSwept(ctx, run, lease, jobs, most, checkpoint, func(pgx.Tx) error { return nil })
+}
+
+func (s *Store) insertSwept(ctx context.Context, run Run, lease time.Duration, jobs []Job, most int,
+	checkpoint func(SweptJobs) any, also func(pgx.Tx) error,
+) (SweptJobs, error) {
 	var swept SweptJobs
 	err := s.inRun(ctx, run, lease, func(tx pgx.Tx) (any, error) {
 		swept = SweptJobs{}
@@ -64,7 +70,7 @@ func (s *Store) InsertSwept(ctx context.Context, run Run, lease time.Duration, j
 		if swept, err = insertEach(ctx, tx, jobs); err != nil {
 			return nil, err
 		}
-		return checkpoint(swept), nil
+		return checkpoint(swept), also(tx)
 	})
 	if err != nil {
 		return SweptJobs{}, fmt.Errorf("insert the jobs of a sweep: %w", err)

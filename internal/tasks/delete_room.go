@@ -79,6 +79,11 @@ type deleteRoomParameters struct {
 	Purge         bool   `json:"purge"`
 	ForcePurge    bool   `json:"force_purge"`
 	PurgeDelay    int64  `json:"purge_delay_ms,omitempty"`
+
+	// Abandoned says that a sweep has made the delete. Nobody is in the room, so it
+	// is not shut down; if it is not abandoned any more when the delete begins, it
+	// stays.
+	Abandoned bool `json:"abandoned,omitempty"`
 }
 
 // The phases of a delete, in order.
@@ -169,6 +174,9 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job store.Job, run store.Run
 		after: parameters,
 		at:    deleteRoomCheckpoint{Phase: phaseShuttingDown, Size: firstUsers},
 	}
+	if parameters.Abandoned {
+		d.at = deleteRoomCheckpoint{Phase: phasePurging, Size: w.firstRows()}
+	}
 	if len(job.Checkpoint) > 0 && !bytes.Equal(job.Checkpoint, []byte("null")) {
 		if err := json.Unmarshal(job.Checkpoint, &d.at); err != nil {
 			return nil, fmt.Errorf("decode the job's checkpoint: %w", err)
@@ -179,6 +187,18 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job store.Job, run store.Run
 	}
 	if w.options.Beside {
 		return nil, errBeside
+	}
+	if parameters.Abandoned {
+		if err := w.throttle(ctx, 0); err != nil {
+			return nil, err
+		}
+	}
+	if parameters.Abandoned && d.at.Batches == 0 {
+		rule, _, err := w.abandonedRule(ctx)
+		if err != nil {
+			return nil, err
+		}
+		d.purge.Abandoned = &rule
 	}
 	// Before anybody is removed: a room that cannot be deleted is not half closed.
 	var err error
@@ -251,13 +271,18 @@ func (d *deleteRoom) record(ctx context.Context, update func(*deleteRoomCheckpoi
 
 func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
 	d.purge.At = d.at.At
+	if d.at.Batches > 0 {
+		d.purge.Abandoned = nil // the room has vanished, and what it was judged by
+	}
 	step, err := d.worker.store.NextRoomStep(ctx, d.catalog, d.purge)
 	if err != nil || step == nil {
 		return err == nil, err
 	}
-	return false, d.batch(ctx, func(ctx context.Context, batch store.Batch, move func(func(*deleteRoomCheckpoint, time.Duration)) any) error {
-		_, err := step(ctx, batch, d.catalog, d.at.Size, func(done store.RoomBatch) any {
+	var rows int64
+	err = d.batch(ctx, func(ctx context.Context, batch store.Batch, move func(func(*deleteRoomCheckpoint, time.Duration)) any) error {
+		_, err := step(ctx, batch, d.catalog, d.size(), func(done store.RoomBatch) any {
 			return move(func(at *deleteRoomCheckpoint, took time.Duration) {
+				rows = done.Events + done.StateGroups
 				at.At = done.At
 				at.Size = d.worker.nextBatch(at.Size, leastEvents, took)
 				at.EventsDeleted += done.Events
@@ -271,6 +296,19 @@ func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
 		})
 		return err
 	})
+	if err != nil || !d.after.Abandoned {
+		return false, err
+	}
+	return false, d.worker.throttle(ctx, rows)
+}
+
+// size is how much the next batch of the purge takes on, as that of a sweep's
+// history purge.
+func (d *deleteRoom) size() int {
+	if rate := d.worker.options.RowsPerSecond; d.after.Abandoned && rate > 0 {
+		return min(d.at.Size, rate)
+	}
+	return d.at.Size
 }
 
 // batch runs do under the room's lock, and moves on when it has committed. A step

@@ -76,10 +76,10 @@ func showReconciler(metrics *observe.Metrics) {
 }
 
 // showSchedules does so for what a scheduler counts.
-func showSchedules(metrics *observe.Metrics, names []string) {
-	for _, name := range names {
+func showSchedules(metrics *observe.Metrics, due []scheduled) {
+	for _, job := range due {
 		for _, outcome := range []string{store.TickNoted, store.TickAccepted, store.TickSkipped} {
-			metrics.ScheduleTicks.WithLabelValues(name, outcome)
+			metrics.ScheduleTicks.WithLabelValues(job.Name, outcome)
 		}
 	}
 }

@@ -6,12 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"lethe/internal/jobs"
@@ -25,6 +25,7 @@ const retentionRequester = "retention"
 
 var (
 	errRetentionOff = errors.New("retention is not enabled: the sweep was left")
+	errAbandonedOff = errors.New("retention.abandoned is not enabled: the sweep was left")
 	errNoSuchJob    = errors.New("no job of that name is configured: the sweep was left")
 )
 
@@ -84,6 +85,8 @@ type sweepResult struct {
 		NoLimit        int64 `json:"no_limit"`
 		OtherJob       int64 `json:"other_job"`
 
+		abandonedSkips
+
 		// Failed could not be decided about, or have a purge that was refused.
 		Failed int64 `json:"failed"`
 	} `json:"skipped"`
@@ -118,7 +121,7 @@ func (r *sweepResult) fail(room string, err error) {
 	}
 }
 
-// outcomes are the counts by name.
+// outcomes are the counts of a retention sweep by name.
 func (r *sweepResult) outcomes() map[string]int64 {
 	return map[string]int64{
 		"enqueued": r.Enqueued, "deleting": r.Skipped.Deleting, "purging": r.Skipped.Purging, "held": r.Skipped.Held,
@@ -136,6 +139,24 @@ type retentionSweep struct {
 	config retention.Config
 	job    retention.Job
 	at     retentionSweepCheckpoint
+
+	// by is what tells this sort of sweep from another.
+	by sweeper
+}
+
+// A sweeper is one sort of sweep.
+type sweeper struct {
+	kind jobs.Kind
+
+	// look decides about the next page of rooms, which is empty after the last.
+	look func(ctx context.Context) (sweepPage, error)
+
+	// insert inserts the page's jobs, as [store.Store.InsertSwept] does.
+	insert func(ctx context.Context, page sweepPage, checkpoint func(store.SweptJobs) any) (store.SweptJobs, error)
+
+	// outcomes are the counts by name, and counter is where they are shown.
+	outcomes func(*sweepResult) map[string]int64
+	counter  *prometheus.CounterVec
 }
 
 func (w *Worker) newRetentionSweep(job store.Job, run store.Run) (*retentionSweep, error) {
@@ -161,7 +182,20 @@ func (w *Worker) newRetentionSweep(job store.Job, run store.Run) (*retentionSwee
 			return nil, fmt.Errorf("decode the job's checkpoint: %w", err)
 		}
 	}
+	s.by = sweeper{jobs.RetentionSweep, s.look, s.insert, (*sweepResult).outcomes, w.metrics.SweepRooms}
 	return s, nil
+}
+
+func (s *retentionSweep) look(ctx context.Context) (sweepPage, error) {
+	rooms, err := s.worker.store.RetentionRooms(ctx, s.at.After, s.worker.options.SweepRooms)
+	if err != nil || len(rooms) == 0 {
+		return nil, err
+	}
+	return s.decide(ctx, rooms)
+}
+
+func (s *retentionSweep) insert(ctx context.Context, page sweepPage, checkpoint func(store.SweptJobs) any) (store.SweptJobs, error) {
+	return s.worker.store.InsertSwept(ctx, s.run, lockLease, page.jobs(), s.worker.options.MaxQueued, checkpoint)
 }
 
 func (s *retentionSweep) progress() any { return s.at }
@@ -179,34 +213,29 @@ func (s *retentionSweep) next(ctx context.Context) (done bool, err error) {
 		return false, s.wait()
 	}
 	started := time.Now()
-	rooms, err := s.worker.store.RetentionRooms(ctx, s.at.After, options.SweepRooms)
-	switch {
-	case err != nil:
-		return false, err
-	case len(rooms) == 0:
-		s.worker.log.InfoContext(ctx, "sweep has looked at every room", "retention_job", s.job.Name,
-			"result", encode(s.at.Sweep))
-		return true, nil
-	}
-	ctx, span := observe.StartSpan(ctx, "batch", slog.Int("rooms", len(rooms)))
+	ctx, span := observe.StartSpan(ctx, "batch")
 	defer func() {
 		_, failure := outcomeOf(err)
 		span.End(failure)
 	}()
-	page, err := s.decide(ctx, rooms)
-	if err != nil {
+	page, err := s.by.look(ctx)
+	switch {
+	case err != nil:
 		return false, err
+	case len(page) == 0:
+		s.worker.log.InfoContext(ctx, "sweep has looked at every room", "retention_job", s.job.Name,
+			"result", encode(s.at.Sweep))
+		return true, nil
 	}
 	page = page.upTo(free)
 
 	next := s.at
-	swept, err := s.worker.store.InsertSwept(ctx, s.run, lockLease, page.purges(), options.MaxQueued,
-		func(swept store.SweptJobs) any {
-			next = s.at
-			next.After = page[len(page)-1].room
-			page.count(&next.Sweep, swept)
-			return next
-		})
+	swept, err := s.by.insert(ctx, page, func(swept store.SweptJobs) any {
+		next = s.at
+		next.After = page[len(page)-1].room
+		page.count(&next.Sweep, swept)
+		return next
+	})
 	if errors.Is(err, store.ErrLowQueue) {
 		return false, s.wait()
 	}
@@ -214,7 +243,7 @@ func (s *retentionSweep) next(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	s.moved(next, time.Since(started))
-	s.enqueue(ctx, page.purges(), swept.Accepted)
+	s.enqueue(ctx, page.jobs(), swept.Accepted)
 	return false, nil
 }
 
@@ -226,11 +255,11 @@ func (s *retentionSweep) wait() error {
 // moved goes on from a checkpoint that was committed.
 func (s *retentionSweep) moved(next retentionSweepCheckpoint, took time.Duration) {
 	metrics := s.worker.metrics
-	metrics.JobBatches.WithLabelValues(string(jobs.RetentionSweep)).Inc()
-	metrics.JobBatchSeconds.WithLabelValues(string(jobs.RetentionSweep)).Observe(took.Seconds())
-	before := s.at.Sweep.outcomes()
-	for outcome, n := range next.Sweep.outcomes() {
-		metrics.SweepRooms.WithLabelValues(outcome).Add(float64(n - before[outcome]))
+	metrics.JobBatches.WithLabelValues(string(s.by.kind)).Inc()
+	metrics.JobBatchSeconds.WithLabelValues(string(s.by.kind)).Observe(took.Seconds())
+	before := s.by.outcomes(&s.at.Sweep)
+	for outcome, n := range s.by.outcomes(&next.Sweep) {
+		s.by.counter.WithLabelValues(outcome).Add(float64(n - before[outcome]))
 	}
 	s.at = next
 }
@@ -239,10 +268,13 @@ func (s *retentionSweep) moved(next retentionSweepCheckpoint, took time.Duration
 type verdict struct {
 	room string
 
-	// skip counts the room, unless there is a purge for it or it failed.
-	skip  func(*sweepResult)
-	purge *store.Job
-	err   error
+	// skip counts the room, unless there is a job for it or it failed.
+	skip func(*sweepResult)
+	job  *store.Job
+	err  error
+
+	// abandoned says that a sweep for abandoned rooms has found it so.
+	abandoned bool
 }
 
 // A sweepPage is the verdicts of some rooms, in the order of their ids.
@@ -324,7 +356,7 @@ func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []store.R
 		if err != nil {
 			return fmt.Errorf("encode the purge's parameters: %w", err)
 		}
-		page[cutOf[i]].purge = &store.Job{
+		page[cutOf[i]].job = &store.Job{
 			ID: jobs.NewID(), Kind: string(jobs.PurgeHistory), Room: cuts[i].Room, Parameters: parameters,
 			Requester: retentionRequester, State: store.JobQueued, Generation: 1, Queue: queueLow,
 			TraceParent: observe.OriginOf(ctx).TraceParent,
@@ -335,31 +367,31 @@ func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []store.R
 	return nil
 }
 
-// upTo is the page as far as there are no more purges than so many, of at least 1.
-func (p sweepPage) upTo(purges int) sweepPage {
+// upTo is the page as far as there are no more jobs than so many, of at least 1.
+func (p sweepPage) upTo(most int) sweepPage {
 	for i, v := range p {
-		if v.purge == nil {
+		if v.job == nil {
 			continue
 		}
-		if purges == 0 {
+		if most == 0 {
 			return p[:i]
 		}
-		purges--
+		most--
 	}
 	return p
 }
 
-func (p sweepPage) purges() []store.Job {
+func (p sweepPage) jobs() []store.Job {
 	var all []store.Job
 	for _, v := range p {
-		if v.purge != nil {
-			all = append(all, *v.purge)
+		if v.job != nil {
+			all = append(all, *v.job)
 		}
 	}
 	return all
 }
 
-// count adds the rooms of the page, of whose purges became what swept says.
+// count adds the rooms of the page, of whose jobs became what swept says.
 func (p sweepPage) count(result *sweepResult, swept store.SweptJobs) {
 	accepted := make(map[string]bool, len(swept.Accepted))
 	for _, id := range swept.Accepted {
@@ -370,21 +402,23 @@ func (p sweepPage) count(result *sweepResult, swept store.SweptJobs) {
 		switch {
 		case v.err != nil:
 			result.fail(v.room, v.err)
-		case v.purge == nil:
+		case v.job == nil:
 			v.skip(result)
-		case accepted[v.purge.ID]:
+		case accepted[v.job.ID]:
 			result.Enqueued++
-		case swept.Refused[v.purge.ID] != nil:
-			result.fail(v.room, swept.Refused[v.purge.ID])
-		default: // another sweep was quicker
+		case swept.Refused[v.job.ID] != nil:
+			result.fail(v.room, swept.Refused[v.job.ID])
+		case v.job.Kind == string(jobs.DeleteRoom): // somebody was quicker
+			result.Skipped.Deleting++
+		default: // another sweep was
 			result.Skipped.Purging++
 		}
 	}
 }
 
-// enqueue enqueues the tasks of the purges that were accepted. What is left is the
+// enqueue enqueues the tasks of the jobs that were accepted. What is left is the
 // reconciler's: once one has failed, the others are not tried.
-func (s *retentionSweep) enqueue(ctx context.Context, purges []store.Job, accepted []string) {
+func (s *retentionSweep) enqueue(ctx context.Context, made []store.Job, accepted []string) {
 	if len(accepted) == 0 {
 		return
 	}
@@ -403,7 +437,7 @@ func (s *retentionSweep) enqueue(ctx context.Context, purges []store.Job, accept
 		failed   error
 	)
 	group.SetLimit(enqueuers)
-	for _, job := range purges {
+	for _, job := range made {
 		if !wanted[job.ID] || stop.Load() {
 			continue
 		}
@@ -423,13 +457,13 @@ func (s *retentionSweep) enqueue(ctx context.Context, purges []store.Job, accept
 	_ = group.Wait() // none returns an error
 	log := s.worker.log
 	if failed != nil {
-		log.WarnContext(ctx, "purges not enqueued: left to the reconciler", "purges", len(accepted)-len(enqueued), "error", failed)
+		log.WarnContext(ctx, "jobs not enqueued: left to the reconciler", "jobs", len(accepted)-len(enqueued), "error", failed)
 	}
 	if len(enqueued) == 0 {
 		return
 	}
 	if err := s.worker.store.MarkTasksEnqueued(ctx, enqueued); err != nil {
 		// The reconciler enqueues them again, which changes nothing.
-		log.WarnContext(ctx, "purges not marked as enqueued", "error", err)
+		log.WarnContext(ctx, "jobs not marked as enqueued", "error", err)
 	}
 }

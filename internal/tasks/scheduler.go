@@ -53,8 +53,8 @@ const (
 
 // SchedulerOptions are what a [Scheduler] is made of.
 type SchedulerOptions struct {
-	// Rules are retention's. Only whether it is enabled and the jobs count.
-	// Defaults to retention that is not enabled.
+	// Rules are retention's. Only whether it is enabled and the jobs count, those of
+	// abandoned rooms too. Defaults to retention that is not enabled.
 	Rules retention.Config
 
 	// Now tells the time. Defaults to the database's clock, which is the same for
@@ -86,13 +86,20 @@ type SchedulerOptions struct {
 //     that was put back by less than a minute catches up, nothing is due.
 //   - Where retention is not enabled nothing is done.
 type Scheduler struct {
-	rules    retention.Config
-	now      func(context.Context) (time.Time, error)
-	tracer   *observe.Tracer
-	store    *store.Store
-	dispatch dispatcher
-	log      *slog.Logger
-	metrics  *observe.Metrics
+	// known are all jobs that the settings have, and due those that are enabled.
+	known, due []scheduled
+	now        func(context.Context) (time.Time, error)
+	tracer     *observe.Tracer
+	store      *store.Store
+	dispatch   dispatcher
+	log        *slog.Logger
+	metrics    *observe.Metrics
+}
+
+// A scheduled job has sweeps of the kind.
+type scheduled struct {
+	retention.Job
+	kind jobs.Kind
 }
 
 // NewScheduler returns a Scheduler that dispatches through the Redis client, which
@@ -100,15 +107,21 @@ type Scheduler struct {
 func NewScheduler(db *store.Store, client redis.UniversalClient, log *slog.Logger, metrics *observe.Metrics,
 	options SchedulerOptions,
 ) *Scheduler {
-	s := &Scheduler{
-		rules: options.Rules, now: options.Now, tracer: options.Tracer, store: db, dispatch: newDispatcher(client), log: log, metrics: metrics,
+	s := &Scheduler{now: options.Now, tracer: options.Tracer, store: db, dispatch: newDispatcher(client), log: log, metrics: metrics}
+	add := func(enabled bool, job scheduled) {
+		s.known = append(s.known, job)
+		if enabled {
+			s.due = append(s.due, job)
+		}
 	}
+	for _, job := range options.Rules.Jobs {
+		add(options.Rules.Enabled, scheduled{job, jobs.RetentionSweep})
+	}
+	add(options.Rules.Abandoned.Enabled, scheduled{options.Rules.Abandoned.Job(), jobs.AbandonedSweep})
 	if s.now == nil {
 		s.now = s.databaseTime
 	}
-	if s.rules.Enabled {
-		showSchedules(metrics, s.names())
-	}
+	showSchedules(metrics, s.due)
 	return s
 }
 
@@ -146,7 +159,7 @@ func (s *Scheduler) Run(ctx context.Context) {
 
 // enabled reports whether there is anything to schedule, and logs it if not.
 func (s *Scheduler) enabled(ctx context.Context) bool {
-	enabled := s.rules.Enabled && len(s.rules.Jobs) > 0
+	enabled := len(s.due) > 0
 	if !enabled {
 		s.log.InfoContext(ctx, "retention is not enabled: nothing is scheduled")
 	}
@@ -157,18 +170,18 @@ func (s *Scheduler) enabled(ctx context.Context) bool {
 // again: at the next one, but within 10 s. What fails for one job does not keep
 // the others from it.
 func (s *Scheduler) Look(ctx context.Context) (wait time.Duration, err error) {
-	if !s.rules.Enabled {
+	if len(s.due) == 0 {
 		return scheduleEvery, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, scheduleTime)
 	defer cancel()
-	rows, now, err := s.read(ctx, s.names())
+	rows, now, err := s.read(ctx, namesOf(s.due))
 	if err != nil {
 		return scheduleEvery, err
 	}
 	wait = scheduleEvery
 	var errs []error
-	for _, job := range s.rules.Jobs {
+	for _, job := range s.due {
 		next, err := s.decide(ctx, job, rows[job.Name], now)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("job %q: %w", job.Name, err))
@@ -193,7 +206,7 @@ func (s *Scheduler) read(ctx context.Context, names []string) (map[string]store.
 
 // decide decides about a job's latest tick, unless its row says that this was
 // done, and returns the next. The row is zero if there is none.
-func (s *Scheduler) decide(ctx context.Context, job retention.Job, row store.Schedule, now time.Time) (next time.Time, err error) {
+func (s *Scheduler) decide(ctx context.Context, job scheduled, row store.Schedule, now time.Time) (next time.Time, err error) {
 	tick, err := tickOf(job, row, now)
 	if err != nil {
 		return time.Time{}, err
@@ -220,7 +233,7 @@ func (s *Scheduler) decide(ctx context.Context, job retention.Job, row store.Sch
 }
 
 // show shows a job's ticks in the metrics; last is zero for a job without a row.
-func (s *Scheduler) show(job retention.Job, last, next, now time.Time) {
+func (s *Scheduler) show(job scheduled, last, next, now time.Time) {
 	if last.IsZero() {
 		return
 	}
@@ -286,7 +299,7 @@ func (s *Scheduler) enqueue(ctx context.Context, sweep store.Job, log *slog.Logg
 // done, and that is no error: whoever turns it off in the settings, which the
 // CronJobs share, wants nothing to run and not all of them to fail. It is logged.
 func (s *Scheduler) Once(ctx context.Context, name string) (sweeps []string, err error) {
-	if names := s.names(); name != "" && !slices.Contains(names, name) {
+	if names := namesOf(s.known); name != "" && !slices.Contains(names, name) {
 		return nil, fmt.Errorf("%w: %q; there are: %s", ErrNoSuchJob, name, strings.Join(names, ", "))
 	}
 	if !s.enabled(ctx) {
@@ -296,7 +309,7 @@ func (s *Scheduler) Once(ctx context.Context, name string) (sweeps []string, err
 		return nil, err
 	}
 	var errs []error
-	for _, job := range s.rules.Jobs {
+	for _, job := range s.due {
 		if name != "" && name != job.Name {
 			continue
 		}
@@ -335,7 +348,7 @@ func (s *Scheduler) persist(ctx context.Context, do func(context.Context) error)
 }
 
 // insist decides about a job's latest tick, and runs it if it may be.
-func (s *Scheduler) insist(ctx context.Context, job retention.Job) (taken store.TakenTick, err error) {
+func (s *Scheduler) insist(ctx context.Context, job scheduled) (taken store.TakenTick, err error) {
 	rows, now, err := s.read(ctx, []string{job.Name})
 	if err != nil {
 		return taken, err
@@ -394,9 +407,9 @@ func (s *Scheduler) await(ctx context.Context, id string) (job store.Job, err er
 	}
 }
 
-func (s *Scheduler) names() []string {
-	names := make([]string, 0, len(s.rules.Jobs))
-	for _, job := range s.rules.Jobs {
+func namesOf(jobs []scheduled) []string {
+	names := make([]string, 0, len(jobs))
+	for _, job := range jobs {
 		names = append(names, job.Name)
 	}
 	return names
@@ -406,7 +419,7 @@ func (s *Scheduler) names() []string {
 const lastYear = 9999
 
 // tickOf is a job's latest tick, with the sweep that it makes.
-func tickOf(job retention.Job, row store.Schedule, now time.Time) (store.Tick, error) {
+func tickOf(job scheduled, row store.Schedule, now time.Time) (store.Tick, error) {
 	at := job.Previous(now)
 	if at.IsZero() || at.Year() < 1 || at.Year() > lastYear {
 		return store.Tick{}, fmt.Errorf("it has no tick up to %s", now)
@@ -418,8 +431,8 @@ func tickOf(job retention.Job, row store.Schedule, now time.Time) (store.Tick, e
 	tick := store.Tick{
 		Job: job.Name, At: at, Next: nextOf(job, at),
 		Sweep: store.Job{
-			ID:   jobs.DerivedID(string(jobs.RetentionSweep), job.Name, at.Format(time.RFC3339Nano)),
-			Kind: string(jobs.RetentionSweep), Parameters: parameters, Requester: sweepRequester,
+			ID:   jobs.DerivedID(string(job.kind), job.Name, at.Format(time.RFC3339Nano)),
+			Kind: string(job.kind), Parameters: parameters, Requester: sweepRequester,
 		},
 	}
 	if row.LastTick.After(now.Add(clockSlack)) {
@@ -429,7 +442,7 @@ func tickOf(job retention.Job, row store.Schedule, now time.Time) (store.Tick, e
 }
 
 // nextOf is a job's next tick, zero if there is none.
-func nextOf(job retention.Job, after time.Time) time.Time {
+func nextOf(job scheduled, after time.Time) time.Time {
 	next := job.Next(after)
 	if next.Year() > lastYear {
 		return time.Time{}

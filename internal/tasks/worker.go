@@ -319,6 +319,8 @@ func (w *Worker) newWork(ctx context.Context, run store.Run) (work, error) {
 		return w.newDeleteRoom(ctx, job, run)
 	case jobs.RetentionSweep:
 		return w.newRetentionSweep(job, run)
+	case jobs.AbandonedSweep:
+		return w.newAbandonedSweep(job, run)
 	}
 	return nil, fmt.Errorf("%q is not a kind of job", job.Kind)
 }
@@ -469,7 +471,12 @@ func (w *Worker) settle(ctx context.Context, job store.Job, run store.Run, err e
 	}
 
 	state, reason := jobs.Complete, ""
-	if err != nil {
+	switch {
+	case errors.Is(err, store.ErrNotAbandoned):
+		// Nothing was done, and nothing is wrong.
+		state = jobs.Cancelled
+		log.InfoContext(ctx, "room not deleted", "reason", err)
+	case err != nil:
 		state, reason = jobs.Failed, reasonFor(err)
 	}
 	if err := w.insist(ctx, func() error { return w.store.EndJob(ctx, run, string(state), reason) }); err != nil {

@@ -1,0 +1,142 @@
+package tasks
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"lethe/internal/jobs"
+	"lethe/internal/observe"
+	"lethe/internal/store"
+)
+
+// abandonedSkips say why a sweep for abandoned rooms has left rooms, beside those
+// that are held, or have a delete.
+type abandonedSkips struct {
+	// Excluded are so by the settings, and Members have users of this server.
+	Excluded int64 `json:"excluded,omitempty"`
+	Members  int64 `json:"members,omitempty"`
+
+	// Recent were left a short while ago, and of Undated nobody knows when.
+	Recent  int64 `json:"recent,omitempty"`
+	Undated int64 `json:"undated,omitempty"`
+
+	// CoolingOff are abandoned, but no look of long enough ago has found them so,
+	// and Capped are left to the next run.
+	CoolingOff int64 `json:"cooling_off,omitempty"`
+	Capped     int64 `json:"capped,omitempty"`
+}
+
+func abandonedOutcomes(r *sweepResult) map[string]int64 {
+	return map[string]int64{
+		"enqueued": r.Enqueued, "deleting": r.Skipped.Deleting, "held": r.Skipped.Held, "excluded": r.Skipped.Excluded,
+		"members": r.Skipped.Members, "recent": r.Skipped.Recent, "undated": r.Skipped.Undated,
+		"cooling_off": r.Skipped.CoolingOff, "capped": r.Skipped.Capped, "failed": r.Skipped.Failed,
+	}
+}
+
+// abandonedRule is the rule as the settings have it at this moment. Where there is
+// none any more, that is [store.ErrNotAbandoned].
+func (w *Worker) abandonedRule(ctx context.Context) (rule store.AbandonedRule, now time.Time, err error) {
+	settings := w.options.Retention.Abandoned
+	if !settings.Enabled {
+		return rule, now, fmt.Errorf("%w: retention.abandoned is not enabled", store.ErrNotAbandoned)
+	}
+	if now, err = w.now(ctx); err != nil {
+		return rule, now, err
+	}
+	return store.AbandonedRule{
+		ServerName: w.options.ServerName, Before: settings.GoneBefore(now), Exclude: settings.Exclude,
+	}, now, nil
+}
+
+// newAbandonedSweep returns the work of a sweep that makes a delete of each room
+// that is abandoned, and was when an earlier one looked: it is a retention sweep
+// that looks at rooms otherwise.
+func (w *Worker) newAbandonedSweep(job store.Job, run store.Run) (*retentionSweep, error) {
+	s := &retentionSweep{worker: w, run: run, config: w.options.Retention, job: w.options.Retention.Abandoned.Job()}
+	if !s.config.Abandoned.Enabled {
+		return nil, errAbandonedOff
+	}
+	if w.options.Beside {
+		return nil, errBeside
+	}
+	if len(job.Checkpoint) > 0 && !bytes.Equal(job.Checkpoint, []byte("null")) {
+		if err := json.Unmarshal(job.Checkpoint, &s.at); err != nil {
+			return nil, fmt.Errorf("decode the job's checkpoint: %w", err)
+		}
+	}
+	var now time.Time // of the last look
+	s.by = sweeper{
+		kind: jobs.AbandonedSweep,
+		look: func(ctx context.Context) (page sweepPage, err error) {
+			page, now, err = s.lookForAbandoned(ctx)
+			return page, err
+		},
+		insert: func(ctx context.Context, page sweepPage, checkpoint func(store.SweptJobs) any) (store.SweptJobs, error) {
+			look := store.Look{After: s.at.After, UpTo: page[len(page)-1].room, At: now}
+			for _, v := range page {
+				if v.abandoned && v.job == nil {
+					look.Abandoned = append(look.Abandoned, v.room)
+				}
+			}
+			return w.store.InsertSweptLook(ctx, run, lockLease, page.jobs(), w.options.MaxQueued, look, checkpoint)
+		},
+		outcomes: abandonedOutcomes, counter: w.metrics.AbandonedRooms,
+	}
+	return s, nil
+}
+
+// lookForAbandoned decides about the next page of rooms.
+func (s *retentionSweep) lookForAbandoned(ctx context.Context) (sweepPage, time.Time, error) {
+	rule, now, err := s.worker.abandonedRule(ctx)
+	if err != nil {
+		return nil, now, err
+	}
+	rooms, err := s.worker.store.SeenRooms(ctx, s.at.After, s.worker.options.SweepRooms, rule)
+	if err != nil {
+		return nil, now, err
+	}
+	if len(rooms) == 0 {
+		return nil, now, s.worker.store.ForgetAbandoned(ctx, s.at.After)
+	}
+	parameters, err := json.Marshal(deleteRoomParameters{Purge: true, Abandoned: true})
+	if err != nil {
+		return nil, now, fmt.Errorf("encode the delete's parameters: %w", err)
+	}
+	left := int64(s.config.Abandoned.MaxPerRun) - s.at.Sweep.Enqueued
+	page := make(sweepPage, len(rooms))
+	for i, room := range rooms {
+		v := verdict{room: room.Room}
+		switch {
+		case room.Abandonment == store.AbandonedExcluded:
+			v.skip = func(r *sweepResult) { r.Skipped.Excluded++ }
+		case room.Abandonment == store.AbandonedMembers:
+			v.skip = func(r *sweepResult) { r.Skipped.Members++ }
+		case room.Abandonment == store.AbandonedRecent:
+			v.skip = func(r *sweepResult) { r.Skipped.Recent++ }
+		case room.Abandonment != store.Abandoned:
+			v.skip = func(r *sweepResult) { r.Skipped.Undated++ }
+		case room.Held:
+			v.skip = func(r *sweepResult) { r.Skipped.Held++ }
+		case room.Deleting:
+			v.skip = func(r *sweepResult) { r.Skipped.Deleting++ }
+		case !s.config.Abandoned.Cooled(room.SeenAt, now):
+			v.abandoned, v.skip = true, func(r *sweepResult) { r.Skipped.CoolingOff++ }
+		case left <= 0:
+			v.abandoned, v.skip = true, func(r *sweepResult) { r.Skipped.Capped++ }
+		default:
+			left--
+			v.abandoned = true
+			v.job = &store.Job{
+				ID: jobs.NewID(), Kind: string(jobs.DeleteRoom), Room: room.Room, Parameters: parameters,
+				Requester: retentionRequester, State: store.JobQueued, Generation: 1, Queue: queueLow, TaskMissing: true,
+				TraceParent: observe.OriginOf(ctx).TraceParent,
+			}
+		}
+		page[i] = v
+	}
+	return page, now, nil
+}
