@@ -2,6 +2,7 @@ package validate
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
@@ -69,7 +70,7 @@ func TestComposeServices(t *testing.T) {
 	project := composed(t, "demo")
 	require.ElementsMatch(t, append(all, "demo"), project.ServiceNames())
 	for _, name := range []string{"api", "worker", "scheduler"} {
-		require.Equal(t, 2, project.Services[name].GetScale(), name)
+		require.Equal(t, 2, *project.Services[name].Deploy.Replicas, name)
 	}
 	redis := strings.Join(project.Services["redis"].Command, " ")
 	require.Contains(t, redis, "--appendonly yes")
@@ -142,7 +143,7 @@ func TestComposeWaitsForWhatIsHealthy(t *testing.T) {
 		require.Contains(t, project.Services[name].DependsOn, "redis", name)
 	}
 	for _, name := range []string{"postgres", "redis"} {
-		require.Equal(t, []string{"data"}, project.Services[name].NetworksByPriority(), name)
+		require.Equal(t, []string{"data"}, slices.Collect(maps.Keys(project.Services[name].Networks)), name)
 		require.Empty(t, project.Services[name].Ports, name)
 	}
 	require.True(t, bool(project.Networks["data"].Internal))

@@ -1,6 +1,7 @@
 package validate
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -87,9 +88,10 @@ func run(t *testing.T, environ []string, program string, args ...string) (int, s
 		}
 	})
 	require.NoError(t, build.err, "%s", build.said)
-	command := exec.CommandContext(t.Context(), filepath.Join(build.folder, program), args...)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	command := exec.CommandContext(ctx, filepath.Join(build.folder, program), args...)
 	command.Env = environ
-	command.WaitDelay = time.Second
 	said, err := command.CombinedOutput()
 	if command.ProcessState == nil {
 		require.NoError(t, err)
