@@ -32,6 +32,10 @@ test-kills: ## Kill workers at random points of purges and deletes, again and ag
 	@scripts/servers
 	LETHE_TEST_KILL_RUNS=10 go test -timeout 30m -parallel 6 -run ThroughKills ./internal/e2e
 
+.PHONY: docs
+docs: ## Write docs/configuration.md anew from the comments of the settings
+	go test -count 1 -run TestReference ./internal/config -update
+
 .PHONY: fuzz
 fuzz: ## Ask for pages with made-up queries for a minute, and look for an answer that is none
 	@scripts/servers
