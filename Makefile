@@ -43,6 +43,10 @@ test-long: ## Hold purges, pages and shutdowns against their models, ten times a
 	@scripts/servers
 	LETHE_TEST_CHECKS=300 go test -race -timeout 60m -parallel 6 ./internal/store ./internal/messages ./internal/shutdown
 
+.PHONY: docs
+docs: ## Write docs/configuration.md anew from the comments of the settings
+	go test -count 1 -run TestReference ./internal/config -update
+
 .PHONY: fuzz
 fuzz: ## Ask for pages with made-up queries for a minute, and look for an answer that is none
 	@scripts/servers

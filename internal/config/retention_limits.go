@@ -7,14 +7,15 @@ type RetentionLimits struct {
 	// time, from 1 to 100000: a sweep waits until there are fewer. Defaults to 1000.
 	MaxQueued int
 
-	// MaxRunning (retention.max_running) is how many of them may run at a time in
-	// the whole fleet, from 1 to 1000, and no more than worker.concurrency in one
-	// worker, beside its other jobs. Defaults to 2.
+	// MaxRunning (retention.max_running) is how many purges of sweeps may run at a
+	// time in the whole fleet, from 1 to 1000, and no more than worker.concurrency
+	// in one worker, beside its other jobs. Defaults to 2.
 	MaxRunning int
 
-	// RowsPerSecond (retention.rows_per_second) is how many rows they may delete in
-	// the whole fleet, from 0 to 10000000. An event with all that belongs to it is
-	// one, and so is a state group. Defaults to 0, no limit.
+	// RowsPerSecond (retention.rows_per_second) is how many rows the purges of
+	// sweeps may delete in the whole fleet, from 0 to 10000000; 0 is no limit. An
+	// event with all that belongs to it is one, and so is a state group. Defaults to
+	// 0.
 	RowsPerSecond int
 }
 

@@ -19,8 +19,8 @@ import (
 // The admin tools, as their sources were read: each asks what it asks, with its
 // paths and bodies, and reads the answers as strictly as it does.
 
-// A tool is an admin tool that talks to the fleet's api.
-type tool struct {
+// An adminTool is one that talks to the fleet's api.
+type adminTool struct {
 	*fleet
 
 	// escape is what the tool makes of an id in a path.
@@ -37,7 +37,7 @@ var (
 
 // sends sends a request to the admin API as it stands, and returns the answer's
 // status and body, which is JSON in any case. A body of "" is none.
-func (c tool) sends(method, path, body string) (int, map[string]any) {
+func (c adminTool) sends(method, path, body string) (int, map[string]any) {
 	c.t.Helper()
 	request, err := http.NewRequestWithContext(c.t.Context(), method, "http://"+c.api.address+"/_synapse/admin/"+path,
 		bytes.NewReader([]byte(body)))
@@ -57,7 +57,7 @@ func (c tool) sends(method, path, body string) (int, map[string]any) {
 }
 
 // gets is sends for what must be answered with 200.
-func (c tool) gets(method, path, body string) map[string]any {
+func (c adminTool) gets(method, path, body string) map[string]any {
 	c.t.Helper()
 	status, answer := c.sends(method, path, body)
 	require.Equal(c.t, http.StatusOK, status, "%s %s: %v", method, path, answer)
@@ -70,7 +70,7 @@ type shape map[string]string
 
 // fits holds an object against a shape, as a strict tool does. Other keys may be
 // there.
-func (c tool) fits(object map[string]any, want shape) {
+func (c adminTool) fits(object map[string]any, want shape) {
 	c.t.Helper()
 	for key, kinds := range want {
 		value, ok := object[key]
@@ -93,7 +93,7 @@ func (c tool) fits(object map[string]any, want shape) {
 }
 
 // objects are the members of a list of objects.
-func (c tool) objects(list any) []map[string]any {
+func (c adminTool) objects(list any) []map[string]any {
 	c.t.Helper()
 	values, ok := list.([]any)
 	require.True(c.t, ok, "%v is no list", list)
@@ -106,7 +106,7 @@ func (c tool) objects(list any) []map[string]any {
 }
 
 // ids are what the objects of a list have for the key.
-func (c tool) ids(list any, key string) []string {
+func (c adminTool) ids(list any, key string) []string {
 	c.t.Helper()
 	var ids []string
 	for _, object := range c.objects(list) {
@@ -117,7 +117,7 @@ func (c tool) ids(list any, key string) []string {
 
 // polls asks for a status until it is complete or failed, as those do that know
 // no other end, and returns the last answer. Each word on the way is checked.
-func (c tool) polls(path string) map[string]any {
+func (c adminTool) polls(path string) map[string]any {
 	c.t.Helper()
 	var answer map[string]any
 	c.eventually(time.Minute, func() bool {
@@ -143,14 +143,14 @@ var result = shape{"kicked_users": "list", "failed_to_kick_users": "list", "loca
 var opaqueID = regexp.MustCompile(`^[A-Za-z]{16}$`)
 
 // opaque returns an id that an answer has.
-func (c tool) opaque(answer map[string]any, key string) string {
+func (c adminTool) opaque(answer map[string]any, key string) string {
 	c.t.Helper()
 	c.fits(answer, shape{key: "string"})
 	require.Regexp(c.t, opaqueID, answer[key])
 	return answer[key].(string)
 }
 
-func (c tool) rows(room string) int {
+func (c adminTool) rows(room string) int {
 	return query[int](c.fleet, `SELECT count(*) FROM events WHERE room_id = $1`, room)
 }
 
@@ -185,9 +185,9 @@ func TestClients(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name string
-		do   func(c tool)
+		do   func(c adminTool)
 	}{
-		{"synadm 0.38", func(c tool) {
+		{"synadm 0.38", func(c adminTool) {
 			c.escape = raw
 			list := c.gets("GET", "v1/rooms?from=0&limit=3&order_by=name", "")
 			c.fits(list, shape{"total_rooms": "number", "rooms": "list", "next_batch": "number"})
@@ -251,7 +251,7 @@ func TestClients(t *testing.T) {
 			require.Nil(c.t, done["new_room_id"])
 			require.Zero(c.t, c.rows(id["quiet"]))
 		}},
-		{"synadm 2025", func(c tool) {
+		{"synadm 2025", func(c adminTool) {
 			c.escape = quote
 			path := "rooms/" + c.escape(id["lobby"])
 			status, answer := c.sends("GET", "v1/rooms/"+c.escape("!nobody:lab.test"), "")
@@ -287,7 +287,7 @@ func TestClients(t *testing.T) {
 				require.Equal(c.t, "complete", c.polls("v2/rooms/delete_status/" + id)["status"])
 			}
 		}},
-		{"Ketesa", func(c tool) {
+		{"Ketesa", func(c adminTool) {
 			c.escape = encodeURIComponent
 			c.preflight("DELETE", "v2/rooms/"+c.escape(id["ops"]))
 			c.fits(c.gets("GET", "v1/server_version", ""), shape{"server_version": "string"})
@@ -378,7 +378,7 @@ func TestClients(t *testing.T) {
 			require.Equal(c.t, ids[0], tasks[0]["id"])
 			c.fits(tasks[0]["result"].(map[string]any), result)
 		}},
-		{"synapse-admin of Awesome Technologies", func(c tool) {
+		{"synapse-admin of Awesome Technologies", func(c adminTool) {
 			c.escape = raw
 			c.preflight("DELETE", "v2/rooms/"+id["far-heavy"])
 			c.fits(c.gets("GET", "v1/rooms/"+id["far-heavy"], ""), shape{"room_id": "string"})
@@ -387,7 +387,7 @@ func TestClients(t *testing.T) {
 			require.Equal(c.t, "complete", c.polls("v2/rooms/delete_status/" + deleted)["status"])
 			require.Zero(c.t, c.rows(id["far-heavy"]))
 		}},
-		{"element-admin", func(c tool) {
+		{"element-admin", func(c adminTool) {
 			c.escape = encodeURIComponent
 			// Without a key that its schema has, its page is an error.
 			room := shape{
@@ -421,7 +421,7 @@ func TestClients(t *testing.T) {
 			}
 			require.Empty(c.t, c.gets("GET", "v1/rooms?limit=10&from=0&order_by=name&dir=b&search_term=nowhere&empty_rooms=true", "")["rooms"])
 		}},
-		{"Draupnir", func(c tool) {
+		{"Draupnir", func(c adminTool) {
 			c.escape = encodeURIComponent
 			words := map[string][]any{
 				"guest_access":       {nil, "can_join", "forbidden"},
@@ -454,7 +454,7 @@ func TestClients(t *testing.T) {
 			status, _ = c.sends("GET", "v1/"+path, "")
 			require.Equal(c.t, http.StatusNotFound, status, "as it tells that a room is unknown")
 		}},
-		{"mjolnir", func(c tool) {
+		{"mjolnir", func(c adminTool) {
 			c.escape = raw
 			local, _ := members("archive")
 			done := c.gets("DELETE", "v1/rooms/"+id["archive"],
@@ -463,7 +463,7 @@ func TestClients(t *testing.T) {
 			require.ElementsMatch(c.t, local, done["kicked_users"])
 			require.Zero(c.t, c.rows(id["archive"]))
 		}},
-		{"curl", func(c tool) {
+		{"curl", func(c adminTool) {
 			c.escape = raw
 			// The old call is gone from Synapse, too.
 			status, answer := c.sends("POST", "v1/rooms/"+id["secrets"]+"/delete", `{}`)
@@ -485,13 +485,13 @@ func TestClients(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			its := *f
 			its.t = t
-			test.do(tool{fleet: &its})
+			test.do(adminTool{fleet: &its})
 		})
 	}
 }
 
 // preflight asks whether a web page may send the request, as its browser does.
-func (c tool) preflight(method, path string) {
+func (c adminTool) preflight(method, path string) {
 	c.t.Helper()
 	request, err := http.NewRequestWithContext(c.t.Context(), http.MethodOptions, "http://"+c.api.address+"/_synapse/admin/"+path, http.NoBody)
 	require.NoError(c.t, err)
@@ -513,7 +513,7 @@ func (c tool) preflight(method, path string) {
 func TestCancelledDeleteEndsThePolling(t *testing.T) {
 	t.Parallel()
 	f, deletes := corpus(t, "delete")
-	c := tool{fleet: f}
+	c := adminTool{fleet: f}
 	id := f.delete(deletes[0].Room, map[string]any{})
 	_, err := f.sql.Exec(t.Context(), `UPDATE lethe.jobs SET state = 'cancelled', ended_at = now() WHERE id = $1`, id)
 	require.NoError(t, err)

@@ -1,11 +1,11 @@
 package tasks
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,6 +17,7 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/lock"
+	"lethe/internal/observe"
 	"lethe/internal/store"
 )
 
@@ -213,28 +214,15 @@ func TestWorkerOutlivesPoison(t *testing.T) {
 	require.Equal(t, store.JobComplete, l.job(ended).State)
 }
 
-// A panicker panics when a room's job begins, the first time.
-type panicker struct {
-	slog.Handler
-	room string
-	done *atomic.Bool
-}
+// A panicker is a log that panics when the room's job begins, the first time.
+type panicker struct{ done atomic.Bool }
 
-func (p panicker) Enabled(context.Context, slog.Level) bool { return true }
-func (p panicker) Handle(_ context.Context, r slog.Record) error {
-	if p.room == room && r.Message == "job runs" && !p.done.Swap(true) {
+func (p *panicker) Write(line []byte) (int, error) {
+	begins := bytes.Contains(line, []byte(`"msg":"job runs"`)) && bytes.Contains(line, []byte(`"room":"`+room+`"`))
+	if begins && !p.done.Swap(true) {
 		panic("made to panic")
 	}
-	return nil
-}
-
-func (p panicker) WithAttrs(attrs []slog.Attr) slog.Handler {
-	for _, a := range attrs {
-		if a.Key == "room" {
-			p.room = a.Value.String()
-		}
-	}
-	return p
+	return len(line), nil
 }
 
 func TestWorkerOutlivesAPanic(t *testing.T) {
@@ -242,11 +230,11 @@ func TestWorkerOutlivesAPanic(t *testing.T) {
 	l := setup(t)
 	l.chain(room, 9)
 	l.chain("!other:x", 9)
-	var panicked atomic.Bool
-	l.log = slog.New(panicker{slog.DiscardHandler, "", &panicked})
+	var panics panicker
+	l.log = observe.NewLogger(&panics, "debug", "json")
 	id := l.submit(room, 6)
 	l.work(WorkerOptions{Concurrency: 1})
-	require.Eventually(t, panicked.Load, time.Minute, 10*time.Millisecond)
+	require.Eventually(t, panics.done.Load, time.Minute, 10*time.Millisecond)
 	require.Equal(t, jobs.Complete, l.ends(l.submit("!other:x", 6)).State)
 	require.Len(t, l.depths(room), 9)
 
