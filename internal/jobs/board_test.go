@@ -142,6 +142,8 @@ func TestStatusWithoutRedisIsTheRowsInTime(t *testing.T) {
 	l := setup(t)
 	id := l.ended(time.Minute)
 	const most = 5 * time.Second // one look and one post, on a busy machine
+	failed := map[string]int{}
+	l.board.OnFailure(func(operation string) { failed[operation]++ })
 	inTime := func(what string) {
 		started := time.Now()
 		require.Equal(t, jobs.Complete, l.status(id).State, what)
@@ -153,6 +155,7 @@ func TestStatusWithoutRedisIsTheRowsInTime(t *testing.T) {
 	require.NoError(t, l.server.Pause())
 	inTime("paused")
 	require.NoError(t, l.server.Resume())
+	require.Equal(t, map[string]int{"read": 2, "post": 2}, failed)
 	l.server.Kill()
 	inTime("gone")
 }

@@ -64,7 +64,9 @@ func (s *setup) leases(t testing.TB, room string, want int64) {
 
 func requestsShareALease(t *testing.T, s *setup) {
 	room := newRoom()
-	r := s.readers(t, lock.ReadersOptions{Share: forLong})
+	var held []time.Duration // read after Close, which waits for it to be written
+	began := time.Now()
+	r := s.readers(t, lock.ReadersOptions{Share: forLong, Held: func(d time.Duration) { held = append(held, d) }})
 	enter(t, r, room)() // and leaves: the lease stays
 	var group errgroup.Group
 	for range 20 {
@@ -90,6 +92,9 @@ func requestsShareALease(t *testing.T, s *setup) {
 	}
 	r.Close()
 	s.leases(t, room, 1)
+	require.Len(t, held, 1, "all shared one")
+	require.Positive(t, held[0])
+	require.LessOrEqual(t, held[0], time.Since(began))
 }
 
 // Who comes after the time to share needs a lease of its own.
