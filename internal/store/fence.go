@@ -23,14 +23,12 @@ const fenceWait = 15 * time.Second
 // commit any more.
 func (s *Store) NextFence(ctx context.Context, room string) (int64, error) {
 	var fence int64
-	err := s.inTransaction(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT set_config('lock_timeout', $1, true)`, milliseconds(fenceWait)); err != nil {
-			return err
-		}
-		return tx.QueryRow(ctx, `
+	err := s.inOneTrip(ctx, func(pipeline *pgx.Batch) {
+		pipeline.Queue(`SELECT set_config('lock_timeout', $1, true)`, milliseconds(fenceWait))
+		pipeline.Queue(`
 			INSERT INTO lethe.room_fences AS f (room_id, fence) VALUES ($1, 1)
 			ON CONFLICT (room_id) DO UPDATE SET fence = f.fence + 1
-			RETURNING fence`, room).Scan(&fence)
+			RETURNING fence`, room).QueryRow(func(row pgx.Row) error { return row.Scan(&fence) })
 	})
 	if err != nil {
 		return 0, fmt.Errorf("take the room's next fence token: %w", err)
@@ -38,19 +36,21 @@ func (s *Store) NextFence(ctx context.Context, room string) (int64, error) {
 	return fence, nil
 }
 
-// checkFence fails with [ErrFenced] unless the token is the room's newest, and
-// keeps it so until the transaction ends: a new owner's NextFence waits for the
-// share lock.
-func checkFence(ctx context.Context, tx pgx.Tx, room string, fence int64) error {
-	var newest int64
-	err := tx.QueryRow(ctx, `SELECT fence FROM lethe.room_fences WHERE room_id = $1 FOR SHARE`, room).Scan(&newest)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return ErrFenced
-	case err != nil:
-		return fmt.Errorf("check the fence token: %w", err)
-	case newest != fence:
-		return ErrFenced
-	}
-	return nil
+// checkFence has the pipeline fail with [ErrFenced] unless the token is the room's
+// newest, and keeps it so until the transaction ends: a new owner's NextFence waits
+// for the share lock.
+func checkFence(pipeline *pgx.Batch, room string, fence int64) {
+	pipeline.Queue(`SELECT fence FROM lethe.room_fences WHERE room_id = $1 FOR SHARE`, room).QueryRow(func(row pgx.Row) error {
+		var newest int64
+		err := row.Scan(&newest)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return ErrFenced
+		case err != nil:
+			return fmt.Errorf("check the fence token: %w", err)
+		case newest != fence:
+			return ErrFenced
+		}
+		return nil
+	})
 }
