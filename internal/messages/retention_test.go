@@ -43,3 +43,32 @@ func TestRetentionHidesOldMessagesButNoState(t *testing.T) {
 		})
 	}
 }
+
+// A policy counts as it is now (R5), and no event with a state key is one (R4).
+func TestRetentionHidesByTheCurrentPolicy(t *testing.T) {
+	t.Parallel()
+	for enabled, hidden := range map[bool]string{true: ">new, join", false: ">old, join"} {
+		h := newHouse(t, Options{Retention: retention.Config{Enabled: enabled}})
+		r := h.newRoom("!retained:x", "joined")
+		for text, age := range map[string]int64{">old": 2 * 3600_000, ">new": 0} {
+			r.say(text)
+			r.last().OriginTS = now().UnixMilli() - age
+		}
+		policy := func(key string, lifetime *int64) {
+			r.set("m.room.retention", key, `{}`)
+			if lifetime != nil {
+				h.exec(`INSERT INTO room_retention (room_id, event_id, max_lifetime) VALUES ($1, $2, $3)`, r.id, r.last().ID, *lifetime)
+			}
+		}
+		seen := func() []string { return messagesOnly(r.seenBy("@owner:x")) }
+		both := []string{">old, join", ">new, join"}
+		hour := int64(3600_000)
+		policy("@owner:x", &hour)
+		require.ElementsMatch(t, both, seen())
+		policy("", &hour)
+		require.Contains(t, seen(), hidden)
+		require.Equal(t, !enabled, len(seen()) == 2, "at once, and only where retention is enabled")
+		policy("", nil)
+		require.ElementsMatch(t, both, seen(), "the row of the policy before is still there")
+	}
+}

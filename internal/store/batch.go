@@ -50,36 +50,46 @@ const (
 // inBatch runs do in the batch's transaction. The checkpoint that do returns
 // becomes the job's in the same commit.
 func (s *Store) inBatch(ctx context.Context, batch Batch, do func(pgx.Tx) (checkpoint any, err error)) error {
-	return s.inRun(ctx, batch.Run, batch.Lease, func(tx pgx.Tx) (any, error) {
-		if err := checkRoom(ctx, tx, batch.Room, batch.Fence); err != nil {
-			return nil, err
-		}
-		return do(tx)
-	})
+	return s.inBatchFrom(ctx, batch, func(*pgx.Batch) {}, do)
+}
+
+// inBatchFrom is inBatch with further statements, those that open is given a
+// pipeline for, in the round trip that begins the transaction.
+func (s *Store) inBatchFrom(ctx context.Context, batch Batch, open func(*pgx.Batch), do func(pgx.Tx) (checkpoint any, err error)) error {
+	return s.inRunFrom(ctx, batch.Run, batch.Lease, func(pipeline *pgx.Batch) {
+		checkRoom(pipeline, batch.Room, batch.Fence)
+		open(pipeline)
+	}, do)
 }
 
 // inRun is inBatch for a run that has no room. Two runs of a job may be in it at
 // once, and of these the newest one alone can commit.
 func (s *Store) inRun(ctx context.Context, run Run, lease time.Duration, do func(pgx.Tx) (checkpoint any, err error)) error {
+	return s.inRunFrom(ctx, run, lease, func(*pgx.Batch) {}, do)
+}
+
+func (s *Store) inRunFrom(ctx context.Context, run Run, lease time.Duration, open func(*pgx.Batch),
+	do func(pgx.Tx) (checkpoint any, err error),
+) error {
 	// Not REPEATABLE READ: what is deleted must be judged by what is there when
 	// the locks are held, not by an older snapshot.
-	return s.inTransaction(ctx, func(tx pgx.Tx) error {
+	return s.inTransactionFrom(ctx, func(pipeline *pgx.Batch) {
 		// A batch touches a small part of large tables, by index, again and again:
 		// compiling its plans never pays, and a plan that reads a whole table
 		// because its pages come in order would do so in every batch. Nor does it
 		// wait for the disk: a crash of the server may take the last batches with
 		// their checkpoints, and the job does them again. Its end is on the disk
 		// before anybody is told, and all that came before with it.
-		if _, err := tx.Exec(ctx, `
+		pipeline.Queue(`
 			SELECT set_config('idle_in_transaction_session_timeout', $1, true),
 			       set_config('lock_timeout', $2, true),
 			       set_config('statement_timeout', $3, true),
 			       set_config('jit', 'off', true),
 			       set_config('random_page_cost', '1.1', true),
 			       set_config('synchronous_commit', 'off', true)`,
-			milliseconds(lease), milliseconds(rowLockWait), milliseconds(statementTime)); err != nil {
-			return fmt.Errorf("begin the batch: %w", err)
-		}
+			milliseconds(lease), milliseconds(rowLockWait), milliseconds(statementTime))
+		open(pipeline)
+	}, func(tx pgx.Tx) error {
 		checkpoint, err := do(tx)
 		if err != nil {
 			return err

@@ -23,14 +23,18 @@ const fenceWait = 15 * time.Second
 // commit any more.
 func (s *Store) NextFence(ctx context.Context, room string) (int64, error) {
 	var fence int64
-	err := s.inTransaction(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT set_config('lock_timeout', $1, true)`, milliseconds(fenceWait)); err != nil {
-			return err
-		}
-		return tx.QueryRow(ctx, `
-			INSERT INTO lethe.room_fences AS f (room_id, fence) VALUES ($1, 1)
-			ON CONFLICT (room_id) DO UPDATE SET fence = f.fence + 1
-			RETURNING fence`, room).Scan(&fence)
+	err := s.inOneTrip(ctx, func(pipeline *pgx.Batch) {
+		// To wait for the disk would be to wait for all that the batch before has
+		// written. A crash of the server may take the token, and then with it every
+		// batch that it was for. But it must not be given out again, for its owner may
+		// live on: so tokens are microseconds, and the next is above it all the same.
+		pipeline.Queue(`SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit', 'off', true)`,
+			milliseconds(fenceWait))
+		pipeline.Queue(`
+			WITH clock AS (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now)
+			INSERT INTO lethe.room_fences AS f (room_id, fence) SELECT $1, now FROM clock
+			ON CONFLICT (room_id) DO UPDATE SET fence = greatest(f.fence + 1, excluded.fence)
+			RETURNING fence`, room).QueryRow(func(row pgx.Row) error { return row.Scan(&fence) })
 	})
 	if err != nil {
 		return 0, fmt.Errorf("take the room's next fence token: %w", err)
@@ -38,30 +42,31 @@ func (s *Store) NextFence(ctx context.Context, room string) (int64, error) {
 	return fence, nil
 }
 
-// checkRoom fails with [ErrFenced] unless the token is the room's newest, and with
-// [ErrHeld] if the room is held. Neither can change until the transaction ends: a
-// new owner's NextFence waits for the share lock, and so does a PlaceHold.
-func checkRoom(ctx context.Context, tx pgx.Tx, room string, fence int64) error {
-	// Both in one round trip, but each with a snapshot of its own: in one statement
-	// the second would not see a hold that was placed while the first waited.
-	pipeline := &pgx.Batch{}
+// checkRoom has the pipeline fail with [ErrFenced] unless the token is the room's
+// newest, and with [ErrHeld] if the room is held. Neither can change until the
+// transaction ends: a new owner's NextFence waits for the share lock, and so does a
+// PlaceHold.
+func checkRoom(pipeline *pgx.Batch, room string, fence int64) {
+	// Two statements, each with a snapshot of its own: in one, the second half would
+	// not see a hold that was placed while the first waited.
 	pipeline.Queue(`SELECT fence FROM lethe.room_fences WHERE room_id = $1 FOR SHARE`, room).QueryRow(func(row pgx.Row) error {
 		var newest int64
 		err := row.Scan(&newest)
-		if errors.Is(err, pgx.ErrNoRows) || err == nil && newest != fence {
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return ErrFenced
+		case err != nil:
+			return fmt.Errorf("check the fence token: %w", err)
+		case newest != fence:
 			return ErrFenced
 		}
-		return err
+		return nil
 	})
 	pipeline.Queue(holdReason, room).QueryRow(func(row pgx.Row) error {
 		var reason string
 		if err := row.Scan(&reason); err != nil {
-			return err
+			return fmt.Errorf("look for a hold of the room: %w", err)
 		}
 		return heldFor(reason)
 	})
-	if err := tx.SendBatch(ctx, pipeline).Close(); err != nil {
-		return fmt.Errorf("check the room's fence and holds: %w", err)
-	}
-	return nil
 }

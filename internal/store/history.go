@@ -106,12 +106,13 @@ func (s *Store) purgeHistoryBatch(ctx context.Context, batch Batch, catalog Cata
 	from int64, events int, checkpoint func(HistoryBatch) any,
 ) (HistoryBatch, error) {
 	var done HistoryBatch
-	err := s.inBatch(ctx, batch, func(tx pgx.Tx) (any, error) {
-		if err := guardExtremities(ctx, tx, purge); err != nil {
-			return nil, err
-		}
+	var size *int64 // of the table for the selection, with what the last batch left there
+	err := s.inBatchFrom(ctx, batch, func(pipeline *pgx.Batch) {
+		pipeline.Queue(beyondExtremities, purge.Room, purge.Before).QueryRow(guard)
+		size = theEvents.create(pipeline)
+	}, func(tx pgx.Tx) (any, error) {
 		var err error
-		if done, err = selectHistory(ctx, tx, purge, from, events); err != nil {
+		if done, err = selectHistory(ctx, tx, purge, from, events, *size); err != nil {
 			return nil, err
 		}
 		done.RowWise = catalog.RowWise()
@@ -120,7 +121,11 @@ func (s *Store) purgeHistoryBatch(ctx context.Context, batch Batch, catalog Cata
 			if catalog.has("sliding_sync_joined_rooms") {
 				before = slices.Concat(slidingSyncSteps, beforeDeletes)
 			}
-			if _, err := purgeSelected(ctx, tx, catalog, purge.Room, done.Deleted+done.Kept, before, deletes, afterDeletes); err != nil {
+			after := afterDeletes
+			if done.Cut == purge.Before && done.Deleted+done.Kept <= fewEvents {
+				after = slices.Concat(after, []step{dismissUsed(catalog)})
+			}
+			if _, err := purgeSelected(ctx, tx, catalog, purge.Room, done.Deleted+done.Kept, before, deletes, after); err != nil {
 				return nil, err
 			}
 		}
@@ -129,19 +134,38 @@ func (s *Store) purgeHistoryBatch(ctx context.Context, batch Batch, catalog Cata
 	return done, err
 }
 
+// fewEvents is how many events a purge's last batch selects at most if it is to
+// dismiss state groups too.
+const fewEvents = 200
+
+// dismissUsed dismisses some of the room's state group candidates that are no
+// candidates, as [Store.SortStateGroups] does. A small purge mostly leaves no other,
+// and is then done in one batch.
+func dismissUsed(catalog Catalog) step {
+	return step{"dismiss the state groups in use", fmt.Sprintf(`
+		DELETE FROM lethe.state_group_candidates c
+		WHERE c.room_id = $1 AND c.state = 'found' AND `+stateGroupUsed(catalog)+`
+		  AND c.state_group = ANY (ARRAY(
+			SELECT n.state_group FROM lethe.state_group_candidates n
+			WHERE n.room_id = $1 AND n.state = 'found' ORDER BY n.state_group LIMIT %d))`, fewEvents)}
+}
+
 // GuardHistory fails with [ErrBeyondExtremities] if the purge goes to above the
 // highest forward extremity. The lower ones may go, and a room without any may
 // be purged to any depth. Every batch checks it too.
 func (s *Store) GuardHistory(ctx context.Context, purge HistoryPurge) error {
-	return guardExtremities(ctx, s.pool, purge)
+	return guard(s.pool.QueryRow(ctx, beyondExtremities, purge.Room, purge.Before))
 }
 
-func guardExtremities(ctx context.Context, db querier, purge HistoryPurge) error {
+const beyondExtremities = `
+	SELECT coalesce(max(e.depth) < $2, false)
+	FROM event_forward_extremities x JOIN events e ON e.event_id = x.event_id
+	WHERE x.room_id = $1`
+
+// guard judges what [beyondExtremities] answers.
+func guard(row pgx.Row) error {
 	var beyond bool
-	if err := db.QueryRow(ctx, `
-		SELECT coalesce(max(e.depth) < $2, false)
-		FROM event_forward_extremities x JOIN events e ON e.event_id = x.event_id
-		WHERE x.room_id = $1`, purge.Room, purge.Before).Scan(&beyond); err != nil {
+	if err := row.Scan(&beyond); err != nil {
 		return fmt.Errorf("read the forward extremities: %w", err)
 	}
 	if beyond {
@@ -150,14 +174,19 @@ func guardExtremities(ctx context.Context, db querier, purge HistoryPurge) error
 	return nil
 }
 
-// selectHistory fills the temporary table lethe_selected with what the batch
-// purges: whole levels only.
-func selectHistory(ctx context.Context, tx pgx.Tx, purge HistoryPurge, from int64, events int) (HistoryBatch, error) {
-	if err := theEvents.empty(ctx, tx); err != nil {
-		return HistoryBatch{}, err
+// selectHistory fills the temporary table lethe_selected, which has that size, with
+// what the batch purges: whole levels only.
+func selectHistory(ctx context.Context, tx pgx.Tx, purge HistoryPurge, from int64, events int, size int64) (HistoryBatch, error) {
+	type filled struct {
+		deleted, kept int64
+		low, high     *int64
 	}
-	fill := func(from, to int64, limit *int) (n int64, low, high *int64, err error) {
-		err = tx.QueryRow(ctx, `
+	fill := func(size, from, to int64, limit *int) (f filled, err error) {
+		var pipeline pgx.Batch
+		if size > 0 {
+			pipeline.Queue(theEvents.clear(size))
+		}
+		pipeline.Queue(`
 			WITH filled AS (
 				INSERT INTO lethe_selected
 				SELECT * FROM (
@@ -167,45 +196,48 @@ func selectHistory(ctx context.Context, tx pgx.Tx, purge HistoryPurge, from int6
 					ORDER BY e.topological_ordering LIMIT $6
 				) AS lowest
 				ORDER BY event_id -- the order of the indexes in which they are looked up
-				RETURNING topological_ordering
+				RETURNING topological_ordering, deletable
 			)
-			SELECT count(*), min(topological_ordering), max(topological_ordering) FROM filled`,
-			purge.Room, purge.DeleteLocal, purge.ServerName, from, to, limit).Scan(&n, &low, &high)
-		return n, low, high, err
+			SELECT count(*) FILTER (WHERE deletable), count(*) FILTER (WHERE NOT deletable),
+			       min(topological_ordering), max(topological_ordering) FROM filled`,
+			purge.Room, purge.DeleteLocal, purge.ServerName, from, to, limit).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&f.deleted, &f.kept, &f.low, &f.high)
+		})
+		err = tx.SendBatch(ctx, &pipeline).Close()
+		return f, err
 	}
 
 	// One more than fits tells whether more follows, and from which depth.
 	limit := events + 1
-	n, low, high, err := fill(from, purge.Before, &limit)
+	f, err := fill(size, from, purge.Before, &limit)
 	if err != nil {
 		return HistoryBatch{}, fmt.Errorf("select events: %w", err)
 	}
-	done := HistoryBatch{Cut: purge.Before}
+	n := f.deleted + f.kept
+	done := HistoryBatch{Cut: purge.Before, Deleted: f.deleted, Kept: f.kept}
 	switch {
 	case n <= int64(events): // all that was left
-	case *low < *high:
-		done.Cut = *high
-		if _, err := tx.Exec(ctx, `DELETE FROM lethe_selected WHERE topological_ordering >= $1`, done.Cut); err != nil {
+	case *f.low < *f.high:
+		done.Cut = *f.high
+		var deleted, kept int64
+		if err := tx.QueryRow(ctx, `
+			WITH cut AS (DELETE FROM lethe_selected WHERE topological_ordering >= $1 RETURNING deletable)
+			SELECT count(*) FILTER (WHERE deletable), count(*) FILTER (WHERE NOT deletable) FROM cut`, done.Cut).
+			Scan(&deleted, &kept); err != nil {
 			return HistoryBatch{}, fmt.Errorf("cut the selection: %w", err)
 		}
+		done.Deleted, done.Kept = f.deleted-deleted, f.kept-kept
 	default: // one level holds more than fits, and a level is never split
-		done.Cut = *low + 1
-		if _, err := tx.Exec(ctx, `DELETE FROM lethe_selected`); err != nil {
-			return HistoryBatch{}, fmt.Errorf("cut the selection: %w", err)
-		}
-		if _, _, _, err := fill(*low, done.Cut, nil); err != nil {
+		done.Cut = *f.low + 1
+		if f, err = fill(fewBytes, *f.low, done.Cut, nil); err != nil {
 			return HistoryBatch{}, fmt.Errorf("select a whole level: %w", err)
 		}
+		done.Deleted, done.Kept = f.deleted, f.kept
 	}
 	if n > analyzeFrom {
 		if _, err := tx.Exec(ctx, `ANALYZE lethe_selected`); err != nil {
 			return HistoryBatch{}, fmt.Errorf("analyze the selection: %w", err)
 		}
-	}
-	if err := tx.QueryRow(ctx, `
-		SELECT count(*) FILTER (WHERE deletable), count(*) FILTER (WHERE NOT deletable) FROM lethe_selected`).
-		Scan(&done.Deleted, &done.Kept); err != nil {
-		return HistoryBatch{}, fmt.Errorf("count the selection: %w", err)
 	}
 	return done, nil
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -84,6 +85,11 @@ func oneJob(ctx context.Context, db querier, sql string, args ...any) (Job, erro
 	if err != nil {
 		return Job{}, err
 	}
+	return oneRow(rows)
+}
+
+// oneRow reads at most one job; none is [ErrNotFound].
+func oneRow(rows pgx.Rows) (Job, error) {
 	job, err := pgx.CollectExactlyOneRow(rows, scanJob)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Job{}, ErrNotFound
@@ -141,13 +147,25 @@ func (s *Store) OpenJob(ctx context.Context, kind, room string) (Job, error) {
 // another job of the room is running, and [ErrLowQueue] while mostLow other jobs
 // of the low queue are, if it is one of these; 0 is no limit.
 func (s *Store) ClaimJob(ctx context.Context, id string, generation int, stale time.Duration, mostLow int) (Job, error) {
-	var job Job
-	err := s.inTransaction(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT `+oneAtATime+`, `+lowOneAtATime+` FROM lethe.jobs WHERE id = $1`, id); err != nil {
-			return err
-		}
-		var err error
-		job, err = oneJob(ctx, tx, `
+	job, err := s.claimJob(ctx, id, generation, stale, mostLow)
+	if errors.Is(err, ErrNotFound) {
+		err = s.whyNotClaimed(ctx, id, generation, stale)
+	}
+	if err != nil {
+		return Job{}, fmt.Errorf("claim the job: %w", err)
+	}
+	return job, nil
+}
+
+// claimJob is [Store.ClaimJob] that only says [ErrNotFound] if it did not. It is
+// one round trip: of all claims in the low queue, one at a time is between its lock
+// and its commit.
+func (s *Store) claimJob(ctx context.Context, id string, generation int, stale time.Duration, mostLow int) (job Job, err error) {
+	// Not by the batch's error, which makes pgx forget its statements.
+	claimed := ErrNotFound
+	err = s.inOneTrip(ctx, func(pipeline *pgx.Batch) {
+		pipeline.Queue(`SELECT `+oneAtATime+`, `+lowOneAtATime+` FROM lethe.jobs WHERE id = $1`, id)
+		pipeline.Queue(`
 			UPDATE lethe.jobs j
 			SET state = 'running', attempt = attempt + 1, heartbeat_at = clock_timestamp(), task_missing_since = NULL,
 			    started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp()
@@ -161,32 +179,36 @@ func (s *Store) ClaimJob(ctx context.Context, id string, generation int, stale t
 				SELECT count(*) FROM lethe.jobs o
 				WHERE o.queue = 'low' AND o.id <> j.id AND o.state = 'running'
 				  AND o.heartbeat_at >= clock_timestamp() - $3::interval))
-			RETURNING `+jobColumns, id, generation, stale, mostLow)
-		if !errors.Is(err, ErrNotFound) {
-			return err
-		}
-		var busy, low bool
-		err = tx.QueryRow(ctx, `
-			SELECT EXISTS (
-				SELECT FROM lethe.jobs o
-				WHERE o.room_id = j.room_id AND o.id <> j.id AND o.state = 'running'
-				  AND o.heartbeat_at >= clock_timestamp() - $3::interval), coalesce(queue = 'low', false)
-			FROM lethe.jobs j WHERE id = $1 AND generation = $2 AND state = 'queued'`,
-			id, generation, stale).Scan(&busy, &low)
-		switch {
-		case errors.Is(err, pgx.ErrNoRows):
-			return ErrSuperseded
-		case err != nil:
-			return err
-		case low && !busy:
-			return ErrLowQueue
-		}
-		return ErrRoomBusy
+			RETURNING `+jobColumns, id, generation, stale, mostLow).Query(func(rows pgx.Rows) error {
+			if job, claimed = oneRow(rows); errors.Is(claimed, ErrNotFound) {
+				return nil
+			}
+			return claimed
+		})
 	})
-	if err != nil {
-		return Job{}, fmt.Errorf("claim the job: %w", err)
+	return job, cmp.Or(err, claimed)
+}
+
+// whyNotClaimed tells why a job was not claimed, as far as that is still so. What
+// has changed meanwhile it takes for a room that is busy: the claim is tried again.
+func (s *Store) whyNotClaimed(ctx context.Context, id string, generation int, stale time.Duration) error {
+	var busy, low bool
+	err := s.readRow(ctx, []any{&busy, &low}, `
+		SELECT EXISTS (
+			SELECT FROM lethe.jobs o
+			WHERE o.room_id = j.room_id AND o.id <> j.id AND o.state = 'running'
+			  AND o.heartbeat_at >= clock_timestamp() - $3::interval), coalesce(queue = 'low', false)
+		FROM lethe.jobs j WHERE id = $1 AND generation = $2 AND state = 'queued'`,
+		id, generation, stale)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return ErrSuperseded
+	case err != nil:
+		return err
+	case low && !busy:
+		return ErrLowQueue
 	}
-	return job, nil
+	return ErrRoomBusy
 }
 
 // Heartbeat keeps the runs' jobs from being taken over, and returns those of

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -36,6 +37,28 @@ func (s *Snapshot) RetentionPolicy(ctx context.Context, room string) (minLifetim
 		return nil, nil, fmt.Errorf("%s: %w", operation, err)
 	}
 	return minLifetime, maxLifetime, nil
+}
+
+// RetentionNow reads the retention policy of a room's current state, as
+// [Snapshot.RetentionPolicy] does, and the database's clock. Without a policy both
+// lifetimes are nil.
+func (s *Store) RetentionNow(ctx context.Context, room string) (minLifetime, maxLifetime *int64, now time.Time, err error) {
+	const operation = "read the room's retention policy and the clock"
+	if !storable(room) {
+		return nil, nil, time.Time{}, fmt.Errorf("%s: %w", operation, ErrNotFound)
+	}
+	err = s.readRow(ctx, []any{&minLifetime, &maxLifetime, &now}, `
+		SELECT p.min_lifetime, p.max_lifetime, clock_timestamp()
+		FROM (SELECT) AS one
+		LEFT JOIN (
+			SELECT r.min_lifetime, r.max_lifetime
+			FROM current_state_events c
+			JOIN room_retention r USING (room_id, event_id)
+			WHERE c.room_id = $1 AND `+isPolicy+`) p ON true`, room)
+	if err != nil {
+		return nil, nil, time.Time{}, fmt.Errorf("%s: %w", operation, err)
+	}
+	return minLifetime, maxLifetime, now, nil
 }
 
 // MostRetentionRooms is how many rooms [Store.RetentionRooms] and

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -333,4 +334,27 @@ func TestRetentionOnCorpus(t *testing.T) {
 	some := requireCuts(t, ctx, s, cuts)
 	require.NotZero(t, some)
 	require.Less(t, some, len(cuts))
+}
+
+func TestRetentionNow(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	for _, sql := range []string{
+		`INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES
+			('$a', '!a', 'm.room.retention', ''), ('$b', '!b', 'm.room.retention', 'b'), ('$c', '!c', 'm.room.retention', '')`,
+		`INSERT INTO room_retention (room_id, event_id, min_lifetime, max_lifetime) VALUES
+			('!a', '$a', 1, 2), ('!a', '$old', 3, 4), ('!b', '$b', 5, 6)`,
+	} {
+		l.exec(sql)
+	}
+	for room, want := range map[string][2]*int64{
+		"!a": {new(int64(1)), new(int64(2))}, "!b": {}, "!c": {}, "!nowhere": {}, "": {},
+	} {
+		least, most, now, err := l.store.RetentionNow(l.ctx, room)
+		require.NoError(t, err, room)
+		require.Equal(t, want, [2]*int64{least, most}, room)
+		require.WithinDuration(t, time.Now(), now, time.Minute)
+	}
+	_, _, _, err := l.store.RetentionNow(l.ctx, "!\x00")
+	require.ErrorIs(t, err, store.ErrNotFound)
 }

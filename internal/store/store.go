@@ -210,3 +210,37 @@ type execer interface {
 func (s *Store) inTransaction(ctx context.Context, do func(pgx.Tx) error) error {
 	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, do)
 }
+
+// inTransactionFrom is inTransaction whose first statements, those that open is
+// given a pipeline for, come in one round trip with its begin. An error that one
+// of them or a callback returns ends it, as one of do does.
+func (s *Store) inTransactionFrom(ctx context.Context, open func(*pgx.Batch), do func(pgx.Tx) error) (err error) {
+	var pipeline pgx.Batch
+	pipeline.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	open(&pipeline)
+	results := s.pool.SendBatch(ctx, &pipeline)
+	tx := results.Tx()
+	// After a commit it does nothing. What cannot be rolled back loses its
+	// connection, which ends it too.
+	defer func() { _ = tx.Rollback(ctx) }()
+	if err := results.Close(); err != nil {
+		return fmt.Errorf("begin the transaction: %w", err)
+	}
+	if err := do(tx); err != nil {
+		return err
+	}
+	return tx.Commit(ctx)
+}
+
+// inOneTrip runs the statements that queue is given a pipeline for in a READ
+// COMMITTED transaction, in one round trip with its begin and commit. Each has a
+// snapshot of its own. If one fails the server does none of those after it, and
+// the pool closes the connection, which ends the transaction. What a callback
+// makes of an answer does not keep the rest from being committed.
+func (s *Store) inOneTrip(ctx context.Context, queue func(*pgx.Batch)) error {
+	var pipeline pgx.Batch
+	pipeline.Queue(`begin isolation level read committed`)
+	queue(&pipeline)
+	pipeline.Queue(`commit`)
+	return s.pool.SendBatch(ctx, &pipeline).Close()
+}

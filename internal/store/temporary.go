@@ -32,22 +32,35 @@ const fewBytes = 1 << 16
 // empty makes the table in the transaction's session, or empties it. It is made in
 // the batch and not when the connection is: a pooler between us and the server may
 // hand each transaction to another session.
-//
-// To truncate a table, as ON COMMIT DELETE ROWS does too, makes the server plan
-// all statements anew that mention it, which takes longer than a small batch.
 func (t temporary) empty(ctx context.Context, tx pgx.Tx) error {
 	var pipeline pgx.Batch
-	pipeline.Queue(`CREATE TEMPORARY TABLE IF NOT EXISTS ` + t.name + ` (` + t.columns + `)`)
-	var size int64
-	pipeline.Queue(`SELECT pg_relation_size(to_regclass('pg_temp.` + t.name + `'))`).QueryRow(func(row pgx.Row) error { return row.Scan(&size) })
+	size := t.create(&pipeline)
 	err := tx.SendBatch(ctx, &pipeline).Close()
-	if err == nil && size > fewBytes {
-		_, err = tx.Exec(ctx, `TRUNCATE `+t.name)
-	} else if err == nil && size > 0 {
-		_, err = tx.Exec(ctx, `DELETE FROM `+t.name)
+	if err == nil && *size > 0 {
+		_, err = tx.Exec(ctx, t.clear(*size))
 	}
 	if err != nil {
 		return fmt.Errorf("empty the table %s: %w", t.name, err)
 	}
 	return nil
+}
+
+// create has the pipeline make the table if it is not there, and returns where its
+// size will be, in bytes. From 0 it is to be cleared.
+func (t temporary) create(pipeline *pgx.Batch) (size *int64) {
+	size = new(int64)
+	pipeline.Queue(`CREATE TEMPORARY TABLE IF NOT EXISTS ` + t.name + ` (` + t.columns + `)`)
+	pipeline.Queue(`SELECT pg_relation_size(to_regclass('pg_temp.` + t.name + `'))`).QueryRow(func(row pgx.Row) error { return row.Scan(size) })
+	return size
+}
+
+// clear is the statement that empties the table of that size.
+//
+// To truncate a table, as ON COMMIT DELETE ROWS does too, makes the server plan
+// all statements anew that mention it, which takes longer than a small batch.
+func (t temporary) clear(size int64) string {
+	if size > fewBytes {
+		return `TRUNCATE ` + t.name
+	}
+	return `DELETE FROM ` + t.name
 }

@@ -44,7 +44,7 @@ func (w *Worker) abandonedRule(ctx context.Context) (rule store.AbandonedRule, n
 	if !settings.Enabled {
 		return rule, now, fmt.Errorf("%w: retention.abandoned is not enabled", store.ErrNotAbandoned)
 	}
-	if now, err = w.now(ctx); err != nil {
+	if now, err = earlier(func() (time.Time, error) { return w.store.Now(ctx) }); err != nil {
 		return rule, now, err
 	}
 	return store.AbandonedRule{

@@ -54,6 +54,10 @@ type purgeHistoryParameters struct {
 	// purge; empty if somebody has asked for it. What the sweep has decided is the
 	// most that goes: what the room's policy keeps when the purge runs, stays.
 	RetentionJob string `json:"retention_job,omitempty"`
+
+	// ExpiredBefore is the moment by which the sweep has decided, in Unix
+	// milliseconds: what arrived before it had expired.
+	ExpiredBefore *int64 `json:"expired_before,omitempty"`
 }
 
 // The phases of a history purge, in order.
@@ -128,40 +132,35 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job store.Job, run store.R
 			return nil, err
 		}
 		if p.at.Phase == phaseEvents {
-			if err := p.judge(ctx); err != nil {
+			if err := p.judge(ctx, parameters.ExpiredBefore); err != nil {
 				return nil, err
 			}
 		}
 	}
 	var err error
-	if p.catalog, err = w.history.get(ctx); err != nil {
-		return nil, err
-	}
-	if p.at.Phase == phaseEvents && p.expired {
-		// Each batch asks again; this is for a purge that has no batch.
-		err = w.store.GuardHistory(ctx, p.purge)
-	}
+	p.catalog, err = w.history.get(ctx)
 	return p, err
 }
 
-// judge decides anew what of the room has expired: since the sweep, its policy or
-// the settings may have changed to keep more.
-func (p *purgeHistory) judge(ctx context.Context) error {
-	now, err := p.worker.now(ctx)
+// judge decides anew what of the room has expired: since the sweep, which decided by
+// the moment that it is given, its policy or the settings may have changed to keep
+// more.
+func (p *purgeHistory) judge(ctx context.Context, decided *int64) error {
+	var policy retention.Policy
+	now, err := earlier(func() (now time.Time, err error) {
+		policy.MinLifetime, policy.MaxLifetime, now, err = p.worker.store.RetentionNow(ctx, p.purge.Room)
+		return now, err
+	})
 	if err != nil {
 		return err
 	}
-	var policy retention.Policy
-	if err := p.worker.store.Snapshot(ctx, func(ctx context.Context, snapshot *store.Snapshot) (err error) {
-		policy.MinLifetime, policy.MaxLifetime, err = snapshot.RetentionPolicy(ctx, p.purge.Room)
-		return err
-	}); err != nil && !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
 	before, expires := p.worker.options.Retention.ExpiredBefore(&policy, now)
-	if !expires {
+	switch {
+	case !expires:
 		p.expired = false
 		return nil
+	case decided != nil && before >= *decided:
+		return nil // all that had expired still has
 	}
 	cuts, err := p.worker.store.RetentionCuts(ctx, []store.RoomCut{{Room: p.purge.Room, Before: before}})
 	if err != nil {
@@ -197,8 +196,17 @@ func (p *purgeHistory) nextEvents(ctx context.Context) error {
 	if p.at.From != nil {
 		from = *p.at.From
 	}
-	from, err := p.worker.store.NextHistoryDepth(ctx, p.purge, from)
+	err := store.ErrNotFound
+	if from < p.purge.Before {
+		from, err = p.worker.store.NextHistoryDepth(ctx, p.purge, from)
+	}
 	if errors.Is(err, store.ErrNotFound) {
+		if p.at.Batches == 0 && !p.at.Late && !p.swept {
+			// Each batch asks this; a purge that finds nothing is refused as well.
+			if err := p.worker.store.GuardHistory(ctx, p.purge); err != nil {
+				return err
+			}
+		}
 		// The walk is over. That need not be written: a run that begins from the
 		// checkpoint before comes to the same conclusion.
 		if p.at.From = nil; p.at.Late {

@@ -280,11 +280,12 @@ type verdict struct {
 // A sweepPage is the verdicts of some rooms, in the order of their ids.
 type sweepPage []verdict
 
-// now is the time by which lifetimes end: by the clock of the database or by our
-// own, whichever is behind. One that is ahead must not cost an event its last days.
-func (w *Worker) now(ctx context.Context) (time.Time, error) {
+// earlier is the time by which lifetimes end: by the clock of the database, which
+// read asks, or by our own, whichever is behind. One that is ahead must not cost an
+// event its last days.
+func earlier(read func() (time.Time, error)) (time.Time, error) {
 	ours := time.Now()
-	now, err := w.store.Now(ctx)
+	now, err := read()
 	if err == nil && ours.Before(now) {
 		now = ours
 	}
@@ -294,7 +295,7 @@ func (w *Worker) now(ctx context.Context) (time.Time, error) {
 // decide decides about rooms. What counts is not when the sweep was due but this
 // moment: however late it is, all goes that has expired, and nothing else.
 func (s *retentionSweep) decide(ctx context.Context, rooms []store.RoomRetention) (sweepPage, error) {
-	now, err := s.worker.now(ctx)
+	now, err := earlier(func() (time.Time, error) { return s.worker.store.Now(ctx) })
 	if err != nil {
 		return nil, err
 	}
@@ -351,7 +352,7 @@ func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []store.R
 			continue
 		}
 		parameters, err := json.Marshal(purgeHistoryParameters{
-			Token: *token, DeleteLocalEvents: true, RetentionJob: s.job.Name,
+			Token: *token, DeleteLocalEvents: true, RetentionJob: s.job.Name, ExpiredBefore: &cuts[i].Before,
 		})
 		if err != nil {
 			return fmt.Errorf("encode the purge's parameters: %w", err)

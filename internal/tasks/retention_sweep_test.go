@@ -476,9 +476,15 @@ func TestPurgeKeepsWhatNoLongerExpires(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.EqualValues(t, 5, sweep.at.Sweep.Enqueued)
+	decided := all[float64](l, `
+		SELECT (extract(epoch FROM now()) * 1000 - (parameters->>'expired_before')::bigint)::float FROM lethe.jobs WHERE queue = 'low'`)
+	require.Len(t, decided, 5)
+	require.InDeltaSlice(t, slices.Repeat([]float64{float64(5 * day)}, 5), decided, float64(2*time.Minute.Milliseconds()))
 	l.exec(`DELETE FROM current_state_events WHERE event_id = '$policy!cancelled'`)
 	l.policy("!lengthened", nil, 30*day)
 	l.policy("!longer", nil, 7*day+hour)
+	// As an older version made them.
+	l.exec(`UPDATE lethe.jobs SET parameters = parameters - 'expired_before' WHERE room_id IN ('!longer', '!shortened')`)
 	l.policy("!shortened", nil, hour)
 	l.work(WorkerOptions{Retention: rules})
 	ends := func() map[string]jobs.Status {

@@ -312,6 +312,11 @@ func (w *Worker) newWork(ctx context.Context, run store.Run) (work, error) {
 	if err != nil {
 		return nil, err
 	}
+	return w.workOf(ctx, job, run)
+}
+
+// workOf is newWork for a job whose row was read since the run has it.
+func (w *Worker) workOf(ctx context.Context, job store.Job, run store.Run) (work, error) {
 	switch jobs.Kind(job.Kind) {
 	case jobs.PurgeHistory:
 		return w.newPurgeHistory(ctx, job, run)
@@ -338,13 +343,18 @@ func (w *Worker) runSlice(ctx context.Context, job store.Job, run store.Run, log
 		defer mu.Unlock()
 		w.board.Post(observe.About(ctx, about(job)...), status) // a heartbeat's context is about no job
 	}
-	post(ctx)
+	// Nobody waits for a job of the low queue, and the most of them end before the
+	// first heartbeat, which would post it.
+	if job.Queue != queueLow {
+		post(ctx)
+	}
 	ctx, stop := w.heart.Watch(ctx, run, post)
 	defer stop()
 
 	deadline := time.Now().Add(w.options.TimeSlice)
 	backoff := leastBackoff
 	var work work
+	claimed := true // the job is as it was claimed, for nobody else can have moved it
 	for {
 		if w.drain.Err() != nil {
 			return errYield{reason: yieldDrain}
@@ -355,7 +365,9 @@ func (w *Worker) runSlice(ctx context.Context, job store.Job, run store.Run, log
 
 		var done bool
 		var err error
-		if work == nil {
+		if work == nil && claimed {
+			work, err = w.workOf(ctx, job, run)
+		} else if work == nil {
 			work, err = w.newWork(ctx, run)
 		} else if done, err = step(ctx, work, log); err == nil {
 			backoff = leastBackoff // only a batch is progress: a work that was made anew may fail again
@@ -375,7 +387,7 @@ func (w *Worker) runSlice(ctx context.Context, job store.Job, run store.Run, log
 		}
 		w.metrics.JobRetries.WithLabelValues(job.Kind).Inc()
 		// Begin from the row again: a commit whose answer was lost has moved it.
-		work = nil
+		work, claimed = nil, false
 		select {
 		case <-time.After(jitter(backoff)):
 		case <-w.drain.Done():
