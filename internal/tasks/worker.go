@@ -249,7 +249,7 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 	if origin.RequestID != "" {
 		ctx = observe.About(ctx, slog.String("request_id", origin.RequestID))
 	}
-	log := w.log
+	log := w.log.With("job", body.JobID, "kind", task.Type())
 	job, err := w.claim(ctx, body)
 	switch {
 	case errors.Is(err, store.ErrSuperseded):
@@ -264,6 +264,7 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 		return w.yield(task.Type(), errYield{yieldUnreachable, jitter(busyWait)})
 	}
 	ctx = observe.About(ctx, about(job)...)
+	log = log.With("room", job.Room)
 	run := store.Run{JobID: job.ID, Generation: job.Generation, Attempt: job.Attempt}
 	running := w.metrics.JobsRunning.WithLabelValues(job.Kind)
 	running.Inc()
@@ -271,6 +272,7 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 	// Of a sweep's thousand purges each has a trace of its own.
 	ctx, span := w.options.Tracer.Run(ctx, origin, job.Queue == queueLow, job.Kind, append(about(job),
 		slog.Int("generation", run.Generation), slog.Int("attempt", run.Attempt), slog.String("request_id", origin.RequestID))...)
+	defer span.End(nil) // should it panic
 	err = w.runSlice(ctx, job, run, log)
 	outcome, failure := outcomeOf(err)
 	span.Set(slog.String("outcome", outcome))
