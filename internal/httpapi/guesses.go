@@ -56,7 +56,7 @@ type guesses struct {
 	// takes to come back.
 	mu        sync.Mutex
 	good      map[guess]time.Time
-	tokens    map[guess]time.Time // tokenWrong after their allowance is full
+	tokens    map[guess]time.Time      // tokenWrong after their allowance is full
 	addresses map[netip.Addr]time.Time // when their allowance is full
 }
 
@@ -108,6 +108,9 @@ func (g *guesses) right(token string) {
 
 // wait returns how long it takes until there is one attempt more.
 func (a allowance) wait(now, full time.Time) time.Duration {
+	if !now.Before(full) {
+		return 0
+	}
 	return max(0, full.Sub(now)-a.full()+a.every)
 }
 
