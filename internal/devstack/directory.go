@@ -48,7 +48,9 @@ func (d directory) command(program string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-func (d directory) log() string { return filepath.Join(d.path, "log") }
+func (d directory) log() string { return d.file("log") }
+
+func (d directory) file(name string) string { return filepath.Join(d.path, name) }
 
 // remove removes a temporary directory and keeps any other.
 func (d directory) remove() error {

@@ -46,16 +46,21 @@ type PostgresOptions struct {
 	// be lost with the machine; that is several times faster. Defaults to
 	// false.
 	Durable bool
+
+	// Guard lets only those in who know the password of lethe, by TLS. Defaults to
+	// nil: everybody on the machine.
+	Guard *Guard
 }
 
 // Postgres is a running PostgreSQL server: UTF-8, C collation, UTC, at most 200
 // connections. It listens on a port of 127.0.0.1 only, not on a Unix socket,
-// whose path could be too long; the superuser lethe needs no password. Its
+// whose path could be too long; the superuser is lethe. Its
 // methods may be called by several goroutines.
 type Postgres struct {
 	programs string
 	dir      directory
 	durable  bool
+	guard    *Guard
 	port     int
 
 	mu     sync.Mutex // held while the server starts or stops
@@ -83,7 +88,7 @@ func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, err
 	if err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
-	p := &Postgres{programs: programs, dir: dir, durable: options.Durable, admin: make(chan *pgx.Conn, 1)}
+	p := &Postgres{programs: programs, dir: dir, durable: options.Durable, guard: options.Guard, admin: make(chan *pgx.Conn, 1)}
 	p.admin <- nil
 	if err = p.initialise(ctx); err == nil {
 		err = onFreePort(func(port int) error {
@@ -106,6 +111,9 @@ func (p *Postgres) URL(database string) string {
 		Host:     localAddress(p.port),
 		Path:     "/" + database,
 		RawQuery: "sslmode=disable",
+	}
+	if p.guard != nil {
+		p.guard.addTo(&u, p.port, p.dir)
 	}
 	return u.String()
 }
@@ -227,8 +235,20 @@ func (p *Postgres) initialise(ctx context.Context) error {
 	if !p.durable {
 		args = append(args, "--no-sync")
 	}
+	if p.guard != nil {
+		more, err := p.guard.initArguments(p.dir)
+		if err != nil {
+			return err
+		}
+		args = append(args, more...)
+	}
 	if err := run(ctx, p.dir.command(filepath.Join(p.programs, "initdb"), args...)); err != nil {
 		return err
+	}
+	if p.guard != nil {
+		if err := p.guard.admitByTLSAlone(unfinished); err != nil {
+			return err
+		}
 	}
 	if err := os.Rename(unfinished, p.data()); err != nil {
 		return fmt.Errorf("finish the data directory: %w", err)
@@ -247,6 +267,9 @@ func (p *Postgres) serve(ctx context.Context) error {
 	}
 	if !p.durable {
 		args = append(args, "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off")
+	}
+	if p.guard != nil {
+		args = append(args, "-c", "ssl=on", "-c", "ssl_cert_file="+p.dir.file(certFile), "-c", "ssl_key_file="+p.dir.file(keyFile))
 	}
 	// SIGQUIT, not SIGKILL, which would leave its own children to themselves.
 	server, err := serve(ctx, p.dir.command(filepath.Join(p.programs, "postgres"), args...), p.dir.log(), syscall.SIGQUIT)

@@ -24,10 +24,14 @@ type RedisOptions struct {
 	// Defaults to a temporary directory that Close removes: in TMPDIR if that is
 	// set, else in memory if there is plenty, else wherever the system has them.
 	Dir string
+
+	// Guard lets only those in who know the password, by TLS. Defaults to nil:
+	// everybody on the machine.
+	Guard *Guard
 }
 
 // Redis is a Redis server of its own process, which evicts nothing and listens
-// on a port of 127.0.0.1 only, without a password. Its methods may be called by
+// on a port of 127.0.0.1 only. Its methods may be called by
 // several goroutines.
 type Redis struct {
 	program string
@@ -35,6 +39,7 @@ type Redis struct {
 	aof     bool
 	port    int
 	more    []string // further arguments
+	guard   *Guard
 
 	mu     sync.Mutex // held while the server starts or stops
 	server *child     // nil once closed
@@ -45,7 +50,11 @@ type Redis struct {
 // minute at the latest. The error wraps [ErrMissing] if Redis is not installed;
 // any other one holds the end of the server's log.
 func StartRedis(ctx context.Context, options RedisOptions) (*Redis, error) {
-	return startRedis(ctx, options, nil)
+	var prepare func(directory) ([]string, error)
+	if options.Guard != nil {
+		prepare = options.Guard.redisArguments
+	}
+	return startRedis(ctx, options, prepare)
 }
 
 // startRedis is StartRedis with further arguments, which prepare returns for the
@@ -62,7 +71,7 @@ func startRedis(ctx context.Context, options RedisOptions, prepare func(director
 	if err != nil {
 		return nil, fmt.Errorf("start Redis: %w", err)
 	}
-	r := &Redis{program: program, dir: dir, aof: options.AOF}
+	r := &Redis{program: program, dir: dir, aof: options.AOF, guard: options.Guard}
 	err = onFreePort(func(port int) error {
 		r.port = port
 		if prepare != nil {
@@ -78,8 +87,14 @@ func startRedis(ctx context.Context, options RedisOptions, prepare func(director
 	return r, nil
 }
 
-// URL returns the connection string of the server's database 0.
-func (r *Redis) URL() string { return "redis://" + r.address() + "/0" }
+// URL returns the connection string of the server's database 0, with all that it
+// takes to get past a Guard.
+func (r *Redis) URL() string {
+	if r.guard != nil {
+		return r.guard.redisURL(r.port, r.dir)
+	}
+	return "redis://" + r.address() + "/0"
+}
 
 func (r *Redis) address() string { return localAddress(r.port) }
 
@@ -142,10 +157,13 @@ func (r *Redis) serve(ctx context.Context) error {
 	if r.aof {
 		appendOnly = "yes"
 	}
+	port := []string{"--port", strconv.Itoa(r.port)}
+	if r.guard != nil {
+		port = []string{"--port", "0", "--tls-port", strconv.Itoa(r.port)}
+	}
 	// What is more comes first, as it may be the name of a file.
-	cmd := r.dir.command(r.program, append(slices.Clone(r.more),
+	cmd := r.dir.command(r.program, append(append(slices.Clone(r.more), port...),
 		"--bind", "127.0.0.1",
-		"--port", strconv.Itoa(r.port),
 		"--dir", r.dir.path,
 		"--save", "",
 		"--appendonly", appendOnly,

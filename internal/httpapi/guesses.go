@@ -108,6 +108,9 @@ func (g *guesses) right(token string) {
 
 // wait returns how long it takes until there is one attempt more.
 func (a allowance) wait(now, full time.Time) time.Duration {
+	if !now.Before(full) {
+		return 0
+	}
 	return max(0, full.Sub(now)-a.full()+a.every)
 }
 

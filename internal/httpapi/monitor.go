@@ -134,7 +134,11 @@ func (m *monitor) visitor(r *http.Request) (messages.Reader, error) {
 	}
 	token, ok := strings.CutPrefix(headers[0], "Bearer ")
 	if !ok {
-		_, token, ok = r.BasicAuth()
+		// A user's id has a colon, of which basic authentication knows but the first.
+		var user, password string
+		user, password, ok = r.BasicAuth()
+		both := user + ":" + password
+		token = both[strings.LastIndexByte(both, ':')+1:]
 	}
 	switch {
 	case !ok:
@@ -155,5 +159,5 @@ func isTrick(r *http.Request) bool {
 		}
 	}
 	clean := path.Clean(r.URL.Path)
-	return r.URL.Path != clean && r.URL.Path != clean+"/"
+	return r.URL.Path != clean && (clean == "/" || r.URL.Path != clean+"/")
 }

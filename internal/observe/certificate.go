@@ -31,8 +31,8 @@ type Certificate struct {
 
 	mu      sync.Mutex
 	current *tls.Certificate
-	cert    []byte    // of the files when they were last looked at, and so is key
-	key     []byte    // "
+	cert    []byte // of the files when they were last looked at, and so is key
+	key     []byte // "
 	looked  time.Time
 }
 

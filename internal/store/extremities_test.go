@@ -82,5 +82,5 @@ func TestForwardExtremitiesAsPlainRole(t *testing.T) {
 	require.EqualValues(t, 1, deleted)
 	fence, err := plain.NextFence(l.ctx, room)
 	require.NoError(t, err)
-	require.EqualValues(t, 1, fence)
+	require.Positive(t, fence)
 }

@@ -207,7 +207,6 @@ func TestRetentionCuts(t *testing.T) {
 	t.Parallel()
 	ctx, s, conn := readerOf(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded))
 	rooms := rapid.SampledFrom([]string{"!a:x", "!b:x", "!c:x", "!d:x"})
-	found, none := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		streams := rapid.SliceOfNDistinct(rapid.Int64Range(-10, 60), 0, 30, rapid.ID[int64]).Draw(t, "streams")
 		slices.Sort(streams)
@@ -233,11 +232,8 @@ func TestRetentionCuts(t *testing.T) {
 		for range rapid.IntRange(0, 8).Draw(t, "cuts") {
 			cuts = append(cuts, store.RoomCut{Room: rooms.Draw(t, "cut room"), Before: rapid.Int64Range(-1, 32).Draw(t, "before")})
 		}
-		some := requireCuts(t, ctx, s, cuts)
-		found, none = found+some, none+len(cuts)-some
+		requireCuts(t, ctx, s, cuts)
 	})
-	require.NotZero(t, found)
-	require.NotZero(t, none)
 
 	replaceEvents(t, ctx, conn, nil)
 	requireCuts(t, ctx, s, []store.RoomCut{{Room: "!a:x", Before: math.MaxInt64}})
