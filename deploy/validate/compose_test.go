@@ -111,6 +111,14 @@ func TestComposeMountsWhatIsThere(t *testing.T) {
 			}
 		}
 	}
+	// Grafana is told where its dashboards are by a file of its own.
+	provisioning, err := os.ReadFile(filepath.Join(root, "deploy/grafana/provisioning/dashboards/lethe.yml"))
+	require.NoError(t, err)
+	path := regexp.MustCompile(`(?m)^ *path: (\S+)$`).FindSubmatch(provisioning)
+	require.NotNil(t, path)
+	require.True(t, slices.ContainsFunc(project.Services["grafana"].Volumes, func(v types.ServiceVolumeConfig) bool {
+		return v.Target == string(path[1]) && strings.HasSuffix(v.Source, "/deploy/grafana/dashboards")
+	}), "no dashboards at %s", path[1])
 }
 
 func TestComposeWaitsForWhatIsHealthy(t *testing.T) {

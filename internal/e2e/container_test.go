@@ -14,8 +14,8 @@ import (
 	"lethe/internal/devstack/devstacktest"
 )
 
-// tool runs the operator's tool, and returns its exit status and what it says.
-func tool(t *testing.T, environ []string, args ...string) (int, string) {
+// operate runs the operator's tool, and returns its exit status and what it says.
+func operate(t *testing.T, environ []string, args ...string) (int, string) {
 	t.Helper()
 	binary := filepath.Join(devstacktest.Binaries(t), "lethe") // which may be built first
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -36,20 +36,19 @@ func TestProbe(t *testing.T) {
 	scheduler := f.start("scheduler")
 	f.eventually(10*time.Second, func() bool { return get(t, scheduler, "/readyz") == http.StatusOK }, "the scheduler is not ready")
 
-	environ := []string{"HTTP_PROXY=http://127.0.0.1:1", "http_proxy=http://127.0.0.1:1"}
-	status, said := tool(t, environ, "probe", "http://"+scheduler.address+"/readyz")
+	status, said := operate(t, nil, "probe", "http://"+scheduler.address+"/readyz")
 	require.Zero(t, status, said)
 	f.redis.Kill()
 	f.eventually(10*time.Second, func() bool {
-		status, said = tool(t, environ, "probe", "http://"+scheduler.address+"/readyz")
+		status, said = operate(t, nil, "probe", "http://"+scheduler.address+"/readyz")
 		return status == 1
 	}, "a scheduler without Redis is ready")
 	require.Contains(t, said, "redis")
 
 	scheduler.kill()
-	status, said = tool(t, environ, "probe", "http://"+scheduler.address+"/readyz")
+	status, said = operate(t, nil, "probe", "http://"+scheduler.address+"/readyz")
 	require.Equal(t, 1, status, said)
-	status, _ = tool(t, environ, "probe")
+	status, _ = operate(t, nil, "probe")
 	require.Equal(t, 2, status)
 }
 
@@ -58,19 +57,19 @@ func TestDemo(t *testing.T) {
 	environ := []string{"LETHE_DATABASE_URL=" + devstacktest.EmptyDatabase(t), "LETHE_SERVER_NAME=demo.test"}
 	token := regexp.MustCompile(`access token of @admin:demo\.test, a new one each time: (demo_\w+)`)
 
-	status, said := tool(t, environ, "demo")
+	status, said := operate(t, environ, "demo")
 	require.Zero(t, status, said)
 	require.Regexp(t, token, said)
 	require.Equal(t, 3, len(regexp.MustCompile(`\d+ events, made by @\S+:demo\.test`).FindAllString(said, -1)), said)
 	first := token.FindStringSubmatch(said)[1]
 
 	// What is there stays, and there is one more token.
-	status, said = tool(t, environ, "demo")
+	status, said = operate(t, environ, "demo")
 	require.Zero(t, status, said)
 	require.Regexp(t, token, said)
 	require.NotEqual(t, first, token.FindStringSubmatch(said)[1])
 
-	status, said = tool(t, environ[:1], "demo")
+	status, said = operate(t, environ[:1], "demo")
 	require.Equal(t, 1, status)
 	require.Contains(t, said, "LETHE_SERVER_NAME")
 }
@@ -78,7 +77,7 @@ func TestDemo(t *testing.T) {
 func TestDemoLeavesAHomeserversDatabaseAlone(t *testing.T) {
 	t.Parallel()
 	database := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
-	status, said := tool(t, []string{"LETHE_DATABASE_URL=" + database, "LETHE_SERVER_NAME=lab.test"}, "demo")
+	status, said := operate(t, []string{"LETHE_DATABASE_URL=" + database, "LETHE_SERVER_NAME=lab.test"}, "demo")
 	require.Equal(t, 1, status, said)
 	require.NotContains(t, said, "access token")
 }
