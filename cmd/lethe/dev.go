@@ -191,10 +191,16 @@ Try, in another terminal:
      curl -s -H 'Authorization: Bearer %[2]s' '%[1]s/_synapse/admin/v2/rooms/%[5]s/delete_status'
      curl -s -H 'Authorization: Bearer %[2]s' '%[1]s/_synapse/admin/v1/rooms'
 
-  5. look at the jobs in the database
+  5. read the newest messages of the third room; "end" is where the next page begins, as from=…
+     curl -s -H 'Authorization: Bearer %[2]s' '%[1]s/_synapse/admin/v1/rooms/%[7]s/messages?dir=b&limit=3'
+
+  6. look at the jobs in the database
      psql '%[4]s' -xc "SELECT id, kind, state, checkpoint, ended_at - started_at AS took FROM lethe.jobs"
+
+  7. see retention at work: start it again with these, wait a minute, and look at the jobs
+     LETHE_RETENTION_ENABLED=true LETHE_RETENTION_DEFAULT_POLICY_MAX_LIFETIME=1h LETHE_RETENTION_PURGE_JOBS='[{interval: 1m}]' make run
 
 Ctrl-C stops everything, and nothing is kept.
 
-`, url, token, rooms[0].Room, database, rooms[1].Room, rooms[1].Creator)
+`, url, token, rooms[0].Room, database, rooms[1].Room, rooms[1].Creator, rooms[2].Room)
 }

@@ -1,0 +1,123 @@
+package lethe_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/stretchr/testify/require"
+)
+
+// documents returns the text of every Markdown file of the repository, by name.
+func documents(t *testing.T) map[string]string {
+	t.Helper()
+	texts := map[string]string{}
+	require.NoError(t, filepath.WalkDir(".", func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && (name == ".git" || name == ".lethe" || name == "bin" || entry.Name() == "node_modules"):
+			return fs.SkipDir
+		case entry.IsDir() || filepath.Ext(name) != ".md":
+			return nil
+		}
+		text, err := os.ReadFile(name)
+		texts[name] = string(text)
+		return err
+	}))
+	require.Contains(t, texts, "README.md")
+	return texts
+}
+
+var (
+	fencedBlock  = regexp.MustCompile("(?ms)^```.*?^```")
+	indentedLine = regexp.MustCompile(`(?m)^    .*$`)
+	codeSpan     = regexp.MustCompile("`[^`\n]*`")
+	markdownLink = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+)
+
+func TestLinksLeadSomewhere(t *testing.T) {
+	t.Parallel()
+	texts := documents(t)
+	for name, text := range texts {
+		prose := codeSpan.ReplaceAllString(indentedLine.ReplaceAllString(fencedBlock.ReplaceAllString(text, ""), ""), "")
+		for _, found := range markdownLink.FindAllStringSubmatch(prose, -1) {
+			link := found[1]
+			if strings.Contains(link, "://") || strings.HasPrefix(link, "mailto:") {
+				continue
+			}
+			path, anchor, hasAnchor := strings.Cut(link, "#")
+			target := name
+			if path != "" {
+				target = filepath.Join(filepath.Dir(name), filepath.FromSlash(path))
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: there is no %s", name, link)
+			} else if hasAnchor && !anchors(texts[target])[anchor] {
+				t.Errorf("%s: there is no heading for %s", name, link)
+			}
+		}
+	}
+}
+
+// anchors returns what the headings of a document can be linked by, as GitHub makes
+// it: in lower case, without signs, with hyphens for spaces.
+func anchors(text string) map[string]bool {
+	found := map[string]bool{}
+	for line := range strings.Lines(fencedBlock.ReplaceAllString(text, "")) {
+		title := strings.TrimLeft(line, "#")
+		if title == line || !strings.HasPrefix(title, " ") {
+			continue
+		}
+		found[strings.Map(func(r rune) rune {
+			switch {
+			case r == ' ':
+				return '-'
+			case r == '-' || r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r):
+				return unicode.ToLower(r)
+			}
+			return -1
+		}, strings.TrimSpace(title))] = true
+	}
+	return found
+}
+
+// TestNamedTestsExist holds the names of tests in the documents against those that
+// there are.
+func TestNamedTestsExist(t *testing.T) {
+	t.Parallel()
+	tests := map[string]bool{}
+	require.NoError(t, filepath.WalkDir(".", func(name string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(name, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, declaration := range file.Decls {
+			if function, ok := declaration.(*ast.FuncDecl); ok && function.Recv == nil {
+				tests[function.Name.Name] = true
+			}
+		}
+		return nil
+	}))
+	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Z][A-Za-z0-9]*)`")
+	count := 0
+	for name, text := range documents(t) {
+		for _, found := range named.FindAllStringSubmatch(text, -1) {
+			count++
+			if !tests[found[1]] {
+				t.Errorf("%s: there is no test %s", name, found[1])
+			}
+		}
+	}
+	require.NotZero(t, count)
+}
