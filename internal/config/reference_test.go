@@ -61,8 +61,13 @@ func TestReferenceTellsTheDefaults(t *testing.T) {
 		if e.unset {
 			text = ""
 		}
-		if e.unset && e.path == "synapse_beside" { // the one that cannot be set to nothing
+		// Those that cannot be set to nothing.
+		if e.path == "synapse_beside" {
 			require.Nil(t, Default().SynapseBeside)
+			continue
+		}
+		if e.path == "retention.abandoned.cron" {
+			require.Zero(t, Default().Retention.Rules.Abandoned.Cron)
 			continue
 		}
 		config, err := Load([]string{variable(e.path) + "=" + text})
