@@ -41,9 +41,12 @@ func measure(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("find the programs: %w", err)
 	}
+	options.Scheduler = filepath.Join(filepath.Dir(program), "scheduler")
 	options.Worker = filepath.Join(filepath.Dir(program), "worker")
-	if _, err := os.Stat(options.Worker); err != nil {
-		return fmt.Errorf("the program worker is not beside lethe; make build puts both into bin/: %w", err)
+	for _, file := range []string{options.Scheduler, options.Worker} {
+		if _, err := os.Stat(file); err != nil {
+			return fmt.Errorf("a program is not beside lethe; make build puts all into bin/: %w", err)
+		}
 	}
 	table, err := bench.Run(ctx, options)
 	if err != nil {

@@ -49,6 +49,10 @@ type Options struct {
 	// Runs is how often everything is measured. Defaults to 3.
 	Runs int
 
+	// Scheduler is the program that runs beside the workers of a sweep,
+	// cmd/scheduler. It has no default.
+	Scheduler string
+
 	// SweepRooms is how many rooms a retention sweep goes through, a tenth of which
 	// has something to purge; at least 100. Defaults to 100,000.
 	SweepRooms int

@@ -48,16 +48,16 @@ func measureMemory(ctx context.Context, r *rig) ([]Row, error) {
 func peakMemory(pid int) (float64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return 0, fmt.Errorf("read the worker's memory, which needs Linux: %w", err)
+		return 0, fmt.Errorf("read a process's memory, which needs Linux: %w", err)
 	}
 	for line := range strings.Lines(string(status)) {
 		if peak, ok := strings.CutPrefix(line, "VmHWM:"); ok {
 			kilobytes, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(peak), "kB")), 64)
 			if err != nil {
-				return 0, fmt.Errorf("read the worker's memory: %w", err)
+				return 0, fmt.Errorf("read a process's memory: %w", err)
 			}
 			return kilobytes * 1024 / 1e6, nil
 		}
 	}
-	return 0, errors.New("read the worker's memory: its status does not tell the peak")
+	return 0, errors.New("read a process's memory: its status does not tell the peak")
 }

@@ -76,8 +76,11 @@ func (r *rig) close(ctx context.Context, err *error) {
 }
 
 func (r *rig) start(ctx context.Context) (err error) {
-	if r.options.Worker == "" {
+	switch "" {
+	case r.options.Worker:
 		return errors.New("Worker is not set")
+	case r.options.Scheduler:
+		return errors.New("Scheduler is not set")
 	}
 	if r.redis, err = devstack.StartRedis(ctx, devstack.RedisOptions{}); err != nil {
 		return err

@@ -63,7 +63,8 @@ var sweptRooms = []string{
 // measureSweep sweeps many rooms: how many a second it decides about, compared with
 // a plain statement that reads all events, and how many purges it enqueues, compared
 // with bare asynq; how many of these one and two workers do; and, while there is a
-// bound to how many may be open, how many are, and what memory the worker has.
+// bound to how many may be open, how many are, and what memory worker and scheduler
+// have.
 func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
 	rooms := r.options.SweepRooms
 	due := rooms / 10
@@ -75,7 +76,7 @@ func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	var decided, plain, enqueued, bare, idle, peak, most []float64
+	var decided, plain, enqueued, bare, idle, peak, scheduler, most []float64
 	done := map[int][]float64{}
 	for run := range r.options.Runs {
 		r.say("sweep, run %d: alone", run+1)
@@ -106,7 +107,7 @@ func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
 					return err
 				}
 				done[workers] = append(done[workers], s.rate)
-				most = append(most, float64(s.most))
+				most, scheduler = append(most, float64(s.most)), append(scheduler, s.scheduler)
 				if workers == 1 {
 					idle, peak = append(idle, s.idle), append(peak, s.peak)
 				}
@@ -123,6 +124,7 @@ func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
 		compare("sweep", "purges done per second", sample("2 workers", done[2]), sample("1 worker", done[1]), ""),
 		compare("sweep", "most purges open", sample("Lethe", []float64{quantile(most, 1)}), limit, "≤ 1"),
 		compare("sweep", "worker's peak, MB", sample(fmt.Sprintf("%d rooms", rooms), peak), sample("idle", idle), "below 64 MB"),
+		compare("sweep", "peak, MB", sample("scheduler", scheduler), sample("worker", peak), "below 64 MB"),
 	}, nil
 }
 
@@ -179,6 +181,7 @@ type sweepRun struct {
 	rate       float64 // of purges per second
 	most       int     // purges that were open at once
 	idle, peak float64 // memory of the first worker, in MB
+	scheduler  float64 // the most memory that the scheduler had, in MB
 }
 
 // sweep sweeps the rooms with so many workers, while no more than bound purges may
@@ -196,6 +199,7 @@ func (d database) sweep(ctx context.Context, workers, bound, due int) (s sweepRu
 		"LETHE_RETENTION_MAX_QUEUED=" + strconv.Itoa(bound),
 		"LETHE_RETENTION_MAX_RUNNING=" + strconv.Itoa(running),
 	}
+	d.beside = []string{d.rig.options.Scheduler} // as in a fleet, it looks at the jobs
 	err = d.atWork(ctx, d.url(), workers, func(ctx context.Context, processes []*os.Process) error {
 		if s.idle, err = peakMemory(processes[0].Pid); err != nil {
 			return err
@@ -212,7 +216,10 @@ func (d database) sweep(ctx context.Context, workers, bound, due int) (s sweepRu
 		if s.most, err = d.awaitSweep(ctx, id, due > 0); err != nil {
 			return err
 		}
-		s.peak, err = peakMemory(processes[0].Pid)
+		if s.peak, err = peakMemory(processes[0].Pid); err != nil {
+			return err
+		}
+		s.scheduler, err = peakMemory(processes[workers].Pid)
 		return err
 	})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -39,6 +40,9 @@ type database struct {
 
 	// environment is what workers are told beside where the servers are.
 	environment []string
+
+	// beside are programs that run beside the workers, and are told the same.
+	beside []string
 }
 
 // url is the database's, as a superuser: purges check references all at once.
@@ -53,20 +57,22 @@ func (d database) plainURL() string {
 }
 
 // atWork runs do while as many worker processes work on the database, as the
-// role of the URL: when each of them takes jobs.
+// role of the URL: when each of them takes jobs. After the workers do is given the
+// processes beside them.
 func (d database) atWork(ctx context.Context, url string, workers int, do func(context.Context, []*os.Process) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	working, stop := context.WithCancel(ctx)
 	defer stop()
 	var processes []*os.Process
-	for range workers {
-		cmd := exec.CommandContext(working, d.rig.options.Worker)
+	for _, program := range slices.Concat(slices.Repeat([]string{d.rig.options.Worker}, workers), d.beside) {
+		cmd := exec.CommandContext(working, program)
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 		cmd.WaitDelay = stopTime
 		cmd.Env = append(foreignEnvironment(),
 			"LETHE_DATABASE_URL="+url,
 			"LETHE_LOG_LEVEL=warn",
 			"LETHE_REDIS_URL="+d.rig.redis.URL(),
+			"LETHE_SCHEDULER_LISTEN=",
 			"LETHE_SERVER_NAME="+serverName,
 			"LETHE_SIGNING_KEY_FILE="+d.rig.keyFile,
 			"LETHE_SYNAPSE_BESIDE=false",
@@ -76,13 +82,13 @@ func (d database) atWork(ctx context.Context, url string, workers int, do func(c
 		cmd.Stderr = d.rig.options.Progress
 		if err := cmd.Start(); err != nil {
 			stop()
-			return errors.Join(fmt.Errorf("start a worker: %w", err), group.Wait())
+			return errors.Join(fmt.Errorf("start %s: %w", program, err), group.Wait())
 		}
 		processes = append(processes, cmd.Process)
 		group.Go(func() error {
 			err := cmd.Wait()
 			if working.Err() == nil {
-				return fmt.Errorf("a worker ended by itself: %w", errors.Join(err, errWorker))
+				return fmt.Errorf("%s ended by itself: %w", program, errors.Join(err, errWorker))
 			}
 			return nil
 		})
