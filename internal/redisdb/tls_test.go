@@ -93,9 +93,9 @@ func TestRedisHasToProveWhoItIs(t *testing.T) {
 		"rediss://:se%2Fcret%402@" + u.Host + "/0?" + u.RawQuery:             "WRONGPASS",
 		"rediss://" + u.Host + "/0?" + u.RawQuery:                            "NOAUTH",
 	} {
-		err := open(t, redisdb.OpenForLocks, raw).Ping(t.Context()).Err()
+		err := open(t, redisdb.Open, raw).Ping(t.Context()).Err()
 		require.ErrorContains(t, err, want)
 		require.NotContains(t, err.Error(), "cret")
 	}
-	require.Error(t, open(t, redisdb.OpenForLocks, "redis://:se%2Fcret%401@"+u.Host).Ping(t.Context()).Err(), "it is let in without TLS")
+	require.Error(t, open(t, redisdb.Open, "redis://:se%2Fcret%401@"+u.Host).Ping(t.Context()).Err(), "it is let in without TLS")
 }
