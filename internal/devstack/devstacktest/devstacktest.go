@@ -22,6 +22,9 @@ import (
 // of them takes, also on a busy machine.
 const timeout = 2 * time.Minute
 
+// buildTimeout is the same for building the programs, of which two are large.
+const buildTimeout = 10 * time.Minute
+
 // The test process's one of each, made by the first test that asks and removed
 // by Main.
 var (
@@ -212,7 +215,7 @@ func buildBinaries() (string, error) {
 		return "", fmt.Errorf("build the programs: %w", err)
 	}
 	built.Store(&folder)
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
 	defer cancel()
 	build := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", folder, "./cmd/...")
 	build.Dir = root
