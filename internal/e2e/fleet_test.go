@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -37,6 +38,10 @@ type fleet struct {
 	token    string
 	api      *process
 	sql      *pgx.Conn
+
+	// How the api is asked. Without them it is by HTTP.
+	client *http.Client
+	scheme string
 }
 
 // newFleet starts an api on the database, and nothing else yet.
@@ -147,10 +152,10 @@ func (f *fleet) ask(method, path string, body any) (int, map[string]any) {
 	f.t.Helper()
 	encoded, err := json.Marshal(body)
 	require.NoError(f.t, err)
-	request, err := http.NewRequestWithContext(f.t.Context(), method, "http://"+f.api.address+path, bytes.NewReader(encoded))
+	request, err := http.NewRequestWithContext(f.t.Context(), method, cmp.Or(f.scheme, "http")+"://"+f.api.address+path, bytes.NewReader(encoded))
 	require.NoError(f.t, err)
 	request.Header.Set("Authorization", "Bearer "+f.token)
-	response, err := http.DefaultClient.Do(request)
+	response, err := cmp.Or(f.client, http.DefaultClient).Do(request)
 	require.NoError(f.t, err)
 	defer func() { _ = response.Body.Close() }()
 	raw, err := io.ReadAll(response.Body)
