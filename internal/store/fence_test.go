@@ -93,13 +93,14 @@ func TestNextFenceWaitsForTheBatchInProgress(t *testing.T) {
 	require.Len(t, l.timeline(room), 5)
 
 	release()
-	require.Greater(t, <-fenced, batch.Fence)
+	newest := <-fenced
+	require.Greater(t, newest, batch.Fence)
 	require.Equal(t, []string{"$2", "$3", "$4", "$5"}, l.timeline(room))
 	l.unchanged(func() {
 		_, err := l.batch(batch, 4, 1)
 		require.ErrorIs(t, err, store.ErrFenced)
 	})
-	batch.Fence++
+	batch.Fence = newest
 	_, err = l.batch(batch, 4, 1)
 	require.NoError(t, err)
 }
