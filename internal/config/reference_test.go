@@ -298,7 +298,7 @@ func needers(s setting) string {
 	for _, p := range []struct {
 		purpose Purpose
 		name    string
-	}{{ForAPI, "api"}, {ForWorker, "worker"}, {ForScheduler, "scheduler"}, {ForDatabase, "lethe migrate, lethe doctor"}} {
+	}{{ForAPI, "api"}, {ForWorker, "worker"}, {ForScheduler, "scheduler"}, {ForAsynqmon, "asynqmon"}, {ForDatabase, "lethe migrate, lethe doctor"}} {
 		if slices.Contains(s.neededBy, p.purpose) {
 			names = append(names, p.name)
 		}
@@ -313,5 +313,7 @@ const referenceHead = `# Every setting
 A setting is a key in the YAML file that ` + "`LETHE_CONFIG`" + ` names, and an environment variable, which wins over the
 file: ` + "`worker.time_slice`" + ` is ` + "`LETHE_WORKER_TIME_SLICE`" + `. A variable that is set but empty counts as set. Unknown
 keys and unknown ` + "`LETHE_`" + ` variables are refused, and all mistakes are told at once, without repeating a value.
+A secret may be in a file that its variable with ` + "`_FILE`" + ` behind it names, such as ` + "`LETHE_DATABASE_URL_FILE`" + `; only
+one of the two may be set.
 Settings are read once, at the start. [config.example.yaml](config.example.yaml) has all of them in one file to copy.
 `
