@@ -28,6 +28,9 @@ func measure(ctx context.Context, args []string) error {
 	flags.IntVar(&options.Rooms, "rooms", 10_000, "how many small rooms to delete")
 	flags.IntVar(&options.Runs, "runs", 3, "how often everything is measured")
 	flags.IntVar(&options.SweepRooms, "sweep-rooms", 100_000, "how many rooms a retention sweep goes through, at least 100")
+	flags.StringVar(&options.Synapse, "synapse", "", "read pages from the Synapse at this URL too")
+	flags.StringVar(&options.SynapseDatabase, "synapse-database", "", "the URL of its database, which is only read")
+	flags.StringVar(&options.SynapseToken, "synapse-token", "", "the access token of a server admin in the room whose pages are read")
 	file := flags.String("json", "", "write the table to this file too, as JSON")
 	if err := parse(flags, args); err != nil {
 		return err
@@ -41,9 +44,9 @@ func measure(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("find the programs: %w", err)
 	}
-	options.Scheduler = filepath.Join(filepath.Dir(program), "scheduler")
-	options.Worker = filepath.Join(filepath.Dir(program), "worker")
-	for _, file := range []string{options.Scheduler, options.Worker} {
+	beside := func(name string) string { return filepath.Join(filepath.Dir(program), name) }
+	options.API, options.Scheduler, options.Worker = beside("api"), beside("scheduler"), beside("worker")
+	for _, file := range []string{options.API, options.Scheduler, options.Worker} {
 		if _, err := os.Stat(file); err != nil {
 			return fmt.Errorf("a program is not beside lethe; make build puts all into bin/: %w", err)
 		}

@@ -11,6 +11,9 @@ import (
 
 // Options say what to measure, and on what.
 type Options struct {
+	// API is the program that is run as an api process, cmd/api. It has no default.
+	API string
+
 	// Case is the only case to run; see [Cases]. Defaults to all.
 	Case string
 
@@ -57,6 +60,16 @@ type Options struct {
 	// has something to purge; at least 100. Defaults to 100,000.
 	SweepRooms int
 
+	// Synapse is the URL of a Synapse that pages are read from too: of the newest
+	// Events of a room. Defaults to none.
+	Synapse string
+
+	// SynapseDatabase is the URL of its database, which is only read, and by an api
+	// of our own too; SynapseToken the access token of a server admin who is in the
+	// room of which the pages are: the largest of the admin's. They have no default
+	// where Synapse is set.
+	SynapseDatabase, SynapseToken string
+
 	// Worker is the program that is run as a worker process, cmd/worker. It has
 	// no default.
 	Worker string
@@ -90,6 +103,7 @@ var cases = []struct {
 	{"purge", measurePurge},
 	{"memory", measureMemory},
 	{"readers", measureReaders},
+	{"pages", measurePages},
 	{"jobs", measureJobs},
 	{"rooms", measureRooms},
 	{"sweep", measureSweep},

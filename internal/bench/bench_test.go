@@ -26,6 +26,7 @@ func tiny(t *testing.T) (context.Context, Options) {
 	t.Cleanup(cancel)
 	return ctx, Options{
 		Events: 400, Jobs: 4, LargeEvents: 300, SmallEvents: 200, Rooms: 4, Runs: 1, SweepRooms: 100,
+		API:       filepath.Join(devstacktest.Binaries(t), "api"),
 		Scheduler: filepath.Join(devstacktest.Binaries(t), "scheduler"),
 		Worker:    filepath.Join(devstacktest.Binaries(t), "worker"),
 	}
@@ -143,6 +144,7 @@ func TestRefuses(t *testing.T) {
 	for wrong, change := range map[string]func(*Options){
 		"there is no case":        func(o *Options) { o.Case = "speed" },
 		"not both":                func(o *Options) { o.Database, o.Dump = "postgres://localhost/x", "x" },
+		"API is not set":          func(o *Options) { o.API = "" },
 		"Worker is not set":       func(o *Options) { o.Worker = "" },
 		"Scheduler is not set":    func(o *Options) { o.Scheduler = "" },
 		"must be given as postgr": func(o *Options) { o.Database = "host=localhost password=secret" },

@@ -53,7 +53,6 @@ func (d database) readBesidePurge(ctx context.Context, r room) (waits, gaps []fl
 	}
 	defer func() { _ = client.Close() }()
 	locker := lock.New(client, nil, lock.Options{})
-	milliseconds := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 	var mu sync.Mutex
 	read := func(ctx context.Context) error {

@@ -77,10 +77,15 @@ func (r *rig) close(ctx context.Context, err *error) {
 
 func (r *rig) start(ctx context.Context) (err error) {
 	switch "" {
+	case r.options.API:
+		return errors.New("API is not set")
 	case r.options.Worker:
 		return errors.New("Worker is not set")
 	case r.options.Scheduler:
 		return errors.New("Scheduler is not set")
+	}
+	if r.options.Synapse != "" && (r.options.SynapseDatabase == "" || r.options.SynapseToken == "") {
+		return errors.New("with Synapse, SynapseDatabase and SynapseToken must be set")
 	}
 	if r.redis, err = devstack.StartRedis(ctx, devstack.RedisOptions{}); err != nil {
 		return err

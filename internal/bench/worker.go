@@ -65,19 +65,8 @@ func (d database) atWork(ctx context.Context, url string, workers int, do func(c
 	defer stop()
 	var processes []*os.Process
 	for _, program := range slices.Concat(slices.Repeat([]string{d.rig.options.Worker}, workers), d.beside) {
-		cmd := exec.CommandContext(working, program)
-		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-		cmd.WaitDelay = stopTime
-		cmd.Env = append(foreignEnvironment(),
-			"LETHE_DATABASE_URL="+url,
-			"LETHE_LOG_LEVEL=warn",
-			"LETHE_REDIS_URL="+d.rig.redis.URL(),
-			"LETHE_SCHEDULER_LISTEN=",
-			"LETHE_SERVER_NAME="+serverName,
-			"LETHE_SIGNING_KEY_FILE="+d.rig.keyFile,
-			"LETHE_SYNAPSE_BESIDE=false",
-			"LETHE_WORKER_LISTEN=",
-		)
+		cmd := d.rig.program(working, program, url)
+		cmd.Env = append(cmd.Env, "LETHE_LOG_LEVEL=warn", "LETHE_SCHEDULER_LISTEN=", "LETHE_WORKER_LISTEN=")
 		cmd.Env = append(cmd.Env, d.environment...)
 		cmd.Stderr = d.rig.options.Progress
 		if err := cmd.Start(); err != nil {
@@ -101,6 +90,22 @@ func (d database) atWork(ctx context.Context, url string, workers int, do func(c
 		return do(ctx, processes)
 	})
 	return group.Wait()
+}
+
+// program is one of Lethe's programs on a database, which is told to stop when the
+// context ends.
+func (r *rig) program(ctx context.Context, path, database string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, path)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = stopTime
+	cmd.Env = append(foreignEnvironment(),
+		"LETHE_DATABASE_URL="+database,
+		"LETHE_REDIS_URL="+r.redis.URL(),
+		"LETHE_SERVER_NAME="+serverName,
+		"LETHE_SIGNING_KEY_FILE="+r.keyFile,
+		"LETHE_SYNAPSE_BESIDE=false",
+	)
+	return cmd
 }
 
 // awaitWorkers waits until so many workers have told asynq that they are there.

@@ -1,0 +1,80 @@
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// listenTime bounds how long an api process takes to listen.
+const listenTime = 30 * time.Second
+
+// serving runs do while an api process serves a database, with where it does.
+func (r *rig) serving(ctx context.Context, database string, do func(ctx context.Context, base string, api *os.Process) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	working, stop := context.WithCancel(ctx)
+	defer stop()
+	cmd := r.program(working, r.options.API, database)
+	// It logs each request, as it does anywhere.
+	cmd.Env = append(cmd.Env, "LETHE_API_LISTEN=127.0.0.1:0", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=info")
+	log, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return fmt.Errorf("start an api: %w", err)
+	}
+	listening := make(chan string, 1)
+	group.Go(func() error {
+		r.readLog(log, listening)
+		err := cmd.Wait()
+		if working.Err() == nil {
+			return fmt.Errorf("the api ended by itself: %w", errors.Join(err, errWorker))
+		}
+		return nil
+	})
+	group.Go(func() error {
+		defer stop()
+		late := time.NewTimer(listenTime)
+		defer late.Stop()
+		select {
+		case address := <-listening:
+			return do(ctx, "http://"+address, cmd.Process)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-late.C:
+			return errors.New("the api does not listen")
+		}
+	})
+	return group.Wait()
+}
+
+// readLog reads a process's log to its end. The first address that it names is sent
+// to listening; what is more than information is passed on.
+func (r *rig) readLog(log io.Reader, listening chan<- string) {
+	lines := bufio.NewReader(log)
+	for {
+		line, err := lines.ReadBytes('\n')
+		switch {
+		case listening != nil && bytes.Contains(line, []byte(`"listening"`)):
+			var said struct{ Address string }
+			if json.Unmarshal(line, &said) == nil && said.Address != "" {
+				listening <- said.Address
+				listening = nil
+			}
+		case !bytes.Contains(line, []byte(`"level":"INFO"`)):
+			_, _ = r.options.Progress.Write(line) // nobody misses it
+		}
+		if err != nil {
+			return
+		}
+	}
+}
