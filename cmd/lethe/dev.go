@@ -24,7 +24,6 @@ import (
 
 const (
 	devServer   = "lethe.test"
-	devAdmin    = "@admin:" + devServer
 	devDatabase = "lethe"
 )
 
@@ -66,7 +65,7 @@ func runDev(ctx context.Context, listen string) (err error) {
 	}
 	url := postgres.URL(devDatabase)
 	token := "demo_" + rand.Text()
-	rooms, err := populate(ctx, url, token)
+	rooms, err := populate(ctx, url, devServer, token)
 	if err != nil {
 		return err
 	}
@@ -106,8 +105,12 @@ func runDev(ctx context.Context, listen string) (err error) {
 	return process.Run(ctx, settings, log, config.ForAPI, config.ForWorker, config.ForScheduler)
 }
 
-// populate makes the schema, an admin with the access token, and demo rooms.
-func populate(ctx context.Context, url, token string) ([]roomgen.Summary, error) {
+// adminOf is the admin of a server that we make up.
+func adminOf(server string) string { return "@admin:" + server }
+
+// populate makes the schema, an admin with the access token, and demo rooms, which
+// fails with [roomgen.ErrExists] where they are already.
+func populate(ctx context.Context, url, server, token string) ([]roomgen.Summary, error) {
 	if err := store.MigrateEmbedded(ctx, url); err != nil {
 		return nil, err
 	}
@@ -116,10 +119,10 @@ func populate(ctx context.Context, url, token string) ([]roomgen.Summary, error)
 		return nil, fmt.Errorf("connect to the new database: %w", err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	if err := roomgen.Account(ctx, conn, devAdmin, token, true); err != nil {
+	if err := roomgen.Account(ctx, conn, adminOf(server), token, true); err != nil {
 		return nil, err
 	}
-	return roomgen.Demo(ctx, conn, devServer, time.Now())
+	return roomgen.Demo(ctx, conn, server, time.Now())
 }
 
 // freeAddress returns the address if it is free, else one with a free port.

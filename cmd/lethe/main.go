@@ -17,6 +17,10 @@ const usage = `lethe forgets rooms.
 	lethe dev [-listen host:port]   everything in one process, with demo rooms
 	lethe migrate [-embedded]       bring the schema lethe of LETHE_DATABASE_URL to this version;
 	                                with -embedded make Synapse's tables in an empty database too
+	lethe demo                      make Synapse's tables, an admin and three rooms in the empty database
+	                                of LETHE_DATABASE_URL, on the server LETHE_SERVER_NAME
+	lethe probe url                 ask a process, such as http://127.0.0.1:8470/readyz, and fail unless
+	                                the answer is 200
 	lethe doctor                    what keeps Lethe from working, or from working fast, with the
 	                                LETHE_ settings there are, and what to do
 	lethe bench [-events n] [-runs n] [-case name] [-json file] [-dump file | -database url]
@@ -42,7 +46,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	commands := map[string]func(context.Context, []string) error{
-		"bench": measure, "dev": dev, "doctor": examine, "migrate": migrate,
+		"bench": measure, "demo": demo, "dev": dev, "doctor": examine, "migrate": migrate, "probe": probe,
 	}
 	if len(args) > 0 && commands[args[0]] != nil {
 		return commands[args[0]](ctx, args[1:])

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+
+	"lethe/internal/config"
+	"lethe/internal/roomgen"
+)
+
+// demo makes something to try Lethe on in a database that is empty, or that it
+// made so before. In one that Synapse made it changes nothing and fails.
+func demo(ctx context.Context, args []string) error {
+	if err := parse(flag.NewFlagSet("demo", flag.ContinueOnError), args); err != nil {
+		return err
+	}
+	settings, err := config.Load(os.Environ(), config.ForDatabase)
+	if err != nil {
+		return err
+	}
+	if settings.ServerName == "" {
+		return errors.New("demo: set LETHE_SERVER_NAME to the server that the rooms are to be on, such as " + devServer)
+	}
+	token := "demo_" + rand.Text()
+	rooms, err := populate(ctx, string(settings.Database.URL), settings.ServerName, token)
+	if err != nil && !errors.Is(err, roomgen.ErrExists) {
+		return err
+	}
+	for _, room := range rooms {
+		fmt.Printf("%-40s %6d events, made by %s\n", room.Room, room.Events, room.Creator)
+	}
+	fmt.Printf("access token of %s, a new one each time: %s\n", adminOf(settings.ServerName), token)
+	return nil
+}
