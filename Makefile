@@ -2,6 +2,10 @@
 # Lethe's go.mod.
 tool := go tool -modfile=tools/go.mod
 
+# The tests of deploy are one too. They are linted less: staticcheck would read all
+# of Kubernetes' types for them.
+deploy := go -C deploy/validate
+
 .PHONY: help
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,11 +25,13 @@ test: ## Lint, then run all tests with the race detector
 	@scripts/servers
 	@$(MAKE) --no-print-directory lint
 	go test -race -timeout 15m -parallel 6 ./...
+	$(deploy) test ./...
 
 .PHONY: test-fast
 test-fast: ## Run all tests, without the race detector
 	@scripts/servers
 	go test -timeout 15m -parallel 6 ./...
+	$(deploy) test ./...
 
 .PHONY: test-kills
 test-kills: ## Kill workers at random points of purges and deletes, again and again
@@ -45,15 +51,18 @@ lint: ## Check format, go.mod and what static analysis finds
 	$(tool) staticcheck ./...
 	$(tool) errcheck -ignoretests -exclude tools/errcheck.txt ./...
 	$(tool) go-errorlint ./...
+	$(deploy) mod tidy -diff
+	$(deploy) vet ./...
 
 .PHONY: fmt
 fmt: ## Format all Go files
 	$(tool) gofumpt -w .
 
 .PHONY: tidy
-tidy: ## Bring go.mod and tools/go.mod up to what is used
+tidy: ## Bring each go.mod up to what is used
 	go mod tidy
 	go -C tools mod tidy
+	$(deploy) mod tidy
 
 .PHONY: bench
 bench: ## Measure, and write bin/bench.json too; with DUMP=file or DATABASE=url on the tables of a real Synapse

@@ -1,0 +1,245 @@
+package validate
+
+import (
+	"fmt"
+	"maps"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/stretchr/testify/require"
+)
+
+// image is a name without a registry's host, and with a tag.
+var image = regexp.MustCompile(`^[a-z0-9-]+(/[a-z0-9-]+)?:([a-zA-Z0-9._-]+)$`)
+
+func requireShortImage(t *testing.T, name string) {
+	t.Helper()
+	match := image.FindStringSubmatch(name)
+	require.NotNil(t, match, "%q has no tag, or a host", name)
+	require.NotEqual(t, "latest", match[2], name)
+}
+
+// composed reads docker-compose.yml as docker compose does, which refuses what it
+// does not know.
+func composed(t *testing.T, profiles ...string) *types.Project {
+	t.Helper()
+	folder, err := filepath.Abs(root)
+	require.NoError(t, err)
+	project, err := loader.LoadWithContext(t.Context(), types.ConfigDetails{
+		WorkingDir:  folder,
+		ConfigFiles: []types.ConfigFile{{Filename: filepath.Join(folder, "docker-compose.yml")}},
+		Environment: types.Mapping{},
+	}, loader.WithProfiles(profiles))
+	require.NoError(t, err)
+	return project
+}
+
+// composeSecrets has the script make the secrets, and returns them by name.
+func composeSecrets(t *testing.T, folder string) map[string]string {
+	t.Helper()
+	said, err := exec.CommandContext(t.Context(), filepath.Join(root, "scripts/compose-secrets"), folder).CombinedOutput()
+	require.NoError(t, err, "%s", said)
+	require.Empty(t, said)
+	entries, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	secrets := map[string]string{}
+	for _, entry := range entries {
+		text, err := os.ReadFile(filepath.Join(folder, entry.Name()))
+		require.NoError(t, err)
+		secrets[entry.Name()] = string(text)
+	}
+	return secrets
+}
+
+// once are the services that end.
+var once = []string{"demo", "migrate"}
+
+func TestComposeServices(t *testing.T) {
+	t.Parallel()
+	all := []string{"api", "asynqmon", "grafana", "migrate", "postgres", "prometheus", "redis", "scheduler", "worker"}
+	require.ElementsMatch(t, all, composed(t).ServiceNames())
+	project := composed(t, "demo")
+	require.ElementsMatch(t, append(all, "demo"), project.ServiceNames())
+	for _, name := range []string{"api", "worker", "scheduler"} {
+		require.Equal(t, 2, *project.Services[name].Deploy.Replicas, name)
+	}
+	redis := strings.Join(project.Services["redis"].Command, " ")
+	require.Contains(t, redis, "--appendonly yes")
+	require.Contains(t, redis, "--maxmemory-policy noeviction")
+}
+
+func TestComposeContainersAreHardened(t *testing.T) {
+	t.Parallel()
+	for name, service := range composed(t, "demo").Services {
+		requireShortImage(t, service.Image)
+		require.Regexp(t, `^[1-9][0-9]*:[0-9]+$`, service.User, name)
+		require.True(t, service.ReadOnly, name)
+		require.False(t, service.Privileged, name)
+		require.Equal(t, []string{"ALL"}, service.CapDrop, name)
+		require.Empty(t, service.CapAdd, name)
+		require.Contains(t, service.SecurityOpt, "no-new-privileges:true", name)
+		require.NotNil(t, service.Logging, name)
+		for _, port := range service.Ports {
+			require.Equal(t, "127.0.0.1", port.HostIP, name)
+		}
+		for _, volume := range service.Volumes {
+			if volume.Type == types.VolumeTypeBind {
+				require.True(t, volume.ReadOnly, "%s: %s", name, volume.Target)
+			}
+		}
+	}
+}
+
+func TestComposeMountsWhatIsThere(t *testing.T) {
+	t.Parallel()
+	project := composed(t, "demo")
+	for name, service := range project.Services {
+		for _, volume := range service.Volumes {
+			if volume.Type == types.VolumeTypeBind {
+				require.DirExists(t, volume.Source, name)
+			} else {
+				require.Contains(t, project.Volumes, volume.Source, name)
+			}
+		}
+	}
+	// Grafana is told where its dashboards are by a file of its own.
+	provisioning, err := os.ReadFile(filepath.Join(root, "deploy/grafana/provisioning/dashboards/lethe.yml"))
+	require.NoError(t, err)
+	path := regexp.MustCompile(`(?m)^ *path: (\S+)$`).FindSubmatch(provisioning)
+	require.NotNil(t, path)
+	require.True(t, slices.ContainsFunc(project.Services["grafana"].Volumes, func(v types.ServiceVolumeConfig) bool {
+		return v.Target == string(path[1]) && strings.HasSuffix(v.Source, "/deploy/grafana/dashboards")
+	}), "no dashboards at %s", path[1])
+}
+
+func TestComposeWaitsForWhatIsHealthy(t *testing.T) {
+	t.Parallel()
+	project := composed(t, "demo")
+	for name, service := range project.Services {
+		if slices.Contains(once, name) {
+			require.Nil(t, service.HealthCheck, name)
+			require.NotEqual(t, types.RestartPolicyUnlessStopped, service.Restart, name)
+		} else {
+			require.NotNil(t, service.HealthCheck, name)
+			require.NotEmpty(t, service.HealthCheck.Test, name)
+			require.Less(t, time.Duration(*service.HealthCheck.Timeout), time.Duration(*service.HealthCheck.Interval), name)
+			require.Equal(t, types.RestartPolicyUnlessStopped, service.Restart, name)
+		}
+		for other, dependency := range service.DependsOn {
+			want := types.ServiceConditionHealthy
+			if slices.Contains(once, other) {
+				want = types.ServiceConditionCompletedSuccessfully
+			}
+			require.Equal(t, want, dependency.Condition, "%s waits for %s", name, other)
+			require.Equal(t, other != "demo", dependency.Required, "%s waits for %s", name, other)
+		}
+		for network := range service.Networks {
+			require.Contains(t, project.Networks, network)
+		}
+	}
+	for _, name := range []string{"api", "asynqmon", "scheduler", "worker"} {
+		require.Contains(t, project.Services[name].DependsOn, "migrate", name)
+		require.Contains(t, project.Services[name].DependsOn, "redis", name)
+	}
+	for _, name := range []string{"postgres", "redis"} {
+		require.Equal(t, []string{"data"}, slices.Collect(maps.Keys(project.Services[name].Networks)), name)
+		require.Empty(t, project.Services[name].Ports, name)
+	}
+	require.True(t, bool(project.Networks["data"].Internal))
+}
+
+func TestComposeSecrets(t *testing.T) {
+	t.Parallel()
+	project := composed(t, "demo")
+	folder := filepath.Join(t.TempDir(), "secrets")
+	secrets := composeSecrets(t, folder)
+	require.Equal(t, secrets, composeSecrets(t, folder), "a second call changes what is there")
+	require.NotEqual(t, secrets["grafana_password"], composeSecrets(t, filepath.Join(t.TempDir(), "others"))["grafana_password"])
+	info, err := os.Stat(folder)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o700), info.Mode().Perm())
+
+	kept, err := os.ReadFile(filepath.Join(root, ".gitignore"))
+	require.NoError(t, err)
+	require.Contains(t, string(kept), "\n/deploy/compose/secrets/\n")
+	for name, secret := range project.Secrets {
+		require.Contains(t, secrets, name)
+		require.Equal(t, filepath.Join(project.WorkingDir, "deploy/compose/secrets", name), secret.File)
+		info, err := os.Stat(filepath.Join(folder, name))
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o644), info.Mode().Perm(), "a container's user has to read it")
+	}
+	require.Len(t, secrets, len(project.Secrets))
+
+	file := regexp.MustCompile(`/run/secrets/([a-z_.]+)`)
+	for name, service := range project.Services {
+		var mounted []string
+		for _, secret := range service.Secrets {
+			require.Contains(t, project.Secrets, secret.Source, name)
+			mounted = append(mounted, secret.Source)
+		}
+		words := slices.Clone(service.Command)
+		if service.HealthCheck != nil {
+			words = append(words, service.HealthCheck.Test...)
+		}
+		for variable, value := range service.Environment {
+			words = append(words, *value)
+			if regexp.MustCompile(`PASSWORD|TOKEN|_URL|SECRET`).MatchString(variable) {
+				require.Regexp(t, file, *value, "%s: %s", name, variable)
+			}
+		}
+		for _, match := range file.FindAllStringSubmatch(strings.Join(words, " "), -1) {
+			require.Contains(t, mounted, match[1], name)
+		}
+	}
+}
+
+func TestComposeSettingsAreLethes(t *testing.T) {
+	t.Parallel()
+	files := map[string]string{}
+	for name, text := range composeSecrets(t, t.TempDir()) {
+		files["/run/secrets/"+name] = text
+	}
+	for name, service := range composed(t, "demo").Services {
+		if service.Build == nil {
+			continue
+		}
+		require.FileExists(t, filepath.Join(service.Build.Context, service.Build.Dockerfile))
+		environment := map[string]string{}
+		for variable, value := range service.Environment {
+			environment[variable] = *value
+		}
+		settings, err := load(t, service.Command[0], environment, files)
+		require.NoError(t, err, name)
+
+		grace := apiDrain
+		if name == "worker" {
+			grace = settings.Worker.DrainTimeout + bookkeeping
+		}
+		listen := map[string]string{
+			"api": settings.API.Listen, "worker": settings.Worker.Listen, "scheduler": settings.Scheduler.Listen,
+			"asynqmon": environment["LETHE_ASYNQMON_LISTEN"],
+		}[name]
+		if slices.Contains(once, name) {
+			continue
+		}
+		require.Greater(t, time.Duration(*service.StopGracePeriod), grace, name)
+		require.Equal(t, []string{"CMD", "/lethe", "probe"}, []string(service.HealthCheck.Test[:3]), name)
+		probed, err := url.Parse(service.HealthCheck.Test[3])
+		require.NoError(t, err)
+		require.Equal(t, "/readyz", probed.Path, name)
+		require.Equal(t, listen, ":"+probed.Port(), name)
+		for _, port := range service.Ports {
+			require.Equal(t, probed.Port(), fmt.Sprint(port.Target), name)
+		}
+	}
+}
