@@ -7,7 +7,7 @@ help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## Build the four programs into bin/
+build: ## Build the five programs into bin/
 	go build -o bin/ ./cmd/...
 
 .PHONY: run
@@ -60,6 +60,15 @@ bench: ## Measure, and write bin/bench.json too; with DUMP=file or DATABASE=url 
 	@scripts/servers
 	@$(MAKE) --no-print-directory build
 	@exec bin/lethe bench -json bin/bench.json $(if $(DUMP),-dump $(DUMP)) $(if $(DATABASE),-database '$(DATABASE)') $(BENCH)
+
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities in what is reached; needs vuln.go.dev, or VULNDB=url of a copy
+	$(tool) govulncheck $(if $(VULNDB),-db '$(VULNDB)') ./...
+
+.PHONY: sbom
+sbom: ## Write what Lethe is made of, with licences, to bin/sbom.json (CycloneDX)
+	@mkdir -p bin
+	$(tool) cyclonedx-gomod mod -json -licenses -output bin/sbom.json
 
 .PHONY: clean
 clean: ## Remove what was built, and the data of make run

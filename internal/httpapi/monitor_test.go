@@ -56,22 +56,22 @@ func TestMonitorIsForAdmins(t *testing.T) {
 		status  int
 		code    string // of the error, or the body
 	}{
-		"bearer":              {"/", bearer, 200, "GET / "},
-		"basic":               {"/api/queues", basic("", admin), 200, "GET /api/queues "},
-		"basic, any user":     {"/", basic("@user:x", admin), 200, "GET / "},
-		"basic, for an id":    {"/", basic("", "@admin:x:"+admin), 200, "GET / "},
-		"basic, no password":  {"/", basic(admin, ""), 401, "M_MISSING_TOKEN"},
-		"basic, no text":      {"/", "Authorization: Basic !!", 401, "M_MISSING_TOKEN"},
-		"nothing":             {"/", "X: y", 401, "M_MISSING_TOKEN"},
-		"in the query":        {"/?access_token=" + admin, "X: y", 401, "M_MISSING_TOKEN"},
-		"in a cookie":         {"/", "Cookie: access_token=" + admin, 401, "M_MISSING_TOKEN"},
-		"twice":               {"/", bearer + "\n" + bearer, 401, "M_MISSING_TOKEN"},
-		"unknown":             {"/", "Authorization: Bearer nobody", 401, "M_UNKNOWN_TOKEN"},
-		"unknown, basic":      {"/", basic("", "nobody"), 401, "M_UNKNOWN_TOKEN"},
-		"a user":              {"/", basic("", "user"), 403, "M_FORBIDDEN"},
-		"a guest":             {"/", basic("", "guest"), 403, "M_GUEST_ACCESS_FORBIDDEN"},
-		"an admin as a user":  {"/", basic("", "puppeteer"), 403, "M_FORBIDDEN"},
-		"a panic":             {"/panic", bearer, 500, "M_UNKNOWN"},
+		"bearer":             {"/", bearer, 200, "GET / "},
+		"basic":              {"/api/queues", basic("", admin), 200, "GET /api/queues "},
+		"basic, any user":    {"/", basic("@user:x", admin), 200, "GET / "},
+		"basic, for an id":   {"/", basic("", "@admin:x:"+admin), 200, "GET / "},
+		"basic, no password": {"/", basic(admin, ""), 401, "M_MISSING_TOKEN"},
+		"basic, no text":     {"/", "Authorization: Basic !!", 401, "M_MISSING_TOKEN"},
+		"nothing":            {"/", "X: y", 401, "M_MISSING_TOKEN"},
+		"in the query":       {"/?access_token=" + admin, "X: y", 401, "M_MISSING_TOKEN"},
+		"in a cookie":        {"/", "Cookie: access_token=" + admin, 401, "M_MISSING_TOKEN"},
+		"twice":              {"/", bearer + "\n" + bearer, 401, "M_MISSING_TOKEN"},
+		"unknown":            {"/", "Authorization: Bearer nobody", 401, "M_UNKNOWN_TOKEN"},
+		"unknown, basic":     {"/", basic("", "nobody"), 401, "M_UNKNOWN_TOKEN"},
+		"a user":             {"/", basic("", "user"), 403, "M_FORBIDDEN"},
+		"a guest":            {"/", basic("", "guest"), 403, "M_GUEST_ACCESS_FORBIDDEN"},
+		"an admin as a user": {"/", basic("", "puppeteer"), 403, "M_FORBIDDEN"},
+		"a panic":            {"/panic", bearer, 500, "M_UNKNOWN"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
