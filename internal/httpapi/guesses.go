@@ -114,12 +114,18 @@ func (a allowance) wait(now, full time.Time) time.Duration {
 	return max(0, full.Sub(now)-a.full()+a.every)
 }
 
-// after returns when the allowance is full again after one attempt more.
+// after returns when the allowance is full again after one attempt more. Attempts
+// that were let through at the same time, for there was one left, owe nothing
+// beyond it.
 func (a allowance) after(now, full time.Time) time.Time {
 	if full.Before(now) {
 		full = now
 	}
-	return full.Add(a.every)
+	full = full.Add(a.every)
+	if most := now.Add(a.full()); full.After(most) {
+		return most
+	}
+	return full
 }
 
 // keep remembers a moment, and makes room for it by forgetting those that are over.

@@ -60,3 +60,19 @@ func TestTooManyWrongTokens(t *testing.T) {
 	require.Equal(t, http.StatusTooManyRequests, refused, "it may be sent again for ever")
 	require.NotContains(t, b.log.String(), "guess-")
 }
+
+// TestTokensThatTheHomeserverJudgesAreNotCounted has those of application services
+// and guests come in numbers, which the database does not know.
+func TestTokensThatTheHomeserverJudgesAreNotCounted(t *testing.T) {
+	t.Parallel()
+	b := setup(t, httpapi.Options{Homeserver: clientOf(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })})
+	ask := func(path, token string) int {
+		return b.raw(t, "GET "+path+" HTTP/1.1\nHost: x\nAuthorization: Bearer "+token+"\n\n").status
+	}
+	for i := range 150 {
+		require.Equal(t, http.StatusTeapot, ask("/_matrix/client/v3/rooms/!r:x/messages", fmt.Sprint(i)))
+	}
+	require.Equal(t, http.StatusTeapot, ask("/_matrix/client/v3/rooms/!r:x/messages", "1"))
+	require.Equal(t, http.StatusOK, ask("/_synapse/admin/v1/rooms", admin))
+	require.Equal(t, http.StatusUnauthorized, ask("/_synapse/admin/v1/rooms", "1"), "the admin API's are")
+}
