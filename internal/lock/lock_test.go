@@ -147,15 +147,12 @@ func (s *setup) del(t testing.TB, key string) {
 // to tell the last master.
 func (s *setup) gone(t testing.TB, keys ...string) {
 	t.Helper()
-	require.Eventually(t, func() bool {
-		for _, client := range s.inside {
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		for master, client := range s.inside {
 			for _, key := range keys { // of which a Cluster takes one at a time
-				if client.Exists(t.Context(), key).Val() != 0 {
-					return false
-				}
+				assert.Zero(c, client.Exists(t.Context(), key).Val(), "%s on master %d", key, master)
 			}
 		}
-		return true
 	}, 3*time.Second, time.Millisecond)
 }
 
@@ -819,11 +816,12 @@ func readerIsToldAtOnceWhenHangs(t *testing.T, s *setup) {
 // by the writer inside, the next writer by the last reader let in, and again by
 // the last reader out.
 func waitersAreWoken(t *testing.T, s *setup) {
-	room := newRoom()
-	x := mustLock(t, s.locker(t, lock.Options{}), room)
+	// So long the marks of refused readers last, who do not come by themselves.
+	room, options := newRoom(), lock.Options{Timeout: soon}
+	x := mustLock(t, s.locker(t, options), room)
 	leases := make(chan *lock.Lease, 2)
 	for range cap(leases) {
-		reader := s.locker(t, lock.Options{})
+		reader := s.locker(t, options)
 		reader.NeverPoll()
 		inBackground(t, func() error {
 			lease, err := reader.RLock(t.Context(), room)
@@ -832,7 +830,7 @@ func waitersAreWoken(t *testing.T, s *setup) {
 		})
 	}
 	locks := make(chan *lock.Lock, 1)
-	writer := s.locker(t, lock.Options{})
+	writer := s.locker(t, options)
 	writer.NeverPoll()
 	inBackground(t, func() error {
 		x, err := writer.Lock(t.Context(), room)
@@ -853,8 +851,12 @@ func waitersAreWoken(t *testing.T, s *setup) {
 	unlock(t, receive(t, locks))
 }
 
-// locker returns a Locker with connections of its own, as of another process.
+// locker returns a Locker with connections of its own, as of another process. Its
+// commands have time enough on a machine that is busy with other tests.
 func (s *setup) locker(t testing.TB, options lock.Options) *lock.Locker {
+	if options.Timeout == 0 {
+		options.Timeout = 5 * time.Second
+	}
 	return lock.NewQuorum(s.open(t), &s.fences, options)
 }
 

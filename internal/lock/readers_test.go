@@ -24,7 +24,7 @@ const forLong = time.Hour
 // readers returns Readers of another process. A busy machine does not make them
 // go without a lease.
 func (s *setup) readers(t testing.TB, options lock.ReadersOptions) *lock.Readers {
-	r := lock.NewReaders(s.locker(t, lock.Options{Timeout: 5 * time.Second}), options)
+	r := lock.NewReaders(s.locker(t, lock.Options{}), options)
 	t.Cleanup(r.Close)
 	return r
 }
