@@ -3,7 +3,9 @@ package httpapi
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
+	"sync"
 
 	"github.com/labstack/echo/v4"
 )
@@ -11,6 +13,14 @@ import (
 // An objectBody is a JSON object that is written key by key. Unlike json.Marshal
 // it neither reads nor compacts the JSON that is put into it.
 type objectBody []byte
+
+// bodies are objects that were answered with. A page of history needs much memory for a
+// short time.
+var bodies = sync.Pool{New: func() any { return new(objectBody) }}
+
+// mostKept bounds the bytes of an object that is kept: a page of 100 events has half as
+// many.
+const mostKept = 256 << 10
 
 // newObject returns an empty object with room for the values, and for a little
 // more.
@@ -21,8 +31,9 @@ func newObject(values ...[]json.RawMessage) *objectBody {
 			size += len(value) + 1
 		}
 	}
-	body := make(objectBody, 0, size)
-	return &body
+	body := bodies.Get().(*objectBody)
+	*body = slices.Grow((*body)[:0], size)
+	return body
 }
 
 // key begins a value.
@@ -59,9 +70,14 @@ func (o *objectBody) list(name string, values []json.RawMessage) {
 	*o = append(*o, ']')
 }
 
-// answer answers with the object, which has a key.
+// answer answers with the object, which has a key, and is not to be used after that.
 func (o *objectBody) answer(c echo.Context) error {
 	*o = append(*o, '}')
+	defer func() {
+		if cap(*o) <= mostKept {
+			bodies.Put(o)
+		}
+	}()
 	c.Response().Header().Set(echo.HeaderContentLength, strconv.Itoa(len(*o)))
 	return c.JSONBlob(http.StatusOK, *o)
 }

@@ -121,6 +121,7 @@ type server struct {
 	store    *store.Store
 	accounts authenticator
 	guesses  *guesses
+	recent   *recentCallers
 	tasks    submitter
 	jobs     statuses
 	echo     *echo.Echo
@@ -160,7 +161,7 @@ func newServer(db *store.Store, client submitter, board statuses, options Option
 	if options.Timeout == 0 {
 		options.Timeout = 25 * time.Second
 	}
-	s := &server{options: options, store: db, tasks: client, jobs: board, guesses: newGuesses(), echo: echo.New()}
+	s := &server{options: options, store: db, tasks: client, jobs: board, guesses: newGuesses(), recent: newRecentCallers(), echo: echo.New()}
 	s.accounts = byDatabase{store: db, accountValidity: options.AccountValidity}
 	if options.HomeserverAuth {
 		s.accounts = byHomeserver{homeserver.NewAccounts(options.Homeserver, homeserver.AccountsOptions{})}

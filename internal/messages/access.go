@@ -1,8 +1,6 @@
 package messages
 
 import (
-	"context"
-
 	"lethe/internal/matrix"
 	"lethe/internal/store"
 )
@@ -16,13 +14,9 @@ type access struct {
 	left *matrix.Token
 }
 
-// accessTo decides whether the reader may read the room, and how. If not, the
-// error is [ErrForbidden].
-func accessTo(ctx context.Context, snapshot *store.Snapshot, room string, reader Reader) (access, error) {
-	standing, err := snapshot.Standing(ctx, room, reader.UserID)
-	if err != nil {
-		return access{}, err
-	}
+// accessOf decides whether a reader of this standing may read the room, and how. If
+// not, the error is [ErrForbidden].
+func accessOf(standing store.Standing) (access, error) {
 	switch {
 	case standing.Membership == "join":
 		return access{}, nil

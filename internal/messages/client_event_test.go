@@ -132,9 +132,9 @@ func TestRedactedForms(t *testing.T) {
 	}
 
 	// An erased user's event says nothing of a redaction, nor what was before.
-	erased, _ := readShown([]shown{{TimelineEvent: *stored("10", text), membership: "leave", erased: true}})
+	erased, _ := new(scratch).readShown([]shown{{TimelineEvent: *stored("10", text), membership: "leave", erased: true}})
 	format := Format{Room: "!r:x", Now: time.UnixMilli(1000)}
-	page := format.page(erased, map[string]store.TimelineEvent{"$p": *previous}, &bundles{}, 0)
+	page := format.page(erased, &bundles{store.Bundles{Replaced: map[string]store.TimelineEvent{"$p": *previous}}}, 0)
 	require.Equal(t, event{
 		"type": "m.room.member", "state_key": "@a:x", "sender": "@a:x", "user_id": "@a:x", "membership": "join", "origin_server_ts": 1.0,
 		"room_id": "!r:x", "event_id": "$e", "content": event{"membership": "join"}, "age": 999.0, "replaces_state": "$p",
@@ -330,14 +330,15 @@ func BenchmarkPage(b *testing.B) {
 	format := Format{Room: "!ZBwmLItxALiLswfyso:lab.test", Reader: Reader{UserID: "@bob:lab.test", DeviceID: "D"}, Now: time.Now()}
 	b.SetBytes(int64(100 * len(ordinaryEvent)))
 	b.ReportAllocs()
+	var memory scratch
 	for b.Loop() {
-		readable, size := readShown(events)
+		readable, size := memory.readShown(events)
 		for i := range readable {
 			if readable[i].relation() == closedRelation {
 				b.Fatal("it has no relation")
 			}
 		}
-		if page := format.page(readable, nil, &bundles{}, size); len(page) != 100 {
+		if page := format.page(readable, &bundles{}, size); len(page) != 100 {
 			b.Fatal(len(page))
 		}
 	}

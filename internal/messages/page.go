@@ -50,13 +50,11 @@ func (m *Messages) Page(ctx context.Context, request Request) (Page, error) {
 // place that was asked for, whatever the reader may see.
 func (m *Messages) page(ctx context.Context, request Request, gaps bool) (page Page, gap *matrix.PageToken, err error) {
 	err = m.read(ctx, request.Room, func(ctx context.Context, snapshot *store.Snapshot) error {
-		var access access
-		if !request.All {
-			if access, err = accessTo(ctx, snapshot, request.Room, request.Reader); err != nil {
-				return err
-			}
+		read, access, err := m.readPage(ctx, snapshot, request)
+		if err != nil {
+			return err
 		}
-		selected, err := m.selectPage(ctx, snapshot, request, access.left)
+		selected, err := selectPage(ctx, snapshot, request, access.left, read)
 		if err != nil {
 			return err
 		}
@@ -112,13 +110,34 @@ type selection struct {
 	complete bool
 }
 
-// selectPage reads the events of a page, and decides where it begins and where the
-// next one does. What the filter and the reader's rights hide comes after that: a
-// page of which nothing can be shown is not the last one.
-//
-// One who has left the room, where left says, sees nothing beyond that place.
-func (m *Messages) selectPage(ctx context.Context, snapshot *store.Snapshot, request Request, left *matrix.Token) (selection, error) {
-	var s selection
+// readPage reads the events of a page, and how the reader may read the room: both in
+// one round trip, unless the reader is not joined. One who may not read it gets
+// [ErrForbidden], and none of the events is looked for.
+func (m *Messages) readPage(ctx context.Context, snapshot *store.Snapshot, request Request) (store.TimelinePage, access, error) {
+	query := m.query(request, nil)
+	if !request.All {
+		query.Reader = &request.Reader.UserID
+	}
+	pages, err := snapshot.Pages(ctx, query)
+	if err != nil {
+		return store.TimelinePage{}, access{}, err
+	}
+	if request.All || pages[0].Standing.Membership == "join" {
+		return pages[0], access{}, nil
+	}
+	access, err := accessOf(pages[0].Standing)
+	if err != nil {
+		return store.TimelinePage{}, access, err
+	}
+	if pages, err = snapshot.Pages(ctx, m.query(request, access.left)); err != nil {
+		return store.TimelinePage{}, access, err
+	}
+	return pages[0], access, nil
+}
+
+// query asks for the events of a page. One who has left the room, where left says,
+// sees nothing beyond that place.
+func (m *Messages) query(request Request, left *matrix.Token) store.PageQuery {
 	query := store.PageQuery{
 		Room:      request.Room,
 		Backwards: request.Backwards,
@@ -129,25 +148,27 @@ func (m *Messages) selectPage(ctx context.Context, snapshot *store.Snapshot, req
 		NoStateGroups: request.All && !request.Filter.lazy,
 	}
 	if request.Filter.excludes(request.Room) {
-		query.Limit, s.complete = 0, true
+		query.Limit = 0
 	}
 	switch {
 	case request.Backwards:
-		query.After, query.UpTo, query.Ceiling = request.To, request.From, left
+		query.After, query.UpTo = request.To, request.From
 	case request.From != nil:
 		query.After, query.UpTo = request.From, request.To
 	default:
 		query.After, query.UpTo = new(matrix.LivePageToken(0)), request.To
 	}
-	if !request.Backwards && !m.options.DepartedSeeLater {
+	if request.Backwards || !m.options.DepartedSeeLater {
 		query.Ceiling = left
 	}
-	pages, err := snapshot.Pages(ctx, query)
-	if err != nil {
-		return selection{}, err
-	}
-	read := pages[0]
+	return query
+}
 
+// selectPage decides where the page that was read begins and where the next one does.
+// What the filter and the reader's rights hide comes after that: a page of which nothing
+// can be shown is not the last one.
+func selectPage(ctx context.Context, snapshot *store.Snapshot, request Request, left *matrix.Token, read store.TimelinePage) (selection, error) {
+	s := selection{complete: request.Filter.excludes(request.Room)}
 	switch {
 	case request.From != nil:
 		s.asked = *request.From

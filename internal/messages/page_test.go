@@ -73,7 +73,10 @@ func (b *testBundle) add(t require.TestingT, depth, stream int64, rejected bool)
 // selected selects a page of what the database has now.
 func (b *testBundle) selected(t require.TestingT, options Options, request Request, left *matrix.Token) (s selection) {
 	require.NoError(t, b.db.Snapshot(context.Background(), func(ctx context.Context, snapshot *store.Snapshot) (err error) {
-		s, err = New(b.db, options).selectPage(ctx, snapshot, request, left)
+		pages, err := snapshot.Pages(ctx, New(b.db, options).query(request, left))
+		if err == nil {
+			s, err = selectPage(ctx, snapshot, request, left, pages[0])
+		}
 		return err
 	}))
 	return s

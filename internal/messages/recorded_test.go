@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -121,12 +122,13 @@ func (p recordedPage) shown(t *testing.T, ctx context.Context, snapshot *store.S
 	for _, event := range p.Body.Chunk {
 		ids = append(ids, event["event_id"].(string))
 	}
-	events, err := snapshot.Events(ctx, ids)
+	events, err := snapshot.EventsOf(ctx, p.room(t), ids)
 	require.NoError(t, err)
 	var chunk []shown
 	for i, id := range ids {
-		event, ok := events[id]
-		require.True(t, ok, id)
+		at := slices.IndexFunc(events, func(event store.TimelineEvent) bool { return event.ID == id })
+		require.GreaterOrEqual(t, at, 0, id)
+		event := events[at]
 		if group, ok := groups[id]; ok {
 			event.StateGroup = &group
 		}

@@ -3,6 +3,7 @@ package messages
 import (
 	"bytes"
 	"context"
+	"maps"
 	"strconv"
 
 	"lethe/internal/matrix"
@@ -46,61 +47,65 @@ func (e *readEvent) relation() relation {
 	return someRelation
 }
 
-// bundles are what relates to the events of a page.
-type bundles struct {
-	references map[string][]string
-	edits      map[string]store.TimelineEvent
-	threads    map[string]store.Thread
-}
+// bundles are what the events of a page are shown with.
+type bundles struct{ store.Bundles }
 
-// readBundles reads what relates to the parents. Related says which of them
-// anything relates to; without any, nothing is read.
-func readBundles(ctx context.Context, snapshot *store.Snapshot, request *Request, parents []parent, related map[string]store.Related) (bundles, error) {
-	if len(related) == 0 {
-		return bundles{}, nil
-	}
-	// From one who reads all nothing is hidden.
-	ignorer := request.Reader.UserID
+// readBundles reads what the events are shown with.
+func readBundles(ctx context.Context, snapshot *store.Snapshot, request *Request, events []readableEvent) (b bundles, err error) {
+	asked := store.BundleQuestion{Room: request.Room, Reader: request.Reader.UserID, Ignorer: request.Reader.UserID}
 	if request.All {
-		ignorer = ""
+		asked.Ignorer = "" // from one who reads all nothing is hidden
 	}
-	var b bundles
-	var roots, referenced, originals []string
-	for _, p := range parents {
-		of := related[p.ID]
-		if of.Thread && p.root {
-			roots = append(roots, p.ID)
+	for i := range events {
+		e := &events[i].readEvent
+		if e.isState() {
+			if id := e.replacedState(); id != "" {
+				asked.Replaced = append(asked.Replaced, id)
+			}
+			continue
 		}
-		if of.Referenced {
-			referenced = append(referenced, p.ID)
+		if e.Related == (store.Related{}) {
+			continue
 		}
-		if of.Edited && !p.redacted {
-			originals = append(originals, p.ID)
+		relation := e.relation()
+		if relation == closedRelation {
+			continue
 		}
-	}
-	var err error
-	if len(roots) > 0 {
-		if b.threads, err = snapshot.Threads(ctx, request.Room, request.Reader.UserID, ignorer, roots); err != nil {
-			return bundles{}, err
+		if e.Related.Thread && relation == noRelation {
+			asked.Roots = append(asked.Roots, e.ID)
 		}
-	}
-	for _, thread := range b.threads {
-		// The latest reply is shown with what relates to it, but for threads.
-		referenced = append(referenced, thread.Latest.ID)
-		if thread.Latest.RedactedBy == nil {
-			originals = append(originals, thread.Latest.ID)
+		if e.Related.Referenced {
+			asked.Parents = append(asked.Parents, e.ID)
+		}
+		if e.Related.Edited && !e.redacted {
+			asked.Originals = append(asked.Originals, e.ID)
 		}
 	}
-	b.references, b.edits, err = snapshot.Bundled(ctx, request.Room, ignorer, referenced, originals)
+	if b.Bundles, err = snapshot.Bundles(ctx, asked); err != nil {
+		return b, err
+	}
+	// The latest reply is shown with what relates to it, but for threads.
+	asked.Replaced, asked.Roots, asked.Parents, asked.Originals = nil, nil, nil, nil
+	for _, thread := range b.Threads {
+		if thread.Latest.Related.Referenced {
+			asked.Parents = append(asked.Parents, thread.Latest.ID)
+		}
+		if thread.Latest.Related.Edited && thread.Latest.RedactedBy == nil {
+			asked.Originals = append(asked.Originals, thread.Latest.ID)
+		}
+	}
+	of, err := snapshot.Bundles(ctx, asked)
+	maps.Copy(b.References, of.References)
+	maps.Copy(b.Edits, of.Edits)
 	return b, err
 }
 
 // append appends what relates to an event to dst, as a JSON object; nothing if
 // nothing does.
 func (b *bundles) append(dst []byte, f *Format, e *readEvent) []byte {
-	references := b.references[e.ID]
-	edit, edited := b.edits[e.ID]
-	thread, threaded := b.threads[e.ID]
+	references := b.References[e.ID]
+	edit, edited := b.Edits[e.ID]
+	thread, threaded := b.Threads[e.ID]
 	if len(references) == 0 && !edited && !threaded {
 		return dst
 	}
@@ -138,7 +143,7 @@ func (b *bundles) appendThread(dst []byte, f *Format, root *readEvent, thread *s
 	if !ok {
 		return dst
 	}
-	own := bundles{references: b.references, edits: b.edits}
+	own := bundles{store.Bundles{References: b.References, Edits: b.Edits}}
 	dst = append(dst, `"m.thread":{"latest_event":`...)
 	dst = f.append(dst, &latest, &company{relations: own.append(nil, f, &latest)})
 	dst = append(dst, `,"count":`...)

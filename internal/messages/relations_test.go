@@ -65,7 +65,7 @@ func (k *talk) say(id, sender, kind, content string) string {
 	k.exec(`
 		INSERT INTO events (event_id, room_id, type, sender, topological_ordering, depth, stream_ordering, origin_server_ts, processed, outlier)
 		VALUES ($1, $2, $3, $4, $5, $5, $5, $5, true, false)`, id, talkRoom, kind, sender, k.place)
-	k.exec(`INSERT INTO event_json (event_id, room_id, internal_metadata, json) VALUES ($1, $2, '{}', $3)`, id, talkRoom,
+	k.exec(`INSERT INTO event_json (event_id, room_id, internal_metadata, json, format_version) VALUES ($1, $2, '{}', $3, 3)`, id, talkRoom,
 		fmt.Sprintf(`{"type":%q,"sender":%q,"content":%s,"origin_server_ts":%d,"unsigned":{"age_ts":1}}`, kind, sender, content, k.place))
 	return id
 }
@@ -101,13 +101,9 @@ func (k *talk) shows(request Request, ids ...string) map[string]event {
 	request.Room = talkRoom
 	found := map[string]event{}
 	require.NoError(k.t, k.store.Snapshot(k.t.Context(), func(ctx context.Context, snapshot *store.Snapshot) error {
-		events, err := snapshot.Events(ctx, ids)
+		events, err := snapshot.EventsOf(ctx, talkRoom, ids)
 		require.NoError(k.t, err)
-		var chunk []shown
-		for _, id := range ids {
-			chunk = append(chunk, shown{TimelineEvent: events[id]})
-		}
-		written, err := render(ctx, snapshot, request, chunk)
+		written, err := render(ctx, snapshot, request, shownToAll(events))
 		require.NoError(k.t, err)
 		for _, e := range decodedAll(k.t, written) {
 			found[e["event_id"].(string)] = e
@@ -360,9 +356,10 @@ func TestErasedSendersEdits(t *testing.T) {
 	k.relate("$edit", alice, "m.replace", p)
 	k.relate("$ref", bob, "m.reference", p)
 	require.NoError(t, k.store.Snapshot(t.Context(), func(ctx context.Context, snapshot *store.Snapshot) error {
-		events, err := snapshot.Events(ctx, []string{p})
+		events, err := snapshot.EventsOf(ctx, talkRoom, []string{p})
 		require.NoError(t, err)
-		written, err := render(ctx, snapshot, Request{Room: talkRoom}, []shown{{TimelineEvent: events[p], erased: true}})
+		require.Len(t, events, 1)
+		written, err := render(ctx, snapshot, Request{Room: talkRoom}, []shown{{TimelineEvent: events[0], erased: true}})
 		require.NoError(t, err)
 		got := decoded(t, written[0])
 		require.Equal(t, event{}, got["content"])
@@ -469,7 +466,11 @@ func TestPageWithoutCandidates(t *testing.T) {
 			_, err := render(ended, snapshot, Request{}, chunk(text))
 			require.NoError(t, err, text)
 		}
-		_, err := render(ended, snapshot, Request{}, chunk(`{"type":"m.room.message","content":{}}`))
+		message := chunk(`{"type":"m.room.message","content":{}}`)
+		_, err := render(ended, snapshot, Request{}, message)
+		require.NoError(t, err)
+		message[0].Related.Edited = true
+		_, err = render(ended, snapshot, Request{}, message)
 		require.ErrorIs(t, err, context.Canceled)
 		return nil
 	}))

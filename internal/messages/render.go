@@ -4,52 +4,50 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"sync"
 
 	"lethe/internal/matrix"
 	"lethe/internal/store"
 )
 
-// A parent is an event of a page that others may relate to.
-type parent struct {
-	*readEvent
-
-	// root says that a thread may hang on it.
-	root bool
-}
-
 // render makes of the events what clients get, bundled aggregations included. An
 // event that cannot be read is left out.
 //
-// It asks the database once for a page, and not at all for one without messages
-// and without state that replaced other; where events relate to those of the page
-// it asks once more, and twice if there are threads.
+// It asks the database only for a page of which others relate to some events, or of
+// which state events replaced others, and then once; once more if what relates to the
+// latest replies of threads is to be shown too.
 func render(ctx context.Context, snapshot *store.Snapshot, request Request, events []shown) ([]json.RawMessage, error) {
-	var replaced, ids []string
-	readable, size := readShown(events)
-	parents := make([]parent, 0, len(readable))
-	for i := range readable {
-		e := &readable[i].readEvent
-		if e.isState() {
-			if id := e.replacedState(); id != "" {
-				replaced = append(replaced, id)
-			}
-			continue
-		}
-		if relation := e.relation(); relation != closedRelation {
-			parents = append(parents, parent{readEvent: e, root: relation == noRelation})
-			ids = append(ids, e.ID)
-		}
-	}
-	previous, related, err := snapshot.Beside(ctx, replaced, ids)
-	if err != nil {
-		return nil, err
-	}
-	b, err := readBundles(ctx, snapshot, &request, parents, related)
+	scratch := scratches.Get().(*scratch)
+	defer scratch.done()
+	readable, size := scratch.readShown(events)
+	b, err := readBundles(ctx, snapshot, &request, readable)
 	if err != nil {
 		return nil, err
 	}
 	format := Format{Room: request.Room, Reader: request.Reader, Raw: request.Raw, Now: now()}
-	return format.page(readable, previous, &b, size), nil
+	return format.page(readable, &b, size), nil
+}
+
+// A scratch is memory for the events of a page while it is rendered. A page needs much
+// of it, and nothing of what is put there outlives it.
+type scratch struct {
+	fields matrix.Object
+	events []readableEvent
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// mostFields bounds the memory that is kept: a page of 1000 events has about so many.
+const mostFields = 1 << 14
+
+// done gives the memory back, without what it refers to.
+func (s *scratch) done() {
+	if cap(s.fields) > mostFields {
+		return
+	}
+	clear(s.fields)
+	clear(s.events)
+	scratches.Put(s)
 }
 
 // A readableEvent is an event of a page that could be read.
@@ -60,13 +58,13 @@ type readableEvent struct {
 
 // readShown reads those events that can be read. Size is about how many bytes
 // they take when they are written.
-func readShown(events []shown) (readable []readableEvent, size int) {
-	readable = make([]readableEvent, 0, len(events))
-	space := make(matrix.Object, 0, 16*len(events))
+func (s *scratch) readShown(events []shown) (readable []readableEvent, size int) {
+	readable = slices.Grow(s.events[:0], len(events))
+	fields := slices.Grow(s.fields[:0], 16*len(events))
 	for i := range events {
 		event := &events[i]
-		e, used, ok := read(&event.TimelineEvent, space)
-		space = used
+		e, used, ok := read(&event.TimelineEvent, fields)
+		fields = used
 		if !ok {
 			continue
 		}
@@ -74,13 +72,15 @@ func readShown(events []shown) (readable []readableEvent, size int) {
 			e.redacted, e.erased = true, true
 		}
 		readable = append(readable, readableEvent{readEvent: e, membership: event.membership})
-		size += len(event.JSON) + 2*len(event.Redaction) + 512
+		// Signatures and hashes go, and what is said of it comes.
+		size += len(event.JSON) + 2*len(event.Redaction)
 	}
+	s.events, s.fields = readable, fields
 	return readable, size
 }
 
 // page writes the events, all into one piece of memory.
-func (f *Format) page(events []readableEvent, previous map[string]store.TimelineEvent, b *bundles, size int) []json.RawMessage {
+func (f *Format) page(events []readableEvent, b *bundles, size int) []json.RawMessage {
 	var relations []byte
 	page := make([]json.RawMessage, 0, len(events))
 	text := make([]byte, 0, size)
@@ -88,7 +88,7 @@ func (f *Format) page(events []readableEvent, previous map[string]store.Timeline
 		e := &events[i]
 		with := company{membership: e.membership}
 		if id := e.replacedState(); id != "" {
-			if event, ok := previous[id]; ok {
+			if event, ok := b.Replaced[id]; ok {
 				with.previous, _, _ = read(&event, nil)
 			}
 		}
@@ -127,18 +127,6 @@ func lazyMembers(ctx context.Context, snapshot *store.Snapshot, request Request,
 			members = append(members, shown{TimelineEvent: event})
 		}
 	}
-	readable, size := readShown(members)
-	var replaced []string
-	for i := range readable {
-		if id := readable[i].replacedState(); id != "" {
-			replaced = append(replaced, id)
-		}
-	}
-	previous, _, err := snapshot.Beside(ctx, replaced, nil)
-	if err != nil {
-		return nil, err
-	}
 	// Clients get them as events of their own, whatever the chunk is.
-	format := Format{Room: request.Room, Reader: request.Reader, Now: now()}
-	return format.page(readable, previous, &bundles{}, size), nil
+	return render(ctx, snapshot, Request{Room: request.Room, Reader: request.Reader}, members)
 }

@@ -48,11 +48,11 @@ func (h *house) exec(sql string, args ...any) {
 	require.NoError(h.t, err)
 }
 
-// accessTo is [accessTo] in a Snapshot of its own.
+// accessTo is how the user may read the room.
 func (h *house) accessTo(room, user string) (a access, err error) {
 	h.t.Helper()
 	err = h.store.Snapshot(h.ctx, func(ctx context.Context, s *store.Snapshot) error {
-		a, err = accessTo(ctx, s, room, Reader{UserID: user})
+		_, a, err = h.readPage(ctx, s, Request{Room: room, Reader: Reader{UserID: user}, Backwards: true})
 		return err
 	})
 	return a, err

@@ -20,7 +20,7 @@ var (
 		JOIN events e ON e.event_id = asked.event_id AND e.rejection_reason IS NULL
 		JOIN event_json j ON j.event_id = e.event_id
 		LEFT JOIN rooms r ON r.room_id = e.room_id
-		LEFT JOIN LATERAL ` + redactionOf("e.room_id") + ` d ON true
+		LEFT JOIN LATERAL ` + redactionOf + ` d ON true
 		WHERE NOT EXISTS (SELECT FROM rejections x WHERE x.event_id = e.event_id)`
 
 	eventsSQL = `SELECT` + eventColumns + ` FROM unnest($1::text[]) AS asked (event_id)` + eventTables

@@ -1,9 +1,9 @@
 package store
 
 import (
-	"context"
 	"encoding/json"
-	"fmt"
+
+	"github.com/jackc/pgx/v5"
 
 	"lethe/internal/matrix"
 )
@@ -26,17 +26,11 @@ type Standing struct {
 	HistoryVisibility json.RawMessage
 }
 
-// Standing reads what the user is to the room. In a room that is not known it is
+// queueStanding reads what the user is to the room. In a room that is not known it is
 // nothing.
-func (s *Snapshot) Standing(ctx context.Context, room, user string) (Standing, error) {
-	if !storable(room) || !storable(user) {
-		return Standing{}, nil
-	}
-	var standing Standing
-	var topological, stream *int64
-	var visibility *string
+func queueStanding(batch *pgx.Batch, room, user string, standing *Standing) {
 	// One row, whatever there is.
-	if err := s.tx.QueryRow(ctx, `
+	batch.Queue(`
 		SELECT coalesce(m.membership, ''),
 		       EXISTS (SELECT FROM room_memberships r WHERE r.user_id = $2 AND r.room_id = $1 AND r.forgotten = 0),
 		       e.topological_ordering, e.stream_ordering, j.json
@@ -45,15 +39,14 @@ func (s *Snapshot) Standing(ctx context.Context, room, user string) (Standing, e
 		LEFT JOIN events e ON e.event_id = m.event_id AND e.room_id = $1
 		LEFT JOIN current_state_events c
 		       ON c.room_id = $1 AND c.type = 'm.room.history_visibility' AND c.state_key = ''
-		LEFT JOIN event_json j ON j.event_id = c.event_id`, room, user).
-		Scan(&standing.Membership, &standing.Remembered, &topological, &stream, &visibility); err != nil {
-		return Standing{}, fmt.Errorf("read what the user is to the room: %w", err)
-	}
-	if topological != nil && stream != nil {
-		standing.At = &matrix.Token{Topological: *topological, Stream: *stream}
-	}
-	if visibility != nil {
-		standing.HistoryVisibility = json.RawMessage(*visibility)
-	}
-	return standing, nil
+		LEFT JOIN event_json j ON j.event_id = c.event_id`, room, user).QueryRow(func(row pgx.Row) error {
+		var topological, stream *int64
+		if err := row.Scan(&standing.Membership, &standing.Remembered, &topological, &stream, &standing.HistoryVisibility); err != nil {
+			return err
+		}
+		if topological != nil && stream != nil {
+			standing.At = &matrix.Token{Topological: *topological, Stream: *stream}
+		}
+		return nil
+	})
 }

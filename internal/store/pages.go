@@ -40,6 +40,10 @@ type PageQuery struct {
 	// NoStateGroups leaves out what a page that hides nothing does not need: nobody
 	// then knows the state groups of its events.
 	NoStateGroups bool
+
+	// Reader asks for [TimelinePage.Standing] of this user, and for events only if it
+	// is joined. Defaults to nil: nobody's is told, and the events are read.
+	Reader *string
 }
 
 // An EventFilter says which events are wanted. The zero EventFilter wants all. A
@@ -93,6 +97,9 @@ type TimelinePage struct {
 	// greatest depth, outliers included, and the newest place in the stream of
 	// all rooms. It is zero unless it was asked for.
 	RoomEnd matrix.Token
+
+	// Standing is the reader's, zero unless it was asked for.
+	Standing Standing
 }
 
 // Pages answers the queries, in one round trip. Events with a negative depth,
@@ -110,6 +117,12 @@ func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]TimelineP
 		page := &pages[i]
 		if !storable(query.Room) {
 			continue
+		}
+		if query.Reader != nil {
+			if !storable(*query.Reader) {
+				continue
+			}
+			queueStanding(&pipeline, query.Room, *query.Reader, &page.Standing)
 		}
 		if query.RoomEnd {
 			pipeline.Queue(roomEndSQL, query.Room).QueryRow(func(row pgx.Row) error {
@@ -139,12 +152,9 @@ func (s *Snapshot) EventsOf(ctx context.Context, room string, ids []string) ([]T
 	if !storable(room) || !slices.ContainsFunc(ids, storable) {
 		return nil, nil
 	}
-	rows, err := s.tx.Query(ctx, `
-		SELECT `+stateGroup+loadedColumns+`
-		FROM (
-			SELECT `+keyColumns+` FROM events e
-			WHERE e.event_id = ANY ($2::text[]) AND e.room_id = $1 AND e.stream_ordering IS NOT NULL
-		) e`+loads,
+	rows, err := s.tx.Query(ctx, loaded(`
+		SELECT `+keyColumns+` FROM events e
+		WHERE e.event_id = ANY ($2::text[]) AND e.room_id = $1 AND e.stream_ordering IS NOT NULL`, stateGroup),
 		room, slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return !storable(id) }))
 	var page TimelinePage
 	if err == nil {
@@ -202,43 +212,51 @@ const roomEndSQL = `
 const keyColumns = `
 	e.event_id, e.type, e.sender, e.state_key, e.topological_ordering, e.stream_ordering, e.origin_server_ts, e.outlier, e.rejection_reason`
 
-// stateGroup, loadedColumns and loads are what is read of an event e of the room $1,
-// which has the keyColumns, so as [TimelinePage.read] wants it.
+const stateGroup = `(SELECT g.state_group FROM event_to_state_groups g WHERE g.event_id = e.event_id LIMIT 1)`
+
+// loaded is the statement that reads the events of the room $1 that the statement keys
+// finds, so as [TimelinePage.read] wants them; group is stateGroup, or what is in its
+// place.
 //
-// Each table is asked for one event after the other, by its index: subqueries that
-// are bounded by LIMIT are not turned into joins of whole tables, whatever the
-// planner takes the number of events for.
-//
-// A redaction that does not count is not told of either.
-var (
-	stateGroup = `(SELECT g.state_group FROM event_to_state_groups g WHERE g.event_id = e.event_id LIMIT 1),`
+// Tables that know something of every event are asked for one after the other, by their
+// index: subqueries that are bounded by LIMIT are not turned into joins of whole tables,
+// whatever the planner takes the number of events for. Those that know few events are
+// asked once for all of the page.
+func loaded(keys, group string) string {
+	return `
+		WITH page AS MATERIALIZED (` + keys + `), redacted AS MATERIALIZED (` + redactionsOfPage + `)
+		SELECT ` + group + `,
+			e.event_id, e.type, coalesce(e.sender, ''), e.state_key, e.topological_ordering, e.stream_ordering,
+			coalesce(e.origin_server_ts, 0), e.outlier,
+			(SELECT r.room_version FROM rooms r WHERE r.room_id = $1),
+			j.json, j.internal_metadata, d.event_id, d.json, d.internal_metadata, ` + related("e.event_id") + `, coalesce(j.format_version, 1),
+			e.rejection_reason IS NOT NULL
+			OR e.event_id = ANY (ARRAY(SELECT x.event_id FROM rejections x WHERE x.event_id = ANY (ARRAY(SELECT event_id FROM page))))
+			OR e.type = 'm.room.redaction' AND ` + redactsSomething + ` IS NOT TRUE
+		FROM page e
+		LEFT JOIN LATERAL (
+			SELECT j.json, j.internal_metadata, j.format_version FROM event_json j WHERE j.event_id = e.event_id LIMIT 1
+		) j ON true
+		LEFT JOIN redacted d ON d.redacts = e.event_id`
+}
 
-	loadedColumns = `
-	e.event_id, e.type, coalesce(e.sender, ''), e.state_key, e.topological_ordering, e.stream_ordering, coalesce(e.origin_server_ts, 0), e.outlier,
-	(SELECT r.room_version FROM rooms r WHERE r.room_id = $1),
-	j.json, j.internal_metadata, d.event_id, d.json, d.internal_metadata, coalesce(j.format_version, 1),
-	e.rejection_reason IS NOT NULL OR (SELECT true FROM rejections x WHERE x.event_id = e.event_id LIMIT 1) IS TRUE
-	OR e.type = 'm.room.redaction' AND ` + redactsSomething + ` IS NOT TRUE`
+// usualLimit is a limit that most pages have at most.
+const usualLimit = 100
 
-	loads = `
-	LEFT JOIN LATERAL (
-		SELECT j.json, j.internal_metadata, j.format_version FROM event_json j WHERE j.event_id = e.event_id LIMIT 1
-	) j ON true
-	LEFT JOIN LATERAL ` + redactionOf("$1") + ` d ON true`
-)
-
-// read reads rows of [loadedColumns]. One beyond the limit is there only to say
+// read reads rows of loaded. One beyond the limit is there only to say
 // that there are more.
 func (p *TimelinePage) read(rows pgx.Rows, limit int) error {
 	var row struct {
 		TimelineEvent
+		related int
 		format  int
 		dropped bool
 	}
 	count := 0
+	p.Events = make([]TimelineEvent, 0, min(limit, usualLimit))
 	_, err := pgx.ForEachRow(rows, []any{
 		&row.StateGroup, &row.ID, &row.Type, &row.Sender, &row.StateKey, &row.Topological, &row.Stream, &row.OriginTS, &row.Outlier,
-		&row.RoomVersion, &row.JSON, &row.InternalMetadata, &row.RedactedBy, &row.Redaction, &row.RedactionMetadata,
+		&row.RoomVersion, &row.JSON, &row.InternalMetadata, &row.RedactedBy, &row.Redaction, &row.RedactionMetadata, &row.related,
 		&row.format, &row.dropped,
 	}, func() error {
 		if count++; count > limit {
@@ -247,6 +265,7 @@ func (p *TimelinePage) read(rows pgx.Rows, limit int) error {
 		}
 		p.Last = &matrix.Token{Topological: row.Topological, Stream: row.Stream}
 		if !row.dropped && row.JSON != nil && formatFits(row.RoomVersion, row.format) {
+			row.Related = relatedOf(row.related)
 			p.Events = append(p.Events, row.TimelineEvent)
 		}
 		return nil
@@ -283,7 +302,7 @@ func formatFits(version *string, format int) bool {
 // too: events that arrived too early or too late are passed over without reading them.
 func (q PageQuery) sql(names writerNames) (string, []any) {
 	var p parameters
-	p.add(q.Room) // $1: loads count on it
+	p.add(q.Room) // $1: loaded counts on it
 	limit := p.add(int64(q.Limit) + 1)
 	order := ` ORDER BY e.topological_ordering, e.stream_ordering`
 	if q.Backwards {
@@ -313,11 +332,11 @@ func (q PageQuery) sql(names writerNames) (string, []any) {
 	default:
 		keys += ` LIMIT ` + limit
 	}
-	columns := stateGroup + loadedColumns
+	group := stateGroup
 	if q.NoStateGroups {
-		columns = `NULL::bigint, ` + loadedColumns
+		group = `NULL::bigint`
 	}
-	return `SELECT ` + columns + ` FROM (` + keys + `) e` + loads + order, p.values
+	return loaded(keys, group) + order, p.values
 }
 
 // bounds returns the condition that an event e is of the timeline and within the
@@ -325,6 +344,10 @@ func (q PageQuery) sql(names writerNames) (string, []any) {
 func (q PageQuery) bounds(p *parameters, names writerNames) string {
 	var sql strings.Builder
 	// A partial index is used for what says its own condition.
+	if q.Reader != nil {
+		// It is looked for once, before anything else.
+		sql.WriteString(`(SELECT m.membership FROM local_current_membership m WHERE m.room_id = $1 AND m.user_id = ` + p.add(*q.Reader) + `) = 'join' AND `)
+	}
 	sql.WriteString(`e.room_id = $1 AND NOT e.outlier AND e.topological_ordering >= 0 AND e.stream_ordering IS NOT NULL`)
 	if q.Filter.ContainsURL {
 		sql.WriteString(` AND e.contains_url`)
@@ -418,7 +441,7 @@ func lowestAfter(stream string) string {
 
 // sql returns the conditions of the filter that [PageQuery.bounds] and the labels do
 // not cover, each with AND before it. Relations are looked up for one event after the
-// other, as in loads.
+// other, as in loaded.
 func (f EventFilter) sql(p *parameters) string {
 	var sql strings.Builder
 	among := func(what string, exact, patterns []string) string {
