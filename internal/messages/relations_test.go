@@ -494,6 +494,21 @@ func TestLongThread(t *testing.T) {
 	k.exec(`ANALYZE`)
 	k.requireThread(bob, p, fmt.Sprint("$t", 1000+long), long, true)
 	k.requireThread(carol, p, fmt.Sprint("$t", 1000+long), long, false)
+
+	// Nor does it hide what else relates to it, or to others of the page.
+	q := k.say("$q", alice, "m.room.message", `{}`)
+	for _, parent := range []string{p, q} {
+		k.relate("$ref"+parent[1:], bob, "m.reference", parent)
+		k.relate("$edit"+parent[1:], alice, "m.replace", parent)
+	}
+	shows := k.shows(Request{Reader: Reader{UserID: carol}}, p, q)
+	for _, parent := range []string{p, q} {
+		got := relationsOf(shows[parent])
+		require.Equal(t, references("$ref"+parent[1:])["chunk"], got["m.reference"].(event)["chunk"])
+		require.Equal(t, "$edit"+parent[1:], got["m.replace"].(event)["event_id"])
+	}
+	require.Contains(t, relationsOf(shows[p]), "m.thread")
+	require.NotContains(t, relationsOf(shows[q]), "m.thread")
 }
 
 func TestLazyMembers(t *testing.T) {

@@ -224,12 +224,13 @@ const stateGroup = `(SELECT g.state_group FROM event_to_state_groups g WHERE g.e
 // asked once for all of the page.
 func loaded(keys, group string) string {
 	return `
-		WITH page AS MATERIALIZED (` + keys + `), redacted AS MATERIALIZED (` + redactionsOfPage + `)
+		WITH page AS MATERIALIZED (` + keys + `), redacted AS MATERIALIZED (` + redactionsOfPage + `),
+		     few AS MATERIALIZED (` + fewRelations + `), related AS MATERIALIZED (` + relatedByFew + `)
 		SELECT ` + group + `,
 			e.event_id, e.type, coalesce(e.sender, ''), e.state_key, e.topological_ordering, e.stream_ordering,
 			coalesce(e.origin_server_ts, 0), e.outlier,
 			(SELECT r.room_version FROM rooms r WHERE r.room_id = $1),
-			j.json, j.internal_metadata, d.event_id, d.json, d.internal_metadata, ` + related("e.event_id") + `, coalesce(j.format_version, 1),
+			j.json, j.internal_metadata, d.event_id, d.json, d.internal_metadata, ` + relatedOnPage + `, coalesce(j.format_version, 1),
 			e.rejection_reason IS NOT NULL
 			OR e.event_id = ANY (ARRAY(SELECT x.event_id FROM rejections x WHERE x.event_id = ANY (ARRAY(SELECT event_id FROM page))))
 			OR e.type = 'm.room.redaction' AND ` + redactsSomething + ` IS NOT TRUE
@@ -237,7 +238,8 @@ func loaded(keys, group string) string {
 		LEFT JOIN LATERAL (
 			SELECT j.json, j.internal_metadata, j.format_version FROM event_json j WHERE j.event_id = e.event_id LIMIT 1
 		) j ON true
-		LEFT JOIN redacted d ON d.redacts = e.event_id`
+		LEFT JOIN redacted d ON d.redacts = e.event_id
+		LEFT JOIN related r ON r.relates_to_id = e.event_id`
 }
 
 // usualLimit is a limit that most pages have at most.
@@ -256,7 +258,7 @@ func (p *TimelinePage) read(rows pgx.Rows, limit int) error {
 	p.Events = make([]TimelineEvent, 0, min(limit, usualLimit))
 	_, err := pgx.ForEachRow(rows, []any{
 		&row.StateGroup, &row.ID, &row.Type, &row.Sender, &row.StateKey, &row.Topological, &row.Stream, &row.OriginTS, &row.Outlier,
-		&row.RoomVersion, &row.JSON, &row.InternalMetadata, &row.RedactedBy, &row.Redaction, &row.RedactionMetadata, &row.related,
+		&row.RoomVersion, (*[]byte)(&row.JSON), (*[]byte)(&row.InternalMetadata), &row.RedactedBy, (*[]byte)(&row.Redaction), (*[]byte)(&row.RedactionMetadata), &row.related,
 		&row.format, &row.dropped,
 	}, func() error {
 		if count++; count > limit {

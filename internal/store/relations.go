@@ -18,14 +18,13 @@ const (
 // Whether they count is another question.
 type Related struct{ Referenced, Edited, Thread bool }
 
-// relatedOf reads what related found.
+// relatedOf reads what related and relatedOnPage found.
 func relatedOf(bits int) Related {
 	return Related{Referenced: bits&1 != 0, Edited: bits&2 != 0, Thread: bits&4 != 0}
 }
 
-// related is an expression that says how others relate to an event. Most have no
-// relation at all, which one look into the index says. The limits keep the server from
-// reading all of a long thread, and from any plan but that of an index.
+// related is an expression that says how others relate to an event. The limits keep the
+// server from reading all of a long thread, and from any plan but that of an index.
 func related(event string) string {
 	any := func(kind string) string {
 		return `(SELECT true FROM event_relations r WHERE r.relates_to_id = ` + event + kind + ` LIMIT 1) IS TRUE`
@@ -33,6 +32,26 @@ func related(event string) string {
 	of := func(kind string) string { return `(` + any(` AND r.relation_type = '`+kind+`'`) + `)::int` }
 	return `CASE WHEN ` + any("") + ` THEN ` + of(referenceRelation) + ` + 2 * ` + of(replaceRelation) + ` + 4 * ` + of(threadRelation) + ` ELSE 0 END`
 }
+
+// Most events have no relation at all, which one scan of an index says for all of a
+// page, and nearly all others few. So fewRelations reads at most mostRelations of them,
+// and relatedOnPage believes it for a page e with related as r, unless there may be more.
+const (
+	mostRelations = `500`
+
+	fewRelations = `
+		SELECT r.relates_to_id, r.relation_type FROM event_relations r
+		WHERE r.relates_to_id = ANY (ARRAY(SELECT event_id FROM page)) LIMIT ` + mostRelations
+
+	relatedByFew = `
+		SELECT relates_to_id,
+		       bit_or(CASE relation_type
+		              WHEN '` + referenceRelation + `' THEN 1 WHEN '` + replaceRelation + `' THEN 2 WHEN '` + threadRelation + `' THEN 4 ELSE 0
+		              END) AS bits
+		FROM few GROUP BY relates_to_id`
+)
+
+var relatedOnPage = `CASE WHEN (SELECT count(*) FROM few) < ` + mostRelations + ` THEN coalesce(r.bits, 0) ELSE ` + related("e.event_id") + ` END`
 
 // A Thread is what is known about the replies in a thread.
 type Thread struct {
