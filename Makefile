@@ -20,10 +20,12 @@ run: ## Start Lethe with servers and rooms to try it on
 	@exec bin/lethe dev
 
 .PHONY: test
-test: ## Lint, then run all tests with the race detector
+test: ## Lint, then run all tests with the race detector, and fuzz tokens and filters for some seconds
 	@scripts/servers
 	@$(MAKE) --no-print-directory lint build
 	LETHE_TEST_PROGRAMS='$(CURDIR)/bin' go test -vet=off -race -timeout 15m -parallel 6 ./...
+	go test -run '^$$' -fuzz FuzzParsePageToken -fuzztime 50000x ./internal/matrix
+	go test -run '^$$' -fuzz FuzzParseFilter -fuzztime 20000x ./internal/messages
 	$(deploy) test ./...
 
 .PHONY: test-fast

@@ -73,7 +73,7 @@ type Filter struct {
 //
 // Errors wrap [ErrFilterJSON] or [ErrFilterObject].
 func ParseFilter(text []byte) (Filter, error) {
-	text = bytes.TrimSpace(text)
+	text = bytes.Trim(text, " \t\r\n") // JSON knows no other space
 	switch {
 	case len(text) == 0:
 		return Filter{}, nil

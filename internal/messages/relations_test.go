@@ -504,7 +504,7 @@ func TestLongThread(t *testing.T) {
 	shows := k.shows(Request{Reader: Reader{UserID: carol}}, p, q)
 	for _, parent := range []string{p, q} {
 		got := relationsOf(shows[parent])
-		require.Equal(t, references("$ref"+parent[1:])["chunk"], got["m.reference"].(event)["chunk"])
+		require.Equal(t, references("$ref" + parent[1:])["chunk"], got["m.reference"].(event)["chunk"])
 		require.Equal(t, "$edit"+parent[1:], got["m.replace"].(event)["event_id"])
 	}
 	require.Contains(t, relationsOf(shows[p]), "m.thread")
