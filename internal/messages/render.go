@@ -17,9 +17,9 @@ import (
 // which state events replaced others, and then once; once more if what relates to the
 // latest replies of threads is to be shown too.
 func render(ctx context.Context, snapshot *store.Snapshot, request Request, events []shown) ([]json.RawMessage, error) {
-	scratch := scratches.Get().(*scratch)
-	defer scratch.done()
-	readable, size := scratch.readShown(events)
+	memory := scratches.Get().(*scratch)
+	defer memory.done()
+	readable, size := memory.readShown(events)
 	b, err := readBundles(ctx, snapshot, &request, readable)
 	if err != nil {
 		return nil, err
