@@ -47,6 +47,10 @@ type PostgresOptions struct {
 	// false.
 	Durable bool
 
+	// SharedBuffers is the server's setting of that name, such as "1GB". Defaults to
+	// the server's own default, 128MB.
+	SharedBuffers string
+
 	// Guard lets only those in who know the password of lethe, by TLS. Defaults to
 	// nil: everybody on the machine.
 	Guard *Guard
@@ -60,6 +64,7 @@ type Postgres struct {
 	programs string
 	dir      directory
 	durable  bool
+	buffers  string
 	guard    *Guard
 	port     int
 
@@ -88,7 +93,7 @@ func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, err
 	if err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
-	p := &Postgres{programs: programs, dir: dir, durable: options.Durable, guard: options.Guard, admin: make(chan *pgx.Conn, 1)}
+	p := &Postgres{programs: programs, dir: dir, durable: options.Durable, buffers: options.SharedBuffers, guard: options.Guard, admin: make(chan *pgx.Conn, 1)}
 	p.admin <- nil
 	if err = p.initialise(ctx); err == nil {
 		err = onFreePort(func(port int) error {
@@ -267,6 +272,9 @@ func (p *Postgres) serve(ctx context.Context) error {
 	}
 	if !p.durable {
 		args = append(args, "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off")
+	}
+	if p.buffers != "" {
+		args = append(args, "-c", "shared_buffers="+p.buffers)
 	}
 	if p.guard != nil {
 		args = append(args, "-c", "ssl=on", "-c", "ssl_cert_file="+p.dir.file(certFile), "-c", "ssl_key_file="+p.dir.file(keyFile))

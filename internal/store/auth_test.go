@@ -20,7 +20,7 @@ func readerOf(t *testing.T, url string) (context.Context, *store.Store, *pgx.Con
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	s, err := store.Open(ctx, url, store.Options{SetWiseFrom: 1})
+	s, err := store.Open(ctx, url, store.Options{SetWiseFrom: 1, SearchFrom: 1})
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
 	conn, err := pgx.Connect(ctx, url)

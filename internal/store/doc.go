@@ -8,6 +8,7 @@
 // what is named where the tables are listed, and may be begun again at any point.
 // Times come from PostgreSQL's clock alone.
 //
-// It must never alter a table of Synapse's, hold the events of a room in
-// memory, or decide what a job is for.
+// It must never alter a table of Synapse's, hold more of a room in memory than the
+// ids of one batch's events and the places of their rows, or decide what a job is
+// for.
 package store

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -42,19 +41,17 @@ type HistoryBatch struct {
 	RowWise string
 }
 
-// errReferenced is returned by a set-wise check that found a reference to an
-// event that was to go.
-var errReferenced = errors.New("a deleted event is referenced")
-
-// selectable is the condition under which a purge selects an event e, given the
-// state_events row s of the event, if any, and $1 room, $2 whether local events
-// go and $3 our server name. A sender without a domain, or none, counts as
-// local: nothing is deleted that was not meant.
+// selectable is the condition under which a purge selects an event e, given $1
+// room, $2 whether local events go and $3 our server name; and deletable that under
+// which a selected one goes, given its row s of state_events, if any. A sender
+// without a domain, or none, counts as local: nothing is deleted that was not meant.
 //
 // A sender's domain is what follows the first colon; a port is part of it.
 const (
-	deletable  = `(s.event_id IS NULL AND ($2 OR coalesce(substr(e.sender, nullif(strpos(e.sender, ':'), 0) + 1) <> $3, false)))`
-	selectable = `e.room_id = $1 AND (NOT e.outlier OR ` + deletable + `)`
+	mayGo      = `($2 OR coalesce(substr(e.sender, nullif(strpos(e.sender, ':'), 0) + 1) <> $3, false))`
+	deletable  = `s.event_id IS NULL AND ` + mayGo
+	selectable = `e.room_id = $1 AND (NOT e.outlier
+		OR ` + mayGo + ` AND NOT EXISTS (SELECT FROM state_events s WHERE s.event_id = e.event_id))`
 )
 
 // NextHistoryDepth returns the lowest depth, at or above from, of an event that
@@ -65,7 +62,7 @@ func (s *Store) NextHistoryDepth(ctx context.Context, purge HistoryPurge, from i
 	var depth int64
 	err := s.pool.QueryRow(ctx, `
 		SELECT e.topological_ordering
-		FROM events e LEFT JOIN state_events s ON s.event_id = e.event_id
+		FROM events e
 		WHERE e.topological_ordering >= $4 AND e.topological_ordering < $5 AND `+selectable+`
 		ORDER BY e.topological_ordering LIMIT 1`,
 		purge.Room, purge.DeleteLocal, purge.ServerName, from, purge.Before).Scan(&depth)
@@ -117,15 +114,15 @@ func (s *Store) purgeHistoryBatch(ctx context.Context, batch Batch, catalog Cata
 		}
 		done.RowWise = catalog.RowWise()
 		if done.Deleted+done.Kept > 0 {
-			before := beforeDeletes
+			var before []step
 			if catalog.has("sliding_sync_joined_rooms") {
-				before = slices.Concat(slidingSyncSteps, beforeDeletes)
+				before = slidingSyncSteps
 			}
 			after := afterDeletes
 			if done.Cut == purge.Before && done.Deleted+done.Kept <= fewEvents {
 				after = slices.Concat(after, []step{dismissUsed(catalog)})
 			}
-			if _, err := purgeSelected(ctx, tx, catalog, purge.Room, done.Deleted+done.Kept, before, deletes, after); err != nil {
+			if _, err := s.purgeSelected(ctx, tx, catalog, purge.Room, selection{done.Deleted, done.Kept}, before, historyDeletes, after); err != nil {
 				return nil, err
 			}
 		}
@@ -189,13 +186,13 @@ func selectHistory(ctx context.Context, tx pgx.Tx, purge HistoryPurge, from int6
 		pipeline.Queue(`
 			WITH filled AS (
 				INSERT INTO lethe_selected
-				SELECT * FROM (
-					SELECT e.event_id, e.topological_ordering, e.stream_ordering, `+deletable+`
-					FROM events e LEFT JOIN state_events s ON s.event_id = e.event_id
+				SELECT e.event_id, e.topological_ordering, e.stream_ordering, `+deletable+`, e.place
+				FROM (
+					SELECT e.event_id, e.topological_ordering, e.stream_ordering, e.sender, e.ctid AS place
+					FROM events e
 					WHERE e.topological_ordering >= $4 AND e.topological_ordering < $5 AND `+selectable+`
 					ORDER BY e.topological_ordering LIMIT $6
-				) AS lowest
-				ORDER BY event_id -- the order of the indexes in which they are looked up
+				) AS e LEFT JOIN state_events s ON s.event_id = e.event_id
 				RETURNING topological_ordering, deletable
 			)
 			SELECT count(*) FILTER (WHERE deletable), count(*) FILTER (WHERE NOT deletable),
@@ -234,46 +231,7 @@ func selectHistory(ctx context.Context, tx pgx.Tx, purge HistoryPurge, from int6
 		}
 		done.Deleted, done.Kept = f.deleted, f.kept
 	}
-	if n > analyzeFrom {
-		if _, err := tx.Exec(ctx, `ANALYZE lethe_selected`); err != nil {
-			return HistoryBatch{}, fmt.Errorf("analyze the selection: %w", err)
-		}
-	}
 	return done, nil
-}
-
-// analyzeFrom is the number of rows from which the planner's guess at a
-// temporary table costs more than an ANALYZE.
-const analyzeFrom = 1000
-
-// A step is one statement of a batch. One that mentions $1 is given the room.
-type step struct {
-	what string
-	sql  string
-}
-
-// The selected events, and those of them that are deletable, as arrays: their rows
-// in a table are then looked up by an index, one event after the other and in the
-// index's order. To join with lethe_selected is the same to the reader, but not to
-// the planner. It takes an average room's share of a table for this room's, and
-// reads all rows of a large room, or of the table, in every batch.
-const (
-	theSelected  = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s))`
-	theDeletable = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s WHERE s.deletable))`
-	theKept      = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s WHERE NOT s.deletable))`
-)
-
-// Between these two, arrays are looked up by an index in small tables too. The
-// planner takes an array for one of ten, and would read such a table and compare
-// each of its rows with all of thousands.
-var (
-	lookUp     = step{"look rows up", `SELECT set_config('enable_seqscan', 'off', true)`}
-	planFreely = step{"plan freely", `SELECT set_config('enable_seqscan', 'on', true)`}
-)
-
-// fromSelected deletes the rows of a table that belong to deletable events.
-func fromSelected(table string) step {
-	return step{"delete from " + table, `DELETE FROM ` + table + ` t WHERE t.event_id = ` + theDeletable}
 }
 
 // referenced is the condition that keeps a backward extremity x: some event
@@ -281,11 +239,11 @@ func fromSelected(table string) step {
 const referenced = `EXISTS (
 	SELECT FROM event_edges g JOIN events e ON e.event_id = g.event_id
 	WHERE g.prev_event_id = x.event_id AND NOT g.is_state AND NOT e.outlier
-	  AND NOT EXISTS (SELECT FROM lethe_selected s WHERE s.event_id = e.event_id))`
+	  AND e.event_id NOT IN (SELECT s.event_id FROM lethe_selected s))`
 
 // Of the events that are not being deleted, the one that is newest by stream.
 const (
-	remaining     = `FROM events e WHERE e.room_id = $1 AND e.stream_ordering IS NOT NULL AND NOT EXISTS (SELECT FROM lethe_selected s WHERE s.deletable AND s.event_id = e.event_id)`
+	remaining     = `FROM events e WHERE e.room_id = $1 AND e.stream_ordering IS NOT NULL AND e.event_id NOT IN (SELECT s.event_id FROM lethe_selected s WHERE s.deletable)`
 	newestOfRest  = `(SELECT e.stream_ordering ` + remaining + ` ORDER BY e.stream_ordering DESC LIMIT 1)`
 	pointsAtPurge = `j.room_id = $1 AND EXISTS (SELECT FROM lethe_selected s WHERE s.deletable AND s.stream_ordering = `
 )
@@ -305,33 +263,7 @@ var slidingSyncSteps = []step{
 		WHERE ` + pointsAtPurge + `j.bump_stamp)`},
 }
 
-// beforeDeletes and afterDeletes are what a purge does beside deleting rows.
-var beforeDeletes = []step{
-	{"prune the backward extremities", `
-		DELETE FROM event_backward_extremities x WHERE x.room_id = $1 AND NOT ` + referenced},
-	// In the order in which little is looked up: of nearly all events, those that
-	// follow are selected too, and that is known without a look at events.
-	{"add backward extremities", `
-		WITH followed AS MATERIALIZED (
-			SELECT g.prev_event_id AS event_id, g.event_id AS by
-			FROM event_edges g
-			WHERE g.prev_event_id = ` + theSelected + ` AND NOT g.is_state
-			  AND NOT EXISTS (SELECT FROM lethe_selected s WHERE s.event_id = g.event_id)
-		)
-		INSERT INTO event_backward_extremities (event_id, room_id)
-		SELECT DISTINCT f.event_id, $1 FROM followed f JOIN events e ON e.event_id = f.by WHERE NOT e.outlier
-		ON CONFLICT DO NOTHING`},
-	// A group that was dismissed as used may have lost its last event now, so it
-	// is to be looked at again.
-	{"note the state groups", `
-		WITH gone AS (
-			DELETE FROM event_to_state_groups g WHERE g.event_id = ` + theSelected + `
-			RETURNING g.state_group
-		)
-		INSERT INTO lethe.state_group_candidates (room_id, state_group) SELECT DISTINCT $1, state_group FROM gone
-		ON CONFLICT DO NOTHING`},
-}
-
+// afterDeletes are what a purge does at its end.
 var afterDeletes = []step{
 	{"make outliers of the events that stay", `
 		UPDATE events e SET outlier = true WHERE e.event_id = ` + theKept},
@@ -346,124 +278,59 @@ var afterDeletes = []step{
 		WHERE room_id = $1`},
 }
 
-// deletes delete the rows that belong to the deletable events, but those of
-// events itself.
-var deletes = []step{
-	fromSelected("event_edges"),
-	fromSelected("event_json"),
-	fromSelected("event_auth"),
-	fromSelected("event_forward_extremities"),
-	fromSelected("event_relations"),
-	fromSelected("event_search"),
-	fromSelected("rejections"),
-	fromSelected("redactions"),
-	// Only actions that were rotated into a summary, and not read since, are in its
-	// counts.
-	{"delete from event_push_actions, and lower the push summaries", `
-		WITH gone AS (
-			DELETE FROM event_push_actions a WHERE a.room_id = $1 AND a.event_id = ` + theDeletable + `
-			RETURNING a.user_id, a.thread_id, a.stream_ordering, a.notif, a.unread
-		), counted AS (
-			SELECT y.user_id, y.thread_id,
-			       count(*) FILTER (WHERE a.notif = 1) AS notif, count(*) FILTER (WHERE a.unread = 1) AS unread
-			FROM gone a
-			JOIN event_push_summary y ON y.room_id = $1 AND y.user_id = a.user_id AND y.thread_id = a.thread_id
-			WHERE a.stream_ordering <= (SELECT stream_ordering FROM event_push_summary_stream_ordering)
-			  AND (y.last_receipt_stream_ordering IS NULL OR a.stream_ordering > y.last_receipt_stream_ordering)
-			GROUP BY y.user_id, y.thread_id
-		)
-		UPDATE event_push_summary y
-		SET notif_count = greatest(y.notif_count - c.notif, 0),
-		    unread_count = greatest(coalesce(y.unread_count, 0) - c.unread, 0)
-		FROM counted c WHERE y.room_id = $1 AND y.user_id = c.user_id AND y.thread_id = c.thread_id`},
-}
-
-// purgeSelected deletes the deletable events of lethe_selected, and what belongs
-// to them by the steps that it is given: those before it, those that delete, and
-// those after it. It returns how many rows our statements deleted.
-func purgeSelected(ctx context.Context, tx pgx.Tx, catalog Catalog, room string, events int64,
-	before, deletes, after []step,
-) (deleted int64, err error) {
-	steps := append([]step{lookUp}, before...)
-	if !catalog.setWise || events < catalog.setWiseFrom {
-		steps = append(steps, deletes...)
-		steps = append(steps, fromSelected("events"), planFreely)
-		return runSteps(ctx, tx, append(steps, after...), room)
-	}
-
-	// With its triggers off the server neither checks references nor cascades.
-	// The events go first: from then on nobody can add a row that references
-	// one, since that waits for the lock on it, and then fails. What others have
-	// added and committed before, the statements that follow see, for in READ
-	// COMMITTED each has a snapshot of its own.
-	steps = append(steps, step{"turn triggers off", `SELECT set_config('session_replication_role', 'replica', true)`},
-		fromSelected("events"))
-	steps = append(steps, deletes...)
-	steps = append(steps, planFreely)
-	for _, r := range catalog.references {
-		if r.cascade {
-			steps = append(steps, step{"cascade to " + r.String(), `
-				DELETE FROM ` + r.table + ` t USING lethe_selected s WHERE s.deletable AND t.` + r.column + ` = s.` + r.key})
-		}
-	}
-	steps = append(steps, step{"turn triggers on", `SELECT set_config('session_replication_role', 'origin', true)`})
-	if deleted, err = runSteps(ctx, tx, append(steps, after...), room); err != nil {
-		return 0, err
-	}
-	return deleted, checkReferences(ctx, tx, catalog)
-}
-
-// checkReferences fails with [errReferenced] if a row is left that references a
-// deleted event: one semi-join for each referencing column, instead of a probe
-// of each for each deleted row. Columns that rows were deleted by need none.
-func checkReferences(ctx context.Context, tx pgx.Tx, catalog Catalog) error {
-	var checks []string
-	for _, r := range catalog.references {
-		if r.cascade || (r.column == "event_id" && catalog.deletesByEvent(r.table)) {
-			continue
-		}
-		checks = append(checks, `
-			SELECT '`+strings.ReplaceAll(r.String(), "'", "''")+`' WHERE EXISTS (
-				SELECT FROM `+r.table+` t JOIN lethe_selected s ON t.`+r.column+` = s.`+r.key+` WHERE s.deletable)`)
-	}
-	if len(checks) == 0 {
-		return nil
-	}
-	rows, err := tx.Query(ctx, strings.Join(checks, " UNION ALL"))
-	if err != nil {
-		return fmt.Errorf("check the references: %w", err)
-	}
-	found, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return fmt.Errorf("check the references: %w", err)
-	}
-	if len(found) > 0 {
-		return fmt.Errorf("%w: by %s", errReferenced, strings.Join(found, ", "))
-	}
-	return nil
-}
-
-// runSteps runs the statements in order, in one round trip; args are the
-// arguments of each of them that has any. It returns how many rows they deleted.
-func runSteps(ctx context.Context, tx pgx.Tx, steps []step, args ...any) (deleted int64, err error) {
-	var pipeline pgx.Batch
-	for _, step := range steps {
-		if strings.Contains(step.sql, "$1") {
-			pipeline.Queue(step.sql, args...)
-		} else {
-			pipeline.Queue(step.sql)
-		}
-	}
-	results := tx.SendBatch(ctx, &pipeline)
-	for _, step := range steps {
-		tag, err := results.Exec()
-		if err != nil {
-			_ = results.Close() // says the same again
-			return 0, fmt.Errorf("%s: %w", step.what, err)
-		}
-		if tag.Delete() {
-			deleted += tag.RowsAffected()
-		}
-	}
-	return deleted, results.Close()
+// historyDeletes are those of a history purge.
+var historyDeletes = deletes{
+	own: []step{
+		{"prune the backward extremities", `
+			DELETE FROM event_backward_extremities x WHERE x.room_id = $1 AND NOT ` + referenced},
+		// In the order in which little is looked up: of nearly all events, those that
+		// follow are selected too, and that is known without a look at events.
+		{"add backward extremities", `
+			WITH followed AS MATERIALIZED (
+				SELECT g.prev_event_id AS event_id, g.event_id AS by
+				FROM event_edges g
+				WHERE g.prev_event_id = ` + theSelected + ` AND NOT g.is_state
+				  AND g.event_id NOT IN (SELECT s.event_id FROM lethe_selected s)
+			)
+			INSERT INTO event_backward_extremities (event_id, room_id)
+			SELECT DISTINCT f.event_id, $1 FROM followed f JOIN events e ON e.event_id = f.by WHERE NOT e.outlier
+			ON CONFLICT DO NOTHING`},
+		// A group that was dismissed as used may have lost its last event now, so it
+		// is to be looked at again.
+		{"note the state groups", `
+			WITH gone AS (
+				DELETE FROM event_to_state_groups g WHERE g.event_id = ` + theSelected + `
+				RETURNING g.state_group
+			)
+			INSERT INTO lethe.state_group_candidates (room_id, state_group) SELECT DISTINCT $1, state_group FROM gone
+			ON CONFLICT DO NOTHING`},
+	},
+	most: []eventRows{
+		ofDeletable("event_auth"),
+		ofDeletable("event_json"),
+		ofDeletable("event_edges"),
+		ofDeletable("event_search"),
+		// Only actions that were rotated into a summary, and not read since, are in its
+		// counts.
+		{table: "event_push_actions", byRoom: true, sql: `
+			WITH gone AS (
+				DELETE FROM event_push_actions t WHERE %s
+				RETURNING t.user_id, t.thread_id, t.stream_ordering, t.notif, t.unread
+			), counted AS (
+				SELECT y.user_id, y.thread_id,
+				       count(*) FILTER (WHERE a.notif = 1) AS notif, count(*) FILTER (WHERE a.unread = 1) AS unread
+				FROM gone a
+				JOIN event_push_summary y ON y.room_id = $1 AND y.user_id = a.user_id AND y.thread_id = a.thread_id
+				WHERE a.stream_ordering <= (SELECT stream_ordering FROM event_push_summary_stream_ordering)
+				  AND (y.last_receipt_stream_ordering IS NULL OR a.stream_ordering > y.last_receipt_stream_ordering)
+				GROUP BY y.user_id, y.thread_id
+			), lowered AS (
+				UPDATE event_push_summary y
+				SET notif_count = greatest(y.notif_count - c.notif, 0),
+				    unread_count = greatest(coalesce(y.unread_count, 0) - c.unread, 0)
+				FROM counted c WHERE y.room_id = $1 AND y.user_id = c.user_id AND y.thread_id = c.thread_id
+			)
+			SELECT count(*) FROM gone`},
+	},
+	few: []string{"event_forward_extremities", "event_relations", "redactions", "rejections"},
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -29,9 +30,20 @@ var writers = map[string]string{
 // deferred is the one whose key is checked when the writer commits.
 const deferred = "a forward extremity"
 
-// beside is a room with one writer's statement, by the path that checks the
-// references of a batch set-wise or row by row.
-func beside(t *testing.T, rowWise bool) (*lab, store.Catalog) {
+// A path is how a batch keeps the references whole.
+type path string
+
+const (
+	rowWise  path = "row wise"
+	setWise  path = "set-wise"
+	searched path = "set-wise, with a search"
+	crowded  path = "set-wise, with no connection to search on"
+)
+
+var paths = []path{rowWise, setWise, searched, crowded}
+
+// beside is a room with one writer's statement, and batches that go one path.
+func beside(t *testing.T, by path) (*lab, store.Catalog) {
 	t.Helper()
 	l := setup(t)
 	l.chain(room, "", 3, 0)
@@ -39,16 +51,42 @@ func beside(t *testing.T, rowWise bool) (*lab, store.Catalog) {
 	l.exec(`INSERT INTO devices (user_id, device_id) VALUES ('@u:x', 'D')`)
 	l.exec(`INSERT INTO room_memberships (event_id, user_id, sender, room_id, membership, event_stream_ordering)
 		VALUES ('$3', '@u:x', '@u:x', $1, 'join', 3)`, room)
-	if rowWise {
-		plain, err := store.Open(l.ctx, devstacktest.AsPlainRole(t, l.url), store.Options{SetWiseFrom: 1})
-		require.NoError(t, err)
-		t.Cleanup(plain.Close)
-		l.store = plain
+	url, options := l.url, store.Options{SetWiseFrom: 1, SearchFrom: 1}
+	switch by {
+	case rowWise:
+		url = devstacktest.AsPlainRole(t, l.url)
+	case setWise:
+		options.SearchFrom = math.MaxInt
+	case crowded:
+		options.MaxConnections = 3 // of which one is a reader's, and one the batch's
 	}
-	catalog, err := l.store.Catalog(l.ctx)
+	s, err := store.Open(l.ctx, url, options)
 	require.NoError(t, err)
-	require.Equal(t, rowWise, catalog.RowWise() != "", catalog.RowWise())
+	t.Cleanup(s.Close)
+	l.store = s
+	if by == crowded {
+		l.occupy()
+	}
+	catalog, err := s.Catalog(l.ctx)
+	require.NoError(t, err)
+	require.Equal(t, by == rowWise, catalog.RowWise() != "", catalog.RowWise())
 	return l, catalog
+}
+
+// occupy has a reader that reads until the test ends.
+func (l *lab) occupy() {
+	ctx, end := context.WithCancel(l.ctx)
+	reads, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = l.store.Snapshot(ctx, func(ctx context.Context, _ *store.Snapshot) error {
+			close(reads)
+			<-ctx.Done()
+			return nil
+		})
+	}()
+	<-reads
+	l.t.Cleanup(func() { end(); <-ended })
 }
 
 // noOrphans fails the test if a row references an event that is not there.
@@ -67,13 +105,13 @@ func (l *lab) noOrphans() {
 
 func TestConcurrentWritersLeaveNoOrphan(t *testing.T) {
 	t.Parallel()
-	for _, rowWise := range []bool{false, true} {
+	for _, by := range paths {
 		for name, sql := range writers {
-			named := func(moment string) string { return fmt.Sprintf("%s %s, row wise %v", name, moment, rowWise) }
+			named := func(moment string) string { return fmt.Sprintf("%s %s, %s", name, moment, by) }
 			for _, commits := range []bool{true, false} {
 				t.Run(named(fmt.Sprintf("before the delete, committed %v", commits)), func(t *testing.T) {
 					t.Parallel()
-					l, catalog := beside(t, rowWise)
+					l, catalog := beside(t, by)
 					batch := l.begin(room)
 					tx := l.writer()
 					_, err := tx.Exec(l.ctx, sql)
@@ -109,7 +147,7 @@ func TestConcurrentWritersLeaveNoOrphan(t *testing.T) {
 
 			t.Run(named("after the delete"), func(t *testing.T) {
 				t.Parallel()
-				l, catalog := beside(t, rowWise)
+				l, catalog := beside(t, by)
 				batch := l.begin(room)
 				written := make(chan error, 1)
 				done, err := l.store.PurgeHistoryBatch(l.ctx, batch, catalog, purgeOf(room, 3), math.MinInt64, 9,
@@ -156,11 +194,11 @@ func (l *lab) tryWrite(sql string) error {
 }
 
 // A row that references an event, and that nothing may delete, stops the batch
-// on either path: the server says which constraint it is.
+// on each path: the server says which constraint it is.
 func TestReferencedEventIsNotDeleted(t *testing.T) {
 	t.Parallel()
-	for _, rowWise := range []bool{false, true} {
-		l, catalog := beside(t, rowWise)
+	for _, by := range paths {
+		l, catalog := beside(t, by)
 		l.exec(writers["current state"])
 		batch := l.begin(room)
 		l.unchanged(func() {
@@ -172,7 +210,7 @@ func TestReferencedEventIsNotDeleted(t *testing.T) {
 		l.exec(`DELETE FROM current_state_events`)
 		done, err := l.store.PurgeHistoryBatch(l.ctx, batch, catalog, purgeOf(room, 3), math.MinInt64, 9, nothing)
 		require.NoError(t, err)
-		require.Equal(t, rowWise, done.RowWise != "")
+		require.Equal(t, by == rowWise, done.RowWise != "")
 		l.noOrphans()
 	}
 }
@@ -193,4 +231,92 @@ func TestOddReferencesAreLeftToTheServer(t *testing.T) {
 		}
 		require.Contains(t, catalog.RowWise(), "only the server", what)
 	}
+}
+
+// What somebody moves while the batch waits for him is not where it was selected or
+// found, and goes all the same; what did not belong to the events stays.
+func TestMovedRowsGo(t *testing.T) {
+	t.Parallel()
+	const move = `UPDATE events SET processed = processed WHERE event_id = '$1'`
+	for what, c := range map[string]struct{ wait, move string }{
+		"the event that the batch waits for":  {move, move},
+		"another event":                       {move, `UPDATE events SET processed = processed WHERE event_id = '$2'`},
+		"rows that were found":                {`SELECT FROM event_auth FOR UPDATE`, `UPDATE event_json SET format_version = 3; UPDATE event_auth SET room_id = room_id`},
+		"rows of an event that is left alone": {`SELECT FROM event_auth FOR UPDATE`, `UPDATE event_json SET format_version = 3 WHERE event_id = '$3'`},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			l, catalog := beside(t, searched)
+			l.exec(`INSERT INTO event_auth (event_id, auth_id, room_id) SELECT event_id, '$0', room_id FROM events`)
+			l.exec(`INSERT INTO event_json (event_id, room_id, internal_metadata, json)
+				SELECT event_id, room_id, '{}', '{}' FROM events ON CONFLICT DO NOTHING`)
+			batch := l.begin(room)
+			tx := l.writer()
+			_, err := tx.Exec(l.ctx, c.wait)
+			require.NoError(t, err)
+			ended := make(chan error, 1)
+			go func() {
+				_, err := l.store.PurgeHistoryBatch(l.ctx, batch, catalog, purgeOf(room, 3), math.MinInt64, 9, nothing)
+				ended <- err
+			}()
+			l.waits()
+			_, err = tx.Exec(l.ctx, c.move)
+			require.NoError(t, err)
+			require.NoError(t, tx.Commit(l.ctx))
+			require.NoError(t, <-ended)
+			for _, table := range []string{"events", "event_json", "event_auth"} {
+				require.Equal(t, []string{"$3"}, all[string](l, `SELECT event_id FROM `+table+` ORDER BY 1`), table)
+			}
+			l.noOrphans()
+		})
+	}
+}
+
+// A search that fails costs time and nothing else, so it would not show elsewhere.
+func TestSearchFindsAllRows(t *testing.T) {
+	t.Parallel()
+	l, _ := beside(t, searched)
+	l.exec(`INSERT INTO event_auth (event_id, auth_id, room_id) SELECT event_id, auth, room_id FROM events, unnest(ARRAY['$0', '$1']) AS auth`)
+	l.exec(`INSERT INTO event_push_actions (room_id, event_id, user_id, profile_tag, actions, notif, thread_id)
+		SELECT room_id, event_id, '@u:x', '', '[]', 1, 'main' FROM events WHERE event_id <> '$2'`)
+	found, err := l.store.FoundPlaces(l.ctx, room, `event_id IN ('$1', '$2')`)
+	require.NoError(t, err)
+	want := map[string]int64{}
+	for table := range found {
+		want[table] = one[int64](l, `SELECT count(*) FROM `+table+` WHERE event_id IN ('$1', '$2')`)
+	}
+	require.Equal(t, want, found)
+	require.EqualValues(t, 4, found["event_auth"])
+	require.EqualValues(t, 1, found["event_push_actions"])
+}
+
+// Without its snapshot, another row could have come to a place that a search has
+// found.
+func TestSearchThatLosesItsSnapshotIsNotTrusted(t *testing.T) {
+	t.Parallel()
+	l, catalog := beside(t, searched)
+	l.exec(`INSERT INTO event_auth (event_id, auth_id, room_id) SELECT event_id, '$0', room_id FROM events`)
+	batch := l.begin(room)
+	purge := func() error {
+		_, err := l.store.PurgeHistoryBatch(l.ctx, batch, catalog, purgeOf(room, 3), math.MinInt64, 9, nothing)
+		return err
+	}
+	tx := l.writer()
+	_, err := tx.Exec(l.ctx, `SELECT FROM event_auth FOR UPDATE`)
+	require.NoError(t, err)
+	ended := make(chan error, 1)
+	l.unchanged(func() {
+		go func() { ended <- purge() }()
+		l.waits()
+		require.Eventually(t, func() bool {
+			return one[bool](l, `SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_stat_activity
+				WHERE datname = current_database() AND state = 'idle in transaction' AND query = 'FETCH found'`)
+		}, 10*time.Second, 5*time.Millisecond)
+		require.NoError(t, tx.Rollback(l.ctx))
+		err = <-ended
+		require.ErrorContains(t, err, "search for rows")
+		require.True(t, store.Transient(err), "%v", err)
+	})
+	require.NoError(t, purge())
+	require.Equal(t, []string{"$3"}, all[string](l, `SELECT event_id FROM event_auth`))
 }

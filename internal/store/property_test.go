@@ -33,7 +33,17 @@ const (
 func TestHistoryPurgeIsTheModels(t *testing.T) {
 	t.Parallel()
 	url := devstacktest.Database(t, "embedded", store.MigrateEmbedded)
-	purger := newPurger(t, url, url)
+	purger := newPurger(t, url, url, store.Options{SetWiseFrom: 1})
+	require.Empty(t, purger.catalog.RowWise())
+	purger.check(t)
+}
+
+// TestSearchedHistoryPurgeIsTheModels does the same as batches of many events do
+// it, whose rows another connection searches for.
+func TestSearchedHistoryPurgeIsTheModels(t *testing.T) {
+	t.Parallel()
+	url := devstacktest.Database(t, "embedded", store.MigrateEmbedded)
+	purger := newPurger(t, url, url, store.Options{SetWiseFrom: 1, SearchFrom: 1})
 	require.Empty(t, purger.catalog.RowWise())
 	purger.check(t)
 }
@@ -43,7 +53,7 @@ func TestHistoryPurgeIsTheModels(t *testing.T) {
 func TestRowWiseHistoryPurgeIsTheModels(t *testing.T) {
 	t.Parallel()
 	url := devstacktest.Database(t, "embedded", store.MigrateEmbedded)
-	purger := newPurger(t, url, devstacktest.AsPlainRole(t, url))
+	purger := newPurger(t, url, devstacktest.AsPlainRole(t, url), store.Options{})
 	require.NotEmpty(t, purger.catalog.RowWise())
 	purger.check(t)
 }
@@ -77,10 +87,10 @@ type purger struct {
 
 // newPurger returns a purger that purges the database by one URL, and fills and
 // reads it by the other.
-func newPurger(t *testing.T, url, asPurger string) *purger {
+func newPurger(t *testing.T, url, asPurger string, options store.Options) *purger {
 	t.Helper()
 	ctx := t.Context() // without a deadline: who asks for many checks waits for them
-	s, err := store.Open(ctx, asPurger, store.Options{SetWiseFrom: 1})
+	s, err := store.Open(ctx, asPurger, options)
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
 	conn, err := pgx.Connect(ctx, url)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -117,7 +118,7 @@ func (s *Store) NextRoomStep(ctx context.Context, catalog Catalog, purge RoomPur
 	}
 	do := map[roomPart]func(context.Context, pgx.Tx, Catalog, roomChunk) (RoomBatch, error){
 		roomShown: hideRoom, roomReferring: deleteRoomRows, roomRows: deleteRoomRows, roomStates: deleteRoomStates,
-		roomItself: deleteRoomItself, roomEvents: deleteRoomEvents,
+		roomItself: deleteRoomItself, roomEvents: s.deleteRoomEvents,
 	}[part]
 	if do == nil {
 		return nil, nil
@@ -135,7 +136,7 @@ func (s *Store) NextRoomStep(ctx context.Context, catalog Catalog, purge RoomPur
 			// it is of the room it goes first, and if not, the server is asked, which
 			// knows for sure, and names the constraint.
 			catalog.leave(err.Error())
-			done, err = s.roomBatch(ctx, batch, catalog, chunk, checkpoint, deleteLateRows)
+			done, err = s.roomBatch(ctx, batch, catalog, chunk, checkpoint, s.deleteLateRows)
 		}
 		if err != nil {
 			return RoomBatch{}, fmt.Errorf("delete a batch of the room: %w", err)
@@ -340,7 +341,7 @@ func deleteRoomRows(ctx context.Context, tx pgx.Tx, _ Catalog, chunk roomChunk) 
 
 // deleteRoomEvents deletes events, the oldest of the stream first, with what
 // belongs to each.
-func deleteRoomEvents(ctx context.Context, tx pgx.Tx, catalog Catalog, chunk roomChunk) (RoomBatch, error) {
+func (s *Store) deleteRoomEvents(ctx context.Context, tx pgx.Tx, catalog Catalog, chunk roomChunk) (RoomBatch, error) {
 	if err := theEvents.empty(ctx, tx); err != nil {
 		return RoomBatch{}, err
 	}
@@ -349,14 +350,11 @@ func deleteRoomEvents(ctx context.Context, tx pgx.Tx, catalog Catalog, chunk roo
 	fill := func(after string, args ...any) error {
 		return tx.QueryRow(ctx, `
 			WITH filled AS (
-				INSERT INTO lethe_selected (event_id, topological_ordering, stream_ordering, deletable)
-				SELECT * FROM (
-					SELECT e.event_id, e.topological_ordering, e.stream_ordering, true
-					FROM events e
-					WHERE e.room_id = $1`+after+`
-					ORDER BY e.stream_ordering LIMIT $2
-				) AS oldest
-				ORDER BY event_id -- the order of the indexes in which they are looked up
+				INSERT INTO lethe_selected
+				SELECT e.event_id, e.topological_ordering, e.stream_ordering, true, e.ctid
+				FROM events e
+				WHERE e.room_id = $1`+after+`
+				ORDER BY e.stream_ordering LIMIT $2
 				RETURNING stream_ordering
 			)
 			SELECT count(*), max(stream_ordering) FROM filled`, args...).Scan(&done.Events, &newest)
@@ -375,36 +373,38 @@ func deleteRoomEvents(ctx context.Context, tx pgx.Tx, catalog Catalog, chunk roo
 	if done.Events == 0 {
 		return done, nil
 	}
-	if done.Events > analyzeFrom {
-		if _, err := tx.Exec(ctx, `ANALYZE lethe_selected`); err != nil {
-			return RoomBatch{}, fmt.Errorf("analyze the selection: %w", err)
-		}
-	}
-	rows, err := purgeSelected(ctx, tx, catalog, chunk.Room, done.Events, nil, roomEventSteps(catalog), nil)
+	rows, err := s.purgeSelected(ctx, tx, catalog, chunk.Room, selection{deletable: done.Events}, nil, roomDeletes(catalog), nil)
 	done.Rows = rows - done.Events
 	return done, err
 }
 
-// roomEventSteps delete the rows that belong to the selected events, but those of
-// events itself.
-func roomEventSteps(catalog Catalog) []step {
-	// The links are found by the positions of the chains, which only the chains
-	// know. Links to a position come from others of the same room, and go with them.
-	steps := []step{{"delete from event_auth_chain_links", `
-		DELETE FROM event_auth_chain_links t
-		USING lethe_selected s JOIN event_auth_chains c ON c.event_id = s.event_id
-		WHERE t.origin_chain_id = c.chain_id AND t.origin_sequence_number = c.sequence_number`}}
+// roomDeletes delete the rows that belong to the selected events.
+func roomDeletes(catalog Catalog) deletes {
+	rows := deletes{
+		own: []step{fromSelected("event_to_state_groups")},
+		// The links are found by the positions of the chains, which only the chains
+		// know. Links to a position come from others of the same room, and go with them.
+		first: []step{{"delete from event_auth_chain_links", `
+			DELETE FROM event_auth_chain_links t
+			USING lethe_selected s JOIN event_auth_chains c ON c.event_id = s.event_id
+			WHERE t.origin_chain_id = c.chain_id AND t.origin_sequence_number = c.sequence_number`}},
+	}
 	for _, table := range roomByEvent {
-		if table != "events" && catalog.has(table) {
-			steps = append(steps, fromSelected(table))
+		switch {
+		case !catalog.has(table):
+		case table == "events" || table == "event_to_state_groups":
+		case slices.Contains(ofMostEvents, table):
+			rows.most = append(rows.most, ofDeletable(table))
+		default:
+			rows.few = append(rows.few, table)
 		}
 	}
-	return steps
+	return rows
 }
 
 // deleteLateRows deletes what may reference the room's events and arrived after
 // that was deleted, and then events.
-func deleteLateRows(ctx context.Context, tx pgx.Tx, catalog Catalog, chunk roomChunk) (RoomBatch, error) {
+func (s *Store) deleteLateRows(ctx context.Context, tx pgx.Tx, catalog Catalog, chunk roomChunk) (RoomBatch, error) {
 	hidden, err := hideRoom(ctx, tx, catalog, chunk)
 	if err != nil {
 		return RoomBatch{}, err
@@ -419,7 +419,7 @@ func deleteLateRows(ctx context.Context, tx pgx.Tx, catalog Catalog, chunk roomC
 	if err != nil {
 		return RoomBatch{}, err
 	}
-	done, err := deleteRoomEvents(ctx, tx, catalog, chunk)
+	done, err := s.deleteRoomEvents(ctx, tx, catalog, chunk)
 	done.Rows += hidden.Rows + referring
 	return done, err
 }

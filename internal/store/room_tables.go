@@ -139,6 +139,10 @@ var roomByEvent = []string{
 	"insertion_events",
 }
 
+// ofMostEvents are those of roomByEvent in which most events have rows, but for
+// events and event_to_state_groups.
+var ofMostEvents = []string{"event_auth", "event_edges", "event_json"}
+
 // roomScope is that of the end of a room.
 var roomScope = scope{tables: tablesOfRooms(), byEvent: roomByEvent}
 

@@ -604,13 +604,14 @@ func TestRoomEndWaitsForWhoPersists(t *testing.T) {
 }
 
 // TestDrawnRoomsEnd ends small rooms of every shape in batches of any size, by
-// either path, with runs that die and rows that arrive, and looks at every table
+// each path, with runs that die and rows that arrive, and looks at every table
 // afterwards.
 func TestDrawnRoomsEnd(t *testing.T) {
 	t.Parallel()
 	url := devstacktest.Database(t, "embedded", store.MigrateEmbedded)
-	p := newPurger(t, url, url)
-	plain := newPurger(t, url, devstacktest.AsPlainRole(t, url))
+	p := newPurger(t, url, url, store.Options{SetWiseFrom: 1})
+	searching := newPurger(t, url, url, store.Options{SetWiseFrom: 1, SearchFrom: 1})
+	plain := newPurger(t, url, devstacktest.AsPlainRole(t, url), store.Options{})
 	var others []string // tables that fill does not know
 	for table := range newCensus(t, p.ctx, p.conn, weirdRoom).tables {
 		if !slices.Contains(filled, table) {
@@ -630,13 +631,11 @@ func TestDrawnRoomsEnd(t *testing.T) {
 		census := newCensus(t, p.ctx, p.conn, weirdRoom)
 		others := census.others(t)
 
-		s, rowWise := p.store, rapid.Bool().Draw(t, "row wise")
-		if rowWise {
-			s = plain.store
-		}
+		by := rapid.SampledFrom([]*purger{p, searching, plain}).Draw(t, "by")
+		s := by.store
 		catalog, err := s.RoomCatalog(p.ctx)
 		require.NoError(t, err)
-		require.Equal(t, rowWise, catalog.RowWise() != "")
+		require.Equal(t, by == plain, catalog.RowWise() != "")
 		e := &ender{p.ctx, s, catalog, p.begin(t, weirdRoom), store.RoomPurge{Room: weirdRoom, ServerName: serverName, Force: true}}
 		arrivals := rapid.IntRange(0, 3).Draw(t, "arrivals")
 		for batches := 0; ; batches++ {

@@ -33,6 +33,11 @@ type Options struct {
 	// off and on makes it plan every statement anew, which takes as long as to
 	// check about so many events one by one. Defaults to 100.
 	SetWiseFrom int
+
+	// SearchFrom is how many events a batch that checks set-wise must select for
+	// another connection to search for their rows, and for small tables to be read
+	// instead of searched. Defaults to 1000.
+	SearchFrom int
 }
 
 // A Store is a pool of connections to one database. It is safe for concurrent
@@ -40,6 +45,7 @@ type Options struct {
 type Store struct {
 	pool        *pgxpool.Pool
 	setWiseFrom int64
+	searchFrom  int64
 	arrivals    arrivals
 
 	// pulse is one connection kept for heartbeats, so that they are written
@@ -59,6 +65,9 @@ func Open(ctx context.Context, url string, options Options) (*Store, error) {
 	}
 	if options.SetWiseFrom == 0 {
 		options.SetWiseFrom = 100
+	}
+	if options.SearchFrom == 0 {
+		options.SearchFrom = 1000
 	}
 	open := func(name string, most int) (*pgxpool.Pool, error) {
 		config, err := pgxpool.ParseConfig(url)
@@ -84,7 +93,7 @@ func Open(ctx context.Context, url string, options Options) (*Store, error) {
 		pool.Close()
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	s := &Store{pool: pool, setWiseFrom: int64(options.SetWiseFrom), pulse: pulse}
+	s := &Store{pool: pool, setWiseFrom: int64(options.SetWiseFrom), searchFrom: int64(options.SearchFrom), pulse: pulse}
 	s.arrivals.insertAll = s.InsertJobs
 	return s, nil
 }

@@ -14,10 +14,11 @@ type temporary struct{ name, columns string }
 var (
 	// theEvents are the events that a batch purges.
 	theEvents = temporary{"lethe_selected", `
-		event_id             text    NOT NULL PRIMARY KEY,
+		event_id             text    NOT NULL,
 		topological_ordering bigint  NOT NULL,
 		stream_ordering      bigint,
-		deletable            boolean NOT NULL`}
+		deletable            boolean NOT NULL,
+		place                tid     NOT NULL`}
 
 	// theGroups are the state groups to be deleted, and theChains the chains that
 	// lead to them.

@@ -1,0 +1,264 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// errReferenced is returned by a set-wise check that found a reference to an
+// event that was to go.
+var errReferenced = errors.New("a deleted event is referenced")
+
+// deletes are what a purge deletes beside the events themselves.
+type deletes struct {
+	// own are steps of the batch's own connection, while another one searches. They
+	// change nothing that has a foreign key.
+	own []step
+
+	// most are rows of tables in which most events have some.
+	most []eventRows
+
+	// few are tables in which few events have a row, known by event_id, and
+	// first is what is done before these.
+	first []step
+	few   []string
+}
+
+// A step is one statement of a batch. One that mentions $1 is given the room.
+type step struct {
+	what string
+	sql  string
+}
+
+// The selected events, and those of them that are deletable, as arrays: their rows
+// in a table are then looked up by an index, one event after the other and in the
+// index's order. To join with lethe_selected is the same to the reader, but not to
+// the planner. It takes an average room's share of a table for this room's, and
+// reads all rows of a large room, or of the table, in every batch.
+const (
+	theSelected  = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s))`
+	theDeletable = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s WHERE s.deletable))`
+	theKept      = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s WHERE NOT s.deletable))`
+)
+
+// lookUp makes arrays be looked up by an index in small tables too: the planner takes
+// an array for one of ten, and would read such a table and compare each of its rows
+// with all of thousands. And it gives NOT IN the memory to hash that many events;
+// without, each row would be compared with all of them.
+func lookUp(events int64) step {
+	return step{"look rows up", fmt.Sprintf(`
+		SELECT set_config('enable_seqscan', 'off', true), set_config('work_mem', '%d', true)`, max(4096, events/4))} // kB
+}
+
+// After gather, what an index has found is visited in the order of the table. That is
+// mostly the one in which the events came, so that a batch's rows lie side by side.
+// After planFreely the planner does as it likes.
+var (
+	gather     = step{"gather rows", `SELECT set_config('enable_indexscan', 'off', true)`}
+	planFreely = step{"plan freely", `SELECT set_config('enable_seqscan', 'on', true), set_config('enable_indexscan', 'on', true)`}
+
+	triggersOff = step{"turn triggers off", `SELECT set_config('session_replication_role', 'replica', true)`}
+	triggersOn  = step{"turn triggers on", `SELECT set_config('session_replication_role', 'origin', true)`}
+)
+
+// fromSelected deletes the rows of a table that belong to deletable events.
+func fromSelected(table string) step {
+	return step{"delete from " + table, `DELETE FROM ` + table + ` t WHERE t.event_id = ` + theDeletable}
+}
+
+// joinSelected does the same by a join. The planner then may read a small table
+// instead of looking each event up in it.
+func joinSelected(table string) step {
+	return cascade(reference{table: table, column: "event_id", key: "event_id"})
+}
+
+// cascade deletes the rows that reference deletable events.
+func cascade(r reference) step {
+	return step{"delete from " + r.table, `
+		DELETE FROM ` + r.table + ` t USING lethe_selected s WHERE s.deletable AND t.` + r.column + ` = s.` + r.key}
+}
+
+// eventsInPlace deletes the deletable events where they were when they were
+// selected, without an index. One that somebody has moved since is left; and as
+// another may be in its place by now, each is asked for its id.
+var eventsInPlace = step{"delete from events", `
+	DELETE FROM events e USING lethe_selected s
+	WHERE s.deletable AND e.ctid = s.place AND e.event_id = s.event_id`}
+
+// A selection says how many events lethe_selected has: those that are deletable, and
+// those that are not.
+type selection struct{ deletable, kept int64 }
+
+func (s selection) events() int64 { return s.deletable + s.kept }
+
+// purgeSelected deletes the deletable events of lethe_selected, and what belongs
+// to them, between the steps before and after. It returns how many rows our
+// statements deleted.
+func (s *Store) purgeSelected(ctx context.Context, tx pgx.Tx, catalog Catalog, room string, selected selection,
+	before []step, rows deletes, after []step,
+) (deleted int64, err error) {
+	before = append([]step{lookUp(selected.events())}, before...)
+	byID := slices.Concat(rows.own, []step{gather}, each(rows.most, eventRows.byID), rows.first, each(rows.few, fromSelected))
+	if !catalog.setWise || selected.events() < catalog.setWiseFrom {
+		return runSteps(ctx, tx, slices.Concat(before, byID, []step{fromSelected("events"), planFreely}, after), room)
+	}
+
+	// With its triggers off the server neither checks references nor cascades.
+	// The events go first: from then on nobody can add a row that references
+	// one, since that waits for the lock on it, and then fails. What others have
+	// added and committed before, the statements that follow see, for in READ
+	// COMMITTED each has a snapshot of its own.
+	before = append(before, triggersOff)
+	if selected.events() >= s.searchFrom {
+		deleted, err = s.purgeMany(ctx, tx, catalog, room, selected, before, rows)
+	} else {
+		deleted, err = runSteps(ctx, tx, slices.Concat(before, []step{fromSelected("events")}, byID, []step{planFreely}, catalog.cascades()), room)
+	}
+	if err != nil {
+		return 0, err
+	}
+	more, err := runSteps(ctx, tx, append([]step{triggersOn}, after...), room)
+	if err != nil {
+		return 0, err
+	}
+	return deleted + more, checkReferences(ctx, tx, catalog)
+}
+
+// purgeMany does what purgeSelected does until the triggers are on again, for many
+// events: another connection searches for most of the rows, if there is one to
+// spare.
+func (s *Store) purgeMany(ctx context.Context, tx pgx.Tx, catalog Catalog, room string, selected selection,
+	before []step, rows deletes,
+) (deleted int64, err error) {
+	run := func(steps ...[]step) (int64, error) {
+		n, err := runSteps(ctx, tx, slices.Concat(steps...), room)
+		deleted += n
+		return n, err
+	}
+	if _, err := run(before); err != nil {
+		return 0, err
+	}
+	switch inPlace, err := run([]step{eventsInPlace}); {
+	case err != nil:
+		return 0, err
+	case inPlace < selected.deletable:
+		if _, err := run([]step{fromSelected("events")}); err != nil {
+			return 0, err
+		}
+	}
+	found, err := s.search(ctx, tx, room, selected, rows.most)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = found.close() }()
+	if _, err := run(rows.own, []step{planFreely}, rows.first, each(rows.few, joinSelected), catalog.cascades(),
+		[]step{lookUp(selected.events()), gather}); err != nil {
+		return 0, err
+	}
+	var inPlaces bool
+	for _, r := range rows.most {
+		places, ok := found.next(r.table)
+		if ok {
+			inPlaces = true
+			n, err := r.inPlace(ctx, tx, room, places)
+			if err != nil {
+				return 0, fmt.Errorf("delete from %s in place: %w", r.table, err)
+			}
+			deleted += n
+			ok = n == places.len()
+		}
+		if !ok {
+			if _, err := run([]step{r.byID()}); err != nil {
+				return 0, err
+			}
+		}
+	}
+	if err := found.close(); inPlaces && err != nil {
+		return 0, fmt.Errorf("search for rows: %w", err)
+	}
+	_, err = run([]step{planFreely})
+	return deleted, err
+}
+
+// each returns what do makes of each of these.
+func each[T, R any](these []T, do func(T) R) []R {
+	var all []R
+	for _, this := range these {
+		all = append(all, do(this))
+	}
+	return all
+}
+
+// cascades delete what the server would delete as it cascades.
+func (c Catalog) cascades() []step {
+	var steps []step
+	for _, r := range c.references {
+		if r.cascade {
+			steps = append(steps, cascade(r))
+		}
+	}
+	return steps
+}
+
+// checkReferences fails with [errReferenced] if a row is left that references a
+// deleted event: one semi-join for each referencing column, instead of a probe
+// of each for each deleted row. Columns that rows were deleted by need none.
+func checkReferences(ctx context.Context, tx pgx.Tx, catalog Catalog) error {
+	var checks []string
+	for _, r := range catalog.references {
+		if r.cascade || (r.column == "event_id" && catalog.deletesByEvent(r.table)) {
+			continue
+		}
+		// Not EXISTS: that is planned for the first of many, and here is none.
+		checks = append(checks, `
+			SELECT '`+strings.ReplaceAll(r.String(), "'", "''")+`'
+			FROM `+r.table+` t JOIN lethe_selected s ON t.`+r.column+` = s.`+r.key+`
+			WHERE s.deletable
+			HAVING count(*) > 0`)
+	}
+	if len(checks) == 0 {
+		return nil
+	}
+	rows, err := tx.Query(ctx, strings.Join(checks, " UNION ALL"))
+	if err != nil {
+		return fmt.Errorf("check the references: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("check the references: %w", err)
+	}
+	if len(found) > 0 {
+		return fmt.Errorf("%w: by %s", errReferenced, strings.Join(found, ", "))
+	}
+	return nil
+}
+
+// runSteps runs the statements in order, in one round trip; args are the
+// arguments of each of them that has any. It returns how many rows they deleted.
+func runSteps(ctx context.Context, tx pgx.Tx, steps []step, args ...any) (deleted int64, err error) {
+	var pipeline pgx.Batch
+	for _, step := range steps {
+		if strings.Contains(step.sql, "$1") {
+			pipeline.Queue(step.sql, args...)
+		} else {
+			pipeline.Queue(step.sql)
+		}
+	}
+	results := tx.SendBatch(ctx, &pipeline)
+	for _, step := range steps {
+		tag, err := results.Exec()
+		if err != nil {
+			_ = results.Close() // says the same again
+			return 0, fmt.Errorf("%s: %w", step.what, err)
+		}
+		if tag.Delete() {
+			deleted += tag.RowsAffected()
+		}
+	}
+	return deleted, results.Close()
+}
