@@ -23,7 +23,9 @@ type Homeserver interface {
 
 	// RemoveUsers makes local users leave and forget the room, and join the new
 	// room if there is one and they were joined to the old one. One that fails is
-	// reported in the Outcome, and the others are still removed.
+	// reported in the Outcome, and the others are still removed. One that cannot do
+	// so at once first makes a checkpoint of an Outcome with nothing but Recorded,
+	// unless the Removal is.
 	RemoveUsers(ctx context.Context, batch store.Batch, removal Removal, checkpoint func(Outcome) any) error
 
 	// SendMessage says in the new room what has happened.
@@ -44,6 +46,10 @@ type Outcome struct {
 	// Removed are the users whom RemoveUsers removed, in the order in which it
 	// did, and Failed those whom it could not.
 	Removed, Failed []string
+
+	// Recorded says that RemoveUsers is about to remove users. It is an intermediate
+	// outcome: the step is not done.
+	Recorded bool
 
 	// Aliases are the aliases that MoveAliases moved.
 	Aliases []string
@@ -71,6 +77,10 @@ type NewRoom struct {
 type Removal struct {
 	// Members are those to remove.
 	Members []store.LocalMember
+
+	// Recorded says that the checkpoint has them, from an earlier attempt at the
+	// step. Some of them may be out by now.
+	Recorded bool
 
 	// NewRoom is the id of the room that replaces this one; "" if none does.
 	NewRoom string

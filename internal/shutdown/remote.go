@@ -100,10 +100,16 @@ func (r *Remote) CreateRoom(ctx context.Context, batch store.Batch, room NewRoom
 	return r.store.MoveCheckpoint(ctx, batch, checkpoint(Outcome{NewRoom: id}))
 }
 
-// RemoveUsers implements [Homeserver]. A user who has left already is removed.
+// RemoveUsers implements [Homeserver]. A user who has left already is removed. The
+// checkpoint moves first, as the users leave one after the other.
 func (r *Remote) RemoveUsers(ctx context.Context, batch store.Batch, removal Removal, checkpoint func(Outcome) any) error {
 	if err := r.store.CheckHold(ctx, batch.Room); err != nil {
 		return err
+	}
+	if !removal.Recorded {
+		if err := r.store.MoveCheckpoint(ctx, batch, checkpoint(Outcome{Recorded: true})); err != nil {
+			return err
+		}
 	}
 	var mu sync.Mutex
 	var outcome Outcome

@@ -58,9 +58,9 @@ const (
 type Progress struct {
 	Stage stage `json:"stage,omitempty"`
 
-	// Group are the users who are being removed. They are recorded before the
-	// first of them is: one who is out is listed no longer, and would be missing
-	// from the Result if that was lost.
+	// Group are the users who are being removed, where that is not one commit. They
+	// are recorded before the first of them is: one who is out is listed no longer,
+	// and would be missing from the Result if that was lost.
 	Group []store.LocalMember `json:"group,omitempty"`
 
 	// After is the last user of the group before.
@@ -100,55 +100,59 @@ func New(db *store.Store, homeserver Homeserver) *Shutdown {
 	return &Shutdown{store: db, homeserver: homeserver}
 }
 
-// Next returns the step that follows the progress, of about size users at a
-// time. It reads what is committed, without a lock. It is called until the
-// progress is [Progress.Done]; then there is no step.
-func (s *Shutdown) Next(ctx context.Context, request Request, at Progress, size int) (Step, error) {
+// Next returns the step that follows the progress, of about size users at a time,
+// and the progress that it begins with: what needs nothing to be written is not a
+// step. It reads what is committed, without a lock. It is called until the progress
+// is [Progress.Done]; then there is no step.
+func (s *Shutdown) Next(ctx context.Context, request Request, at Progress, size int) (Progress, Step, error) {
 	at.Result = at.Result.WithLists()
-	switch at.Stage {
-	case stageBlock:
-		return s.begin(ctx, request, at)
-	case stageRoom:
-		return s.createRoom(request, at), nil
-	case stageUsers, stageAgain:
-		return s.removeUsers(ctx, request, at, size)
-	case stageMessage:
-		return s.sendMessage(request, at), nil
-	case stageAliases:
-		return s.moveAliases(request, at), nil
-	case stageDone:
-		return nil, nil
+	for {
+		var step Step
+		var err error
+		switch at.Stage {
+		case stageBlock:
+			step, err = s.begin(ctx, request, &at)
+		case stageRoom:
+			step = s.createRoom(request, at)
+		case stageUsers, stageAgain:
+			step, err = s.removeUsers(ctx, request, &at, size)
+		case stageMessage:
+			step = s.sendMessage(request, at)
+		case stageAliases:
+			step = s.moveAliases(request, at)
+		case stageDone:
+			return at, nil, nil
+		default:
+			err = fmt.Errorf("the checkpoint has the unknown stage %q", at.Stage)
+		}
+		if err != nil || step != nil {
+			return at, step, err
+		}
 	}
-	return nil, fmt.Errorf("the checkpoint has the unknown stage %q", at.Stage)
 }
 
 // begin blocks the room, known or not. There is no more to do in an unknown one.
-func (s *Shutdown) begin(ctx context.Context, request Request, at Progress) (Step, error) {
+func (s *Shutdown) begin(ctx context.Context, request Request, at *Progress) (Step, error) {
 	known, err := s.store.RoomExists(ctx, request.Room)
 	if err != nil {
 		return nil, err
 	}
+	begun := *at
 	switch {
 	case !known:
-		at.Stage = stageDone
+		begun.Stage = stageDone
 	case request.NewRoomUser != "":
-		at.Stage = stageRoom
+		begun.Stage = stageRoom
 	default:
-		at.Stage = stageUsers
+		begun.Stage = stageUsers
 	}
 	if !request.Block {
-		return s.record(at), nil
+		*at = begun
+		return nil, nil
 	}
 	return func(ctx context.Context, batch store.Batch, checkpoint func(Progress) any) error {
-		return s.homeserver.Block(ctx, batch, request.Requester, func(Outcome) any { return checkpoint(at) })
+		return s.homeserver.Block(ctx, batch, request.Requester, func(Outcome) any { return checkpoint(begun) })
 	}, nil
-}
-
-// record is a step that only records what comes next.
-func (s *Shutdown) record(at Progress) Step {
-	return func(ctx context.Context, batch store.Batch, checkpoint func(Progress) any) error {
-		return s.store.MoveCheckpoint(ctx, batch, checkpoint(at))
-	}
 }
 
 func (s *Shutdown) createRoom(request Request, at Progress) Step {
@@ -161,27 +165,34 @@ func (s *Shutdown) createRoom(request Request, at Progress) Step {
 	}
 }
 
-// removeUsers removes a group of users: one step chooses it, the next removes it.
-func (s *Shutdown) removeUsers(ctx context.Context, request Request, at Progress, size int) (Step, error) {
-	if len(at.Group) == 0 {
+// removeUsers removes a group of users: the recorded one, or else the next.
+func (s *Shutdown) removeUsers(ctx context.Context, request Request, at *Progress, size int) (Step, error) {
+	removal := Removal{Members: at.Group, Recorded: len(at.Group) > 0, Requester: request.Requester}
+	if !removal.Recorded {
 		group, err := s.store.LocalMembers(ctx, request.Room, at.After, size)
 		if err != nil {
 			return nil, err
 		}
-		if at.Group = group; len(group) == 0 {
-			at.After, at.Stage = "", afterUsers(at)
+		if len(group) == 0 {
+			at.After, at.Stage = "", afterUsers(*at)
+			return nil, nil
 		}
-		return s.record(at), nil
+		removal.Members = group
 	}
-	removal := Removal{Members: at.Group, Requester: request.Requester}
 	if at.Result.NewRoomID != nil {
 		removal.NewRoom = *at.Result.NewRoomID
 	}
+	begun := *at
 	return func(ctx context.Context, batch store.Batch, checkpoint func(Progress) any) error {
 		return s.homeserver.RemoveUsers(ctx, batch, removal, func(outcome Outcome) any {
-			at.Result = at.Result.with(outcome)
-			at.After, at.Group = at.Group[len(at.Group)-1].UserID, nil
-			return checkpoint(at)
+			after := begun
+			if outcome.Recorded {
+				after.Group = removal.Members
+				return checkpoint(after)
+			}
+			after.Result = after.Result.with(outcome)
+			after.After, after.Group = removal.Members[len(removal.Members)-1].UserID, nil
+			return checkpoint(after)
 		})
 	}, nil
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -107,20 +108,15 @@ func (s *Store) NextRoomStep(ctx context.Context, catalog Catalog, purge RoomPur
 	if catalog.of != &roomScope {
 		return nil, errors.New("look for what is left of the room: the catalog is not that of rooms")
 	}
-	var part roomPart
-	var tables []string
+	var pieces []roomPiece
 	err := s.inTransaction(ctx, func(tx pgx.Tx) (err error) {
-		part, tables, err = nextRoomPart(ctx, tx, catalog, purge)
+		pieces, err = nextRoomPieces(ctx, tx, catalog, purge)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("look for what is left of the room: %w", err)
 	}
-	do := map[roomPart]func(context.Context, pgx.Tx, Catalog, roomChunk) (RoomBatch, error){
-		roomShown: hideRoom, roomReferring: deleteRoomRows, roomRows: deleteRoomRows, roomStates: deleteRoomStates,
-		roomItself: deleteRoomItself, roomEvents: s.deleteRoomEvents,
-	}[part]
-	if do == nil {
+	if len(pieces) == 0 {
 		return nil, nil
 	}
 	return func(ctx context.Context, batch Batch, catalog Catalog, size int,
@@ -129,20 +125,53 @@ func (s *Store) NextRoomStep(ctx context.Context, catalog Catalog, purge RoomPur
 		if catalog.of != &roomScope {
 			return RoomBatch{}, errors.New("delete a batch of the room: the catalog is not that of rooms")
 		}
-		chunk := roomChunk{RoomPurge: purge, part: part, tables: tables, size: max(size, 1)}
-		done, err := s.roomBatch(ctx, batch, catalog, chunk, checkpoint, do)
-		if part == roomEvents && isReferenced(err) {
+		size = max(size, 1)
+		done, err := s.roomBatch(ctx, batch, purge, checkpoint, func(tx pgx.Tx) (RoomBatch, error) {
+			return s.deletePieces(ctx, tx, catalog, purge, pieces, size)
+		})
+		if isReferenced(err) && slices.ContainsFunc(pieces, func(p roomPiece) bool { return p.part == roomEvents }) {
 			// Something came to reference the events after what did was deleted. If
 			// it is of the room it goes first, and if not, the server is asked, which
 			// knows for sure, and names the constraint.
 			catalog.leave(err.Error())
-			done, err = s.roomBatch(ctx, batch, catalog, chunk, checkpoint, s.deleteLateRows)
+			done, err = s.roomBatch(ctx, batch, purge, checkpoint, func(tx pgx.Tx) (RoomBatch, error) {
+				return s.deleteLateRows(ctx, tx, catalog, roomChunk{RoomPurge: purge, part: roomEvents, size: size})
+			})
 		}
 		if err != nil {
 			return RoomBatch{}, fmt.Errorf("delete a batch of the room: %w", err)
 		}
 		return done, nil
 	}, nil
+}
+
+// deletePieces deletes piece after piece, until about size events are gone, or what
+// takes as long: a small room goes in one batch.
+func (s *Store) deletePieces(ctx context.Context, tx pgx.Tx, catalog Catalog, purge RoomPurge, pieces []roomPiece, size int) (RoomBatch, error) {
+	do := map[roomPart]func(context.Context, pgx.Tx, Catalog, roomChunk) (RoomBatch, error){
+		roomShown: hideRoom, roomReferring: deleteRoomRows, roomRows: deleteRoomRows, roomStates: deleteRoomStates,
+		roomItself: deleteRoomItself, roomEvents: s.deleteRoomEvents,
+	}
+	var done RoomBatch
+	for _, piece := range pieces {
+		deleted, err := do[piece.part](ctx, tx, catalog, roomChunk{RoomPurge: purge, part: piece.part, tables: piece.tables, size: size})
+		if err != nil {
+			return RoomBatch{}, err
+		}
+		done.Events += deleted.Events
+		done.Rows += deleted.Rows
+		done.StateGroups += deleted.StateGroups
+		done.At = deleted.At
+		done.RowWise = cmp.Or(done.RowWise, deleted.RowWise)
+		cost := max(deleted.StateGroups, deleted.Rows/rowsPerEvent)
+		if piece.part == roomEvents {
+			cost = deleted.Events // and their rows with them
+		}
+		if size -= int(cost); size <= 0 {
+			break // or the piece was not at its end
+		}
+	}
+	return done, nil
 }
 
 // isReferenced reports whether a batch failed because somebody references what it
@@ -176,21 +205,21 @@ func (c roomChunk) at(after *int64) RoomPosition {
 // roomBatch does one batch. It locks the room's row, if there is one: whoever
 // persists an event of the room holds a share lock on it, so none is persisted
 // while the batch looks and deletes, and none at all when the row is gone.
-func (s *Store) roomBatch(ctx context.Context, batch Batch, catalog Catalog, chunk roomChunk,
-	checkpoint func(RoomBatch) any, do func(context.Context, pgx.Tx, Catalog, roomChunk) (RoomBatch, error),
+func (s *Store) roomBatch(ctx context.Context, batch Batch, purge RoomPurge,
+	checkpoint func(RoomBatch) any, do func(pgx.Tx) (RoomBatch, error),
 ) (RoomBatch, error) {
 	var done RoomBatch
 	err := s.inBatch(ctx, batch, func(tx pgx.Tx) (any, error) {
-		if _, err := tx.Exec(ctx, `SELECT FROM rooms WHERE room_id = $1 FOR UPDATE`, chunk.Room); err != nil {
+		if _, err := tx.Exec(ctx, `SELECT FROM rooms WHERE room_id = $1 FOR UPDATE`, purge.Room); err != nil {
 			return nil, fmt.Errorf("lock the room: %w", err)
 		}
-		if chunk.Abandoned != nil {
-			if err := guardAbandoned(ctx, tx, chunk.Room, *chunk.Abandoned); err != nil {
+		if purge.Abandoned != nil {
+			if err := guardAbandoned(ctx, tx, purge.Room, *purge.Abandoned); err != nil {
 				return nil, err
 			}
 		}
 		var err error
-		if done, err = do(ctx, tx, catalog, chunk); err != nil {
+		if done, err = do(tx); err != nil {
 			return nil, err
 		}
 		return checkpoint(done), nil
@@ -198,11 +227,19 @@ func (s *Store) roomBatch(ctx context.Context, batch Batch, catalog Catalog, chu
 	return done, err
 }
 
-// nextRoomPart returns the first part that the room has rows of, and the tables to
-// delete them from; no part if the database has nothing of the room.
-func nextRoomPart(ctx context.Context, tx pgx.Tx, catalog Catalog, purge RoomPurge) (roomPart, []string, error) {
+// A roomPiece is a part of a room, or what is left of it, and the tables that have
+// rows of it.
+type roomPiece struct {
+	part   roomPart
+	tables []string
+}
+
+// nextRoomPieces returns the parts that the room has rows of, in the order in which
+// they go, but no more than the one in which the batch before was, if there is more
+// of that; nothing if the database has nothing of the room.
+func nextRoomPieces(ctx context.Context, tx pgx.Tx, catalog Catalog, purge RoomPurge) ([]roomPiece, error) {
 	if err := byIndex(ctx, tx); err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	indexed := catalog.rooms(true)
 	// Where the batch before was, if there is more: then nobody walks over what is
@@ -220,30 +257,42 @@ func nextRoomPart(ctx context.Context, tx pgx.Tx, catalog Catalog, purge RoomPur
 	}{{here, purge.At.After}, {indexed, nil}} {
 		left, err := withRows(ctx, tx, purge.Room, look.tables, look.after)
 		if err != nil {
-			return "", nil, err
+			return nil, err
 		}
-		if len(left) == 0 {
-			continue
+		if len(left) > 0 {
+			return piecesOf(indexed, left), nil
 		}
-		part := left[0].part
-		if part == roomReferring {
-			// All of them, in their order: they reference each other too.
-			left = indexed
-		}
-		var tables []string
-		for _, t := range left {
-			if t.part == part {
-				tables = append(tables, t.name)
-			}
-		}
-		return part, tables, nil
 	}
 	// These are read from end to end, so only when nothing else is left.
 	left, err := withRows(ctx, tx, purge.Room, catalog.rooms(false), nil)
 	if err != nil || len(left) == 0 {
-		return "", nil, err
+		return nil, err
 	}
-	return roomItself, nil, nil
+	return []roomPiece{{part: roomItself}}, nil
+}
+
+// piecesOf returns the pieces that the tables which have rows belong to, and the
+// room itself, of all that are found by an index.
+func piecesOf(indexed, left []roomTable) []roomPiece {
+	var pieces []roomPiece
+	for _, t := range left {
+		if len(pieces) > 0 && pieces[len(pieces)-1].part == t.part {
+			continue
+		}
+		// All of what may reference events, in its order: it references itself too.
+		from := left
+		if t.part == roomReferring {
+			from = indexed
+		}
+		piece := roomPiece{part: t.part}
+		for _, t := range from {
+			if t.part == piece.part {
+				piece.tables = append(piece.tables, t.name)
+			}
+		}
+		pieces = append(pieces, piece)
+	}
+	return append(pieces, roomPiece{part: roomItself})
 }
 
 // byIndex makes the transaction find rows by an index alone, one by one. Where a
@@ -253,7 +302,7 @@ func nextRoomPart(ctx context.Context, tx pgx.Tx, catalog Catalog, purge RoomPur
 func byIndex(ctx context.Context, tx pgx.Tx) error {
 	if _, err := tx.Exec(ctx, `
 		SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-		       set_config('jit', 'off', true)`); err != nil {
+		       set_config('enable_indexscan', 'on', true), set_config('jit', 'off', true)`); err != nil {
 		return fmt.Errorf("set up the transaction: %w", err)
 	}
 	return nil
@@ -487,10 +536,10 @@ func roomStateSteps(catalog Catalog) []step {
 func deleteRoomItself(ctx context.Context, tx pgx.Tx, catalog Catalog, chunk roomChunk) (RoomBatch, error) {
 	// The row is locked, so what references it is there and seen, or never will be.
 	chunk.At = RoomPosition{}
-	switch part, _, err := nextRoomPart(ctx, tx, catalog, chunk.RoomPurge); {
+	switch pieces, err := nextRoomPieces(ctx, tx, catalog, chunk.RoomPurge); {
 	case err != nil:
 		return RoomBatch{}, err
-	case part != roomItself:
+	case len(pieces) == 0 || pieces[0].part != roomItself:
 		return RoomBatch{}, nil
 	}
 	var steps []step

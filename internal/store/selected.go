@@ -52,7 +52,8 @@ const (
 // without, each row would be compared with all of them.
 func lookUp(events int64) step {
 	return step{"look rows up", fmt.Sprintf(`
-		SELECT set_config('enable_seqscan', 'off', true), set_config('work_mem', '%d', true)`, max(4096, events/4))} // kB
+		SELECT set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'on', true),
+		       set_config('enable_bitmapscan', 'on', true), set_config('work_mem', '%d', true)`, max(4096, events/4))} // kB
 }
 
 // After gather, what an index has found is visited in the order of the table. That is

@@ -226,40 +226,48 @@ func (d *deleteRoom) next(ctx context.Context) (done bool, err error) {
 }
 
 func (d *deleteRoom) nextShutdown(ctx context.Context) error {
-	step, err := d.worker.shutdown.Next(ctx, d.request, d.at.Progress, d.at.Size)
+	progress, step, err := d.worker.shutdown.Next(ctx, d.request, d.at.Progress, d.at.Size)
 	if err != nil {
 		return err
 	}
-	users := len(d.at.Group)
+	if step == nil {
+		// That need not be written: a run that begins from the checkpoint before comes
+		// to the same conclusion.
+		d.at.Progress = progress
+		return nil
+	}
 	return d.batch(ctx, func(ctx context.Context, batch store.Batch, move func(func(*deleteRoomCheckpoint, time.Duration)) any) error {
 		return step(ctx, batch, func(progress shutdown.Progress) any {
 			return move(func(at *deleteRoomCheckpoint, took time.Duration) {
-				at.Progress = progress
-				if users > 0 {
+				if progress.After != at.After { // a group of users was removed
 					at.Size = min(d.worker.nextBatch(at.Size, 1, took), mostUsers)
 				}
+				at.Progress = progress
 			})
 		})
 	})
 }
 
 // beginPurge ends the shutdown, and waits until the room may be purged. The wait
-// is in the queue, so it costs nobody a place.
+// is in the queue, so it costs nobody a place. That the purge has begun is written
+// with its first batch.
 func (d *deleteRoom) beginPurge(ctx context.Context) error {
-	now, err := d.worker.store.Now(ctx)
-	if err != nil {
-		return err
-	}
-	switch {
-	case d.at.PurgeAt == 0 && d.after.PurgeDelay > 0:
-		return d.record(ctx, func(at *deleteRoomCheckpoint) { at.PurgeAt = now.UnixMilli() + d.after.PurgeDelay })
-	case d.at.PurgeAt > now.UnixMilli():
-		return errYield{reason: yieldPurgeDelay, after: time.UnixMilli(d.at.PurgeAt).Sub(now)}
+	if d.after.PurgeDelay > 0 {
+		now, err := d.worker.store.Now(ctx)
+		switch {
+		case err != nil:
+			return err
+		case d.at.PurgeAt == 0:
+			return d.record(ctx, func(at *deleteRoomCheckpoint) { at.PurgeAt = now.UnixMilli() + d.after.PurgeDelay })
+		case d.at.PurgeAt > now.UnixMilli():
+			return errYield{reason: yieldPurgeDelay, after: time.UnixMilli(d.at.PurgeAt).Sub(now)}
+		}
 	}
 	if err := d.worker.store.GuardRoom(ctx, d.purge); err != nil {
 		return err
 	}
-	return d.record(ctx, func(at *deleteRoomCheckpoint) { at.Phase, at.Size = phasePurging, d.worker.firstRows() })
+	d.at.Phase, d.at.Size = phasePurging, d.worker.firstRows()
+	return nil
 }
 
 // record is a batch that only moves the checkpoint.

@@ -476,8 +476,10 @@ func TestUserWhoIsRemovedAtTheSecondTry(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	users := l.furnish(room, 5)
-	l.exec(fmt.Sprintf(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-		IF NOT EXISTS (SELECT FROM lethe.jobs WHERE checkpoint ->> 'stage' = 'users_again') THEN
+	// A sequence remembers what is rolled back.
+	l.exec(fmt.Sprintf(`CREATE SEQUENCE tries;
+	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		IF nextval('public.tries') = 1 THEN
 			RAISE 'made to fail';
 		END IF;
 		RETURN NEW;
@@ -516,11 +518,13 @@ func TestShutdownGoesOnFromAnyBatch(t *testing.T) {
 			END $$;
 			CREATE TRIGGER fail BEFORE UPDATE OF checkpoint ON lethe.jobs FOR EACH ROW EXECUTE FUNCTION fail()`)
 			row := l.job(id).Checkpoint
-			ended, err := work.next(l.ctx)
+			_, err := work.next(l.ctx)
 			l.exec(`DROP FUNCTION fail CASCADE`)
-			require.True(t, ended || store.Transient(err), "%v", err)
 			require.Equal(t, row, l.job(id).Checkpoint)
-			require.Equal(t, before, work.progress(), "it knows what it has not done")
+			if err != nil { // and was no step that is not written
+				require.True(t, store.Transient(err), "%v", err)
+				require.Equal(t, before, work.progress(), "it knows what it has not done")
+			}
 		}
 		done, err = work.next(l.ctx)
 		require.NoError(t, err)
