@@ -414,3 +414,27 @@ func TestEventContext(t *testing.T) {
 		refusal("M_NOT_JSON", "Query parameter filter must be a valid JSON object"))
 	requireJSON(t, b.get(t, chatContext+event, "alice"), 403, refusal("M_FORBIDDEN", "You are not a server admin"))
 }
+
+// A token that was revoked changes nothing from then on, and reads for no longer than
+// a moment.
+func TestRevokedToken(t *testing.T) {
+	t.Parallel()
+	b := setupChat(t, httpapi.Options{}, nil)
+	readPage(t, b.get(t, chatV3+"?dir=b", "alice"))
+	readPage(t, b.get(t, chatAdmin+"?dir=b", admin))
+	b.exec(t, `DELETE FROM access_tokens`)
+	for _, request := range []string{
+		"DELETE /_synapse/admin/v2/rooms/" + chat,
+		"DELETE /_synapse/admin/v1/rooms/" + chat,
+		"POST /_synapse/admin/v1/purge_history/" + chat,
+		"PUT /_synapse/admin/v1/rooms/" + chat + "/block",
+	} {
+		const body = `{"purge_up_to_ts":1,"block":true}`
+		r := b.raw(t, fmt.Sprintf("%s HTTP/1.1\nHost: x\nAuthorization: Bearer %s\nContent-Length: %d\n\n%s", request, admin, len(body), body))
+		require.Equal(t, 401, r.status, "%s: %s", request, r.body)
+		require.Contains(t, r.body, "M_UNKNOWN_TOKEN", request)
+	}
+	for path, token := range map[string]string{chatV3 + "?dir=b": "alice", chatAdmin + "?dir=b": admin} {
+		require.Eventually(t, func() bool { return b.get(t, path, token).status == 401 }, 20*time.Second, 50*time.Millisecond, path)
+	}
+}

@@ -2,9 +2,11 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/pressly/goose/v3"
 )
 
 // BeginSnapshot is how a snapshot begins, and SQL a query's statement, so that tests
@@ -45,5 +47,17 @@ func (s *Store) FoundPlaces(ctx context.Context, room, condition string) (map[st
 			places[r.table] = l.len()
 		}
 		return nil
+	})
+}
+
+// WithMigrator calls do with what migrates one set in a database where the schema
+// lethe is.
+func WithMigrator(ctx context.Context, url, set string, do func(*goose.Provider) error) error {
+	return withDatabase(ctx, url, func(_ context.Context, db *sql.DB) error {
+		provider, err := migrator(db, set)
+		if err != nil {
+			return err
+		}
+		return do(provider)
 	})
 }

@@ -5,14 +5,17 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/pressly/goose/v3"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
 	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/jobs"
 	"lethe/internal/store"
 )
 
@@ -180,4 +183,57 @@ func TestMigrateEmbeddedChangesNothingThatItRefuses(t *testing.T) {
 	r := l.relations()
 	require.ErrorIs(t, store.MigrateEmbedded(l.ctx, l.url), store.ErrNotEmpty)
 	require.Equal(t, r, l.relations())
+}
+
+// Whoever goes back to an older Lethe can take the newest migrations back, one by
+// one, with jobs of every state there.
+func TestEachMigrationGoesBack(t *testing.T) {
+	t.Parallel()
+	l := setupEmpty(t)
+	l.exec(`CREATE SCHEMA lethe`)
+	// What there is, with everything that can differ.
+	schema := func() []string {
+		return all[string](l, `
+			SELECT c.oid::regclass || ' ' || coalesce(a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || ' ' || a.attnotnull, '')
+			FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+			LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+			WHERE n.nspname IN ('lethe', 'public') AND c.relname NOT LIKE '%migrations%'
+			UNION ALL
+			SELECT pg_get_indexdef(i.indexrelid) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+			JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ('lethe', 'public') AND c.relname NOT LIKE '%migrations%'
+			UNION ALL
+			SELECT conrelid::regclass || ' ' || pg_get_constraintdef(o.oid) FROM pg_constraint o
+			JOIN pg_namespace n ON n.oid = o.connamespace WHERE n.nspname IN ('lethe', 'public') AND conrelid::regclass::text NOT LIKE '%migrations%'
+			ORDER BY 1`)
+	}
+	for _, set := range []string{"lethe", "embedded"} {
+		require.NoError(t, store.WithMigrator(l.ctx, l.url, set, func(provider *goose.Provider) error {
+			var before [][]string
+			for range provider.ListSources() {
+				before = append(before, schema())
+				_, err := provider.UpByOne(l.ctx)
+				require.NoError(t, err)
+			}
+			newest := schema()
+			if set == "lethe" {
+				for _, state := range []string{"queued", "running", "held", "complete", "failed", "cancelled"} {
+					l.exec(`
+						INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, state, ended_at, heartbeat_at, error)
+						SELECT $2, 'purge_history', '!' || s, '{}', '@a:x', s, CASE WHEN s IN ('complete', 'failed', 'cancelled') THEN now() END,
+						       CASE s WHEN 'running' THEN now() END, CASE s WHEN 'failed' THEN 'why' END
+						FROM CAST($1 AS text) AS s`, state, jobs.NewID())
+				}
+			}
+			for version := range slices.Backward(before) {
+				_, err := provider.Down(l.ctx)
+				require.NoError(t, err)
+				require.Equal(t, before[version], schema(), "%s, back from %d", set, version+1)
+			}
+			_, err := provider.Up(l.ctx)
+			require.NoError(t, err)
+			require.Equal(t, newest, schema(), set)
+			return nil
+		}))
+	}
+	require.NoError(t, l.store.CheckSchema(l.ctx))
 }
