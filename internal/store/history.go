@@ -46,12 +46,14 @@ type HistoryBatch struct {
 // which a selected one goes, given its row s of state_events, if any. A sender
 // without a domain, or none, counts as local: nothing is deleted that was not meant.
 //
-// A sender's domain is what follows the first colon; a port is part of it.
+// A sender's domain is what follows the first colon; a port is part of it. OFFSET
+// keeps the planner from reading the whole of state_events: it is asked for outliers
+// alone, of which it knows nothing.
 const (
 	mayGo      = `($2 OR coalesce(substr(e.sender, nullif(strpos(e.sender, ':'), 0) + 1) <> $3, false))`
 	deletable  = `s.event_id IS NULL AND ` + mayGo
 	selectable = `e.room_id = $1 AND (NOT e.outlier
-		OR ` + mayGo + ` AND NOT EXISTS (SELECT FROM state_events s WHERE s.event_id = e.event_id))`
+		OR ` + mayGo + ` AND NOT EXISTS (SELECT FROM state_events s WHERE s.event_id = e.event_id OFFSET 0))`
 )
 
 // NextHistoryDepth returns the lowest depth, at or above from, of an event that
