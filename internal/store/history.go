@@ -237,17 +237,17 @@ func selectHistory(ctx context.Context, tx pgx.Tx, purge HistoryPurge, from int6
 }
 
 // referenced is the condition that keeps a backward extremity x: some event
-// that stays in the timeline follows it.
+// that stays in the timeline follows it. OFFSET keeps the planner from finding that
+// out for all events at once.
 const referenced = `EXISTS (
 	SELECT FROM event_edges g JOIN events e ON e.event_id = g.event_id
 	WHERE g.prev_event_id = x.event_id AND NOT g.is_state AND NOT e.outlier
-	  AND e.event_id NOT IN (SELECT s.event_id FROM lethe_selected s))`
+	  AND e.event_id NOT IN ` + selectedIDs + ` OFFSET 0)`
 
 // Of the events that are not being deleted, the one that is newest by stream.
 const (
-	remaining     = `FROM events e WHERE e.room_id = $1 AND e.stream_ordering IS NOT NULL AND e.event_id NOT IN (SELECT s.event_id FROM lethe_selected s WHERE s.deletable)`
-	newestOfRest  = `(SELECT e.stream_ordering ` + remaining + ` ORDER BY e.stream_ordering DESC LIMIT 1)`
-	pointsAtPurge = `j.room_id = $1 AND EXISTS (SELECT FROM lethe_selected s WHERE s.deletable AND s.stream_ordering = `
+	remaining    = `FROM events e WHERE e.room_id = $1 AND e.stream_ordering IS NOT NULL AND e.event_id NOT IN ` + deletableIDs
+	newestOfRest = `(SELECT e.stream_ordering ` + remaining + ` ORDER BY e.stream_ordering DESC LIMIT 1)`
 )
 
 // slidingSyncSteps move a room's sliding sync row off the events that go.
@@ -256,13 +256,13 @@ const (
 var slidingSyncSteps = []step{
 	{"drop the sliding sync row of an empty room", `
 		DELETE FROM sliding_sync_joined_rooms j
-		WHERE ` + pointsAtPurge + `j.event_stream_ordering) AND NOT EXISTS (SELECT ` + remaining + `)`},
+		WHERE j.room_id = $1 AND j.event_stream_ordering = ` + deletableStreams + ` AND NOT EXISTS (SELECT ` + remaining + `)`},
 	{"repoint the sliding sync row", `
 		UPDATE sliding_sync_joined_rooms j SET event_stream_ordering = ` + newestOfRest + `
-		WHERE ` + pointsAtPurge + `j.event_stream_ordering)`},
+		WHERE j.room_id = $1 AND j.event_stream_ordering = ` + deletableStreams},
 	{"repoint the sliding sync bump stamp", `
 		UPDATE sliding_sync_joined_rooms j SET bump_stamp = ` + newestOfRest + `
-		WHERE ` + pointsAtPurge + `j.bump_stamp)`},
+		WHERE j.room_id = $1 AND j.bump_stamp = ` + deletableStreams},
 }
 
 // afterDeletes are what a purge does at its end.
@@ -283,8 +283,12 @@ var afterDeletes = []step{
 // historyDeletes are those of a history purge.
 var historyDeletes = deletes{
 	own: []step{
+		// While it is forbidden to read lethe_selected, a plan that does so for each of
+		// several extremities is thought to be worse than any other.
+		planFreely,
 		{"prune the backward extremities", `
 			DELETE FROM event_backward_extremities x WHERE x.room_id = $1 AND NOT ` + referenced},
+		lookUp,
 		// In the order in which little is looked up: of nearly all events, those that
 		// follow are selected too, and that is known without a look at events.
 		{"add backward extremities", `
@@ -292,7 +296,7 @@ var historyDeletes = deletes{
 				SELECT g.prev_event_id AS event_id, g.event_id AS by
 				FROM event_edges g
 				WHERE g.prev_event_id = ` + theSelected + ` AND NOT g.is_state
-				  AND g.event_id NOT IN (SELECT s.event_id FROM lethe_selected s)
+				  AND g.event_id NOT IN ` + selectedIDs + `
 			)
 			INSERT INTO event_backward_extremities (event_id, room_id)
 			SELECT DISTINCT f.event_id, $1 FROM followed f JOIN events e ON e.event_id = f.by WHERE NOT e.outlier

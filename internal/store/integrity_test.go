@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/roomgen"
 	"lethe/internal/store"
 )
 
@@ -51,26 +52,33 @@ func beside(t *testing.T, by path) (*lab, store.Catalog) {
 	l.exec(`INSERT INTO devices (user_id, device_id) VALUES ('@u:x', 'D')`)
 	l.exec(`INSERT INTO room_memberships (event_id, user_id, sender, room_id, membership, event_stream_ordering)
 		VALUES ('$3', '@u:x', '@u:x', $1, 'join', 3)`, room)
+	var catalog store.Catalog
+	l.store, catalog = l.opened(by)
+	if by == crowded {
+		l.occupy()
+	}
+	return l, catalog
+}
+
+// opened is a Store whose batches go one path, and the catalog by which they do.
+func (l *lab) opened(by path) (*store.Store, store.Catalog) {
+	l.t.Helper()
 	url, options := l.url, store.Options{SetWiseFrom: 1, SearchFrom: 1}
 	switch by {
 	case rowWise:
-		url = devstacktest.AsPlainRole(t, l.url)
+		url = devstacktest.AsPlainRole(l.t, l.url)
 	case setWise:
 		options.SearchFrom = math.MaxInt
 	case crowded:
 		options.MaxConnections = 3 // of which one is a reader's, and one the batch's
 	}
 	s, err := store.Open(l.ctx, url, options)
-	require.NoError(t, err)
-	t.Cleanup(s.Close)
-	l.store = s
-	if by == crowded {
-		l.occupy()
-	}
+	require.NoError(l.t, err)
+	l.t.Cleanup(s.Close)
 	catalog, err := s.Catalog(l.ctx)
-	require.NoError(t, err)
-	require.Equal(t, by == rowWise, catalog.RowWise() != "", catalog.RowWise())
-	return l, catalog
+	require.NoError(l.t, err)
+	require.Equal(l.t, by == rowWise, catalog.RowWise() != "", catalog.RowWise())
+	return s, catalog
 }
 
 // occupy has a reader that reads until the test ends.
@@ -319,4 +327,55 @@ func TestSearchThatLosesItsSnapshotIsNotTrusted(t *testing.T) {
 	})
 	require.NoError(t, purge())
 	require.Equal(t, []string{"$3"}, all[string](l, `SELECT event_id FROM event_auth`))
+}
+
+// A batch of few events of a large room reads little of it, whatever the server
+// thinks it knows about the tables.
+func TestBatchesReadLittle(t *testing.T) {
+	t.Parallel()
+	for _, by := range []path{rowWise, setWise, searched} {
+		t.Run(string(by), func(t *testing.T) {
+			t.Parallel()
+			l := setup(t)
+			// On connections of their own, whose statistics are there when they have ended.
+			conn, err := pgx.Connect(l.ctx, l.url)
+			require.NoError(t, err)
+			made, err := roomgen.Generate(l.ctx, conn, roomgen.Room{Server: "x", Events: 4000})
+			require.NoError(t, err)
+			for seed := range uint64(12) {
+				_, err := roomgen.Generate(l.ctx, conn, roomgen.Room{Server: "x", Events: 40, Seed: seed + 1})
+				require.NoError(t, err)
+			}
+			seed(t, l.ctx, conn, `
+				INSERT INTO event_edges (event_id, prev_event_id, is_state)
+				SELECT event_id, '$before' || event_id, false FROM events WHERE topological_ordering % 20 = 0 AND topological_ordering < 800`)
+			seed(t, l.ctx, conn, `
+				INSERT INTO event_backward_extremities (event_id, room_id)
+				SELECT g.prev_event_id, e.room_id FROM event_edges g JOIN events e ON e.event_id = g.event_id
+				WHERE g.prev_event_id LIKE '$before%'`)
+			seed(t, l.ctx, conn, `ANALYZE`)
+			require.NoError(t, conn.Close(l.ctx))
+
+			s, catalog := l.opened(by)
+			batch := l.begin(made.Room)
+			read := func() (rows map[string]int64, deleted int64) {
+				rows = map[string]int64{}
+				for _, table := range []string{"events", "event_auth", "event_edges", "event_json", "event_search", "event_to_state_groups"} {
+					rows[table] = one[int64](l, `SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname = $1`, table)
+				}
+				return rows, one[int64](l, `SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = 'events'`)
+			}
+			before, _ := read()
+			const events = 100
+			done, err := s.PurgeHistoryBatch(l.ctx, batch, catalog, purgeOf(made.Room, made.LastDepth-10), math.MinInt64, events, nothing)
+			require.NoError(t, err)
+			require.Greater(t, done.Deleted, int64(events/4))
+			s.Close()
+			require.Eventually(t, func() bool { _, deleted := read(); return deleted >= done.Deleted }, 20*time.Second, 20*time.Millisecond)
+			after, _ := read()
+			for table, rows := range after {
+				require.LessOrEqual(t, rows-before[table], int64(20*events), table)
+			}
+		})
+	}
 }

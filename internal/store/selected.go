@@ -44,28 +44,42 @@ const (
 	theSelected  = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s))`
 	theDeletable = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s WHERE s.deletable))`
 	theKept      = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s WHERE NOT s.deletable))`
+
+	deletableStreams = `ANY (ARRAY(SELECT s.stream_ordering FROM lethe_selected s WHERE s.deletable))`
 )
 
-// lookUp makes arrays be looked up by an index in small tables too: the planner takes
-// an array for one of ten, and would read such a table and compare each of its rows
-// with all of thousands. And it gives NOT IN the memory to hash that many events;
-// without, each row would be compared with all of them.
-func lookUp(events int64) step {
-	return step{"look rows up", fmt.Sprintf(`
-		SELECT set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'on', true),
-		       set_config('enable_bitmapscan', 'on', true), set_config('work_mem', '%d', true)`, max(4096, events/4))} // kB
-}
+// The same for NOT IN, which hashes them, however many the planner takes them for.
+const (
+	selectedIDs  = `(SELECT unnest(ARRAY(SELECT s.event_id FROM lethe_selected s)))`
+	deletableIDs = `(SELECT unnest(ARRAY(SELECT s.event_id FROM lethe_selected s WHERE s.deletable)))`
+)
 
-// After gather, what an index has found is visited in the order of the table. That is
-// mostly the one in which the events came, so that a batch's rows lie side by side.
-// After planFreely the planner does as it likes.
+// After lookUp, rows are looked up one by one, in small tables too: the planner takes an
+// array for one of ten, and would read such a table and compare each of its rows with
+// all of thousands. After gather, what an index has found is visited in the order of
+// the table. That is mostly the one in which the events came, so that a batch's rows
+// lie side by side. After planFreely the planner does as it likes.
 var (
-	gather     = step{"gather rows", `SELECT set_config('enable_indexscan', 'off', true)`}
-	planFreely = step{"plan freely", `SELECT set_config('enable_seqscan', 'on', true), set_config('enable_indexscan', 'on', true)`}
+	lookUp = step{"look rows up", settings(`enable_indexscan=on enable_bitmapscan=on
+		enable_seqscan=off enable_hashjoin=off enable_mergejoin=off`)}
+	gather = step{"gather rows", settings(`enable_bitmapscan=on enable_hashjoin=on enable_mergejoin=on
+		enable_seqscan=off enable_indexscan=off`)}
+	planFreely = step{"plan freely", settings(`enable_indexscan=on enable_bitmapscan=on
+		enable_seqscan=on enable_hashjoin=on enable_mergejoin=on`)}
 
 	triggersOff = step{"turn triggers off", `SELECT set_config('session_replication_role', 'replica', true)`}
 	triggersOn  = step{"turn triggers on", `SELECT set_config('session_replication_role', 'origin', true)`}
 )
+
+// settings is the statement that sets these for the transaction.
+func settings(all string) string {
+	var each []string
+	for _, setting := range strings.Fields(all) {
+		name, value, _ := strings.Cut(setting, "=")
+		each = append(each, `set_config('`+name+`', '`+value+`', true)`)
+	}
+	return `SELECT ` + strings.Join(each, ", ")
+}
 
 // fromSelected deletes the rows of a table that belong to deletable events.
 func fromSelected(table string) step {
@@ -103,7 +117,7 @@ func (s selection) events() int64 { return s.deletable + s.kept }
 func (s *Store) purgeSelected(ctx context.Context, tx pgx.Tx, catalog Catalog, room string, selected selection,
 	before []step, rows deletes, after []step,
 ) (deleted int64, err error) {
-	before = append([]step{lookUp(selected.events())}, before...)
+	before = append([]step{lookUp}, before...)
 	byID := slices.Concat(rows.own, []step{gather}, each(rows.most, eventRows.byID), rows.first, each(rows.few, fromSelected))
 	if !catalog.setWise || selected.events() < catalog.setWiseFrom {
 		return runSteps(ctx, tx, slices.Concat(before, byID, []step{fromSelected("events"), planFreely}, after), room)
@@ -157,8 +171,7 @@ func (s *Store) purgeMany(ctx context.Context, tx pgx.Tx, catalog Catalog, room 
 		return 0, err
 	}
 	defer func() { _ = found.close() }()
-	if _, err := run(rows.own, []step{planFreely}, rows.first, each(rows.few, joinSelected), catalog.cascades(),
-		[]step{lookUp(selected.events()), gather}); err != nil {
+	if _, err := run(rows.own, []step{planFreely}, rows.first, each(rows.few, joinSelected), catalog.cascades(), []step{gather}); err != nil {
 		return 0, err
 	}
 	var inPlaces bool
