@@ -112,9 +112,18 @@ func (s *server) remembering(judge judge) judge {
 	return s.recent.before(judge)
 }
 
-// user lets everybody through who has an account, guests too, to a handler that reads.
-// It may believe for a moment what was true.
+// userReader lets everybody through who has an account, guests too, to a handler that
+// reads history. It may believe for a moment what was true.
+func (s *server) userReader(handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
+	return s.asUser(s.remembering, handler)
+}
+
+// user is userReader for any other handler, and believes nothing.
 func (s *server) user(handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
+	return s.asUser(func(judge judge) judge { return judge }, handler)
+}
+
+func (s *server) asUser(remembering func(judge) judge, handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
 	// Guests' access tokens and those of application services are not in the
 	// database, and a client whose token is refused logs out. So the homeserver
 	// answers, and it is what counts the wrong ones.
@@ -123,7 +132,7 @@ func (s *server) user(handler func(c echo.Context, reader messages.Reader) error
 	if passes {
 		judge = s.accounts.caller
 	}
-	judge = s.remembering(judge)
+	judge = remembering(judge)
 	return func(c echo.Context) error {
 		reader, err := s.caller(c.Request(), judge)
 		if errors.Is(err, errUnknownToken) && passes {

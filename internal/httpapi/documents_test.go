@@ -76,6 +76,9 @@ func TestNginxRoutesAreOurs(t *testing.T) {
 	parameter := regexp.MustCompile(`\{\w+\}`)
 	for _, route := range allRoutes(t) {
 		_, path, _ := strings.Cut(route, " ")
+		if strings.HasSuffix(path, "/account/whoami") {
+			continue // all clients ask it, and of some the homeserver alone knows
+		}
 		for _, id := range []string{"!room:example.org", "%21room%3Aexample.org", "%24a%2Fb", ""} {
 			uri := parameter.ReplaceAllLiteralString(path, id)
 			for _, query := range []string{"", "?", "?access_token=a/b"} {
@@ -96,6 +99,7 @@ func TestNginxRoutesAreOurs(t *testing.T) {
 		"/_synapse/admin/v2/rooms",
 		"/_synapse/admin/v2/users?next=/_synapse/admin/v1/rooms",
 		"/_matrix/client/v1/rooms/!room:example.org/messages",
+		"/_matrix/client/v3/account/whoami",
 		"/_matrix/client/v3/rooms/!room:example.org/event/$event",
 		"/_matrix/client/v3/rooms/!room:example.org/send/m.room.message/messages",
 		"/_matrix/client/v3/sync?filter=/rooms/x/messages",

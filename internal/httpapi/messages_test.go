@@ -34,6 +34,8 @@ const (
 	chatV3    = "/_matrix/client/v3/rooms/" + chat + "/messages"
 	chatAdmin = "/_synapse/admin/v1/rooms/" + chat + "/messages"
 
+	whoami = "/_matrix/client/v3/account/whoami"
+
 	// chatContext is followed by an event id.
 	chatContext = "/_synapse/admin/v1/rooms/" + chat + "/context/"
 )
@@ -422,7 +424,9 @@ func TestRevokedToken(t *testing.T) {
 	b := setupChat(t, httpapi.Options{}, nil)
 	readPage(t, b.get(t, chatV3+"?dir=b", "alice"))
 	readPage(t, b.get(t, chatAdmin+"?dir=b", admin))
+	require.JSONEq(t, `{"user_id": "@alice:x", "device_id": "PHONE", "is_guest": false}`, b.get(t, whoami, "alice").body)
 	b.exec(t, `DELETE FROM access_tokens`)
+	require.Equal(t, 401, b.get(t, whoami, "alice").status, "at once")
 	for _, request := range []string{
 		"DELETE /_synapse/admin/v2/rooms/" + chat,
 		"DELETE /_synapse/admin/v1/rooms/" + chat,

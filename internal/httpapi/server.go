@@ -185,7 +185,10 @@ func (s *server) routes() {
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/state", s.admin(s.roomState))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/timestamp_to_event", s.admin(s.timestampToEvent))
 	for _, version := range []string{"api/v1", "r0", "v3", "unstable"} {
-		s.handle(http.MethodGet, "/_matrix/client/"+version+"/rooms/:room_id/messages", s.user(s.messages))
+		s.handle(http.MethodGet, "/_matrix/client/"+version+"/rooms/:room_id/messages", s.userReader(s.messages))
+	}
+	for _, version := range []string{"r0", "v3"} {
+		s.handle(http.MethodGet, "/_matrix/client/"+version+"/account/whoami", s.user(whoami))
 	}
 	const holds = "/_lethe/v1/holds"
 	s.handle(http.MethodGet, holds, s.admin(s.holdList))

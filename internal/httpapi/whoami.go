@@ -1,0 +1,19 @@
+package httpapi
+
+import (
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"lethe/internal/messages"
+)
+
+// whoami is GET /_matrix/client/v3/account/whoami, by which an admin tool that is
+// given an access token finds out whose it is: also while no homeserver runs.
+func whoami(c echo.Context, reader messages.Reader) error {
+	return answer(c, http.StatusOK, struct {
+		UserID   string `json:"user_id"`
+		DeviceID string `json:"device_id,omitempty"`
+		IsGuest  bool   `json:"is_guest"`
+	}{reader.UserID, reader.DeviceID, reader.Guest})
+}
