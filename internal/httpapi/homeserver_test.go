@@ -329,3 +329,17 @@ func TestPassingOnForSomebodyGone(t *testing.T) {
 	require.Equal(t, observed{"passed on", "GET", 499}, <-b.observed)
 	require.NotContains(t, b.log.String(), "level=ERROR")
 }
+
+// Lethe knows whose the tokens in the database are, also while the homeserver is
+// away; about all others the homeserver is asked, with what it needs.
+func TestWhoamiAsksTheHomeserverAboutOthers(t *testing.T) {
+	t.Parallel()
+	b := setup(t, httpapi.Options{Homeserver: clientOf(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprintf(w, `{"token": %q, "query": %q}`, r.Header.Get("Authorization"), r.URL.RawQuery)
+	})})
+	require.JSONEq(t, `{"token": "Bearer service", "query": "user_id=@a:x"}`, b.get(t, whoami+"?user_id=@a:x", "service").body)
+
+	away := setup(t, httpapi.Options{Homeserver: clientAt(t, nobody(t))})
+	require.Equal(t, 200, away.get(t, whoami, admin).status)
+	require.Equal(t, 502, away.get(t, whoami, "service").status)
+}
