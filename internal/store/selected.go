@@ -120,7 +120,8 @@ func (s *Store) purgeSelected(ctx context.Context, tx pgx.Tx, catalog Catalog, r
 	before = append([]step{lookUp}, before...)
 	byID := slices.Concat(rows.own, []step{gather}, each(rows.most, eventRows.byID), rows.first, each(rows.few, fromSelected))
 	if !catalog.setWise || selected.events() < catalog.setWiseFrom {
-		return runSteps(ctx, tx, slices.Concat(before, byID, []step{fromSelected("events"), planFreely}, after), room)
+		// The server's own checks are planned as ours are, and look up one row each.
+		return runSteps(ctx, tx, slices.Concat(before, byID, []step{lookUp, fromSelected("events"), planFreely}, after), room)
 	}
 
 	// With its triggers off the server neither checks references nor cascades.
