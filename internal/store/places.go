@@ -39,8 +39,9 @@ func (r eventRows) byID() step {
 	return step{"delete from " + r.table, fmt.Sprintf(r.sql, which)}
 }
 
-// find tells the table, and where its rows are that belong to the events $1. That the array is
-// selected first hides its elements from the planner, which would weigh each of them.
+// find tells the table, and where its rows are that belong to the events $1. That the
+// array is selected first hides its elements from the planner, which would weigh each
+// of them.
 func (r eventRows) find() string {
 	sql := `SELECT '` + r.table + `', coalesce(array_agg(t.ctid), '{}') FROM ` + r.table + ` t WHERE t.event_id = ANY ((SELECT $1)::text[])`
 	if r.byRoom {
@@ -176,10 +177,9 @@ func (s *Store) searchFor(ctx context.Context, tables []eventRows, places chan<-
 	defer conn.Release() // which closes a connection that has not ended its transaction
 	var pipeline pgx.Batch
 	pipeline.Queue(beginPicture)
+	pipeline.Queue(gather.sql)
 	pipeline.Queue(`
-		SELECT set_config('enable_seqscan', 'off', true),
-		       set_config('enable_indexscan', 'off', true),
-		       set_config('jit', 'off', true),
+		SELECT set_config('jit', 'off', true),
 		       set_config('lock_timeout', $1, true),
 		       set_config('statement_timeout', $2, true),
 		       set_config('idle_in_transaction_session_timeout', $2, true)`, milliseconds(searchWait), milliseconds(statementTime))

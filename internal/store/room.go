@@ -300,9 +300,7 @@ func piecesOf(indexed, left []roomTable) []roomPiece {
 // for cheaper to read the table, or all of the room's rows, and stop early; but
 // what it meets first is what the batches before have deleted.
 func byIndex(ctx context.Context, tx pgx.Tx) error {
-	if _, err := tx.Exec(ctx, `
-		SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-		       set_config('enable_indexscan', 'on', true), set_config('jit', 'off', true)`); err != nil {
+	if _, err := tx.Exec(ctx, settings(`enable_seqscan=off enable_bitmapscan=off enable_indexscan=on jit=off`)); err != nil {
 		return fmt.Errorf("set up the transaction: %w", err)
 	}
 	return nil
