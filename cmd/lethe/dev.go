@@ -21,7 +21,7 @@ import (
 	"lethe/internal/observe"
 	"lethe/internal/process"
 	"lethe/internal/roomgen"
-	"lethe/internal/store"
+	"lethe/internal/store/migrate"
 )
 
 const (
@@ -113,7 +113,7 @@ func adminOf(server string) string { return "@admin:" + server }
 // populate makes the schema, an admin with the access token, and demo rooms, which
 // fails with [roomgen.ErrExists] where they are already.
 func populate(ctx context.Context, url, server, token string) ([]roomgen.Summary, error) {
-	if err := store.MigrateEmbedded(ctx, url); err != nil {
+	if err := migrate.UpEmbedded(ctx, url); err != nil {
 		return nil, err
 	}
 	conn, err := pgx.Connect(ctx, url)

@@ -14,7 +14,9 @@ import (
 
 	"lethe/internal/config"
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
 )
 
 // hold places, releases or lists holds.
@@ -45,20 +47,20 @@ func hold(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	db, err := store.Open(ctx, string(settings.Database.URL), store.Options{ApplicationName: "lethe hold", MaxConnections: 2})
+	db, err := postgres.Open(ctx, string(settings.Database.URL), postgres.Options{ApplicationName: "lethe hold", MaxConnections: 2})
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	if err := db.CheckSchema(ctx); err != nil {
+	if err := migrate.CheckSchema(ctx, db); err != nil {
 		return err
 	}
-	holds := make([]store.Hold, 1)
+	holds := make([]journal.Hold, 1)
 	switch verb {
 	case "list":
 		holds, err = db.Holds(ctx, *all, 10_000)
 	case "place":
-		if holds[0], err = db.PlaceHold(ctx, *room, *reason, *by); errors.Is(err, store.ErrExists) {
+		if holds[0], err = db.PlaceHold(ctx, *room, *reason, *by); errors.Is(err, journal.ErrExists) {
 			err = fmt.Errorf("the room is held for another reason: %s", shown(holds[0].Reason))
 		}
 	case "release":
@@ -71,7 +73,7 @@ func hold(ctx context.Context, args []string) error {
 }
 
 // printHolds prints holds as a table, with times in UTC.
-func printHolds(holds []store.Hold) error {
+func printHolds(holds []journal.Hold) error {
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "ROOM\tPLACED\tBY\tRELEASED\tBY\tREASON") // an error is Flush's too
 	at := func(t time.Time) string { return t.UTC().Format(time.DateTime) }

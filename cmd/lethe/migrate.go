@@ -7,7 +7,6 @@ import (
 	"os"
 
 	"lethe/internal/config"
-	"lethe/internal/store"
 )
 
 // migrate brings a database's schema to this program's version.
@@ -21,9 +20,9 @@ func migrate(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	do := store.Migrate
+	do := migrate.Up
 	if *embedded {
-		do = store.MigrateEmbedded
+		do = migrate.UpEmbedded
 	}
 	if err := do(ctx, string(settings.Database.URL)); err != nil {
 		return err

@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/purge"
 
-	"lethe/internal/store"
+	"github.com/jackc/pgx/v5"
 )
 
 // A way is one in which a room can be purged.
@@ -88,11 +89,11 @@ func measurePurge(ctx context.Context, r *rig) ([]Row, error) {
 // purgeByJob purges a room by a worker of a role, and fails if the role does not
 // get the way of checking references that is to be measured.
 func (d database) purgeByJob(ctx context.Context, url string, setWise bool, r room) (time.Duration, error) {
-	db, err := store.Open(ctx, url, store.Options{})
+	db, err := postgres.Open(ctx, url, postgres.Options{})
 	if err != nil {
 		return 0, err
 	}
-	catalog, err := db.Catalog(ctx)
+	catalog, err := purge.New(db, purge.Options{}).HistoryCatalog(ctx)
 	db.Close()
 	switch {
 	case err != nil:

@@ -15,7 +15,7 @@ import (
 	"lethe/internal/devstack"
 	"lethe/internal/matrix"
 	"lethe/internal/roomgen"
-	"lethe/internal/store"
+	"lethe/internal/store/migrate"
 )
 
 const (
@@ -172,7 +172,7 @@ func (r *rig) startPostgres(ctx context.Context) error {
 		return postgres.Restore(ctx, r.source, r.options.Dump)
 	}
 	r.schema = "Lethe's embedded schema (it has fewer foreign keys than Synapse's)"
-	return store.MigrateEmbedded(ctx, r.url(r.source))
+	return migrate.UpEmbedded(ctx, r.url(r.source))
 }
 
 // makeRole makes a role that may read and write every table, but not turn
@@ -220,7 +220,7 @@ func (r *rig) templateOf(ctx context.Context, label string, make func(context.Co
 	if err := r.copyDatabase(ctx, t.name, r.source); err != nil {
 		return fail(err)
 	}
-	if err := store.Migrate(ctx, r.url(t.name)); err != nil {
+	if err := migrate.Up(ctx, r.url(t.name)); err != nil {
 		return fail(err)
 	}
 	err := r.query(ctx, t.name, func(conn *pgx.Conn) error {

@@ -20,7 +20,7 @@ import (
 
 	"lethe/internal/matrix"
 	"lethe/internal/redisdb"
-	"lethe/internal/store"
+	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
 )
 
@@ -159,7 +159,7 @@ type submitter struct {
 }
 
 func (d database) submitter(ctx context.Context) (submitter, error) {
-	db, err := store.Open(ctx, d.url(), store.Options{})
+	db, err := postgres.Open(ctx, d.url(), postgres.Options{})
 	if err != nil {
 		return submitter{}, err
 	}

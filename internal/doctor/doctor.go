@@ -14,7 +14,9 @@ import (
 
 	"lethe/internal/config"
 	"lethe/internal/redisdb"
-	"lethe/internal/store"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/purge"
 )
 
 // examineTime bounds the questions to one server.
@@ -83,7 +85,7 @@ func Examine(ctx context.Context, settings config.Config) Report {
 func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 	ctx, cancel := context.WithTimeout(ctx, examineTime)
 	defer cancel()
-	db, err := store.Open(ctx, string(settings.Database.URL), store.Options{ApplicationName: "lethe doctor", MaxConnections: 2})
+	db, err := postgres.Open(ctx, string(settings.Database.URL), postgres.Options{ApplicationName: "lethe doctor", MaxConnections: 2})
 	if err == nil {
 		defer db.Close()
 		err = db.Ping(ctx)
@@ -94,7 +96,8 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 	}
 	r.add(OK, "database", "it answers")
 
-	grants, err := db.LackingPrivileges(ctx)
+	purger := purge.New(db, purge.Options{})
+	grants, err := purger.LackingPrivileges(ctx)
 	switch {
 	case err != nil:
 		r.add(Mend, "privileges", err.Error())
@@ -114,14 +117,14 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 		r.add(Mend, about, err.Error())
 	}
 
-	if err := db.CheckSchema(ctx); err != nil {
+	if err := migrate.CheckSchema(ctx, db); err != nil {
 		fault("schema", err)
 	} else {
 		r.add(OK, "schema", "Lethe's tables and the homeserver's are those that this version knows")
 	}
-	catalog, err := db.Catalog(ctx)
+	catalog, err := purger.HistoryCatalog(ctx)
 	if err == nil {
-		_, err = db.RoomCatalog(ctx)
+		_, err = purger.RoomCatalog(ctx)
 	}
 	if err != nil {
 		for line := range strings.Lines(err.Error()) {
@@ -129,14 +132,14 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 		}
 	} else {
 		r.add(OK, "tables", "a purge knows everything that it could touch")
-		r.examineSpeed(ctx, db, catalog)
+		r.examineSpeed(ctx, purger, catalog)
 	}
 	r.examineServerName(ctx, db, settings, fault)
 }
 
 // examineSpeed looks at what makes purges fast.
-func (r *Report) examineSpeed(ctx context.Context, db *store.Store, catalog store.Catalog) {
-	grants, superuser, err := db.LackingForSetWise(ctx, catalog)
+func (r *Report) examineSpeed(ctx context.Context, purger *purge.Purger, catalog purge.Catalog) {
+	grants, superuser, err := purger.LackingForSetWise(ctx, catalog)
 	const gain = "references are checked row by row, and all at once would be much faster: "
 	switch why := catalog.RowWise(); {
 	case err != nil:
@@ -151,7 +154,7 @@ func (r *Report) examineSpeed(ctx context.Context, db *store.Store, catalog stor
 		r.add(Advice, "speed", gain+why, grants...)
 	}
 
-	indexes, err := db.LackingIndexes(ctx, catalog)
+	indexes, err := purger.LackingIndexes(ctx, catalog)
 	switch {
 	case err != nil:
 		r.add(Mend, "indexes", err.Error())
@@ -163,17 +166,17 @@ func (r *Report) examineSpeed(ctx context.Context, db *store.Store, catalog stor
 }
 
 // examineServerName looks at what a worker must be told.
-func (r *Report) examineServerName(ctx context.Context, db *store.Store, settings config.Config, fault func(string, error)) {
+func (r *Report) examineServerName(ctx context.Context, db *postgres.DB, settings config.Config, fault func(string, error)) {
 	if settings.ServerName == "" {
 		r.add(Advice, "server name", "a worker needs to know it: set LETHE_SERVER_NAME")
-	} else if ours, err := db.HasUsersOf(ctx, settings.ServerName); err != nil {
+	} else if ours, err := migrate.HasUsersOf(ctx, db, settings.ServerName); err != nil {
 		fault("server name", err)
 	} else if !ours {
 		r.add(Mend, "server name", "no user of the database is on "+settings.ServerName+": correct LETHE_SERVER_NAME")
 	} else {
 		r.add(OK, "server name", settings.ServerName+" is the database's")
 	}
-	made, err := db.MadeBySynapse(ctx)
+	made, err := migrate.MadeBySynapse(ctx, db)
 	if err != nil {
 		fault("synapse", err)
 	} else if made && settings.SynapseBeside == nil {

@@ -9,7 +9,8 @@ import (
 
 	"lethe/internal/homeserver"
 	"lethe/internal/messages"
-	"lethe/internal/store"
+	"lethe/internal/store/admin"
+	"lethe/internal/store/postgres"
 )
 
 // The refusals of a caller, in the order in which they are looked for.
@@ -53,14 +54,14 @@ type authenticator interface {
 
 // byDatabase looks for access tokens in the database.
 type byDatabase struct {
-	store           *store.Store
+	queries         *admin.Queries
 	accountValidity bool
 }
 
 func (a byDatabase) caller(r *http.Request, accessToken string) (messages.Reader, error) {
-	requester, err := a.store.Requester(r.Context(), accessToken, a.accountValidity)
+	requester, err := a.queries.Requester(r.Context(), accessToken, a.accountValidity)
 	switch {
-	case errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, postgres.ErrNotFound):
 		return messages.Reader{}, errUnknownToken
 	case err != nil:
 		return messages.Reader{}, err

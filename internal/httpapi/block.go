@@ -9,7 +9,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/postgres"
 )
 
 // maxRoomID is how many bytes a room id may have. No index takes much longer ones.
@@ -36,8 +36,8 @@ func (s *server) roomBlock(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	blocker, err := s.store.RoomBlock(c.Request().Context(), room)
-	if errors.Is(err, store.ErrNotFound) {
+	blocker, err := s.queries.RoomBlock(c.Request().Context(), room)
+	if errors.Is(err, postgres.ErrNotFound) {
 		return answer(c, http.StatusOK, blockBody{})
 	}
 	if err != nil {
@@ -65,9 +65,9 @@ func (s *server) blockRoom(c echo.Context, requester string) error {
 		return badJSON("Param 'block' must be a boolean.")
 	}
 	if *block {
-		err = s.store.BlockRoom(c.Request().Context(), room, requester)
+		err = s.queries.BlockRoom(c.Request().Context(), room, requester)
 	} else {
-		err = s.store.UnblockRoom(c.Request().Context(), room)
+		err = s.queries.UnblockRoom(c.Request().Context(), room)
 	}
 	if err != nil {
 		return err

@@ -16,7 +16,8 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
 	"lethe/internal/shutdown"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
 )
 
@@ -106,10 +107,10 @@ func (s *server) deleteRoom(c echo.Context, requester string) error {
 	if err := s.refuseHeld(ctx, request.Room); err != nil {
 		return err
 	}
-	switch _, err := s.store.OpenJob(ctx, string(jobs.DeleteRoom), request.Room); {
+	switch _, err := s.journal.OpenJob(ctx, jobs.DeleteRoom, request.Room); {
 	case err == nil:
 		return alreadyDeleting(request.Room)
-	case !errors.Is(err, store.ErrNotFound):
+	case !errors.Is(err, postgres.ErrNotFound):
 		return err
 	}
 	if request.NewRoomUser, err = s.ourUser(newUser); err != nil {
@@ -117,7 +118,7 @@ func (s *server) deleteRoom(c echo.Context, requester string) error {
 	}
 	request.PurgeDelay, request.Exclusive = s.options.PurgeDelay, s.options.SeedDialect
 	id, err := s.tasks.SubmitDeleteRoom(ctx, request)
-	if errors.Is(err, store.ErrRoomBusy) {
+	if errors.Is(err, journal.ErrRoomBusy) {
 		return alreadyDeleting(request.Room)
 	}
 	if err != nil {
@@ -139,7 +140,7 @@ func (s *server) deleteRoomNow(c echo.Context, requester string) error {
 		return err
 	}
 	// Nobody makes a room in place of one that is not there.
-	known, err := s.store.RoomExists(c.Request().Context(), request.Room)
+	known, err := s.queries.RoomExists(c.Request().Context(), request.Room)
 	if err != nil {
 		return err
 	}
@@ -158,7 +159,7 @@ func (s *server) deleteRoomNow(c echo.Context, requester string) error {
 	if err != nil {
 		return err
 	}
-	if status.State != jobs.Complete {
+	if status.State != journal.Complete {
 		return endedBadly(status)
 	}
 	details, err := tasks.DeleteStatusOf([]byte(status.Progress))
@@ -173,12 +174,12 @@ func (s *server) deleteRoomNow(c echo.Context, requester string) error {
 func (s *server) submitOrJoin(ctx context.Context, request tasks.DeleteRoom) (id string, err error) {
 	for {
 		id, err := s.tasks.SubmitDeleteRoom(ctx, request)
-		if !errors.Is(err, store.ErrRoomBusy) {
+		if !errors.Is(err, journal.ErrRoomBusy) {
 			return id, err
 		}
-		open, err := s.store.OpenJob(ctx, string(jobs.DeleteRoom), request.Room)
+		open, err := s.journal.OpenJob(ctx, jobs.DeleteRoom, request.Room)
 		switch {
-		case errors.Is(err, store.ErrNotFound): // it has just ended
+		case errors.Is(err, postgres.ErrNotFound): // it has just ended
 			continue
 		case err != nil:
 			return "", err
@@ -201,7 +202,7 @@ func (s *server) awaitEnd(ctx context.Context, id, what string) (jobs.Status, er
 		if ctx.Err() == nil && (err != nil || status.State.Ended()) {
 			return status, err
 		}
-		if ctx.Err() == nil && status.State == jobs.Held {
+		if ctx.Err() == nil && status.State == journal.Held {
 			return jobs.Status{}, &apiError{
 				Status: http.StatusForbidden, Code: "M_FORBIDDEN",
 				Text: what + " waits, since the room was held meanwhile: its status is that of delete_id " + id,
@@ -225,7 +226,7 @@ func (s *server) awaitEnd(ctx context.Context, id, what string) (jobs.Status, er
 // endedBadly is the answer for a delete that did not complete. What an API would
 // have refused begins with the status that it would have answered.
 func endedBadly(status jobs.Status) error {
-	if status.State == jobs.Cancelled {
+	if status.State == journal.Cancelled {
 		return &apiError{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Text: "cancelled"}
 	}
 	code, text, ok := strings.Cut(status.Error, ": ")
@@ -250,19 +251,19 @@ type deleteBody struct {
 
 // newDeleteBody puts a delete's state into the words of the dialect. Those who
 // poll stop at complete and failed alone.
-func (s *server) newDeleteBody(id, room string, state jobs.State, details tasks.DeleteStatus, reason string) deleteBody {
+func (s *server) newDeleteBody(id, room string, state journal.State, details tasks.DeleteStatus, reason string) deleteBody {
 	body := deleteBody{ID: id, Room: room, Shutdown: details.Shutdown}
 	switch state {
-	case jobs.Complete:
+	case journal.Complete:
 		body.Status = "complete"
-	case jobs.Failed:
+	case journal.Failed:
 		body.Status, body.Error = "failed", reason
-	case jobs.Cancelled:
+	case journal.Cancelled:
 		body.Status, body.Error = "failed", "cancelled"
 	default:
 		// One that waits for a worker again is under way all the same.
 		body.Status, body.Phase = "active", details.Phase
-		if details.Phase == "" && state != jobs.Running {
+		if details.Phase == "" && state != journal.Running {
 			body.Status = "scheduled"
 		}
 		if s.options.SeedDialect {
@@ -302,8 +303,8 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	deletes, err := s.store.ListJobs(c.Request().Context(), store.JobList{
-		Kinds: []string{string(jobs.DeleteRoom), "purge_room"}, States: append(slices.Clone(jobStates), store.JobHeld), Room: &room,
+	deletes, err := s.journal.ListJobs(c.Request().Context(), journal.JobList{
+		Kinds: []journal.Kind{jobs.DeleteRoom, journal.ListedPurge}, States: append(slices.Clone(jobStates), journal.Held), Room: &room,
 		EndedWithin: s.options.StatusTTL, Limit: maxTasks,
 	})
 	if err != nil {
@@ -325,8 +326,8 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 		if job.Error != nil {
 			reason = *job.Error
 		}
-		body := s.newDeleteBody(job.ID, job.Room, jobs.State(job.State), details, reason)
-		if body.Held, err = s.whyHeld(c.Request().Context(), job.Room, jobs.State(job.State)); err != nil {
+		body := s.newDeleteBody(job.ID, job.Room, job.State, details, reason)
+		if body.Held, err = s.whyHeld(c.Request().Context(), job.Room, job.State); err != nil {
 			return err
 		}
 		results = append(results, body)

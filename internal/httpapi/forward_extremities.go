@@ -8,7 +8,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/postgres"
 )
 
 // forwardExtremities is GET …/v1/rooms/{room_id}/forward_extremities.
@@ -17,7 +17,7 @@ func (s *server) forwardExtremities(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	extremities, err := s.store.ForwardExtremities(c.Request().Context(), room)
+	extremities, err := s.queries.ForwardExtremities(c.Request().Context(), room)
 	if err != nil {
 		return err
 	}
@@ -46,8 +46,8 @@ func (s *server) deleteForwardExtremities(c echo.Context, _ string) error {
 	if err := s.refuseHeld(c.Request().Context(), room); err != nil {
 		return err
 	}
-	deleted, err := s.store.DeleteForwardExtremities(c.Request().Context(), room)
-	if errors.Is(err, store.ErrNotFound) {
+	deleted, err := s.queries.DeleteForwardExtremities(c.Request().Context(), room)
+	if errors.Is(err, postgres.ErrNotFound) {
 		return badRequest("No forward extremity event found for room " + room)
 	}
 	if err != nil {
@@ -68,8 +68,8 @@ func (s *server) resolveRoom(c echo.Context) (string, error) {
 	if _, server, ok := strings.Cut(given, ":"); !ok || !strings.HasPrefix(given, "#") || !matrix.ValidServerName(server) {
 		return "", badRequest(given + " was not legal room ID or room alias")
 	}
-	room, err := s.store.RoomOfAlias(c.Request().Context(), given)
-	if errors.Is(err, store.ErrNotFound) {
+	room, err := s.queries.RoomOfAlias(c.Request().Context(), given)
+	if errors.Is(err, postgres.ErrNotFound) {
 		return "", notFound("Room alias " + given + " not found")
 	}
 	return room, err

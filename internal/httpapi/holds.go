@@ -10,8 +10,8 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"lethe/internal/jobs"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 )
 
 const (
@@ -39,7 +39,7 @@ type holdBody struct {
 	ReleasedAt int64  `json:"released_at,omitempty"`
 }
 
-func newHoldBody(hold store.Hold) holdBody {
+func newHoldBody(hold journal.Hold) holdBody {
 	body := holdBody{
 		Room: hold.Room, Reason: hold.Reason, PlacedBy: hold.PlacedBy, PlacedAt: hold.PlacedAt.UnixMilli(),
 		ReleasedBy: hold.ReleasedBy,
@@ -57,7 +57,7 @@ func (s *server) holdList(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	holds, err := s.store.Holds(c.Request().Context(), released != nil && *released, maxHolds)
+	holds, err := s.holds.List(c.Request().Context(), released != nil && *released, maxHolds)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (s *server) roomHold(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	hold, err := s.store.Hold(c.Request().Context(), room)
+	hold, err := s.holds.Of(c.Request().Context(), room)
 	return answerHold(c, room, hold, err)
 }
 
@@ -97,8 +97,8 @@ func (s *server) placeHold(c echo.Context, requester string) error {
 	} else if json.Unmarshal(value, &reason) != nil || reason == nil || *reason == "" || utf8.RuneCountInString(*reason) > maxReason {
 		return badJSON(fmt.Sprintf("Param 'reason' must be a string of 1 to %d characters", maxReason))
 	}
-	hold, err := s.store.PlaceHold(c.Request().Context(), room, *reason, requester)
-	if errors.Is(err, store.ErrExists) {
+	hold, err := s.holds.Place(c.Request().Context(), room, *reason, requester)
+	if errors.Is(err, journal.ErrExists) {
 		return &apiError{Status: http.StatusConflict, Code: "M_UNKNOWN", Text: "The room is held for another reason: " + hold.Reason}
 	}
 	return answerHold(c, room, hold, err)
@@ -110,15 +110,15 @@ func (s *server) releaseHold(c echo.Context, requester string) error {
 	if err != nil {
 		return err
 	}
-	hold, err := s.store.ReleaseHold(c.Request().Context(), room, requester)
+	hold, err := s.holds.Release(c.Request().Context(), room, requester)
 	return answerHold(c, room, hold, err)
 }
 
-func answerHold(c echo.Context, room string, hold store.Hold, err error) error {
+func answerHold(c echo.Context, room string, hold journal.Hold, err error) error {
 	switch {
-	case errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, postgres.ErrNotFound):
 		return notFound("The room " + room + " is not held")
-	case errors.Is(err, store.ErrBatchRuns):
+	case errors.Is(err, journal.ErrBatchRuns):
 		return errBatchRuns
 	case err != nil:
 		return err
@@ -129,9 +129,9 @@ func answerHold(c echo.Context, room string, hold store.Hold, err error) error {
 // refuseHeld refuses what would delete something of a room that is held. What was
 // accepted before the hold is not refused, but waits.
 func (s *server) refuseHeld(ctx context.Context, room string) error {
-	hold, err := s.store.Hold(ctx, room)
+	hold, err := s.holds.Of(ctx, room)
 	switch {
-	case errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, postgres.ErrNotFound):
 		return nil
 	case err != nil:
 		return err
@@ -139,7 +139,7 @@ func (s *server) refuseHeld(ctx context.Context, room string) error {
 	return heldRoom(hold)
 }
 
-func heldRoom(hold store.Hold) *apiError {
+func heldRoom(hold journal.Hold) *apiError {
 	return &apiError{
 		Status: http.StatusForbidden, Code: "M_FORBIDDEN",
 		Text: "The room " + hold.Room + " is held, and nothing of it may be deleted: " + hold.Reason,
@@ -147,12 +147,12 @@ func heldRoom(hold store.Hold) *apiError {
 }
 
 // whyHeld is why a job of that state waits, "" unless it is held.
-func (s *server) whyHeld(ctx context.Context, room string, state jobs.State) (string, error) {
-	if state != jobs.Held {
+func (s *server) whyHeld(ctx context.Context, room string, state journal.State) (string, error) {
+	if state != journal.Held {
 		return "", nil
 	}
-	hold, err := s.store.Hold(ctx, room)
-	if errors.Is(err, store.ErrNotFound) { // it was released a moment ago
+	hold, err := s.holds.Of(ctx, room)
+	if errors.Is(err, postgres.ErrNotFound) { // it was released a moment ago
 		return "", nil
 	}
 	return hold.Reason, err

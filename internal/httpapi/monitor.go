@@ -12,7 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/messages"
-	"lethe/internal/store"
+	"lethe/internal/store/postgres"
 )
 
 // MonitorRoot is the path of [Options].Monitor.
@@ -35,7 +35,7 @@ var (
 // basic authentication, for any user. With readOnly nothing but GET and HEAD gets
 // to the page. Of the options those count that say who is an admin, and Health,
 // Log, Observe, Timeout and TrustedProxies.
-func NewMonitor(db *store.Store, page http.Handler, readOnly bool, options Options) http.Handler {
+func NewMonitor(db *postgres.DB, page http.Handler, readOnly bool, options Options) http.Handler {
 	s := newServer(db, nil, nil, options)
 	return &monitor{server: s, page: page, readOnly: readOnly}
 }

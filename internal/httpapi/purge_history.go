@@ -13,7 +13,8 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
 )
 
@@ -61,9 +62,9 @@ func (s *server) purgeHistoryBeforeEvent(c echo.Context, requester string) error
 }
 
 func (s *server) tokenOfEvent(ctx context.Context, room, event string) (matrix.Token, error) {
-	itsRoom, token, err := s.store.EventPosition(ctx, event)
+	itsRoom, token, err := s.queries.EventPosition(ctx, event)
 	switch {
-	case errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, postgres.ErrNotFound):
 		return matrix.Token{}, notFound("Could not find event " + event)
 	case err != nil:
 		return matrix.Token{}, err
@@ -78,8 +79,8 @@ func (s *server) tokenOfTimestamp(ctx context.Context, room string, value json.R
 	if !ok {
 		return matrix.Token{}, badJSON("purge_up_to_ts must be an int")
 	}
-	token, err := s.store.TokenAtTimestamp(ctx, room, ts)
-	if errors.Is(err, store.ErrNotFound) {
+	token, err := s.queries.TokenAtTimestamp(ctx, room, ts)
+	if errors.Is(err, postgres.ErrNotFound) {
 		return matrix.Token{}, notFound("there is no event to be purged")
 	}
 	return token, err
@@ -98,7 +99,7 @@ func (s *server) submitPurgeHistory(
 		Requester:         requester,
 		Exclusive:         s.options.SeedDialect,
 	})
-	if errors.Is(err, store.ErrRoomBusy) {
+	if errors.Is(err, journal.ErrRoomBusy) {
 		return badRequest("History purge already in progress for " + room)
 	}
 	if err != nil {
@@ -127,11 +128,11 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 	// Three words are all that admin tools know, and those that poll stop only
 	// at the last two.
 	switch status.State {
-	case jobs.Complete:
+	case journal.Complete:
 		body.Status = "complete"
-	case jobs.Failed:
+	case journal.Failed:
 		body.Status, body.Error = "failed", status.Error
-	case jobs.Cancelled:
+	case journal.Cancelled:
 		body.Status, body.Error = "failed", "cancelled"
 	default:
 		body.Status = "active"

@@ -11,7 +11,8 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/messages"
-	"lethe/internal/store"
+	"lethe/internal/store/admin"
+	"lethe/internal/store/timeline"
 )
 
 // statePage is how many state events are in memory at a time.
@@ -22,7 +23,7 @@ const statePage = 200
 // first leaves JSON that has no end, which no tool takes for an answer.
 func (s *server) roomState(c echo.Context, _ string) error {
 	ctx, room := c.Request().Context(), segment(c, "room_id")
-	exists, err := s.store.RoomExists(ctx, room)
+	exists, err := s.queries.RoomExists(ctx, room)
 	if err != nil {
 		return err
 	}
@@ -33,8 +34,8 @@ func (s *server) roomState(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	for page, last := 0, (store.StateEntry{}); ; page++ {
-		entries, err := s.store.RoomState(ctx, room, ofType, last, statePage)
+	for page, last := 0, (admin.StateEntry{}); ; page++ {
+		entries, err := s.queries.RoomState(ctx, room, ofType, last, statePage)
 		if err != nil {
 			return err
 		}
@@ -69,12 +70,12 @@ func (s *server) roomState(c echo.Context, _ string) error {
 //
 // What only its sender gets to see of an event, such as its transaction id, is
 // not shown to an admin.
-func (s *server) clientEvents(ctx context.Context, room string, entries []store.StateEntry) ([]byte, error) {
+func (s *server) clientEvents(ctx context.Context, room string, entries []admin.StateEntry) ([]byte, error) {
 	ids := make([]string, 0, len(entries))
 	for _, entry := range entries {
 		ids = append(ids, entry.EventID)
 	}
-	events, err := s.store.Events(ctx, ids)
+	events, err := timeline.Events(ctx, s.db, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +85,7 @@ func (s *server) clientEvents(ctx context.Context, room string, entries []store.
 			replaced[id] = previous
 		}
 	}
-	previous, err := s.store.Events(ctx, slices.Collect(maps.Values(replaced)))
+	previous, err := timeline.Events(ctx, s.db, slices.Collect(maps.Values(replaced)))
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +96,7 @@ func (s *server) clientEvents(ctx context.Context, room string, entries []store.
 		if !ok {
 			continue
 		}
-		var before *store.TimelineEvent
+		var before *timeline.Event
 		if event, ok := previous[replaced[id]]; ok {
 			before = &event
 		}

@@ -8,7 +8,9 @@ import (
 
 	"lethe/internal/matrix"
 	"lethe/internal/messages"
-	"lethe/internal/store"
+	"lethe/internal/store/admin"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/timeline"
 )
 
 var errRoomNotFound = notFound("Room not found")
@@ -40,7 +42,7 @@ type roomBody struct {
 	Type               *string `json:"room_type"`
 }
 
-func bodyOf(room store.Room) roomBody {
+func bodyOf(room admin.Room) roomBody {
 	return roomBody{
 		ID:                 room.ID,
 		Name:               room.Name,
@@ -66,7 +68,7 @@ func (s *server) roomList(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	rooms, total, err := s.store.Rooms(c.Request().Context(), list)
+	rooms, total, err := s.queries.Rooms(c.Request().Context(), list)
 	if err != nil {
 		return err
 	}
@@ -90,7 +92,7 @@ func (s *server) roomList(c echo.Context, _ string) error {
 	return answer(c, http.StatusOK, body)
 }
 
-func readRoomList(q query) (list store.RoomList, err error) {
+func readRoomList(q query) (list admin.RoomList, err error) {
 	if list.From, err = q.integer("from", 0); err != nil {
 		return list, err
 	}
@@ -126,8 +128,8 @@ func readRoomList(q query) (list store.RoomList, err error) {
 // roomDetails is GET …/v1/rooms/{room_id}.
 func (s *server) roomDetails(c echo.Context, _ string) error {
 	ctx := c.Request().Context()
-	room, err := s.store.RoomDetails(ctx, segment(c, "room_id"))
-	if errors.Is(err, store.ErrNotFound) {
+	room, err := s.queries.RoomDetails(ctx, segment(c, "room_id"))
+	if errors.Is(err, postgres.ErrNotFound) {
 		return errRoomNotFound
 	}
 	if err != nil {
@@ -146,7 +148,7 @@ func (s *server) roomDetails(c echo.Context, _ string) error {
 		Forgotten: room.Forgotten, Tombstoned: room.Tombstone != nil,
 	}
 	if room.Tombstone != nil {
-		events, err := s.store.Events(ctx, []string{*room.Tombstone})
+		events, err := timeline.Events(ctx, s.db, []string{*room.Tombstone})
 		if err != nil {
 			return err
 		}
@@ -161,8 +163,8 @@ func (s *server) roomDetails(c echo.Context, _ string) error {
 
 // roomMembers is GET …/v1/rooms/{room_id}/members.
 func (s *server) roomMembers(c echo.Context, _ string) error {
-	members, err := s.store.JoinedMembers(c.Request().Context(), segment(c, "room_id"))
-	if errors.Is(err, store.ErrNotFound) {
+	members, err := s.queries.JoinedMembers(c.Request().Context(), segment(c, "room_id"))
+	if errors.Is(err, postgres.ErrNotFound) {
 		return errRoomNotFound
 	}
 	if err != nil {

@@ -6,9 +6,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/labstack/echo/v4"
+	"lethe/internal/jobs"
+	"lethe/internal/store/journal"
 
-	"lethe/internal/store"
+	"github.com/labstack/echo/v4"
 )
 
 const (
@@ -19,29 +20,36 @@ const (
 	maxTasks = 10_000
 )
 
-// Each task word belongs to the job word at the same place.
+// Each word for tasks belongs to the word for jobs at the same place.
 var (
-	taskActions  = []string{"purge_history", "shutdown_and_purge_room", "purge_room", "retention_sweep", "abandoned_sweep"} // the last two are ours alone
-	jobKinds     = []string{"purge_history", "delete_room", "purge_room", "retention_sweep", "abandoned_sweep"}
+	taskActions, jobKinds = taskActionsAndKinds()
+
 	taskStatuses = []string{"scheduled", "active", "complete", "failed", "cancelled"}
-	jobStates    = []string{store.JobQueued, store.JobRunning, store.JobComplete, store.JobFailed, store.JobCancelled}
+	jobStates    = []journal.State{journal.Queued, journal.Running, journal.Complete, journal.Failed, journal.Cancelled}
 )
 
-// taskStatus is the word for a job's state. One that is held waits to go on.
-func taskStatus(state string) string {
-	if state == store.JobHeld {
-		state = store.JobQueued
+func taskActionsAndKinds() (actions []string, kinds []journal.Kind) {
+	for _, definition := range jobs.Registry() {
+		actions, kinds = append(actions, definition.TaskAction), append(kinds, definition.Kind)
 	}
-	return translate([]string{state}, jobStates, taskStatuses)[0]
+	return append(actions, string(journal.ListedPurge)), append(kinds, journal.ListedPurge)
 }
 
-// translate replaces words by those at the same place. What is none is left
-// out, and instead of no words at all it returns every one that there is.
-func translate(words, from, to []string) []string {
+// taskStatus is the word for a job's state. One that is held waits to go on.
+func taskStatus(state journal.State) string {
+	if state == journal.Held {
+		state = journal.Queued
+	}
+	return translate([]journal.State{state}, jobStates, taskStatuses)[0]
+}
+
+// translate replaces words by those at the same place. It leaves unknown words out,
+// and returns all that there are if it is given none.
+func translate[From, To ~string](words, from []From, to []To) []To {
 	if len(words) == 0 {
 		return to
 	}
-	translated := []string{}
+	translated := []To{}
 	for _, word := range words {
 		if i := slices.Index(from, word); i >= 0 {
 			translated = append(translated, to[i])
@@ -57,7 +65,7 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	jobs, err := s.store.ListJobs(c.Request().Context(), list)
+	listed, err := s.journal.ListJobs(c.Request().Context(), list)
 	if err != nil {
 		return err
 	}
@@ -70,15 +78,15 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 		Result    json.RawMessage `json:"result"`
 		Error     *string         `json:"error"`
 	}
-	tasks := make([]task, 0, len(jobs))
-	for _, job := range jobs {
+	tasks := make([]task, 0, len(listed))
+	for _, job := range listed {
 		var room *string
 		if job.Room != "" {
 			room = &job.Room
 		}
 		tasks = append(tasks, task{
 			ID:        job.ID,
-			Action:    translate([]string{job.Kind}, jobKinds, taskActions)[0],
+			Action:    translate([]journal.Kind{job.Kind}, jobKinds, taskActions)[0],
 			Status:    taskStatus(job.State),
 			ChangedTS: job.ChangedTS,
 			Room:      room,
@@ -91,8 +99,8 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 	}{tasks})
 }
 
-func readJobList(q query) (store.JobList, error) {
-	list := store.JobList{EndedWithin: taskAge, Limit: maxTasks}
+func readJobList(q query) (journal.JobList, error) {
+	list := journal.JobList{EndedWithin: taskAge, Limit: maxTasks}
 	actions, err := q.several("action_name")
 	if err != nil {
 		return list, err
@@ -113,8 +121,8 @@ func readJobList(q query) (store.JobList, error) {
 		return list, err
 	}
 	list.States = translate(statuses, taskStatuses, jobStates)
-	if slices.Contains(list.States, store.JobQueued) {
-		list.States = append(slices.Clone(list.States), store.JobHeld)
+	if slices.Contains(list.States, journal.Queued) {
+		list.States = append(slices.Clone(list.States), journal.Held)
 	}
 	until, ok, err := q.optionalInteger("max_timestamp")
 	if ok {

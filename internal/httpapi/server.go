@@ -16,7 +16,9 @@ import (
 	"lethe/internal/messages"
 	"lethe/internal/observe"
 	"lethe/internal/retention"
-	"lethe/internal/store"
+	"lethe/internal/store/admin"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
 )
 
@@ -48,7 +50,7 @@ type Options struct {
 	// Log gets one line for each request. Defaults to slog.Default().
 	Log *slog.Logger
 
-	// Messages reads the history of rooms. Defaults to one of the store that has
+	// Messages reads the history of rooms. Defaults to one on the database that has
 	// no leases.
 	Messages *messages.Messages
 
@@ -112,13 +114,16 @@ type submitter interface {
 
 // statuses is what the API needs of *jobs.Board.
 type statuses interface {
-	Status(ctx context.Context, kind jobs.Kind, id string) (jobs.Status, error)
+	Status(ctx context.Context, kind journal.Kind, id string) (jobs.Status, error)
 }
 
 // server holds what the handlers need.
 type server struct {
 	options  Options
-	store    *store.Store
+	db       *postgres.DB
+	journal  *journal.Journal
+	holds    *journal.Holds
+	queries  *admin.Queries
 	accounts authenticator
 	guesses  *guesses
 	recent   *recentCallers
@@ -131,7 +136,7 @@ type server struct {
 // New returns a handler that reads from db, submits to a *tasks.Client and asks
 // a *jobs.Board. It limits each request by itself; the server that it is put
 // into leaves "OPTIONS *" to it.
-func New(db *store.Store, client submitter, board statuses, options Options) http.Handler {
+func New(db *postgres.DB, client submitter, board statuses, options Options) http.Handler {
 	s := newServer(db, client, board, options)
 	if page := s.options.Monitor; page != nil {
 		s.monitor = &monitor{server: s, page: page, readOnly: true}
@@ -142,7 +147,7 @@ func New(db *store.Store, client submitter, board statuses, options Options) htt
 }
 
 // newServer returns a server that has no routes yet.
-func newServer(db *store.Store, client submitter, board statuses, options Options) *server {
+func newServer(db *postgres.DB, client submitter, board statuses, options Options) *server {
 	if options.DeletePatience == 0 {
 		options.DeletePatience = 10 * time.Minute
 	}
@@ -161,8 +166,8 @@ func newServer(db *store.Store, client submitter, board statuses, options Option
 	if options.Timeout == 0 {
 		options.Timeout = 25 * time.Second
 	}
-	s := &server{options: options, store: db, tasks: client, jobs: board, guesses: newGuesses(), recent: newRecentCallers(), echo: echo.New()}
-	s.accounts = byDatabase{store: db, accountValidity: options.AccountValidity}
+	s := &server{options: options, db: db, journal: journal.New(db), holds: journal.NewHolds(db), queries: admin.New(db), tasks: client, jobs: board, guesses: newGuesses(), recent: newRecentCallers(), echo: echo.New()}
+	s.accounts = byDatabase{queries: admin.New(db), accountValidity: options.AccountValidity}
 	if options.HomeserverAuth {
 		s.accounts = byHomeserver{homeserver.NewAccounts(options.Homeserver, homeserver.AccountsOptions{})}
 	}

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/labstack/echo/v4"
+	"lethe/internal/store/postgres"
 
-	"lethe/internal/store"
+	"github.com/labstack/echo/v4"
 )
 
 // timestampToEvent is GET …/v1/rooms/{room_id}/timestamp_to_event.
@@ -20,8 +20,8 @@ func (s *server) timestampToEvent(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	event, sent, err := s.store.EventNear(c.Request().Context(), segment(c, "room_id"), ts, backwards)
-	if errors.Is(err, store.ErrNotFound) {
+	event, sent, err := s.queries.EventNear(c.Request().Context(), segment(c, "room_id"), ts, backwards)
+	if errors.Is(err, postgres.ErrNotFound) {
 		direction := "FORWARDS"
 		if backwards {
 			direction = "BACKWARDS"

@@ -11,7 +11,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"lethe/internal/redisdb"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 )
 
 const (
@@ -27,9 +28,9 @@ const (
 // A Status is what there is to say about a job.
 type Status struct {
 	ID         string
-	Kind       Kind
+	Kind       journal.Kind
 	Room       string
-	State      State
+	State      journal.State
 	Generation int
 
 	// Error says why the job failed; empty unless it did.
@@ -40,27 +41,27 @@ type Status struct {
 }
 
 // StatusOf tells the status of a job from its row.
-func StatusOf(job store.Job) Status {
+func StatusOf(job journal.Job) Status {
 	return Status{
-		ID: job.ID, Kind: Kind(job.Kind), Room: job.Room, State: State(job.State),
+		ID: job.ID, Kind: job.Kind, Room: job.Room, State: job.State,
 		Generation: job.Generation, Error: job.Error, Progress: string(job.Checkpoint),
 	}
 }
 
 // A Board serves the statuses of jobs, from Redis where it can.
 type Board struct {
-	store *store.Store
-	redis redis.UniversalClient
-	ttl   time.Duration
-	log   *slog.Logger
+	journal *journal.Journal
+	redis   redis.UniversalClient
+	ttl     time.Duration
+	log     *slog.Logger
 
 	// failed is told of each operation that Redis failed, unless it is nil.
 	failed func(operation string)
 }
 
 // NewBoard returns a Board that keeps the status of an ended job for ttl.
-func NewBoard(store *store.Store, client redis.UniversalClient, ttl time.Duration, log *slog.Logger) *Board {
-	return &Board{store: store, redis: client, ttl: ttl, log: log}
+func NewBoard(db *postgres.DB, client redis.UniversalClient, ttl time.Duration, log *slog.Logger) *Board {
+	return &Board{journal: journal.New(db), redis: client, ttl: ttl, log: log}
 }
 
 // OnFailure has failed told of each status that Redis did not take or give, by the
@@ -77,7 +78,7 @@ func (b *Board) fail(operation string) {
 // Status returns the status of a job of that kind. It is [ErrNotFound] if there
 // is none, or if it ended longer than the time to live ago. A Redis that is
 // down or has forgotten costs a look at the row.
-func (b *Board) Status(ctx context.Context, kind Kind, id string) (Status, error) {
+func (b *Board) Status(ctx context.Context, kind journal.Kind, id string) (Status, error) {
 	if !ValidID(id) {
 		return Status{}, ErrNotFound
 	}
@@ -87,9 +88,9 @@ func (b *Board) Status(ctx context.Context, kind Kind, id string) (Status, error
 		b.log.WarnContext(ctx, "status not read from Redis", "job", id, "error", err)
 	}
 	if !ok {
-		job, err := b.store.Job(ctx, id)
+		job, err := b.journal.Job(ctx, id)
 		switch {
-		case errors.Is(err, store.ErrNotFound):
+		case errors.Is(err, postgres.ErrNotFound):
 			return Status{}, ErrNotFound
 		case err != nil:
 			return Status{}, fmt.Errorf("read the status of job %s: %w", id, err)
@@ -178,7 +179,7 @@ func (b *Board) read(ctx context.Context, id string) (Status, bool, error) {
 	generation, err1 := strconv.Atoi(fields["generation"])
 	posted, err2 := strconv.ParseInt(fields["posted"], 10, 64)
 	status := Status{
-		ID: id, Kind: Kind(fields["kind"]), Room: fields["room"], State: State(fields["state"]),
+		ID: id, Kind: journal.Kind(fields["kind"]), Room: fields["room"], State: journal.State(fields["state"]),
 		Generation: generation, Error: fields["error"], Progress: fields["progress"],
 	}
 	// After a failover the clock may be another's, ahead or behind.

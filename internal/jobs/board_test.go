@@ -10,7 +10,6 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/redisdb"
-	"lethe/internal/store"
 )
 
 func TestStatusIsServedFromRedis(t *testing.T) {

@@ -8,7 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
+	"lethe/internal/wait"
 )
 
 // How often a run's heartbeat is written, and the age at which it says that the
@@ -21,11 +23,11 @@ const (
 
 // A Heart beats for all runs of a worker, in one statement.
 type Heart struct {
-	store *store.Store
-	log   *slog.Logger
+	journal *journal.Journal
+	log     *slog.Logger
 
 	mu   sync.Mutex
-	runs map[store.Run]beat
+	runs map[journal.Run]beat
 }
 
 // A beat is what the Heart does for one run.
@@ -35,28 +37,17 @@ type beat struct {
 }
 
 // NewHeart returns a Heart that does not beat before [Heart.Run].
-func NewHeart(db *store.Store, log *slog.Logger) *Heart {
-	return &Heart{store: db, log: log, runs: map[store.Run]beat{}}
+func NewHeart(db *postgres.DB, log *slog.Logger) *Heart {
+	return &Heart{journal: journal.New(db), log: log, runs: map[journal.Run]beat{}}
 }
 
 // Run beats every [HeartbeatInterval] until the context ends.
-func (h *Heart) Run(ctx context.Context) {
-	ticker := time.NewTicker(HeartbeatInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			h.beat(ctx)
-		}
-	}
-}
+func (h *Heart) Run(ctx context.Context) { wait.Every(ctx, HeartbeatInterval, h.beat) }
 
 // Watch beats for a run until stop is called, and posts its status with each
-// beat. The context that it returns ends with [store.ErrSuperseded] when the
+// beat. The context that it returns ends with [journal.ErrSuperseded] when the
 // run no longer owns its job. A second stop does nothing.
-func (h *Heart) Watch(ctx context.Context, run store.Run, post func(context.Context)) (watched context.Context, stop func()) {
+func (h *Heart) Watch(ctx context.Context, run journal.Run, post func(context.Context)) (watched context.Context, stop func()) {
 	watched, lose := context.WithCancelCause(ctx)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -78,14 +69,14 @@ func (h *Heart) beat(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, HeartbeatInterval)
 	defer cancel()
-	lost, err := h.store.Heartbeat(ctx, slices.Collect(maps.Keys(beats)))
+	lost, err := h.journal.Heartbeat(ctx, slices.Collect(maps.Keys(beats)))
 	if err != nil {
 		// The runs go on: each batch checks for itself that it may commit.
 		h.log.WarnContext(ctx, "heartbeats not written", "jobs", len(beats), "error", err)
 		return
 	}
 	for _, run := range lost {
-		beats[run].lose(store.ErrSuperseded)
+		beats[run].lose(journal.ErrSuperseded)
 		delete(beats, run)
 	}
 	for _, beat := range beats {

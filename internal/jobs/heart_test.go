@@ -13,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
-	"lethe/internal/store"
 )
 
 // A pulse is a Heart, and the database that it beats in.

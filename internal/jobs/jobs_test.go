@@ -16,7 +16,6 @@ import (
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/jobs"
 	"lethe/internal/redisdb"
-	"lethe/internal/store"
 )
 
 // ttl is that of the boards here.

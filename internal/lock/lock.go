@@ -27,7 +27,7 @@ var (
 // Redis and of its owner do not run at quite the same rate.
 const clockDrift = 0.01
 
-// A Fencer gives out fence tokens: store.Store does.
+// A Fencer gives out fence tokens: postgres.DB does.
 type Fencer interface {
 	// NextFence returns a number greater than all that it returned before for
 	// the room, to this process or any other.

@@ -2,7 +2,7 @@ package messages
 
 import (
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/timeline"
 )
 
 // An access is how a reader may read a room.
@@ -16,7 +16,7 @@ type access struct {
 
 // accessOf decides whether a reader of this standing may read the room, and how. If
 // not, the error is [ErrForbidden].
-func accessOf(standing store.Standing) (access, error) {
+func accessOf(standing timeline.Standing) (access, error) {
 	switch {
 	case standing.Membership == "join":
 		return access{}, nil

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/timeline"
 )
 
 // A Format says how events are written for clients.
@@ -36,7 +36,7 @@ type Format struct {
 //
 // Values are passed on as they are spelled. No more is promised of them than
 // that they are JSON.
-func (f Format) Append(dst []byte, event, previous *store.TimelineEvent) ([]byte, bool) {
+func (f Format) Append(dst []byte, event, previous *timeline.Event) ([]byte, bool) {
 	e, _, ok := read(event, nil)
 	if !ok {
 		return dst, false
@@ -51,7 +51,7 @@ func (f Format) Append(dst []byte, event, previous *store.TimelineEvent) ([]byte
 // ReplacedState is the id of the state event that a state event took the place
 // of, "" if there was none or nobody knows. An event outside the timeline, such
 // as a history purge leaves, is not shown with what it replaced.
-func ReplacedState(event *store.TimelineEvent) string {
+func ReplacedState(event *timeline.Event) string {
 	e, _, ok := read(event, nil)
 	if !ok {
 		return ""
@@ -61,7 +61,7 @@ func ReplacedState(event *store.TimelineEvent) string {
 
 // Content returns the content of an event, redacted if it is to be. It is nil if
 // the event cannot be read or has none.
-func Content(event *store.TimelineEvent) json.RawMessage {
+func Content(event *timeline.Event) json.RawMessage {
 	e, _, ok := read(event, nil)
 	if !ok {
 		return nil
@@ -71,7 +71,7 @@ func Content(event *store.TimelineEvent) json.RawMessage {
 
 // A readEvent is an event whose JSON is an object, and split.
 type readEvent struct {
-	*store.TimelineEvent
+	*timeline.Event
 	version  matrix.RoomVersion
 	fields   matrix.Object
 	unsigned matrix.Object
@@ -83,8 +83,8 @@ type readEvent struct {
 
 // read reads an event. Its fields are put into space, which is returned with
 // them. It is false if the event's JSON is no object.
-func read(event *store.TimelineEvent, space matrix.Object) (readEvent, matrix.Object, bool) {
-	e := readEvent{TimelineEvent: event, redacted: event.RedactedBy != nil}
+func read(event *timeline.Event, space matrix.Object) (readEvent, matrix.Object, bool) {
+	e := readEvent{Event: event, redacted: event.RedactedBy != nil}
 	if event.RoomVersion != nil {
 		e.version = matrix.RoomVersion(*event.RoomVersion)
 	}
@@ -301,7 +301,7 @@ func (f *Format) writeBecause(w *writer, e *readEvent) {
 	if e.Redaction == nil {
 		return
 	}
-	redaction, _, ok := read(&store.TimelineEvent{
+	redaction, _, ok := read(&timeline.Event{
 		ID: *e.RedactedBy, RoomVersion: e.RoomVersion, JSON: e.Redaction, InternalMetadata: e.RedactionMetadata,
 	}, nil)
 	if !ok {

@@ -8,7 +8,7 @@ import (
 	"slices"
 
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/timeline"
 )
 
 // ErrEventNotFound is returned when the room has no such event that can be read.
@@ -61,7 +61,7 @@ type EventContext struct {
 func (m *Messages) Context(ctx context.Context, request ContextRequest) (EventContext, error) {
 	request.Limit = min(max(request.Limit, 0), maxLimit)
 	var found EventContext
-	err := m.read(ctx, request.Room, func(ctx context.Context, snapshot *store.Snapshot) error {
+	err := m.read(ctx, request.Room, func(ctx context.Context, snapshot *timeline.Snapshot) error {
 		around, err := selectAround(ctx, snapshot, request)
 		if err != nil {
 			return err
@@ -77,14 +77,14 @@ func (m *Messages) Context(ctx context.Context, request ContextRequest) (EventCo
 
 // An around is what an EventContext is made of.
 type around struct {
-	event         store.TimelineEvent
-	before, after []store.TimelineEvent
-	state         []store.TimelineEvent
+	event         timeline.Event
+	before, after []timeline.Event
+	state         []timeline.Event
 	start, end    matrix.Token
 }
 
 // selectAround reads an event and what is around it.
-func selectAround(ctx context.Context, snapshot *store.Snapshot, request ContextRequest) (around, error) {
+func selectAround(ctx context.Context, snapshot *timeline.Snapshot, request ContextRequest) (around, error) {
 	var a around
 	events, err := snapshot.EventsOf(ctx, request.Room, []string{request.EventID})
 	if err != nil {
@@ -100,9 +100,9 @@ func selectAround(ctx context.Context, snapshot *store.Snapshot, request Context
 		a.end = at
 	}
 
-	before, after := store.PageQuery{Backwards: true, Limit: request.Limit / 2}, store.PageQuery{Limit: request.Limit - request.Limit/2}
+	before, after := timeline.PageQuery{Backwards: true, Limit: request.Limit / 2}, timeline.PageQuery{Limit: request.Limit - request.Limit/2}
 	before.UpTo, after.After = new(matrix.NewPageToken(a.start)), new(matrix.NewPageToken(a.end))
-	for _, query := range []*store.PageQuery{&before, &after} {
+	for _, query := range []*timeline.PageQuery{&before, &after} {
 		query.Room, query.Filter = request.Room, request.Filter.events
 		if request.Filter.excludes(request.Room) {
 			query.Limit = 0
@@ -151,7 +151,7 @@ func (a around) senders() []string {
 }
 
 // showAround renders what was selected.
-func showAround(ctx context.Context, snapshot *store.Snapshot, request ContextRequest, a around) (EventContext, error) {
+func showAround(ctx context.Context, snapshot *timeline.Snapshot, request ContextRequest, a around) (EventContext, error) {
 	found := EventContext{Start: matrix.NewPageToken(a.start), End: matrix.NewPageToken(a.end)}
 	as := Request{
 		Room: request.Room, Reader: request.Reader, All: true, Limit: request.Limit, Filter: request.Filter,
@@ -159,10 +159,10 @@ func showAround(ctx context.Context, snapshot *store.Snapshot, request ContextRe
 	}
 	var event []json.RawMessage
 	for _, part := range []struct {
-		events []store.TimelineEvent
+		events []timeline.Event
 		into   *[]json.RawMessage
 	}{
-		{[]store.TimelineEvent{a.event}, &event}, {a.before, &found.Before}, {a.after, &found.After}, {a.state, &found.State},
+		{[]timeline.Event{a.event}, &event}, {a.before, &found.Before}, {a.after, &found.After}, {a.state, &found.State},
 	} {
 		*part.into = []json.RawMessage{}
 		if len(part.events) == 0 {

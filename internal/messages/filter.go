@@ -9,7 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"lethe/internal/store"
+	"lethe/internal/store/timeline"
 )
 
 var (
@@ -38,7 +38,7 @@ const (
 // judged when it has been read, and so is a list that is there but empty: pages
 // have fewer events then, or none, and go on to the end of the timeline.
 type Filter struct {
-	events store.EventFilter
+	events timeline.EventFilter
 
 	// rooms, if it is not nil, are the only rooms of which events are wanted;
 	// notRooms those of which none are.
@@ -204,7 +204,7 @@ func (p *filterParser) patterns(texts []string) (exact, patterns []string) {
 		for strings.Contains(t, "**") { // which says no more than one, and costs more
 			t = strings.ReplaceAll(t, "**", "*")
 		}
-		patterns = append(patterns, store.PatternOf(t))
+		patterns = append(patterns, timeline.PatternOf(t))
 	}
 	if len(patterns) > maxPatterns {
 		p.err = fmt.Errorf("%d patterns: %w", len(patterns), ErrFilterObject)
@@ -241,18 +241,18 @@ func (f Filter) excludes(room string) bool {
 
 // passing returns those of the events that the filter wants. It judges what the
 // database was not asked for.
-func (f Filter) passing(events []store.TimelineEvent) []store.TimelineEvent {
+func (f Filter) passing(events []timeline.Event) []timeline.Event {
 	switch {
 	case f.never:
 		return nil
 	case !f.after:
 		return events
 	}
-	return slices.DeleteFunc(events, func(event store.TimelineEvent) bool { return !f.passes(event) })
+	return slices.DeleteFunc(events, func(event timeline.Event) bool { return !f.passes(event) })
 }
 
 // passes judges an event by its content, which one that was redacted has lost.
-func (f Filter) passes(event store.TimelineEvent) bool {
+func (f Filter) passes(event timeline.Event) bool {
 	var content map[string]json.RawMessage
 	if event.RedactedBy == nil {
 		var body map[string]json.RawMessage

@@ -10,7 +10,7 @@ import (
 	"lethe/internal/lock"
 	"lethe/internal/matrix"
 	"lethe/internal/retention"
-	"lethe/internal/store"
+	"lethe/internal/store/postgres"
 )
 
 // ErrForbidden is returned when the reader may not read the room, or there is no
@@ -53,15 +53,15 @@ type Backfill interface {
 // A Messages answers readers. It is safe for concurrent use.
 type Messages struct {
 	options Options
-	store   *store.Store
+	db      *postgres.DB
 }
 
 // New returns a Messages that reads from db.
-func New(db *store.Store, options Options) *Messages {
+func New(db *postgres.DB, options Options) *Messages {
 	if options.Log == nil {
 		options.Log = slog.Default()
 	}
-	return &Messages{options: options, store: db}
+	return &Messages{options: options, db: db}
 }
 
 // A Reader is for whom a page is made.

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/timeline"
 )
 
 const (
@@ -49,7 +49,7 @@ func (m *Messages) Page(ctx context.Context, request Request) (Page, error) {
 // that other servers may fill, it returns where they are to begin instead: at the
 // place that was asked for, whatever the reader may see.
 func (m *Messages) page(ctx context.Context, request Request, gaps bool) (page Page, gap *matrix.PageToken, err error) {
-	err = m.read(ctx, request.Room, func(ctx context.Context, snapshot *store.Snapshot) error {
+	err = m.read(ctx, request.Room, func(ctx context.Context, snapshot *timeline.Snapshot) error {
 		read, access, err := m.readPage(ctx, snapshot, request)
 		if err != nil {
 			return err
@@ -73,7 +73,7 @@ func (m *Messages) page(ctx context.Context, request Request, gaps bool) (page P
 }
 
 // read calls with a picture of the room, beside other readers of it.
-func (m *Messages) read(ctx context.Context, room string, with func(context.Context, *store.Snapshot) error) error {
+func (m *Messages) read(ctx context.Context, room string, with func(context.Context, *timeline.Snapshot) error) error {
 	if m.options.Rooms != nil {
 		leave, err := m.options.Rooms.Enter(ctx, room)
 		if err != nil {
@@ -81,7 +81,7 @@ func (m *Messages) read(ctx context.Context, room string, with func(context.Cont
 		}
 		defer leave()
 	}
-	return m.store.Snapshot(ctx, with)
+	return timeline.Read(ctx, m.db, with)
 }
 
 // backfill asks for history. It is as well if none comes.
@@ -104,7 +104,7 @@ type selection struct {
 	end *matrix.PageToken
 
 	// events are those that are fit to be read.
-	events []store.TimelineEvent
+	events []timeline.Event
 
 	// complete says that no history of other servers could belong to it.
 	complete bool
@@ -113,32 +113,32 @@ type selection struct {
 // readPage reads the events of a page, and how the reader may read the room: both in
 // one round trip, unless the reader is not joined. One who may not read it gets
 // [ErrForbidden], and none of the events is looked for.
-func (m *Messages) readPage(ctx context.Context, snapshot *store.Snapshot, request Request) (store.TimelinePage, access, error) {
+func (m *Messages) readPage(ctx context.Context, snapshot *timeline.Snapshot, request Request) (timeline.Page, access, error) {
 	query := m.query(request, nil)
 	if !request.All {
 		query.Reader = &request.Reader.UserID
 	}
 	pages, err := snapshot.Pages(ctx, query)
 	if err != nil {
-		return store.TimelinePage{}, access{}, err
+		return timeline.Page{}, access{}, err
 	}
 	if request.All || pages[0].Standing.Membership == "join" {
 		return pages[0], access{}, nil
 	}
 	access, err := accessOf(pages[0].Standing)
 	if err != nil {
-		return store.TimelinePage{}, access, err
+		return timeline.Page{}, access, err
 	}
 	if pages, err = snapshot.Pages(ctx, m.query(request, access.left)); err != nil {
-		return store.TimelinePage{}, access, err
+		return timeline.Page{}, access, err
 	}
 	return pages[0], access, nil
 }
 
 // query asks for the events of a page. One who has left the room, where left says,
 // sees nothing beyond that place.
-func (m *Messages) query(request Request, left *matrix.Token) store.PageQuery {
-	query := store.PageQuery{
+func (m *Messages) query(request Request, left *matrix.Token) timeline.PageQuery {
+	query := timeline.PageQuery{
 		Room:      request.Room,
 		Backwards: request.Backwards,
 		Filter:    request.Filter.events,
@@ -167,7 +167,7 @@ func (m *Messages) query(request Request, left *matrix.Token) store.PageQuery {
 // selectPage decides where the page that was read begins and where the next one does.
 // What the filter and the reader's rights hide comes after that: a page of which nothing
 // can be shown is not the last one.
-func selectPage(ctx context.Context, snapshot *store.Snapshot, request Request, left *matrix.Token, read store.TimelinePage) (selection, error) {
+func selectPage(ctx context.Context, snapshot *timeline.Snapshot, request Request, left *matrix.Token, read timeline.Page) (selection, error) {
 	s := selection{complete: request.Filter.excludes(request.Room)}
 	switch {
 	case request.From != nil:
@@ -198,7 +198,7 @@ func selectPage(ctx context.Context, snapshot *store.Snapshot, request Request, 
 
 // endOf returns where the page after the one that was read begins: nil if nothing
 // was, and nothing is left to be.
-func endOf(request Request, start matrix.PageToken, read store.TimelinePage) *matrix.PageToken {
+func endOf(request Request, start matrix.PageToken, read timeline.Page) *matrix.PageToken {
 	switch {
 	case request.Limit == 0:
 		return &start
@@ -228,7 +228,7 @@ func previous(at matrix.Token) (matrix.Token, bool) {
 }
 
 // readable reports whether the event's JSON is an object.
-func readable(event store.TimelineEvent) bool {
+func readable(event timeline.Event) bool {
 	for _, c := range event.JSON {
 		switch c {
 		case ' ', '\t', '\r', '\n':
@@ -243,7 +243,7 @@ func readable(event store.TimelineEvent) bool {
 
 // isLater reports whether a place is deeper than the event by which a reader left. The
 // depth of a live token is the least of what arrived after it.
-func isLater(ctx context.Context, snapshot *store.Snapshot, room string, place matrix.PageToken, left matrix.Token) (bool, error) {
+func isLater(ctx context.Context, snapshot *timeline.Snapshot, room string, place matrix.PageToken, left matrix.Token) (bool, error) {
 	if at, historic := place.Historic(); historic {
 		return left.Topological < at.Topological, nil
 	}
@@ -293,7 +293,7 @@ func (s selection) gap(limit int) bool {
 }
 
 // show makes the page of what was selected.
-func (m *Messages) show(ctx context.Context, snapshot *store.Snapshot, request Request, access access, selected selection) (Page, error) {
+func (m *Messages) show(ctx context.Context, snapshot *timeline.Snapshot, request Request, access access, selected selection) (Page, error) {
 	page := Page{Chunk: []json.RawMessage{}, Start: selected.start, End: selected.end}
 	events := request.Filter.passing(selected.events)
 	if len(events) == 0 {
@@ -327,10 +327,10 @@ func (m *Messages) show(ctx context.Context, snapshot *store.Snapshot, request R
 }
 
 // shownToAll are the events as those see them from whom nothing is hidden.
-func shownToAll(events []store.TimelineEvent) []shown {
+func shownToAll(events []timeline.Event) []shown {
 	chunk := make([]shown, len(events))
 	for i, event := range events {
-		chunk[i].TimelineEvent = event
+		chunk[i].Event = event
 	}
 	return chunk
 }

@@ -7,7 +7,7 @@ import (
 	"strconv"
 
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/timeline"
 )
 
 // A relation is how an event says that it relates to another.
@@ -48,11 +48,11 @@ func (e *readEvent) relation() relation {
 }
 
 // bundles are what the events of a page are shown with.
-type bundles struct{ store.Bundles }
+type bundles struct{ timeline.Bundles }
 
 // readBundles reads what the events are shown with.
-func readBundles(ctx context.Context, snapshot *store.Snapshot, request *Request, events []readableEvent) (b bundles, err error) {
-	asked := store.BundleQuestion{Room: request.Room, Reader: request.Reader.UserID, Ignorer: request.Reader.UserID}
+func readBundles(ctx context.Context, snapshot *timeline.Snapshot, request *Request, events []readableEvent) (b bundles, err error) {
+	asked := timeline.BundleQuestion{Room: request.Room, Reader: request.Reader.UserID, Ignorer: request.Reader.UserID}
 	if request.All {
 		asked.Ignorer = "" // from one who reads all nothing is hidden
 	}
@@ -64,7 +64,7 @@ func readBundles(ctx context.Context, snapshot *store.Snapshot, request *Request
 			}
 			continue
 		}
-		if e.Related == (store.Related{}) {
+		if e.Related == (timeline.Related{}) {
 			continue
 		}
 		relation := e.relation()
@@ -138,12 +138,12 @@ func (b *bundles) append(dst []byte, f *Format, e *readEvent) []byte {
 
 // appendThread appends the field of a thread and a comma; nothing if its latest
 // reply cannot be read.
-func (b *bundles) appendThread(dst []byte, f *Format, root *readEvent, thread *store.Thread) []byte {
+func (b *bundles) appendThread(dst []byte, f *Format, root *readEvent, thread *timeline.Thread) []byte {
 	latest, _, ok := read(&thread.Latest, nil)
 	if !ok {
 		return dst
 	}
-	own := bundles{store.Bundles{References: b.References, Edits: b.Edits}}
+	own := bundles{timeline.Bundles{References: b.References, Edits: b.Edits}}
 	dst = append(dst, `"m.thread":{"latest_event":`...)
 	dst = f.append(dst, &latest, &company{relations: own.append(nil, f, &latest)})
 	dst = append(dst, `,"count":`...)

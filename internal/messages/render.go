@@ -7,7 +7,7 @@ import (
 	"sync"
 
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/timeline"
 )
 
 // render makes of the events what clients get, bundled aggregations included. An
@@ -16,7 +16,7 @@ import (
 // It asks the database only for a page of which others relate to some events, or of
 // which state events replaced others, and then once; once more if what relates to the
 // latest replies of threads is to be shown too.
-func render(ctx context.Context, snapshot *store.Snapshot, request Request, events []shown) ([]json.RawMessage, error) {
+func render(ctx context.Context, snapshot *timeline.Snapshot, request Request, events []shown) ([]json.RawMessage, error) {
 	memory := scratches.Get().(*scratch)
 	defer memory.done()
 	readable, size := memory.readShown(events)
@@ -63,7 +63,7 @@ func (s *scratch) readShown(events []shown) (readable []readableEvent, size int)
 	fields := slices.Grow(s.fields[:0], 16*len(events))
 	for i := range events {
 		event := &events[i]
-		e, used, ok := read(&event.TimelineEvent, fields)
+		e, used, ok := read(&event.Event, fields)
 		fields = used
 		if !ok {
 			continue
@@ -104,7 +104,7 @@ func (f *Format) page(events []readableEvent, b *bundles, size int) []json.RawMe
 
 // lazyMembers returns the member events of the senders of the chunk, of the
 // state at its first event; nil if there are none.
-func lazyMembers(ctx context.Context, snapshot *store.Snapshot, request Request, chunk []shown) ([]json.RawMessage, error) {
+func lazyMembers(ctx context.Context, snapshot *timeline.Snapshot, request Request, chunk []shown) ([]json.RawMessage, error) {
 	if len(chunk) == 0 || chunk[0].StateGroup == nil {
 		return nil, nil
 	}
@@ -124,7 +124,7 @@ func lazyMembers(ctx context.Context, snapshot *store.Snapshot, request Request,
 	members := make([]shown, 0, len(ids))
 	for _, id := range ids {
 		if event, ok := events[id]; ok {
-			members = append(members, shown{TimelineEvent: event})
+			members = append(members, shown{Event: event})
 		}
 	}
 	// Clients get them as events of their own, whatever the chunk is.

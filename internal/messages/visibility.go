@@ -8,12 +8,13 @@ import (
 	"slices"
 
 	"lethe/internal/retention"
-	"lethe/internal/store"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/timeline"
 )
 
 // A shown event is one that its reader gets to see.
 type shown struct {
-	store.TimelineEvent
+	timeline.Event
 
 	// membership is the reader's membership of the room at the event, "" if it is
 	// not to be told.
@@ -24,8 +25,8 @@ type shown struct {
 }
 
 // visible returns those of the events that the reader may see, in their order.
-func (m *Messages) visible(ctx context.Context, snapshot *store.Snapshot, room string, reader Reader, access access,
-	events []store.TimelineEvent,
+func (m *Messages) visible(ctx context.Context, snapshot *timeline.Snapshot, room string, reader Reader, access access,
+	events []timeline.Event,
 ) ([]shown, error) {
 	if len(events) == 0 {
 		return nil, nil
@@ -36,7 +37,7 @@ func (m *Messages) visible(ctx context.Context, snapshot *store.Snapshot, room s
 	}
 	subjects := make([]subject, len(events))
 	changes := map[int]change{}
-	question := store.VisibilityQuestion{Room: room, Reader: reader.UserID}
+	question := timeline.VisibilityQuestion{Room: room, Reader: reader.UserID}
 	for i := range events {
 		event, s := &events[i], &subjects[i]
 		s.eventType, s.isState = event.Type, event.StateKey != nil
@@ -81,7 +82,7 @@ func (m *Messages) visible(ctx context.Context, snapshot *store.Snapshot, room s
 			s.membership, s.before, s.visibilityBefore = changed.to.membership, before.membership, before.visibility
 		}
 		if event.StateGroup != nil && !event.Outlier {
-			var state store.StateAt
+			var state timeline.StateAt
 			if state, s.placed = facts.States[*event.StateGroup]; s.placed {
 				s.visibility = settingAt(settings, state.HistoryVisibility).visibility
 				s.reader = settingAt(settings, state.Member).membership
@@ -89,7 +90,7 @@ func (m *Messages) visible(ctx context.Context, snapshot *store.Snapshot, room s
 			}
 		}
 		if v := judge(*s, access.peeker); v.show {
-			visible = append(visible, shown{TimelineEvent: *event, membership: v.membership, erased: v.redacted})
+			visible = append(visible, shown{Event: *event, membership: v.membership, erased: v.redacted})
 		}
 	}
 	return visible, nil
@@ -97,7 +98,7 @@ func (m *Messages) visible(ctx context.Context, snapshot *store.Snapshot, room s
 
 // hiddenBefore returns the time in ms before which messages of the room were
 // sent too long ago to be shown, nil if there is none.
-func (m *Messages) hiddenBefore(ctx context.Context, snapshot *store.Snapshot, room string) (*int64, error) {
+func (m *Messages) hiddenBefore(ctx context.Context, snapshot *timeline.Snapshot, room string) (*int64, error) {
 	if !m.options.Retention.Enabled {
 		return nil, nil
 	}
@@ -106,7 +107,7 @@ func (m *Messages) hiddenBefore(ctx context.Context, snapshot *store.Snapshot, r
 	switch {
 	case err == nil:
 		policy = &retention.Policy{MinLifetime: least, MaxLifetime: most}
-	case !errors.Is(err, store.ErrNotFound):
+	case !errors.Is(err, postgres.ErrNotFound):
 		return nil, err
 	}
 	before, hidden := m.options.Retention.HiddenBefore(policy, now())
@@ -127,7 +128,7 @@ type change struct {
 }
 
 // changeOf reads a state event of the page.
-func changeOf(event *store.TimelineEvent) change {
+func changeOf(event *timeline.Event) change {
 	object := objectOf(event.JSON)
 	unsigned := objectOf(object["unsigned"])
 	changed := change{

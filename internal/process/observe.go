@@ -21,9 +21,9 @@ func (p *process) show(registry *prometheus.Registry) {
 	p.board.OnFailure(func(operation string) { p.metrics.StatusFailures.WithLabelValues(operation).Inc() })
 	observe.ShowPools(registry, map[string]func() observe.Pool{
 		"database": func() observe.Pool {
-			c := p.store.Connections()
+			c := p.db.Connections()
 			return observe.Pool{
-				Open: c.Open, InUse: c.InUse, Most: c.Most,
+				Open: c.Open, InUse: c.InUse, Most: c.Max,
 				Waits: float64(c.Waits), WaitSeconds: c.Waited.Seconds(), GivenUp: float64(c.GivenUp),
 			}
 		},

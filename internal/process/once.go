@@ -11,7 +11,7 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
-	"lethe/internal/store"
+	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
 )
 
@@ -51,7 +51,7 @@ func RunOnce(ctx context.Context, settings config.Config, log *slog.Logger, once
 	}
 	defer closeTracer(ctx, log, tracer)
 	doubt(ctx, log, settings)
-	db, err := store.Open(ctx, string(settings.Database.URL), store.Options{
+	db, err := postgres.Open(ctx, string(settings.Database.URL), postgres.Options{
 		ApplicationName: name([]config.Purpose{config.ForScheduler}), MaxConnections: settings.Database.MaxConnections,
 	})
 	if err != nil {
@@ -64,7 +64,7 @@ func RunOnce(ctx context.Context, settings config.Config, log *slog.Logger, once
 	}
 	defer func() { _ = client.Close() }()
 	p := &process{
-		settings: settings, log: log, store: db, redis: client,
+		settings: settings, log: log, db: db, redis: client,
 		board: jobs.NewBoard(db, client, settings.StatusTTL, log), metrics: observe.NewMetrics(observe.NewRegistry()),
 		tracer: tracer,
 	}

@@ -27,7 +27,8 @@ import (
 	"lethe/internal/redisdb"
 	"lethe/internal/retention"
 	"lethe/internal/shutdown"
-	"lethe/internal/store"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
 )
 
@@ -69,7 +70,7 @@ type part struct {
 type process struct {
 	settings config.Config
 	log      *slog.Logger
-	store    *store.Store
+	db       *postgres.DB
 	redis    redis.UniversalClient
 
 	// homeserver is nil without homeserver.url, and service without its as_token.
@@ -110,7 +111,7 @@ func RunWithMonitor(ctx context.Context, settings config.Config, log *slog.Logge
 	}
 	// Of all things last, for all others may have spans to end.
 	defer closeTracer(ctx, log, tracer)
-	db, err := store.Open(ctx, string(settings.Database.URL), store.Options{
+	db, err := postgres.Open(ctx, string(settings.Database.URL), postgres.Options{
 		ApplicationName: name(purposes), MaxConnections: settings.Database.MaxConnections,
 	})
 	if err != nil {
@@ -159,14 +160,14 @@ func RunWithMonitor(ctx context.Context, settings config.Config, log *slog.Logge
 
 	registry := observe.NewRegistry()
 	p := &process{
-		settings: settings, log: log, store: db, redis: client, locks: locks, homeserver: synapse,
+		settings: settings, log: log, db: db, redis: client, locks: locks, homeserver: synapse,
 		service: service, signingKey: key,
 		board:   jobs.NewBoard(db, client, settings.StatusTTL, log),
 		metrics: observe.NewMetrics(registry),
 		tracer:  tracer,
 	}
 	p.show(registry)
-	checks := map[string]observe.Check{"database": db.Ping, "schema": db.CheckSchema}
+	checks := map[string]observe.Check{"database": db.Ping, "schema": func(ctx context.Context) error { return migrate.CheckSchema(ctx, db) }}
 	if needsRedis(purposes) {
 		checks["redis"] = p.checkRedis
 	}
@@ -258,8 +259,8 @@ func (p *process) part(purpose config.Purpose) part {
 	switch purpose {
 	case config.ForAPI:
 		return part{listen: p.settings.API.Listen, tls: p.settings.API.TLS, handler: func(health http.Handler) http.Handler {
-			client := tasks.NewClient(p.store, p.redis, p.log)
-			return httpapi.New(p.store, client, p.board, httpapi.Options{
+			client := tasks.NewClient(p.db, p.redis, p.log)
+			return httpapi.New(p.db, client, p.board, httpapi.Options{
 				AccountValidity: p.settings.AccountValidity,
 				Health:          health,
 				Homeserver:      p.homeserver,
@@ -280,7 +281,7 @@ func (p *process) part(purpose config.Purpose) part {
 		}}
 	case config.ForAsynqmon:
 		return part{listen: p.settings.Asynqmon.Listen, tls: p.settings.Asynqmon.TLS, handler: func(health http.Handler) http.Handler {
-			return httpapi.NewMonitor(p.store, p.monitor, p.settings.Asynqmon.ReadOnly, httpapi.Options{
+			return httpapi.NewMonitor(p.db, p.monitor, p.settings.Asynqmon.ReadOnly, httpapi.Options{
 				AccountValidity: p.settings.AccountValidity,
 				Health:          health,
 				Homeserver:      p.homeserver,
@@ -293,7 +294,9 @@ func (p *process) part(purpose config.Purpose) part {
 		}}
 	case config.ForWorker:
 		return part{listen: p.settings.Worker.Listen, run: func(ctx context.Context) error {
-			return tasks.NewWorker(p.store, p.redis, p.locks, p.board, p.log, p.metrics, tasks.WorkerOptions{
+			return tasks.NewWorker(tasks.Services{
+				DB: p.db, Redis: p.redis, Locks: p.locks, Board: p.board, Log: p.log, Metrics: p.metrics,
+			}, tasks.WorkerOptions{
 				BatchEvents:   p.settings.Worker.BatchEvents,
 				BatchTime:     p.settings.Worker.BatchTime,
 				Beside:        p.service != nil,
@@ -312,9 +315,9 @@ func (p *process) part(purpose config.Purpose) part {
 	case config.ForScheduler:
 		return part{listen: p.settings.Scheduler.Listen, run: func(ctx context.Context) error {
 			var group sync.WaitGroup
-			group.Go(func() { tasks.NewReconciler(p.store, p.redis, p.board, p.log, p.metrics).Run(ctx) })
+			group.Go(func() { tasks.NewReconciler(p.db, p.redis, p.board, p.log, p.metrics).Run(ctx) })
 			group.Go(func() { p.scheduler().Run(ctx) })
-			group.Go(func() { tasks.NewQueueWatch(p.store, p.log, p.metrics).Run(ctx) })
+			group.Go(func() { tasks.NewQueueWatch(p.db, p.log, p.metrics).Run(ctx) })
 			group.Wait()
 			return nil
 		}}
@@ -333,7 +336,7 @@ func (p *process) messages() *messages.Messages {
 	if p.homeserver != nil && p.settings.Messages.Backfill {
 		options.Backfill = messages.NewOlderHistory(p.homeserver, messages.OlderHistoryOptions{})
 	}
-	return messages.New(p.store, options)
+	return messages.New(p.db, options)
 }
 
 // toldRetention is the retention that users are told of, nil if they are not.
@@ -345,7 +348,7 @@ func (p *process) toldRetention() *retention.Config {
 }
 
 func (p *process) scheduler() *tasks.Scheduler {
-	return tasks.NewScheduler(p.store, p.redis, p.log, p.metrics, tasks.SchedulerOptions{
+	return tasks.NewScheduler(p.db, p.redis, p.log, p.metrics, tasks.SchedulerOptions{
 		Rules: p.settings.Retention.Rules, Tracer: p.tracer,
 	})
 }
@@ -361,9 +364,9 @@ func doubt(ctx context.Context, log *slog.Logger, settings config.Config) {
 // ask it to, or we ourselves.
 func (p *process) whoShutsDown() shutdown.Homeserver {
 	if p.service != nil {
-		return shutdown.NewRemote(p.store, shutdown.RemoteOptions{Homeserver: p.service})
+		return shutdown.NewRemote(p.db, shutdown.RemoteOptions{Homeserver: p.service})
 	}
-	return shutdown.NewEmbedded(p.store, shutdown.EmbeddedOptions{
+	return shutdown.NewEmbedded(shutdown.EmbeddedOptions{
 		Log: p.log, ServerName: p.settings.ServerName, SigningKey: p.signingKey,
 	})
 }
@@ -389,7 +392,7 @@ func readSigningKey(file string) (*matrix.SigningKey, error) {
 func (p *process) await(ctx context.Context, purposes []config.Purpose) error {
 	for {
 		err := p.check(ctx, purposes)
-		for _, final := range []error{store.ErrSchema, ErrBeside, ErrServerName} {
+		for _, final := range []error{migrate.ErrSchema, ErrBeside, ErrServerName} {
 			if errors.Is(err, final) {
 				return err
 			}
@@ -408,7 +411,7 @@ func (p *process) await(ctx context.Context, purposes []config.Purpose) error {
 func (p *process) check(ctx context.Context, purposes []config.Purpose) error {
 	ctx, cancel := context.WithTimeout(ctx, startCheck)
 	defer cancel()
-	if err := p.store.CheckSchema(ctx); err != nil {
+	if err := migrate.CheckSchema(ctx, p.db); err != nil {
 		return err
 	}
 	if needsRedis(purposes) {
@@ -419,14 +422,14 @@ func (p *process) check(ctx context.Context, purposes []config.Purpose) error {
 	if !slices.Contains(purposes, config.ForWorker) {
 		return nil
 	}
-	made, err := p.store.MadeBySynapse(ctx)
+	made, err := migrate.MadeBySynapse(ctx, p.db)
 	switch {
 	case err != nil:
 		return err
 	case made && p.settings.SynapseBeside == nil:
 		return ErrBeside
 	}
-	ours, err := p.store.HasUsersOf(ctx, p.settings.ServerName)
+	ours, err := migrate.HasUsersOf(ctx, p.db, p.settings.ServerName)
 	if err == nil && !ours {
 		err = ErrServerName
 	}

@@ -7,11 +7,12 @@ import (
 	"strings"
 
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/roomwriter"
 )
 
 // createRoom makes a room that the creator is alone in.
-func (h *Embedded) createRoom(ctx context.Context, w *store.EventWriter, version matrix.RoomVersion, room NewRoom) (string, error) {
+func (h *Embedded) createRoom(ctx context.Context, w *roomwriter.EventWriter, version matrix.RoomVersion, room NewRoom) (string, error) {
 	create := map[string]any{"room_version": string(version)}
 	if version == "9" || version == "10" {
 		create["creator"] = room.Creator
@@ -46,12 +47,12 @@ func (h *Embedded) createRoom(ctx context.Context, w *store.EventWriter, version
 
 // beginRoom makes a room and the event that is its first, but does not write the
 // event.
-func (h *Embedded) beginRoom(ctx context.Context, w *store.EventWriter, version matrix.RoomVersion, creator string,
+func (h *Embedded) beginRoom(ctx context.Context, w *roomwriter.EventWriter, version matrix.RoomVersion, creator string,
 	content map[string]any,
-) (*store.RoomWriter, store.Tips, matrix.SealedEvent, error) {
+) (*roomwriter.RoomWriter, roomwriter.Tips, matrix.SealedEvent, error) {
 	now, err := w.Now(ctx)
 	if err != nil {
-		return nil, store.Tips{}, matrix.SealedEvent{}, err
+		return nil, roomwriter.Tips{}, matrix.SealedEvent{}, err
 	}
 	event := matrix.Event{
 		Type: "m.room.create", Sender: creator, StateKey: new(string), Content: content,
@@ -63,14 +64,14 @@ func (h *Embedded) beginRoom(ctx context.Context, w *store.EventWriter, version 
 		}
 		sealed, err := event.Seal(version, h.options.ServerName, h.options.SigningKey)
 		if err != nil {
-			return nil, store.Tips{}, matrix.SealedEvent{}, err
+			return nil, roomwriter.Tips{}, matrix.SealedEvent{}, err
 		}
 		room, err := w.NewRoom(ctx, sealed.RoomID, version, creator)
 		switch {
 		case err == nil:
-			return room, store.Tips{Depth: event.Depth, Now: now}, sealed, nil
-		case !errors.Is(err, store.ErrExists) || event.OriginServerTS-now >= mostSiblings:
-			return nil, store.Tips{}, matrix.SealedEvent{}, err
+			return room, roomwriter.Tips{Depth: event.Depth, Now: now}, sealed, nil
+		case !errors.Is(err, journal.ErrExists) || event.OriginServerTS-now >= maxSiblings:
+			return nil, roomwriter.Tips{}, matrix.SealedEvent{}, err
 		}
 		// Since version 12 a room is named after its create event, and two that the
 		// same user makes in the same millisecond would be one.
@@ -78,9 +79,9 @@ func (h *Embedded) beginRoom(ctx context.Context, w *store.EventWriter, version 
 	}
 }
 
-// mostSiblings is how many rooms of the same creator are looked past, each a
+// maxSiblings is how many rooms of the same creator are looked past, each a
 // millisecond after the one before.
-const mostSiblings = 100
+const maxSiblings = 100
 
 // newRoomID returns a room id that nobody has: 18 random letters.
 func newRoomID(server string) string {

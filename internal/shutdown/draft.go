@@ -6,11 +6,11 @@ import (
 	"strings"
 
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/roomwriter"
 )
 
 // A state is that of a room, as far as it was asked for.
-type state = map[matrix.StateKey]store.StateEvent
+type state = map[matrix.StateKey]roomwriter.StateEvent
 
 // A draft is an event that a local user is to send to a room.
 type draft struct {
@@ -18,13 +18,13 @@ type draft struct {
 	stateKey     *string
 	content      map[string]any
 
-	// judge returns an error if the user may not send it, going by the state that
-	// is to permit it. Nil means that the user may.
-	judge func(state) error
+	// allow returns an error if the user may not send it, by the state that is to
+	// permit it. Nil means that the user may.
+	allow func(state) error
 }
 
 // send writes a draft as the room's next event, after the tips.
-func (h *Embedded) send(ctx context.Context, room *store.RoomWriter, tips store.Tips, d draft) error {
+func (h *Embedded) send(ctx context.Context, room *roomwriter.RoomWriter, tips roomwriter.Tips, d draft) error {
 	keys := matrix.AuthTypes(room.Version(), matrix.Event{
 		Type: d.kind, Sender: d.sender, StateKey: d.stateKey, Content: d.content,
 	})
@@ -32,8 +32,8 @@ func (h *Embedded) send(ctx context.Context, room *store.RoomWriter, tips store.
 	if err != nil {
 		return err
 	}
-	if d.judge != nil {
-		if err := d.judge(allowing); err != nil {
+	if d.allow != nil {
+		if err := d.allow(allowing); err != nil {
 			return err
 		}
 	}
@@ -51,7 +51,7 @@ func (h *Embedded) send(ctx context.Context, room *store.RoomWriter, tips store.
 }
 
 // sendNext is send with the tips that the room has now.
-func (h *Embedded) sendNext(ctx context.Context, room *store.RoomWriter, d draft) error {
+func (h *Embedded) sendNext(ctx context.Context, room *roomwriter.RoomWriter, d draft) error {
 	tips, err := room.Tips(ctx)
 	if err != nil {
 		return err
@@ -60,13 +60,13 @@ func (h *Embedded) sendNext(ctx context.Context, room *store.RoomWriter, d draft
 }
 
 // seal makes the draft an event of the room, at the place that at says.
-func (h *Embedded) seal(room *store.RoomWriter, d draft, at matrix.Event) (matrix.SealedEvent, error) {
+func (h *Embedded) seal(room *roomwriter.RoomWriter, d draft, at matrix.Event) (matrix.SealedEvent, error) {
 	at.Type, at.RoomID, at.Sender, at.StateKey, at.Content = d.kind, room.ID(), d.sender, d.stateKey, d.content
 	return at.Seal(room.Version(), h.options.ServerName, h.options.SigningKey)
 }
 
 // joining is the content of the event by which a local user joins.
-func (h *Embedded) joining(ctx context.Context, w *store.EventWriter, user string) (map[string]any, error) {
+func (h *Embedded) joining(ctx context.Context, w *roomwriter.EventWriter, user string) (map[string]any, error) {
 	localpart, _, _ := strings.Cut(strings.TrimPrefix(user, "@"), ":")
 	displayName, avatarURL, err := w.Profile(ctx, localpart)
 	if err != nil {
@@ -86,8 +86,8 @@ func membershipKey(user string) matrix.StateKey {
 	return matrix.StateKey{Type: "m.room.member", Key: user}
 }
 
-// haveMembership judges that the user has the membership.
-func haveMembership(user, membership string) func(state) error {
+// requireMembership returns an error unless the user has the membership.
+func requireMembership(user, membership string) func(state) error {
 	return func(s state) error {
 		if s[membershipKey(user)].Membership != membership {
 			return errNotMember
@@ -96,15 +96,15 @@ func haveMembership(user, membership string) func(state) error {
 	}
 }
 
-// letIn judges that the user may join the room.
-func letIn(user string) func(state) error {
+// requireEntry returns an error unless the user may join the room.
+func requireEntry(user string) func(state) error {
 	return func(s state) error {
 		var rules struct {
 			Content struct {
 				JoinRule string `json:"join_rule"`
 			} `json:"content"`
 		}
-		// What cannot be read lets nobody in.
+		// Rules that cannot be read admit no one.
 		_ = json.Unmarshal(s[matrix.StateKey{Type: "m.room.join_rules"}].JSON, &rules)
 		switch membership := s[membershipKey(user)].Membership; {
 		case membership == "ban", membership != "invite" && rules.Content.JoinRule != "public":

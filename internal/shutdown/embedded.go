@@ -7,13 +7,15 @@ import (
 	"log/slog"
 
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/admin"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/roomwriter"
 )
 
 var (
 	// ErrRoomVersion is returned by a step that would have to write events into
 	// a room whose version is not one of 9 to 12.
-	ErrRoomVersion = errors.New("events of it cannot be made, only 9 to 12")
+	ErrRoomVersion = errors.New("unsupported room version (need 9 to 12)")
 
 	// ErrUnsigned is returned by a step that would have to write events into a
 	// room with members of other servers, when there is no key to sign them with.
@@ -54,114 +56,99 @@ func (o EmbeddedOptions) withDefaults() EmbeddedOptions {
 }
 
 // Embedded is the [Homeserver] that writes the events into the database itself.
-// No homeserver may run on it meanwhile. Each step is one transaction, together
-// with the job's checkpoint, so a step that has not moved the checkpoint has done
-// nothing.
+// No homeserver may run on it meanwhile. Each step is part of its batch, so a step
+// whose batch was not committed has done nothing.
 //
 // Other servers learn of the events when a homeserver runs again. An invitation
-// by a server whose room nobody of ours is in is turned down here alone.
-type Embedded struct {
-	store   *store.Store
-	options EmbeddedOptions
-}
+// by a server whose room no local user is in is turned down here alone.
+type Embedded struct{ options EmbeddedOptions }
 
 var _ Homeserver = (*Embedded)(nil)
 
-// NewEmbedded returns an Embedded on the store's database. The store stays the
-// caller's to close.
-func NewEmbedded(db *store.Store, options EmbeddedOptions) *Embedded {
-	return &Embedded{store: db, options: options.withDefaults()}
+// NewEmbedded returns an Embedded.
+func NewEmbedded(options EmbeddedOptions) *Embedded {
+	return &Embedded{options: options.withDefaults()}
 }
 
-// Block keeps local users from joining the room from now on. A second call
-// changes nothing.
-func (h *Embedded) Block(ctx context.Context, batch store.Batch, requester string, checkpoint func(Outcome) any) error {
-	return h.store.BlockRoomBatch(ctx, batch, requester, func() any { return checkpoint(Outcome{}) })
+// Block implements [Homeserver].
+func (h *Embedded) Block(ctx context.Context, b *journal.Batch, requester string) error {
+	return admin.BlockRoomOf(ctx, b, requester)
 }
 
-// MoveAliases makes the room's local aliases lead to the new room, and the
-// requester their creator. A second call finds none to move.
-func (h *Embedded) MoveAliases(ctx context.Context, batch store.Batch, move AliasMove, checkpoint func(Outcome) any) error {
-	return h.store.MoveAliases(ctx, batch, move.NewRoom, move.Requester, func(aliases []string) any {
-		return checkpoint(Outcome{Aliases: aliases})
-	})
+// MoveAliases implements [Homeserver]. The requester becomes the creator of the
+// aliases. A second call finds none to move.
+func (h *Embedded) MoveAliases(ctx context.Context, b *journal.Batch, move AliasMove) (MovedAliases, error) {
+	aliases, err := roomwriter.MoveAliases(ctx, b, move.NewRoom, move.Requester)
+	return MovedAliases{Aliases: aliases}, err
 }
 
-// CreateRoom makes the room that replaces the one that is shut down. What finds
-// it again is the checkpoint: a second call makes a second room.
-func (h *Embedded) CreateRoom(ctx context.Context, batch store.Batch, room NewRoom, checkpoint func(Outcome) any) error {
+// CreateRoom implements [Homeserver]. The job's checkpoint finds the room again: a
+// second call makes a second room.
+func (h *Embedded) CreateRoom(ctx context.Context, b *journal.Batch, room NewRoom) (id string, err error) {
 	version := h.options.DefaultRoomVersion
 	if !version.Supported() {
-		return versionError(version)
+		return "", versionError(version)
 	}
-	return h.write(ctx, batch, "create a room", func(w *store.EventWriter) (Outcome, error) {
-		id, err := h.createRoom(ctx, w, version, room)
-		return Outcome{NewRoom: id}, err
-	}, checkpoint)
-}
-
-// SendMessage says in the new room what has happened. A second call says it
-// again.
-func (h *Embedded) SendMessage(ctx context.Context, batch store.Batch, message Message, checkpoint func(Outcome) any) error {
-	return h.write(ctx, batch, "send a message", func(w *store.EventWriter) (Outcome, error) {
-		room, err := h.openRoom(ctx, w, message.NewRoom)
-		if err != nil {
-			return Outcome{}, err
-		}
-		return Outcome{}, h.sendNext(ctx, room, draft{
-			kind: "m.room.message", sender: message.Sender,
-			content: map[string]any{"body": message.Body, "msgtype": "m.text"},
-			judge:   haveMembership(message.Sender, "join"),
-		})
-	}, checkpoint)
-}
-
-// RemoveUsers makes local users leave and forget the room, and join the new one.
-// A second call does nothing for those who have left, and reports them as
-// removed.
-func (h *Embedded) RemoveUsers(ctx context.Context, batch store.Batch, removal Removal, checkpoint func(Outcome) any) error {
-	return h.write(ctx, batch, "remove users", func(w *store.EventWriter) (Outcome, error) {
-		r := remover{
-			Embedded: h, w: w, room: batch.Room, newRoom: removal.NewRoom, opened: map[string]*store.RoomWriter{},
-		}
-		var outcome Outcome
-		for _, member := range removal.Members {
-			refused, err := r.remove(ctx, member.UserID)
-			switch {
-			case err != nil:
-				return Outcome{}, err
-			case refused != nil:
-				h.options.Log.WarnContext(ctx, "user not removed",
-					"room", batch.Room, "job", batch.Run.JobID, "user", member.UserID, "error", refused)
-				outcome.Failed = append(outcome.Failed, member.UserID)
-			default:
-				outcome.Removed = append(outcome.Removed, member.UserID)
-			}
-		}
-		return outcome, nil
-	}, checkpoint)
-}
-
-// write takes a step in the batch's transaction.
-func (h *Embedded) write(ctx context.Context, batch store.Batch, operation string,
-	do func(*store.EventWriter) (Outcome, error), checkpoint func(Outcome) any,
-) error {
-	err := h.store.WriteEvents(ctx, batch, func(w *store.EventWriter) (any, error) {
-		outcome, err := do(w)
-		if err != nil {
-			return nil, err
-		}
-		return checkpoint(outcome), nil
+	err = roomwriter.Write(ctx, b, func(w *roomwriter.EventWriter) (err error) {
+		id, err = h.createRoom(ctx, w, version, room)
+		return err
 	})
 	if err != nil {
-		return fmt.Errorf("%s: %w", operation, err)
+		return "", fmt.Errorf("create a room: %w", err)
+	}
+	return id, nil
+}
+
+// SendMessage implements [Homeserver]. A second call sends the message again.
+func (h *Embedded) SendMessage(ctx context.Context, b *journal.Batch, message Message) error {
+	err := roomwriter.Write(ctx, b, func(w *roomwriter.EventWriter) error {
+		room, err := h.openRoom(ctx, w, message.NewRoom)
+		if err != nil {
+			return err
+		}
+		return h.sendNext(ctx, room, draft{
+			kind: "m.room.message", sender: message.Sender,
+			content: map[string]any{"body": message.Body, "msgtype": "m.text"},
+			allow:   requireMembership(message.Sender, "join"),
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("send a message: %w", err)
 	}
 	return nil
 }
 
+// RemoveUsers implements [Homeserver]. A second call does nothing for users who have
+// left, and reports them as removed.
+func (h *Embedded) RemoveUsers(ctx context.Context, b *journal.Batch, removal Removal) (removed RemovedUsers, err error) {
+	err = roomwriter.Write(ctx, b, func(w *roomwriter.EventWriter) error {
+		r := remover{
+			Embedded: h, w: w, room: b.Room(), newRoom: removal.NewRoom, opened: map[string]*roomwriter.RoomWriter{},
+		}
+		for _, member := range removal.Members {
+			refused, err := r.remove(ctx, member.UserID)
+			switch {
+			case err != nil:
+				return err
+			case refused != nil:
+				h.options.Log.WarnContext(ctx, "user not removed",
+					"room", b.Room(), "job", b.JobID(), "user", member.UserID, "error", refused)
+				removed.Failed = append(removed.Failed, member.UserID)
+			default:
+				removed.Removed = append(removed.Removed, member.UserID)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return RemovedUsers{}, fmt.Errorf("remove users: %w", err)
+	}
+	return removed, nil
+}
+
 // openRoom opens a room to write into. It fails with an error that wraps
 // [ErrRoomVersion] or [ErrUnsigned] if we cannot write events into it.
-func (h *Embedded) openRoom(ctx context.Context, w *store.EventWriter, id string) (*store.RoomWriter, error) {
+func (h *Embedded) openRoom(ctx context.Context, w *roomwriter.EventWriter, id string) (*roomwriter.RoomWriter, error) {
 	room, err := w.Room(ctx, id)
 	if err != nil {
 		return nil, err

@@ -16,7 +16,6 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
 	"lethe/internal/shutdown"
-	"lethe/internal/store"
 )
 
 // A house is a homeserver's database, with an Embedded on it.

@@ -3,59 +3,56 @@ package shutdown
 import (
 	"context"
 
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/roomwriter"
 )
 
-// A Homeserver takes the steps of a shutdown that need events. Each runs under
-// the room's write lock, and makes the job's checkpoint what the function makes
-// of its [Outcome]: in the transaction that did the step, or, where that is
-// somebody else's, after it.
+// A Homeserver takes the steps of a shutdown that need events. Each runs under the
+// room's write lock, as part of a batch that its caller commits with the job's
+// checkpoint, or after which the caller commits one if the step is done elsewhere.
 //
-// An error means that the checkpoint has not moved; the same step is then taken
-// again. It must not do twice what it did before.
+// After an error the checkpoint has not moved, and the same step is taken again. It
+// must not do twice what it did before.
 type Homeserver interface {
 	// Block keeps local users from joining the room from now on. A room that is
 	// blocked already keeps its first blocker.
-	Block(ctx context.Context, batch store.Batch, requester string, checkpoint func(Outcome) any) error
+	Block(ctx context.Context, b *journal.Batch, requester string) error
 
-	// CreateRoom makes the room that replaces the one that is shut down.
-	CreateRoom(ctx context.Context, batch store.Batch, room NewRoom, checkpoint func(Outcome) any) error
+	// CreateRoom makes the room that replaces the one that is shut down, and returns
+	// its id. It returns the one that it made before for the same job.
+	CreateRoom(ctx context.Context, b *journal.Batch, room NewRoom) (id string, err error)
 
 	// RemoveUsers makes local users leave and forget the room, and join the new
-	// room if there is one and they were joined to the old one. One that fails is
-	// reported in the Outcome, and the others are still removed. One that cannot do
-	// so at once first makes a checkpoint of an Outcome with nothing but Recorded,
-	// unless the Removal is.
-	RemoveUsers(ctx context.Context, batch store.Batch, removal Removal, checkpoint func(Outcome) any) error
+	// room if there is one and they were joined to the old one. A user for whom that
+	// fails is reported, and the others are still removed.
+	RemoveUsers(ctx context.Context, b *journal.Batch, removal Removal) (RemovedUsers, error)
 
 	// SendMessage says in the new room what has happened.
-	SendMessage(ctx context.Context, batch store.Batch, message Message, checkpoint func(Outcome) any) error
+	SendMessage(ctx context.Context, b *journal.Batch, message Message) error
 
-	// MoveAliases makes the room's local aliases lead to the new room. One that
-	// cannot do so at once first makes a checkpoint of an Outcome with nothing
-	// but Planned, and finds it in the AliasMove when the step is taken again.
-	MoveAliases(ctx context.Context, batch store.Batch, move AliasMove, checkpoint func(Outcome) any) error
+	// MoveAliases makes the room's local aliases lead to the new room.
+	MoveAliases(ctx context.Context, b *journal.Batch, move AliasMove) (MovedAliases, error)
 }
 
-// An Outcome is what one step did.
-type Outcome struct {
-	// NewRoom is the id of the room that CreateRoom made, or found that it had
-	// made for the same job.
-	NewRoom string
-
-	// Removed are the users whom RemoveUsers removed, in the order in which it
-	// did, and Failed those whom it could not.
+// RemovedUsers is what became of a group of users.
+type RemovedUsers struct {
+	// Removed are the users who were removed, in that order, and Failed those who
+	// could not be.
 	Removed, Failed []string
 
-	// Recorded says that RemoveUsers is about to remove users. It is an intermediate
-	// outcome: the step is not done.
+	// Recorded says that the group was not touched yet. It is to be recorded in the
+	// checkpoint, and then removed with [Removal.Recorded] set: the homeserver removes
+	// users one by one, and one who has left is no longer listed.
 	Recorded bool
+}
 
-	// Aliases are the aliases that MoveAliases moved.
+// MovedAliases is what became of a room's aliases.
+type MovedAliases struct {
+	// Aliases are those that were moved.
 	Aliases []string
 
-	// Planned are the aliases that MoveAliases is about to move. They are an
-	// intermediate outcome: the step is not done.
+	// Planned, unless nil, are the aliases that are about to be moved. They are to be
+	// recorded in the checkpoint, and then moved with [AliasMove.Known] set to them.
 	Planned []string
 }
 
@@ -76,7 +73,7 @@ type NewRoom struct {
 // A Removal is of some of a room's local users.
 type Removal struct {
 	// Members are those to remove.
-	Members []store.LocalMember
+	Members []roomwriter.LocalMember
 
 	// Recorded says that the checkpoint has them, from an earlier attempt at the
 	// step. Some of them may be out by now.

@@ -14,7 +14,6 @@ import (
 	"lethe/internal/matrix"
 	"lethe/internal/roomgen"
 	"lethe/internal/shutdown"
-	"lethe/internal/store"
 )
 
 // generate makes a room of four local members, and no others if remote is

@@ -13,7 +13,6 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/shutdown"
-	"lethe/internal/store"
 )
 
 // An operation is a room's shutdown as Synapse did it.

@@ -11,7 +11,6 @@ import (
 
 	"lethe/internal/roomgen"
 	"lethe/internal/shutdown"
-	"lethe/internal/store"
 )
 
 // TestStateIsTheModels removes the members of made-up rooms in some order, and

@@ -12,7 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lethe/internal/homeserver"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/roomwriter"
 )
 
 // ErrHomeserver is returned by a step that a homeserver cannot take at present:
@@ -35,17 +37,17 @@ type RemoteOptions struct {
 // to do each step. A room that it shuts down must not be locked by the
 // homeserver's own locks, for which its requests would wait.
 //
-// A step is done when its checkpoint has moved. One that was done but not
-// recorded is done again, and each request of it is one that changes nothing
-// then; but a user who has left is no longer among the room's members, so a
-// caller that lists them anew does not hear of those again.
+// A step that was done but not recorded is done again. Each of its requests is one
+// that changes nothing then. But a user who has left is no longer among the room's
+// members, which is why a group is recorded before it is removed.
 //
 // A step of a room that is held is not begun. The homeserver knows no holds, so
 // what it was asked for when the hold was placed it may still do: to block the
 // room, make a new one, let a group of users out, or move aliases. Nothing of the
 // room's history goes by that.
 type Remote struct {
-	store    *store.Store
+	db       *postgres.DB
+	holds    *journal.Holds
 	service  *homeserver.Service
 	parallel int
 }
@@ -53,19 +55,16 @@ type Remote struct {
 var _ Homeserver = (*Remote)(nil)
 
 // NewRemote returns a Remote that has asked nothing yet.
-func NewRemote(store *store.Store, options RemoteOptions) *Remote {
-	return &Remote{store: store, service: options.Homeserver, parallel: cmp.Or(options.Parallel, 8)}
+func NewRemote(db *postgres.DB, options RemoteOptions) *Remote {
+	return &Remote{db: db, holds: journal.NewHolds(db), service: options.Homeserver, parallel: cmp.Or(options.Parallel, 8)}
 }
 
 // Block implements [Homeserver]. The requester must be a server admin.
-func (r *Remote) Block(ctx context.Context, batch store.Batch, requester string, checkpoint func(Outcome) any) error {
-	if err := r.store.CheckHold(ctx, batch.Room); err != nil {
+func (r *Remote) Block(ctx context.Context, b *journal.Batch, requester string) error {
+	if err := r.holds.Check(ctx, b.Room()); err != nil {
 		return err
 	}
-	if err := r.service.Block(ctx, requester, batch.Room); err != nil {
-		return blame(err)
-	}
-	return r.store.MoveCheckpoint(ctx, batch, checkpoint(Outcome{}))
+	return explain(r.service.Block(ctx, requester, b.Room()))
 }
 
 // preset is what a new room begins with: everybody may join, and read what was
@@ -76,43 +75,38 @@ const preset = "public_chat"
 const newcomersPower = -10
 
 // CreateRoom implements [Homeserver]. The creator must be registered.
-func (r *Remote) CreateRoom(ctx context.Context, batch store.Batch, room NewRoom, checkpoint func(Outcome) any) error {
-	if err := r.store.CheckHold(ctx, batch.Room); err != nil {
-		return err
+func (r *Remote) CreateRoom(ctx context.Context, b *journal.Batch, room NewRoom) (id string, err error) {
+	if err := r.holds.Check(ctx, b.Room()); err != nil {
+		return "", err
 	}
-	id, ready, err := r.store.FindCreatedRoom(ctx, room.Creator, room.JobID)
+	id, ready, err := roomwriter.FindCreatedRoom(ctx, r.db, room.Creator, room.JobID)
 	switch {
-	case errors.Is(err, store.ErrNotFound):
-		id, err = r.service.CreateRoom(ctx, room.Creator, homeserver.RoomRequest{
+	case errors.Is(err, postgres.ErrNotFound):
+		id, err := r.service.CreateRoom(ctx, room.Creator, homeserver.RoomRequest{
 			Preset:      preset,
 			Name:        room.Name,
 			PowerLevels: map[string]any{"users_default": newcomersPower},
-			Creation:    map[string]any{store.JobIDKey: room.JobID},
+			Creation:    map[string]any{roomwriter.JobIDKey: room.JobID},
 		})
-		if err != nil {
-			return blame(err)
-		}
+		return id, explain(err)
 	case err != nil:
-		return err
+		return "", err
 	case !ready:
-		return fmt.Errorf("create a room: %w: it is still being made", ErrHomeserver)
+		return "", fmt.Errorf("create a room: %w: it is still being made", ErrHomeserver)
 	}
-	return r.store.MoveCheckpoint(ctx, batch, checkpoint(Outcome{NewRoom: id}))
+	return id, nil
 }
 
-// RemoveUsers implements [Homeserver]. A user who has left already is removed. The
-// checkpoint moves first, as the users leave one after the other.
-func (r *Remote) RemoveUsers(ctx context.Context, batch store.Batch, removal Removal, checkpoint func(Outcome) any) error {
-	if err := r.store.CheckHold(ctx, batch.Room); err != nil {
-		return err
+// RemoveUsers implements [Homeserver]. A user who has left already is removed.
+func (r *Remote) RemoveUsers(ctx context.Context, b *journal.Batch, removal Removal) (RemovedUsers, error) {
+	if err := r.holds.Check(ctx, b.Room()); err != nil {
+		return RemovedUsers{}, err
 	}
 	if !removal.Recorded {
-		if err := r.store.MoveCheckpoint(ctx, batch, checkpoint(Outcome{Recorded: true})); err != nil {
-			return err
-		}
+		return RemovedUsers{Recorded: true}, nil
 	}
 	var mu sync.Mutex
-	var outcome Outcome
+	var removed RemovedUsers
 	group, working := errgroup.WithContext(ctx)
 	group.SetLimit(r.parallel)
 	for _, member := range removal.Members {
@@ -120,32 +114,32 @@ func (r *Remote) RemoveUsers(ctx context.Context, batch store.Batch, removal Rem
 			break
 		}
 		group.Go(func() error {
-			err := r.removeUser(working, batch.Room, removal.NewRoom, member)
+			err := r.removeUser(working, b.Room(), removal.NewRoom, member)
 			if err != nil && (working.Err() != nil || !r.isTheUsers(working, err)) {
-				return fmt.Errorf("remove users: %w", blame(err))
+				return fmt.Errorf("remove users: %w", explain(err))
 			}
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				outcome.Failed = append(outcome.Failed, member.UserID)
+				removed.Failed = append(removed.Failed, member.UserID)
 			} else {
-				outcome.Removed = append(outcome.Removed, member.UserID)
+				removed.Removed = append(removed.Removed, member.UserID)
 			}
 			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return err
+		return RemovedUsers{}, err
 	}
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return RemovedUsers{}, context.Cause(ctx)
 	}
-	return r.store.MoveCheckpoint(ctx, batch, checkpoint(outcome))
+	return removed, nil
 }
 
 // removeUser moves a user. It joins the new room before it leaves the old one,
 // so that whoever is not yet there can be found in the old room.
-func (r *Remote) removeUser(ctx context.Context, room, newRoom string, member store.LocalMember) error {
+func (r *Remote) removeUser(ctx context.Context, room, newRoom string, member roomwriter.LocalMember) error {
 	var joined error
 	if newRoom != "" && member.Membership == "join" {
 		joined = r.service.Join(ctx, member.UserID, newRoom)
@@ -187,8 +181,9 @@ func isTokens(refusal *homeserver.Error) bool {
 		(refusal.Code == "M_UNKNOWN_TOKEN" || refusal.Code == "M_MISSING_TOKEN")
 }
 
-// blame wraps [ErrHomeserver] around an error that it explains.
-func blame(err error) error {
+// explain wraps [ErrHomeserver] around an error that says so. It returns any other
+// error, and nil, as it is.
+func explain(err error) error {
 	var refusal *homeserver.Error
 	if errors.Is(err, homeserver.ErrUnavailable) ||
 		errors.As(err, &refusal) && (isTokens(refusal) || refusal.Status >= 500) {
@@ -199,51 +194,43 @@ func blame(err error) error {
 
 // SendMessage implements [Homeserver]. The message is looked for before it is
 // sent: a homeserver knows a transaction's id only until it is restarted.
-func (r *Remote) SendMessage(ctx context.Context, batch store.Batch, message Message, checkpoint func(Outcome) any) error {
-	if err := r.store.CheckHold(ctx, batch.Room); err != nil {
+func (r *Remote) SendMessage(ctx context.Context, b *journal.Batch, message Message) error {
+	if err := r.holds.Check(ctx, b.Room()); err != nil {
 		return err
 	}
-	sent, err := r.store.SentMessage(ctx, message.NewRoom, message.Sender, message.JobID)
-	if err != nil {
+	sent, err := roomwriter.SentMessage(ctx, r.db, message.NewRoom, message.Sender, message.JobID)
+	if err != nil || sent {
 		return err
 	}
-	if !sent {
-		err := r.service.SendMessage(ctx, message.Sender, message.NewRoom, message.JobID,
-			map[string]any{"msgtype": "m.text", "body": message.Body, store.JobIDKey: message.JobID})
-		if err != nil {
-			return blame(err)
-		}
-	}
-	return r.store.MoveCheckpoint(ctx, batch, checkpoint(Outcome{}))
+	return explain(r.service.SendMessage(ctx, message.Sender, message.NewRoom, message.JobID,
+		map[string]any{"msgtype": "m.text", "body": message.Body, roomwriter.JobIDKey: message.JobID}))
 }
 
-// MoveAliases implements [Homeserver]. No request moves an alias: it is deleted
-// and made anew, and is nowhere in between. So the checkpoint moves first, with
-// the aliases in [Outcome.Planned]. All are tried before the step fails for one.
-func (r *Remote) MoveAliases(ctx context.Context, batch store.Batch, move AliasMove, checkpoint func(Outcome) any) error {
-	if err := r.store.CheckHold(ctx, batch.Room); err != nil {
-		return err
+// MoveAliases implements [Homeserver]. No request moves an alias: it is deleted and
+// made again, and leads nowhere in between. So the aliases are recorded first. All
+// are tried before the step fails for one.
+func (r *Remote) MoveAliases(ctx context.Context, b *journal.Batch, move AliasMove) (MovedAliases, error) {
+	if err := r.holds.Check(ctx, b.Room()); err != nil {
+		return MovedAliases{}, err
 	}
-	mapped, err := r.store.LocalAliases(ctx, batch.Room)
+	mapped, err := roomwriter.LocalAliases(ctx, r.db, b.Room())
 	if err != nil {
-		return err
+		return MovedAliases{}, err
 	}
 	planned := slices.Concat(move.Known, mapped)
 	slices.Sort(planned)
 	planned = slices.Compact(planned)
 	unknown := func(alias string) bool { return !slices.Contains(move.Known, alias) }
 	if slices.ContainsFunc(mapped, unknown) {
-		if err := r.store.MoveCheckpoint(ctx, batch, checkpoint(Outcome{Planned: planned})); err != nil {
-			return err
-		}
+		return MovedAliases{Planned: planned}, nil
 	}
 	var moved []string
 	var errs []error
 	for _, alias := range planned {
-		ours, err := r.moveAlias(ctx, batch.Room, alias, move)
+		ours, err := r.moveAlias(ctx, b.Room(), alias, move)
 		switch {
 		case err != nil && !isRefusal(err):
-			return blame(err)
+			return MovedAliases{}, explain(err)
 		case err != nil:
 			errs = append(errs, fmt.Errorf("move the alias %s: %w", alias, err))
 		case ours:
@@ -251,9 +238,9 @@ func (r *Remote) MoveAliases(ctx context.Context, batch store.Batch, move AliasM
 		}
 	}
 	if len(errs) > 0 {
-		return blame(errors.Join(errs...))
+		return MovedAliases{}, explain(errors.Join(errs...))
 	}
-	return r.store.MoveCheckpoint(ctx, batch, checkpoint(Outcome{Aliases: moved}))
+	return MovedAliases{Aliases: moved}, nil
 }
 
 // moveAlias makes an alias lead to the new room, from the old one or from

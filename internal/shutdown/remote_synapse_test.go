@@ -14,7 +14,6 @@ import (
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/homeserver"
 	"lethe/internal/shutdown"
-	"lethe/internal/store"
 )
 
 // TestRemoteOnSynapse shuts two rooms down on a real Synapse, as Synapse did

@@ -23,7 +23,6 @@ import (
 	"lethe/internal/homeserver"
 	"lethe/internal/jobs"
 	"lethe/internal/shutdown"
-	"lethe/internal/store"
 )
 
 const (

@@ -7,15 +7,16 @@ import (
 	"fmt"
 
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/roomwriter"
 )
 
 // A remover removes users from a room, one after the other, in one transaction.
 type remover struct {
 	*Embedded
-	w             *store.EventWriter
+	w             *roomwriter.EventWriter
 	room, newRoom string
-	opened        map[string]*store.RoomWriter
+	opened        map[string]*roomwriter.RoomWriter
 }
 
 // remove removes one user. Refused is why that cannot be.
@@ -29,21 +30,21 @@ func (r *remover) remove(ctx context.Context, user string) (refused, err error) 
 	default:
 		return nil, nil
 	}
-	refused, err = r.attempt(ctx, r.room, func(room *store.RoomWriter) error { return r.leave(ctx, room, user, member) })
+	refused, err = r.attempt(ctx, r.room, func(room *roomwriter.RoomWriter) error { return r.leave(ctx, room, user, member) })
 	if refused != nil || err != nil || r.newRoom == "" || member.Membership != "join" {
 		return refused, err
 	}
 	// An attempt of its own: a user who cannot come in has still left.
-	return r.attempt(ctx, r.newRoom, func(room *store.RoomWriter) error { return r.join(ctx, room, user) })
+	return r.attempt(ctx, r.newRoom, func(room *roomwriter.RoomWriter) error { return r.join(ctx, room, user) })
 }
 
 // attempt runs do with the room, which it opens first: its lock outlives an
 // attempt that fails. A room that is gone refuses.
-func (r *remover) attempt(ctx context.Context, id string, do func(*store.RoomWriter) error) (refused, err error) {
+func (r *remover) attempt(ctx context.Context, id string, do func(*roomwriter.RoomWriter) error) (refused, err error) {
 	room := r.opened[id]
 	if room == nil {
 		room, err = r.openRoom(ctx, r.w, id)
-		if errors.Is(err, store.ErrNotFound) {
+		if errors.Is(err, postgres.ErrNotFound) {
 			return err, nil
 		}
 		if err != nil {
@@ -55,7 +56,7 @@ func (r *remover) attempt(ctx context.Context, id string, do func(*store.RoomWri
 }
 
 // leave makes the user leave the room and forget it.
-func (r *remover) leave(ctx context.Context, room *store.RoomWriter, user string, member store.Membership) error {
+func (r *remover) leave(ctx context.Context, room *roomwriter.RoomWriter, user string, member roomwriter.Membership) error {
 	tips, err := room.Tips(ctx)
 	if err != nil {
 		return err
@@ -66,7 +67,7 @@ func (r *remover) leave(ctx context.Context, room *store.RoomWriter, user string
 	}
 	leave := draft{
 		kind: "m.room.member", sender: user, stateKey: &user,
-		content: map[string]any{"membership": "leave"}, judge: haveMembership(user, member.Membership),
+		content: map[string]any{"membership": "leave"}, allow: requireMembership(user, member.Membership),
 	}
 	switch {
 	case known[membershipKey(user)].ID == member.EventID:
@@ -82,14 +83,14 @@ func (r *remover) leave(ctx context.Context, room *store.RoomWriter, user string
 	return r.w.Forget(ctx, r.room, user)
 }
 
-// mostCopied is how many auth events of an invitation its refusal takes over. It
+// maxCopied is how many auth events of an invitation its refusal takes over. It
 // has one more, and may have 10.
-const mostCopied = 9
+const maxCopied = 9
 
 // turnDown makes the user turn down an invitation to, or take back a knock on, a
 // room that nobody of this server is in. Nothing but that event is known of the
 // room, so it is what permits the leave, with what permitted it.
-func (r *remover) turnDown(ctx context.Context, room *store.RoomWriter, tips store.Tips, leave draft, invitation string) error {
+func (r *remover) turnDown(ctx context.Context, room *roomwriter.RoomWriter, tips roomwriter.Tips, leave draft, invitation string) error {
 	text, err := r.w.EventJSON(ctx, invitation)
 	if err != nil {
 		return err
@@ -101,10 +102,10 @@ func (r *remover) turnDown(ctx context.Context, room *store.RoomWriter, tips sto
 	if err := json.Unmarshal(text, &event); err != nil {
 		return fmt.Errorf("decode the invitation: %w", err)
 	}
-	copied := min(len(event.AuthEvents), mostCopied)
+	copied := min(len(event.AuthEvents), maxCopied)
 	sealed, err := r.seal(room, leave, matrix.Event{
 		PrevEvents: []string{invitation}, AuthEvents: append(event.AuthEvents[:copied:copied], invitation),
-		Depth: store.NextDepth(event.Depth), OriginServerTS: tips.Now,
+		Depth: roomwriter.NextDepth(event.Depth), OriginServerTS: tips.Now,
 	})
 	if err != nil {
 		return err
@@ -113,7 +114,7 @@ func (r *remover) turnDown(ctx context.Context, room *store.RoomWriter, tips sto
 }
 
 // join makes the user join the new room, unless that is so already.
-func (r *remover) join(ctx context.Context, room *store.RoomWriter, user string) error {
+func (r *remover) join(ctx context.Context, room *roomwriter.RoomWriter, user string) error {
 	member, err := r.w.Membership(ctx, room.ID(), user)
 	if err != nil || member.Membership == "join" {
 		return err
@@ -123,6 +124,6 @@ func (r *remover) join(ctx context.Context, room *store.RoomWriter, user string)
 		return err
 	}
 	return r.sendNext(ctx, room, draft{
-		kind: "m.room.member", sender: user, stateKey: &user, content: content, judge: letIn(user),
+		kind: "m.room.member", sender: user, stateKey: &user, content: content, allow: requireEntry(user),
 	})
 }

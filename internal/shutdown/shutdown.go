@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"slices"
 
-	"lethe/internal/store"
+	"lethe/internal/store/admin"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/roomwriter"
 )
 
 // A Request is a shutdown that an admin asked for.
@@ -61,7 +64,7 @@ type Progress struct {
 	// Group are the users who are being removed, where that is not one commit. They
 	// are recorded before the first of them is: one who is out is listed no longer,
 	// and would be missing from the Result if that was lost.
-	Group []store.LocalMember `json:"group,omitempty"`
+	Group []roomwriter.LocalMember `json:"group,omitempty"`
 
 	// After is the last user of the group before.
 	After string `json:"after,omitempty"`
@@ -85,116 +88,148 @@ func (r Result) WithLists() Result {
 	return r
 }
 
-// A Step does the next thing under the room's write lock, and makes the job's
-// checkpoint what the function makes of the Progress after it.
-type Step func(ctx context.Context, batch store.Batch, checkpoint func(Progress) any) error
-
 // A Shutdown closes rooms for the users of this server.
 type Shutdown struct {
-	store      *store.Store
+	db         *postgres.DB
+	rooms      *admin.Queries
 	homeserver Homeserver
 }
 
 // New returns a Shutdown against the homeserver.
-func New(db *store.Store, homeserver Homeserver) *Shutdown {
-	return &Shutdown{store: db, homeserver: homeserver}
+func New(db *postgres.DB, homeserver Homeserver) *Shutdown {
+	return &Shutdown{db: db, rooms: admin.New(db), homeserver: homeserver}
 }
 
-// Next returns the step that follows the progress, of about size users at a time,
-// and the progress that it begins with: what needs nothing to be written is not a
-// step. It reads what is committed, without a lock. It is called until the progress
-// is [Progress.Done]; then there is no step.
-func (s *Shutdown) Next(ctx context.Context, request Request, at Progress, size int) (Progress, Step, error) {
-	at.Result = at.Result.WithLists()
+// A Plan is the next step of a shutdown.
+type Plan struct {
+	// At is the progress that the step begins with.
+	At Progress
+
+	// members are the users to remove, and after is the stage that follows the step
+	// that blocks the room.
+	members []roomwriter.LocalMember
+	after   stage
+}
+
+// Plan returns the step that follows the progress, of about size users at a time.
+// Stages that write nothing are passed over. It reads what is committed, without a
+// lock. If the plan's progress is [Progress.Done] there is nothing more to do.
+func (s *Shutdown) Plan(ctx context.Context, request Request, at Progress, size int) (Plan, error) {
+	plan := Plan{At: at}
+	plan.At.Result = at.Result.WithLists()
 	for {
-		var step Step
-		var err error
-		switch at.Stage {
-		case stageBlock:
-			step, err = s.begin(ctx, request, &at)
-		case stageRoom:
-			step = s.createRoom(request, at)
-		case stageUsers, stageAgain:
-			step, err = s.removeUsers(ctx, request, &at, size)
-		case stageMessage:
-			step = s.sendMessage(request, at)
-		case stageAliases:
-			step = s.moveAliases(request, at)
-		case stageDone:
-			return at, nil, nil
-		default:
-			err = fmt.Errorf("the checkpoint has the unknown stage %q", at.Stage)
-		}
-		if err != nil || step != nil {
-			return at, step, err
-		}
-	}
-}
-
-// begin blocks the room, known or not. There is no more to do in an unknown one.
-func (s *Shutdown) begin(ctx context.Context, request Request, at *Progress) (Step, error) {
-	known, err := s.store.RoomExists(ctx, request.Room)
-	if err != nil {
-		return nil, err
-	}
-	begun := *at
-	switch {
-	case !known:
-		begun.Stage = stageDone
-	case request.NewRoomUser != "":
-		begun.Stage = stageRoom
-	default:
-		begun.Stage = stageUsers
-	}
-	if !request.Block {
-		*at = begun
-		return nil, nil
-	}
-	return func(ctx context.Context, batch store.Batch, checkpoint func(Progress) any) error {
-		return s.homeserver.Block(ctx, batch, request.Requester, func(Outcome) any { return checkpoint(begun) })
-	}, nil
-}
-
-func (s *Shutdown) createRoom(request Request, at Progress) Step {
-	room := NewRoom{JobID: request.JobID, Creator: request.NewRoomUser, Name: request.RoomName}
-	return func(ctx context.Context, batch store.Batch, checkpoint func(Progress) any) error {
-		return s.homeserver.CreateRoom(ctx, batch, room, func(outcome Outcome) any {
-			at.Result.NewRoomID, at.Stage = &outcome.NewRoom, stageUsers
-			return checkpoint(at)
-		})
-	}
-}
-
-// removeUsers removes a group of users: the recorded one, or else the next.
-func (s *Shutdown) removeUsers(ctx context.Context, request Request, at *Progress, size int) (Step, error) {
-	removal := Removal{Members: at.Group, Recorded: len(at.Group) > 0, Requester: request.Requester}
-	if !removal.Recorded {
-		group, err := s.store.LocalMembers(ctx, request.Room, at.After, size)
+		write, err := s.plan(ctx, request, &plan, size)
 		if err != nil {
-			return nil, err
+			return Plan{}, err
 		}
-		if len(group) == 0 {
-			at.After, at.Stage = "", afterUsers(*at)
-			return nil, nil
+		if write || plan.At.Done() {
+			return plan, nil
 		}
-		removal.Members = group
 	}
+}
+
+// plan plans the present stage, and reports whether it writes anything. If not, the
+// plan has moved to the next stage.
+func (s *Shutdown) plan(ctx context.Context, request Request, plan *Plan, size int) (write bool, err error) {
+	at := &plan.At
+	switch at.Stage {
+	case stageBlock:
+		if plan.after, err = s.afterBlock(ctx, request); err != nil || request.Block {
+			return true, err
+		}
+		at.Stage = plan.after
+		return false, nil
+	case stageUsers, stageAgain:
+		plan.members = at.Group
+		if len(plan.members) == 0 {
+			plan.members, err = roomwriter.LocalMembers(ctx, s.db, request.Room, at.After, size)
+		}
+		if err != nil || len(plan.members) > 0 {
+			return true, err
+		}
+		at.After, at.Stage = "", afterUsers(*at)
+		return false, nil
+	case stageRoom, stageMessage, stageAliases:
+		return true, nil
+	case stageDone:
+		return false, nil
+	}
+	return false, fmt.Errorf("the checkpoint has the unknown stage %q", at.Stage)
+}
+
+// afterBlock is the stage after the first. An unknown room has nothing more to do.
+func (s *Shutdown) afterBlock(ctx context.Context, request Request) (stage, error) {
+	known, err := s.rooms.RoomExists(ctx, request.Room)
+	switch {
+	case err != nil:
+		return "", err
+	case !known:
+		return stageDone, nil
+	case request.NewRoomUser != "":
+		return stageRoom, nil
+	}
+	return stageUsers, nil
+}
+
+// Do takes the planned step as part of the batch, and returns the progress after it,
+// which the caller commits with the batch. If the commit fails, the same step is
+// taken again.
+func (s *Shutdown) Do(ctx context.Context, b *journal.Batch, request Request, plan Plan) (Progress, error) {
+	at := plan.At
+	switch at.Stage {
+	case stageBlock:
+		at.Stage = plan.after
+		return at, s.homeserver.Block(ctx, b, request.Requester)
+	case stageRoom:
+		id, err := s.homeserver.CreateRoom(ctx, b, NewRoom{JobID: request.JobID, Creator: request.NewRoomUser, Name: request.RoomName})
+		at.Result.NewRoomID, at.Stage = &id, stageUsers
+		return at, err
+	case stageUsers, stageAgain:
+		return s.removeUsers(ctx, b, request, plan)
+	case stageMessage:
+		at.Stage = stageAliases
+		return at, s.homeserver.SendMessage(ctx, b, Message{
+			JobID: request.JobID, NewRoom: *plan.At.Result.NewRoomID, Sender: request.NewRoomUser, Body: request.Message,
+		})
+	case stageAliases:
+		return s.moveAliases(ctx, b, request, at)
+	}
+	return at, fmt.Errorf("the stage %q has no step", at.Stage)
+}
+
+// removeUsers removes a group of users.
+func (s *Shutdown) removeUsers(ctx context.Context, b *journal.Batch, request Request, plan Plan) (Progress, error) {
+	at := plan.At
+	removal := Removal{Members: plan.members, Recorded: len(at.Group) > 0, Requester: request.Requester}
 	if at.Result.NewRoomID != nil {
 		removal.NewRoom = *at.Result.NewRoomID
 	}
-	begun := *at
-	return func(ctx context.Context, batch store.Batch, checkpoint func(Progress) any) error {
-		return s.homeserver.RemoveUsers(ctx, batch, removal, func(outcome Outcome) any {
-			after := begun
-			if outcome.Recorded {
-				after.Group = removal.Members
-				return checkpoint(after)
-			}
-			after.Result = after.Result.with(outcome)
-			after.After, after.Group = removal.Members[len(removal.Members)-1].UserID, nil
-			return checkpoint(after)
-		})
-	}, nil
+	removed, err := s.homeserver.RemoveUsers(ctx, b, removal)
+	switch {
+	case err != nil:
+		return at, err
+	case removed.Recorded:
+		at.Group = plan.members
+		return at, nil
+	}
+	at.Result = at.Result.with(removed)
+	at.After, at.Group = plan.members[len(plan.members)-1].UserID, nil
+	return at, nil
+}
+
+func (s *Shutdown) moveAliases(ctx context.Context, b *journal.Batch, request Request, at Progress) (Progress, error) {
+	moved, err := s.homeserver.MoveAliases(ctx, b, AliasMove{
+		NewRoom: *at.Result.NewRoomID, Owner: request.NewRoomUser, Known: at.Aliases, Requester: request.Requester,
+	})
+	switch {
+	case err != nil:
+		return at, err
+	case moved.Planned != nil:
+		at.Aliases = moved.Planned
+		return at, nil
+	}
+	at.Result.LocalAliases, at.Aliases, at.Stage = append([]string{}, moved.Aliases...), nil, stageDone
+	return at, nil
 }
 
 func afterUsers(at Progress) stage {
@@ -207,9 +242,9 @@ func afterUsers(at Progress) stage {
 	return stageDone
 }
 
-// with adds to the result what became of a group. Whoever is removed at last has
-// not failed.
-func (r Result) with(outcome Outcome) Result {
+// with adds to the result what became of a group. A user who was removed in the
+// end has not failed.
+func (r Result) with(group RemovedUsers) Result {
 	add := func(list, users []string) []string {
 		list = slices.Clone(list)
 		for _, user := range users {
@@ -219,37 +254,9 @@ func (r Result) with(outcome Outcome) Result {
 		}
 		return list
 	}
-	r.KickedUsers = add(r.KickedUsers, outcome.Removed)
-	r.FailedToKickUsers = slices.DeleteFunc(add(r.FailedToKickUsers, outcome.Failed), func(user string) bool {
-		return slices.Contains(outcome.Removed, user)
+	r.KickedUsers = add(r.KickedUsers, group.Removed)
+	r.FailedToKickUsers = slices.DeleteFunc(add(r.FailedToKickUsers, group.Failed), func(user string) bool {
+		return slices.Contains(group.Removed, user)
 	})
 	return r
-}
-
-func (s *Shutdown) sendMessage(request Request, at Progress) Step {
-	message := Message{
-		JobID: request.JobID, NewRoom: *at.Result.NewRoomID, Sender: request.NewRoomUser, Body: request.Message,
-	}
-	return func(ctx context.Context, batch store.Batch, checkpoint func(Progress) any) error {
-		return s.homeserver.SendMessage(ctx, batch, message, func(Outcome) any {
-			at.Stage = stageAliases
-			return checkpoint(at)
-		})
-	}
-}
-
-func (s *Shutdown) moveAliases(request Request, at Progress) Step {
-	move := AliasMove{
-		NewRoom: *at.Result.NewRoomID, Owner: request.NewRoomUser, Known: at.Aliases, Requester: request.Requester,
-	}
-	return func(ctx context.Context, batch store.Batch, checkpoint func(Progress) any) error {
-		return s.homeserver.MoveAliases(ctx, batch, move, func(outcome Outcome) any {
-			if outcome.Planned != nil {
-				at.Aliases = outcome.Planned
-				return checkpoint(at)
-			}
-			at.Result.LocalAliases, at.Aliases, at.Stage = append([]string{}, outcome.Aliases...), nil, stageDone
-			return checkpoint(at)
-		})
-	}
 }

@@ -1,7 +1,6 @@
 package tasks
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,7 +8,8 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
-	"lethe/internal/store"
+	"lethe/internal/store/expiry"
+	"lethe/internal/store/journal"
 )
 
 // abandonedSkips say why a sweep for abandoned rooms has left rooms, beside those
@@ -38,16 +38,16 @@ func abandonedOutcomes(r *sweepResult) map[string]int64 {
 }
 
 // abandonedRule is the rule as the settings have it at this moment. Where there is
-// none any more, that is [store.ErrNotAbandoned].
-func (w *Worker) abandonedRule(ctx context.Context) (rule store.AbandonedRule, now time.Time, err error) {
+// none any more, that is [expiry.ErrNotAbandoned].
+func (w *Worker) abandonedRule(ctx context.Context) (rule expiry.AbandonedRule, now time.Time, err error) {
 	settings := w.options.Retention.Abandoned
 	if !settings.Enabled {
-		return rule, now, fmt.Errorf("%w: retention.abandoned is not enabled", store.ErrNotAbandoned)
+		return rule, now, fmt.Errorf("%w: retention.abandoned is not enabled", expiry.ErrNotAbandoned)
 	}
-	if now, err = earlier(func() (time.Time, error) { return w.store.Now(ctx) }); err != nil {
+	if now, err = expiryClock(func() (time.Time, error) { return w.db.Now(ctx) }); err != nil {
 		return rule, now, err
 	}
-	return store.AbandonedRule{
+	return expiry.AbandonedRule{
 		ServerName: w.options.ServerName, Before: settings.GoneBefore(now), Exclude: settings.Exclude,
 	}, now, nil
 }
@@ -55,18 +55,13 @@ func (w *Worker) abandonedRule(ctx context.Context) (rule store.AbandonedRule, n
 // newAbandonedSweep returns the work of a sweep that makes a delete of each room
 // that is abandoned, and was when an earlier one looked: it is a retention sweep
 // that looks at rooms otherwise.
-func (w *Worker) newAbandonedSweep(job store.Job, run store.Run) (*retentionSweep, error) {
+func (w *Worker) newAbandonedSweep(_ context.Context, job journal.Job, run journal.Run) (work, error) {
 	s := &retentionSweep{worker: w, run: run, config: w.options.Retention, job: w.options.Retention.Abandoned.Job()}
 	if !s.config.Abandoned.Enabled {
 		return nil, errAbandonedOff
 	}
 	if w.options.Beside {
 		return nil, errBeside
-	}
-	if len(job.Checkpoint) > 0 && !bytes.Equal(job.Checkpoint, []byte("null")) {
-		if err := json.Unmarshal(job.Checkpoint, &s.at); err != nil {
-			return nil, fmt.Errorf("decode the job's checkpoint: %w", err)
-		}
 	}
 	var now time.Time // of the last look
 	s.by = sweeper{
@@ -75,18 +70,18 @@ func (w *Worker) newAbandonedSweep(job store.Job, run store.Run) (*retentionSwee
 			page, now, err = s.lookForAbandoned(ctx)
 			return page, err
 		},
-		insert: func(ctx context.Context, page sweepPage, checkpoint func(store.SweptJobs) any) (store.SweptJobs, error) {
-			look := store.Look{After: s.at.After, UpTo: page[len(page)-1].room, At: now}
+		record: func(ctx context.Context, b *journal.Batch, page sweepPage) error {
+			look := expiry.Look{After: s.at.After, UpTo: page[len(page)-1].room, At: now}
 			for _, v := range page {
 				if v.abandoned && v.job == nil {
 					look.Abandoned = append(look.Abandoned, v.room)
 				}
 			}
-			return w.store.InsertSweptLook(ctx, run, lockLease, page.jobs(), w.options.MaxQueued, look, checkpoint)
+			return expiry.RecordLook(ctx, b, look)
 		},
-		outcomes: abandonedOutcomes, counter: w.metrics.AbandonedRooms,
+		outcomes: abandonedOutcomes,
 	}
-	return s, nil
+	return s, decodeCheckpoint(job, &s.at)
 }
 
 // lookForAbandoned decides about the next page of rooms.
@@ -95,12 +90,12 @@ func (s *retentionSweep) lookForAbandoned(ctx context.Context) (sweepPage, time.
 	if err != nil {
 		return nil, now, err
 	}
-	rooms, err := s.worker.store.SeenRooms(ctx, s.at.After, s.worker.options.SweepRooms, rule)
+	rooms, err := s.worker.expiry.SeenRooms(ctx, s.at.After, s.worker.options.SweepRooms, rule)
 	if err != nil {
 		return nil, now, err
 	}
 	if len(rooms) == 0 {
-		return nil, now, s.worker.store.ForgetAbandoned(ctx, s.at.After)
+		return nil, now, s.worker.expiry.ForgetAbandoned(ctx, s.at.After)
 	}
 	parameters, err := json.Marshal(deleteRoomParameters{Purge: true, Abandoned: true})
 	if err != nil {
@@ -111,13 +106,13 @@ func (s *retentionSweep) lookForAbandoned(ctx context.Context) (sweepPage, time.
 	for i, room := range rooms {
 		v := verdict{room: room.Room}
 		switch {
-		case room.Abandonment == store.AbandonedExcluded:
+		case room.Abandonment == expiry.AbandonedExcluded:
 			v.skip = func(r *sweepResult) { r.Skipped.Excluded++ }
-		case room.Abandonment == store.AbandonedMembers:
+		case room.Abandonment == expiry.AbandonedMembers:
 			v.skip = func(r *sweepResult) { r.Skipped.Members++ }
-		case room.Abandonment == store.AbandonedRecent:
+		case room.Abandonment == expiry.AbandonedRecent:
 			v.skip = func(r *sweepResult) { r.Skipped.Recent++ }
-		case room.Abandonment != store.Abandoned:
+		case room.Abandonment != expiry.Abandoned:
 			v.skip = func(r *sweepResult) { r.Skipped.Undated++ }
 		case room.Held:
 			v.skip = func(r *sweepResult) { r.Skipped.Held++ }
@@ -130,9 +125,9 @@ func (s *retentionSweep) lookForAbandoned(ctx context.Context) (sweepPage, time.
 		default:
 			left--
 			v.abandoned = true
-			v.job = &store.Job{
-				ID: jobs.NewID(), Kind: string(jobs.DeleteRoom), Room: room.Room, Parameters: parameters,
-				Requester: retentionRequester, State: store.JobQueued, Generation: 1, Queue: queueLow, TaskMissing: true,
+			v.job = &journal.Job{
+				ID: jobs.NewID(), Kind: jobs.DeleteRoom, Room: room.Room, Parameters: parameters,
+				Requester: retentionRequester, State: journal.Queued, Generation: 1, Queue: jobs.Low, TaskMissing: true,
 				TraceParent: observe.OriginOf(ctx).TraceParent,
 			}
 		}

@@ -11,7 +11,6 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/retention"
-	"lethe/internal/store"
 )
 
 // lodge makes a room of which local users are or were members: what each is, and

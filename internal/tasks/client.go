@@ -10,38 +10,39 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 )
 
 // A Client accepts jobs.
 type Client struct {
-	store    *store.Store
+	journal  *journal.Journal
 	dispatch dispatcher
 	log      *slog.Logger
 }
 
 // NewClient returns a Client that dispatches through the Redis client, which
 // stays the caller's to close.
-func NewClient(db *store.Store, client redis.UniversalClient, log *slog.Logger) *Client {
-	return &Client{store: db, dispatch: newDispatcher(client), log: log}
+func NewClient(db *postgres.DB, client redis.UniversalClient, log *slog.Logger) *Client {
+	return &Client{journal: journal.New(db), dispatch: newDispatcher(client), log: log}
 }
 
 // submit accepts a job: it is accepted once its row is committed, and an error
 // means that it is not. A Redis that is down is the reconciler's business.
-func (c *Client) submit(ctx context.Context, kind jobs.Kind, room, requester string, parameters any, alone bool) (id string, err error) {
+func (c *Client) submit(ctx context.Context, kind journal.Kind, room, requester string, parameters any, alone bool) (id string, err error) {
 	encoded, err := json.Marshal(parameters)
 	if err != nil {
 		return "", fmt.Errorf("encode the job's parameters: %w", err)
 	}
-	job := store.Job{
-		ID: jobs.NewID(), Kind: string(kind), Room: room, Parameters: encoded, Requester: requester,
-		State: store.JobQueued, Generation: 1,
+	job := journal.Job{
+		ID: jobs.NewID(), Kind: kind, Room: room, Parameters: encoded, Requester: requester,
+		State: journal.Queued, Generation: 1,
 	}
-	ctx, span := observe.StartSpan(ctx, "submit "+job.Kind, about(job)...)
+	ctx, span := observe.StartSpan(ctx, "submit "+string(kind), about(job)...)
 	defer func() { span.End(err) }()
 	origin := observe.OriginOf(ctx)
 	job.TraceParent, job.RequestID = origin.TraceParent, origin.RequestID
-	if err := c.store.InsertJob(ctx, job, alone); err != nil {
+	if err := c.journal.InsertJob(ctx, job, alone); err != nil {
 		return "", err
 	}
 	// The job is accepted, and its caller going away changes nothing about it.
@@ -52,7 +53,7 @@ func (c *Client) submit(ctx context.Context, kind jobs.Kind, room, requester str
 	// begun: most jobs of a sweep begin before anybody does.
 	if err := c.dispatch.enqueue(ctx, job); err != nil {
 		log.WarnContext(ctx, "job not enqueued: left to the reconciler", "error", err)
-		if err := c.store.MarkTaskNever(ctx, job.ID, job.Generation); err != nil {
+		if err := c.journal.MarkTaskNever(ctx, job.ID, job.Generation); err != nil {
 			log.WarnContext(ctx, "job not marked as not enqueued", "error", err)
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/jobs"
-	"lethe/internal/store"
 )
 
 func TestAcceptedPurgeHasARowAStatusAndATask(t *testing.T) {

@@ -1,7 +1,6 @@
 package tasks
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,7 +11,8 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
 	"lethe/internal/shutdown"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/purge"
 )
 
 // DeleteRoom asks for a room to be shut down, and then deleted if Purge is set.
@@ -38,14 +38,14 @@ type DeleteRoom struct {
 	// their users have left.
 	PurgeDelay time.Duration
 
-	// Exclusive refuses the delete with [store.ErrRoomBusy] while the room has a
+	// Exclusive refuses the delete with [journal.ErrRoomBusy] while the room has a
 	// job of any kind that has not ended. Otherwise it waits for a history purge,
 	// and only another delete refuses it.
 	Exclusive bool
 }
 
 // SubmitDeleteRoom accepts a delete and returns its job's id. An error means that
-// it was not accepted; it is [store.ErrRoomBusy] if the room has a delete that has
+// it was not accepted; it is [journal.ErrRoomBusy] if the room has a delete that has
 // not ended.
 func (c *Client) SubmitDeleteRoom(ctx context.Context, request DeleteRoom) (id string, err error) {
 	id, err = c.submit(ctx, jobs.DeleteRoom, request.Room, request.Requester, request.parameters(), request.Exclusive)
@@ -55,10 +55,10 @@ func (c *Client) SubmitDeleteRoom(ctx context.Context, request DeleteRoom) (id s
 	return id, nil
 }
 
-// IsOf reports whether a job is what the request asks for, whoever asked.
-func (d DeleteRoom) IsOf(job store.Job) bool {
+// IsOf reports whether a job does what the request asks for, by any requester.
+func (d DeleteRoom) IsOf(job journal.Job) bool {
 	var its deleteRoomParameters
-	return job.Kind == string(jobs.DeleteRoom) && job.Room == d.Room &&
+	return job.Kind == jobs.DeleteRoom && job.Room == d.Room &&
 		json.Unmarshal(job.Parameters, &its) == nil && its == d.parameters()
 }
 
@@ -105,14 +105,10 @@ type deleteRoomCheckpoint struct {
 	Size int `json:"size"`
 
 	// At is where in the room the next batch goes on.
-	At store.RoomPosition `json:"at"`
+	At purge.RoomPosition `json:"at"`
 
-	Batches            int64  `json:"batches"`
-	EventsDeleted      int64  `json:"events_deleted"`
-	RowsDeleted        int64  `json:"rows_deleted"`
-	StateGroupsDeleted int64  `json:"state_groups_deleted"`
-	RowWiseBatches     int64  `json:"row_wise_batches"`
-	RowWiseWhy         string `json:"row_wise_why,omitempty"`
+	tally
+	RowsDeleted int64 `json:"rows_deleted"`
 }
 
 // A DeleteStatus is what there is to say of a delete beside its state.
@@ -138,10 +134,10 @@ func DeleteStatusOf(checkpoint []byte) (DeleteStatus, error) {
 }
 
 const (
-	// firstUsers is how many users the first group has, and mostUsers how many one
+	// firstUsers is how many users the first group has, and maxUsers how many one
 	// has at most: all of them wait for the slowest.
 	firstUsers = 10
-	mostUsers  = 200
+	maxUsers   = 200
 
 	// firstRows is the size of a room's first batch.
 	firstRows = 1000
@@ -149,16 +145,17 @@ const (
 
 // deleteRoom is the work of a delete.
 type deleteRoom struct {
-	worker  *Worker
-	run     store.Run
-	request shutdown.Request
-	purge   store.RoomPurge
-	after   deleteRoomParameters
-	catalog store.Catalog
-	at      deleteRoomCheckpoint
+	worker     *Worker
+	run        journal.Run
+	request    shutdown.Request
+	parameters deleteRoomParameters
+	at         deleteRoomCheckpoint
+
+	// room deletes the room, nil if it is only shut down.
+	room *purge.Room
 }
 
-func (w *Worker) newDeleteRoom(ctx context.Context, job store.Job, run store.Run) (*deleteRoom, error) {
+func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal.Run) (work, error) {
 	var parameters deleteRoomParameters
 	if err := json.Unmarshal(job.Parameters, &parameters); err != nil {
 		return nil, fmt.Errorf("decode the job's parameters: %w", err)
@@ -170,17 +167,14 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job store.Job, run store.Run
 			JobID: job.ID, Room: job.Room, Requester: job.Requester, Block: parameters.Block,
 			NewRoomUser: parameters.NewRoomUserID, RoomName: parameters.NewRoomName, Message: parameters.Message,
 		},
-		purge: store.RoomPurge{Room: job.Room, ServerName: w.options.ServerName, Force: parameters.ForcePurge},
-		after: parameters,
-		at:    deleteRoomCheckpoint{Phase: phaseShuttingDown, Size: firstUsers},
+		parameters: parameters,
+		at:         deleteRoomCheckpoint{Phase: phaseShuttingDown, Size: firstUsers},
 	}
 	if parameters.Abandoned {
 		d.at = deleteRoomCheckpoint{Phase: phasePurging, Size: w.firstRows()}
 	}
-	if len(job.Checkpoint) > 0 && !bytes.Equal(job.Checkpoint, []byte("null")) {
-		if err := json.Unmarshal(job.Checkpoint, &d.at); err != nil {
-			return nil, fmt.Errorf("decode the job's checkpoint: %w", err)
-		}
+	if err := decodeCheckpoint(job, &d.at); err != nil {
+		return nil, err
 	}
 	if !parameters.Purge {
 		return d, nil
@@ -188,6 +182,7 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job store.Job, run store.Run
 	if w.options.Beside {
 		return nil, errBeside
 	}
+	request := purge.RoomRequest{Room: job.Room, ServerName: w.options.ServerName, Force: parameters.ForcePurge}
 	if parameters.Abandoned {
 		if err := w.throttle(ctx, 0); err != nil {
 			return nil, err
@@ -198,11 +193,11 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job store.Job, run store.Run
 		if err != nil {
 			return nil, err
 		}
-		d.purge.Abandoned = &rule
+		request.Abandoned = &rule
 	}
-	// Before anybody is removed: a room that cannot be deleted is not half closed.
+	// Before any user is removed: a room that cannot be deleted is not half closed.
 	var err error
-	d.catalog, err = w.room.get(ctx)
+	d.room, err = w.purger.Room(ctx, request)
 	return d, err
 }
 
@@ -215,7 +210,7 @@ func (d *deleteRoom) next(ctx context.Context) (done bool, err error) {
 		if !d.at.Done() {
 			return false, d.nextShutdown(ctx)
 		}
-		if !d.after.Purge {
+		if !d.parameters.Purge {
 			return true, nil
 		}
 		return false, d.beginPurge(ctx)
@@ -226,126 +221,137 @@ func (d *deleteRoom) next(ctx context.Context) (done bool, err error) {
 }
 
 func (d *deleteRoom) nextShutdown(ctx context.Context) error {
-	progress, step, err := d.worker.shutdown.Next(ctx, d.request, d.at.Progress, d.at.Size)
+	plan, err := d.worker.shutdown.Plan(ctx, d.request, d.at.Progress, d.at.Size)
 	if err != nil {
 		return err
 	}
-	if step == nil {
+	if plan.At.Done() {
 		// That need not be written: a run that begins from the checkpoint before comes
 		// to the same conclusion.
-		d.at.Progress = progress
+		d.at.Progress = plan.At
 		return nil
 	}
-	return d.batch(ctx, func(ctx context.Context, batch store.Batch, move func(func(*deleteRoomCheckpoint, time.Duration)) any) error {
-		return step(ctx, batch, func(progress shutdown.Progress) any {
-			return move(func(at *deleteRoomCheckpoint, took time.Duration) {
-				if progress.After != at.After { // a group of users was removed
-					at.Size = min(d.worker.nextBatch(at.Size, 1, took), mostUsers)
-				}
-				at.Progress = progress
-			})
-		})
-	})
+	return d.shutDown(ctx, plan)
+}
+
+// shutDown takes a step of the shutdown.
+func (d *deleteRoom) shutDown(ctx context.Context, plan shutdown.Plan) (err error) {
+	ctx, b, err := d.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer b.end(&err)
+	progress, err := d.worker.shutdown.Do(ctx, b.Batch, d.request, plan)
+	if err != nil {
+		return err
+	}
+	next := d.at
+	if progress.After != next.After { // a group of users was removed
+		next.Size = min(d.worker.nextBatch(next.Size, 1, b.took()), maxUsers)
+	}
+	next.Progress = progress
+	return d.commit(ctx, b, next)
 }
 
 // beginPurge ends the shutdown, and waits until the room may be purged. The wait
 // is in the queue, so it costs nobody a place. That the purge has begun is written
 // with its first batch.
 func (d *deleteRoom) beginPurge(ctx context.Context) error {
-	if d.after.PurgeDelay > 0 {
-		now, err := d.worker.store.Now(ctx)
+	if d.parameters.PurgeDelay > 0 {
+		now, err := d.worker.db.Now(ctx)
 		switch {
 		case err != nil:
 			return err
 		case d.at.PurgeAt == 0:
-			return d.record(ctx, func(at *deleteRoomCheckpoint) { at.PurgeAt = now.UnixMilli() + d.after.PurgeDelay })
+			next := d.at
+			next.PurgeAt = now.UnixMilli() + d.parameters.PurgeDelay
+			return d.record(ctx, next)
 		case d.at.PurgeAt > now.UnixMilli():
-			return errYield{reason: yieldPurgeDelay, after: time.UnixMilli(d.at.PurgeAt).Sub(now)}
+			return errYield{reason: jobs.YieldPurgeDelay, after: time.UnixMilli(d.at.PurgeAt).Sub(now)}
 		}
 	}
-	if err := d.worker.store.GuardRoom(ctx, d.purge); err != nil {
+	if err := d.room.Guard(ctx); err != nil {
 		return err
 	}
 	d.at.Phase, d.at.Size = phasePurging, d.worker.firstRows()
 	return nil
 }
 
-// record is a batch that only moves the checkpoint.
-func (d *deleteRoom) record(ctx context.Context, update func(*deleteRoomCheckpoint)) error {
-	return d.batch(ctx, func(ctx context.Context, batch store.Batch, move func(func(*deleteRoomCheckpoint, time.Duration)) any) error {
-		return d.worker.store.MoveCheckpoint(ctx, batch, move(func(at *deleteRoomCheckpoint, _ time.Duration) { update(at) }))
-	})
+// record commits a batch that only moves the checkpoint.
+func (d *deleteRoom) record(ctx context.Context, next deleteRoomCheckpoint) (err error) {
+	ctx, b, err := d.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer b.end(&err)
+	return d.commit(ctx, b, next)
 }
 
 func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
-	d.purge.At = d.at.At
 	if d.at.Batches > 0 {
-		d.purge.Abandoned = nil // the room has vanished, and what it was judged by
+		d.room.Abandoned = nil // what the rule looks at is gone
 	}
-	step, err := d.worker.store.NextRoomStep(ctx, d.catalog, d.purge)
-	if err != nil || step == nil {
+	parts, err := d.room.Next(ctx, d.at.At)
+	if err != nil || len(parts) == 0 {
 		return err == nil, err
 	}
-	var rows int64
-	err = d.batch(ctx, func(ctx context.Context, batch store.Batch, move func(func(*deleteRoomCheckpoint, time.Duration)) any) error {
-		_, err := step(ctx, batch, d.catalog, d.size(), func(done store.RoomBatch) any {
-			return move(func(at *deleteRoomCheckpoint, took time.Duration) {
-				rows = done.Events + done.StateGroups
-				at.At = done.At
-				at.Size = d.worker.nextBatch(at.Size, leastEvents, took)
-				at.EventsDeleted += done.Events
-				at.RowsDeleted += done.Rows
-				at.StateGroupsDeleted += done.StateGroups
-				if done.RowWise != "" {
-					at.RowWiseBatches++
-					at.RowWiseWhy = done.RowWise
-				}
-			})
-		})
-		return err
-	})
-	if err != nil || !d.after.Abandoned {
+	rows, err := d.deleteParts(ctx, parts)
+	if err != nil || !d.parameters.Abandoned {
 		return false, err
 	}
 	return false, d.worker.throttle(ctx, rows)
 }
 
+// deleteParts deletes a batch of the room, and returns how many events and state
+// groups it has deleted.
+func (d *deleteRoom) deleteParts(ctx context.Context, parts purge.Parts) (rows int64, err error) {
+	ctx, b, err := d.begin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer b.end(&err)
+	done, err := d.room.Delete(ctx, b.Batch, parts, d.at.At, d.size())
+	if err != nil {
+		return 0, err
+	}
+	next := d.at
+	next.At = done.At
+	next.EventsDeleted += done.Events
+	next.RowsDeleted += done.Rows
+	next.StateGroupsDeleted += done.StateGroups
+	next.rowWise(done.RowWise)
+	next.Size = d.worker.nextBatch(next.Size, minEvents, b.took())
+	return done.Events + done.StateGroups, d.commit(ctx, b, next)
+}
+
 // size is how much the next batch of the purge takes on, as that of a sweep's
 // history purge.
 func (d *deleteRoom) size() int {
-	if rate := d.worker.options.RowsPerSecond; d.after.Abandoned && rate > 0 {
+	if rate := d.worker.options.RowsPerSecond; d.parameters.Abandoned && rate > 0 {
 		return min(d.at.Size, rate)
 	}
 	return d.at.Size
 }
 
-// batch runs do under the room's lock, and moves on when it has committed. A step
-// that commits twice moves twice.
-func (d *deleteRoom) batch(ctx context.Context,
-	do func(ctx context.Context, batch store.Batch, move func(update func(at *deleteRoomCheckpoint, took time.Duration)) any) error,
-) error {
-	next := d.at
-	err := d.worker.inRoom(ctx, jobs.DeleteRoom, d.request.Room, d.run, func(ctx context.Context, batch store.Batch) error {
-		started := time.Now()
-		return do(ctx, batch, func(update func(*deleteRoomCheckpoint, time.Duration)) any {
-			next = d.at
-			next.Batches++
-			update(&next, time.Since(started))
-			return next
-		})
-	})
-	if err == nil {
-		d.worker.countDeleted(jobs.DeleteRoom, next.EventsDeleted-d.at.EventsDeleted, next.StateGroupsDeleted-d.at.StateGroupsDeleted,
-			next.RowsDeleted-d.at.RowsDeleted, next.RowWiseBatches-d.at.RowWiseBatches)
-		d.at = next
+func (d *deleteRoom) begin(ctx context.Context) (context.Context, *roomBatch, error) {
+	return d.worker.begin(ctx, jobs.DeleteRoom, d.request.Room, d.run)
+}
+
+// commit commits a batch with the checkpoint after it.
+func (d *deleteRoom) commit(ctx context.Context, b *roomBatch, next deleteRoomCheckpoint) error {
+	next.Batches++
+	if err := b.Commit(ctx, next); err != nil {
+		return err
 	}
-	return err
+	d.worker.countDeleted(jobs.DeleteRoom, d.at.tally, next.tally, next.RowsDeleted-d.at.RowsDeleted)
+	d.at = next
+	return nil
 }
 
 // refusal is the text of an error that an API would have refused the job with,
 // after the status that it would have answered; "" for any other.
 func refusal(err error) string {
-	for _, refused := range []error{store.ErrBeyondExtremities, store.ErrUsersJoined} {
+	for _, refused := range []error{purge.ErrBeyondExtremities, purge.ErrUsersJoined} {
 		if errors.Is(err, refused) {
 			return "400: " + refused.Error()
 		}

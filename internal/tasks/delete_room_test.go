@@ -14,7 +14,6 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/roomgen"
 	"lethe/internal/shutdown"
-	"lethe/internal/store"
 )
 
 // furnish makes a room of version 10 with so many local members, in the order of

@@ -10,7 +10,6 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/retention"
-	"lethe/internal/store"
 )
 
 func (l *lab) place(room string) {

@@ -19,7 +19,6 @@ import (
 	"lethe/internal/matrix"
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
-	"lethe/internal/store"
 )
 
 func TestMain(m *testing.M) { devstacktest.Main(m) }

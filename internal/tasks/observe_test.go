@@ -17,7 +17,6 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
-	"lethe/internal/store"
 )
 
 // written is what was logged.

@@ -11,7 +11,10 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
 	"lethe/internal/retention"
-	"lethe/internal/store"
+	"lethe/internal/store/expiry"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/purge"
 )
 
 // PurgeHistory asks for the history of a room to be purged.
@@ -28,7 +31,7 @@ type PurgeHistory struct {
 	// Requester is the user id of the admin who asks.
 	Requester string
 
-	// Exclusive refuses the purge with [store.ErrRoomBusy] while the room has a
+	// Exclusive refuses the purge with [journal.ErrRoomBusy] while the room has a
 	// job that has not ended. Otherwise the purge waits its turn.
 	Exclusive bool
 }
@@ -79,32 +82,24 @@ type purgeHistoryCheckpoint struct {
 	// Size is how much the next batch takes on, in events or state groups.
 	Size int `json:"size"`
 
-	Batches            int64 `json:"batches"`
-	EventsDeleted      int64 `json:"events_deleted"`
-	EventsKept         int64 `json:"events_kept"`
-	StateGroupsDeleted int64 `json:"state_groups_deleted"`
-	StateRowsWritten   int64 `json:"state_rows_written"`
-
-	// RowWiseBatches counts the batches whose references the server had to
-	// check row by row, and RowWiseWhy says why the last of them did.
-	RowWiseBatches int64  `json:"row_wise_batches"`
-	RowWiseWhy     string `json:"row_wise_why,omitempty"`
+	tally
+	EventsKept       int64 `json:"events_kept"`
+	StateRowsWritten int64 `json:"state_rows_written"`
 }
 
 // purgeHistory is the work of a history purge.
 type purgeHistory struct {
-	worker  *Worker
-	run     store.Run
-	purge   store.HistoryPurge
-	catalog store.Catalog
-	at      purgeHistoryCheckpoint
+	worker *Worker
+	run    journal.Run
+	purge  *purge.History
+	at     purgeHistoryCheckpoint
 
-	// swept says that a sweep has made the purge, and expired that the room has
-	// something to purge by the policy that it has now, unless nobody asked yet.
+	// swept says that a sweep has made the purge. Expired says that the room has
+	// expired events by its present policy, or that the policy does not matter.
 	swept, expired bool
 }
 
-func (w *Worker) newPurgeHistory(ctx context.Context, job store.Job, run store.Run) (*purgeHistory, error) {
+func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journal.Run) (work, error) {
 	var parameters purgeHistoryParameters
 	if err := json.Unmarshal(job.Parameters, &parameters); err != nil {
 		return nil, fmt.Errorf("decode the job's parameters: %w", err)
@@ -113,63 +108,57 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job store.Job, run store.R
 		return nil, errBeside
 	}
 	p := &purgeHistory{
-		worker: w,
-		run:    run,
-		purge: store.HistoryPurge{
-			Room: job.Room, Before: parameters.Token.Topological,
-			DeleteLocal: parameters.DeleteLocalEvents, ServerName: w.options.ServerName,
-		},
-		at:    purgeHistoryCheckpoint{Phase: phaseEvents, Size: w.firstBatch()},
-		swept: parameters.RetentionJob != "", expired: true,
+		worker: w, run: run, swept: parameters.RetentionJob != "", expired: true,
+		at: purgeHistoryCheckpoint{Phase: phaseEvents, Size: w.firstBatch()},
 	}
-	if len(job.Checkpoint) > 0 {
-		if err := json.Unmarshal(job.Checkpoint, &p.at); err != nil {
-			return nil, fmt.Errorf("decode the job's checkpoint: %w", err)
-		}
+	if err := decodeCheckpoint(job, &p.at); err != nil {
+		return nil, err
+	}
+	request := purge.HistoryRequest{
+		Room: job.Room, Before: parameters.Token.Topological,
+		DeleteLocal: parameters.DeleteLocalEvents, ServerName: w.options.ServerName,
 	}
 	if p.swept {
 		if err := w.throttle(ctx, 0); err != nil {
 			return nil, err
 		}
 		if p.at.Phase == phaseEvents {
-			if err := p.judge(ctx, parameters.ExpiredBefore); err != nil {
+			var err error
+			if request.Before, p.expired, err = w.expiredBefore(ctx, request, parameters.ExpiredBefore); err != nil {
 				return nil, err
 			}
 		}
 	}
 	var err error
-	p.catalog, err = w.history.get(ctx)
+	p.purge, err = w.purger.History(ctx, request)
 	return p, err
 }
 
-// judge decides anew what of the room has expired: since the sweep, which decided by
-// the moment that it is given, its policy or the settings may have changed to keep
-// more.
-func (p *purgeHistory) judge(ctx context.Context, decided *int64) error {
+// expiredBefore is the depth up to which a sweep's purge may go by the room's policy
+// at this moment, and whether it may go at all. The policy or the settings may have
+// changed since the sweep decided, by the moment that it is given, so that more
+// stays now.
+func (w *Worker) expiredBefore(ctx context.Context, request purge.HistoryRequest, decided *int64) (depth int64, expired bool, err error) {
 	var policy retention.Policy
-	now, err := earlier(func() (now time.Time, err error) {
-		policy.MinLifetime, policy.MaxLifetime, now, err = p.worker.store.RetentionNow(ctx, p.purge.Room)
+	now, err := expiryClock(func() (now time.Time, err error) {
+		policy.MinLifetime, policy.MaxLifetime, now, err = w.expiry.RetentionNow(ctx, request.Room)
 		return now, err
 	})
 	if err != nil {
-		return err
+		return 0, false, err
 	}
-	before, expires := p.worker.options.Retention.ExpiredBefore(&policy, now)
+	before, expires := w.options.Retention.ExpiredBefore(&policy, now)
 	switch {
 	case !expires:
-		p.expired = false
-		return nil
+		return request.Before, false, nil
 	case decided != nil && before >= *decided:
-		return nil // all that had expired still has
+		return request.Before, true, nil // all that had expired still has
 	}
-	cuts, err := p.worker.store.RetentionCuts(ctx, []store.RoomCut{{Room: p.purge.Room, Before: before}})
-	if err != nil {
-		return err
+	cuts, err := w.expiry.RetentionCuts(ctx, []expiry.RoomCut{{Room: request.Room, Before: before}})
+	if err != nil || cuts[0] == nil {
+		return request.Before, false, err
 	}
-	if p.expired = cuts[0] != nil; p.expired {
-		p.purge.Before = min(p.purge.Before, cuts[0].Topological)
-	}
-	return nil
+	return min(request.Before, cuts[0].Topological), true, nil
 }
 
 func (p *purgeHistory) progress() any { return p.at }
@@ -196,114 +185,118 @@ func (p *purgeHistory) nextEvents(ctx context.Context) error {
 	if p.at.From != nil {
 		from = *p.at.From
 	}
-	err := store.ErrNotFound
+	err := postgres.ErrNotFound
 	if from < p.purge.Before {
-		from, err = p.worker.store.NextHistoryDepth(ctx, p.purge, from)
+		from, err = p.purge.NextDepth(ctx, from)
 	}
-	if errors.Is(err, store.ErrNotFound) {
-		if p.at.Batches == 0 && !p.at.Late && !p.swept {
-			// Each batch asks this; a purge that finds nothing is refused as well.
-			if err := p.worker.store.GuardHistory(ctx, p.purge); err != nil {
-				return err
-			}
-		}
-		// The walk is over. That need not be written: a run that begins from the
-		// checkpoint before comes to the same conclusion.
-		if p.at.From = nil; p.at.Late {
-			p.at.Phase, p.at.Size = phaseStateGroups, p.worker.firstBatch()
-		}
-		p.at.Late = true
-		return nil
+	if errors.Is(err, postgres.ErrNotFound) {
+		return p.endWalk(ctx)
 	}
 	if err != nil {
 		return err
 	}
-	var rows int64
-	err = p.batch(ctx, func(ctx context.Context, batch store.Batch, moved moved) error {
-		_, err := p.worker.store.PurgeHistoryBatch(ctx, batch, p.catalog, p.purge, from, p.size(),
-			func(done store.HistoryBatch) any {
-				return moved(func(at *purgeHistoryCheckpoint) {
-					rows = done.Deleted + done.Kept
-					at.From = &done.Cut
-					at.EventsDeleted += done.Deleted
-					at.EventsKept += done.Kept
-					if done.RowWise != "" {
-						at.RowWiseBatches++
-						at.RowWiseWhy = done.RowWise
-					}
-				})
-			})
-		return err
-	})
-	return p.take(ctx, rows, err)
+	rows, err := p.purgeEvents(ctx, from)
+	return p.throttle(ctx, rows, err)
 }
 
-// take takes what a batch has deleted, if it has, from what sweeps may delete, and
-// returns the batch's error.
-func (p *purgeHistory) take(ctx context.Context, rows int64, err error) error {
-	if err != nil || !p.swept {
-		return err
+// endWalk goes on to the second walk, or to the state groups after it. That need not
+// be written: a run that begins from the checkpoint before comes to the same
+// conclusion.
+func (p *purgeHistory) endWalk(ctx context.Context) error {
+	if p.at.Batches == 0 && !p.at.Late && !p.swept {
+		// Each batch checks this; a purge that finds nothing is refused as well.
+		if err := p.purge.Guard(ctx); err != nil {
+			return err
+		}
 	}
-	return p.worker.throttle(ctx, rows)
+	p.at.From = nil
+	if p.at.Late {
+		p.at.Phase, p.at.Size = phaseStateGroups, p.worker.firstBatch()
+	}
+	p.at.Late = true
+	return nil
+}
+
+// purgeEvents purges a batch of events, and returns how many it has dealt with.
+func (p *purgeHistory) purgeEvents(ctx context.Context, from int64) (rows int64, err error) {
+	ctx, b, err := p.worker.begin(ctx, jobs.PurgeHistory, p.purge.Room, p.run)
+	if err != nil {
+		return 0, err
+	}
+	defer b.end(&err)
+	done, err := p.purge.Purge(ctx, b.Batch, from, p.size())
+	if err != nil {
+		return 0, err
+	}
+	next := p.at
+	next.From = &done.Cut
+	next.EventsDeleted += done.Deleted
+	next.EventsKept += done.Kept
+	next.rowWise(done.RowWise)
+	next.Size = p.worker.nextBatch(p.size(), minEvents, b.took())
+	return done.Deleted + done.Kept, p.commit(ctx, b, next)
 }
 
 // nextStateGroups collects some of the state groups that the purge left without
 // a use. They belong to the room: those of an earlier purge that failed on its
 // way are among them.
 func (p *purgeHistory) nextStateGroups(ctx context.Context) (done bool, err error) {
-	step, err := p.worker.store.NextStateGroupStep(ctx, p.purge.Room)
-	if err != nil || step == nil {
+	step, err := p.purge.NextStateGroups(ctx)
+	if err != nil || step == purge.StateGroupsCollected {
 		return err == nil, err
 	}
-	var rows int64
-	err = p.batch(ctx, func(ctx context.Context, batch store.Batch, moved moved) error {
-		_, err := step(ctx, batch, p.catalog, p.size(), func(done store.StateGroupBatch) any {
-			return moved(func(at *purgeHistoryCheckpoint) {
-				rows = done.Deleted
-				at.StateGroupsDeleted += done.Deleted
-				at.StateRowsWritten += done.Written
-			})
-		})
-		return err
-	})
-	return false, p.take(ctx, rows, err)
+	rows, err := p.collectStateGroups(ctx, step)
+	return false, p.throttle(ctx, rows, err)
 }
 
-// moved makes the checkpoint after a batch, to be committed with it.
-type moved func(update func(*purgeHistoryCheckpoint)) any
+// collectStateGroups deals with a batch of state groups, and returns how many it
+// has deleted.
+func (p *purgeHistory) collectStateGroups(ctx context.Context, step purge.StateGroupStep) (rows int64, err error) {
+	ctx, b, err := p.worker.begin(ctx, jobs.PurgeHistory, p.purge.Room, p.run)
+	if err != nil {
+		return 0, err
+	}
+	defer b.end(&err)
+	done, err := p.purge.CollectStateGroups(ctx, b.Batch, step, p.size())
+	if err != nil {
+		return 0, err
+	}
+	next := p.at
+	next.StateGroupsDeleted += done.Deleted
+	next.StateRowsWritten += done.Written
+	next.Size = p.worker.nextBatch(p.size(), 1, b.took())
+	return done.Deleted, p.commit(ctx, b, next)
+}
 
-// leastEvents is how many events a batch takes on however slow the last one was:
-// up to here, what each batch costs is not paid by the event.
-const leastEvents = 50
+// commit commits a batch with the checkpoint after it.
+func (p *purgeHistory) commit(ctx context.Context, b *roomBatch, next purgeHistoryCheckpoint) error {
+	next.Batches++
+	if err := b.Commit(ctx, next); err != nil {
+		return err
+	}
+	p.worker.countDeleted(jobs.PurgeHistory, p.at.tally, next.tally, 0)
+	p.at = next
+	return nil
+}
+
+// throttle takes what a batch of a sweep's purge has deleted from what sweeps may
+// delete, and returns the batch's error if there was one.
+func (p *purgeHistory) throttle(ctx context.Context, rows int64, err error) error {
+	if err != nil || !p.swept {
+		return err
+	}
+	return p.worker.throttle(ctx, rows)
+}
+
+// minEvents is how many events a batch takes on however slow the last one was: up
+// to here, the cost of a batch does not depend on their number.
+const minEvents = 50
 
 // size is how much the next batch takes on: if the rows per second are limited, no
-// more than that, so that nobody has to pause for long afterwards.
+// more than that, so that no purge has to pause for long afterwards.
 func (p *purgeHistory) size() int {
 	if rate := p.worker.options.RowsPerSecond; p.swept && rate > 0 {
 		return min(p.at.Size, rate)
 	}
 	return p.at.Size
-}
-
-// batch runs do under the room's lock, and moves on when it has committed.
-func (p *purgeHistory) batch(ctx context.Context, do func(context.Context, store.Batch, moved) error) error {
-	next, least := p.at, 1
-	if p.at.Phase == phaseEvents {
-		least = leastEvents
-	}
-	err := p.worker.inRoom(ctx, jobs.PurgeHistory, p.purge.Room, p.run, func(ctx context.Context, batch store.Batch) error {
-		started := time.Now()
-		return do(ctx, batch, func(update func(*purgeHistoryCheckpoint)) any {
-			next.Batches++
-			next.Size = p.worker.nextBatch(p.size(), least, time.Since(started))
-			update(&next)
-			return next
-		})
-	})
-	if err == nil {
-		events, groups := next.EventsDeleted-p.at.EventsDeleted, next.StateGroupsDeleted-p.at.StateGroupsDeleted
-		p.worker.countDeleted(jobs.PurgeHistory, events, groups, 0, next.RowWiseBatches-p.at.RowWiseBatches)
-		p.at = next
-	}
-	return err
 }

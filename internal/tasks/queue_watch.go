@@ -5,8 +5,11 @@ import (
 	"log/slog"
 	"time"
 
+	"lethe/internal/jobs"
 	"lethe/internal/observe"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
+	"lethe/internal/wait"
 )
 
 const (
@@ -21,30 +24,26 @@ const (
 // them. It asks PostgreSQL, which is the truth: what asynq has lost still waits.
 // Every scheduler has one, and all show the same.
 type QueueWatch struct {
-	store   *store.Store
+	journal *journal.Journal
 	log     *slog.Logger
 	metrics *observe.Metrics
 }
 
 // NewQueueWatch returns a QueueWatch that shows nothing before [QueueWatch.Run].
-func NewQueueWatch(db *store.Store, log *slog.Logger, metrics *observe.Metrics) *QueueWatch {
-	return &QueueWatch{store: db, log: log, metrics: metrics}
+func NewQueueWatch(db *postgres.DB, log *slog.Logger, metrics *observe.Metrics) *QueueWatch {
+	return &QueueWatch{journal: journal.New(db), log: log, metrics: metrics}
 }
 
 // Run looks at once and then every 15 s until the context ends. A look that fails
 // is logged, and until the next that does not, nothing is shown.
 func (q *QueueWatch) Run(ctx context.Context) {
-	ticker := time.NewTicker(queueWatchEvery)
-	defer ticker.Stop()
-	for {
-		if err := q.Look(ctx); err != nil && ctx.Err() == nil {
-			q.log.WarnContext(ctx, "queues not looked at", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
+	q.look(ctx)
+	wait.Every(ctx, queueWatchEvery, q.look)
+}
+
+func (q *QueueWatch) look(ctx context.Context) {
+	if err := q.Look(ctx); err != nil && ctx.Err() == nil {
+		q.log.WarnContext(ctx, "queues not looked at", "error", err)
 	}
 }
 
@@ -52,7 +51,7 @@ func (q *QueueWatch) Run(ctx context.Context) {
 func (q *QueueWatch) Look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, queueWatchTime)
 	defer cancel()
-	open, err := q.store.Queues(ctx)
+	open, err := q.journal.Queues(ctx)
 	if err != nil {
 		q.metrics.LookAway()
 		return err
@@ -61,9 +60,12 @@ func (q *QueueWatch) Look(ctx context.Context) error {
 		queued, running int
 		oldest, stalled time.Duration
 	}
-	all := map[string]queue{queueCritical: {}, queueDefault: {}, queueLow: {}}
+	all := map[journal.Queue]queue{}
+	for _, name := range jobs.Queues() {
+		all[name] = queue{}
+	}
 	for _, o := range open {
-		name := queueOf(store.Job{Queue: o.Queue, Kind: o.Kind})
+		name := jobs.QueueOf(journal.Job{Queue: o.Queue, Kind: o.Kind})
 		sum := all[name]
 		sum.queued += o.Queued
 		sum.running += o.Running
@@ -71,10 +73,10 @@ func (q *QueueWatch) Look(ctx context.Context) error {
 		all[name] = sum
 	}
 	for name, queue := range all {
-		q.metrics.QueueJobs.WithLabelValues(name, store.JobQueued).Set(float64(queue.queued))
-		q.metrics.QueueJobs.WithLabelValues(name, store.JobRunning).Set(float64(queue.running))
-		q.metrics.QueueOldestSeconds.WithLabelValues(name).Set(queue.oldest.Seconds())
-		q.metrics.QueueStalledSeconds.WithLabelValues(name).Set(queue.stalled.Seconds())
+		q.metrics.QueueJobs.WithLabelValues(string(name), string(journal.Queued)).Set(float64(queue.queued))
+		q.metrics.QueueJobs.WithLabelValues(string(name), string(journal.Running)).Set(float64(queue.running))
+		q.metrics.QueueOldestSeconds.WithLabelValues(string(name)).Set(queue.oldest.Seconds())
+		q.metrics.QueueStalledSeconds.WithLabelValues(string(name)).Set(queue.stalled.Seconds())
 	}
 	return nil
 }

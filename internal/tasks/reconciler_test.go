@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/jobs"
-	"lethe/internal/store"
 )
 
 func (l *lab) reconciler() *Reconciler {

@@ -9,7 +9,6 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/retention"
-	"lethe/internal/store"
 )
 
 // These are bugs of Synapse's retention that Lethe is not to have, each from a

@@ -1,7 +1,6 @@
 package tasks
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,13 +10,15 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
 	"lethe/internal/retention"
-	"lethe/internal/store"
+	"lethe/internal/store/expiry"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
+	"lethe/internal/wait"
 )
 
 // retentionRequester is who asks for the purges of a sweep.
@@ -101,8 +102,8 @@ type sweepFailure struct {
 }
 
 const (
-	// mostFailuresTold bounds how many failed rooms a sweep names.
-	mostFailuresTold = 10
+	// maxFailuresTold bounds how many failed rooms a sweep names.
+	maxFailuresTold = 10
 
 	// sweepWait is about how long a sweep waits in the queue for purges to end.
 	sweepWait = time.Second
@@ -116,7 +117,7 @@ const (
 
 func (r *sweepResult) fail(room string, err error) {
 	r.Skipped.Failed++
-	if len(r.Failures) < mostFailuresTold {
+	if len(r.Failures) < maxFailuresTold {
 		r.Failures = append(slices.Clone(r.Failures), sweepFailure{room, err.Error()})
 	}
 }
@@ -135,7 +136,7 @@ func (r *sweepResult) outcomes() map[string]int64 {
 // which to the queue is one room, so they take turns.
 type retentionSweep struct {
 	worker *Worker
-	run    store.Run
+	run    journal.Run
 	config retention.Config
 	job    retention.Job
 	at     retentionSweepCheckpoint
@@ -146,20 +147,20 @@ type retentionSweep struct {
 
 // A sweeper is one sort of sweep.
 type sweeper struct {
-	kind jobs.Kind
+	kind journal.Kind
 
 	// look decides about the next page of rooms, which is empty after the last.
 	look func(ctx context.Context) (sweepPage, error)
 
-	// insert inserts the page's jobs, as [store.Store.InsertSwept] does.
-	insert func(ctx context.Context, page sweepPage, checkpoint func(store.SweptJobs) any) (store.SweptJobs, error)
+	// record writes, as part of the batch, what the sweep has seen of the page. It may
+	// be nil.
+	record func(ctx context.Context, b *journal.Batch, page sweepPage) error
 
-	// outcomes are the counts by name, and counter is where they are shown.
+	// outcomes are the counts by name.
 	outcomes func(*sweepResult) map[string]int64
-	counter  *prometheus.CounterVec
 }
 
-func (w *Worker) newRetentionSweep(job store.Job, run store.Run) (*retentionSweep, error) {
+func (w *Worker) newRetentionSweep(_ context.Context, job journal.Job, run journal.Run) (work, error) {
 	var parameters retentionSweepParameters
 	if err := json.Unmarshal(job.Parameters, &parameters); err != nil {
 		return nil, fmt.Errorf("decode the job's parameters: %w", err)
@@ -177,25 +178,16 @@ func (w *Worker) newRetentionSweep(job store.Job, run store.Run) (*retentionSwee
 	if w.options.Beside {
 		return nil, errBeside
 	}
-	if len(job.Checkpoint) > 0 && !bytes.Equal(job.Checkpoint, []byte("null")) {
-		if err := json.Unmarshal(job.Checkpoint, &s.at); err != nil {
-			return nil, fmt.Errorf("decode the job's checkpoint: %w", err)
-		}
-	}
-	s.by = sweeper{jobs.RetentionSweep, s.look, s.insert, (*sweepResult).outcomes, w.metrics.SweepRooms}
-	return s, nil
+	s.by = sweeper{kind: jobs.RetentionSweep, look: s.look, outcomes: (*sweepResult).outcomes}
+	return s, decodeCheckpoint(job, &s.at)
 }
 
 func (s *retentionSweep) look(ctx context.Context) (sweepPage, error) {
-	rooms, err := s.worker.store.RetentionRooms(ctx, s.at.After, s.worker.options.SweepRooms)
+	rooms, err := s.worker.expiry.RetentionRooms(ctx, s.at.After, s.worker.options.SweepRooms)
 	if err != nil || len(rooms) == 0 {
 		return nil, err
 	}
 	return s.decide(ctx, rooms)
-}
-
-func (s *retentionSweep) insert(ctx context.Context, page sweepPage, checkpoint func(store.SweptJobs) any) (store.SweptJobs, error) {
-	return s.worker.store.InsertSwept(ctx, s.run, lockLease, page.jobs(), s.worker.options.MaxQueued, checkpoint)
 }
 
 func (s *retentionSweep) progress() any { return s.at }
@@ -203,7 +195,7 @@ func (s *retentionSweep) progress() any { return s.at }
 // next deals with the next page of rooms.
 func (s *retentionSweep) next(ctx context.Context) (done bool, err error) {
 	options := s.worker.options
-	open, err := s.worker.store.OpenLowJobs(ctx)
+	open, err := s.worker.journal.OpenLowJobs(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -229,27 +221,44 @@ func (s *retentionSweep) next(ctx context.Context) (done bool, err error) {
 	}
 	page = page.upTo(free)
 
-	next := s.at
-	swept, err := s.by.insert(ctx, page, func(swept store.SweptJobs) any {
-		next = s.at
-		next.After = page[len(page)-1].room
-		page.count(&next.Sweep, swept)
-		return next
-	})
-	if errors.Is(err, store.ErrLowQueue) {
+	accepted, err := s.accept(ctx, page, started)
+	if errors.Is(err, journal.ErrLowQueue) {
 		return false, s.wait()
 	}
 	if err != nil {
 		return false, err
 	}
-	s.moved(next, time.Since(started))
-	s.enqueue(ctx, page.jobs(), swept.Accepted)
+	s.enqueue(ctx, page.jobs(), accepted)
 	return false, nil
+}
+
+// accept commits the page's jobs with the checkpoint after the page, and returns the
+// ids of those that were accepted.
+func (s *retentionSweep) accept(ctx context.Context, page sweepPage, started time.Time) (accepted []string, err error) {
+	b := s.worker.journal.BeginSweep(s.run, lockLease)
+	defer b.Rollback(ctx)
+	swept, err := journal.InsertSwept(ctx, b, page.jobs(), s.worker.options.MaxQueued)
+	if err != nil {
+		return nil, err
+	}
+	if s.by.record != nil {
+		if err := s.by.record(ctx, b, page); err != nil {
+			return nil, err
+		}
+	}
+	next := s.at
+	next.After = page[len(page)-1].room
+	page.count(&next.Sweep, swept)
+	if err := b.Commit(ctx, next); err != nil {
+		return nil, fmt.Errorf("insert the jobs of a sweep: %w", err)
+	}
+	s.moved(next, time.Since(started))
+	return swept.Accepted, nil
 }
 
 // wait gives the place to others until purges have ended.
 func (s *retentionSweep) wait() error {
-	return errYield{reason: yieldQueueFull, after: jitter(sweepWait)}
+	return errYield{reason: jobs.YieldQueueFull, after: wait.Jitter(sweepWait)}
 }
 
 // moved goes on from a checkpoint that was committed.
@@ -259,7 +268,7 @@ func (s *retentionSweep) moved(next retentionSweepCheckpoint, took time.Duration
 	metrics.JobBatchSeconds.WithLabelValues(string(s.by.kind)).Observe(took.Seconds())
 	before := s.by.outcomes(&s.at.Sweep)
 	for outcome, n := range s.by.outcomes(&next.Sweep) {
-		s.by.counter.WithLabelValues(outcome).Add(float64(n - before[outcome]))
+		sweepCounter(metrics, s.by.kind).WithLabelValues(outcome).Add(float64(n - before[outcome]))
 	}
 	s.at = next
 }
@@ -270,7 +279,7 @@ type verdict struct {
 
 	// skip counts the room, unless there is a job for it or it failed.
 	skip func(*sweepResult)
-	job  *store.Job
+	job  *journal.Job
 	err  error
 
 	// abandoned says that a sweep for abandoned rooms has found it so.
@@ -280,10 +289,10 @@ type verdict struct {
 // A sweepPage is the verdicts of some rooms, in the order of their ids.
 type sweepPage []verdict
 
-// earlier is the time by which lifetimes end: by the clock of the database, which
-// read asks, or by our own, whichever is behind. One that is ahead must not cost an
-// event its last days.
-func earlier(read func() (time.Time, error)) (time.Time, error) {
+// expiryClock is the time by which lifetimes end: that of the database, which read
+// returns, or this machine's, whichever is behind. A clock that is ahead must not
+// cost an event its last days.
+func expiryClock(read func() (time.Time, error)) (time.Time, error) {
 	ours := time.Now()
 	now, err := read()
 	if err == nil && ours.Before(now) {
@@ -294,13 +303,13 @@ func earlier(read func() (time.Time, error)) (time.Time, error) {
 
 // decide decides about rooms. What counts is not when the sweep was due but this
 // moment: however late it is, all goes that has expired, and nothing else.
-func (s *retentionSweep) decide(ctx context.Context, rooms []store.RoomRetention) (sweepPage, error) {
-	now, err := earlier(func() (time.Time, error) { return s.worker.store.Now(ctx) })
+func (s *retentionSweep) decide(ctx context.Context, rooms []expiry.RoomRetention) (sweepPage, error) {
+	now, err := expiryClock(func() (time.Time, error) { return s.worker.db.Now(ctx) })
 	if err != nil {
 		return nil, err
 	}
 	page := make(sweepPage, len(rooms))
-	var cuts []store.RoomCut
+	var cuts []expiry.RoomCut
 	var cutOf []int
 	for i, room := range rooms {
 		page[i].room = room.Room
@@ -319,7 +328,7 @@ func (s *retentionSweep) decide(ctx context.Context, rooms []store.RoomRetention
 			page[i].skip = func(r *sweepResult) { r.Skipped.Purging++ }
 		default:
 			page[i].skip = func(r *sweepResult) { r.Skipped.NothingExpired++ }
-			cuts, cutOf = append(cuts, store.RoomCut{Room: room.Room, Before: before}), append(cutOf, i)
+			cuts, cutOf = append(cuts, expiry.RoomCut{Room: room.Room, Before: before}), append(cutOf, i)
 		}
 	}
 	return page, s.cut(ctx, page, cuts, cutOf)
@@ -327,12 +336,12 @@ func (s *retentionSweep) decide(ctx context.Context, rooms []store.RoomRetention
 
 // cut finds where to cut those rooms of the page that may have something to purge.
 // If that fails for all together, each is asked for alone.
-func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []store.RoomCut, cutOf []int) error {
+func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []expiry.RoomCut, cutOf []int) error {
 	if len(cuts) == 0 {
 		return nil
 	}
-	tokens, err := s.worker.store.RetentionCuts(ctx, cuts)
-	if store.OfRows(err) && len(cuts) > 1 {
+	tokens, err := s.worker.expiry.RetentionCuts(ctx, cuts)
+	if postgres.OfRows(err) && len(cuts) > 1 {
 		for i := range cuts {
 			if err := s.cut(ctx, page, cuts[i:i+1], cutOf[i:i+1]); err != nil {
 				return err
@@ -340,7 +349,7 @@ func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []store.R
 		}
 		return nil
 	}
-	if store.OfRows(err) {
+	if postgres.OfRows(err) {
 		page[cutOf[0]].err = err
 		return nil
 	}
@@ -357,9 +366,9 @@ func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []store.R
 		if err != nil {
 			return fmt.Errorf("encode the purge's parameters: %w", err)
 		}
-		page[cutOf[i]].job = &store.Job{
-			ID: jobs.NewID(), Kind: string(jobs.PurgeHistory), Room: cuts[i].Room, Parameters: parameters,
-			Requester: retentionRequester, State: store.JobQueued, Generation: 1, Queue: queueLow,
+		page[cutOf[i]].job = &journal.Job{
+			ID: jobs.NewID(), Kind: jobs.PurgeHistory, Room: cuts[i].Room, Parameters: parameters,
+			Requester: retentionRequester, State: journal.Queued, Generation: 1, Queue: jobs.Low,
 			TraceParent: observe.OriginOf(ctx).TraceParent,
 			// Until it has one: should we die before, the reconciler knows at once.
 			TaskMissing: true,
@@ -368,22 +377,22 @@ func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []store.R
 	return nil
 }
 
-// upTo is the page as far as there are no more jobs than so many, of at least 1.
-func (p sweepPage) upTo(most int) sweepPage {
+// upTo is the page as far as there are no more jobs than maxJobs, which is at least 1.
+func (p sweepPage) upTo(maxJobs int) sweepPage {
 	for i, v := range p {
 		if v.job == nil {
 			continue
 		}
-		if most == 0 {
+		if maxJobs == 0 {
 			return p[:i]
 		}
-		most--
+		maxJobs--
 	}
 	return p
 }
 
-func (p sweepPage) jobs() []store.Job {
-	var all []store.Job
+func (p sweepPage) jobs() []journal.Job {
+	var all []journal.Job
 	for _, v := range p {
 		if v.job != nil {
 			all = append(all, *v.job)
@@ -393,7 +402,7 @@ func (p sweepPage) jobs() []store.Job {
 }
 
 // count adds the rooms of the page, of whose jobs became what swept says.
-func (p sweepPage) count(result *sweepResult, swept store.SweptJobs) {
+func (p sweepPage) count(result *sweepResult, swept journal.SweptJobs) {
 	accepted := make(map[string]bool, len(swept.Accepted))
 	for _, id := range swept.Accepted {
 		accepted[id] = true
@@ -409,7 +418,7 @@ func (p sweepPage) count(result *sweepResult, swept store.SweptJobs) {
 			result.Enqueued++
 		case swept.Refused[v.job.ID] != nil:
 			result.fail(v.room, swept.Refused[v.job.ID])
-		case v.job.Kind == string(jobs.DeleteRoom): // somebody was quicker
+		case v.job.Kind == jobs.DeleteRoom: // somebody was quicker
 			result.Skipped.Deleting++
 		default: // another sweep was
 			result.Skipped.Purging++
@@ -419,7 +428,7 @@ func (p sweepPage) count(result *sweepResult, swept store.SweptJobs) {
 
 // enqueue enqueues the tasks of the jobs that were accepted. What is left is the
 // reconciler's: once one has failed, the others are not tried.
-func (s *retentionSweep) enqueue(ctx context.Context, made []store.Job, accepted []string) {
+func (s *retentionSweep) enqueue(ctx context.Context, made []journal.Job, accepted []string) {
 	if len(accepted) == 0 {
 		return
 	}
@@ -434,7 +443,7 @@ func (s *retentionSweep) enqueue(ctx context.Context, made []store.Job, accepted
 		group    errgroup.Group
 		stop     atomic.Bool
 		mu       sync.Mutex
-		enqueued []store.Job
+		enqueued []journal.Job
 		failed   error
 	)
 	group.SetLimit(enqueuers)
@@ -463,7 +472,7 @@ func (s *retentionSweep) enqueue(ctx context.Context, made []store.Job, accepted
 	if len(enqueued) == 0 {
 		return
 	}
-	if err := s.worker.store.MarkTasksEnqueued(ctx, enqueued); err != nil {
+	if err := s.worker.journal.MarkTasksEnqueued(ctx, enqueued); err != nil {
 		// The reconciler enqueues them again, which changes nothing.
 		log.WarnContext(ctx, "jobs not marked as enqueued", "error", err)
 	}

@@ -18,7 +18,6 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
 	"lethe/internal/retention"
-	"lethe/internal/store"
 )
 
 // day and hour are lifetimes, in ms.

@@ -15,7 +15,10 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
 	"lethe/internal/retention"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
+	"lethe/internal/wait"
 )
 
 // ErrNoSuchJob is returned for a name that none of retention's jobs has.
@@ -26,8 +29,8 @@ const (
 	// may have been set.
 	scheduleEvery = 10 * time.Second
 
-	// scheduleLeast is the least time between two looks.
-	scheduleLeast = 50 * time.Millisecond
+	// minSchedule is the least time between two looks.
+	minSchedule = 50 * time.Millisecond
 
 	// scheduleTime bounds one look.
 	scheduleTime = 30 * time.Second
@@ -90,7 +93,9 @@ type Scheduler struct {
 	known, due []scheduled
 	now        func(context.Context) (time.Time, error)
 	tracer     *observe.Tracer
-	store      *store.Store
+	db         *postgres.DB
+	journal    *journal.Journal
+	schedules  *journal.Schedules
 	dispatch   dispatcher
 	log        *slog.Logger
 	metrics    *observe.Metrics
@@ -99,15 +104,18 @@ type Scheduler struct {
 // A scheduled job has sweeps of the kind.
 type scheduled struct {
 	retention.Job
-	kind jobs.Kind
+	kind journal.Kind
 }
 
 // NewScheduler returns a Scheduler that dispatches through the Redis client, which
 // stays the caller's to close.
-func NewScheduler(db *store.Store, client redis.UniversalClient, log *slog.Logger, metrics *observe.Metrics,
+func NewScheduler(db *postgres.DB, client redis.UniversalClient, log *slog.Logger, metrics *observe.Metrics,
 	options SchedulerOptions,
 ) *Scheduler {
-	s := &Scheduler{now: options.Now, tracer: options.Tracer, store: db, dispatch: newDispatcher(client), log: log, metrics: metrics}
+	s := &Scheduler{
+		now: options.Now, tracer: options.Tracer, db: db, journal: journal.New(db), schedules: journal.NewSchedules(db),
+		dispatch: newDispatcher(client), log: log, metrics: metrics,
+	}
 	add := func(enabled bool, job scheduled) {
 		s.known = append(s.known, job)
 		if enabled {
@@ -126,7 +134,7 @@ func NewScheduler(db *store.Store, client redis.UniversalClient, log *slog.Logge
 }
 
 func (s *Scheduler) databaseTime(ctx context.Context) (time.Time, error) {
-	now, err := s.store.Now(ctx)
+	now, err := s.db.Now(ctx)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -145,14 +153,12 @@ func (s *Scheduler) Run(ctx context.Context) {
 		return
 	}
 	for {
-		wait, err := s.Look(ctx)
+		next, err := s.Look(ctx)
 		if err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "scheduler could not look", "error", err)
 		}
-		select {
-		case <-ctx.Done():
+		if wait.For(ctx, next) != nil {
 			return
-		case <-time.After(wait):
 		}
 	}
 }
@@ -169,7 +175,7 @@ func (s *Scheduler) enabled(ctx context.Context) bool {
 // Look decides about the ticks that are due, and tells after which time to look
 // again: at the next one, but within 10 s. What fails for one job does not keep
 // the others from it.
-func (s *Scheduler) Look(ctx context.Context) (wait time.Duration, err error) {
+func (s *Scheduler) Look(ctx context.Context) (next time.Duration, err error) {
 	if len(s.due) == 0 {
 		return scheduleEvery, nil
 	}
@@ -179,24 +185,24 @@ func (s *Scheduler) Look(ctx context.Context) (wait time.Duration, err error) {
 	if err != nil {
 		return scheduleEvery, err
 	}
-	wait = scheduleEvery
+	next = scheduleEvery
 	var errs []error
 	for _, job := range s.due {
-		next, err := s.decide(ctx, job, rows[job.Name], now)
+		due, err := s.decide(ctx, job, rows[job.Name], now)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("job %q: %w", job.Name, err))
-		} else if !next.IsZero() {
-			wait = min(wait, next.Sub(now))
+		} else if !due.IsZero() {
+			next = min(next, due.Sub(now))
 		}
 	}
-	return max(wait, scheduleLeast), errors.Join(errs...)
+	return max(next, minSchedule), errors.Join(errs...)
 }
 
 // read reads the rows of jobs and then the clock. In this order, since a process
 // may be stopped in between: against a time that is over, all that others have done
 // since would be of the future.
-func (s *Scheduler) read(ctx context.Context, names []string) (map[string]store.Schedule, time.Time, error) {
-	rows, err := s.store.Schedules(ctx, names)
+func (s *Scheduler) read(ctx context.Context, names []string) (map[string]journal.Schedule, time.Time, error) {
+	rows, err := s.schedules.Read(ctx, names)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
@@ -206,7 +212,7 @@ func (s *Scheduler) read(ctx context.Context, names []string) (map[string]store.
 
 // decide decides about a job's latest tick, unless its row says that this was
 // done, and returns the next. The row is zero if there is none.
-func (s *Scheduler) decide(ctx context.Context, job scheduled, row store.Schedule, now time.Time) (next time.Time, err error) {
+func (s *Scheduler) decide(ctx context.Context, job scheduled, row journal.Schedule, now time.Time) (next time.Time, err error) {
 	tick, err := tickOf(job, row, now)
 	if err != nil {
 		return time.Time{}, err
@@ -218,7 +224,7 @@ func (s *Scheduler) decide(ctx context.Context, job scheduled, row store.Schedul
 			s.show(job, last, nextOf(job, last), now)
 			return time.Time{}, err
 		}
-		if last = tick.At; taken.Outcome != store.TickPast {
+		if last = tick.At; taken.Outcome != journal.TickPast {
 			s.metrics.ScheduleTicks.WithLabelValues(job.Name, taken.Outcome).Inc()
 		}
 		s.show(job, last, tick.Next, now)
@@ -227,7 +233,7 @@ func (s *Scheduler) decide(ctx context.Context, job scheduled, row store.Schedul
 	next = nextOf(job, last)
 	s.show(job, last, next, now)
 	if !row.NextTick.Equal(next) { // its schedule has changed
-		return next, s.store.SetNextTick(ctx, job.Name, last, next)
+		return next, s.schedules.SetNextTick(ctx, job.Name, last, next)
 	}
 	return next, nil
 }
@@ -247,11 +253,11 @@ func (s *Scheduler) show(job scheduled, last, next, now time.Time) {
 }
 
 // take decides about a tick, and enqueues the sweep that it gets.
-func (s *Scheduler) take(ctx context.Context, tick store.Tick, now time.Time) (taken store.TakenTick, err error) {
+func (s *Scheduler) take(ctx context.Context, tick journal.Tick, now time.Time) (taken journal.TakenTick, err error) {
 	ctx, span := s.tracer.Begin(ctx, "tick", slog.String("schedule", tick.Job), slog.Time("tick", tick.At))
 	defer func() { span.End(err) }()
 	tick.Sweep.TraceParent = observe.OriginOf(ctx).TraceParent
-	taken, err = s.store.TakeTick(ctx, tick)
+	taken, err = s.schedules.TakeTick(ctx, tick)
 	if err != nil {
 		return taken, err
 	}
@@ -261,11 +267,11 @@ func (s *Scheduler) take(ctx context.Context, tick store.Tick, now time.Time) (t
 		log.WarnContext(ctx, "the schedule's last tick was in the future, and is set back", "was", tick.Disbelieved)
 	}
 	switch taken.Outcome {
-	case store.TickNoted:
+	case journal.TickNoted:
 		log.InfoContext(ctx, "the schedule is new: its first tick is the next", "next", tick.Next)
-	case store.TickSkipped:
+	case journal.TickSkipped:
 		log.WarnContext(ctx, "tick skipped: the sweep before has not ended", "job", taken.Sweep.ID, "state", taken.Sweep.State)
-	case store.TickAccepted:
+	case journal.TickAccepted:
 		log.InfoContext(ctx, "job accepted", "job", taken.Sweep.ID, "kind", taken.Sweep.Kind, "requester", taken.Sweep.Requester,
 			"late", now.Sub(tick.At).Round(time.Millisecond).String())
 		s.enqueue(ctx, taken.Sweep, log)
@@ -275,14 +281,14 @@ func (s *Scheduler) take(ctx context.Context, tick store.Tick, now time.Time) (t
 
 // enqueue enqueues a sweep that was accepted. Its row counts as never enqueued
 // until it says otherwise: so whatever goes wrong here, the reconciler sees it.
-func (s *Scheduler) enqueue(ctx context.Context, sweep store.Job, log *slog.Logger) {
+func (s *Scheduler) enqueue(ctx context.Context, sweep journal.Job, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookkeepingTime)
 	defer cancel()
 	if err := s.dispatch.enqueue(ctx, sweep); err != nil {
 		log.WarnContext(ctx, "job not enqueued: left to the reconciler", "job", sweep.ID, "error", err)
 		return
 	}
-	if err := s.store.MarkTaskEnqueued(ctx, sweep.ID, sweep.Generation); err != nil {
+	if err := s.journal.MarkTaskEnqueued(ctx, sweep.ID, sweep.Generation); err != nil {
 		log.WarnContext(ctx, "job not marked as enqueued", "job", sweep.ID, "error", err)
 	}
 }
@@ -305,7 +311,7 @@ func (s *Scheduler) Once(ctx context.Context, name string) (sweeps []string, err
 	if !s.enabled(ctx) {
 		return nil, nil
 	}
-	if err := s.persist(ctx, s.store.CheckSchema); err != nil {
+	if err := s.retry(ctx, func(ctx context.Context) error { return migrate.CheckSchema(ctx, s.db) }); err != nil {
 		return nil, err
 	}
 	var errs []error
@@ -313,9 +319,9 @@ func (s *Scheduler) Once(ctx context.Context, name string) (sweeps []string, err
 		if name != "" && name != job.Name {
 			continue
 		}
-		var taken store.TakenTick
-		err := s.persist(ctx, func(ctx context.Context) (err error) {
-			taken, err = s.insist(ctx, job)
+		var taken journal.TakenTick
+		err := s.retry(ctx, func(ctx context.Context) (err error) {
+			taken, err = s.runLatest(ctx, job)
 			return err
 		})
 		switch {
@@ -328,27 +334,22 @@ func (s *Scheduler) Once(ctx context.Context, name string) (sweeps []string, err
 	return sweeps, errors.Join(errs...)
 }
 
-// persist repeats what can be done again while it fails for no lasting reason, for
-// a minute at most.
-func (s *Scheduler) persist(ctx context.Context, do func(context.Context) error) error {
+// retry repeats what may be repeated while it fails for a passing reason, for a
+// minute at most.
+func (s *Scheduler) retry(ctx context.Context, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, onceTime)
 	defer cancel()
-	for {
-		err := do(ctx)
-		if err == nil || ctx.Err() != nil || !store.Transient(err) {
-			return err
+	return wait.Retry(ctx, wait.Backoff{Min: awaitEvery}, func(err error) bool {
+		passing := ctx.Err() == nil && postgres.Transient(err)
+		if passing {
+			s.log.WarnContext(ctx, "the database is not ready: it will be tried again", "error", err)
 		}
-		s.log.WarnContext(ctx, "the database is not ready: it will be tried again", "error", err)
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(jitter(awaitEvery)):
-		}
-	}
+		return passing
+	}, func() error { return do(ctx) })
 }
 
-// insist decides about a job's latest tick, and runs it if it may be.
-func (s *Scheduler) insist(ctx context.Context, job scheduled) (taken store.TakenTick, err error) {
+// runLatest decides about a job's latest tick, and runs it if it may be.
+func (s *Scheduler) runLatest(ctx context.Context, job scheduled) (taken journal.TakenTick, err error) {
 	rows, now, err := s.read(ctx, []string{job.Name})
 	if err != nil {
 		return taken, err
@@ -359,7 +360,7 @@ func (s *Scheduler) insist(ctx context.Context, job scheduled) (taken store.Take
 	}
 	tick.Insist = true
 	taken, err = s.take(ctx, tick, now)
-	if err == nil && taken.Outcome == store.TickPast {
+	if err == nil && taken.Outcome == journal.TickPast {
 		s.log.InfoContext(ctx, "the tick was taken before", "schedule", job.Name, "tick", tick.At,
 			"job", taken.Sweep.ID, "state", taken.Sweep.State)
 	}
@@ -375,10 +376,10 @@ func (s *Scheduler) Await(ctx context.Context, sweeps []string) error {
 		job, err := s.await(ctx, id)
 		if err == nil {
 			s.log.InfoContext(ctx, "job ended", "job", id, "state", job.State, "error", job.Error)
-			switch jobs.State(job.State) {
-			case jobs.Failed:
+			switch job.State {
+			case journal.Failed:
 				err = fmt.Errorf("sweep %s failed: %s", id, job.Error)
-			case jobs.Cancelled:
+			case journal.Cancelled:
 				err = fmt.Errorf("sweep %s was cancelled", id)
 			}
 		}
@@ -387,23 +388,20 @@ func (s *Scheduler) Await(ctx context.Context, sweeps []string) error {
 	return errors.Join(errs...)
 }
 
-func (s *Scheduler) await(ctx context.Context, id string) (job store.Job, err error) {
+func (s *Scheduler) await(ctx context.Context, id string) (journal.Job, error) {
 	for {
-		job, err := s.store.Job(ctx, id)
+		job, err := s.journal.Job(ctx, id)
 		switch {
 		case ctx.Err() != nil:
 			return job, fmt.Errorf("sweep %s has not ended, and goes on: %w", id, context.Cause(ctx))
-		case err == nil && jobs.State(job.State).Ended():
+		case err == nil && job.State.Ended():
 			return job, nil
-		case err != nil && !store.Transient(err):
+		case err != nil && !postgres.Transient(err):
 			return job, err
 		case err != nil:
 			s.log.WarnContext(ctx, "sweep not looked at: it will be tried again", "job", id, "error", err)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(awaitEvery):
-		}
+		_ = wait.For(ctx, awaitEvery) // the next look sees if it ends early
 	}
 }
 
@@ -419,20 +417,20 @@ func namesOf(jobs []scheduled) []string {
 const lastYear = 9999
 
 // tickOf is a job's latest tick, with the sweep that it makes.
-func tickOf(job scheduled, row store.Schedule, now time.Time) (store.Tick, error) {
+func tickOf(job scheduled, row journal.Schedule, now time.Time) (journal.Tick, error) {
 	at := job.Previous(now)
 	if at.IsZero() || at.Year() < 1 || at.Year() > lastYear {
-		return store.Tick{}, fmt.Errorf("it has no tick up to %s", now)
+		return journal.Tick{}, fmt.Errorf("it has no tick up to %s", now)
 	}
 	parameters, err := json.Marshal(retentionSweepParameters{Job: job.Name, Tick: at})
 	if err != nil {
-		return store.Tick{}, fmt.Errorf("encode the job's parameters: %w", err)
+		return journal.Tick{}, fmt.Errorf("encode the job's parameters: %w", err)
 	}
-	tick := store.Tick{
+	tick := journal.Tick{
 		Job: job.Name, At: at, Next: nextOf(job, at),
-		Sweep: store.Job{
+		Sweep: journal.Job{
 			ID:   jobs.DerivedID(string(job.kind), job.Name, at.Format(time.RFC3339Nano)),
-			Kind: string(job.kind), Parameters: parameters, Requester: sweepRequester,
+			Kind: job.kind, Parameters: parameters, Requester: sweepRequester,
 		},
 	}
 	if row.LastTick.After(now.Add(clockSlack)) {

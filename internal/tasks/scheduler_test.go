@@ -24,7 +24,6 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
 	"lethe/internal/retention"
-	"lethe/internal/store"
 )
 
 // A town is a lab whose schedulers go by a clock that the test sets.

@@ -13,36 +13,16 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
 )
 
-// The queues, by what waits for them: an operator who watches, an operator, and
-// nobody.
-const (
-	queueCritical = "critical"
-	queueDefault  = "default"
-	queueLow      = store.LowQueue
-)
-
-// Each worker takes from the queues that somebody waits for, and beside them from
-// the one that nobody does. The weights say how often each is looked at while all
-// have tasks.
+// Each worker takes from the queues of jobs that operators wait for, and beside them
+// from that of sweeps. The weights say how often each is looked at while all have
+// tasks.
 var (
-	queues    = map[string]int{queueCritical: 6, queueDefault: 3}
-	lowQueues = map[string]int{queueLow: 1}
+	queues    = map[string]int{string(jobs.Critical): 6, string(jobs.Default): 3}
+	lowQueues = map[string]int{string(jobs.Low): 1}
 )
-
-// queueOf tells the queue of a job. A sweep is not in that of its purges: it would
-// have to wait until they are done before it can make the next ones.
-func queueOf(job store.Job) string {
-	switch {
-	case job.Queue != "":
-		return job.Queue
-	case job.Kind == string(jobs.DeleteRoom):
-		return queueCritical
-	}
-	return queueDefault
-}
 
 // asynqQueues is the SET in which asynq keeps the names of its queues. A client
 // of asynq's writes a name only once in its life, so after Redis has lost its
@@ -67,14 +47,14 @@ func decode(task *asynq.Task) (payload, error) {
 	return body, nil
 }
 
-// The headers of a task, by which whoever sees the task knows what made its job.
+// The headers of a task, which tell what made its job.
 const (
 	headerRequestID   = "request_id"
 	headerTraceParent = "traceparent"
 )
 
 // headersOf are the headers of a job's tasks, nil if there are none.
-func headersOf(job store.Job) map[string]string {
+func headersOf(job journal.Job) map[string]string {
 	var headers map[string]string
 	for name, value := range map[string]string{headerRequestID: job.RequestID, headerTraceParent: job.TraceParent} {
 		if value != "" {
@@ -119,7 +99,7 @@ const taskTimeout = 30 * time.Minute
 
 // enqueue enqueues the task of the job's present generation, unless asynq has
 // it already.
-func (d dispatcher) enqueue(ctx context.Context, job store.Job) error {
+func (d dispatcher) enqueue(ctx context.Context, job journal.Job) error {
 	ctx, cancel := context.WithTimeout(ctx, enqueueTime)
 	defer cancel()
 	body, err := json.Marshal(payload{JobID: job.ID, Generation: job.Generation})
@@ -127,8 +107,8 @@ func (d dispatcher) enqueue(ctx context.Context, job store.Job) error {
 		return fmt.Errorf("encode the task: %w", err)
 	}
 	// What made the job goes with each of its tasks, of whatever generation.
-	_, err = d.client.EnqueueContext(ctx, asynq.NewTaskWithHeaders(job.Kind, body, headersOf(job)),
-		asynq.Queue(queueOf(job)),
+	_, err = d.client.EnqueueContext(ctx, asynq.NewTaskWithHeaders(string(job.Kind), body, headersOf(job)),
+		asynq.Queue(string(jobs.QueueOf(job))),
 		asynq.TaskID(taskID(job.ID, job.Generation)),
 		asynq.Timeout(taskTimeout),
 		// Giving up is decided by the count in the job's row. asynq's own count

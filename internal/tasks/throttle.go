@@ -9,17 +9,18 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/redisdb"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/wait"
 )
 
 const (
 	// throttleTime bounds a look into the bucket. Without an answer nobody pauses.
 	throttleTime = time.Second
 
-	// longestPause is how long a purge pauses for the bucket and keeps its place.
-	// If more is needed it yields, for no longer than longestYield at a time.
-	longestPause = 5 * time.Second
-	longestYield = time.Minute
+	// maxPause is how long a purge pauses for the bucket and keeps its place.
+	// If more is needed it yields, for no longer than maxYield at a time.
+	maxPause = 5 * time.Second
+	maxYield = time.Minute
 
 	// lowWait is how long a job of the low queue waits, in its place, until it may
 	// run, and lowLook how often it looks whether it may. Were it put back at once,
@@ -61,21 +62,17 @@ func (w *Worker) throttle(ctx context.Context, rows int64) error {
 	if rate <= 0 {
 		return nil
 	}
-	wait := w.takeRows(ctx, rows, rate)
-	if wait <= 0 {
+	debt := w.takeRows(ctx, rows, rate)
+	if debt <= 0 {
 		return nil
 	}
-	pause := time.NewTimer(min(wait, longestPause))
-	defer pause.Stop()
 	started := time.Now()
-	select {
-	case <-pause.C:
-	case <-w.drain.Done(): // the loop sees it
-	case <-ctx.Done():
-	}
+	pausing, stop := w.untilDrain(ctx)
+	defer stop()
+	_ = wait.For(pausing, min(debt, maxPause)) // if it ends early, the loop sees why
 	w.metrics.RatePauseSeconds.Add(time.Since(started).Seconds())
-	if wait > longestPause {
-		return errYield{reason: yieldRate, after: min(wait-longestPause, longestYield)}
+	if debt > maxPause {
+		return errYield{reason: jobs.YieldRate, after: min(debt-maxPause, maxYield)}
 	}
 	return nil
 }
@@ -91,19 +88,16 @@ func (w *Worker) takeRows(ctx context.Context, rows int64, rate int) time.Durati
 	return time.Duration(wait) * time.Millisecond
 }
 
-// claim claims a job, and waits a while if as many of the low queue run as may.
-func (w *Worker) claim(ctx context.Context, task payload) (store.Job, error) {
-	deadline := time.Now().Add(lowWait)
-	for {
-		job, err := w.store.ClaimJob(ctx, task.JobID, task.Generation, jobs.HeartbeatStale, w.options.MaxRunning)
-		if !errors.Is(err, store.ErrLowQueue) || time.Now().After(deadline) || w.drain.Err() != nil {
-			return job, err
-		}
-		select {
-		case <-time.After(jitter(lowLook)):
-		case <-w.drain.Done():
-		case <-ctx.Done():
-			return store.Job{}, err
-		}
-	}
+// claim claims a job, and waits a while if as many jobs of sweeps run as may.
+func (w *Worker) claim(ctx context.Context, task payload) (job journal.Job, err error) {
+	waiting, stop := w.untilDrain(ctx)
+	defer stop()
+	waiting, cancel := context.WithTimeout(waiting, lowWait)
+	defer cancel()
+	full := func(err error) bool { return errors.Is(err, journal.ErrLowQueue) }
+	err = wait.Retry(waiting, wait.Backoff{Min: lowLook}, full, func() (err error) {
+		job, err = w.journal.ClaimJob(ctx, task.JobID, task.Generation, jobs.HeartbeatStale, w.options.MaxRunning)
+		return err
+	})
+	return job, err
 }

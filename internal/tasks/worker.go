@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -20,7 +19,11 @@ import (
 	"lethe/internal/observe"
 	"lethe/internal/retention"
 	"lethe/internal/shutdown"
-	"lethe/internal/store"
+	"lethe/internal/store/expiry"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/purge"
+	"lethe/internal/wait"
 )
 
 // WorkerOptions are what a [Worker] is made of.
@@ -69,7 +72,7 @@ type WorkerOptions struct {
 	ServerName string
 
 	// SweepRooms is how many rooms a sweep decides about at a time, up to
-	// [store.MostRetentionRooms]. Defaults to 500.
+	// [expiry.MaxRooms]. Defaults to 500.
 	SweepRooms int
 
 	// TimeSlice is how long a job runs before it makes room for others.
@@ -118,12 +121,15 @@ const (
 	// keep its lease.
 	lockWait = 30 * time.Second
 
-	// mostFailures is how many failures in a row end a job.
-	mostFailures = 20
+	// maxFailures is how many failures in a row end a job.
+	maxFailures = 20
 
 	// The wait after a failed batch doubles from the first to the second.
-	leastBackoff = 50 * time.Millisecond
-	mostBackoff  = 5 * time.Second
+	minBackoff = 50 * time.Millisecond
+	maxBackoff = 5 * time.Second
+
+	// bookkeepingBackoff is the wait between the tries to write a job's end or yield.
+	bookkeepingBackoff = 200 * time.Millisecond
 
 	// busyWait is about how long a job waits in the queue for its room.
 	busyWait = 2 * time.Second
@@ -135,24 +141,40 @@ const (
 // errYield says that a run gave its job back to the queue; after is how long it
 // should stay there.
 type errYield struct {
-	reason string
+	reason jobs.Yield
 	after  time.Duration
 }
 
-func (e errYield) Error() string { return "yield: " + e.reason }
+func (e errYield) Error() string { return "yield: " + string(e.reason) }
+
+// Services are what a [Worker] works with. All of them stay the caller's to close.
+type Services struct {
+	DB *postgres.DB
+
+	// Redis is where tasks come from, and Locks where rooms are locked: the same
+	// client, or one for each of several independent masters, from
+	// [redisdb.OpenForLocks].
+	Redis redis.UniversalClient
+	Locks []redis.UniversalClient
+
+	Board   *jobs.Board
+	Log     *slog.Logger
+	Metrics *observe.Metrics
+}
 
 // A Worker runs jobs.
 type Worker struct {
 	options  WorkerOptions
-	store    *store.Store
+	db       *postgres.DB
+	journal  *journal.Journal
+	expiry   *expiry.Queries
+	purger   *purge.Purger
 	redis    redis.UniversalClient
 	dispatch dispatcher
 	board    *jobs.Board
 	rooms    *lock.Locker
 	heart    *jobs.Heart
 	shutdown *shutdown.Shutdown
-	history  cachedCatalog
-	room     cachedCatalog
 	log      *slog.Logger
 	metrics  *observe.Metrics
 
@@ -162,25 +184,31 @@ type Worker struct {
 	endDrain context.CancelFunc
 }
 
-// NewWorker returns a Worker that takes nothing before [Worker.Run]. It gets its
-// tasks through client, and locks rooms through locks: one client, or one for
-// each of several independent masters, from [redisdb.OpenForLocks]. All stay the
-// caller's to close.
-func NewWorker(db *store.Store, client redis.UniversalClient, locks []redis.UniversalClient, board *jobs.Board,
-	log *slog.Logger, metrics *observe.Metrics, options WorkerOptions,
-) *Worker {
-	drain, endDrain := context.WithCancel(context.Background())
+// NewWorker returns a Worker that takes nothing before [Worker.Run].
+func NewWorker(services Services, options WorkerOptions) *Worker {
 	options = options.withDefaults()
 	if options.Homeserver == nil {
-		options.Homeserver = shutdown.NewEmbedded(db, shutdown.EmbeddedOptions{Log: log, ServerName: options.ServerName})
+		options.Homeserver = shutdown.NewEmbedded(shutdown.EmbeddedOptions{Log: services.Log, ServerName: options.ServerName})
 	}
-	showWorker(metrics)
+	drain, endDrain := context.WithCancel(context.Background())
+	showWorker(services.Metrics)
+	fences := journal.New(services.DB)
 	return &Worker{
-		options: options, shutdown: shutdown.New(db, options.Homeserver), store: db,
-		history: cachedCatalog{version: db.CatalogVersion, read: db.Catalog},
-		room:    cachedCatalog{version: db.CatalogVersion, read: db.RoomCatalog}, redis: client, dispatch: newDispatcher(client), board: board, log: log, metrics: metrics,
-		rooms: lock.NewQuorum(locks, db, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
-		heart: jobs.NewHeart(db, log), drain: drain, endDrain: endDrain,
+		options:  options,
+		db:       services.DB,
+		journal:  fences,
+		expiry:   expiry.New(services.DB),
+		purger:   purge.New(services.DB, purge.Options{}),
+		redis:    services.Redis,
+		dispatch: newDispatcher(services.Redis),
+		board:    services.Board,
+		rooms:    lock.NewQuorum(services.Locks, fences, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
+		heart:    jobs.NewHeart(services.DB, services.Log),
+		shutdown: shutdown.New(services.DB, options.Homeserver),
+		log:      services.Log,
+		metrics:  services.Metrics,
+		drain:    drain,
+		endDrain: endDrain,
 	}
 }
 
@@ -194,8 +222,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer heart.Wait()
 	defer stop()
 
-	// What nobody waits for has places of its own: it must not have those of others
-	// while it waits for its turn or pauses, nor wait for them for ever.
+	// The jobs of sweeps have places of their own. They must not take those of other
+	// jobs while they wait for their turn or pause, nor wait for them for ever.
 	servers := []*asynq.Server{
 		w.server(queues, w.options.Concurrency),
 		w.server(lowQueues, min(w.options.MaxRunning, w.options.Concurrency)),
@@ -250,27 +278,28 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 		ctx = observe.About(ctx, slog.String("request_id", origin.RequestID))
 	}
 	log := w.log.With("job", body.JobID, "kind", task.Type())
+	kind := journal.Kind(task.Type())
 	job, err := w.claim(ctx, body)
 	switch {
-	case errors.Is(err, store.ErrSuperseded):
+	case errors.Is(err, journal.ErrSuperseded):
 		log.DebugContext(ctx, "task dropped: the job has ended or belongs to another run", "generation", body.Generation)
 		return nil
-	case errors.Is(err, store.ErrRoomBusy):
-		return w.yield(task.Type(), errYield{yieldRoomBusy, jitter(busyWait)})
-	case errors.Is(err, store.ErrLowQueue):
-		return w.yield(task.Type(), errYield{yieldLowQueue, jitter(busyWait)})
+	case errors.Is(err, journal.ErrRoomBusy):
+		return w.yield(kind, errYield{jobs.YieldRoomBusy, wait.Jitter(busyWait)})
+	case errors.Is(err, journal.ErrLowQueue):
+		return w.yield(kind, errYield{jobs.YieldLowQueue, wait.Jitter(busyWait)})
 	case err != nil:
 		log.WarnContext(ctx, "job not claimed", "error", err)
-		return w.yield(task.Type(), errYield{yieldUnreachable, jitter(busyWait)})
+		return w.yield(kind, errYield{jobs.YieldUnreachable, wait.Jitter(busyWait)})
 	}
 	ctx = observe.About(ctx, about(job)...)
 	log = log.With("room", job.Room)
-	run := store.Run{JobID: job.ID, Generation: job.Generation, Attempt: job.Attempt}
-	running := w.metrics.JobsRunning.WithLabelValues(job.Kind)
+	run := journal.Run{JobID: job.ID, Generation: job.Generation, Attempt: job.Attempt}
+	running := w.metrics.JobsRunning.WithLabelValues(string(job.Kind))
 	running.Inc()
 	defer running.Dec()
 	// Of a sweep's thousand purges each has a trace of its own.
-	ctx, span := w.options.Tracer.Run(ctx, origin, job.Queue == queueLow, job.Kind, append(about(job),
+	ctx, span := w.options.Tracer.Run(ctx, origin, job.Queue == jobs.Low, string(job.Kind), append(about(job),
 		slog.Int("generation", run.Generation), slog.Int("attempt", run.Attempt), slog.String("request_id", origin.RequestID))...)
 	defer span.End(nil) // should it panic
 	err = w.runSlice(ctx, job, run, log)
@@ -285,13 +314,13 @@ func outcomeOf(err error) (outcome string, failure error) {
 	var yield errYield
 	switch {
 	case err == nil:
-		return string(jobs.Complete), nil
-	case errors.Is(err, store.ErrSuperseded):
+		return string(journal.Complete), nil
+	case errors.Is(err, journal.ErrSuperseded):
 		return "superseded", nil
 	case errors.As(err, &yield):
 		return yield.Error(), nil
 	}
-	return string(jobs.Failed), err
+	return string(journal.Failed), err
 }
 
 // errBeside is why a job that purges fails beside a running homeserver.
@@ -308,94 +337,129 @@ type work interface {
 	progress() any
 }
 
-// newWork returns the work of a run's job, from where the job's row says it is.
-func (w *Worker) newWork(ctx context.Context, run store.Run) (work, error) {
-	job, err := w.store.Job(ctx, run.JobID)
+// constructors make the works of all kinds of jobs, from where the job's row says
+// that it is.
+var constructors = map[journal.Kind]func(*Worker, context.Context, journal.Job, journal.Run) (work, error){
+	jobs.PurgeHistory:   (*Worker).newPurgeHistory,
+	jobs.DeleteRoom:     (*Worker).newDeleteRoom,
+	jobs.RetentionSweep: (*Worker).newRetentionSweep,
+	jobs.AbandonedSweep: (*Worker).newAbandonedSweep,
+}
+
+// newWork returns the work of a run's job.
+func (w *Worker) newWork(ctx context.Context, job journal.Job, run journal.Run) (work, error) {
+	construct := constructors[job.Kind]
+	if construct == nil {
+		return nil, fmt.Errorf("%q is not a kind of job", job.Kind)
+	}
+	return construct(w, ctx, job, run)
+}
+
+// newWorkFromRow returns the work of a run whose job is read again.
+func (w *Worker) newWorkFromRow(ctx context.Context, run journal.Run) (work, error) {
+	job, err := w.journal.Job(ctx, run.JobID)
 	if err != nil {
 		return nil, err
 	}
-	return w.workOf(ctx, job, run)
+	return w.newWork(ctx, job, run)
 }
 
-// workOf is newWork for a job whose row was read since the run has it.
-func (w *Worker) workOf(ctx context.Context, job store.Job, run store.Run) (work, error) {
-	switch jobs.Kind(job.Kind) {
-	case jobs.PurgeHistory:
-		return w.newPurgeHistory(ctx, job, run)
-	case jobs.DeleteRoom:
-		return w.newDeleteRoom(ctx, job, run)
-	case jobs.RetentionSweep:
-		return w.newRetentionSweep(job, run)
-	case jobs.AbandonedSweep:
-		return w.newAbandonedSweep(job, run)
+// decodeCheckpoint reads a job's checkpoint, if it has one.
+func decodeCheckpoint(job journal.Job, checkpoint any) error {
+	if len(job.Checkpoint) == 0 {
+		return nil
 	}
-	return nil, fmt.Errorf("%q is not a kind of job", job.Kind)
+	if err := json.Unmarshal(job.Checkpoint, checkpoint); err != nil {
+		return fmt.Errorf("decode the job's checkpoint: %w", err)
+	}
+	return nil
 }
 
 // runSlice does batch after batch until the work is done, the slice is over or
 // the job has failed. It returns nil when the work is done, an errYield when
-// there is more, [store.ErrSuperseded] when the job is another's, and otherwise
-// why the job failed. [store.ErrHeld] says that it has to wait for a hold's end.
-func (w *Worker) runSlice(ctx context.Context, job store.Job, run store.Run, log *slog.Logger) error {
+// there is more, [journal.ErrSuperseded] when the job is another's, and otherwise
+// why the job failed. [journal.ErrHeld] says that it has to wait for a hold's end.
+func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run, log *slog.Logger) error {
 	log.InfoContext(ctx, "job runs", "generation", run.Generation, "attempt", run.Attempt)
-	var mu sync.Mutex
-	status := jobs.StatusOf(job)
-	post := func(ctx context.Context) {
-		mu.Lock()
-		defer mu.Unlock()
-		w.board.Post(observe.About(ctx, about(job)...), status) // a heartbeat's context is about no job
+	posted := &postedStatus{board: w.board, about: about(job), status: jobs.StatusOf(job)}
+	// Most jobs of sweeps end before the first heartbeat, which would post them.
+	if job.Queue != jobs.Low {
+		posted.post(ctx)
 	}
-	// Nobody waits for a job of the low queue, and the most of them end before the
-	// first heartbeat, which would post it.
-	if job.Queue != queueLow {
-		post(ctx)
-	}
-	ctx, stop := w.heart.Watch(ctx, run, post)
+	ctx, stop := w.heart.Watch(ctx, run, posted.post)
 	defer stop()
+	running, stopRunning := w.untilDrain(ctx)
+	defer stopRunning()
 
 	deadline := time.Now().Add(w.options.TimeSlice)
-	backoff := leastBackoff
+	backoff := wait.Backoff{Min: minBackoff, Max: maxBackoff}
 	var work work
-	claimed := true // the job is as it was claimed, for nobody else can have moved it
+	claimed := true // the job is as it was claimed: only this run can have moved it
 	for {
 		if w.drain.Err() != nil {
-			return errYield{reason: yieldDrain}
+			return errYield{reason: jobs.YieldDrain}
 		}
 		if time.Now().After(deadline) {
-			return errYield{reason: yieldSlice}
+			return errYield{reason: jobs.YieldSlice}
 		}
-
 		var done bool
 		var err error
-		if work == nil && claimed {
-			work, err = w.workOf(ctx, job, run)
-		} else if work == nil {
-			work, err = w.newWork(ctx, run)
-		} else if done, err = step(ctx, work, log); err == nil {
-			backoff = leastBackoff // only a batch is progress: a work that was made anew may fail again
+		switch {
+		case work != nil:
+			if done, err = step(ctx, work, log); err == nil {
+				backoff.Reset() // only a batch is progress: work that was made again may fail again
+			}
+		case claimed:
+			work, err = w.newWork(ctx, job, run)
+		default:
+			work, err = w.newWorkFromRow(ctx, run)
 		}
 		if err == nil {
-			mu.Lock()
-			status.Progress = encode(work.progress())
-			mu.Unlock()
+			posted.setProgress(work.progress())
 			if done {
 				return nil
 			}
 			continue
 		}
-
-		if err := w.judge(ctx, run, err, log); err != nil {
+		if err := w.classify(ctx, run, err, log); err != nil {
 			return err
 		}
-		w.metrics.JobRetries.WithLabelValues(job.Kind).Inc()
-		// Begin from the row again: a commit whose answer was lost has moved it.
+		w.metrics.JobRetries.WithLabelValues(string(job.Kind)).Inc()
+		// From the row again: a commit whose answer was lost has moved it.
 		work, claimed = nil, false
-		select {
-		case <-time.After(jitter(backoff)):
-		case <-w.drain.Done():
-		case <-ctx.Done():
-		}
-		backoff = min(2*backoff, mostBackoff)
+		_ = backoff.Wait(running) // if it ends early, the loop sees why
+	}
+}
+
+// A postedStatus is the status of a running job. It is safe for concurrent use.
+type postedStatus struct {
+	board *jobs.Board
+	about []slog.Attr
+
+	mu     sync.Mutex
+	status jobs.Status
+}
+
+func (p *postedStatus) post(ctx context.Context) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.board.Post(observe.About(ctx, p.about...), p.status) // a heartbeat's context is about no job
+}
+
+func (p *postedStatus) setProgress(progress any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status.Progress = encode(progress)
+}
+
+// untilDrain returns a context that ends with the given one, or when the worker
+// drains.
+func (w *Worker) untilDrain(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(w.drain, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
 	}
 }
 
@@ -412,39 +476,39 @@ func step(ctx context.Context, work work, log *slog.Logger) (done bool, err erro
 	return work.next(ctx)
 }
 
-// judge decides about a failed batch: nil to try again, else what [runSlice]
-// returns.
-func (w *Worker) judge(ctx context.Context, run store.Run, err error, log *slog.Logger) error {
+// classify decides what a failed batch means: nil if it is to be tried again,
+// otherwise what [Worker.runSlice] returns.
+func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *slog.Logger) error {
 	var yield errYield
 	switch {
-	case errors.Is(err, store.ErrSuperseded), errors.Is(context.Cause(ctx), store.ErrSuperseded):
-		return store.ErrSuperseded
-	case errors.As(err, &yield), errors.Is(err, store.ErrHeld):
+	case errors.Is(err, journal.ErrSuperseded), errors.Is(context.Cause(ctx), journal.ErrSuperseded):
+		return journal.ErrSuperseded
+	case errors.As(err, &yield), errors.Is(err, journal.ErrHeld):
 		return err
 	case errors.Is(err, errDraining):
 		return nil // the loop sees it
 	case ctx.Err() != nil: // asynq gave the task up
-		return errYield{reason: yieldTimeout}
+		return errYield{reason: jobs.YieldTimeout}
 	case errors.Is(err, lock.ErrTaken):
-		return errYield{reason: yieldRoomLocked, after: jitter(busyWait)}
-	case errors.Is(err, store.ErrFenced), errors.Is(err, lock.ErrLockLost):
-		if errors.Is(err, store.ErrFenced) {
+		return errYield{reason: jobs.YieldRoomLocked, after: wait.Jitter(busyWait)}
+	case errors.Is(err, journal.ErrFenced), errors.Is(err, lock.ErrLockLost):
+		if errors.Is(err, journal.ErrFenced) {
 			w.metrics.FenceRejections.Inc()
 		} else {
 			w.metrics.LockLosses.Inc()
 		}
 		log.WarnContext(ctx, "lock lost: the batch was rolled back", "error", err)
 		return nil
-	case errors.Is(err, lock.ErrUnavailable), errors.Is(err, shutdown.ErrHomeserver), store.Unreachable(err):
+	case errors.Is(err, lock.ErrUnavailable), errors.Is(err, shutdown.ErrHomeserver), postgres.Unreachable(err):
 		// No fault of the job's, so it does not count, however long it lasts.
 		log.WarnContext(ctx, "server unreachable: the batch will be tried again", "error", err)
 		return nil
-	case store.Transient(err):
-		failures, countErr := w.store.FailBatch(ctx, run, err.Error())
+	case postgres.Transient(err):
+		failures, countErr := w.journal.FailBatch(ctx, run, err.Error())
 		switch {
-		case errors.Is(countErr, store.ErrSuperseded):
-			return store.ErrSuperseded
-		case countErr == nil && failures >= mostFailures:
+		case errors.Is(countErr, journal.ErrSuperseded):
+			return journal.ErrSuperseded
+		case countErr == nil && failures >= maxFailures:
 			return fmt.Errorf("gave up after %d failures without progress: %w", failures, err)
 		}
 		log.WarnContext(ctx, "batch failed: it will be tried again", "failures", failures, "error", err)
@@ -454,52 +518,52 @@ func (w *Worker) judge(ctx context.Context, run store.Run, err error, log *slog.
 }
 
 // settle writes how a slice ended, and tells asynq.
-func (w *Worker) settle(ctx context.Context, job store.Job, run store.Run, err error, log *slog.Logger) error {
+func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, err error, log *slog.Logger) error {
 	// Whatever ended the slice must not keep its end from being written.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookkeepingTime)
 	defer cancel()
 
 	var yield errYield
 	switch {
-	case errors.Is(err, store.ErrSuperseded):
+	case errors.Is(err, journal.ErrSuperseded):
 		log.WarnContext(ctx, "job is another run's now", "attempt", run.Attempt)
 		return nil
 	case errors.As(err, &yield):
-		if err := w.insist(ctx, func() error { return w.store.YieldJob(ctx, run) }); err != nil {
+		if err := w.retry(ctx, func() error { return w.journal.YieldJob(ctx, run) }); err != nil {
 			log.WarnContext(ctx, "job not yielded: left to the reconciler", "error", err)
 			return nil
 		}
 		log.InfoContext(ctx, "job yields", "reason", yield.reason)
 		w.post(ctx, job.ID) // what the slice has done, which no heartbeat may have told
 		return w.yield(job.Kind, yield)
-	case errors.Is(err, store.ErrHeld):
-		if err := w.insist(ctx, func() error { return w.store.HoldJob(ctx, run) }); err != nil {
+	case errors.Is(err, journal.ErrHeld):
+		if err := w.retry(ctx, func() error { return w.journal.HoldJob(ctx, run) }); err != nil {
 			log.WarnContext(ctx, "job not held: left to the reconciler", "error", err)
 			return nil
 		}
 		// Its task is done: when the hold ends, the reconciler makes another.
-		w.metrics.JobYields.WithLabelValues(job.Kind, "held").Inc()
+		w.metrics.JobYields.WithLabelValues(string(job.Kind), string(jobs.YieldHeld)).Inc()
 		log.InfoContext(ctx, "job waits for the end of a hold", "error", err)
 		w.post(ctx, job.ID)
 		return nil
 	}
 
-	state, reason := jobs.Complete, ""
+	state, reason := journal.Complete, ""
 	switch {
-	case errors.Is(err, store.ErrNotAbandoned):
+	case errors.Is(err, expiry.ErrNotAbandoned):
 		// Nothing was done, and nothing is wrong.
-		state = jobs.Cancelled
+		state = journal.Cancelled
 		log.InfoContext(ctx, "room not deleted", "reason", err)
 	case err != nil:
-		state, reason = jobs.Failed, reasonFor(err)
+		state, reason = journal.Failed, reasonFor(err)
 	}
-	if err := w.insist(ctx, func() error { return w.store.EndJob(ctx, run, string(state), reason) }); err != nil {
+	if err := w.retry(ctx, func() error { return w.journal.EndJob(ctx, run, state, reason) }); err != nil {
 		// The work is done or refused for good; whoever takes the job over comes
 		// to the same end.
 		log.WarnContext(ctx, "the job's end was not written: left to the reconciler", "error", err)
 		return nil
 	}
-	w.metrics.JobsEnded.WithLabelValues(job.Kind, string(state)).Inc()
+	w.metrics.JobsEnded.WithLabelValues(string(job.Kind), string(state)).Inc()
 	log.InfoContext(ctx, "job ended", "state", state, "error", reason)
 	w.post(ctx, job.ID)
 	return nil
@@ -508,7 +572,7 @@ func (w *Worker) settle(ctx context.Context, job store.Job, run store.Run, err e
 // post posts the status of a job as its row has it. If that cannot be read, those
 // who ask will look at the row.
 func (w *Worker) post(ctx context.Context, id string) {
-	if job, err := w.store.Job(ctx, id); err == nil {
+	if job, err := w.journal.Job(ctx, id); err == nil {
 		w.board.Post(ctx, jobs.StatusOf(job))
 	}
 }
@@ -519,66 +583,15 @@ func reasonFor(err error) string {
 	return cmp.Or(refusal(err), err.Error())
 }
 
-// insist repeats an operation of the bookkeeping while the database cannot be
-// reached, until the context ends.
-func (w *Worker) insist(ctx context.Context, do func() error) error {
-	for {
-		err := do()
-		if err == nil || errors.Is(err, store.ErrSuperseded) || !store.Transient(err) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(jitter(leastBackoff * 4)):
-		}
-	}
+// retry repeats an operation of the bookkeeping while it fails for a passing reason,
+// until the context ends.
+func (w *Worker) retry(ctx context.Context, do func() error) error {
+	return wait.Retry(ctx, wait.Backoff{Min: bookkeepingBackoff}, postgres.Transient, do)
 }
 
-func (w *Worker) yield(kind string, yield errYield) error {
-	w.metrics.JobYields.WithLabelValues(kind, yield.reason).Inc()
+func (w *Worker) yield(kind journal.Kind, yield errYield) error {
+	w.metrics.JobYields.WithLabelValues(string(kind), string(yield.reason)).Inc()
 	return yield
-}
-
-// errDraining is the cause that ends a wait for a lock when the worker drains.
-var errDraining = errors.New("the worker is draining")
-
-// inRoom runs do under the room's write lock. The context that do gets ends with
-// the lock.
-func (w *Worker) inRoom(ctx context.Context, kind jobs.Kind, room string, run store.Run,
-	do func(context.Context, store.Batch) error,
-) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	// Draining ends the wait for the lock, but not the batch.
-	drained := context.AfterFunc(w.drain, func() { cancel(errDraining) })
-	started := time.Now()
-	_, waitSpan := observe.StartSpan(ctx, "lock room")
-	held, err := w.rooms.Lock(ctx, room)
-	drained()
-	waitSpan.End(err)
-	w.metrics.LockWaitSeconds.WithLabelValues(modeWrite).Observe(time.Since(started).Seconds())
-	if err != nil {
-		return err
-	}
-	locked := time.Now()
-	batch, batchSpan := observe.StartSpan(held.Context(), "batch", slog.Int64("fence", held.Fence()))
-	err = do(batch, store.Batch{Run: run, Room: room, Fence: held.Fence(), Lease: lockLease})
-	batchSpan.End(err)
-	if err == nil {
-		w.metrics.JobBatches.WithLabelValues(string(kind)).Inc()
-		w.metrics.JobBatchSeconds.WithLabelValues(string(kind)).Observe(time.Since(locked).Seconds())
-	}
-	if cause := context.Cause(held.Context()); err != nil && cause != nil {
-		err = fmt.Errorf("%w: %w", cause, err)
-	}
-	// What was committed stays so, whatever becomes of the lock: the fence saw
-	// to that. At worst the room is free only after the lease.
-	if err := held.Unlock(ctx); err != nil {
-		w.log.WarnContext(ctx, "room not unlocked", "error", err)
-	}
-	w.metrics.LockHoldSeconds.WithLabelValues(modeWrite).Observe(time.Since(locked).Seconds())
-	return err
 }
 
 // firstBatch is the size of a job's first batch, from which it finds the size
@@ -590,10 +603,10 @@ func (w *Worker) firstRows() int { return min(firstRows, w.options.BatchEvents) 
 
 // nextBatch is the size of the batch after one of the given size that took so
 // long. It at most doubles, since a quick batch may have met little, and does not
-// fall below least: where that is slow, it is not for its size.
-func (w *Worker) nextBatch(size, least int, took time.Duration) int {
+// fall below minSize: a batch of that size is slow for another reason.
+func (w *Worker) nextBatch(size, minSize int, took time.Duration) int {
 	factor := min(max(w.options.BatchTime.Seconds()/max(took.Seconds(), 1e-6), 0.25), 2)
-	return min(max(int(float64(size)*factor), least), w.options.BatchEvents)
+	return min(max(int(float64(size)*factor), minSize), w.options.BatchEvents)
 }
 
 // encode writes a checkpoint as JSON; one that cannot be written is empty.
@@ -603,10 +616,4 @@ func encode(v any) string {
 		return ""
 	}
 	return string(encoded)
-}
-
-// jitter varies a wait by up to a quarter, so that those who wait for the same
-// thing do not all come back together.
-func jitter(d time.Duration) time.Duration {
-	return d + time.Duration((rand.Float64()-0.5)*0.5*float64(d))
 }

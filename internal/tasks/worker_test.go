@@ -18,7 +18,6 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/lock"
 	"lethe/internal/observe"
-	"lethe/internal/store"
 )
 
 func TestWorkerPurges(t *testing.T) {

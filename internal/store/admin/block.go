@@ -1,0 +1,48 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+
+	"lethe/internal/store/journal"
+)
+
+// The index is unique, so of two that block a room at a time one comes first.
+const blockRoom = `INSERT INTO blocked_rooms (room_id, user_id) VALUES ($1, $2) ON CONFLICT (room_id) DO NOTHING`
+
+// BlockRoom keeps users of this server from joining a room, which need not be
+// known, in the requester's name. A room that is blocked already keeps its first
+// blocker.
+func (q *Queries) BlockRoom(ctx context.Context, room, requester string) error {
+	if _, err := q.db.Exec(ctx, blockRoom, room, requester); err != nil {
+		return fmt.Errorf("block the room: %w", err)
+	}
+	return nil
+}
+
+// BlockRoomOf is [Queries.BlockRoom] for the batch's room, as part of the batch.
+func BlockRoomOf(ctx context.Context, b *journal.Batch, requester string) error {
+	if _, err := b.Exec(ctx, blockRoom, b.Room(), requester); err != nil {
+		return fmt.Errorf("block the room: %w", err)
+	}
+	return nil
+}
+
+// UnblockRoom lets users of this server join a room again. It does nothing if
+// the room is not blocked.
+func (q *Queries) UnblockRoom(ctx context.Context, room string) error {
+	if _, err := q.db.Exec(ctx, `DELETE FROM blocked_rooms WHERE room_id = $1`, room); err != nil {
+		return fmt.Errorf("unblock the room: %w", err)
+	}
+	return nil
+}
+
+// RoomBlock returns the id of the user who blocked a room. A room that is not
+// blocked is [postgres.ErrNotFound].
+func (q *Queries) RoomBlock(ctx context.Context, room string) (blocker string, err error) {
+	err = q.db.ReadRow(ctx, []any{&blocker}, `SELECT user_id FROM blocked_rooms WHERE room_id = $1`, room)
+	if err != nil {
+		return "", fmt.Errorf("read the room's block: %w", err)
+	}
+	return blocker, nil
+}

@@ -1,0 +1,56 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+
+	"lethe/internal/store/postgres"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A StateEntry is what holds a part of a room's state.
+type StateEntry struct {
+	Type    string
+	Key     string
+	EventID string
+}
+
+// RoomExists reports whether a room is known.
+func (q *Queries) RoomExists(ctx context.Context, room string) (exists bool, err error) {
+	if !postgres.Storable(room) {
+		return false, nil
+	}
+	err = q.db.ReadRow(ctx, []any{&exists}, `SELECT EXISTS (SELECT FROM rooms WHERE room_id = $1)`, room)
+	if err != nil {
+		return false, fmt.Errorf("look for the room: %w", err)
+	}
+	return exists, nil
+}
+
+// RoomState returns up to limit entries of a room's current state in the order
+// of their types and keys, from the first after the given one; those of one
+// type only, unless that is "".
+func (q *Queries) RoomState(ctx context.Context, room, ofType string, after StateEntry, limit int) ([]StateEntry, error) {
+	if !postgres.Storable(room) || !postgres.Storable(ofType) {
+		return nil, nil
+	}
+	var entries []StateEntry
+	err := postgres.RetryRead(ctx, func() error {
+		// A type and a key have one event at most. Its id is compared so that the
+		// zero entry is before all others, even one that has neither.
+		rows, err := q.db.Query(ctx, `
+			SELECT type, state_key, event_id FROM current_state_events
+			WHERE room_id = $1 AND ($2 = '' OR type = $2) AND (type, state_key, event_id) > ($3, $4, $5)
+			ORDER BY type, state_key LIMIT $6`, room, ofType, after.Type, after.Key, after.EventID, limit)
+		if err != nil {
+			return err
+		}
+		entries, err = pgx.CollectRows(rows, pgx.RowToStructByPos[StateEntry])
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the room's state: %w", err)
+	}
+	return entries, nil
+}

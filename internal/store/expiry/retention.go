@@ -1,0 +1,195 @@
+package expiry
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/internal/matrix"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/timeline"
+)
+
+// RetentionNow reads the retention policy of a room's current state, as
+// [timeline.Snapshot.RetentionPolicy] does, and the database's clock. Without a policy both
+// lifetimes are nil.
+func (q *Queries) RetentionNow(ctx context.Context, room string) (minLifetime, maxLifetime *int64, now time.Time, err error) {
+	const operation = "read the room's retention policy and the clock"
+	if !postgres.Storable(room) {
+		return nil, nil, time.Time{}, fmt.Errorf("%s: %w", operation, postgres.ErrNotFound)
+	}
+	err = q.db.ReadRow(ctx, []any{&minLifetime, &maxLifetime, &now}, `
+		SELECT p.min_lifetime, p.max_lifetime, clock_timestamp()
+		FROM (SELECT) AS one
+		LEFT JOIN (
+			SELECT r.min_lifetime, r.max_lifetime
+			FROM current_state_events c
+			JOIN room_retention r USING (room_id, event_id)
+			WHERE c.room_id = $1 AND `+timeline.IsRetentionPolicy+`) p ON true`, room)
+	if err != nil {
+		return nil, nil, time.Time{}, fmt.Errorf("%s: %w", operation, err)
+	}
+	return minLifetime, maxLifetime, now, nil
+}
+
+// MaxRooms is how many rooms [Queries.RetentionRooms] and
+// [Queries.RetentionCuts] take on at once at most.
+const MaxRooms = 1000
+
+// A RoomRetention is what a retention sweep must know of a room.
+type RoomRetention struct {
+	Room string
+
+	// MinLifetime and MaxLifetime are those of its policy in ms, which may be any
+	// number; nil where it leaves them open, or has none.
+	MinLifetime, MaxLifetime *int64
+
+	// Deleting and Purging say that the room has a job of that kind that has not
+	// ended, and Held that nothing of it may be deleted.
+	Deleting, Purging, Held bool
+}
+
+// RetentionRooms lists rooms that have a current state, by their ids, of which
+// the first is the next above after; "" begins with the first of all. Fewer than
+// limit are the last ones. A limit below 1 or above [MaxRooms] is an
+// error.
+func (q *Queries) RetentionRooms(ctx context.Context, after string, limit int) ([]RoomRetention, error) {
+	const operation = "list rooms for retention"
+	if limit < 1 || limit > MaxRooms {
+		return nil, fmt.Errorf("%s: the limit is %d", operation, limit)
+	}
+	if !postgres.Storable(after) {
+		return nil, fmt.Errorf("%s: %w", operation, postgres.ErrNotFound)
+	}
+	var rooms []RoomRetention
+	err := postgres.RetryRead(ctx, func() error {
+		// The index of the current state is asked for one room after the other,
+		// each the next above the last: DISTINCT would read all the state of all
+		// rooms, or at least of those of the page, of which one may have a million
+		// members. The table of rooms is no help: it also has those that nobody
+		// here was ever in.
+		rows, err := q.db.Query(ctx, `
+			WITH RECURSIVE page (room_id, number) AS (
+				SELECT (SELECT room_id FROM current_state_events WHERE room_id > $1 ORDER BY room_id LIMIT 1), 1
+				UNION ALL
+				SELECT (SELECT c.room_id FROM current_state_events c WHERE c.room_id > page.room_id ORDER BY c.room_id LIMIT 1),
+				       number + 1
+				FROM page
+				WHERE page.room_id IS NOT NULL AND number < $2
+			)
+			SELECT page.room_id, r.min_lifetime, r.max_lifetime, coalesce(open.deleting, false), coalesce(open.purging, false),
+			       EXISTS (SELECT FROM lethe.holds h WHERE h.room_id = page.room_id AND h.released_at IS NULL)
+			FROM page
+			LEFT JOIN (current_state_events c JOIN room_retention r ON r.room_id = c.room_id AND r.event_id = c.event_id)
+			       ON c.room_id = page.room_id AND `+timeline.IsRetentionPolicy+`
+			CROSS JOIN LATERAL (
+				SELECT bool_or(kind = 'delete_room') AS deleting, bool_or(kind = 'purge_history') AS purging
+				FROM lethe.jobs
+				WHERE jobs.room_id = page.room_id AND state IN ('queued', 'running', 'held')) open
+			WHERE page.room_id IS NOT NULL
+			ORDER BY number`, after, limit)
+		if err != nil {
+			return err
+		}
+		rooms, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r RoomRetention, err error) {
+			return r, row.Scan(&r.Room, &r.MinLifetime, &r.MaxLifetime, &r.Deleting, &r.Purging, &r.Held)
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", operation, err)
+	}
+	return rooms, nil
+}
+
+// A RoomCut asks where to cut a room.
+type RoomCut struct {
+	Room string
+
+	// Before is a moment of arrival here, in Unix milliseconds. Events that
+	// arrived before it go.
+	Before int64
+}
+
+// The rooms are asked for as ranges that hold only themselves, for the reason that
+// TokenAtTimestamp has. But how large they are is not known to the planner, which
+// may take it for cheaper to sort a whole room by its arrivals than to read them
+// in that order; so it must not sort.
+const (
+	neverSort = `
+	SELECT set_config('enable_sort', 'off', true), set_config('enable_incremental_sort', 'off', true),
+	       set_config('jit', 'off', true)`
+
+	// What a purge would find is looked for from the token downwards: there is what
+	// has expired since the last purge, while that one left nothing but state events
+	// below its own token, of which there may be many.
+	retentionCuts = `
+	WITH RECURSIVE cuts AS (
+		SELECT * FROM unnest($1::text[], $2::bigint[], $3::integer[]) AS c (room_id, ts, number)
+	),
+	moments (ts) AS (SELECT DISTINCT ts FROM cuts),` + postgres.Bisection + `
+	SELECT c.number, first.topological_ordering, first.stream_ordering
+	FROM cuts c
+	JOIN bisection b ON b.ts = c.ts AND b.low >= b.high
+	CROSS JOIN LATERAL (
+		SELECT e.topological_ordering, e.stream_ordering
+		FROM events e
+		LEFT JOIN rejections r USING (event_id)
+		WHERE (e.room_id, e.stream_ordering) <= (c.room_id, b.high)
+		  AND e.room_id >= c.room_id
+		  AND NOT e.outlier AND e.rejection_reason IS NULL AND r.event_id IS NULL
+		ORDER BY e.room_id DESC, e.stream_ordering DESC
+		LIMIT 1) first
+	CROSS JOIN LATERAL (
+		SELECT
+		FROM events e
+		LEFT JOIN state_events s USING (event_id)
+		WHERE (e.room_id, e.topological_ordering) < (c.room_id, first.topological_ordering)
+		  AND e.room_id >= c.room_id
+		  AND (NOT e.outlier OR s.event_id IS NULL)
+		ORDER BY e.room_id DESC, e.topological_ordering DESC
+		LIMIT 1) something`
+)
+
+// RetentionCuts finds the page token of a moment in each of many rooms, as
+// [admin.Queries.TokenAtTimestamp] does in one, in the order of the cuts. It is nil where
+// there is none, and where a purge up to it that takes local events too would
+// find nothing. More cuts than [MaxRooms] are an error.
+//
+// Each distinct moment is searched for once, so cuts that share theirs cost less.
+func (q *Queries) RetentionCuts(ctx context.Context, cuts []RoomCut) ([]*matrix.Token, error) {
+	const operation = "find the tokens of moments"
+	if len(cuts) > MaxRooms {
+		return nil, fmt.Errorf("%s: %d are too many", operation, len(cuts))
+	}
+	rooms, moments, numbers := []string{}, []int64{}, []int32{}
+	for i, cut := range cuts {
+		if postgres.Storable(cut.Room) {
+			rooms, moments, numbers = append(rooms, cut.Room), append(moments, cut.Before), append(numbers, int32(i))
+		}
+	}
+	var tokens []*matrix.Token
+	err := postgres.RetryRead(ctx, func() error {
+		tokens = make([]*matrix.Token, len(cuts))
+		// Both are one transaction, and one round trip.
+		pipeline := &pgx.Batch{}
+		pipeline.Queue(neverSort)
+		pipeline.Queue(retentionCuts, rooms, moments, numbers).Query(func(rows pgx.Rows) error {
+			var number int32
+			var token matrix.Token
+			_, err := pgx.ForEachRow(rows, []any{&number, &token.Topological, &token.Stream}, func() error {
+				found := token
+				tokens[number] = &found
+				return nil
+			})
+			return err
+		})
+		return q.db.Send(ctx, pipeline)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", operation, err)
+	}
+	return tokens, nil
+}

@@ -1,0 +1,166 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"lethe/internal/store/postgres"
+)
+
+// ErrSuperseded is returned to a run that no longer owns its job: the job has
+// ended, or another run has taken it over.
+var ErrSuperseded = errors.New("the job belongs to another run")
+
+// A Run is one delivery of a job's task to a worker. Only the newest run of a job
+// may move it.
+type Run struct {
+	JobID      string
+	Generation int
+	Attempt    int
+}
+
+// A RoomLock is the room's write lock that a batch works under.
+type RoomLock struct {
+	Room string
+
+	// Fence is the token that came with the lock.
+	Fence int64
+
+	// Lease is the lock's lease. The server ends a batch that does nothing for so
+	// long: its worker was stopped, and the lock is gone.
+	Lease time.Duration
+}
+
+const (
+	// rowLockWait bounds a batch's wait for a row that another transaction has
+	// locked. The batch is then rolled back and tried again.
+	rowLockWait = 5 * time.Second
+
+	// StatementTime bounds one statement of a batch. A batch aims at a fraction of
+	// a second, but one depth level or one state group is the least that it can do.
+	StatementTime = 15 * time.Minute
+)
+
+// A Batch is the transaction of one batch of a job. It begins with its first
+// statement, in one round trip with it, which is also when it checks that it may
+// work: it fails with [ErrFenced] unless its fence token is the room's newest, and
+// with [ErrHeld] if the room is held. It serves one goroutine.
+type Batch struct {
+	run  Run
+	lock RoomLock
+	tx   *postgres.LazyTx
+}
+
+// Begin opens a batch of the run's job in the locked room. The caller commits it or
+// rolls it back. It sends nothing.
+func (j *Journal) Begin(run Run, lock RoomLock) *Batch {
+	return &Batch{run: run, lock: lock, tx: j.db.LazyTx(func(pipeline *pgx.Batch) {
+		setUpBatch(pipeline, lock.Lease)
+		checkRoom(pipeline, lock.Room, lock.Fence)
+	})}
+}
+
+// BeginSweep is [Journal.Begin] for a job that has no room. Two runs of it may be
+// in a batch at once, and of these only the newest can commit.
+func (j *Journal) BeginSweep(run Run, lease time.Duration) *Batch {
+	return &Batch{run: run, tx: j.db.LazyTx(func(pipeline *pgx.Batch) { setUpBatch(pipeline, lease) })}
+}
+
+// setUpBatch sets up a batch's transaction.
+//
+// It is READ COMMITTED, and not REPEATABLE READ: what is deleted must be judged by
+// what is there when the locks are held, not by an older snapshot.
+//
+// A batch touches a small part of large tables, by index, again and again:
+// compiling its plans never pays, and a plan that reads a whole table because its
+// pages come in order would do so in every batch. The batch does not wait for the
+// disk either: a crash of the server may take the last batches with their
+// checkpoints, and the job does them again. The job's end is on the disk before it
+// is announced, and all that came before with it.
+func setUpBatch(pipeline *pgx.Batch, lease time.Duration) {
+	pipeline.Queue(`
+		SELECT set_config('idle_in_transaction_session_timeout', $1, true),
+		       set_config('lock_timeout', $2, true),
+		       set_config('statement_timeout', $3, true),
+		       set_config('jit', 'off', true),
+		       set_config('random_page_cost', '1.1', true),
+		       set_config('synchronous_commit', 'off', true)`,
+		postgres.Milliseconds(lease), postgres.Milliseconds(rowLockWait), postgres.Milliseconds(StatementTime))
+}
+
+// Room is the id of the batch's room, "" for a job that has none.
+func (b *Batch) Room() string { return b.lock.Room }
+
+// JobID is the id of the batch's job.
+func (b *Batch) JobID() string { return b.run.JobID }
+
+// Send runs the statements of a pipeline in one round trip. Their results go to
+// the callbacks that were queued with them.
+func (b *Batch) Send(ctx context.Context, pipeline *pgx.Batch) error { return b.tx.Send(ctx, pipeline) }
+
+// Run runs the statements in order, in one round trip, and returns how many rows
+// they deleted.
+func (b *Batch) Run(ctx context.Context, statements []postgres.Statement) (deleted int64, err error) {
+	return b.tx.Run(ctx, statements)
+}
+
+// Exec runs a statement.
+func (b *Batch) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return b.tx.Exec(ctx, sql, args...)
+}
+
+// Query runs a query. As the batch's first statement it takes one more round trip.
+func (b *Batch) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return b.tx.Query(ctx, sql, args...)
+}
+
+// QueryRow runs a query for one row.
+func (b *Batch) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	return b.tx.QueryRow(ctx, sql, args...)
+}
+
+// Conn begins the batch, if no statement has, and returns its connection.
+func (b *Batch) Conn(ctx context.Context) (*pgx.Conn, error) { return b.tx.Conn(ctx) }
+
+// Savepoint runs do, and undoes what it wrote if it fails: its error is then
+// undone. After an err the batch can only be rolled back. Savepoints may be nested.
+func (b *Batch) Savepoint(ctx context.Context, do func() error) (undone, err error) {
+	return b.tx.Savepoint(ctx, do)
+}
+
+// Rollback undoes the batch, also when the context has ended. It does nothing after
+// a commit. After it the batch may be used again: its next statement begins and
+// checks it again.
+func (b *Batch) Rollback(ctx context.Context) { b.tx.Rollback(ctx) }
+
+// Commit makes the checkpoint the job's, and commits it together with all that the
+// batch did. It fails with [ErrSuperseded] if the run no longer owns the job. A
+// batch without a statement is checked as every other is, so committing one
+// records work that was done elsewhere. After an error the batch is to be rolled
+// back. An error that is not of the server may hide a commit that took place.
+func (b *Batch) Commit(ctx context.Context, checkpoint any) error {
+	encoded, err := json.Marshal(checkpoint)
+	if err != nil {
+		return fmt.Errorf("encode the checkpoint: %w", err)
+	}
+	// The last statement of the batch, so that the job's row, where the heartbeat is
+	// written too, is locked no longer than the commit takes.
+	tag, err := b.tx.Exec(ctx, `
+		UPDATE lethe.jobs
+		SET checkpoint = $4, failures = 0, last_failure = NULL, updated_at = clock_timestamp()
+		WHERE id = $1 AND generation = $2 AND attempt = $3 AND state = 'running'`,
+		b.run.JobID, b.run.Generation, b.run.Attempt, string(encoded))
+	if err != nil {
+		return fmt.Errorf("move the checkpoint: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return ErrSuperseded
+	}
+	return b.tx.Commit(ctx)
+}

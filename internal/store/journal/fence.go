@@ -1,0 +1,68 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"lethe/internal/store/postgres"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ErrFenced is returned by a batch whose fence token is no longer the room's
+// newest: another owner has locked the room since.
+var ErrFenced = errors.New("another owner has locked the room since")
+
+// fenceWait bounds how long a new owner waits for the old owner's last batch.
+// A batch that went to sleep is ended by the server after the lock's lease, so
+// a wait this long means a batch that is still at work.
+const fenceWait = 15 * time.Second
+
+// NextFence gives out the room's next fence token. It waits for a batch in
+// progress under the token before, at most 15 s; after that no such batch can
+// commit any more.
+func (j *Journal) NextFence(ctx context.Context, room string) (int64, error) {
+	var fence int64
+	err := j.db.InOneTrip(ctx, func(pipeline *pgx.Batch) {
+		// To wait for the disk would be to wait for all that the batch before has
+		// written. A crash of the server may take the token, and then with it every
+		// batch that it was for. But it must not be given out again, for its owner may
+		// live on: so tokens are microseconds, and the next is above it all the same.
+		pipeline.Queue(`SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit', 'off', true)`,
+			postgres.Milliseconds(fenceWait))
+		pipeline.Queue(`
+			WITH clock AS (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now)
+			INSERT INTO lethe.room_fences AS f (room_id, fence) SELECT $1, now FROM clock
+			ON CONFLICT (room_id) DO UPDATE SET fence = greatest(f.fence + 1, excluded.fence)
+			RETURNING fence`, room).QueryRow(func(row pgx.Row) error { return row.Scan(&fence) })
+	})
+	if err != nil {
+		return 0, fmt.Errorf("take the room's next fence token: %w", err)
+	}
+	return fence, nil
+}
+
+// checkRoom has the pipeline fail with [ErrFenced] unless the token is the room's
+// newest, and with [ErrHeld] if the room is held. Neither can change until the
+// transaction ends: a new owner's NextFence waits for the share lock, and so does a
+// PlaceHold.
+func checkRoom(pipeline *pgx.Batch, room string, fence int64) {
+	// Two statements, each with a snapshot of its own: in one, the second half would
+	// not see a hold that was placed while the first waited.
+	pipeline.Queue(`SELECT fence FROM lethe.room_fences WHERE room_id = $1 FOR SHARE`, room).QueryRow(func(row pgx.Row) error {
+		var newest int64
+		err := row.Scan(&newest)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return ErrFenced
+		case err != nil:
+			return fmt.Errorf("check the fence token: %w", err)
+		case newest != fence:
+			return ErrFenced
+		}
+		return nil
+	})
+	pipeline.Queue(holdReason, room).QueryRow(checkHold)
+}

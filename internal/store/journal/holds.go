@@ -1,0 +1,241 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"lethe/internal/store/postgres"
+
+	"github.com/jackc/pgx/v5"
+)
+
+var (
+	// ErrHeld is returned instead of deleting anything of a room that is held. The
+	// error's text ends with the hold's reason.
+	ErrHeld = errors.New("the room is held, and nothing of it may be deleted")
+
+	// ErrBatchRuns is returned when a batch of the room was at work for so long that
+	// nothing was done. It may be tried again.
+	ErrBatchRuns = errors.New("a batch of the room is at work")
+)
+
+// A Hold says that nothing of a room may be deleted, from when it was placed until
+// it is released.
+type Hold struct {
+	Room string
+
+	// Reason is why, in the words of who placed it.
+	Reason string
+
+	// PlacedBy and ReleasedBy tell who did so: the user id of an admin, or what an
+	// operator says.
+	PlacedBy, ReleasedBy string
+
+	PlacedAt time.Time
+
+	// ReleasedAt is zero while the room is held by it.
+	ReleasedAt time.Time
+}
+
+const holdColumns = `room_id, reason, placed_by, placed_at, coalesce(released_by, ''), released_at`
+
+func scanHold(row pgx.CollectableRow) (hold Hold, err error) {
+	var released *time.Time
+	err = row.Scan(&hold.Room, &hold.Reason, &hold.PlacedBy, &hold.PlacedAt, &hold.ReleasedBy, &released)
+	if released != nil {
+		hold.ReleasedAt = *released
+	}
+	return hold, err
+}
+
+func oneHold(ctx context.Context, db postgres.Querier, sql string, args ...any) (Hold, error) {
+	rows, err := db.Query(ctx, sql, args...)
+	if err != nil {
+		return Hold{}, err
+	}
+	hold, err := pgx.CollectExactlyOneRow(rows, scanHold)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Hold{}, postgres.ErrNotFound
+	}
+	return hold, err
+}
+
+const openHold = `SELECT ` + holdColumns + ` FROM lethe.holds WHERE room_id = $1 AND released_at IS NULL`
+
+// holdReason is the reason why the room $1 is held, "" if it is not.
+const holdReason = `
+	SELECT coalesce((SELECT reason FROM lethe.holds WHERE room_id = $1 AND released_at IS NULL), '')`
+
+// holdWait bounds how long a hold waits for the batch in progress. Most take a
+// quarter of a second.
+const holdWait = 20 * time.Second
+
+// Holds reads and writes the holds of rooms. It is safe for concurrent use.
+type Holds struct{ db *postgres.DB }
+
+// NewHolds returns the Holds in the database.
+func NewHolds(db *postgres.DB) *Holds { return &Holds{db: db} }
+
+// Place holds a room, known or not, and returns the hold. It waits for a batch of
+// the room in progress, at most 20 s, and fails with [ErrBatchRuns] after that.
+// Once it has returned, nothing more of the room is deleted.
+//
+// A room has one hold at a time. A second call for the same reason returns that
+// one; for another it is [ErrExists], with the hold that there is.
+func (h *Holds) Place(ctx context.Context, room, reason, by string) (Hold, error) {
+	hold, err := h.change(ctx, room, func(tx pgx.Tx) (Hold, error) {
+		there, err := oneHold(ctx, tx, openHold, room)
+		switch {
+		case err == nil && there.Reason != postgres.Sanitize(reason):
+			return there, ErrExists
+		case !errors.Is(err, postgres.ErrNotFound):
+			return there, err
+		}
+		return oneHold(ctx, tx, `
+			INSERT INTO lethe.holds (room_id, reason, placed_by) VALUES ($1, $2, $3) RETURNING `+holdColumns,
+			room, postgres.Sanitize(reason), postgres.Sanitize(by))
+	})
+	if err != nil {
+		return hold, fmt.Errorf("hold the room: %w", err)
+	}
+	return hold, nil
+}
+
+// Release ends the room's hold, and returns it. The jobs that it holds go on
+// when the reconciler next looks. A room that is not held is [postgres.ErrNotFound], so a
+// second call is.
+func (h *Holds) Release(ctx context.Context, room, by string) (Hold, error) {
+	hold, err := h.change(ctx, room, func(tx pgx.Tx) (Hold, error) {
+		return oneHold(ctx, tx, `
+			UPDATE lethe.holds SET released_by = $2, released_at = clock_timestamp()
+			WHERE room_id = $1 AND released_at IS NULL RETURNING `+holdColumns, room, postgres.Sanitize(by))
+	})
+	if err != nil {
+		return hold, fmt.Errorf("release the room: %w", err)
+	}
+	return hold, nil
+}
+
+// change runs do while no batch of the room is in progress and nothing else
+// changes its hold.
+//
+// There is no window in which a batch could miss a hold. Every batch takes a share
+// lock on the room's fence before it looks for holds, and keeps it to its end;
+// here the same row is locked against that. So either the batch came first, and
+// this waits until it has committed or is gone; or this did, and the batch waits,
+// and looks with a snapshot that was taken when the hold was committed.
+func (h *Holds) change(ctx context.Context, room string, do func(pgx.Tx) (Hold, error)) (hold Hold, err error) {
+	if room == "" || !postgres.Storable(room) {
+		return Hold{}, postgres.ErrNotFound
+	}
+	err = h.db.InTransaction(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT set_config('lock_timeout', $1, true)`, postgres.Milliseconds(holdWait)); err != nil {
+			return err
+		}
+		// A room that was never locked has no fence yet. One that takes its first
+		// token meanwhile waits here for our end, or we for its.
+		_, err := tx.Exec(ctx, `
+			INSERT INTO lethe.room_fences AS f (room_id, fence) VALUES ($1, 0)
+			ON CONFLICT (room_id) DO UPDATE SET fence = f.fence`, room)
+		if postgres.HasCode(err, "55P03") { // lock not available
+			return ErrBatchRuns
+		}
+		if err != nil {
+			return err
+		}
+		hold, err = do(tx)
+		return err
+	})
+	return hold, err
+}
+
+// Of returns the hold of a room, [postgres.ErrNotFound] if it is not held.
+func (h *Holds) Of(ctx context.Context, room string) (Hold, error) {
+	const operation = "look for a hold of the room"
+	if !postgres.Storable(room) {
+		return Hold{}, fmt.Errorf("%s: %w", operation, postgres.ErrNotFound)
+	}
+	var hold Hold
+	err := postgres.RetryRead(ctx, func() (err error) {
+		hold, err = oneHold(ctx, h.db, openHold, room)
+		return err
+	})
+	if err != nil {
+		return Hold{}, fmt.Errorf("%s: %w", operation, err)
+	}
+	return hold, nil
+}
+
+// Check fails with [ErrHeld] if the room is held at this moment. It is for work
+// that is done elsewhere, before it is requested; each batch checks by itself.
+func (h *Holds) Check(ctx context.Context, room string) error {
+	return postgres.RetryRead(ctx, func() error { return CheckHold(ctx, h.db, room) })
+}
+
+// CheckHold is [Holds.Check] in a transaction. There it holds until the end if the
+// room's fence was locked before.
+func CheckHold(ctx context.Context, q postgres.Querier, room string) error {
+	return checkHold(q.QueryRow(ctx, holdReason, room))
+}
+
+// checkHold evaluates what [holdReason] returns.
+func checkHold(row pgx.Row) error {
+	var reason string
+	if err := row.Scan(&reason); err != nil {
+		return fmt.Errorf("look for a hold of the room: %w", err)
+	}
+	if reason != "" {
+		return fmt.Errorf("%w: %s", ErrHeld, reason)
+	}
+	return nil
+}
+
+// List returns up to limit holds, those placed last first; with released also those
+// that were released.
+func (h *Holds) List(ctx context.Context, released bool, limit int) ([]Hold, error) {
+	var holds []Hold
+	err := postgres.RetryRead(ctx, func() error {
+		rows, err := h.db.Query(ctx, `
+			SELECT `+holdColumns+` FROM lethe.holds
+			WHERE $1 OR released_at IS NULL ORDER BY placed_at DESC, id DESC LIMIT $2`, released, limit)
+		if err != nil {
+			return err
+		}
+		holds, err = pgx.CollectRows(rows, scanHold)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the holds: %w", err)
+	}
+	return holds, nil
+}
+
+// HoldJob makes the run's job wait until its room is not held any more. A run that
+// no longer owns its job gets [ErrSuperseded].
+func (j *Journal) HoldJob(ctx context.Context, run Run) error {
+	return j.moveJob(ctx, "hold the job", run, `state = 'held', heartbeat_at = NULL`)
+}
+
+// ResumeHeld puts up to limit held jobs whose rooms are not held any more back in
+// the queue, under a new generation, for which the caller has a task to enqueue,
+// and returns them. Any number of callers may do this at once.
+//
+// It looks at what is, and not at releases: a hold that was released while a job
+// was about to wait for it leaves no job behind.
+func (j *Journal) ResumeHeld(ctx context.Context, limit int) ([]Job, error) {
+	jobs, err := j.manyJobs(ctx, `
+		UPDATE lethe.jobs
+		SET state = 'queued', generation = generation + 1, task_missing_since = `+neverEnqueued+`, updated_at = clock_timestamp()
+		WHERE id IN (
+			SELECT id FROM lethe.jobs j
+			WHERE state = 'held'
+			  AND NOT EXISTS (SELECT FROM lethe.holds h WHERE h.room_id = j.room_id AND h.released_at IS NULL)
+			LIMIT $1 FOR UPDATE SKIP LOCKED)
+		RETURNING `+jobColumns, limit)
+	if err != nil {
+		return nil, fmt.Errorf("resume held jobs: %w", err)
+	}
+	return jobs, nil
+}

@@ -1,0 +1,232 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"lethe/internal/store/postgres"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A Schedule is a row of lethe.schedules: what was decided last about a job of
+// retention.
+type Schedule struct {
+	Job string
+
+	// LastTick is the last tick that was decided about.
+	LastTick time.Time
+
+	// NextTick is the one after it, zero if there is none.
+	NextTick time.Time
+}
+
+// A Tick is a time at which a job of retention is due.
+type Tick struct {
+	// Job is the name of the job.
+	Job string
+
+	// At is the tick, Next the one after it; zero if there is none.
+	At, Next time.Time
+
+	// Sweep is the job that the tick makes. Only ID, Kind, Room, Parameters,
+	// Requester and TraceParent are read. Its parameter "job" is the name of the job, and its ID
+	// always the same for the same tick.
+	Sweep Job
+
+	// Disbelieved is the last tick that the row had when it was read, if it was one
+	// of the future: then the row is set back to this tick. It has no effect if the
+	// row has another by now, since it is then the caller who is late. Defaults to
+	// zero, the row is believed.
+	Disbelieved time.Time
+
+	// Insist runs the tick of a job that has no row yet, and one that was noted or
+	// skipped before. Defaults to false: it is left.
+	Insist bool
+}
+
+// The outcomes of a tick. The first three are in lethe.schedules.
+const (
+	// TickNoted: the job was new, and the tick counts as past.
+	TickNoted = "noted"
+	// TickAccepted: the tick's sweep is accepted.
+	TickAccepted = "accepted"
+	// TickSkipped: the tick has no sweep, since one of the same job has not ended.
+	TickSkipped = "skipped"
+	// TickPast: the tick, or a later one, was decided about before.
+	TickPast = "past"
+)
+
+// A TakenTick is what became of a tick.
+type TakenTick struct {
+	// Outcome is one of the outcomes of a tick.
+	Outcome string
+
+	// Sweep is the one that was accepted, the one that the tick was skipped for,
+	// or, of a past tick, its own or else the job's last. Its ID is "" if there is
+	// none.
+	Sweep Job
+
+	// SetBack says that the row had the tick that was not believed.
+	SetBack bool
+}
+
+// tickWait bounds the wait for another replica that decides about the same job,
+// and how long the server lets one that was stopped meanwhile keep the row.
+const tickWait = 5 * time.Second
+
+// Schedules reads and writes the schedules of retention's jobs. It is safe for
+// concurrent use.
+type Schedules struct{ db *postgres.DB }
+
+// NewSchedules returns the Schedules in the database.
+func NewSchedules(db *postgres.DB) *Schedules { return &Schedules{db: db} }
+
+// Read returns the rows of the named jobs, by name. A job without a row is left
+// out.
+func (s *Schedules) Read(ctx context.Context, jobs []string) (map[string]Schedule, error) {
+	schedules := map[string]Schedule{}
+	err := postgres.RetryRead(ctx, func() error {
+		rows, err := s.db.Query(ctx, `
+			SELECT job, last_tick, next_tick FROM lethe.schedules WHERE job = ANY ($1)`, jobs)
+		if err != nil {
+			return err
+		}
+		var row Schedule
+		var next *time.Time
+		_, err = pgx.ForEachRow(rows, []any{&row.Job, &row.LastTick, &next}, func() error {
+			row.NextTick = time.Time{}
+			if next != nil {
+				row.NextTick = *next
+			}
+			schedules[row.Job] = row
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the schedules: %w", err)
+	}
+	return schedules, nil
+}
+
+// SetNextTick records when a job is due next, for settings that have changed; zero
+// is never. It does nothing once the job's last tick is another.
+func (s *Schedules) SetNextTick(ctx context.Context, job string, last, next time.Time) error {
+	_, err := s.db.Exec(ctx, `UPDATE lethe.schedules SET next_tick = $3 WHERE job = $1 AND last_tick = $2`,
+		job, last, orNull(next))
+	if err != nil {
+		return fmt.Errorf("record a job's next tick: %w", err)
+	}
+	return nil
+}
+
+// TakeTick decides about a tick, for all replicas, in one commit: the job's row
+// moves to it and its sweep is there, or neither. So each tick has one sweep,
+// however many ask and whatever is killed meanwhile. What is accepted counts as
+// never enqueued until [Journal.MarkTaskEnqueued]: a caller that dies before loses
+// nothing.
+//
+// A second call finds the tick past. That does not rest on the row alone, which
+// may have been deleted or set back: a tick whose sweep is in lethe.jobs gets no
+// other.
+func (s *Schedules) TakeTick(ctx context.Context, tick Tick) (taken TakenTick, err error) {
+	err = s.db.InTransaction(ctx, func(tx pgx.Tx) (err error) {
+		taken, err = takeTick(ctx, tx, tick)
+		return err
+	})
+	if err != nil {
+		return TakenTick{}, fmt.Errorf("take a job's tick: %w", err)
+	}
+	return taken, nil
+}
+
+func takeTick(ctx context.Context, tx pgx.Tx, tick Tick) (taken TakenTick, err error) {
+	if _, err := tx.Exec(ctx, `
+		SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $1, true)`,
+		postgres.Milliseconds(tickWait)); err != nil {
+		return taken, err
+	}
+	// One of those who find no row makes it, and the others wait here for its end.
+	made, err := tx.Exec(ctx, `
+		INSERT INTO lethe.schedules (job, last_tick, next_tick, outcome) VALUES ($1, $2, $3, 'noted')
+		ON CONFLICT DO NOTHING`, tick.Job, tick.At, orNull(tick.Next))
+	if err != nil {
+		return taken, err
+	}
+	if made.RowsAffected() == 1 && !tick.Insist {
+		taken.Outcome = TickNoted
+		return taken, nil
+	}
+	var last time.Time
+	var outcome, lastSweep string
+	if err := tx.QueryRow(ctx, `
+		SELECT last_tick, outcome, coalesce(sweep_id, '') FROM lethe.schedules WHERE job = $1 FOR UPDATE`, tick.Job).
+		Scan(&last, &outcome, &lastSweep); err != nil {
+		return taken, err
+	}
+	taken.SetBack = !tick.Disbelieved.IsZero() && last.Equal(tick.Disbelieved)
+	taken.Outcome = TickPast
+	if taken.Sweep, err = sweepOrNone(ctx, tx, tick.Sweep.ID); err != nil {
+		return taken, err
+	}
+	stays := last.After(tick.At) || last.Equal(tick.At) && (outcome == TickAccepted || !tick.Insist)
+	if stays && !taken.SetBack {
+		if taken.Sweep.ID == "" {
+			taken.Sweep, err = sweepOrNone(ctx, tx, lastSweep)
+		}
+		return taken, err
+	}
+	if taken.Sweep.ID == "" {
+		if taken.Outcome, taken.Sweep, err = makeSweep(ctx, tx, tick); err != nil {
+			return taken, err
+		}
+	}
+	skipped := taken.Outcome == TickSkipped
+	_, err = tx.Exec(ctx, `
+		UPDATE lethe.schedules
+		SET last_tick = $2, next_tick = $3, taken_at = clock_timestamp(),
+		    outcome = CASE WHEN $4 THEN 'skipped' ELSE 'accepted' END,
+		    sweep_id = CASE WHEN $4 THEN sweep_id ELSE $5 END,
+		    -- Who insists may come back to a tick that was skipped.
+		    skipped = skipped + ($4 AND (outcome <> 'skipped' OR last_tick <> $2))::int
+		WHERE job = $1`, tick.Job, tick.At, orNull(tick.Next), skipped, taken.Sweep.ID)
+	return taken, err
+}
+
+// makeSweep accepts a tick's sweep, unless one of the same job has not ended, which
+// is then returned. That is asked of the jobs and not of the schedule's row, which
+// may have been deleted.
+func makeSweep(ctx context.Context, tx pgx.Tx, tick Tick) (outcome string, sweep Job, err error) {
+	sweep, err = oneJob(ctx, tx, `
+		SELECT `+jobColumns+` FROM lethe.jobs
+		WHERE room_id = $1 AND kind = $2 AND parameters ->> 'job' = $3 AND state IN ('queued', 'running', 'held')
+		ORDER BY created_at, id LIMIT 1`, tick.Sweep.Room, tick.Sweep.Kind, tick.Job)
+	if !errors.Is(err, postgres.ErrNotFound) {
+		return TickSkipped, sweep, err
+	}
+	sweep, err = oneJob(ctx, tx, `
+		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, trace_parent, task_missing_since)
+		VALUES ($1, $2, $3, $4, $5, nullif($6, ''), `+neverEnqueued+`) RETURNING `+jobColumns,
+		tick.Sweep.ID, tick.Sweep.Kind, tick.Sweep.Room, string(tick.Sweep.Parameters), tick.Sweep.Requester, tick.Sweep.TraceParent)
+	return TickAccepted, sweep, err
+}
+
+// sweepOrNone reads a job, which is zero if there is none.
+func sweepOrNone(ctx context.Context, tx pgx.Tx, id string) (Job, error) {
+	job, err := oneJob(ctx, tx, `SELECT `+jobColumns+` FROM lethe.jobs WHERE id = $1`, id)
+	if errors.Is(err, postgres.ErrNotFound) {
+		return Job{}, nil
+	}
+	return job, err
+}
+
+// orNull is a time as a column takes it that has NULL for none.
+func orNull(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}

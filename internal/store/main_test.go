@@ -1,9 +1,0 @@
-package store_test
-
-import (
-	"testing"
-
-	"lethe/internal/devstack/devstacktest"
-)
-
-func TestMain(m *testing.M) { devstacktest.Main(m) }

@@ -1,0 +1,224 @@
+package migrate
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"lethe/internal/store/postgres"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
+	"github.com/pressly/goose/v3/lock"
+)
+
+var (
+	// ErrSchema is returned when Lethe's schema is missing, or of another
+	// version than this program's.
+	ErrSchema = errors.New("the database's schema does not fit this program")
+
+	// ErrNotEmpty is returned when Synapse's tables are asked for in a database
+	// that has tables.
+	ErrNotEmpty = errors.New("the database has tables already")
+)
+
+// newestCompat is the highest schema_compat_version of Synapse that Lethe was
+// tested with.
+const newestCompat = 84
+
+//go:embed migrations
+var migrations embed.FS
+
+// Up brings Lethe's own schema, lethe, to this program's version. It does
+// nothing if it is, and fails with [ErrSchema] if it is newer. Several at once
+// wait for each other.
+func Up(ctx context.Context, url string) error {
+	return up(ctx, url, "lethe", func(ctx context.Context, db *sql.DB) error {
+		// Asked first, because IF NOT EXISTS wants the right to create schemas
+		// even if there is nothing to create.
+		var there bool
+		err := db.QueryRowContext(ctx, `SELECT to_regnamespace('lethe') IS NOT NULL`).Scan(&there)
+		if err != nil || there {
+			return err
+		}
+		_, err = db.ExecContext(ctx, `CREATE SCHEMA IF NOT EXISTS lethe`)
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && (pg.Code == "23505" || pg.Code == "42P06") {
+			return nil // another was quicker, which IF NOT EXISTS does not cover
+		}
+		return err
+	})
+}
+
+// UpEmbedded makes the tables of Synapse's that Lethe reads or writes in a
+// database that has none, or brings them to this program's version if they were
+// made so. In any other database it fails with [ErrNotEmpty].
+func UpEmbedded(ctx context.Context, url string) error {
+	refuseTables := func(ctx context.Context, db *sql.DB) error {
+		var tables bool
+		err := db.QueryRowContext(ctx, `
+			SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public')
+			   AND to_regclass('lethe.migrations_embedded') IS NULL`).Scan(&tables)
+		if err == nil && tables {
+			err = ErrNotEmpty
+		}
+		return err
+	}
+	// Asked before anything is made, since a refusal is to change nothing.
+	if err := withDatabase(ctx, url, refuseTables); err != nil {
+		return fmt.Errorf("migrate the database: %w", err)
+	}
+	if err := Up(ctx, url); err != nil {
+		return err
+	}
+	return up(ctx, url, "embedded", refuseTables)
+}
+
+// withDatabase calls do with a pool that is closed afterwards.
+func withDatabase(ctx context.Context, url string, do func(context.Context, *sql.DB) error) error {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return err
+	}
+	// By default a role's own schema comes first, and a role may be called lethe.
+	config.RuntimeParams["search_path"] = "public"
+	db := stdlib.OpenDB(*config)
+	defer func() { _ = db.Close() }()
+	return do(ctx, db)
+}
+
+// up runs one set of migrations, which records its version in the table
+// lethe.migrations_<set>.
+func up(ctx context.Context, url, set string, prepare func(context.Context, *sql.DB) error) error {
+	err := withDatabase(ctx, url, func(ctx context.Context, db *sql.DB) error {
+		if err := prepare(ctx, db); err != nil {
+			return err
+		}
+		provider, err := migrator(db, set)
+		if err != nil {
+			return err
+		}
+		current, target, err := provider.GetVersions(ctx)
+		switch {
+		case err != nil:
+			return err
+		case current > target:
+			return versionError(current, target)
+		case current == target:
+			return nil
+		}
+		_, err = provider.Up(ctx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("migrate the database: %w", err)
+	}
+	return nil
+}
+
+func migrator(db *sql.DB, set string) (*goose.Provider, error) {
+	files, err := fs.Sub(migrations, "migrations/"+set)
+	if err != nil {
+		return nil, err
+	}
+	versions, err := database.NewStore(database.DialectPostgres, "lethe.migrations_"+set)
+	if err != nil {
+		return nil, err
+	}
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300)) // looks each second, for five minutes
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider("", db, files, goose.WithStore(versions), goose.WithSessionLocker(locker),
+		goose.WithDisableGlobalRegistry(true))
+}
+
+func versionError(current, target int64) error {
+	switch {
+	case current > target:
+		return fmt.Errorf("%w: it is version %d and this program knows %d: run a newer Lethe", ErrSchema, current, target)
+	case current < target:
+		return fmt.Errorf("%w: it is version %d and this program needs %d: run `lethe migrate`", ErrSchema, current, target)
+	}
+	return nil
+}
+
+// CheckSchema fails with [ErrSchema] unless Lethe's schema is this program's and
+// Synapse's is one that Lethe was tested with. The error says what to do.
+func CheckSchema(ctx context.Context, db *postgres.DB) error {
+	var hasLethe, hasEmbedded, hasEvents, hasCompat bool
+	if err := db.QueryRow(ctx, `
+		SELECT to_regclass('lethe.migrations_lethe') IS NOT NULL, to_regclass('lethe.migrations_embedded') IS NOT NULL,
+		       to_regclass('events') IS NOT NULL, to_regclass('schema_compat_version') IS NOT NULL`).
+		Scan(&hasLethe, &hasEmbedded, &hasEvents, &hasCompat); err != nil {
+		return fmt.Errorf("check the schema: %w", err)
+	}
+	if !hasLethe {
+		return fmt.Errorf("%w: Lethe's own is missing: run `lethe migrate`", ErrSchema)
+	}
+	if !hasEvents {
+		return fmt.Errorf("%w: this is not a homeserver's database: it has no table events", ErrSchema)
+	}
+	if err := checkVersion(ctx, db, "lethe"); err != nil {
+		return err
+	}
+	if hasEmbedded {
+		return checkVersion(ctx, db, "embedded")
+	}
+	if !hasCompat {
+		return nil
+	}
+	var compat int64
+	if err := db.QueryRow(ctx, `SELECT coalesce(max(compat_version), 0) FROM schema_compat_version`).Scan(&compat); err != nil {
+		return fmt.Errorf("check the schema: %w", err)
+	}
+	if compat > newestCompat {
+		return fmt.Errorf("%w: Synapse's compat_version is %d, and Lethe was tested up to %d", ErrSchema, compat, newestCompat)
+	}
+	return nil
+}
+
+// checkVersion compares the recorded version of a set of migrations with this
+// program's: the number of its files, which are numbered from 1.
+func checkVersion(ctx context.Context, db *postgres.DB, set string) error {
+	files, err := fs.Glob(migrations, "migrations/"+set+"/*.sql")
+	if err != nil {
+		return fmt.Errorf("check the schema: %w", err)
+	}
+	var current int64
+	if err := db.QueryRow(ctx, `
+		SELECT coalesce(max(version_id) FILTER (WHERE is_applied), 0) FROM lethe.migrations_`+set).Scan(&current); err != nil {
+		return fmt.Errorf("check the schema: %w", err)
+	}
+	return versionError(current, int64(len(files)))
+}
+
+// MadeBySynapse reports whether the tables are Synapse's own, and not made by
+// [UpEmbedded].
+func MadeBySynapse(ctx context.Context, db *postgres.DB) (bool, error) {
+	var made bool
+	err := db.QueryRow(ctx, `SELECT to_regclass('lethe.migrations_embedded') IS NULL`).Scan(&made)
+	if err != nil {
+		return false, fmt.Errorf("ask who made the schema: %w", err)
+	}
+	return made, nil
+}
+
+// HasUsersOf reports whether a user of the database belongs to that server, or
+// the database has no users at all.
+func HasUsersOf(ctx context.Context, db *postgres.DB, serverName string) (bool, error) {
+	var has bool
+	err := db.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM users WHERE right(name, length($1) + 1) = ':' || $1)
+		    OR NOT EXISTS (SELECT FROM users)`, serverName).Scan(&has)
+	if err != nil {
+		return false, fmt.Errorf("look for users of the server: %w", err)
+	}
+	return has, nil
+}

@@ -1,0 +1,188 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"lethe/internal/wait"
+)
+
+// ErrNotFound is returned for what is not in the database.
+var ErrNotFound = errors.New("not found")
+
+// Options are what [Open] needs beside the database's URL.
+type Options struct {
+	// ApplicationName is the name of the connections in pg_stat_activity.
+	// Defaults to "lethe".
+	ApplicationName string
+
+	// MaxConnections bounds the pool. Defaults to 16.
+	MaxConnections int
+}
+
+func (o Options) withDefaults() Options {
+	if o.ApplicationName == "" {
+		o.ApplicationName = "lethe"
+	}
+	if o.MaxConnections == 0 {
+		o.MaxConnections = 16
+	}
+	return o
+}
+
+// A DB is a pool of connections to one database. It is safe for concurrent use.
+type DB struct {
+	pool *pgxpool.Pool
+
+	// pulse is one connection kept for heartbeats, which are written however busy
+	// the pool is.
+	pulse *pgxpool.Pool
+}
+
+// Open prepares a pool for the database that the URL names. It does not connect:
+// an unreachable database shows in the first query. The caller closes the DB.
+func Open(ctx context.Context, url string, options Options) (*DB, error) {
+	options = options.withDefaults()
+	pool, err := openPool(ctx, url, options.ApplicationName, options.MaxConnections)
+	if err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	pulse, err := openPool(ctx, url, options.ApplicationName+" heartbeat", 1)
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	return &DB{pool: pool, pulse: pulse}, nil
+}
+
+func openPool(ctx context.Context, url, name string, maxConnections int) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	config.MaxConns = int32(maxConnections)
+	config.ConnConfig.ConnectTimeout = 5 * time.Second
+	config.ConnConfig.RuntimeParams["application_name"] = name
+	// A cancelled context must end the statement in the server too. Otherwise its
+	// transaction would keep the room's fence until the statement is done.
+	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: 2 * time.Second}
+	}
+	return pgxpool.NewWithConfig(ctx, config)
+}
+
+// Close closes all connections, after waiting for those in use. A second call does
+// nothing.
+func (db *DB) Close() {
+	db.pulse.Close()
+	db.pool.Close()
+}
+
+// Ping checks that the server answers.
+func (db *DB) Ping(ctx context.Context) error {
+	if err := db.pool.Ping(ctx); err != nil {
+		return fmt.Errorf("ping the database: %w", err)
+	}
+	return nil
+}
+
+// Now is the time by the database's clock.
+func (db *DB) Now(ctx context.Context) (time.Time, error) {
+	var now time.Time
+	if err := db.ReadRow(ctx, []any{&now}, `SELECT clock_timestamp()`); err != nil {
+		return time.Time{}, fmt.Errorf("read the database's clock: %w", err)
+	}
+	return now, nil
+}
+
+// Query runs a query on a connection of the pool. The rows keep it until they are
+// closed.
+func (db *DB) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return db.pool.Query(ctx, sql, args...)
+}
+
+// QueryRow runs a query for one row on a connection of the pool.
+func (db *DB) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	return db.pool.QueryRow(ctx, sql, args...)
+}
+
+// Exec runs a statement in a transaction of its own.
+func (db *DB) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return db.pool.Exec(ctx, sql, args...)
+}
+
+// Send runs the statements of a pipeline in one round trip and one transaction.
+// Their results go to the callbacks that were queued with them.
+func (db *DB) Send(ctx context.Context, pipeline *pgx.Batch) error {
+	return db.pool.SendBatch(ctx, pipeline).Close()
+}
+
+// Acquire takes a connection out of the pool. The caller releases it.
+func (db *DB) Acquire(ctx context.Context) (*pgxpool.Conn, error) { return db.pool.Acquire(ctx) }
+
+// QueryPulse runs a query on the connection that is kept for heartbeats. It has no
+// other use: two at a time wait for each other.
+func (db *DB) QueryPulse(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return db.pulse.Query(ctx, sql, args...)
+}
+
+// readRetryTime is how long a read waits for a database that restarts.
+const readRetryTime = 5 * time.Second
+
+// RetryRead repeats a read for up to 5 s while the database cannot be reached.
+// After a restart of the server every pooled connection is dead, and each is found
+// out by the read that gets it.
+func RetryRead(ctx context.Context, read func() error) error {
+	waiting, cancel := context.WithTimeout(ctx, readRetryTime)
+	defer cancel()
+	return wait.Retry(waiting, wait.Backoff{Min: 50 * time.Millisecond}, Unreachable, read)
+}
+
+// ReadRow reads the first row of a query into dest, with [RetryRead]. No row is
+// [ErrNotFound].
+func (db *DB) ReadRow(ctx context.Context, dest []any, sql string, args ...any) error {
+	return RetryRead(ctx, func() error {
+		err := db.pool.QueryRow(ctx, sql, args...).Scan(dest...)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return ErrNotFound
+		}
+		return err
+	})
+}
+
+// A Querier runs queries: a [DB] or a transaction.
+type Querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// An Execer runs statements: a [DB] or a transaction.
+type Execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+// InTransaction runs do in a READ COMMITTED transaction and commits it, unless do
+// fails or the context ends.
+func (db *DB) InTransaction(ctx context.Context, do func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, do)
+}
+
+// InOneTrip runs the statements that queue puts into the pipeline in a READ
+// COMMITTED transaction, in one round trip with its begin and commit. Each has a
+// snapshot of its own. If one fails the server runs none of those after it, and
+// the pool closes the connection, which ends the transaction. An error of a
+// callback does not keep the rest from being committed.
+func (db *DB) InOneTrip(ctx context.Context, queue func(*pgx.Batch)) error {
+	var pipeline pgx.Batch
+	pipeline.Queue(beginReadCommitted)
+	queue(&pipeline)
+	pipeline.Queue(`COMMIT`)
+	return db.Send(ctx, &pipeline)
+}

@@ -1,0 +1,89 @@
+package postgres
+
+import (
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Transient reports whether the error may be gone at another try: the server was
+// unreachable, restarting or short of something, the transaction lost a race, or a
+// wait was cut short.
+func Transient(err error) bool {
+	var pg *pgconn.PgError
+	switch {
+	case Unreachable(err):
+		return true
+	case !errors.As(err, &pg):
+		return pgconn.Timeout(err)
+	}
+	return hasClass(pg, "40", // serialization failure, deadlock
+		"53", // insufficient resources
+		"55", // lock not available, object in use
+		"57", // shutting down, starting up, cancelled
+		"58", // system error
+	) || pg.Code == "25P03" || // idle in a transaction for too long
+		pg.Code == "23503" // a reference appeared meanwhile
+}
+
+// Unreachable reports whether the error says that the database cannot be used at
+// this moment, for a reason that lies neither in the job nor in its data. A refused
+// connection counts: the operator is changing something.
+func Unreachable(err error) bool {
+	var connect *pgconn.ConnectError
+	var pg *pgconn.PgError
+	switch {
+	case errors.As(err, &connect):
+		return true
+	case errors.As(err, &pg):
+		return hasClass(pg, "08") || // connection exception
+			pg.Code == "25006" || // read only: a standby, after a failover
+			pg.Code == "57P01" || pg.Code == "57P02" || pg.Code == "57P03" // shutting down, starting up
+	}
+	return pgconn.SafeToRetry(err) || isConnectionError(err)
+}
+
+// OfRows reports whether the error is about rows that a statement met, so that the
+// same statement may work for the rows of another room.
+func OfRows(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && !Transient(err) && hasClass(pg, "22", // data exception
+		"23", // integrity constraint
+		"54", // too large
+		"P0", // raised by a trigger
+		"XX", // corrupted
+	)
+}
+
+// OfData reports whether the error says that the data is not as it should be. It
+// does not if the server or the connection failed.
+func OfData(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return hasClass(pg, "21", "22", "23", // cardinality, data, integrity
+			"P0") // raised by a trigger
+	}
+	return !Transient(err)
+}
+
+// HasCode reports whether the error is one of the server's with that SQLSTATE.
+func HasCode(err error, code string) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == code
+}
+
+func hasClass(err *pgconn.PgError, classes ...string) bool {
+	return slices.ContainsFunc(classes, func(class string) bool { return strings.HasPrefix(err.Code, class) })
+}
+
+// isConnectionError reports whether the connection failed, and not what was sent
+// over it.
+func isConnectionError(err error) bool {
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, net.ErrClosed)
+}

@@ -1,0 +1,233 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const beginReadCommitted = `BEGIN ISOLATION LEVEL READ COMMITTED`
+
+// endTime bounds the rollback of a transaction. A server that does not answer
+// within it has its connection closed.
+const endTime = 5 * time.Second
+
+// A LazyTx is a transaction that begins with its first statement, in one round
+// trip with it. It takes a connection no earlier. It serves one goroutine.
+//
+// As with pgx, a context that ends during a statement does not roll the
+// transaction back: its owner always calls [LazyTx.Rollback].
+type LazyTx struct {
+	db    *DB
+	begin func(*pgx.Batch)
+	conn  *pgxpool.Conn
+	trips int
+}
+
+// LazyTx returns a READ COMMITTED transaction. The statements that open puts into
+// the pipeline run right after its begin, before any other. An error of one of
+// their callbacks fails the first statement. Open may be nil.
+func (db *DB) LazyTx(open func(*pgx.Batch)) *LazyTx {
+	return &LazyTx{db: db, begin: func(pipeline *pgx.Batch) {
+		pipeline.Queue(beginReadCommitted)
+		if open != nil {
+			open(pipeline)
+		}
+	}}
+}
+
+// Begun reports whether a statement was sent.
+func (tx *LazyTx) Begun() bool { return tx.trips > 0 }
+
+// Send runs the statements of a pipeline in one round trip. Their results go to
+// the callbacks that were queued with them.
+func (tx *LazyTx) Send(ctx context.Context, pipeline *pgx.Batch) error {
+	_, err := tx.send(ctx, pipeline)
+	return err
+}
+
+// send is [LazyTx.Send] that also reports whether the transaction had begun when
+// the error occurred.
+func (tx *LazyTx) send(ctx context.Context, pipeline *pgx.Batch) (begun bool, err error) {
+	if tx.conn == nil {
+		conn, err := tx.db.Acquire(ctx)
+		if err != nil {
+			return false, fmt.Errorf("begin the transaction: %w", err)
+		}
+		tx.conn = conn
+	}
+	begun = tx.Begun()
+	if tx.trips++; !begun {
+		var first pgx.Batch
+		tx.begin(&first)
+		afterLast(&first, func() { begun = true })
+		pipeline.QueuedQueries = append(first.QueuedQueries, pipeline.QueuedQueries...)
+	}
+	err = tx.conn.SendBatch(ctx, pipeline).Close()
+	if err != nil && !begun {
+		err = fmt.Errorf("begin the transaction: %w", err)
+	}
+	return begun, err
+}
+
+// afterLast calls do when the last query of the pipeline and its callback succeed.
+func afterLast(pipeline *pgx.Batch, do func()) {
+	last := pipeline.QueuedQueries[len(pipeline.QueuedQueries)-1]
+	callback := last.Fn
+	last.Fn = func(results pgx.BatchResults) (err error) {
+		if callback != nil {
+			err = callback(results)
+		} else {
+			_, err = results.Exec()
+		}
+		if err == nil {
+			do()
+		}
+		return err
+	}
+}
+
+// A Statement is one of several that are sent together.
+type Statement struct {
+	// What says what it does, as the beginning of an error's text.
+	What string
+
+	SQL  string
+	Args []any
+}
+
+// Run runs the statements in order, in one round trip, and returns how many rows
+// they deleted.
+func (tx *LazyTx) Run(ctx context.Context, statements []Statement) (deleted int64, err error) {
+	if len(statements) == 0 {
+		return 0, nil
+	}
+	done := 0
+	var pipeline pgx.Batch
+	for _, s := range statements {
+		pipeline.Queue(s.SQL, s.Args...).Exec(func(tag pgconn.CommandTag) error {
+			if done++; tag.Delete() {
+				deleted += tag.RowsAffected()
+			}
+			return nil
+		})
+	}
+	begun, err := tx.send(ctx, &pipeline)
+	if err != nil && begun && done < len(statements) {
+		err = fmt.Errorf("%s: %w", statements[done].What, err)
+	}
+	return deleted, err
+}
+
+// Exec runs a statement.
+func (tx *LazyTx) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
+	if tx.Begun() {
+		tx.trips++
+		return tx.conn.Exec(ctx, sql, args...)
+	}
+	var pipeline pgx.Batch
+	pipeline.Queue(sql, args...).Exec(func(t pgconn.CommandTag) error {
+		tag = t
+		return nil
+	})
+	err = tx.Send(ctx, &pipeline)
+	return tag, err
+}
+
+// QueryRow runs a query for one row, when the row is scanned if it is the first
+// statement.
+func (tx *LazyTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	if tx.Begun() {
+		tx.trips++
+		return tx.conn.QueryRow(ctx, sql, args...)
+	}
+	return lazyRow(func(dest ...any) error {
+		var pipeline pgx.Batch
+		pipeline.Queue(sql, args...).QueryRow(func(row pgx.Row) error { return row.Scan(dest...) })
+		return tx.Send(ctx, &pipeline)
+	})
+}
+
+// lazyRow implements [pgx.Row].
+type lazyRow func(dest ...any) error
+
+func (scan lazyRow) Scan(dest ...any) error { return scan(dest...) }
+
+// Query runs a query. As the first statement it takes one more round trip.
+func (tx *LazyTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	conn, err := tx.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tx.trips++
+	return conn.Query(ctx, sql, args...)
+}
+
+// Conn begins the transaction, if no statement has, and returns its connection.
+func (tx *LazyTx) Conn(ctx context.Context) (*pgx.Conn, error) {
+	if !tx.Begun() {
+		if err := tx.Send(ctx, &pgx.Batch{}); err != nil {
+			return nil, err
+		}
+	}
+	return tx.conn.Conn(), nil
+}
+
+// Savepoint runs do, and undoes what it wrote if it fails: its error is then
+// undone. After an err the transaction cannot go on. Savepoints may be nested.
+func (tx *LazyTx) Savepoint(ctx context.Context, do func() error) (undone, err error) {
+	if _, err := tx.Exec(ctx, `SAVEPOINT attempt`); err != nil {
+		return nil, fmt.Errorf("set a savepoint: %w", err)
+	}
+	leave := `RELEASE SAVEPOINT attempt`
+	if undone = do(); undone != nil {
+		// Released as well: the one around it has the same name.
+		leave = `ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt`
+	}
+	if _, err := tx.conn.Conn().PgConn().Exec(ctx, leave).ReadAll(); err != nil {
+		return undone, errors.Join(undone, fmt.Errorf("leave a savepoint: %w", err))
+	}
+	return undone, nil
+}
+
+// Commit commits the transaction and gives its connection back. It does nothing if
+// no statement was sent.
+func (tx *LazyTx) Commit(ctx context.Context) error {
+	if !tx.Begun() {
+		return nil
+	}
+	tag, err := tx.conn.Exec(ctx, `COMMIT`)
+	if err == nil && tag.String() == "ROLLBACK" {
+		err = pgx.ErrTxCommitRollback
+	}
+	if err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	tx.release()
+	return nil
+}
+
+// Rollback undoes the transaction, also when the context has ended, and gives its
+// connection back. It does nothing after a commit, and a second call does nothing.
+// After it the LazyTx may be used as a new transaction.
+func (tx *LazyTx) Rollback(ctx context.Context) {
+	if tx.conn == nil {
+		return
+	}
+	defer tx.release()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+	defer cancel()
+	_, _ = tx.conn.Conn().PgConn().Exec(ctx, `ROLLBACK`).ReadAll()
+}
+
+// release gives the connection back to the pool, which closes one that has not
+// ended its transaction.
+func (tx *LazyTx) release() {
+	tx.conn.Release()
+	tx.conn, tx.trips = nil, 0
+}

@@ -1,0 +1,336 @@
+package purge
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ErrCatalog is returned when the database holds something that Lethe does not
+// know and that a delete could harm, or lacks something that it needs.
+var ErrCatalog = errors.New("the database is not as Lethe knows it")
+
+// A scope is what one kind of purge has to do with in a database.
+type scope struct {
+	// tables are those that it deletes from, updates or reads. Those that are
+	// false came or went with some version of Synapse and may be absent.
+	tables map[string]bool
+
+	// byEvent are those of tables from which a batch deletes what belongs to the
+	// events that it deletes: with the triggers off, where it may.
+	byEvent []string
+}
+
+// historyScope is that of a history purge.
+var historyScope = scope{tables: historyTables, byEvent: historyByEvent}
+
+var historyTables = map[string]bool{
+	"event_auth":                         true,
+	"event_backward_extremities":         true,
+	"event_edges":                        true,
+	"event_forward_extremities":          true,
+	"event_json":                         true,
+	"event_push_actions":                 true,
+	"event_push_summary":                 true,
+	"event_push_summary_stream_ordering": true,
+	"event_relations":                    true,
+	"event_search":                       true,
+	"event_to_state_groups":              true,
+	"events":                             true,
+	"redactions":                         true,
+	"rejections":                         true,
+	"room_depth":                         true,
+	"rooms":                              true,
+	"sliding_sync_joined_rooms":          false,
+	"state_events":                       true,
+	"state_group_edges":                  true,
+	"state_groups":                       true,
+	"state_groups_pending_deletion":      false,
+	"state_groups_persisting":            false,
+	"state_groups_state":                 true,
+}
+
+// referencingTables are the tables that Synapse gave a foreign key to one of a
+// scope's tables, or to one of these. What becomes of their rows is known; a table
+// that is not here is somebody else's, and its rows are not ours to delete or to
+// break.
+var referencingTables = []string{
+	"current_state_events",
+	"destination_rooms",
+	"event_edges",
+	"event_failed_pull_attempts",
+	"event_forward_extremities",
+	"event_txn_id",
+	"event_txn_id_device_id",
+	"local_current_membership",
+	"msc4242_state_dag_edges",
+	"msc4242_state_dag_forward_extremities",
+	"partial_state_events",
+	"partial_state_rooms",
+	"partial_state_rooms_servers",
+	"room_memberships",
+	"sliding_sync_joined_rooms",
+	"sliding_sync_joined_rooms_to_recalculate",
+	"sliding_sync_membership_snapshots",
+	"thread_subscriptions",
+	"un_partial_stated_event_stream",
+	"un_partial_stated_room_stream",
+}
+
+var historyByEvent = []string{
+	"event_auth",
+	"event_edges",
+	"event_forward_extremities",
+	"event_json",
+	"event_push_actions",
+	"event_relations",
+	"event_search",
+	"event_to_state_groups",
+	"events",
+	"redactions",
+	"rejections",
+}
+
+// knownTriggers are the triggers that Synapse made.
+var knownTriggers = []string{
+	"check_event_stream_ordering",
+	"check_partial_state_events",
+	"delete_read_write_lock_parent_trigger",
+	"upsert_read_write_lock_parent_trigger",
+}
+
+// A Catalog says what a database has of the tables that Lethe knows, and how
+// deletes from them can be kept whole.
+type Catalog struct {
+	of      *scope
+	present []string
+
+	// byRoom are those of present that have an index which begins with room_id.
+	byRoom []string
+
+	// references are the foreign keys to events.
+	references []reference
+
+	// setWise says that a batch may check the references all at once, if it has
+	// setWiseFrom events or more. Where it does not, the server has to check them
+	// for each deleted row, and why says what is in the way.
+	setWise     bool
+	setWiseFrom int64
+	why         string
+}
+
+// A reference is a column of some table that holds a key of events.
+type reference struct {
+	table, column, key string
+	cascade            bool
+}
+
+func (r reference) String() string { return r.table + "." + r.column }
+
+func (c Catalog) has(table string) bool { return slices.Contains(c.present, table) }
+
+// deletesByEvent reports whether batches delete a table's rows by their event_id.
+func (c Catalog) deletesByEvent(table string) bool { return slices.Contains(c.of.byEvent, table) }
+
+// RowWise says why batches leave the checking of references to the server, row
+// by row, which takes about six times as long; empty if they do not.
+func (c Catalog) RowWise() string {
+	if c.setWise {
+		return ""
+	}
+	return cmp.Or(c.why, "the catalog was not read")
+}
+
+// leave makes batches leave the checking of references to the server.
+func (c *Catalog) leave(why string) { c.setWise, c.why = false, why }
+
+// HistoryCatalog reads what tables there are, for a history purge. It fails with an
+// error that wraps [ErrCatalog] and names the table when a table that the purge
+// needs is missing, when a table that Lethe does not know references or inherits
+// from one that it deletes from, or when one of these has an enabled trigger or a
+// rule that Lethe does not know, or row security that hides rows.
+func (p *Purger) HistoryCatalog(ctx context.Context) (Catalog, error) {
+	return p.readCatalog(ctx, &historyScope)
+}
+
+// RoomCatalog is [Purger.HistoryCatalog] for a room's delete.
+func (p *Purger) RoomCatalog(ctx context.Context) (Catalog, error) {
+	return p.readCatalog(ctx, &roomScope)
+}
+
+// catalogVersion is a text that changes with whatever a [Catalog] is made of, but
+// for the rights of the role. It is read much faster than one.
+func (p *Purger) catalogVersion(ctx context.Context) (string, error) {
+	var version string
+	// A row that is changed gets another xmin, and one that is made another oid.
+	if err := p.db.QueryRow(ctx, `
+		SELECT concat_ws(' ',
+			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_constraint WHERE contype = 'f'),
+			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_trigger WHERE NOT tgisinternal),
+			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_rewrite),
+			(SELECT count(*) || '/' || sum(inhrelid::bigint # inhparent::bigint) FROM pg_inherits),
+			(SELECT count(*) || '/' || sum(oid::bigint * (1 + relrowsecurity::int)) FROM pg_class
+			 WHERE relkind IN ('r', 'p', 'i') AND relpersistence <> 't'))`).Scan(&version); err != nil {
+		return "", fmt.Errorf("read the catalog's version: %w", err)
+	}
+	return version, nil
+}
+
+func (p *Purger) readCatalog(ctx context.Context, of *scope) (Catalog, error) {
+	catalog, err := p.knownTables(ctx, of)
+	if err != nil {
+		return Catalog{}, fmt.Errorf("read the catalog: %w", err)
+	}
+	if err := p.readReferences(ctx, &catalog); err != nil {
+		return Catalog{}, fmt.Errorf("read the references: %w", err)
+	}
+	return catalog, nil
+}
+
+func (p *Purger) knownTables(ctx context.Context, of *scope) (Catalog, error) {
+	// The tables that reference ours too: a cascade deletes from them.
+	names := slices.Sorted(maps.Keys(of.tables))
+	for _, name := range referencingTables {
+		if _, known := of.tables[name]; !known {
+			names = append(names, name)
+		}
+	}
+	// One query, so that one snapshot answers all questions. Names resolve by
+	// the connection's search path, as those in the purge's statements do.
+	rows, err := p.db.Query(ctx, `
+		WITH ours AS (
+			SELECT name, to_regclass(quote_ident(name)) AS oid FROM unnest($1::text[]) AS name
+		)
+		SELECT 'table', name, '' FROM ours WHERE oid IS NOT NULL
+		UNION ALL
+		SELECT 'index', name, ''
+		FROM ours
+		WHERE EXISTS (
+			SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+			WHERE i.indrelid = ours.oid AND i.indisvalid AND i.indpred IS NULL AND a.attname = 'room_id')
+		UNION ALL
+		SELECT 'reference', c.conrelid::regclass::text, ours.name
+		FROM pg_constraint c JOIN ours ON ours.oid = c.confrelid JOIN pg_class t ON t.oid = c.conrelid
+		WHERE c.contype = 'f'
+		  AND NOT (t.relname = ANY ($2) AND t.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = ours.oid))
+		UNION ALL
+		SELECT 'trigger', t.tgname, ours.name
+		FROM pg_trigger t JOIN ours ON ours.oid = t.tgrelid
+		WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND NOT t.tgname = ANY ($3)
+		UNION ALL
+		SELECT 'rule', r.rulename, ours.name
+		FROM pg_rewrite r JOIN ours ON ours.oid = r.ev_class
+		WHERE r.ev_enabled <> 'D'
+		UNION ALL
+		SELECT 'child table', i.inhrelid::regclass::text, ours.name
+		FROM pg_inherits i JOIN ours ON ours.oid = i.inhparent
+		UNION ALL
+		SELECT 'row security', '(which hides rows from this role)', ours.name
+		FROM ours WHERE row_security_active(ours.oid)
+		ORDER BY 1, 2, 3`, names, referencingTables, knownTriggers)
+	if err != nil {
+		return Catalog{}, err
+	}
+	catalog := Catalog{of: of, setWiseFrom: p.setWiseFrom}
+	var unknown error
+	var what, name, table string
+	if _, err := pgx.ForEachRow(rows, []any{&what, &name, &table}, func() error {
+		switch what {
+		case "table":
+			catalog.present = append(catalog.present, name)
+		case "index":
+			catalog.byRoom = append(catalog.byRoom, name)
+		case "reference":
+			unknown = errors.Join(unknown, fmt.Errorf("%w: the unknown table %s references %s", ErrCatalog, name, table))
+		default:
+			unknown = errors.Join(unknown, fmt.Errorf("%w: %s has the unknown %s %s", ErrCatalog, table, what, name))
+		}
+		return nil
+	}); err != nil {
+		return Catalog{}, err
+	}
+	for _, name := range names {
+		if of.tables[name] && !catalog.has(name) {
+			unknown = errors.Join(unknown, fmt.Errorf("%w: it has no table %s", ErrCatalog, name))
+		}
+	}
+	return catalog, unknown
+}
+
+// readReferences finds out what references the tables that batches delete the
+// rows of events from, and whether we may and can check these references
+// ourselves.
+func (p *Purger) readReferences(ctx context.Context, catalog *Catalog) error {
+	may, err := p.mayDisableTriggers(ctx)
+	if err != nil {
+		return err
+	}
+	if catalog.setWise = may; !may {
+		catalog.leave("the role may not set session_replication_role")
+	}
+	rows, err := p.db.Query(ctx, `
+		WITH ours AS (
+			SELECT to_regclass(quote_ident(name)) AS oid FROM unnest($1::text[]) AS name
+		)
+		SELECT c.conrelid::regclass::text, quote_ident(a.attname), c.confrelid::regclass::text, fa.attname,
+		       c.confdeltype = 'c',
+		       -- What a set-wise check does not cover: other actions than these
+		       -- two, keys of several columns, and whatever a cascade would set
+		       -- off in its turn.
+		       c.confdeltype NOT IN ('a', 'r', 'c') OR cardinality(c.conkey) > 1
+		       OR c.confdeltype = 'c' AND (
+		           EXISTS (SELECT FROM pg_constraint n WHERE n.contype = 'f' AND n.confrelid = c.conrelid)
+		           OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.conrelid AND NOT t.tgisinternal AND t.tgenabled <> 'D'))
+		FROM pg_constraint c
+		JOIN ours ON ours.oid = c.confrelid
+		JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+		JOIN pg_attribute fa ON fa.attrelid = c.confrelid AND fa.attnum = c.confkey[1]
+		WHERE c.contype = 'f'
+		ORDER BY 1, 2`, catalog.of.byEvent)
+	if err != nil {
+		return err
+	}
+	var r reference
+	var table string
+	var other bool
+	_, err = pgx.ForEachRow(rows, []any{&r.table, &r.column, &table, &r.key, &r.cascade, &other}, func() error {
+		if other || table != "events" || (r.key != "event_id" && r.key != "stream_ordering") {
+			catalog.leave(fmt.Sprintf("%s references %s in a way that only the server can check", r, table))
+		}
+		catalog.references = append(catalog.references, r)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var trigger *string
+	if err := p.db.QueryRow(ctx, `
+		SELECT min(t.tgname)
+		FROM pg_trigger t JOIN unnest($1::text[]) AS name ON t.tgrelid = to_regclass(quote_ident(name))
+		WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'`, catalog.of.byEvent).Scan(&trigger); err != nil {
+		return err
+	}
+	if trigger != nil {
+		catalog.leave(fmt.Sprintf("the trigger %s must run", *trigger))
+	}
+	return nil
+}
+
+// mayDisableTriggers reports whether the role may set session_replication_role:
+// superusers may, and since PostgreSQL 15 whom they let.
+func (p *Purger) mayDisableTriggers(ctx context.Context) (bool, error) {
+	var version int
+	var may bool
+	if err := p.db.QueryRow(ctx, `
+		SELECT current_setting('server_version_num')::int, current_setting('is_superuser') = 'on'`).
+		Scan(&version, &may); err != nil || may || version < 15_00_00 {
+		return may, err
+	}
+	err := p.db.QueryRow(ctx, `SELECT has_parameter_privilege('session_replication_role', 'SET')`).Scan(&may)
+	return may, err
+}

@@ -1,0 +1,273 @@
+package purge
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// privileges are what the statements of this package need on Synapse's tables.
+// To lock a row takes UPDATE.
+var privileges = map[string][]string{
+	"access_tokens":                      {"SELECT"},
+	"account_validity":                   {"SELECT"},
+	"event_auth":                         {"SELECT", "DELETE"},
+	"event_backward_extremities":         {"SELECT", "INSERT", "DELETE"},
+	"event_edges":                        {"SELECT", "DELETE"},
+	"event_forward_extremities":          {"SELECT", "DELETE"},
+	"event_json":                         {"SELECT", "DELETE"},
+	"event_push_actions":                 {"SELECT", "DELETE"},
+	"event_push_summary":                 {"SELECT", "UPDATE"},
+	"event_push_summary_stream_ordering": {"SELECT"},
+	"event_relations":                    {"SELECT", "DELETE"},
+	"event_search":                       {"SELECT", "DELETE"},
+	"event_to_state_groups":              {"SELECT", "DELETE"},
+	"events":                             {"SELECT", "UPDATE", "DELETE"},
+	"redactions":                         {"SELECT", "DELETE"},
+	"rejections":                         {"SELECT", "DELETE"},
+	"room_depth":                         {"SELECT", "UPDATE"},
+	"rooms":                              {"SELECT"},
+	"schema_compat_version":              {"SELECT"},
+	"sliding_sync_joined_rooms":          {"SELECT", "UPDATE", "DELETE"},
+	"state_events":                       {"SELECT"},
+	"state_group_edges":                  {"SELECT", "INSERT", "DELETE"},
+	"state_groups":                       {"SELECT", "UPDATE", "DELETE"},
+	"state_groups_pending_deletion":      {"SELECT", "DELETE"},
+	"state_groups_persisting":            {"SELECT"},
+	"state_groups_state":                 {"SELECT", "INSERT", "DELETE"},
+	"users":                              {"SELECT"},
+}
+
+// writerPrivileges are what it takes to write the events of a shutdown, and
+// readerPrivileges what the reads of rooms take beside the rest.
+var (
+	writerPrivileges = map[string][]string{
+		"blocked_rooms":                     {"SELECT", "INSERT", "DELETE"},
+		"current_state_delta_stream":        {"SELECT", "INSERT"},
+		"current_state_events":              {"INSERT", "UPDATE"},
+		"event_auth":                        {"INSERT"},
+		"event_auth_chain_links":            {"INSERT"},
+		"event_auth_chain_to_calculate":     {"INSERT"},
+		"event_auth_chains":                 {"INSERT"},
+		"event_edges":                       {"INSERT"},
+		"event_forward_extremities":         {"INSERT"},
+		"event_json":                        {"INSERT"},
+		"event_search":                      {"INSERT"},
+		"event_to_state_groups":             {"INSERT"},
+		"events":                            {"INSERT"},
+		"local_current_membership":          {"INSERT", "UPDATE"},
+		"profiles":                          {"SELECT"},
+		"room_aliases":                      {"UPDATE"},
+		"room_depth":                        {"INSERT"},
+		"room_memberships":                  {"INSERT", "UPDATE"},
+		"room_stats_current":                {"INSERT", "UPDATE"},
+		"room_stats_state":                  {"INSERT", "UPDATE"},
+		"rooms":                             {"INSERT", "UPDATE"},
+		"sliding_sync_joined_rooms":         {"INSERT"},
+		"sliding_sync_membership_snapshots": {"INSERT", "UPDATE"},
+		"state_events":                      {"INSERT"},
+		"state_groups":                      {"INSERT"},
+		"stream_ordering_to_exterm":         {"INSERT"},
+		"stream_positions":                  {"SELECT", "UPDATE"},
+		"user_stats_current":                {"SELECT", "INSERT", "UPDATE"},
+	}
+	readerPrivileges = map[string][]string{
+		"account_data":  {"SELECT"},
+		"devices":       {"SELECT"},
+		"erased_users":  {"SELECT"},
+		"ignored_users": {"SELECT"},
+		"instance_map":  {"SELECT"},
+	}
+
+	// sequences are those that new events take numbers from.
+	sequences = []string{"event_auth_chain_id", "events_stream_seq", "state_group_id_seq"}
+)
+
+// allPrivileges are those of every job and of the API. The end of a room reads and
+// deletes from all of its tables.
+func allPrivileges() map[string][]string {
+	all := map[string][]string{}
+	add := func(table string, each ...string) {
+		for _, privilege := range each {
+			if !slices.Contains(all[table], privilege) {
+				all[table] = append(all[table], privilege)
+			}
+		}
+	}
+	for _, some := range []map[string][]string{privileges, writerPrivileges, readerPrivileges} {
+		for table, each := range some {
+			add(table, each...)
+		}
+	}
+	for table := range roomScope.tables {
+		add(table, "SELECT", "DELETE")
+	}
+	return all
+}
+
+// purgeIndexes are the columns that a purge finds rows by, beside those that
+// reference events.
+var purgeIndexes = []struct {
+	table   string
+	columns []string
+}{
+	{"event_auth", []string{"event_id"}},
+	{"event_backward_extremities", []string{"room_id"}},
+	{"event_edges", []string{"event_id"}},
+	{"event_edges", []string{"prev_event_id"}},
+	{"event_forward_extremities", []string{"event_id"}},
+	{"event_forward_extremities", []string{"room_id"}},
+	{"event_json", []string{"event_id"}},
+	{"event_push_actions", []string{"room_id", "event_id"}},
+	{"event_relations", []string{"event_id"}},
+	{"event_search", []string{"event_id"}},
+	{"event_to_state_groups", []string{"event_id"}},
+	{"event_to_state_groups", []string{"state_group"}},
+	{"events", []string{"event_id"}},
+	{"events", []string{"room_id", "stream_ordering"}},
+	{"events", []string{"room_id", "topological_ordering", "stream_ordering"}},
+	{"redactions", []string{"event_id"}},
+	{"rejections", []string{"event_id"}},
+	{"state_events", []string{"event_id"}},
+	{"state_group_edges", []string{"prev_state_group"}},
+	{"state_group_edges", []string{"state_group"}},
+	{"state_groups_state", []string{"state_group"}},
+}
+
+// LackingPrivileges returns a GRANT for each thing that the role may not do and
+// that a process of Lethe's does.
+func (p *Purger) LackingPrivileges(ctx context.Context) (grants []string, err error) {
+	tables, wanted := pairs(allPrivileges())
+	rows, err := p.db.Query(ctx, `
+		WITH lacking AS (
+			SELECT 1 AS rank, 'TEMPORARY' AS privilege, 'DATABASE ' || quote_ident(current_database()) AS object
+			WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')
+			UNION ALL
+			SELECT 2, 'USAGE', 'SCHEMA lethe' FROM pg_namespace WHERE nspname = 'lethe' AND NOT has_schema_privilege(oid, 'USAGE')
+			UNION ALL
+			SELECT 3, privilege, 'lethe.' || quote_ident(c.relname)
+			FROM pg_class c
+			CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
+			WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'lethe') AND c.relkind IN ('r', 'p')
+			  AND (privilege = 'SELECT' OR c.relname NOT LIKE 'migrations\_%') AND NOT has_table_privilege(c.oid, privilege)
+			UNION ALL
+			SELECT 4, privilege, name FROM unnest($1::text[], $2::text[]) AS w (name, privilege)
+			WHERE NOT has_table_privilege(to_regclass(name), privilege)
+			UNION ALL
+			SELECT 5, 'USAGE', 'SEQUENCE ' || name FROM unnest($3::text[]) AS name
+			WHERE NOT has_sequence_privilege(to_regclass(name), 'USAGE')
+		)
+		SELECT format('GRANT %s ON %s TO %I;', string_agg(privilege, ', ' ORDER BY privilege DESC), object, current_user)
+		FROM lacking GROUP BY rank, object ORDER BY rank, object`, tables, wanted, sequences)
+	if err == nil {
+		grants, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for privileges: %w", err)
+	}
+	return grants, nil
+}
+
+// LackingForSetWise returns a GRANT for each thing that the role may not do and
+// that checking references all at once takes. Where only a superuser may, as
+// before PostgreSQL 15, superuser is true.
+func (p *Purger) LackingForSetWise(ctx context.Context, catalog Catalog) (grants []string, superuser bool, err error) {
+	fail := func(err error) ([]string, bool, error) {
+		return nil, false, fmt.Errorf("look for privileges: %w", err)
+	}
+	may, err := p.mayDisableTriggers(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	if !may {
+		var grant *string
+		if err := p.db.QueryRow(ctx, `
+			SELECT format('GRANT SET ON PARAMETER session_replication_role TO %I;', current_user)
+			WHERE current_setting('server_version_num')::int >= 150000
+			UNION ALL SELECT NULL LIMIT 1`).Scan(&grant); err != nil {
+			return fail(err)
+		}
+		if grant == nil {
+			return nil, true, nil
+		}
+		grants = append(grants, *grant)
+	}
+	// The server cascades and checks as the table's owner; we do as ourselves.
+	needed := map[string][]string{}
+	for _, r := range catalog.references {
+		needed[r.table] = append(needed[r.table], "SELECT")
+		if r.cascade {
+			needed[r.table] = append(needed[r.table], "DELETE")
+		}
+	}
+	tables, wanted := pairs(needed)
+	rows, err := p.db.Query(ctx, `
+		SELECT format('GRANT %s ON %s TO %I;', string_agg(DISTINCT privilege, ', ' ORDER BY privilege DESC), name, current_user)
+		FROM unnest($1::text[], $2::text[]) AS w (name, privilege)
+		WHERE NOT has_table_privilege(to_regclass(name), privilege)
+		GROUP BY name ORDER BY name`, tables, wanted)
+	if err != nil {
+		return fail(err)
+	}
+	more, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fail(err)
+	}
+	return append(grants, more...), false, nil
+}
+
+// pairs lists each table once for each of its privileges.
+func pairs(privileges map[string][]string) (tables, wanted []string) {
+	for table, each := range privileges {
+		for _, privilege := range each {
+			tables, wanted = append(tables, table), append(wanted, privilege)
+		}
+	}
+	return tables, wanted
+}
+
+// smallTable is the size in bytes up to which a table that references events
+// needs no index: Synapse left some without one, which are mostly empty.
+const smallTable = 1 << 20
+
+// LackingIndexes returns a CREATE INDEX for each index that a purge relies on
+// and that the database does not have: without it each batch reads a whole
+// table.
+func (p *Purger) LackingIndexes(ctx context.Context, catalog Catalog) (statements []string, err error) {
+	var tables, columns []string
+	var large []int64 // from which size on the index is missed
+	add := func(table string, from int64, names ...string) {
+		tables, columns, large = append(tables, table), append(columns, strings.Join(names, ", ")), append(large, from)
+	}
+	for _, index := range purgeIndexes {
+		add(index.table, 0, index.columns...)
+	}
+	for _, r := range catalog.references {
+		if !catalog.deletesByEvent(r.table) {
+			add(r.table, smallTable, r.column)
+		}
+	}
+	// An index serves if it begins with these columns and holds all rows.
+	rows, err := p.db.Query(ctx, `
+		SELECT format('CREATE INDEX CONCURRENTLY ON %s (%s);', w.name, w.columns)
+		FROM unnest($1::text[], $2::text[], $3::bigint[]) AS w (name, columns, large)
+		WHERE pg_relation_size(to_regclass(w.name)) >= w.large AND NOT EXISTS (
+			SELECT FROM pg_index i
+			WHERE i.indrelid = to_regclass(w.name) AND i.indisvalid AND i.indpred IS NULL
+			  AND w.columns || ',' = left((
+				SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY k.place) || ','
+				FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
+				JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+				WHERE k.place <= i.indnkeyatts), length(w.columns) + 1))
+		ORDER BY 1`, tables, columns, large)
+	if err == nil {
+		statements, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for indexes: %w", err)
+	}
+	return statements, nil
+}

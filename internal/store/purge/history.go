@@ -1,0 +1,361 @@
+package purge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ErrBeyondExtremities is returned by a purge that would leave the room without
+// a forward extremity.
+var ErrBeyondExtremities = errors.New("topological_ordering is greater than forward extremities")
+
+// A HistoryRequest says what of a room's history goes.
+type HistoryRequest struct {
+	Room string
+
+	// Before is the depth of the first level that stays.
+	Before int64
+
+	// DeleteLocal says that events sent by users of this server go too. Defaults to
+	// false.
+	DeleteLocal bool
+
+	// ServerName is this server's name.
+	ServerName string
+}
+
+// A History purges the history of one room. It serves one goroutine.
+type History struct {
+	HistoryRequest
+	purger  *Purger
+	catalog Catalog
+}
+
+// History returns what purges a room's history. It fails with [ErrCatalog] as
+// [Purger.HistoryCatalog] does.
+func (p *Purger) History(ctx context.Context, request HistoryRequest) (*History, error) {
+	catalog, err := p.history.get(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return &History{HistoryRequest: request, purger: p, catalog: catalog}, nil
+}
+
+func (h *History) batch(b *journal.Batch) *batch {
+	return &batch{Batch: b, purger: h.purger, catalog: h.catalog}
+}
+
+// A HistoryBatch is what one batch of a history purge did.
+type HistoryBatch struct {
+	// Cut is the depth that the room is now purged to.
+	Cut int64
+
+	// Deleted and Kept count the events that the batch selected: those that are
+	// gone, and those that became outliers.
+	Deleted, Kept int64
+
+	// RowWise says why the server had to check each deleted row's references;
+	// empty if they were checked all at once.
+	RowWise string
+}
+
+// selectable is the condition under which a purge selects an event e, given $1
+// room, $2 whether local events go and $3 our server name; and deletable that under
+// which a selected one goes, given its row s of state_events, if any. A sender
+// without a domain, or none, counts as local: nothing is deleted that was not meant.
+//
+// A sender's domain is what follows the first colon; a port is part of it. OFFSET
+// keeps the planner from reading the whole of state_events: it is asked for outliers
+// alone, of which it knows nothing.
+const (
+	mayGo      = `($2 OR coalesce(substr(e.sender, nullif(strpos(e.sender, ':'), 0) + 1) <> $3, false))`
+	deletable  = `s.event_id IS NULL AND ` + mayGo
+	selectable = `e.room_id = $1 AND (NOT e.outlier
+		OR ` + mayGo + ` AND NOT EXISTS (SELECT FROM state_events s WHERE s.event_id = e.event_id OFFSET 0))`
+)
+
+// NextDepth returns the lowest depth, at or above from, of an event that the purge
+// selects. It is [postgres.ErrNotFound] if there is none. It reads what is
+// committed at this moment, without a lock, so that a batch need not walk over
+// levels that were purged before.
+func (h *History) NextDepth(ctx context.Context, from int64) (int64, error) {
+	var depth int64
+	err := h.purger.db.QueryRow(ctx, `
+		SELECT e.topological_ordering
+		FROM events e
+		WHERE e.topological_ordering >= $4 AND e.topological_ordering < $5 AND `+selectable+`
+		ORDER BY e.topological_ordering LIMIT 1`,
+		h.Room, h.DeleteLocal, h.ServerName, from, h.Before).Scan(&depth)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = postgres.ErrNotFound
+	}
+	if err != nil {
+		return 0, fmt.Errorf("find the next depth to purge: %w", err)
+	}
+	return depth, nil
+}
+
+// Purge purges the levels from the given depth up to a cut that it chooses so that
+// at most maxEvents events are selected, but at least one level. After the commit
+// the room is as a finished purge to the cut leaves it, except that state groups
+// which lost their last event are only noted for [History.CollectStateGroups].
+//
+// It fails with [ErrBeyondExtremities], or as [journal.Batch] does. Then the batch is
+// to be rolled back.
+func (h *History) Purge(ctx context.Context, b *journal.Batch, from int64, maxEvents int) (HistoryBatch, error) {
+	batch := h.batch(b)
+	done, err := h.purge(ctx, batch, from, maxEvents)
+	if errors.Is(err, errReferenced) {
+		// The server is asked, which knows for sure, and names the constraint.
+		b.Rollback(ctx)
+		batch.catalog.leave(err.Error())
+		done, err = h.purge(ctx, batch, from, maxEvents)
+	}
+	if err != nil {
+		return HistoryBatch{}, fmt.Errorf("purge a batch of history: %w", err)
+	}
+	return done, nil
+}
+
+func (h *History) purge(ctx context.Context, b *batch, from int64, maxEvents int) (HistoryBatch, error) {
+	// In one round trip with the begin of the batch.
+	var opening pgx.Batch
+	opening.Queue(beyondExtremities, h.Room, h.Before).QueryRow(guard)
+	size := theEvents.create(&opening) // with what the last batch left there
+	if err := b.Send(ctx, &opening); err != nil {
+		return HistoryBatch{}, err
+	}
+	done, err := h.selectEvents(ctx, b, from, maxEvents, *size)
+	if err != nil {
+		return HistoryBatch{}, err
+	}
+	done.RowWise = b.catalog.RowWise()
+	if done.Deleted+done.Kept == 0 {
+		return done, nil
+	}
+	deletes := historyDeletes
+	if b.catalog.has("sliding_sync_joined_rooms") {
+		deletes.before = slidingSyncSteps
+	}
+	if done.Cut == h.Before && done.Deleted+done.Kept <= fewEvents {
+		deletes.after = slices.Concat(deletes.after, []step{dismissUsed(b.catalog)})
+	}
+	_, err = b.purgeSelected(ctx, selection{done.Deleted, done.Kept}, deletes)
+	return done, err
+}
+
+// fewEvents is how many events a purge's last batch selects at most if it is to
+// dismiss state groups too.
+const fewEvents = 200
+
+// dismissUsed dismisses some of the room's state group candidates that are no
+// candidates, as [History.CollectStateGroups] does. A small purge mostly leaves no other,
+// and is then done in one batch.
+func dismissUsed(catalog Catalog) step {
+	return step{"dismiss the state groups in use", fmt.Sprintf(`
+		DELETE FROM lethe.state_group_candidates c
+		WHERE c.room_id = $1 AND c.state = 'found' AND `+stateGroupUsed(catalog)+`
+		  AND c.state_group = ANY (ARRAY(
+			SELECT n.state_group FROM lethe.state_group_candidates n
+			WHERE n.room_id = $1 AND n.state = 'found' ORDER BY n.state_group LIMIT %d))`, fewEvents)}
+}
+
+// Guard fails with [ErrBeyondExtremities] if the purge goes to above the highest
+// forward extremity. The lower ones may go, and a room without any may be purged to
+// any depth. Every batch checks it too.
+func (h *History) Guard(ctx context.Context) error {
+	return guard(h.purger.db.QueryRow(ctx, beyondExtremities, h.Room, h.Before))
+}
+
+const beyondExtremities = `
+	SELECT coalesce(max(e.depth) < $2, false)
+	FROM event_forward_extremities x JOIN events e ON e.event_id = x.event_id
+	WHERE x.room_id = $1`
+
+// guard evaluates what [beyondExtremities] returns.
+func guard(row pgx.Row) error {
+	var beyond bool
+	if err := row.Scan(&beyond); err != nil {
+		return fmt.Errorf("read the forward extremities: %w", err)
+	}
+	if beyond {
+		return ErrBeyondExtremities
+	}
+	return nil
+}
+
+// selectEvents fills the temporary table lethe_selected, which has that size in
+// bytes, with what the batch purges: whole levels only.
+func (h *History) selectEvents(ctx context.Context, b *batch, from int64, maxEvents int, size int64) (HistoryBatch, error) {
+	type filled struct {
+		deleted, kept int64
+		low, high     *int64
+	}
+	fill := func(size, from, to int64, limit *int) (f filled, err error) {
+		var pipeline pgx.Batch
+		if size > 0 {
+			pipeline.Queue(theEvents.clear(size))
+		}
+		pipeline.Queue(`
+			WITH filled AS (
+				INSERT INTO lethe_selected
+				SELECT e.event_id, e.topological_ordering, e.stream_ordering, `+deletable+`, e.place
+				FROM (
+					SELECT e.event_id, e.topological_ordering, e.stream_ordering, e.sender, e.ctid AS place
+					FROM events e
+					WHERE e.topological_ordering >= $4 AND e.topological_ordering < $5 AND `+selectable+`
+					ORDER BY e.topological_ordering LIMIT $6
+				) AS e LEFT JOIN state_events s ON s.event_id = e.event_id
+				RETURNING topological_ordering, deletable
+			)
+			SELECT count(*) FILTER (WHERE deletable), count(*) FILTER (WHERE NOT deletable),
+			       min(topological_ordering), max(topological_ordering) FROM filled`,
+			h.Room, h.DeleteLocal, h.ServerName, from, to, limit).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&f.deleted, &f.kept, &f.low, &f.high)
+		})
+		err = b.Send(ctx, &pipeline)
+		return f, err
+	}
+
+	// One more than fits tells whether more follows, and from which depth.
+	limit := maxEvents + 1
+	f, err := fill(size, from, h.Before, &limit)
+	if err != nil {
+		return HistoryBatch{}, fmt.Errorf("select events: %w", err)
+	}
+	n := f.deleted + f.kept
+	done := HistoryBatch{Cut: h.Before, Deleted: f.deleted, Kept: f.kept}
+	switch {
+	case n <= int64(maxEvents): // all that was left
+	case *f.low < *f.high:
+		done.Cut = *f.high
+		var deleted, kept int64
+		if err := b.QueryRow(ctx, `
+			WITH cut AS (DELETE FROM lethe_selected WHERE topological_ordering >= $1 RETURNING deletable)
+			SELECT count(*) FILTER (WHERE deletable), count(*) FILTER (WHERE NOT deletable) FROM cut`, done.Cut).
+			Scan(&deleted, &kept); err != nil {
+			return HistoryBatch{}, fmt.Errorf("cut the selection: %w", err)
+		}
+		done.Deleted, done.Kept = f.deleted-deleted, f.kept-kept
+	default: // one level holds more than fits, and a level is never split
+		done.Cut = *f.low + 1
+		if f, err = fill(fewBytes, *f.low, done.Cut, nil); err != nil {
+			return HistoryBatch{}, fmt.Errorf("select a whole level: %w", err)
+		}
+		done.Deleted, done.Kept = f.deleted, f.kept
+	}
+	return done, nil
+}
+
+// referenced is the condition that keeps a backward extremity x: some event
+// that stays in the timeline follows it. OFFSET keeps the planner from finding that
+// out for all events at once.
+const referenced = `EXISTS (
+	SELECT FROM event_edges g JOIN events e ON e.event_id = g.event_id
+	WHERE g.prev_event_id = x.event_id AND NOT g.is_state AND NOT e.outlier
+	  AND e.event_id NOT IN ` + selectedIDs + ` OFFSET 0)`
+
+// Of the events that are not being deleted, the one that is newest by stream.
+const (
+	remaining    = `FROM events e WHERE e.room_id = $1 AND e.stream_ordering IS NOT NULL AND e.event_id NOT IN ` + deletableIDs
+	newestOfRest = `(SELECT e.stream_ordering ` + remaining + ` ORDER BY e.stream_ordering DESC LIMIT 1)`
+)
+
+// slidingSyncSteps move a room's sliding sync row off the events that go.
+// Otherwise the newest event of a room, when it came late and lies deep, could
+// never be deleted: the row references it.
+var slidingSyncSteps = []step{
+	{"drop the sliding sync row of an empty room", `
+		DELETE FROM sliding_sync_joined_rooms j
+		WHERE j.room_id = $1 AND j.event_stream_ordering = ` + deletableStreams + ` AND NOT EXISTS (SELECT ` + remaining + `)`},
+	{"repoint the sliding sync row", `
+		UPDATE sliding_sync_joined_rooms j SET event_stream_ordering = ` + newestOfRest + `
+		WHERE j.room_id = $1 AND j.event_stream_ordering = ` + deletableStreams},
+	{"repoint the sliding sync bump stamp", `
+		UPDATE sliding_sync_joined_rooms j SET bump_stamp = ` + newestOfRest + `
+		WHERE j.room_id = $1 AND j.bump_stamp = ` + deletableStreams},
+}
+
+// afterDeletes are what a purge does at its end.
+var afterDeletes = []step{
+	{"make outliers of the events that stay", `
+		UPDATE events e SET outlier = true WHERE e.event_id = ` + theKept},
+	// Last, because whoever persists an event of the room waits for this row.
+	{"set the room's depth", `
+		UPDATE room_depth SET min_depth = coalesce((
+			SELECT min(e.depth)
+			FROM event_backward_extremities x
+			JOIN event_edges g ON g.prev_event_id = x.event_id
+			JOIN events e ON e.event_id = g.event_id
+			WHERE x.room_id = $1), 0)
+		WHERE room_id = $1`},
+}
+
+// historyDeletes are those of a history purge.
+var historyDeletes = deletes{
+	own: []step{
+		// While it is forbidden to read lethe_selected, a plan that does so for each of
+		// several extremities is thought to be worse than any other.
+		planFreely,
+		{"prune the backward extremities", `
+			DELETE FROM event_backward_extremities x WHERE x.room_id = $1 AND NOT ` + referenced},
+		lookUp,
+		// In the order in which little is looked up: of nearly all events, those that
+		// follow are selected too, and that is known without a look at events.
+		{"add backward extremities", `
+			WITH followed AS MATERIALIZED (
+				SELECT g.prev_event_id AS event_id, g.event_id AS by
+				FROM event_edges g
+				WHERE g.prev_event_id = ` + theSelected + ` AND NOT g.is_state
+				  AND g.event_id NOT IN ` + selectedIDs + `
+			)
+			INSERT INTO event_backward_extremities (event_id, room_id)
+			SELECT DISTINCT f.event_id, $1 FROM followed f JOIN events e ON e.event_id = f.by WHERE NOT e.outlier
+			ON CONFLICT DO NOTHING`},
+		// A group that was dismissed as used may have lost its last event now, so it
+		// is to be looked at again.
+		{"note the state groups", `
+			WITH gone AS (
+				DELETE FROM event_to_state_groups g WHERE g.event_id = ` + theSelected + `
+				RETURNING g.state_group
+			)
+			INSERT INTO lethe.state_group_candidates (room_id, state_group) SELECT DISTINCT $1, state_group FROM gone
+			ON CONFLICT DO NOTHING`},
+	},
+	most: []eventRows{
+		ofDeletable("event_auth"),
+		ofDeletable("event_json"),
+		ofDeletable("event_edges"),
+		ofDeletable("event_search"),
+		// Only actions that were rotated into a summary, and not read since, are in its
+		// counts.
+		{table: "event_push_actions", byRoom: true, sql: `
+			WITH gone AS (
+				DELETE FROM event_push_actions t WHERE %s
+				RETURNING t.user_id, t.thread_id, t.stream_ordering, t.notif, t.unread
+			), counted AS (
+				SELECT y.user_id, y.thread_id,
+				       count(*) FILTER (WHERE a.notif = 1) AS notif, count(*) FILTER (WHERE a.unread = 1) AS unread
+				FROM gone a
+				JOIN event_push_summary y ON y.room_id = $1 AND y.user_id = a.user_id AND y.thread_id = a.thread_id
+				WHERE a.stream_ordering <= (SELECT stream_ordering FROM event_push_summary_stream_ordering)
+				  AND (y.last_receipt_stream_ordering IS NULL OR a.stream_ordering > y.last_receipt_stream_ordering)
+				GROUP BY y.user_id, y.thread_id
+			), lowered AS (
+				UPDATE event_push_summary y
+				SET notif_count = greatest(y.notif_count - c.notif, 0),
+				    unread_count = greatest(coalesce(y.unread_count, 0) - c.unread, 0)
+				FROM counted c WHERE y.room_id = $1 AND y.user_id = c.user_id AND y.thread_id = c.thread_id
+			)
+			SELECT count(*) FROM gone`},
+	},
+	few:   []string{"event_forward_extremities", "event_relations", "redactions", "rejections"},
+	after: afterDeletes,
+}

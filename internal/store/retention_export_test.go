@@ -1,7 +1,0 @@
-package store
-
-// What tests look at the plan of.
-const (
-	NeverSort     = neverSort
-	RetentionCuts = retentionCuts
-)

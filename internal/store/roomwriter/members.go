@@ -1,0 +1,41 @@
+package roomwriter
+
+import (
+	"context"
+	"fmt"
+
+	"lethe/internal/store/postgres"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A LocalMember is a user of this server who is in a room, invited to it, or
+// asks to be let in.
+type LocalMember struct {
+	UserID string `json:"user_id"`
+
+	// Membership is "join", "invite" or "knock".
+	Membership string `json:"membership"`
+}
+
+// LocalMembers returns up to limit of the room's local members in the order of
+// their ids, from the first after the given id. Banned users and those who have
+// left are none.
+func LocalMembers(ctx context.Context, db *postgres.DB, room, after string, limit int) ([]LocalMember, error) {
+	var members []LocalMember
+	err := postgres.RetryRead(ctx, func() error {
+		rows, err := db.Query(ctx, `
+			SELECT user_id, membership FROM local_current_membership
+			WHERE room_id = $1 AND user_id > $2 AND membership IN ('join', 'invite', 'knock')
+			ORDER BY user_id LIMIT $3`, room, after, limit)
+		if err != nil {
+			return err
+		}
+		members, err = pgx.CollectRows(rows, pgx.RowToStructByPos[LocalMember])
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the room's local members: %w", err)
+	}
+	return members, nil
+}

@@ -1,0 +1,34 @@
+package roomwriter
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"lethe/internal/store/postgres"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// SentMessage reports whether the sender has sent a message in the room that
+// says by [JobIDKey] that it is the job's. It looks through all of the room's
+// messages, so the room should be new.
+func SentMessage(ctx context.Context, db *postgres.DB, room, sender, jobID string) (bool, error) {
+	var events []string
+	err := postgres.RetryRead(ctx, func() error {
+		// As text, for the same reason as in createdRoomSQL.
+		rows, err := db.Query(ctx, `
+			SELECT j.json FROM events e JOIN event_json j ON j.event_id = e.event_id
+			WHERE e.room_id = $1 AND e.type = 'm.room.message' AND e.sender = $2 AND strpos(j.json, $3) > 0
+			LIMIT 100`, room, sender, jobID)
+		if err != nil {
+			return err
+		}
+		events, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("look for the job's message: %w", err)
+	}
+	return slices.ContainsFunc(events, func(event string) bool { return isForJob(event, jobID) }), nil
+}

@@ -1,0 +1,323 @@
+package roomwriter
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/internal/matrix"
+	"lethe/internal/store/postgres"
+)
+
+// errPartialState is why nothing is written into a room whose state is not
+// complete: nobody could tell what the state after the event is.
+var errPartialState = errors.New("not all of the room's state is known yet")
+
+// errNoTips is why nothing but its first event is written into a room without
+// forward extremities: others would refuse it.
+var errNoTips = errors.New("the room has no event to follow")
+
+// A written event is one that is being written.
+type written struct {
+	matrix.SealedEvent
+	stream, now int64
+
+	// outOfBand is set for an event that is outside the room's timeline.
+	outOfBand bool
+
+	// replaces is what was the state before; empty if nothing was.
+	replaces StateEvent
+}
+
+// Write writes an event that follows the tips: into all tables, with the state
+// after it, and as the room's newest event. A membership that leaves nobody of
+// this server joined ends the room's current state, as nothing is known of the
+// room from then on.
+//
+// The event's sender must be a user of this server, and be allowed to say it.
+func (r *RoomWriter) Write(ctx context.Context, tips Tips, event matrix.SealedEvent) error {
+	if err := r.write(ctx, tips, event); err != nil {
+		return fmt.Errorf("write an event of type %s: %w", event.Type, err)
+	}
+	return nil
+}
+
+func (r *RoomWriter) write(ctx context.Context, tips Tips, event matrix.SealedEvent) error {
+	switch {
+	case r.partial:
+		return errPartialState
+	case len(tips.Prev) == 0 && event.Type != "m.room.create":
+		return errNoTips
+	}
+	e := written{SealedEvent: event, now: tips.Now}
+	if e.StateKey != nil {
+		key := matrix.StateKey{Type: e.Type, Key: *e.StateKey}
+		state, err := r.State(ctx, tips, key)
+		if err != nil {
+			return err
+		}
+		e.replaces = state[key]
+	}
+	if err := r.writeEvent(ctx, &e); err != nil {
+		return err
+	}
+	if err := r.run(ctx, []statement{
+		{"replace the forward extremities", `
+			DELETE FROM event_forward_extremities WHERE room_id = $1 AND event_id = ANY ($2)`, []any{r.id, e.PrevEvents}},
+		{"add a forward extremity", `
+			INSERT INTO event_forward_extremities (event_id, room_id) VALUES ($1, $2)`, []any{e.ID, r.id}},
+		{"write room_depth", `
+			INSERT INTO room_depth AS d (room_id, min_depth) VALUES ($1, $2)
+			ON CONFLICT (room_id) DO UPDATE SET min_depth = least(d.min_depth, excluded.min_depth)`, []any{r.id, e.Depth}},
+		r.onlyWith("stream_ordering_to_exterm", "write stream_ordering_to_exterm", `
+			INSERT INTO stream_ordering_to_exterm (stream_ordering, room_id, event_id)
+			SELECT $2, room_id, event_id FROM event_forward_extremities WHERE room_id = $1`, r.id, e.stream),
+		searchable(e),
+		r.participation(e),
+	}); err != nil {
+		return err
+	}
+	if err := r.writeStateGroup(ctx, tips, e); err != nil {
+		return err
+	}
+	if e.StateKey != nil {
+		departs, err := r.writeState(ctx, tips, e)
+		if err != nil || departs {
+			return err
+		}
+	}
+	if tips.departed() {
+		return nil
+	}
+	return r.showInRoomList(ctx, e)
+}
+
+// WriteOutOfBand writes a membership event of a local user into a room that
+// nobody of this server is in: outside its timeline, and for this server only.
+func (r *RoomWriter) WriteOutOfBand(ctx context.Context, tips Tips, event matrix.SealedEvent) error {
+	e := written{SealedEvent: event, now: tips.Now, outOfBand: true}
+	err := r.writeEvent(ctx, &e)
+	if err == nil {
+		err = r.run(ctx, r.membership(e, nil))
+	}
+	if err != nil {
+		return fmt.Errorf("write an out-of-band event of type %s: %w", event.Type, err)
+	}
+	return nil
+}
+
+// writeEvent writes the event itself, and gives it its place in the stream.
+func (r *RoomWriter) writeEvent(ctx context.Context, e *written) error {
+	if err := r.w.b.QueryRow(ctx, `SELECT nextval('events_stream_seq')`).Scan(&e.stream); err != nil {
+		return fmt.Errorf("take the next place in the stream: %w", err)
+	}
+	r.w.newest = max(r.w.newest, e.stream)
+	if e.StateKey != nil && !e.outOfBand {
+		r.changed = max(r.changed, e.stream)
+	}
+	text, err := e.withUnsigned()
+	if err != nil {
+		return err
+	}
+	metadata, format := `{}`, 3
+	if e.outOfBand {
+		metadata = `{"out_of_band_membership":true}`
+	}
+	// In rooms that are named after their create event no event names it, but it
+	// is among those that permit each.
+	auth := e.AuthEvents
+	if _, named := matrix.ServerOf(r.id); !named {
+		format = 4
+		if e.Type != "m.room.create" {
+			auth = append([]string{"$" + strings.TrimPrefix(r.id, "!")}, auth...)
+		}
+	}
+	statements := []statement{
+		{"write events", `
+			INSERT INTO events (event_id, room_id, type, state_key, sender, topological_ordering, depth, stream_ordering,
+				origin_server_ts, received_ts, processed, outlier, contains_url, instance_name)
+			VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8, $9, true, $10, false, $11)`, []any{
+			e.ID, r.id, e.Type, e.StateKey, e.Sender, e.Depth, e.stream, e.OriginServerTS, e.now, e.outOfBand, r.w.instance,
+		}},
+		{"write event_json", `
+			INSERT INTO event_json (event_id, room_id, internal_metadata, json, format_version)
+			VALUES ($1, $2, $3, $4, $5)`, []any{e.ID, r.id, metadata, text, format}},
+		{"write event_edges", `
+			INSERT INTO event_edges (event_id, prev_event_id, is_state)
+			SELECT $1, unnest($2::text[]), false`, []any{e.ID, e.PrevEvents}},
+	}
+	if e.StateKey != nil {
+		statements = append(statements,
+			statement{"write event_auth", `
+				INSERT INTO event_auth (event_id, auth_id, room_id)
+				SELECT $1, unnest($3::text[]), $2`, []any{e.ID, r.id, auth}},
+			statement{
+				"write state_events", `
+				INSERT INTO state_events (event_id, room_id, type, state_key) VALUES ($1, $2, $3, $4)`,
+				[]any{e.ID, r.id, e.Type, *e.StateKey},
+			})
+	}
+	if err := r.run(ctx, statements); err != nil {
+		return err
+	}
+	if e.StateKey == nil || !r.indexed {
+		return nil
+	}
+	return r.writeAuthChain(ctx, *e, auth)
+}
+
+// withUnsigned is the event's JSON with what this server remembers beside it.
+func (e written) withUnsigned() (string, error) {
+	encoded, err := json.Marshal(struct {
+		Age      int64  `json:"age_ts"`
+		Replaces string `json:"replaces_state,omitempty"`
+	}{e.OriginServerTS, e.replaces.ID})
+	if err != nil {
+		return "", fmt.Errorf("encode an event: %w", err)
+	}
+	// Canonical JSON is sorted, and unsigned is the last key of an event.
+	return strings.TrimSuffix(string(e.JSON), "}") + `,"unsigned":` + string(encoded) + `}`, nil
+}
+
+// searchable is what lets search find the event.
+func searchable(e written) statement {
+	key := map[string]string{"m.room.message": "body", "m.room.name": "name"}[e.Type]
+	text, ok := e.Content[key].(string)
+	if !ok {
+		return statement{}
+	}
+	return statement{
+		"write event_search", `
+		INSERT INTO event_search (event_id, room_id, key, vector, origin_server_ts, stream_ordering)
+		VALUES ($1, $2, $3, to_tsvector('english', $4), $5, $6)`,
+		[]any{e.ID, e.RoomID, "content." + key, postgres.Sanitize(text), e.OriginServerTS, e.stream},
+	}
+}
+
+// participation notes that the sender of a message has spoken in the room.
+func (r *RoomWriter) participation(e written) statement {
+	if e.Type != "m.room.message" {
+		return statement{}
+	}
+	return r.onlyWith(participantColumn, "write room_memberships", `
+		UPDATE room_memberships SET participant = true
+		WHERE event_id = (SELECT event_id FROM local_current_membership WHERE user_id = $1 AND room_id = $2)`, e.Sender, r.id)
+}
+
+// mostHops is how many groups a state group is read through at most, before one
+// is stored in full.
+const mostHops = 100
+
+// writeStateGroup notes which state the room is in at the event: after it, if it
+// sets state.
+func (r *RoomWriter) writeStateGroup(ctx context.Context, tips Tips, e written) error {
+	prev, hops := tips.group, 0
+	if tips.departed() {
+		prev = tips.last
+	}
+	if prev != nil {
+		if err := r.takeIntoUse(ctx, *prev); err != nil {
+			return err
+		}
+		if e.StateKey == nil {
+			return r.run(ctx, []statement{inGroup(e, *prev)})
+		}
+		if err := r.w.b.QueryRow(ctx, `
+			WITH RECURSIVE chain (state_group, hops) AS (
+				SELECT $1::bigint, 1
+				UNION
+				SELECT e.prev_state_group, chain.hops + 1
+				FROM chain JOIN state_group_edges e ON e.state_group = chain.state_group
+				WHERE chain.hops < $2
+			)
+			SELECT max(hops) FROM chain`, *prev, mostHops).Scan(&hops); err != nil {
+			return fmt.Errorf("measure the state group's chain: %w", err)
+		}
+	}
+	var group int64
+	if err := r.w.b.QueryRow(ctx, `SELECT nextval('state_group_id_seq')`).Scan(&group); err != nil {
+		return fmt.Errorf("take the next state group: %w", err)
+	}
+	statements := []statement{{"write state_groups", `
+		INSERT INTO state_groups (id, room_id, event_id) VALUES ($1, $2, $3)`, []any{group, r.id, e.ID}}}
+	switch {
+	case prev == nil:
+		// Where the extremities differ, only the current state says what they
+		// come to.
+		statements = append(statements, statement{"write the current state as a group", `
+			INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id)
+			SELECT $1, room_id, type, state_key, event_id FROM current_state_events WHERE room_id = $2`, []any{group, r.id}})
+	case hops < mostHops:
+		statements = append(statements, statement{"write state_group_edges", `
+			INSERT INTO state_group_edges (state_group, prev_state_group) VALUES ($1, $2)`, []any{group, *prev}})
+	default:
+		statements = append(statements, statement{"write a state group in full", `
+			WITH RECURSIVE ` + chainOf("$3") + `
+			INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id)
+			SELECT DISTINCT ON (s.type, s.state_key) $1::bigint, $2, s.type, s.state_key, s.event_id
+			FROM chain JOIN state_groups_state s ON s.state_group = chain.state_group
+			ORDER BY s.type, s.state_key, s.state_group DESC`, []any{group, r.id, *prev}})
+	}
+	if e.StateKey != nil {
+		statements = append(statements,
+			statement{
+				"take what the event replaces out of its group", `
+				DELETE FROM state_groups_state WHERE state_group = $1 AND type = $2 AND state_key = $3`,
+				[]any{group, e.Type, *e.StateKey},
+			},
+			statement{"write state_groups_state", `
+				INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id)
+				VALUES ($1, $2, $3, $4, $5)`, []any{group, r.id, e.Type, *e.StateKey, e.ID}})
+	}
+	return r.run(ctx, append(statements, inGroup(e, group)))
+}
+
+func inGroup(e written, group int64) statement {
+	return statement{"write event_to_state_groups", `
+		INSERT INTO event_to_state_groups (event_id, state_group) VALUES ($1, $2)`, []any{e.ID, group}}
+}
+
+// takeIntoUse keeps whoever collects state groups from deleting this one.
+func (r *RoomWriter) takeIntoUse(ctx context.Context, group int64) error {
+	var id int64
+	err := r.w.b.QueryRow(ctx, `SELECT id FROM state_groups WHERE id = $1 FOR KEY SHARE`, group).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = errors.New("it does not exist")
+	}
+	if err != nil {
+		return fmt.Errorf("take state group %d into use: %w", group, err)
+	}
+	return r.run(ctx, []statement{r.onlyWith("state_groups_pending_deletion", "take a state group into use", `
+		DELETE FROM state_groups_pending_deletion WHERE state_group = $1`, group)})
+}
+
+// A statement is one that writes, with its arguments. One without SQL is left
+// out.
+type statement struct {
+	what, sql string
+	args      []any
+}
+
+// onlyWith is a statement for a table that may be absent.
+func (r *RoomWriter) onlyWith(table, what, sql string, args ...any) statement {
+	if !r.w.has(table) {
+		return statement{}
+	}
+	return statement{what, sql, args}
+}
+
+// run runs the statements in one round trip.
+func (r *RoomWriter) run(ctx context.Context, statements []statement) error {
+	var all []postgres.Statement
+	for _, s := range statements {
+		if s.sql != "" {
+			all = append(all, postgres.Statement{What: s.what, SQL: s.sql, Args: s.args})
+		}
+	}
+	_, err := r.w.b.Run(ctx, all)
+	return err
+}

@@ -1,0 +1,22 @@
+package storetest
+
+// A PlanNode is one of EXPLAIN's.
+type PlanNode struct {
+	Relation string  `json:"Relation Name"`
+	Rows     float64 `json:"Actual Rows"`
+	Loops    float64 `json:"Actual Loops"`
+	Removed  float64 `json:"Rows Removed by Filter"`
+	Rechecks float64 `json:"Rows Removed by Index Recheck"`
+	Plans    []PlanNode
+}
+
+// Count adds up how many rows were read of each table.
+func (n PlanNode) Count(rows map[string]float64) {
+	rows[n.Relation] += (n.Rows + n.Removed + n.Rechecks) * n.Loops
+	if n.Relation == "" {
+		rows[n.Relation] = 0
+	}
+	for _, plan := range n.Plans {
+		plan.Count(rows)
+	}
+}

@@ -1,0 +1,84 @@
+package timeline
+
+import (
+	"context"
+	"fmt"
+
+	"lethe/internal/store/postgres"
+
+	"github.com/jackc/pgx/v5"
+)
+
+var (
+	// eventColumns are a [Event], of which these queries leave out the
+	// state group, from what eventTables join.
+	eventColumns = `
+		e.event_id, e.type, coalesce(e.sender, ''), e.state_key, e.topological_ordering, coalesce(e.stream_ordering, 0),
+		coalesce(e.origin_server_ts, 0), e.outlier, r.room_version, j.json, j.internal_metadata, d.event_id, d.json, d.internal_metadata`
+
+	// eventTables join events that were not rejected to "asked", which has their
+	// ids.
+	eventTables = `
+		JOIN events e ON e.event_id = asked.event_id AND e.rejection_reason IS NULL
+		JOIN event_json j ON j.event_id = e.event_id
+		LEFT JOIN rooms r ON r.room_id = e.room_id
+		LEFT JOIN LATERAL ` + redactionOf + ` d ON true
+		WHERE NOT EXISTS (SELECT FROM rejections x WHERE x.event_id = e.event_id)`
+
+	eventsSQL = `SELECT` + eventColumns + ` FROM unnest($1::text[]) AS asked (event_id)` + eventTables
+)
+
+// columns are where a row of eventColumns is scanned to.
+func (e *Event) columns() []any {
+	return []any{
+		&e.ID, &e.Type, &e.Sender, &e.StateKey, &e.Topological, &e.Stream, &e.OriginTS, &e.Outlier, &e.RoomVersion,
+		&e.JSON, &e.InternalMetadata, &e.RedactedBy, &e.Redaction, &e.RedactionMetadata,
+	}
+}
+
+// eventsOf reads the rows of eventsSQL.
+func eventsOf(rows pgx.Rows) (map[string]Event, error) {
+	events := map[string]Event{}
+	var event Event
+	_, err := pgx.ForEachRow(rows, event.columns(), func() error {
+		events[event.ID] = event
+		event = Event{} // what was scanned is kept, and may not be written to again
+		return nil
+	})
+	return events, err
+}
+
+// Events reads events that were not rejected, by their ids, but not which state
+// group they have. Those that are unknown are left out. The caller bounds how
+// many it asks for.
+func Events(ctx context.Context, db *postgres.DB, ids []string) (map[string]Event, error) {
+	var events map[string]Event
+	err := postgres.RetryRead(ctx, func() (err error) {
+		events, err = readEvents(ctx, db, ids)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read events: %w", err)
+	}
+	return events, nil
+}
+
+// Events is [Events] at the snapshot's moment.
+func (s *Snapshot) Events(ctx context.Context, ids []string) (map[string]Event, error) {
+	events, err := readEvents(ctx, s.tx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("read events: %w", err)
+	}
+	return events, nil
+}
+
+func readEvents(ctx context.Context, q postgres.Querier, ids []string) (map[string]Event, error) {
+	if ids = postgres.OnlyStorable(ids); len(ids) == 0 {
+		return map[string]Event{}, nil
+	}
+	rows, err := q.Query(ctx, eventsSQL, ids)
+	if err != nil {
+		return nil, err
+	}
+	return eventsOf(rows)
+}

@@ -1,0 +1,232 @@
+package timeline
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// chainsOf is the common table expression chain: the state groups of an array,
+// and all those that they are differences to, each with the group that it is a
+// difference to itself, NULL if it is whole. UNION, not UNION ALL: groups of one
+// page mostly share what is below them, and a chain that bites its tail ends.
+//
+// The planner takes the groups of a step for many, and would read the whole table
+// of edges at each of up to a hundred steps; OFFSET 0 leaves it nothing but the
+// index.
+func chainsOf(groups string) string {
+	const before = `
+			LEFT JOIN LATERAL (
+				SELECT e.prev_state_group FROM state_group_edges e WHERE e.state_group = g.id OFFSET 0
+			) e ON true`
+	return `chain (state_group, prev_state_group) AS (
+			SELECT g.id, e.prev_state_group FROM unnest(` + groups + `) AS g (id)` + before + `
+			UNION
+			SELECT g.id, e.prev_state_group
+			FROM (SELECT prev_state_group FROM chain WHERE prev_state_group IS NOT NULL) AS g (id)` + before + `
+		)`
+}
+
+// unseen is an array parameter whose length the planner does not see. It would
+// plan anew for each length, which takes longer than to look the array up.
+func unseen(parameter string) string { return `(SELECT ` + parameter + `)` }
+
+// mostRead is how many members of a group are read to look for users among them.
+// A difference hardly ever has as many, and to read it takes no longer than to
+// look up one user in it. In all others each user is looked up by itself: a room
+// can have 100,000 members, and to read them is what the planner would do, for it
+// takes every group for a small one.
+const mostRead = "100"
+
+// MembersAt returns the ids of the member events that the state of a state group
+// has for the users, in the order of these. Users without one are left out. A
+// group that is not there has none.
+func (s *Snapshot) MembersAt(ctx context.Context, stateGroup int64, users []string) ([]string, error) {
+	// The highest group wins, which is the nearest.
+	rows, err := s.tx.Query(ctx, `
+		WITH RECURSIVE `+chainsOf("ARRAY[$1::bigint]")+`, users AS MATERIALIZED (
+			SELECT DISTINCT unnest(`+unseen("$2::text[]")+`) AS user_id
+		), members AS MATERIALIZED (
+			SELECT c.state_group, m.state_key, m.event_id
+			FROM (SELECT DISTINCT state_group FROM chain) c
+			CROSS JOIN LATERAL (
+				SELECT s.state_key, s.event_id FROM state_groups_state s
+				WHERE s.state_group = c.state_group AND s.type = 'm.room.member'
+				LIMIT `+mostRead+`
+			) m
+		), found AS (
+			SELECT m.state_group, m.state_key, m.event_id FROM members m JOIN users u ON u.user_id = m.state_key
+			UNION ALL
+			SELECT s.state_group, s.state_key, s.event_id
+			FROM users u
+			CROSS JOIN LATERAL (
+				SELECT s.state_group, s.state_key, s.event_id FROM state_groups_state s
+				WHERE s.type = 'm.room.member' AND s.state_key = u.user_id
+				  AND s.state_group = ANY (ARRAY(
+					SELECT state_group FROM members GROUP BY state_group HAVING count(*) = `+mostRead+`))
+				OFFSET 0
+			) s
+		)
+		SELECT event_id
+		FROM (SELECT DISTINCT ON (state_key) state_key, event_id FROM found ORDER BY state_key, state_group DESC) m
+		ORDER BY state_key COLLATE "C"`, stateGroup, users)
+	if err != nil {
+		return nil, fmt.Errorf("read members of a state: %w", err)
+	}
+	members, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("read members of a state: %w", err)
+	}
+	return members, nil
+}
+
+// A StateAt is the part of a room's state that says who may see events: the ids
+// of the events that hold it, "" for what is not set.
+type StateAt struct {
+	HistoryVisibility, JoinRules string
+
+	// Member is the reader's own member event.
+	Member string
+}
+
+// readable is what an event of a state must be to count: of the room, and not
+// rejected.
+const readable = `
+		JOIN events e ON e.event_id = x.event_id AND e.room_id = $1 AND e.rejection_reason IS NULL
+		JOIN event_json j ON j.event_id = x.event_id
+		WHERE NOT EXISTS (SELECT FROM rejections r WHERE r.event_id = x.event_id)`
+
+// queueStatesAt asks for the states of the question's groups. All chains are
+// walked at once, each key is looked up in all groups at once, and what a group's
+// state is follows from both when they are here.
+func queueStatesAt(batch *pgx.Batch, question VisibilityQuestion, facts *VisibilityFacts) {
+	// A branch for each key, so that each is looked up by all three columns of the
+	// index: a group can hold millions of rows. m.room.create is asked for because
+	// a state without it is none.
+	key := func(eventType, stateKey string) string {
+		return `
+			SELECT s.type, s.state_group, s.event_id FROM state_groups_state s
+			WHERE s.state_group = ANY ((SELECT groups FROM reached)::bigint[])
+			  AND s.type = '` + eventType + `' AND s.state_key = ` + stateKey
+	}
+	batch.Queue(`
+		WITH RECURSIVE `+chainsOf(unseen("$3::bigint[]"))+`, reached AS (
+			SELECT ARRAY(SELECT state_group FROM chain) AS groups
+		), found AS MATERIALIZED (`+
+		key("m.room.create", "''")+` UNION ALL`+key("m.room.history_visibility", "''")+` UNION ALL`+
+		key("m.room.join_rules", "''")+` UNION ALL`+key("m.room.member", "$2")+`
+		)
+		SELECT NULL AS type, state_group, prev_state_group, NULL AS event_id, NULL AS json FROM chain
+		UNION ALL
+		SELECT type, state_group, NULL, event_id, NULL FROM found
+		UNION ALL
+		SELECT NULL, NULL, NULL, x.event_id, j.json
+		FROM (SELECT DISTINCT event_id FROM found WHERE type <> 'm.room.create') x`+readable,
+		question.Room, question.Reader, question.Groups).
+		Query(func(rows pgx.Rows) error {
+			chains := chains{}
+			var eventType, id, text *string
+			var group, prev *int64
+			_, err := pgx.ForEachRow(rows, []any{&eventType, &group, &prev, &id, &text}, func() error {
+				switch {
+				case text != nil:
+					facts.Events[*id] = json.RawMessage(*text)
+				case eventType != nil:
+					chains.at(*group).set(*eventType, *id)
+				default:
+					link := chains.at(*group)
+					if prev != nil {
+						link.before = append(link.before, chains.at(*prev))
+					}
+				}
+				return nil
+			})
+			for _, group := range question.Groups {
+				if state, whole := chains.state(group); whole {
+					facts.States[group] = state
+				}
+			}
+			return err
+		})
+}
+
+// queueReplaced asks for the events that state events of the page replaced.
+func queueReplaced(batch *pgx.Batch, question VisibilityQuestion, facts *VisibilityFacts) {
+	batch.Queue(`
+		SELECT x.event_id, j.json FROM unnest(`+unseen("$2::text[]")+`) AS x (event_id)`+readable, question.Room, question.Replaced).
+		Query(func(rows pgx.Rows) error {
+			var id, text string
+			_, err := pgx.ForEachRow(rows, []any{&id, &text}, func() error {
+				facts.Events[id] = json.RawMessage(text)
+				return nil
+			})
+			return err
+		})
+}
+
+// chains are state groups and those that they are differences to, by their ids.
+type chains map[int64]*link
+
+// A link is one group of a chain.
+type link struct {
+	group  int64
+	before []*link // one at most, unless the database is broken
+	create bool
+	sets   StateAt
+
+	// seen is the group for which the link was looked at last.
+	seen *link
+}
+
+// at returns the group's link.
+func (c chains) at(group int64) *link {
+	l := c[group]
+	if l == nil {
+		l = &link{group: group}
+		c[group] = l
+	}
+	return l
+}
+
+// set notes that the group itself sets a part of the state.
+func (l *link) set(eventType, id string) {
+	switch eventType {
+	case "m.room.create":
+		l.create = true
+	case "m.room.history_visibility":
+		l.sets.HistoryVisibility = id
+	case "m.room.join_rules":
+		l.sets.JoinRules = id
+	case "m.room.member":
+		l.sets.Member = id
+	}
+}
+
+// state returns the state of a group: of those along its chain that set a part,
+// the highest wins, which is the nearest. Whole says that a create event is among
+// what they set.
+func (c chains) state(group int64) (state StateAt, whole bool) {
+	root := c.at(group)
+	var visibility, joinRules, member int64
+	take := func(part *string, from *int64, id string, group int64) {
+		if id != "" && (*part == "" || group > *from) {
+			*part, *from = id, group
+		}
+	}
+	for next := []*link{root}; len(next) > 0; {
+		l := next[len(next)-1]
+		next = next[:len(next)-1]
+		if l.seen == root {
+			continue
+		}
+		l.seen = root
+		whole = whole || l.create
+		take(&state.HistoryVisibility, &visibility, l.sets.HistoryVisibility, l.group)
+		take(&state.JoinRules, &joinRules, l.sets.JoinRules, l.group)
+		take(&state.Member, &member, l.sets.Member, l.group)
+		next = append(next, l.before...)
+	}
+	return state, whole
+}
