@@ -16,7 +16,7 @@ import (
 	"lethe/internal/lock"
 	"lethe/internal/redisdb"
 	"lethe/internal/roomgen"
-	"lethe/internal/store"
+	"lethe/internal/store/migrate"
 )
 
 const (
@@ -43,7 +43,7 @@ func demoOn(t *testing.T, database string) (f *fleet, purge map[string]any) {
 // populate makes an admin and a room.
 func populate(events int) func(ctx context.Context, url string) error {
 	return func(ctx context.Context, url string) error {
-		if err := store.MigrateEmbedded(ctx, url); err != nil {
+		if err := migrate.UpEmbedded(ctx, url); err != nil {
 			return err
 		}
 		conn, err := pgx.Connect(ctx, url)

@@ -24,7 +24,7 @@ import (
 
 	"lethe/internal/devstack"
 	"lethe/internal/devstack/devstacktest"
-	"lethe/internal/store"
+	"lethe/internal/store/migrate"
 )
 
 func TestMain(m *testing.M) { devstacktest.Main(m) }
@@ -48,7 +48,7 @@ type fleet struct {
 func newFleet(t *testing.T, database, serverName, token string) *fleet {
 	t.Helper()
 	f := &fleet{t: t, database: database, redis: devstacktest.Redis(t), token: token}
-	require.NoError(t, store.Migrate(t.Context(), database))
+	require.NoError(t, migrate.Up(t.Context(), database))
 	f.env = []string{
 		"LETHE_DATABASE_URL=" + database,
 		"LETHE_REDIS_URL=" + f.redis.URL(),

@@ -8,14 +8,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
-	"lethe/internal/store"
+	"lethe/internal/store/migrate"
 )
 
 // The operator's verbs for holds.
 func TestHoldCommand(t *testing.T) {
 	t.Parallel()
 	binary := filepath.Join(devstacktest.Binaries(t), "lethe")
-	url := devstacktest.Database(t, "embedded", store.MigrateEmbedded)
+	url := devstacktest.Database(t, "embedded", migrate.UpEmbedded)
 	hold := func(args ...string) (string, error) {
 		command := exec.CommandContext(t.Context(), binary, append([]string{"hold"}, args...)...)
 		command.Env = []string{"LETHE_DATABASE_URL=" + url}

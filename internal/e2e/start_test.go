@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
-	"lethe/internal/store"
+	"lethe/internal/store/migrate"
 )
 
 // refused runs a binary that is to exit with an error, and returns what it says.
@@ -65,7 +65,7 @@ func TestSchemaThatDoesNotFitIsRefused(t *testing.T) {
 func TestWorkerMustKnowWhoseDatabaseItIs(t *testing.T) {
 	t.Parallel()
 	synapse := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
-	require.NoError(t, store.Migrate(t.Context(), synapse))
+	require.NoError(t, migrate.Up(t.Context(), synapse))
 	redis := "LETHE_REDIS_URL=" + devstacktest.Redis(t).URL()
 	require.Contains(t, refused(t, "worker", "LETHE_DATABASE_URL="+synapse, "LETHE_SERVER_NAME=lab.test", redis), "LETHE_SYNAPSE_BESIDE")
 	require.Contains(t, refused(t, "worker", "LETHE_DATABASE_URL="+synapse, "LETHE_SERVER_NAME=other.test", "LETHE_SYNAPSE_BESIDE=false", redis), "LETHE_SERVER_NAME")

@@ -11,7 +11,7 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/roomgen"
-	"lethe/internal/store"
+	"lethe/internal/store/migrate"
 )
 
 // sweptRooms is how many rooms a fleet for sweeps has.
@@ -21,7 +21,7 @@ const sweptRooms = 12
 // other. Most rooms have a policy by which about half of their events have expired,
 // and the others are left to the default policy.
 func populateAged(ctx context.Context, url string) error {
-	if err := store.MigrateEmbedded(ctx, url); err != nil {
+	if err := migrate.UpEmbedded(ctx, url); err != nil {
 		return err
 	}
 	conn, err := pgx.Connect(ctx, url)

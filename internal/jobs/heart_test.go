@@ -13,6 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
 )
 
 // A pulse is a Heart, and the database that it beats in.
@@ -27,27 +30,27 @@ func setupHeart(t *testing.T) *pulse {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	url := devstacktest.Database(t, "lethe", store.Migrate)
+	url := devstacktest.Database(t, "lethe", migrate.Up)
 	conn, err := pgx.Connect(ctx, url)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	db, err := store.Open(ctx, url, store.Options{})
+	db, err := postgres.Open(ctx, url, postgres.Options{})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	return &pulse{NewHeart(db, slog.New(slog.DiscardHandler)), t, ctx, conn}
 }
 
 // run makes a running job whose heartbeat is an hour old.
-func (p *pulse) run() store.Run {
+func (p *pulse) run() journal.Run {
 	p.t.Helper()
 	id := NewID()
-	require.NoError(p.t, p.store.InsertJob(p.ctx, store.Job{
-		ID: id, Kind: string(PurgeHistory), Room: id, Parameters: json.RawMessage(`{}`), Requester: "@admin:x",
+	require.NoError(p.t, p.journal.InsertJob(p.ctx, journal.Job{
+		ID: id, Kind: PurgeHistory, Room: id, Parameters: json.RawMessage(`{}`), Requester: "@admin:x",
 	}, false))
-	job, err := p.store.ClaimJob(p.ctx, id, 1, time.Minute, 0)
+	job, err := p.journal.ClaimJob(p.ctx, id, 1, time.Minute, 0)
 	require.NoError(p.t, err)
 	p.exec(`UPDATE lethe.jobs SET heartbeat_at = heartbeat_at - interval '1 hour' WHERE id = $1`, id)
-	return store.Run{JobID: id, Generation: job.Generation, Attempt: job.Attempt}
+	return journal.Run{JobID: id, Generation: job.Generation, Attempt: job.Attempt}
 }
 
 func (p *pulse) exec(sql string, args ...any) {
@@ -56,7 +59,7 @@ func (p *pulse) exec(sql string, args ...any) {
 	require.NoError(p.t, err)
 }
 
-func (p *pulse) alive(run store.Run) (alive bool) {
+func (p *pulse) alive(run journal.Run) (alive bool) {
 	p.t.Helper()
 	require.NoError(p.t, p.conn.QueryRow(p.ctx,
 		`SELECT heartbeat_at > now() - interval '30 minutes' FROM lethe.jobs WHERE id = $1`, run.JobID).Scan(&alive))
@@ -77,7 +80,7 @@ func TestHeartKeepsRunsAliveAndEndsTheLost(t *testing.T) {
 	stopStopped()
 	stopStopped()
 	require.Error(t, stoppedCtx.Err())
-	_, err := p.store.ClaimJob(p.ctx, lost.JobID, 1, time.Minute, 0)
+	_, err := p.journal.ClaimJob(p.ctx, lost.JobID, 1, time.Minute, 0)
 	require.NoError(t, err)
 
 	for beat := range int32(2) {
@@ -86,7 +89,7 @@ func TestHeartKeepsRunsAliveAndEndsTheLost(t *testing.T) {
 	}
 	require.NoError(t, mineCtx.Err())
 	require.True(t, p.alive(mine))
-	require.ErrorIs(t, context.Cause(lostCtx), store.ErrSuperseded)
+	require.ErrorIs(t, context.Cause(lostCtx), journal.ErrSuperseded)
 	require.Zero(t, posts[1].Load(), "a lost run says nothing")
 	require.False(t, p.alive(stopped))
 	require.Zero(t, posts[2].Load())

@@ -1,14 +1,11 @@
 package jobs_test
 
 import (
-	"context"
-	"encoding/json"
 	"log/slog"
 	"math"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -16,6 +13,9 @@ import (
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/jobs"
 	"lethe/internal/redisdb"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/storetest"
 )
 
 // ttl is that of the boards here.
@@ -23,10 +23,7 @@ const ttl = time.Hour
 
 // A lab is a Board on servers of its own.
 type lab struct {
-	t      *testing.T
-	ctx    context.Context
-	conn   *pgx.Conn
-	store  *store.Store
+	*storetest.Lab
 	server *devstack.Redis
 	redis  redis.UniversalClient
 	board  *jobs.Board
@@ -34,57 +31,33 @@ type lab struct {
 
 func setup(t *testing.T) *lab {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	t.Cleanup(cancel)
-	url := devstacktest.Database(t, "lethe", store.Migrate)
-	conn, err := pgx.Connect(ctx, url)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	db, err := store.Open(ctx, url, store.Options{})
-	require.NoError(t, err)
-	t.Cleanup(db.Close)
+	l := storetest.On(t, devstacktest.Database(t, "lethe", migrate.Up))
 	server := devstacktest.Redis(t)
 	client, err := redisdb.Open(server.URL())
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = client.Close() })
-	return &lab{t, ctx, conn, db, server, client, jobs.NewBoard(db, client, ttl, slog.New(slog.DiscardHandler))}
+	return &lab{l, server, client, jobs.NewBoard(l.DB, client, ttl, slog.New(slog.DiscardHandler))}
 }
 
-func (l *lab) exec(sql string, args ...any) {
-	l.t.Helper()
-	_, err := l.conn.Exec(l.ctx, sql, args...)
-	require.NoError(l.t, err)
-}
-
+// queue makes a queued job of a room of its own.
 func (l *lab) queue() string {
-	l.t.Helper()
-	id := jobs.NewID()
-	require.NoError(l.t, l.store.InsertJob(l.ctx, store.Job{
-		ID: id, Kind: string(jobs.PurgeHistory), Room: "!" + id + ":x", Parameters: json.RawMessage(`{}`), Requester: "@admin:x",
-	}, false))
-	return id
-}
-
-func (l *lab) claim(id string) store.Run {
-	l.t.Helper()
-	job, err := l.store.ClaimJob(l.ctx, id, 1, jobs.HeartbeatStale, 0)
-	require.NoError(l.t, err)
-	return store.Run{JobID: id, Generation: job.Generation, Attempt: job.Attempt}
+	l.T.Helper()
+	return l.Queue("!" + jobs.NewID() + ":x")
 }
 
 // ended makes a job that completed so long ago.
 func (l *lab) ended(ago time.Duration) string {
-	l.t.Helper()
+	l.T.Helper()
 	id := l.queue()
-	require.NoError(l.t, l.store.EndJob(l.ctx, l.claim(id), store.JobComplete, ""))
-	l.exec(`UPDATE lethe.jobs SET ended_at = ended_at - $2::interval WHERE id = $1`, id, ago)
+	require.NoError(l.T, l.Journal.EndJob(l.Ctx, l.Claim(id), journal.Complete, ""))
+	l.Exec(`UPDATE lethe.jobs SET ended_at = ended_at - $2::interval WHERE id = $1`, id, ago)
 	return id
 }
 
 func (l *lab) status(id string) jobs.Status {
-	l.t.Helper()
-	status, err := l.board.Status(l.ctx, jobs.PurgeHistory, id)
-	require.NoError(l.t, err)
+	l.T.Helper()
+	status, err := l.board.Status(l.Ctx, jobs.PurgeHistory, id)
+	require.NoError(l.T, err)
 	return status
 }
 
@@ -112,8 +85,8 @@ func TestNewIDIsOfRandomLetters(t *testing.T) {
 
 func TestEndedStates(t *testing.T) {
 	t.Parallel()
-	for state, ended := range map[jobs.State]bool{
-		jobs.Queued: false, jobs.Running: false, jobs.Held: false, jobs.Complete: true, jobs.Failed: true, jobs.Cancelled: true, "": false,
+	for state, ended := range map[journal.State]bool{
+		journal.Queued: false, journal.Running: false, journal.Held: false, journal.Complete: true, journal.Failed: true, journal.Cancelled: true, "": false,
 	} {
 		require.Equal(t, ended, state.Ended(), state)
 	}

@@ -11,7 +11,7 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/roomgen"
-	"lethe/internal/store"
+	"lethe/internal/store/migrate"
 )
 
 func TestMain(m *testing.M) { devstacktest.Main(m) }
@@ -94,7 +94,7 @@ var faults = map[string]string{
 
 func TestGenerate(t *testing.T) {
 	t.Parallel()
-	ctx, conn := connect(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded))
+	ctx, conn := connect(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded))
 	room := roomgen.Room{Server: "lab.test", Seed: 7, Events: 5000, StateEvery: 20, End: end, Span: time.Hour}
 	summary, err := roomgen.Generate(ctx, conn, room)
 	require.NoError(t, err)
@@ -153,7 +153,7 @@ func TestGenerate(t *testing.T) {
 func TestGenerateTwiceTheSame(t *testing.T) {
 	t.Parallel()
 	generate := func() (roomgen.Summary, string) {
-		ctx, conn := connect(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded))
+		ctx, conn := connect(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded))
 		summary, err := roomgen.Generate(ctx, conn, roomgen.Room{Server: "lab.test", Events: 300, End: end})
 		require.NoError(t, err)
 		return summary, value[string](t, ctx, conn, `SELECT string_agg(json, chr(10) ORDER BY event_id) FROM event_json`)
@@ -181,7 +181,7 @@ func TestGenerateInSynapsesDatabase(t *testing.T) {
 
 func TestDemo(t *testing.T) {
 	t.Parallel()
-	ctx, conn := connect(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded))
+	ctx, conn := connect(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded))
 	started := time.Now()
 	made, err := roomgen.Demo(ctx, conn, "lab.test", end)
 	require.NoError(t, err)
@@ -206,7 +206,7 @@ func TestDemo(t *testing.T) {
 
 func TestAccount(t *testing.T) {
 	t.Parallel()
-	ctx, conn := connect(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded))
+	ctx, conn := connect(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded))
 	const holder = `
 		SELECT name || ' ' || admin || ' ' || d.device_id FROM users
 		JOIN access_tokens t ON t.user_id = name JOIN devices d ON d.user_id = name AND d.device_id = t.device_id

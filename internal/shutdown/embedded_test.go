@@ -13,19 +13,22 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
-	"lethe/internal/jobs"
 	"lethe/internal/matrix"
 	"lethe/internal/shutdown"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/roomwriter"
+	"lethe/internal/store/storetest"
 )
 
 // A house is a homeserver's database, with an Embedded on it.
 type house struct {
 	t      tester
 	ctx    context.Context
-	store  *store.Store
+	store  *postgres.DB
 	conn   *pgx.Conn
 	server string
-	home   *shutdown.Embedded
+	home   driver
 	key    *matrix.SigningKey
 }
 
@@ -39,14 +42,14 @@ func houseOn(t *testing.T, url, server string, options shutdown.EmbeddedOptions)
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	s, err := store.Open(ctx, url, store.Options{})
+	s, err := postgres.Open(ctx, url, postgres.Options{})
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
 	conn, err := pgx.Connect(ctx, url)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
 	options.ServerName = server
-	h := &house{t: t, ctx: ctx, store: s, conn: conn, server: server, home: shutdown.NewEmbedded(s, options), key: options.SigningKey}
+	h := &house{t: t, ctx: ctx, store: s, conn: conn, server: server, home: drive(s, shutdown.NewEmbedded(options)), key: options.SigningKey}
 	h.exec(`SET search_path = public`)
 	return h
 }
@@ -54,14 +57,14 @@ func houseOn(t *testing.T, url, server string, options shutdown.EmbeddedOptions)
 // embeddedHouse is one on an empty embedded database.
 func embeddedHouse(t *testing.T, options shutdown.EmbeddedOptions) *house {
 	t.Helper()
-	return houseOn(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded), "x", options)
+	return houseOn(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded), "x", options)
 }
 
 // corpusHouse is one on the database of the corpus.
 func corpusHouse(t *testing.T) *house {
 	t.Helper()
 	url := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
-	require.NoError(t, store.Migrate(t.Context(), url))
+	require.NoError(t, migrate.Up(t.Context(), url))
 	return houseOn(t, url, "lab.test", shutdown.EmbeddedOptions{SigningKey: corpusKey(t)})
 }
 
@@ -118,53 +121,30 @@ func (h *house) unchanged(do func()) {
 }
 
 // begin makes a job of the room, and what its batches need.
-func (h *house) begin(room string) store.Batch {
+func (h *house) begin(room string) storetest.Work {
 	h.t.Helper()
-	id := jobs.NewID()
-	require.NoError(h.t, h.store.InsertJob(h.ctx, store.Job{
-		ID: id, Kind: "delete_room", Room: room, Parameters: json.RawMessage(`{}`), Requester: "@admin:" + h.server,
-	}, false))
-	job, err := h.store.ClaimJob(h.ctx, id, 1, jobs.HeartbeatStale, 0)
-	require.NoError(h.t, err)
-	fence, err := h.store.NextFence(h.ctx, room)
-	require.NoError(h.t, err)
-	return store.Batch{
-		Run:  store.Run{JobID: job.ID, Generation: job.Generation, Attempt: job.Attempt},
-		Room: room, Fence: fence, Lease: time.Minute,
-	}
-}
-
-// checkpoint returns what becomes a job's checkpoint, and where the outcome of the
-// step is found afterwards.
-func checkpoint() (func(shutdown.Outcome) any, *shutdown.Outcome) {
-	outcome := &shutdown.Outcome{}
-	return func(o shutdown.Outcome) any {
-		*outcome = o
-		return o
-	}, outcome
+	return begin(h.t, h.ctx, h.store, room)
 }
 
 // remove removes the room's members, and fails the test if that fails.
-func (h *house) remove(batch store.Batch, newRoom string, members ...store.LocalMember) shutdown.Outcome {
+func (h *house) remove(work storetest.Work, newRoom string, members ...roomwriter.LocalMember) stepOutcome {
 	h.t.Helper()
-	moved, outcome := checkpoint()
-	require.NoError(h.t, h.home.RemoveUsers(h.ctx, batch,
-		shutdown.Removal{Members: members, NewRoom: newRoom, Requester: "@admin:" + h.server}, moved))
-	return *outcome
+	removed, err := h.home.RemoveUsers(h.ctx, work, shutdown.Removal{Members: members, NewRoom: newRoom, Requester: "@admin:" + h.server})
+	require.NoError(h.t, err)
+	return removed
 }
 
-func (h *house) create(batch store.Batch, creator, name string) string {
+func (h *house) create(work storetest.Work, creator, name string) string {
 	h.t.Helper()
-	moved, outcome := checkpoint()
-	require.NoError(h.t, h.home.CreateRoom(h.ctx, batch,
-		shutdown.NewRoom{JobID: batch.Run.JobID, Creator: creator, Name: name}, moved))
-	require.NotEmpty(h.t, outcome.NewRoom)
-	return outcome.NewRoom
+	id, err := h.home.CreateRoom(h.ctx, work, shutdown.NewRoom{JobID: work.Run.JobID, Creator: creator, Name: name})
+	require.NoError(h.t, err)
+	require.NotEmpty(h.t, id)
+	return id
 }
 
-func (h *house) members(room string) []store.LocalMember {
+func (h *house) members(room string) []roomwriter.LocalMember {
 	h.t.Helper()
-	members, err := h.store.LocalMembers(h.ctx, room, "", 1000)
+	members, err := roomwriter.LocalMembers(h.ctx, h.store, room, "", 1000)
 	require.NoError(h.t, err)
 	return members
 }

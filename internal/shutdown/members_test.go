@@ -14,6 +14,10 @@ import (
 	"lethe/internal/matrix"
 	"lethe/internal/roomgen"
 	"lethe/internal/shutdown"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/roomwriter"
+	"lethe/internal/store/storetest"
 )
 
 // generate makes a room of four local members, and no others if remote is
@@ -28,12 +32,11 @@ func (h *house) generate(seed uint64, remote int) string {
 }
 
 // removing tries to remove all of a room's members.
-func (h *house) removing(batch store.Batch, newRoom string) error {
-	moved, _ := checkpoint()
-	return h.home.RemoveUsers(h.ctx, batch, shutdown.Removal{Members: h.members(batch.Room), NewRoom: newRoom}, moved)
+func (h *house) removing(batch storetest.Work, newRoom string) error {
+	return errOf(h.home.RemoveUsers(h.ctx, batch, shutdown.Removal{Members: h.members(batch.Room), NewRoom: newRoom}))
 }
 
-func ids(members []store.LocalMember) []string {
+func ids(members []roomwriter.LocalMember) []string {
 	var ids []string
 	for _, m := range members {
 		ids = append(ids, m.UserID)
@@ -49,14 +52,14 @@ func TestRemovedUsersHaveLeftAndForgotten(t *testing.T) {
 	require.Len(t, members, 4)
 	batch := h.begin(room)
 	outcome := h.remove(batch, "", members...)
-	require.Equal(t, shutdown.Outcome{Removed: ids(members)}, outcome)
+	require.Equal(t, stepOutcome{Removed: ids(members)}, outcome)
 	h.whole(before)
 	require.Empty(t, h.members(room))
 	require.Equal(t, []int{1}, all[int](h, `SELECT DISTINCT forgotten FROM room_memberships WHERE room_id = $1`, room))
 	require.Equal(t, []string{"leave 1"}, all[string](h, `
 		SELECT DISTINCT membership || ' ' || forgotten FROM sliding_sync_membership_snapshots WHERE room_id = $1`, room))
 	require.Empty(t, h.currentState(room), "nobody of this server is there to be told of changes")
-	job, err := h.store.Job(h.ctx, batch.Run.JobID)
+	job, err := journal.New(h.store).Job(h.ctx, batch.Run.JobID)
 	require.NoError(t, err)
 	require.Contains(t, string(job.Checkpoint), members[0].UserID, "the checkpoint is the outcome's")
 
@@ -64,7 +67,7 @@ func TestRemovedUsersHaveLeftAndForgotten(t *testing.T) {
 	newest := h.newest()
 	require.Equal(t, outcome, h.remove(batch, "", members...))
 	require.Equal(t, newest, h.newest())
-	require.Equal(t, shutdown.Outcome{Removed: []string{"@stranger:x"}}, h.remove(batch, "", store.LocalMember{UserID: "@stranger:x"}))
+	require.Equal(t, stepOutcome{Removed: []string{"@stranger:x"}}, h.remove(batch, "", roomwriter.LocalMember{UserID: "@stranger:x"}))
 	require.Equal(t, newest, h.newest())
 }
 
@@ -77,11 +80,10 @@ func TestUnsignedEventsStayAtHome(t *testing.T) {
 		err := h.removing(batch, "")
 		require.ErrorIs(t, err, shutdown.ErrUnsigned)
 		require.ErrorContains(t, err, "LETHE_SIGNING_KEY_FILE")
-		require.False(t, store.Transient(err))
+		require.False(t, postgres.Transient(err))
 	})
-	moved, _ := checkpoint()
 	h.unchanged(func() {
-		require.ErrorIs(t, h.home.SendMessage(h.ctx, batch, shutdown.Message{NewRoom: room, Sender: h.members(room)[0].UserID}, moved),
+		require.ErrorIs(t, h.home.SendMessage(h.ctx, batch, shutdown.Message{NewRoom: room, Sender: h.members(room)[0].UserID}),
 			shutdown.ErrUnsigned)
 	})
 
@@ -104,7 +106,7 @@ func TestRoomVersionsThatCannotBeWritten(t *testing.T) {
 		h.unchanged(func() {
 			err := h.removing(batch, "")
 			require.ErrorIs(t, err, shutdown.ErrRoomVersion)
-			require.ErrorContains(t, err, "events of it cannot be made, only 9 to 12")
+			require.ErrorContains(t, err, "unsupported room version (need 9 to 12)")
 		})
 	}
 	require.ErrorContains(t, shutdown.ErrRoomVersion, "only 9 to 12")
@@ -117,19 +119,18 @@ func TestStepOfASupersededRunChangesNothing(t *testing.T) {
 	h := embeddedHouse(t, shutdown.EmbeddedOptions{})
 	room := h.generate(1, -1)
 	h.exec(`INSERT INTO room_aliases VALUES ('#a:x', $1, '@alice:x')`, room)
-	moved, _ := checkpoint()
 	creator := h.members(room)[0].UserID
-	steps := map[string]func(store.Batch) error{
-		"block": func(b store.Batch) error { return h.home.Block(h.ctx, b, "@admin:x", moved) },
-		"create": func(b store.Batch) error {
-			return h.home.CreateRoom(h.ctx, b, shutdown.NewRoom{Creator: creator}, moved)
+	steps := map[string]func(storetest.Work) error{
+		"block": func(b storetest.Work) error { return h.home.Block(h.ctx, b, "@admin:x") },
+		"create": func(b storetest.Work) error {
+			return errOf(h.home.CreateRoom(h.ctx, b, shutdown.NewRoom{Creator: creator}))
 		},
-		"remove": func(b store.Batch) error { return h.removing(b, "") },
-		"message": func(b store.Batch) error {
-			return h.home.SendMessage(h.ctx, b, shutdown.Message{NewRoom: room, Sender: creator}, moved)
+		"remove": func(b storetest.Work) error { return h.removing(b, "") },
+		"message": func(b storetest.Work) error {
+			return h.home.SendMessage(h.ctx, b, shutdown.Message{NewRoom: room, Sender: creator})
 		},
-		"aliases": func(b store.Batch) error {
-			return h.home.MoveAliases(h.ctx, b, shutdown.AliasMove{NewRoom: "!n:x"}, moved)
+		"aliases": func(b storetest.Work) error {
+			return errOf(h.home.MoveAliases(h.ctx, b, shutdown.AliasMove{NewRoom: "!n:x"}))
 		},
 	}
 	batch := h.begin(room)
@@ -138,8 +139,8 @@ func TestStepOfASupersededRunChangesNothing(t *testing.T) {
 	superseded := batch
 	superseded.Run.Attempt--
 	for name, step := range steps {
-		h.unchanged(func() { require.ErrorIs(t, step(fenced), store.ErrFenced, name) })
-		h.unchanged(func() { require.ErrorIs(t, step(superseded), store.ErrSuperseded, name) })
+		h.unchanged(func() { require.ErrorIs(t, step(fenced), journal.ErrFenced, name) })
+		h.unchanged(func() { require.ErrorIs(t, step(superseded), journal.ErrSuperseded, name) })
 	}
 	for name, step := range steps {
 		if name != "remove" && name != "message" {
@@ -173,7 +174,7 @@ func TestUserWhoCannotBeRemovedKeepsNobodyElse(t *testing.T) {
 			before, members := h.newest(), ids(h.members(room))
 			h.hinder(members[1], code)
 			outcome := h.remove(h.begin(room), "", h.members(room)...)
-			require.Equal(t, shutdown.Outcome{
+			require.Equal(t, stepOutcome{
 				Removed: []string{members[0], members[2], members[3]}, Failed: []string{members[1]},
 			}, outcome)
 			h.whole(before)
@@ -197,7 +198,7 @@ func TestFailureOfTheServerFailsTheStep(t *testing.T) {
 			h.unchanged(func() {
 				err := h.removing(batch, "")
 				require.Error(t, err)
-				require.Equal(t, transient, store.Transient(err), "%v", err)
+				require.Equal(t, transient, postgres.Transient(err), "%v", err)
 			})
 		})
 	}
@@ -213,7 +214,7 @@ func TestStepWaitsForWhoeverHasTheRoomOnlyAWhile(t *testing.T) {
 	h.exec(`SELECT FROM rooms WHERE room_id = $1 FOR SHARE`, room)
 	err = h.removing(batch, "")
 	require.ErrorContains(t, err, "lock timeout")
-	require.True(t, store.Transient(err))
+	require.True(t, postgres.Transient(err))
 	require.NoError(t, tx.Rollback(h.ctx))
 	require.NoError(t, h.removing(batch, ""))
 }
@@ -254,7 +255,7 @@ func TestInvitationsToRoomsThatNobodyIsInAreTurnedDownHere(t *testing.T) {
 	h.invite(room, "@erin:x", "invite", 2)
 	h.exec(`DELETE FROM event_json WHERE event_id = '$invite @erin:x'`)
 	before := h.newest()
-	require.Equal(t, shutdown.Outcome{Removed: []string{"@bob:x", "@carol:x"}, Failed: []string{"@dave:x", "@erin:x"}},
+	require.Equal(t, stepOutcome{Removed: []string{"@bob:x", "@carol:x"}, Failed: []string{"@dave:x", "@erin:x"}},
 		h.remove(h.begin(room), "", h.members(room)...))
 	h.whole(before)
 	events := h.eventsAfter(before)
@@ -318,7 +319,7 @@ func TestOddMembershipsFail(t *testing.T) {
 			room = "!gone:x"
 		}
 		newest := h.newest()
-		require.Equal(t, shutdown.Outcome{Failed: []string{user.UserID}}, h.remove(h.begin(room), "", user), name)
+		require.Equal(t, stepOutcome{Failed: []string{user.UserID}}, h.remove(h.begin(room), "", user), name)
 		require.Equal(t, newest, h.newest(), name)
 	}
 }
@@ -335,11 +336,11 @@ func TestUserWhoCannotJoinHasLeft(t *testing.T) {
 
 	h.exec(`UPDATE event_json SET json = replace(json, '"public"', '"invite"') WHERE event_id = (
 		SELECT event_id FROM current_state_events WHERE room_id = $1 AND type = 'm.room.join_rules')`, created)
-	require.Equal(t, shutdown.Outcome{Failed: members[2:3]}, h.remove(batch, created, h.members(room)[:1]...))
+	require.Equal(t, stepOutcome{Failed: members[2:3]}, h.remove(batch, created, h.members(room)[:1]...))
 	require.Equal(t, members[3:], ids(h.members(room)), "the user has left all the same")
-	require.Equal(t, shutdown.Outcome{Removed: members[2:3]}, h.remove(batch, created, store.LocalMember{UserID: members[2]}))
+	require.Equal(t, stepOutcome{Removed: members[2:3]}, h.remove(batch, created, roomwriter.LocalMember{UserID: members[2]}))
 
-	require.Equal(t, shutdown.Outcome{Failed: members[3:]}, h.remove(batch, "!gone:x", h.members(room)...))
+	require.Equal(t, stepOutcome{Failed: members[3:]}, h.remove(batch, "!gone:x", h.members(room)...))
 	require.Empty(t, h.members(room))
 }
 
@@ -357,8 +358,7 @@ func TestJobsThatMoveUsersToTheSameRoomTakeTurns(t *testing.T) {
 		}
 		batch, members := h.begin(room), h.members(room)
 		removals = append(removals, func() error {
-			moved, _ := checkpoint()
-			return h.home.RemoveUsers(h.ctx, batch, shutdown.Removal{Members: members, NewRoom: hall}, moved)
+			return errOf(h.home.RemoveUsers(h.ctx, batch, shutdown.Removal{Members: members, NewRoom: hall}))
 		})
 	}
 	before := h.newest()
@@ -417,33 +417,30 @@ func TestNewRooms(t *testing.T) {
 			require.Equal(t, []string{"false @alice:x " + string(version)},
 				all[string](h, `SELECT concat_ws(' ', is_public::text, creator, room_version) FROM rooms`))
 
-			moved, _ := checkpoint()
 			message := shutdown.Message{NewRoom: room, Sender: "@alice:x", Body: "closed\x00"}
-			require.NoError(t, h.home.SendMessage(h.ctx, batch, message, moved))
+			require.NoError(t, h.home.SendMessage(h.ctx, batch, message))
 			h.whole(0)
 			h.unchanged(func() {
 				message.Sender = "@bob:x"
-				require.Error(t, h.home.SendMessage(h.ctx, batch, message, moved), "who is not in the room")
-				require.Error(t, h.home.CreateRoom(h.ctx, batch, shutdown.NewRoom{Creator: "@zoe:far"}, moved), "of another server")
+				require.Error(t, h.home.SendMessage(h.ctx, batch, message), "who is not in the room")
+				require.Error(t, errOf(h.home.CreateRoom(h.ctx, batch, shutdown.NewRoom{Creator: "@zoe:far"})), "of another server")
 				message.Sender, message.Body = "@alice:x", strings.Repeat("x", 70_000)
-				require.ErrorIs(t, h.home.SendMessage(h.ctx, batch, message, moved), matrix.ErrTooLarge)
+				require.ErrorIs(t, h.home.SendMessage(h.ctx, batch, message), matrix.ErrTooLarge)
 				message.NewRoom = "!gone:x"
-				require.ErrorIs(t, h.home.SendMessage(h.ctx, batch, message, moved), store.ErrNotFound)
+				require.ErrorIs(t, h.home.SendMessage(h.ctx, batch, message), postgres.ErrNotFound)
 			})
 		})
 	}
 	h := embeddedHouse(t, shutdown.EmbeddedOptions{DefaultRoomVersion: "8"})
-	moved, _ := checkpoint()
-	require.ErrorIs(t, h.home.CreateRoom(h.ctx, h.begin("!old:x"), shutdown.NewRoom{Creator: "@alice:x"}, moved), shutdown.ErrRoomVersion)
+	require.ErrorIs(t, errOf(h.home.CreateRoom(h.ctx, h.begin("!old:x"), shutdown.NewRoom{Creator: "@alice:x"})), shutdown.ErrRoomVersion)
 }
 
 func TestBlockKeepsTheFirstBlocker(t *testing.T) {
 	t.Parallel()
 	h := embeddedHouse(t, shutdown.EmbeddedOptions{})
 	batch := h.begin("!unknown:x")
-	moved, _ := checkpoint()
-	require.NoError(t, h.home.Block(h.ctx, batch, "@one:x", moved))
-	require.NoError(t, h.home.Block(h.ctx, batch, "@two:x", moved))
+	require.NoError(t, h.home.Block(h.ctx, batch, "@one:x"))
+	require.NoError(t, h.home.Block(h.ctx, batch, "@two:x"))
 	require.Equal(t, []string{"!unknown:x @one:x"}, all[string](h, `SELECT room_id || ' ' || user_id FROM blocked_rooms`))
 }
 
@@ -453,11 +450,12 @@ func TestAliasesMove(t *testing.T) {
 	h.exec(`INSERT INTO room_aliases VALUES ('#b:x', '!old:x', '@b:x'), ('#a:x', '!old:x', '@a:x'), ('#c:x', '!other:x', '@c:x')`)
 	batch := h.begin("!old:x")
 	move := shutdown.AliasMove{NewRoom: "!new:x", Owner: "@owner:x", Requester: "@admin:x"}
-	moved, outcome := checkpoint()
-	require.NoError(t, h.home.MoveAliases(h.ctx, batch, move, moved))
+	outcome, err := h.home.MoveAliases(h.ctx, batch, move)
+	require.NoError(t, err)
 	require.Equal(t, []string{"#a:x", "#b:x"}, outcome.Aliases)
 	require.Equal(t, []string{"#a:x !new:x @admin:x", "#b:x !new:x @admin:x", "#c:x !other:x @c:x"},
 		all[string](h, `SELECT concat_ws(' ', room_alias, room_id, creator) FROM room_aliases ORDER BY 1`))
-	require.NoError(t, h.home.MoveAliases(h.ctx, batch, move, moved))
+	outcome, err = h.home.MoveAliases(h.ctx, batch, move)
+	require.NoError(t, err)
 	require.Empty(t, outcome.Aliases)
 }

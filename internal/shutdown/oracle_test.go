@@ -13,6 +13,8 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/shutdown"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/roomwriter"
 )
 
 // An operation is a room's shutdown as Synapse did it.
@@ -59,32 +61,30 @@ func (h *house) shutDown(o operation) string {
 	h.t.Helper()
 	batch := h.begin(o.ID)
 	if o.Body.Block {
-		moved, _ := checkpoint()
-		require.NoError(h.t, h.home.Block(h.ctx, batch, "@admin:lab.test", moved))
+		require.NoError(h.t, h.home.Block(h.ctx, batch, "@admin:lab.test"))
 	}
 	var newRoom string
 	if o.Body.NewUser != "" {
 		newRoom = h.create(batch, o.Body.NewUser, o.Body.Name)
 	}
 	members := h.members(o.ID)
-	slices.SortFunc(members, func(a, b store.LocalMember) int {
+	slices.SortFunc(members, func(a, b roomwriter.LocalMember) int {
 		return slices.Index(o.Final.Result.Kicked, a.UserID) - slices.Index(o.Final.Result.Kicked, b.UserID)
 	})
 	outcome := h.remove(batch, newRoom, members...)
 	require.Equal(h.t, o.Final.Result.Kicked, outcome.Removed)
 	require.Empty(h.t, outcome.Failed)
 	if newRoom != "" {
-		moved, _ := checkpoint()
 		require.NoError(h.t, h.home.SendMessage(h.ctx, batch, shutdown.Message{
 			JobID: batch.Run.JobID, NewRoom: newRoom, Sender: o.Body.NewUser, Body: o.Body.Message,
-		}, moved))
-		moved, outcome := checkpoint()
-		require.NoError(h.t, h.home.MoveAliases(h.ctx, batch, shutdown.AliasMove{
+		}))
+		outcome, err := h.home.MoveAliases(h.ctx, batch, shutdown.AliasMove{
 			NewRoom: newRoom, Owner: o.Body.NewUser, Requester: "@admin:lab.test",
-		}, moved))
+		})
+		require.NoError(h.t, err)
 		require.Equal(h.t, o.Final.Result.Aliases, outcome.Aliases)
 	}
-	require.NoError(h.t, h.store.EndJob(h.ctx, batch.Run, store.JobComplete, ""))
+	require.NoError(h.t, journal.New(h.store).EndJob(h.ctx, batch.Run, journal.Complete, ""))
 	return newRoom
 }
 
@@ -327,6 +327,6 @@ func TestHostileStateIsShownAsFarAsItCanBe(t *testing.T) {
 			SELECT concat_ws(' ', membership, coalesce(room_name, 'no name'), is_encrypted::text)
 			FROM sliding_sync_membership_snapshots WHERE room_id = $1 AND user_id = $2`, room, member.UserID))
 		require.Len(t, h.eventsAfter(before), 1)
-		require.NoError(t, h.store.EndJob(h.ctx, batch.Run, store.JobComplete, ""))
+		require.NoError(t, journal.New(h.store).EndJob(h.ctx, batch.Run, journal.Complete, ""))
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"lethe/internal/roomgen"
 	"lethe/internal/shutdown"
+	"lethe/internal/store/journal"
 )
 
 // TestStateIsTheModels removes the members of made-up rooms in some order, and
@@ -73,7 +74,7 @@ func (h *house) stateIsTheModels(t *rapid.T, seed uint64, hall string) {
 	for part := range slices.Chunk(leaving, rapid.IntRange(1, 3).Draw(t, "at a time")) {
 		require.Empty(t, h.remove(batch, newRoom, part...).Failed)
 	}
-	require.NoError(t, h.store.EndJob(h.ctx, batch.Run, store.JobComplete, ""))
+	require.NoError(t, journal.New(h.store).EndJob(h.ctx, batch.Run, journal.Complete, ""))
 	if len(leaving) > 0 {
 		h.whole(before)
 	}

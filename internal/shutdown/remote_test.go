@@ -23,6 +23,11 @@ import (
 	"lethe/internal/homeserver"
 	"lethe/internal/jobs"
 	"lethe/internal/shutdown"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/roomwriter"
+	"lethe/internal/store/storetest"
 )
 
 const (
@@ -58,20 +63,20 @@ type town struct {
 type remoteLab struct {
 	*town
 	ctx    context.Context
-	store  *store.Store
-	remote *shutdown.Remote
-	batch  store.Batch
+	store  *postgres.DB
+	remote driver
+	batch  storetest.Work
 }
 
 func setupRemote(t *testing.T) *remoteLab {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	database := devstacktest.Database(t, "embedded", store.MigrateEmbedded)
+	database := devstacktest.Database(t, "embedded", migrate.UpEmbedded)
 	conn, err := pgx.Connect(ctx, database)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	db, err := store.Open(ctx, database, store.Options{})
+	db, err := postgres.Open(ctx, database, postgres.Options{})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	town := &town{
@@ -86,39 +91,34 @@ func setupRemote(t *testing.T) *remoteLab {
 	}
 }
 
-func remoteOf(t *testing.T, db *store.Store, url string, options homeserver.Options) *shutdown.Remote {
+func remoteOf(t *testing.T, db *postgres.DB, url string, options homeserver.Options) driver {
 	t.Helper()
 	client, err := homeserver.New(url, options)
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
-	return shutdown.NewRemote(db, shutdown.RemoteOptions{Homeserver: client.Service(asToken), Parallel: 4})
+	return drive(db, shutdown.NewRemote(db, shutdown.RemoteOptions{Homeserver: client.Service(asToken), Parallel: 4}))
 }
 
 // begin makes a job of the room and what its batches need.
-func begin(t *testing.T, ctx context.Context, db *store.Store, room string) store.Batch {
+func begin(t tester, ctx context.Context, db *postgres.DB, room string) storetest.Work {
 	t.Helper()
-	id := jobs.NewID()
-	require.NoError(t, db.InsertJob(ctx, store.Job{
-		ID: id, Kind: "delete_room", Room: room, Parameters: json.RawMessage(`{}`), Requester: "@admin:x",
-	}, false))
-	job, err := db.ClaimJob(ctx, id, 1, jobs.HeartbeatStale, 0)
+	j := journal.New(db)
+	wanted := storetest.NewJob(jobs.NewID(), room)
+	wanted.Kind = jobs.DeleteRoom
+	require.NoError(t, j.InsertJob(ctx, wanted, false))
+	job, err := j.ClaimJob(ctx, wanted.ID, 1, jobs.HeartbeatStale, 0)
 	require.NoError(t, err)
-	fence, err := db.NextFence(ctx, room)
+	fence, err := j.NextFence(ctx, room)
 	require.NoError(t, err)
-	return store.Batch{
-		Run: store.Run{JobID: id, Generation: job.Generation, Attempt: job.Attempt}, Room: room, Fence: fence, Lease: time.Minute,
-	}
+	return storetest.Work{Run: storetest.RunOf(job), RoomLock: journal.RoomLock{Room: room, Fence: fence, Lease: time.Minute}}
 }
 
-// itself is a checkpoint of all that there is to know.
-func itself(o shutdown.Outcome) any { return o }
-
 // outcome is what the last step wrote to the job's row.
-func (l *remoteLab) outcome() shutdown.Outcome {
+func (l *remoteLab) outcome() stepOutcome {
 	l.t.Helper()
-	job, err := l.store.Job(l.ctx, l.batch.Run.JobID)
+	job, err := journal.New(l.store).Job(l.ctx, l.batch.Run.JobID)
 	require.NoError(l.t, err)
-	var o shutdown.Outcome
+	var o stepOutcome
 	require.NoError(l.t, json.Unmarshal(job.Checkpoint, &o))
 	return o
 }
@@ -309,7 +309,7 @@ func TestRemoteBlocks(t *testing.T) {
 	t.Parallel()
 	l := setupRemote(t)
 	for range 2 {
-		require.NoError(t, l.remote.Block(l.ctx, l.batch, "@admin:x", itself))
+		require.NoError(t, l.remote.Block(l.ctx, l.batch, "@admin:x"))
 	}
 	require.Equal(t, map[string]string{oldRoom: "@admin:x"}, l.see(l.blocked))
 	require.Equal(t, "PUT /_synapse/admin/v1/rooms/%21old%2F1:x/block @admin:x", strings.Replace(l.taken()[0], "!", "%21", 1))
@@ -321,19 +321,19 @@ func TestRemoteCreatesOneRoom(t *testing.T) {
 	room := shutdown.NewRoom{JobID: l.batch.Run.JobID, Creator: "@owner:x", Name: "Moved"}
 	lost := l.batch
 	lost.Fence--
-	require.ErrorIs(t, l.remote.CreateRoom(l.ctx, lost, room, itself), store.ErrFenced, "it was made, and not recorded")
+	require.ErrorIs(t, errOf(l.remote.CreateRoom(l.ctx, lost, room)), journal.ErrFenced, "it was made, and not recorded")
 	for range 2 {
-		require.NoError(t, l.remote.CreateRoom(l.ctx, l.batch, room, itself))
+		require.NoError(t, errOf(l.remote.CreateRoom(l.ctx, l.batch, room)))
 		require.Equal(t, "!new1:x", l.outcome().NewRoom)
 	}
 	require.Equal(t, []string{"POST /createRoom @owner:x"}, l.taken())
 
 	// While it lacks its join rules, it is awaited; another job's is another.
 	l.exec(`DELETE FROM current_state_events WHERE type = 'm.room.join_rules'`)
-	require.ErrorIs(t, l.remote.CreateRoom(l.ctx, l.batch, room, itself), shutdown.ErrHomeserver)
+	require.ErrorIs(t, errOf(l.remote.CreateRoom(l.ctx, l.batch, room)), shutdown.ErrHomeserver)
 	require.Empty(t, l.taken())
 	room.JobID = "another"
-	require.NoError(t, l.remote.CreateRoom(l.ctx, l.batch, room, itself))
+	require.NoError(t, errOf(l.remote.CreateRoom(l.ctx, l.batch, room)))
 	require.Equal(t, "!new2:x", l.outcome().NewRoom)
 }
 
@@ -360,11 +360,11 @@ func TestRemoteDoesNotRepeatCreateRoom(t *testing.T) {
 		},
 	} {
 		l.setBefore(func(w http.ResponseWriter, _ string) bool { before(w); return true })
-		require.ErrorIs(t, l.remote.CreateRoom(l.ctx, l.batch, room, itself), shutdown.ErrHomeserver, name)
+		require.ErrorIs(t, errOf(l.remote.CreateRoom(l.ctx, l.batch, room)), shutdown.ErrHomeserver, name)
 		require.Len(t, l.taken(), 1, name)
 	}
 	l.setBefore(func(w http.ResponseWriter, _ string) bool { refuse(w, 403, "M_FORBIDDEN"); return true })
-	err := l.remote.CreateRoom(l.ctx, l.batch, room, itself)
+	err := errOf(l.remote.CreateRoom(l.ctx, l.batch, room))
 	require.EqualError(t, err, "create a room: 403 M_FORBIDDEN: no")
 	require.NotErrorIs(t, err, shutdown.ErrHomeserver)
 }
@@ -395,7 +395,7 @@ func TestRemoteRemovesUsers(t *testing.T) {
 		}
 		return true
 	})
-	removal := shutdown.Removal{NewRoom: newRoom, Requester: "@admin:x", Members: []store.LocalMember{
+	removal := shutdown.Removal{NewRoom: newRoom, Requester: "@admin:x", Members: []roomwriter.LocalMember{
 		{UserID: "@a:x", Membership: "join"},
 		{UserID: "@b/?:x", Membership: "join"},
 		{UserID: "@c:x", Membership: "join"},
@@ -404,7 +404,7 @@ func TestRemoteRemovesUsers(t *testing.T) {
 		{UserID: "@broken:x", Membership: "join"},
 	}}
 	for range 2 {
-		require.NoError(t, l.remote.RemoveUsers(l.ctx, l.batch, removal, itself))
+		require.NoError(t, errOf(l.remote.RemoveUsers(l.ctx, l.batch, removal)))
 		got := l.outcome()
 		require.ElementsMatch(t, []string{"@a:x", "@b/?:x", "@invited:x"}, got.Removed)
 		require.ElementsMatch(t, []string{"@c:x", "@stranger:x", "@broken:x"}, got.Failed)
@@ -417,7 +417,7 @@ func TestRemoteRemovesUsers(t *testing.T) {
 	// Without a new room nobody joins one.
 	l.taken()
 	removal.NewRoom, removal.Members = "", removal.Members[:2]
-	require.NoError(t, l.remote.RemoveUsers(l.ctx, l.batch, removal, itself))
+	require.NoError(t, errOf(l.remote.RemoveUsers(l.ctx, l.batch, removal)))
 	require.Len(t, l.taken(), 4)
 }
 
@@ -428,7 +428,7 @@ func TestRemoteRemovesSomeAtATime(t *testing.T) {
 	for i := range 12 {
 		user := fmt.Sprintf("@u%d:x", i)
 		l.members[oldRoom][user] = "there"
-		removal.Members = append(removal.Members, store.LocalMember{UserID: user, Membership: "join"})
+		removal.Members = append(removal.Members, roomwriter.LocalMember{UserID: user, Membership: "join"})
 	}
 	var at, most atomic.Int32
 	four := make(chan struct{})
@@ -451,7 +451,7 @@ func TestRemoteRemovesSomeAtATime(t *testing.T) {
 		<-four // so that there is a moment with four
 		return false
 	})
-	require.NoError(t, l.remote.RemoveUsers(l.ctx, l.batch, removal, itself))
+	require.NoError(t, errOf(l.remote.RemoveUsers(l.ctx, l.batch, removal)))
 	require.Len(t, l.outcome().Removed, 12)
 	require.EqualValues(t, 4, most.Load())
 }
@@ -460,17 +460,17 @@ func TestRemoteRemovesSomeAtATime(t *testing.T) {
 func TestRemoteWithoutAHomeserver(t *testing.T) {
 	t.Parallel()
 	l := setupRemote(t)
-	members := []store.LocalMember{{UserID: "@a:x", Membership: "join"}, {UserID: "@b:x", Membership: "join"}}
-	steps := func(remote *shutdown.Remote) map[string]error {
+	members := []roomwriter.LocalMember{{UserID: "@a:x", Membership: "join"}, {UserID: "@b:x", Membership: "join"}}
+	steps := func(remote driver) map[string]error {
 		return map[string]error{
-			"block": remote.Block(l.ctx, l.batch, "@admin:x", itself),
-			"create": remote.CreateRoom(l.ctx, l.batch,
-				shutdown.NewRoom{JobID: l.batch.Run.JobID, Creator: "@a:x", Name: "n"}, itself),
-			"users": remote.RemoveUsers(l.ctx, l.batch, shutdown.Removal{Members: members}, itself),
+			"block": remote.Block(l.ctx, l.batch, "@admin:x"),
+			"create": errOf(remote.CreateRoom(l.ctx, l.batch,
+				shutdown.NewRoom{JobID: l.batch.Run.JobID, Creator: "@a:x", Name: "n"})),
+			"users": errOf(remote.RemoveUsers(l.ctx, l.batch, shutdown.Removal{Members: members})),
 			"message": remote.SendMessage(l.ctx, l.batch,
-				shutdown.Message{JobID: "j", NewRoom: newRoom, Sender: "@a:x", Body: "b"}, itself),
-			"aliases": remote.MoveAliases(l.ctx, l.batch,
-				shutdown.AliasMove{NewRoom: newRoom, Owner: "@a:x", Known: []string{"#a:x"}}, itself),
+				shutdown.Message{JobID: "j", NewRoom: newRoom, Sender: "@a:x", Body: "b"}),
+			"aliases": errOf(remote.MoveAliases(l.ctx, l.batch,
+				shutdown.AliasMove{NewRoom: newRoom, Owner: "@a:x", Known: []string{"#a:x"}})),
 		}
 	}
 	requireAway := func(t *testing.T, errs map[string]error, why string) {
@@ -479,7 +479,7 @@ func TestRemoteWithoutAHomeserver(t *testing.T) {
 			require.ErrorContains(t, err, why, step)
 			require.NotContains(t, err.Error(), asToken)
 		}
-		job, err := l.store.Job(l.ctx, l.batch.Run.JobID)
+		job, err := journal.New(l.store).Job(l.ctx, l.batch.Run.JobID)
 		require.NoError(t, err)
 		require.NotContains(t, string(job.Checkpoint), "@a:x", "nobody failed")
 	}
@@ -526,10 +526,10 @@ func TestRemoteOneUserWithoutAnswer(t *testing.T) {
 		return false
 	})
 	remote := remoteOf(t, l.store, l.server.URL, homeserver.Options{Timeout: 300 * time.Millisecond})
-	require.NoError(t, remote.RemoveUsers(l.ctx, l.batch, shutdown.Removal{Members: []store.LocalMember{
+	require.NoError(t, errOf(remote.RemoveUsers(l.ctx, l.batch, shutdown.Removal{Members: []roomwriter.LocalMember{
 		{UserID: "@stuck:x", Membership: "invite"}, {UserID: "@a:x", Membership: "join"},
-	}}, itself))
-	require.Equal(t, shutdown.Outcome{Removed: []string{"@a:x"}, Failed: []string{"@stuck:x"}}, l.outcome())
+	}})))
+	require.Equal(t, stepOutcome{Removed: []string{"@a:x"}, Failed: []string{"@stuck:x"}}, l.outcome())
 }
 
 // A step ends with the room's lock, and says why.
@@ -543,10 +543,10 @@ func TestRemoteEndsWithItsContext(t *testing.T) {
 		refuse(w, 503, "M_UNKNOWN")
 		return true
 	})
-	err := l.remote.RemoveUsers(ctx, l.batch, shutdown.Removal{Members: []store.LocalMember{{UserID: "@a:x", Membership: "join"}}}, itself)
+	err := errOf(l.remote.RemoveUsers(ctx, l.batch, shutdown.Removal{Members: []roomwriter.LocalMember{{UserID: "@a:x", Membership: "join"}}}))
 	require.ErrorIs(t, err, lost)
 	require.NotErrorIs(t, err, shutdown.ErrHomeserver)
-	job, err := l.store.Job(l.ctx, l.batch.Run.JobID)
+	job, err := journal.New(l.store).Job(l.ctx, l.batch.Run.JobID)
 	require.NoError(t, err)
 	require.NotContains(t, string(job.Checkpoint), "@a:x")
 
@@ -559,7 +559,7 @@ func TestRemoteEndsWithItsContext(t *testing.T) {
 		return true
 	})
 	patient := remoteOf(t, l.store, l.server.URL, homeserver.Options{MostWait: time.Hour})
-	require.ErrorIs(t, patient.Block(short, l.batch, "@admin:x", itself), shutdown.ErrHomeserver)
+	require.ErrorIs(t, patient.Block(short, l.batch, "@admin:x"), shutdown.ErrHomeserver)
 	require.NoError(t, short.Err())
 }
 
@@ -568,7 +568,7 @@ func TestRemoteSendsOneMessage(t *testing.T) {
 	l := setupRemote(t)
 	for range 2 {
 		require.NoError(t, l.remote.SendMessage(l.ctx, l.batch,
-			shutdown.Message{JobID: "job", NewRoom: newRoom, Sender: "@owner:x", Body: "closed \u2026"}, itself))
+			shutdown.Message{JobID: "job", NewRoom: newRoom, Sender: "@owner:x", Body: "closed \u2026"}))
 	}
 	require.Equal(t, map[string]string{"job": "@owner:x m.text closed \u2026"}, l.see(l.messages))
 }
@@ -579,15 +579,15 @@ func TestRemoteMovesAliases(t *testing.T) {
 	l.alias("#a/b:x", "#c?:x")
 	l.aliases["#other:x"] = "!other:x"
 	move := shutdown.AliasMove{NewRoom: newRoom, Owner: "@owner:x", Requester: "@admin:x"}
-	require.NoError(t, l.remote.MoveAliases(l.ctx, l.batch, move, itself))
-	require.Equal(t, shutdown.Outcome{Aliases: []string{"#a/b:x", "#c?:x"}}, l.outcome())
+	require.NoError(t, errOf(l.remote.MoveAliases(l.ctx, l.batch, move)))
+	require.Equal(t, stepOutcome{Aliases: []string{"#a/b:x", "#c?:x"}}, l.outcome())
 	require.Equal(t, map[string]string{"#a/b:x": newRoom, "#c?:x": newRoom, "#other:x": "!other:x"}, l.see(l.aliases))
 	require.Contains(t, l.taken(), "PUT /directory/room/%23c%3F:x @owner:x")
 
 	// Again, with what was known: nothing changes.
 	move.Known = []string{"#a/b:x", "#c?:x", "#other:x"}
-	require.NoError(t, l.remote.MoveAliases(l.ctx, l.batch, move, itself))
-	require.Equal(t, shutdown.Outcome{Aliases: []string{"#a/b:x", "#c?:x"}}, l.outcome())
+	require.NoError(t, errOf(l.remote.MoveAliases(l.ctx, l.batch, move)))
+	require.Equal(t, stepOutcome{Aliases: []string{"#a/b:x", "#c?:x"}}, l.outcome())
 	for _, request := range l.taken() {
 		require.True(t, strings.HasPrefix(request, "GET "), request)
 	}
@@ -619,7 +619,7 @@ func TestRemoteResumesAliases(t *testing.T) {
 				}
 			})
 			move := shutdown.AliasMove{NewRoom: newRoom, Owner: "@owner:x"}
-			err := l.remote.MoveAliases(ctx, l.batch, move, itself)
+			err := errOf(l.remote.MoveAliases(ctx, l.batch, move))
 			l.setBefore(nil)
 			l.setAfter(nil)
 			if crashAt > 6 { // as many requests as there are
@@ -629,7 +629,7 @@ func TestRemoteResumesAliases(t *testing.T) {
 			}
 			require.ErrorIs(t, err, context.Canceled)
 			move.Known = l.outcome().Planned
-			require.NoError(t, l.remote.MoveAliases(l.ctx, l.batch, move, itself))
+			require.NoError(t, errOf(l.remote.MoveAliases(l.ctx, l.batch, move)))
 			require.Equal(t, []string{"#a:x", "#b:x"}, l.outcome().Aliases, "crash %d, late %t", crashAt, late)
 			require.Equal(t, map[string]string{"#a:x": newRoom, "#b:x": newRoom}, l.see(l.aliases))
 		}
@@ -648,7 +648,7 @@ func TestRemoteAliasThatCannotBeMoved(t *testing.T) {
 		}
 		return false
 	})
-	err := l.remote.MoveAliases(l.ctx, l.batch, shutdown.AliasMove{NewRoom: newRoom, Owner: "@owner:x"}, itself)
+	err := errOf(l.remote.MoveAliases(l.ctx, l.batch, shutdown.AliasMove{NewRoom: newRoom, Owner: "@owner:x"}))
 	require.EqualError(t, err, "move the alias #a:x: delete an alias: 403 M_FORBIDDEN: no")
 	require.Equal(t, map[string]string{"#a:x": oldRoom, "#b:x": newRoom}, l.see(l.aliases))
 }
@@ -670,7 +670,7 @@ func TestRemoteAliasThatWasPutUnanswered(t *testing.T) {
 		}
 		return false
 	})
-	require.NoError(t, l.remote.MoveAliases(l.ctx, l.batch, shutdown.AliasMove{NewRoom: newRoom, Owner: "@owner:x"}, itself))
+	require.NoError(t, errOf(l.remote.MoveAliases(l.ctx, l.batch, shutdown.AliasMove{NewRoom: newRoom, Owner: "@owner:x"})))
 	require.Equal(t, 2, puts)
 	require.Equal(t, []string{"#a:x"}, l.outcome().Aliases)
 }
@@ -679,20 +679,20 @@ func TestRemoteAliasThatWasPutUnanswered(t *testing.T) {
 func TestRemoteOfAHeldRoom(t *testing.T) {
 	t.Parallel()
 	l := setupRemote(t)
-	_, err := l.store.PlaceHold(l.ctx, oldRoom, "why", "@admin:x")
+	_, err := journal.NewHolds(l.store).Place(l.ctx, oldRoom, "why", "@admin:x")
 	require.NoError(t, err)
-	members := []store.LocalMember{{UserID: "@a:x", Membership: "join"}}
+	members := []roomwriter.LocalMember{{UserID: "@a:x", Membership: "join"}}
 	for name, err := range map[string]error{
-		"block": l.remote.Block(l.ctx, l.batch, "@admin:x", itself),
-		"create": l.remote.CreateRoom(l.ctx, l.batch,
-			shutdown.NewRoom{JobID: l.batch.Run.JobID, Creator: "@a:x", Name: "n"}, itself),
-		"users": l.remote.RemoveUsers(l.ctx, l.batch, shutdown.Removal{Members: members}, itself),
+		"block": l.remote.Block(l.ctx, l.batch, "@admin:x"),
+		"create": errOf(l.remote.CreateRoom(l.ctx, l.batch,
+			shutdown.NewRoom{JobID: l.batch.Run.JobID, Creator: "@a:x", Name: "n"})),
+		"users": errOf(l.remote.RemoveUsers(l.ctx, l.batch, shutdown.Removal{Members: members})),
 		"message": l.remote.SendMessage(l.ctx, l.batch,
-			shutdown.Message{JobID: "j", NewRoom: newRoom, Sender: "@a:x", Body: "b"}, itself),
-		"aliases": l.remote.MoveAliases(l.ctx, l.batch,
-			shutdown.AliasMove{NewRoom: newRoom, Owner: "@a:x", Known: []string{"#a:x"}}, itself),
+			shutdown.Message{JobID: "j", NewRoom: newRoom, Sender: "@a:x", Body: "b"}),
+		"aliases": errOf(l.remote.MoveAliases(l.ctx, l.batch,
+			shutdown.AliasMove{NewRoom: newRoom, Owner: "@a:x", Known: []string{"#a:x"}})),
 	} {
-		require.ErrorIs(t, err, store.ErrHeld, name)
+		require.ErrorIs(t, err, journal.ErrHeld, name)
 	}
 	require.Empty(t, l.requests)
 }

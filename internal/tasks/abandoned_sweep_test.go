@@ -11,13 +11,15 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/retention"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/storetest"
 )
 
 // lodge makes a room of which local users are or were members: what each is, and
 // for how many days.
 func (l *lab) lodge(room string, members ...any) {
-	l.t.Helper()
-	l.exec(`INSERT INTO rooms (room_id, creator, room_version) VALUES ($1, '@zoe:hash.org', '10')`, room)
+	l.T.Helper()
+	l.Exec(`INSERT INTO rooms (room_id, creator, room_version) VALUES ($1, '@zoe:hash.org', '10')`, room)
 	for i := 0; i < len(members); i += 2 {
 		l.enter(room, fmt.Sprintf("@u%d:x", i), members[i].(string), members[i+1].(int))
 	}
@@ -25,14 +27,14 @@ func (l *lab) lodge(room string, members ...any) {
 
 // enter makes the user what it says, since so many days ago.
 func (l *lab) enter(room, user, membership string, days int) {
-	l.t.Helper()
+	l.T.Helper()
 	id := fmt.Sprintf("$%s-%d%s%s", membership, days, user, room)
-	l.exec(`
+	l.Exec(`
 		INSERT INTO events (event_id, room_id, type, topological_ordering, depth, stream_ordering, processed, outlier, sender, received_ts, origin_server_ts)
 		SELECT $1, $2, 'm.room.member', 1, 1, coalesce(max(stream_ordering), 0) + 1, true, false, $3,
 		       extract(epoch FROM now())::numeric * 1000 - $4::bigint, 0
 		FROM events`, id, room, user, int64(days)*day)
-	l.exec(`
+	l.Exec(`
 		INSERT INTO local_current_membership (room_id, user_id, event_id, membership) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (user_id, room_id) DO UPDATE SET event_id = excluded.event_id, membership = excluded.membership`,
 		room, user, id, membership)
@@ -48,40 +50,40 @@ func forsaking() WorkerOptions {
 
 // look sweeps for abandoned rooms once, and leaves the deletes that it makes queued.
 func (l *lab) look(options WorkerOptions) sweepResult {
-	l.t.Helper()
-	id, err := l.client.submit(l.ctx, jobs.AbandonedSweep, "", retentionRequester,
+	l.T.Helper()
+	id, err := l.client.submit(l.Ctx, jobs.AbandonedSweep, "", retentionRequester,
 		retentionSweepParameters{Job: retention.AbandonedJob, Tick: time.Now()}, false)
-	require.NoError(l.t, err)
+	require.NoError(l.T, err)
 	run := l.claim(id)
-	sweep, err := l.worker(options).newWork(l.ctx, run)
-	require.NoError(l.t, err)
+	sweep, err := l.worker(options).newWorkFromRow(l.Ctx, run)
+	require.NoError(l.T, err)
 	for done := false; !done; {
-		done, err = sweep.next(l.ctx)
-		require.NoError(l.t, err)
+		done, err = sweep.next(l.Ctx)
+		require.NoError(l.T, err)
 	}
-	require.NoError(l.t, l.store.EndJob(l.ctx, run, store.JobComplete, ""))
+	require.NoError(l.T, l.Journal.EndJob(l.Ctx, run, journal.Complete, ""))
 	return l.sweptSoFar(id)
 }
 
 // passes makes what was seen older by a number of days.
 func (l *lab) passes(days int) {
-	l.t.Helper()
-	l.exec(`UPDATE lethe.abandoned_rooms SET seen_at = seen_at - $1::interval`, time.Duration(days)*24*time.Hour)
+	l.T.Helper()
+	l.Exec(`UPDATE lethe.abandoned_rooms SET seen_at = seen_at - $1::interval`, time.Duration(days)*24*time.Hour)
 }
 
 // deletes are the rooms that have had a delete of a sweep, and its state.
 func (l *lab) deletes() []string {
-	l.t.Helper()
-	return all[string](l, `
+	l.T.Helper()
+	return storetest.All[string](l.Lab, `
 		SELECT room_id || ' ' || state FROM lethe.jobs
 		WHERE kind = 'delete_room' AND requester = 'retention' AND queue = 'low' ORDER BY room_id, created_at`)
 }
 
 // deleted waits until all deletes have ended.
 func (l *lab) deleted() {
-	l.t.Helper()
-	require.Eventually(l.t, func() bool {
-		open, err := l.store.OpenLowJobs(l.ctx)
+	l.T.Helper()
+	require.Eventually(l.T, func() bool {
+		open, err := l.Journal.OpenLowJobs(l.Ctx)
 		return err == nil && open == 0
 	}, time.Minute, 20*time.Millisecond)
 }
@@ -99,10 +101,10 @@ func TestAbandonedRoomsAreDeletedAtTheSecondLook(t *testing.T) {
 	} {
 		l.lodge(room, members...)
 	}
-	l.exec(`DELETE FROM events WHERE event_id LIKE '$leave-80%!undated:x'`)
-	l.exec(`INSERT INTO current_state_events (event_id, room_id, type, state_key, membership) VALUES ('$j', '!state:x', 'm.room.member', '@u:x', 'join')`)
-	l.exec(`INSERT INTO room_aliases (room_alias, room_id) VALUES ('#a:x', '!alias:x')`)
-	l.exec(`INSERT INTO room_stats_state (room_id, canonical_alias) VALUES ('!canonical:x', '#c:far')`)
+	l.Exec(`DELETE FROM events WHERE event_id LIKE '$leave-80%!undated:x'`)
+	l.Exec(`INSERT INTO current_state_events (event_id, room_id, type, state_key, membership) VALUES ('$j', '!state:x', 'm.room.member', '@u:x', 'join')`)
+	l.Exec(`INSERT INTO room_aliases (room_alias, room_id) VALUES ('#a:x', '!alias:x')`)
+	l.Exec(`INSERT INTO room_stats_state (room_id, canonical_alias) VALUES ('!canonical:x', '#c:far')`)
 	l.place("!held:x")
 	l.delete("!deleting:x", nil)
 	options := forsaking()
@@ -115,7 +117,7 @@ func TestAbandonedRoomsAreDeletedAtTheSecondLook(t *testing.T) {
 	require.Equal(t, want, l.look(options))
 	require.Equal(t, want, l.look(options), "no time has passed")
 	require.Empty(t, l.deletes())
-	require.Equal(t, []string{"!gone:x"}, all[string](l, `SELECT room_id FROM lethe.abandoned_rooms`))
+	require.Equal(t, []string{"!gone:x"}, storetest.All[string](l.Lab, `SELECT room_id FROM lethe.abandoned_rooms`))
 
 	l.passes(1)
 	want.Skipped.CoolingOff, want.Enqueued = 0, 1
@@ -124,12 +126,12 @@ func TestAbandonedRoomsAreDeletedAtTheSecondLook(t *testing.T) {
 	want.Skipped.Deleting, want.Enqueued = 2, 0
 	require.Equal(t, want, l.look(options), "it has one delete")
 
-	l.exec(`UPDATE lethe.jobs SET state = 'cancelled', ended_at = now(), error = NULL WHERE room_id = '!deleting:x'`)
+	l.Exec(`UPDATE lethe.jobs SET state = 'cancelled', ended_at = now(), error = NULL WHERE room_id = '!deleting:x'`)
 	l.work(options)
 	l.deleted()
 	require.Equal(t, []string{"!gone:x complete"}, l.deletes())
 	l.gone("!gone:x")
-	require.Len(t, all[string](l, `SELECT room_id FROM rooms`), 14)
+	require.Len(t, storetest.All[string](l.Lab, `SELECT room_id FROM rooms`), 14)
 }
 
 // A room is deleted only if all looks of the time find it abandoned.
@@ -143,11 +145,11 @@ func TestRoomThatIsNotAbandonedMeanwhileCoolsOffAgain(t *testing.T) {
 	l.passes(9)
 	l.enter("!back:x", "@u0:x", "join", 0)
 	l.place("!held:x")
-	l.exec(`DELETE FROM rooms WHERE room_id = '!lost:x'`)
+	l.Exec(`DELETE FROM rooms WHERE room_id = '!lost:x'`)
 	got := l.look(forsaking())
 	require.EqualValues(t, 1, got.Skipped.Members)
 	require.EqualValues(t, 1, got.Skipped.Held)
-	require.Empty(t, all[string](l, `SELECT room_id FROM lethe.abandoned_rooms`))
+	require.Empty(t, storetest.All[string](l.Lab, `SELECT room_id FROM lethe.abandoned_rooms`))
 
 	l.release("!held:x")
 	l.enter("!back:x", "@u0:x", "leave", 0)
@@ -170,7 +172,7 @@ func TestAbandonedRoomsPerRun(t *testing.T) {
 	got := l.look(options)
 	require.EqualValues(t, 3, got.Enqueued)
 	require.EqualValues(t, 2, got.Skipped.Capped)
-	l.exec(`UPDATE lethe.jobs SET state = 'failed', ended_at = now(), error = 'why' WHERE kind = 'delete_room'`)
+	l.Exec(`UPDATE lethe.jobs SET state = 'failed', ended_at = now(), error = 'why' WHERE kind = 'delete_room'`)
 
 	// The others have their turn before those whose delete has failed.
 	got = l.look(options)
@@ -224,10 +226,10 @@ func TestAbandonedSweepThatIsNotEnabledFails(t *testing.T) {
 	l := setup(t)
 	options := forsaking()
 	options.Beside = true
-	_, err := l.worker(options).newAbandonedSweep(store.Job{}, store.Run{})
+	_, err := l.worker(options).newAbandonedSweep(l.Ctx, journal.Job{}, journal.Run{})
 	require.ErrorIs(t, err, errBeside)
 	options.Retention.Abandoned.Enabled = false
-	_, err = l.worker(options).newAbandonedSweep(store.Job{}, store.Run{})
+	_, err = l.worker(options).newAbandonedSweep(l.Ctx, journal.Job{}, journal.Run{})
 	require.ErrorIs(t, err, errAbandonedOff)
 }
 
@@ -237,28 +239,28 @@ func TestAbandonedRoomsHaveASchedule(t *testing.T) {
 	l := setup(t)
 	rules := forsaking().Retention
 	rules.Jobs = []retention.Job{retention.Everything()}
-	scheduler := NewScheduler(l.store, l.redis, l.log, l.metrics, SchedulerOptions{
+	scheduler := NewScheduler(l.DB, l.redis, l.log, l.metrics, SchedulerOptions{
 		Rules: rules, Now: func(context.Context) (time.Time, error) { return time.Date(2026, 3, 5, 6, 0, 0, 0, time.UTC), nil },
 	})
-	ids, err := scheduler.Once(l.ctx, "")
+	ids, err := scheduler.Once(l.Ctx, "")
 	require.NoError(t, err)
 	require.Len(t, ids, 1)
-	again, err := scheduler.Once(l.ctx, retention.AbandonedJob)
+	again, err := scheduler.Once(l.Ctx, retention.AbandonedJob)
 	require.NoError(t, err)
 	require.Equal(t, ids, again)
-	job := l.job(ids[0])
-	require.Equal(t, string(jobs.AbandonedSweep), job.Kind)
+	job := l.Job(ids[0])
+	require.Equal(t, jobs.AbandonedSweep, job.Kind)
 	require.JSONEq(t, `{"job": "abandoned-rooms", "tick": "2026-03-05T00:00:00Z"}`, string(job.Parameters))
-	none, err := scheduler.Once(l.ctx, rules.Jobs[0].Name)
+	none, err := scheduler.Once(l.Ctx, rules.Jobs[0].Name)
 	require.NoError(t, err)
 	require.Empty(t, none, "retention is not enabled")
-	_, err = scheduler.Once(l.ctx, "soup")
+	_, err = scheduler.Once(l.Ctx, "soup")
 	require.ErrorIs(t, err, ErrNoSuchJob)
 
 	l.lodge("!r:x", "leave", 40)
 	l.work(forsaking())
-	require.NoError(t, scheduler.Await(l.ctx, ids))
-	status, err := l.board.Status(l.ctx, jobs.AbandonedSweep, ids[0])
+	require.NoError(t, scheduler.Await(l.Ctx, ids))
+	status, err := l.board.Status(l.Ctx, jobs.AbandonedSweep, ids[0])
 	require.NoError(t, err)
 	var at retentionSweepCheckpoint
 	require.NoError(t, json.Unmarshal([]byte(status.Progress), &at))

@@ -7,21 +7,22 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/jobs"
+	"lethe/internal/store/journal"
 )
 
 func TestAcceptedPurgeHasARowAStatusAndATask(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	id := l.submit(room, 7)
-	job := l.job(id)
+	job := l.Job(id)
 	require.JSONEq(t, `{"token":"t7-0","delete_local_events":false}`, string(job.Parameters))
 	job.Parameters = nil
-	require.Equal(t, store.Job{
-		ID: id, Kind: "purge_history", Room: room, Requester: "@admin:x", State: store.JobQueued, Generation: 1,
+	require.Equal(t, journal.Job{
+		ID: id, Kind: "purge_history", Room: room, Requester: "@admin:x", State: journal.Queued, Generation: 1,
 	}, job)
-	status, err := l.board.Status(l.ctx, jobs.PurgeHistory, id)
+	status, err := l.board.Status(l.Ctx, jobs.PurgeHistory, id)
 	require.NoError(t, err)
-	require.Equal(t, jobs.Status{ID: id, Kind: jobs.PurgeHistory, Room: room, State: jobs.Queued, Generation: 1}, status)
+	require.Equal(t, jobs.Status{ID: id, Kind: jobs.PurgeHistory, Room: room, State: journal.Queued, Generation: 1}, status)
 	require.Equal(t, []string{id + "~1"}, l.pending())
 }
 
@@ -32,21 +33,21 @@ func TestPurgeIsAcceptedWithoutRedis(t *testing.T) {
 	started := time.Now()
 	id := l.submit(room, 7)
 	require.Less(t, time.Since(started), 10*time.Second)
-	require.True(t, l.job(id).TaskMissing)
+	require.True(t, l.Job(id).TaskMissing)
 
-	require.NoError(t, l.server.Restart(l.ctx))
-	require.NoError(t, l.reconciler().Look(l.ctx))
+	require.NoError(t, l.server.Restart(l.Ctx))
+	require.NoError(t, l.reconciler().Look(l.Ctx))
 	require.Equal(t, []string{id + "~1"}, l.pending(), "at once, and under the generation that it has")
-	require.False(t, l.job(id).TaskMissing)
+	require.False(t, l.Job(id).TaskMissing)
 }
 
 func TestPurgeIsNotAcceptedWithoutPostgreSQL(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
-	l.exec(`ALTER TABLE lethe.jobs RENAME TO hidden`)
-	_, err := l.client.SubmitPurgeHistory(l.ctx, purgeOf(room, 7))
+	l.Exec(`ALTER TABLE lethe.jobs RENAME TO hidden`)
+	_, err := l.client.SubmitPurgeHistory(l.Ctx, purgeOf(room, 7))
 	require.Error(t, err)
-	require.Zero(t, l.redis.DBSize(l.ctx).Val())
+	require.Zero(t, l.redis.DBSize(l.Ctx).Val())
 }
 
 func TestExclusivePurgeIsRefusedWhileTheRoomIsBusy(t *testing.T) {
@@ -55,8 +56,8 @@ func TestExclusivePurgeIsRefusedWhileTheRoomIsBusy(t *testing.T) {
 	l.submit(room, 7)
 	purge := purgeOf(room, 7)
 	purge.Exclusive = true
-	_, err := l.client.SubmitPurgeHistory(l.ctx, purge)
-	require.ErrorIs(t, err, store.ErrRoomBusy)
+	_, err := l.client.SubmitPurgeHistory(l.Ctx, purge)
+	require.ErrorIs(t, err, journal.ErrRoomBusy)
 	l.submit(room, 7)
 	require.Len(t, l.pending(), 2)
 }

@@ -14,95 +14,98 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/roomgen"
 	"lethe/internal/shutdown"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/storetest"
 )
 
 // furnish makes a room of version 10 with so many local members, in the order of
 // their ids the first of whom made it, and nobody else. It returns their ids.
 func (l *lab) furnish(id string, members int) []string {
-	l.t.Helper()
-	_, err := roomgen.Generate(l.ctx, l.conn, roomgen.Room{
+	l.T.Helper()
+	_, err := roomgen.Generate(l.Ctx, l.Conn, roomgen.Room{
 		ID: id, Server: "x", Events: 40, LocalMembers: members, RemoteMembers: -1,
 	})
-	require.NoError(l.t, err)
+	require.NoError(l.T, err)
 	users := l.joined(id)
-	require.Len(l.t, users, members)
+	require.Len(l.T, users, members)
 	return users
 }
 
 // joined are the room's local members.
 func (l *lab) joined(room string) []string {
-	l.t.Helper()
-	return all[string](l, `
+	l.T.Helper()
+	return storetest.All[string](l.Lab, `
 		SELECT user_id FROM local_current_membership WHERE room_id = $1 AND membership = 'join' ORDER BY user_id`, room)
 }
 
 // delete accepts a delete of the room that purges it, as changed.
 func (l *lab) delete(room string, change func(*DeleteRoom)) string {
-	l.t.Helper()
+	l.T.Helper()
 	request := DeleteRoom{Room: room, Requester: "@admin:x", RoomName: "N", Message: "M", Purge: true}
 	if change != nil {
 		change(&request)
 	}
-	id, err := l.client.SubmitDeleteRoom(l.ctx, request)
-	require.NoError(l.t, err)
+	id, err := l.client.SubmitDeleteRoom(l.Ctx, request)
+	require.NoError(l.T, err)
 	return id
 }
 
 // deleteEnds waits for the delete's end and returns its status, as it is served.
 func (l *lab) deleteEnds(id string) (jobs.Status, shutdown.Result) {
-	l.t.Helper()
+	l.T.Helper()
 	var status jobs.Status
-	require.Eventually(l.t, func() bool {
+	require.Eventually(l.T, func() bool {
 		var err error
-		status, err = l.board.Status(l.ctx, jobs.DeleteRoom, id)
+		status, err = l.board.Status(l.Ctx, jobs.DeleteRoom, id)
 		return err == nil && status.State.Ended()
 	}, time.Minute, 20*time.Millisecond)
 	details, err := DeleteStatusOf([]byte(status.Progress))
-	require.NoError(l.t, err)
+	require.NoError(l.T, err)
 	return status, details.Shutdown
 }
 
 // checkpoint is how far the delete is.
 func (l *lab) checkpoint(id string) deleteRoomCheckpoint {
-	l.t.Helper()
+	l.T.Helper()
 	var at deleteRoomCheckpoint
-	if checkpoint := l.job(id).Checkpoint; checkpoint != nil {
-		require.NoError(l.t, json.Unmarshal(checkpoint, &at))
+	if checkpoint := l.Job(id).Checkpoint; checkpoint != nil {
+		require.NoError(l.T, json.Unmarshal(checkpoint, &at))
 	}
 	return at
 }
 
 // gone fails the test unless the database has nothing of the room.
 func (l *lab) gone(room string) {
-	l.t.Helper()
-	for _, table := range all[string](l, `
+	l.T.Helper()
+	for _, table := range storetest.All[string](l.Lab, `
 		SELECT table_name::text FROM information_schema.columns
 		WHERE table_schema = 'public' AND column_name = 'room_id'
 		  AND table_name NOT IN ('blocked_rooms', 'current_state_delta_stream')`) {
-		require.Zero(l.t, all[int](l, `SELECT count(*) FROM `+table+` WHERE room_id = $1`, room)[0], table)
+		require.Zero(l.T, storetest.All[int](l.Lab, `SELECT count(*) FROM `+table+` WHERE room_id = $1`, room)[0], table)
 	}
 }
 
 // whole fails the test unless all that was generated of the room is there.
 func (l *lab) whole(room string) {
-	l.t.Helper()
-	require.GreaterOrEqual(l.t, len(l.depths(room)), 40)
-	require.Equal(l.t, []string{room}, all[string](l, `SELECT room_id FROM rooms WHERE room_id = $1`, room))
+	l.T.Helper()
+	require.GreaterOrEqual(l.T, len(l.depths(room)), 40)
+	require.Equal(l.T, []string{room}, storetest.All[string](l.Lab, `SELECT room_id FROM rooms WHERE room_id = $1`, room))
 }
 
 // unmovable makes the user one who cannot be removed: the user's membership is
 // said to come from an event that is another one's.
 func (l *lab) unmovable(room, user string) {
-	l.t.Helper()
-	l.exec(`
+	l.T.Helper()
+	l.Exec(`
 		UPDATE local_current_membership SET event_id = (
 			SELECT event_id FROM state_events WHERE room_id = $1 AND type = 'm.room.create')
 		WHERE room_id = $1 AND user_id = $2`, room, user)
 }
 
 func (l *lab) blocker(room string) []string {
-	l.t.Helper()
-	return all[string](l, `SELECT user_id FROM blocked_rooms WHERE room_id = $1`, room)
+	l.T.Helper()
+	return storetest.All[string](l.Lab, `SELECT user_id FROM blocked_rooms WHERE room_id = $1`, room)
 }
 
 func TestDeleteRoom(t *testing.T) {
@@ -110,11 +113,11 @@ func TestDeleteRoom(t *testing.T) {
 	l := setup(t)
 	users := l.furnish(room, 4)
 	l.furnish("!other:x", 3)
-	l.exec(`INSERT INTO room_aliases (room_alias, room_id, creator) VALUES ('#a:x', $1, '@u:x'), ('#b:x', $1, '@u:x')`, room)
+	l.Exec(`INSERT INTO room_aliases (room_alias, room_id, creator) VALUES ('#a:x', $1, '@u:x'), ('#b:x', $1, '@u:x')`, room)
 	id := l.delete(room, func(d *DeleteRoom) { d.NewRoomUser, d.Block = "@new:x", true })
 	l.work(WorkerOptions{BatchEvents: 7})
 	status, done := l.deleteEnds(id)
-	require.Equal(t, jobs.Complete, status.State, status.Error)
+	require.Equal(t, journal.Complete, status.State, status.Error)
 	require.Empty(t, status.Error)
 	require.Equal(t, users, done.KickedUsers)
 	require.Equal(t, []string{}, done.FailedToKickUsers)
@@ -125,20 +128,20 @@ func TestDeleteRoom(t *testing.T) {
 	require.Len(t, l.joined("!other:x"), 3)
 	l.whole("!other:x")
 
-	require.Equal(t, []string{*done.NewRoomID, *done.NewRoomID}, all[string](l, `SELECT room_id FROM room_aliases`))
+	require.Equal(t, []string{*done.NewRoomID, *done.NewRoomID}, storetest.All[string](l.Lab, `SELECT room_id FROM room_aliases`))
 	require.ElementsMatch(t, append(users, "@new:x"), l.joined(*done.NewRoomID))
-	said := all[string](l, `
+	said := storetest.All[string](l.Lab, `
 		SELECT json::jsonb -> 'content' ->> 'body' FROM event_json JOIN events USING (event_id)
 		WHERE events.room_id = $1 AND type = 'm.room.message'`, *done.NewRoomID)
 	require.Equal(t, []string{"M"}, said)
 	at := l.checkpoint(id)
 	require.Equal(t, phasePurging, at.Phase)
 	require.GreaterOrEqual(t, at.EventsDeleted, int64(44), "the leaves, too")
-	require.Zero(t, l.redis.Exists(l.ctx, "lethe:lock:{"+room+"}:w").Val(), "the room is unlocked")
+	require.Zero(t, l.redis.Exists(l.Ctx, "lethe:lock:{"+room+"}:w").Val(), "the room is unlocked")
 
 	again := l.delete(room, nil)
 	status, done = l.deleteEnds(again)
-	require.Equal(t, jobs.Complete, status.State)
+	require.Equal(t, journal.Complete, status.State)
 	require.Equal(t, shutdown.Result{}.WithLists(), done)
 }
 
@@ -149,14 +152,14 @@ func TestShutdownAloneDeletesNothing(t *testing.T) {
 	id := l.delete(room, func(d *DeleteRoom) { d.Purge = false })
 	l.work(WorkerOptions{Beside: true}) // where that is no purge
 	status, done := l.deleteEnds(id)
-	require.Equal(t, jobs.Complete, status.State, status.Error)
+	require.Equal(t, journal.Complete, status.State, status.Error)
 	require.Equal(t, users, done.KickedUsers)
 	require.Nil(t, done.NewRoomID)
 	require.Equal(t, phaseShuttingDown, l.checkpoint(id).Phase)
 	require.Empty(t, l.joined(room))
 	require.Empty(t, l.blocker(room))
 	require.Len(t, l.depths(room), 40+len(users))
-	require.Equal(t, int64(len(users)), all[int64](l, `SELECT sum(forgotten) FROM room_memberships m
+	require.Equal(t, int64(len(users)), storetest.All[int64](l.Lab, `SELECT sum(forgotten) FROM room_memberships m
 		JOIN local_current_membership USING (event_id) WHERE m.room_id = $1`, room)[0])
 }
 
@@ -166,17 +169,17 @@ func TestUnknownRoomIsBlockedAndNoMore(t *testing.T) {
 	l.work(WorkerOptions{})
 	id := l.delete("!nobody:far", func(d *DeleteRoom) { d.Block, d.NewRoomUser = true, "@new:x" })
 	status, done := l.deleteEnds(id)
-	require.Equal(t, jobs.Complete, status.State, status.Error)
+	require.Equal(t, journal.Complete, status.State, status.Error)
 	require.Equal(t, shutdown.Result{}.WithLists(), done)
 	require.Equal(t, []string{"@admin:x"}, l.blocker("!nobody:far"))
-	require.Zero(t, all[int](l, `SELECT count(*) FROM rooms`)[0], "nobody needs another room")
+	require.Zero(t, storetest.All[int](l.Lab, `SELECT count(*) FROM rooms`)[0], "nobody needs another room")
 
 	id = l.delete("!nobody:far", func(d *DeleteRoom) { d.Requester, d.Block = "@other:x", true })
 	status, _ = l.deleteEnds(id)
-	require.Equal(t, jobs.Complete, status.State)
+	require.Equal(t, journal.Complete, status.State)
 	require.Equal(t, []string{"@admin:x"}, l.blocker("!nobody:far"), "the first one stays")
 	status, _ = l.deleteEnds(l.delete("!another:far", nil))
-	require.Equal(t, jobs.Complete, status.State)
+	require.Equal(t, journal.Complete, status.State)
 	require.Empty(t, l.blocker("!another:far"))
 }
 
@@ -185,11 +188,11 @@ func TestJoinedUserKeepsTheRoom(t *testing.T) {
 	l := setup(t)
 	users := l.furnish(room, 4)
 	l.unmovable(room, users[1])
-	l.exec(`INSERT INTO room_aliases (room_alias, room_id, creator) VALUES ('#a:x', $1, '@u:x')`, room)
+	l.Exec(`INSERT INTO room_aliases (room_alias, room_id, creator) VALUES ('#a:x', $1, '@u:x')`, room)
 	id := l.delete(room, func(d *DeleteRoom) { d.Block, d.NewRoomUser = true, "@new:x" })
 	l.work(WorkerOptions{})
 	status, done := l.deleteEnds(id)
-	require.Equal(t, jobs.Failed, status.State)
+	require.Equal(t, journal.Failed, status.State)
 	require.Equal(t, "400: Users are still joined to this room", status.Error)
 	// What was done stays, and is said.
 	require.ElementsMatch(t, []string{users[0], users[2], users[3]}, done.KickedUsers)
@@ -199,7 +202,7 @@ func TestJoinedUserKeepsTheRoom(t *testing.T) {
 	require.Equal(t, []string{"@admin:x"}, l.blocker(room))
 	l.whole(room)
 	require.Equal(t, users[1:2], l.joined(room))
-	require.NoError(t, l.redis.FlushAll(l.ctx).Err())
+	require.NoError(t, l.redis.FlushAll(l.Ctx).Err())
 	again, sameDone := l.deleteEnds(id)
 	require.Equal(t, status.Error, again.Error)
 	require.Equal(t, done, sameDone)
@@ -207,7 +210,7 @@ func TestJoinedUserKeepsTheRoom(t *testing.T) {
 	// Even then it goes if it is forced to.
 	id = l.delete(room, func(d *DeleteRoom) { d.ForcePurge = true })
 	status, done = l.deleteEnds(id)
-	require.Equal(t, jobs.Complete, status.State, status.Error)
+	require.Equal(t, journal.Complete, status.State, status.Error)
 	require.Empty(t, done.KickedUsers)
 	require.Equal(t, users[1:2], done.FailedToKickUsers)
 	l.gone(room)
@@ -218,14 +221,14 @@ func TestRoomVersionThatCannotBeWritten(t *testing.T) {
 	l := setup(t)
 	users := l.furnish(room, 3)
 	l.furnish("!empty:x", 1)
-	l.exec(`UPDATE rooms SET room_version = '8'`)
-	l.exec(`DELETE FROM local_current_membership WHERE room_id = '!empty:x'`)
-	l.exec(`DELETE FROM current_state_events WHERE room_id = '!empty:x'`)
+	l.Exec(`UPDATE rooms SET room_version = '8'`)
+	l.Exec(`DELETE FROM local_current_membership WHERE room_id = '!empty:x'`)
+	l.Exec(`DELETE FROM current_state_events WHERE room_id = '!empty:x'`)
 	l.work(WorkerOptions{})
 	id := l.delete(room, func(d *DeleteRoom) { d.ForcePurge = true })
 	empty := l.delete("!empty:x", nil)
 	status, done := l.deleteEnds(id)
-	require.Equal(t, jobs.Failed, status.State)
+	require.Equal(t, journal.Failed, status.State)
 	require.True(t, strings.HasPrefix(status.Error, "400: "), status.Error)
 	require.Contains(t, status.Error, "room version 8: ")
 	require.Equal(t, shutdown.Result{}.WithLists(), done)
@@ -233,7 +236,7 @@ func TestRoomVersionThatCannotBeWritten(t *testing.T) {
 	require.Len(t, l.depths(room), 40)
 
 	status, _ = l.deleteEnds(empty)
-	require.Equal(t, jobs.Complete, status.State, status.Error)
+	require.Equal(t, journal.Complete, status.State, status.Error)
 	l.gone("!empty:x")
 }
 
@@ -241,10 +244,10 @@ func TestRoomWithUnknownTableIsNotHalfClosed(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	users := l.furnish(room, 3)
-	l.exec(`CREATE TABLE stars (room_id text REFERENCES rooms (room_id) ON DELETE CASCADE)`)
+	l.Exec(`CREATE TABLE stars (room_id text REFERENCES rooms (room_id) ON DELETE CASCADE)`)
 	l.work(WorkerOptions{})
 	status, _ := l.deleteEnds(l.delete(room, func(d *DeleteRoom) { d.Block = true }))
-	require.Equal(t, jobs.Failed, status.State)
+	require.Equal(t, journal.Failed, status.State)
 	require.Contains(t, status.Error, "stars")
 	require.Equal(t, users, l.joined(room))
 	require.Empty(t, l.blocker(room))
@@ -256,12 +259,12 @@ func TestNoPurgeBesideAHomeserver(t *testing.T) {
 	users := l.furnish(room, 3)
 	l.work(WorkerOptions{Beside: true})
 	status, done := l.deleteEnds(l.delete(room, func(d *DeleteRoom) { d.Block, d.ForcePurge, d.NewRoomUser = true, true, "@new:x" }))
-	require.Equal(t, jobs.Failed, status.State)
+	require.Equal(t, journal.Failed, status.State)
 	require.Equal(t, "400: "+errBeside.Error(), status.Error)
 	require.Equal(t, shutdown.Result{}.WithLists(), done)
 	require.Equal(t, users, l.joined(room))
 	require.Empty(t, l.blocker(room))
-	require.Equal(t, []string{room}, all[string](l, `SELECT room_id FROM rooms`))
+	require.Equal(t, []string{room}, storetest.All[string](l.Lab, `SELECT room_id FROM rooms`))
 	require.Len(t, l.depths(room), 40)
 }
 
@@ -272,7 +275,7 @@ func TestMessageThatIsTooLarge(t *testing.T) {
 	l.work(WorkerOptions{})
 	id := l.delete(room, func(d *DeleteRoom) { d.NewRoomUser, d.Message = "@new:x", strings.Repeat("x", 70_000) })
 	status, done := l.deleteEnds(id)
-	require.Equal(t, jobs.Failed, status.State)
+	require.Equal(t, journal.Failed, status.State)
 	require.True(t, strings.HasPrefix(status.Error, "413: "), status.Error)
 	require.NotNil(t, done.NewRoomID)
 	l.whole(room)
@@ -283,9 +286,9 @@ func TestOneDeleteOfARoomAtATime(t *testing.T) {
 	l := setup(t)
 	first := l.delete(room, nil)
 	request := DeleteRoom{Room: room, Requester: "@other:x", RoomName: "N", Message: "M", Purge: true}
-	_, err := l.client.SubmitDeleteRoom(l.ctx, request)
-	require.ErrorIs(t, err, store.ErrRoomBusy)
-	require.True(t, request.IsOf(l.job(first)), "whoever asks")
+	_, err := l.client.SubmitDeleteRoom(l.Ctx, request)
+	require.ErrorIs(t, err, journal.ErrRoomBusy)
+	require.True(t, request.IsOf(l.Job(first)), "whoever asks")
 	for _, change := range []func(*DeleteRoom){
 		func(d *DeleteRoom) { d.Room = "!other:x" },
 		func(d *DeleteRoom) { d.NewRoomUser = "@new:x" },
@@ -298,20 +301,20 @@ func TestOneDeleteOfARoomAtATime(t *testing.T) {
 	} {
 		other := request
 		change(&other)
-		require.False(t, other.IsOf(l.job(first)), "%+v", other)
+		require.False(t, other.IsOf(l.Job(first)), "%+v", other)
 	}
-	require.False(t, request.IsOf(l.job(l.submit(room, 1))))
+	require.False(t, request.IsOf(l.Job(l.submit(room, 1))))
 	l.delete("!other:x", nil)
 
 	run := l.claim(first)
-	_, err = l.client.SubmitDeleteRoom(l.ctx, request)
-	require.ErrorIs(t, err, store.ErrRoomBusy)
-	require.NoError(t, l.store.EndJob(l.ctx, run, store.JobComplete, ""))
+	_, err = l.client.SubmitDeleteRoom(l.Ctx, request)
+	require.ErrorIs(t, err, journal.ErrRoomBusy)
+	require.NoError(t, l.Journal.EndJob(l.Ctx, run, journal.Complete, ""))
 	request.Exclusive = true // for which a history purge is as good as a delete
-	_, err = l.client.SubmitDeleteRoom(l.ctx, request)
-	require.ErrorIs(t, err, store.ErrRoomBusy)
+	_, err = l.client.SubmitDeleteRoom(l.Ctx, request)
+	require.ErrorIs(t, err, journal.ErrRoomBusy)
 	request.Exclusive = false
-	_, err = l.client.SubmitDeleteRoom(l.ctx, request)
+	_, err = l.client.SubmitDeleteRoom(l.Ctx, request)
 	require.NoError(t, err)
 }
 
@@ -324,9 +327,9 @@ func TestRoomIDThatIsTooLong(t *testing.T) {
 	for i := range 3000 { // hardly to be compressed
 		fmt.Fprintf(&id, "%x", i*i*i)
 	}
-	_, err := l.client.SubmitDeleteRoom(l.ctx, DeleteRoom{Room: "!" + id.String() + ":x", Requester: "@admin:x"})
+	_, err := l.client.SubmitDeleteRoom(l.Ctx, DeleteRoom{Room: "!" + id.String() + ":x", Requester: "@admin:x"})
 	require.Error(t, err)
-	require.NotErrorIs(t, err, store.ErrRoomBusy)
+	require.NotErrorIs(t, err, journal.ErrRoomBusy)
 }
 
 func TestDeleteWaitsForAHistoryPurge(t *testing.T) {
@@ -339,14 +342,14 @@ func TestDeleteWaitsForAHistoryPurge(t *testing.T) {
 	stop := l.work(WorkerOptions{})
 	// The one that has the room keeps it, however often the other looks.
 	require.Eventually(t, func() bool {
-		task, err := l.asynq.GetTaskInfo(queueCritical, taskID(id, 1))
+		task, err := l.asynq.GetTaskInfo(string(jobs.Critical), taskID(id, 1))
 		return err == nil && task.State == asynq.TaskStateRetry
 	}, time.Minute, 20*time.Millisecond)
-	require.Equal(t, store.JobQueued, l.job(id).State)
+	require.Equal(t, journal.Queued, l.Job(id).State)
 	require.Len(t, l.joined(room), 3)
-	require.NoError(t, l.store.EndJob(l.ctx, run, store.JobComplete, ""))
+	require.NoError(t, l.Journal.EndJob(l.Ctx, run, journal.Complete, ""))
 	status, _ := l.deleteEnds(id)
-	require.Equal(t, jobs.Complete, status.State, status.Error)
+	require.Equal(t, journal.Complete, status.State, status.Error)
 	l.gone(room)
 	stop()
 
@@ -355,7 +358,7 @@ func TestDeleteWaitsForAHistoryPurge(t *testing.T) {
 	purge, id = l.submit("!both:x", 30), l.delete("!both:x", nil)
 	l.work(WorkerOptions{BatchEvents: 2})
 	status, _ = l.deleteEnds(id)
-	require.Equal(t, jobs.Complete, status.State, status.Error)
+	require.Equal(t, journal.Complete, status.State, status.Error)
 	l.ends(purge)
 	l.gone("!both:x")
 }
@@ -366,7 +369,7 @@ func TestPurgeDelay(t *testing.T) {
 	users := l.furnish(room, 3)
 	id := l.delete(room, func(d *DeleteRoom) { d.PurgeDelay = 24 * time.Hour })
 	stop := l.work(WorkerOptions{})
-	waiting := func() bool { return l.job(id).State == store.JobQueued && l.checkpoint(id).PurgeAt > 0 }
+	waiting := func() bool { return l.Job(id).State == journal.Queued && l.checkpoint(id).PurgeAt > 0 }
 	require.Eventually(t, waiting, time.Minute, 20*time.Millisecond)
 	still := func() {
 		t.Helper()
@@ -374,14 +377,14 @@ func TestPurgeDelay(t *testing.T) {
 		require.Len(t, l.depths(room), 40+len(users))
 		// Sooner than a status in Redis would be too old to be believed.
 		require.Eventually(t, func() bool {
-			status, err := l.board.Status(l.ctx, jobs.DeleteRoom, id)
+			status, err := l.board.Status(l.Ctx, jobs.DeleteRoom, id)
 			require.NoError(t, err)
 			details, err := DeleteStatusOf([]byte(status.Progress))
 			require.NoError(t, err)
-			return status.State == jobs.Queued && details.Phase == phaseShuttingDown && slices.Equal(users, details.Shutdown.KickedUsers)
+			return status.State == journal.Queued && details.Phase == phaseShuttingDown && slices.Equal(users, details.Shutdown.KickedUsers)
 		}, 5*time.Second, 10*time.Millisecond)
 		var left time.Duration
-		require.NoError(t, l.conn.QueryRow(l.ctx, `
+		require.NoError(t, l.Conn.QueryRow(l.Ctx, `
 			SELECT to_timestamp((checkpoint ->> 'purge_at')::bigint / 1000.0) - clock_timestamp()
 			FROM lethe.jobs WHERE id = $1`, id).Scan(&left))
 		require.InDelta(t, 24*time.Hour, left, float64(time.Minute))
@@ -389,33 +392,33 @@ func TestPurgeDelay(t *testing.T) {
 	still()
 	// It waits in the queue, and takes nobody's place.
 	require.Eventually(t, func() bool {
-		task, err := l.asynq.GetTaskInfo(queueCritical, taskID(id, 1))
+		task, err := l.asynq.GetTaskInfo(string(jobs.Critical), taskID(id, 1))
 		return err == nil && task.State == asynq.TaskStateRetry && time.Until(task.NextProcessAt) > 23*time.Hour
 	}, time.Minute, 20*time.Millisecond)
-	require.Equal(t, 1, l.job(id).Attempt)
+	require.Equal(t, 1, l.Job(id).Attempt)
 
 	// Another worker, and a Redis that has forgotten: it is looked at again, and
 	// waits for as long as it had to.
 	stop()
 	at := l.checkpoint(id)
-	require.NoError(t, l.redis.FlushAll(l.ctx).Err())
-	l.exec(`UPDATE lethe.jobs SET task_missing_since = now() - interval '61 s' WHERE id = $1`, id)
-	require.NoError(t, l.reconciler().Look(l.ctx))
-	require.Equal(t, 2, l.job(id).Generation)
+	require.NoError(t, l.redis.FlushAll(l.Ctx).Err())
+	l.Exec(`UPDATE lethe.jobs SET task_missing_since = now() - interval '61 s' WHERE id = $1`, id)
+	require.NoError(t, l.reconciler().Look(l.Ctx))
+	require.Equal(t, 2, l.Job(id).Generation)
 	stop = l.work(WorkerOptions{})
-	require.Eventually(t, func() bool { return l.job(id).Attempt == 2 && waiting() }, time.Minute, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return l.Job(id).Attempt == 2 && waiting() }, time.Minute, 20*time.Millisecond)
 	still()
 	require.Equal(t, at, l.checkpoint(id), "the wait is no batch")
-	require.Zero(t, l.job(id).Failures)
+	require.Zero(t, l.Job(id).Failures)
 	stop()
 
-	l.exec(`UPDATE lethe.jobs SET checkpoint = jsonb_set(checkpoint, '{purge_at}', '1') WHERE id = $1`, id)
-	require.NoError(t, l.redis.FlushAll(l.ctx).Err())
-	require.NoError(t, l.store.MarkTaskNever(l.ctx, id, 2))
-	require.NoError(t, l.reconciler().Look(l.ctx))
+	l.Exec(`UPDATE lethe.jobs SET checkpoint = jsonb_set(checkpoint, '{purge_at}', '1') WHERE id = $1`, id)
+	require.NoError(t, l.redis.FlushAll(l.Ctx).Err())
+	require.NoError(t, l.Journal.MarkTaskNever(l.Ctx, id, 2))
+	require.NoError(t, l.reconciler().Look(l.Ctx))
 	l.work(WorkerOptions{})
 	status, done := l.deleteEnds(id)
-	require.Equal(t, jobs.Complete, status.State, status.Error)
+	require.Equal(t, journal.Complete, status.State, status.Error)
 	require.Equal(t, users, done.KickedUsers)
 	l.gone(room)
 }
@@ -426,21 +429,21 @@ func TestUserWhoJoinsDuringThePurgeDelay(t *testing.T) {
 	l := setup(t)
 	l.furnish(room, 2)
 	id := l.delete(room, func(d *DeleteRoom) { d.PurgeDelay = time.Hour })
-	l.exec(`CREATE FUNCTION come() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	l.Exec(`CREATE FUNCTION come() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 		INSERT INTO public.current_state_events (event_id, room_id, type, state_key, membership)
 		SELECT event_id, room_id, 'm.room.member', '@late:x', 'join' FROM public.events WHERE type = 'm.room.create';
 		NEW.checkpoint = jsonb_set(NEW.checkpoint, '{purge_at}', '1');
 		RETURN NEW;
 	END $$`)
-	l.exec(`CREATE TRIGGER come BEFORE UPDATE OF checkpoint ON lethe.jobs FOR EACH ROW
+	l.Exec(`CREATE TRIGGER come BEFORE UPDATE OF checkpoint ON lethe.jobs FOR EACH ROW
 		WHEN (NEW.checkpoint -> 'purge_at' IS NOT NULL AND OLD.checkpoint -> 'purge_at' IS NULL) EXECUTE FUNCTION come()`)
 	// A run goes by what it has written; the next one reads it.
 	stop := l.work(WorkerOptions{})
-	require.Eventually(t, func() bool { return l.job(id).State == store.JobQueued && l.checkpoint(id).PurgeAt == 1 }, time.Minute, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return l.Job(id).State == journal.Queued && l.checkpoint(id).PurgeAt == 1 }, time.Minute, 20*time.Millisecond)
 	stop()
-	require.NoError(t, l.redis.FlushAll(l.ctx).Err())
-	require.NoError(t, l.store.MarkTaskNever(l.ctx, id, 1))
-	require.NoError(t, l.reconciler().Look(l.ctx))
+	require.NoError(t, l.redis.FlushAll(l.Ctx).Err())
+	require.NoError(t, l.Journal.MarkTaskNever(l.Ctx, id, 1))
+	require.NoError(t, l.reconciler().Look(l.Ctx))
 	l.work(WorkerOptions{})
 	status, _ := l.deleteEnds(id)
 	require.Equal(t, "400: Users are still joined to this room", status.Error)
@@ -452,19 +455,19 @@ func TestUsersWhoComeMeanwhileAreFound(t *testing.T) {
 	l := setup(t)
 	users := l.furnish(room, 25)
 	// The first of all comes when the first group is gone, and was passed by.
-	l.exec(`CREATE TABLE late AS SELECT * FROM local_current_membership WHERE user_id = $1`, users[0])
-	l.exec(`DELETE FROM local_current_membership WHERE user_id = $1`, users[0])
-	l.exec(`CREATE FUNCTION come() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	l.Exec(`CREATE TABLE late AS SELECT * FROM local_current_membership WHERE user_id = $1`, users[0])
+	l.Exec(`DELETE FROM local_current_membership WHERE user_id = $1`, users[0])
+	l.Exec(`CREATE FUNCTION come() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 		INSERT INTO public.local_current_membership SELECT * FROM public.late;
 		DELETE FROM public.late;
 		RETURN NEW;
 	END $$`)
-	l.exec(`CREATE TRIGGER come AFTER UPDATE OF checkpoint ON lethe.jobs FOR EACH ROW
+	l.Exec(`CREATE TRIGGER come AFTER UPDATE OF checkpoint ON lethe.jobs FOR EACH ROW
 		WHEN (NEW.checkpoint ->> 'after' <> '') EXECUTE FUNCTION come()`)
 	id := l.delete(room, nil)
 	l.work(WorkerOptions{BatchEvents: 10})
 	status, done := l.deleteEnds(id)
-	require.Equal(t, jobs.Complete, status.State, status.Error)
+	require.Equal(t, journal.Complete, status.State, status.Error)
 	require.Empty(t, done.FailedToKickUsers)
 	require.Equal(t, append(slices.Clone(users[1:]), users[0]), done.KickedUsers)
 	l.gone(room)
@@ -476,7 +479,7 @@ func TestUserWhoIsRemovedAtTheSecondTry(t *testing.T) {
 	l := setup(t)
 	users := l.furnish(room, 5)
 	// A sequence remembers what is rolled back.
-	l.exec(fmt.Sprintf(`CREATE SEQUENCE tries;
+	l.Exec(fmt.Sprintf(`CREATE SEQUENCE tries;
 	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 		IF nextval('public.tries') = 1 THEN
 			RAISE 'made to fail';
@@ -488,7 +491,7 @@ func TestUserWhoIsRemovedAtTheSecondTry(t *testing.T) {
 	id := l.delete(room, func(d *DeleteRoom) { d.Purge = false }) // which would not stand for the trigger
 	l.work(WorkerOptions{})
 	status, done := l.deleteEnds(id)
-	require.Equal(t, jobs.Complete, status.State, status.Error)
+	require.Equal(t, journal.Complete, status.State, status.Error)
 	require.Equal(t, []string{users[0], users[1], users[3], users[4], users[2]}, done.KickedUsers)
 	require.Empty(t, done.FailedToKickUsers)
 	require.Empty(t, l.joined(room))
@@ -501,31 +504,31 @@ func TestShutdownGoesOnFromAnyBatch(t *testing.T) {
 	l := setup(t)
 	users := l.furnish(room, 35)
 	l.unmovable(room, users[20])
-	l.exec(`INSERT INTO room_aliases (room_alias, room_id, creator) VALUES ('#a:x', $1, '@u:x')`, room)
+	l.Exec(`INSERT INTO room_aliases (room_alias, room_id, creator) VALUES ('#a:x', $1, '@u:x')`, room)
 	id := l.delete(room, func(d *DeleteRoom) { d.NewRoomUser, d.ForcePurge = "@new:x", true })
 	run := l.claim(id)
 	w := l.worker(WorkerOptions{BatchEvents: 10})
 	batches := 0
 	for done := false; !done; batches++ {
 		require.Less(t, batches, 500, "%+v", l.checkpoint(id))
-		work, err := w.newWork(l.ctx, run)
+		work, err := w.newWorkFromRow(l.Ctx, run)
 		require.NoError(t, err)
 		before := work.progress()
 		if batches%3 == 0 { // and one whose commit fails does nothing
-			l.exec(`CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			l.Exec(`CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 				RAISE SQLSTATE '40001' USING MESSAGE = 'made to fail';
 			END $$;
 			CREATE TRIGGER fail BEFORE UPDATE OF checkpoint ON lethe.jobs FOR EACH ROW EXECUTE FUNCTION fail()`)
-			row := l.job(id).Checkpoint
-			_, err := work.next(l.ctx)
-			l.exec(`DROP FUNCTION fail CASCADE`)
-			require.Equal(t, row, l.job(id).Checkpoint)
+			row := l.Job(id).Checkpoint
+			_, err := work.next(l.Ctx)
+			l.Exec(`DROP FUNCTION fail CASCADE`)
+			require.Equal(t, row, l.Job(id).Checkpoint)
 			if err != nil { // and was no step that is not written
-				require.True(t, store.Transient(err), "%v", err)
+				require.True(t, postgres.Transient(err), "%v", err)
 				require.Equal(t, before, work.progress(), "it knows what it has not done")
 			}
 		}
-		done, err = work.next(l.ctx)
+		done, err = work.next(l.Ctx)
 		require.NoError(t, err)
 	}
 	at := l.checkpoint(id)
@@ -536,9 +539,9 @@ func TestShutdownGoesOnFromAnyBatch(t *testing.T) {
 	require.Empty(t, at.Group)
 	l.gone(room)
 	// One room took its place, and they are in it once.
-	require.Equal(t, []string{*at.Result.NewRoomID}, all[string](l, `SELECT room_id FROM rooms`))
+	require.Equal(t, []string{*at.Result.NewRoomID}, storetest.All[string](l.Lab, `SELECT room_id FROM rooms`))
 	require.ElementsMatch(t, append(kicked, "@new:x"), l.joined(*at.Result.NewRoomID))
-	require.Equal(t, 1, all[int](l, `SELECT count(*) FROM events WHERE type = 'm.room.message'`)[0])
+	require.Equal(t, 1, storetest.All[int](l.Lab, `SELECT count(*) FROM events WHERE type = 'm.room.message'`)[0])
 }
 
 // The same with workers that are told to stop.
@@ -551,18 +554,18 @@ func TestDrainedWorkersLeaveAShutdownToOthers(t *testing.T) {
 		before := l.checkpoint(id).Batches
 		stop := l.work(WorkerOptions{BatchEvents: 5})
 		require.Eventually(t, func() bool {
-			return l.job(id).State == store.JobComplete || l.checkpoint(id).Batches >= before+3
+			return l.Job(id).State == journal.Complete || l.checkpoint(id).Batches >= before+3
 		}, time.Minute, 5*time.Millisecond)
 		stop()
-		require.NotEqual(t, store.JobFailed, l.job(id).State, l.job(id).Error)
+		require.NotEqual(t, journal.Failed, l.Job(id).State, l.Job(id).Error)
 	}
-	require.Greater(t, l.job(id).Attempt, 1, "no stop met it")
+	require.Greater(t, l.Job(id).Attempt, 1, "no stop met it")
 	l.work(WorkerOptions{BatchEvents: 5})
 	status, done := l.deleteEnds(id)
-	require.Equal(t, jobs.Complete, status.State, status.Error)
+	require.Equal(t, journal.Complete, status.State, status.Error)
 	require.Equal(t, users, done.KickedUsers)
 	require.Empty(t, done.FailedToKickUsers)
-	require.Equal(t, 1, l.job(id).Generation)
+	require.Equal(t, 1, l.Job(id).Generation)
 	l.gone(room)
 }
 
@@ -582,10 +585,10 @@ func TestDeleteSaysWhyItFailed(t *testing.T) {
 			l := setup(t)
 			l.furnish(room, 2)
 			id := l.delete(room, nil)
-			l.exec(`UPDATE lethe.jobs SET `+c.column+` = $2 WHERE id = $1`, id, c.value)
+			l.Exec(`UPDATE lethe.jobs SET `+c.column+` = $2 WHERE id = $1`, id, c.value)
 			l.work(WorkerOptions{})
-			require.Eventually(t, func() bool { return l.job(id).State == store.JobFailed }, time.Minute, 20*time.Millisecond)
-			require.Contains(t, l.job(id).Error, c.want)
+			require.Eventually(t, func() bool { return l.Job(id).State == journal.Failed }, time.Minute, 20*time.Millisecond)
+			require.Contains(t, l.Job(id).Error, c.want)
 			l.whole(room)
 			require.Len(t, l.joined(room), 2)
 		})

@@ -10,36 +10,38 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/retention"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/storetest"
 )
 
 func (l *lab) place(room string) {
-	l.t.Helper()
-	_, err := l.store.PlaceHold(l.ctx, room, "case 7", "@counsel:x")
-	require.NoError(l.t, err)
+	l.T.Helper()
+	_, err := l.Holds.Place(l.Ctx, room, "case 7", "@counsel:x")
+	require.NoError(l.T, err)
 }
 
 func (l *lab) release(room string) {
-	l.t.Helper()
-	_, err := l.store.ReleaseHold(l.ctx, room, "@counsel:x")
-	require.NoError(l.t, err)
-	require.NoError(l.t, l.reconciler().Look(l.ctx))
+	l.T.Helper()
+	_, err := l.Holds.Release(l.Ctx, room, "@counsel:x")
+	require.NoError(l.T, err)
+	require.NoError(l.T, l.reconciler().Look(l.Ctx))
 }
 
 // held waits until the job waits for the end of a hold.
-func (l *lab) held(id string) store.Job {
-	l.t.Helper()
-	require.Eventually(l.t, func() bool { return l.job(id).State == store.JobHeld }, time.Minute, 5*time.Millisecond)
-	return l.job(id)
+func (l *lab) held(id string) journal.Job {
+	l.T.Helper()
+	require.Eventually(l.T, func() bool { return l.Job(id).State == journal.Held }, time.Minute, 5*time.Millisecond)
+	return l.Job(id)
 }
 
 // rows are how many rows each table has of the room, those of our own too.
 func (l *lab) rows(room string) map[string]int {
-	l.t.Helper()
+	l.T.Helper()
 	counts := map[string]int{}
-	for _, table := range all[string](l, `
+	for _, table := range storetest.All[string](l.Lab, `
 		SELECT format('%I.%I', table_schema, table_name) FROM information_schema.columns
 		WHERE table_schema = 'public' AND column_name = 'room_id' AND table_name NOT LIKE 'lethe%'`) {
-		counts[table] = all[int](l, `SELECT count(*) FROM `+table+` WHERE room_id = $1`, room)[0]
+		counts[table] = storetest.All[int](l.Lab, `SELECT count(*) FROM `+table+` WHERE room_id = $1`, room)[0]
 	}
 	return counts
 }
@@ -58,11 +60,11 @@ func TestHoldStopsAPurgeAtAnyBatch(t *testing.T) {
 		// A random number of batches after the last.
 		below := len(l.depths(room)) - rand.IntN(12)
 		require.Eventually(t, func() bool {
-			return len(l.depths(room)) <= below || jobs.State(l.job(id).State).Ended()
+			return len(l.depths(room)) <= below || journal.State(l.Job(id).State).Ended()
 		}, time.Minute, time.Millisecond)
 		l.place(room)
 		left := l.depths(room)
-		if jobs.State(l.job(id).State).Ended() {
+		if journal.State(l.Job(id).State).Ended() {
 			break
 		}
 		job := l.held(id)
@@ -70,24 +72,24 @@ func TestHoldStopsAPurgeAtAnyBatch(t *testing.T) {
 		require.Equal(t, left, l.depths(room), "hold %d", hold)
 		require.Zero(t, job.Failures)
 		require.Eventually(t, func() bool {
-			status, err := l.board.Status(l.ctx, jobs.PurgeHistory, id)
-			return err == nil && status.State == jobs.Held
+			status, err := l.board.Status(l.Ctx, jobs.PurgeHistory, id)
+			return err == nil && status.State == journal.Held
 		}, time.Minute, 5*time.Millisecond)
 
 		// Nobody takes it up, and it has no task that would come again and again.
-		require.NoError(t, l.reconciler().Look(l.ctx))
-		require.Equal(t, job.Attempt, l.job(id).Attempt)
-		require.Equal(t, store.JobHeld, l.job(id).State)
-		_, err := l.asynq.GetTaskInfo(queueDefault, taskID(id, job.Generation+1))
+		require.NoError(t, l.reconciler().Look(l.Ctx))
+		require.Equal(t, job.Attempt, l.Job(id).Attempt)
+		require.Equal(t, journal.Held, l.Job(id).State)
+		_, err := l.asynq.GetTaskInfo(string(jobs.Default), taskID(id, job.Generation+1))
 		require.Error(t, err)
 		require.Equal(t, left, l.depths(room))
 		l.release(room)
 	}
 	require.GreaterOrEqual(t, stopped, 3)
-	if _, err := l.store.Hold(l.ctx, room); err == nil {
+	if _, err := l.Holds.Of(l.Ctx, room); err == nil {
 		l.release(room)
 	}
-	require.Equal(t, jobs.Complete, l.ends(id).State)
+	require.Equal(t, journal.Complete, l.ends(id).State)
 	require.Equal(t, []int64{events}, l.depths(room))
 }
 
@@ -109,31 +111,31 @@ func TestHoldStopsADeleteAtAnyBatch(t *testing.T) {
 	for range 12 {
 		before := l.checkpoint(id).Batches + int64(rand.IntN(4))
 		require.Eventually(t, func() bool {
-			return l.checkpoint(id).Batches > before || jobs.State(l.job(id).State).Ended()
+			return l.checkpoint(id).Batches > before || journal.State(l.Job(id).State).Ended()
 		}, time.Minute, time.Millisecond)
 		l.place(room)
 		left := l.rows(room)
-		if jobs.State(l.job(id).State).Ended() {
+		if journal.State(l.Job(id).State).Ended() {
 			break
 		}
 		// The last batch may have been the one before the hold.
 		require.Eventually(t, func() bool {
-			state := jobs.State(l.job(id).State)
-			return state == jobs.Held || state.Ended()
+			state := journal.State(l.Job(id).State)
+			return state == journal.Held || state.Ended()
 		}, time.Minute, time.Millisecond)
 		require.Equal(t, left, l.rows(room))
-		if jobs.State(l.job(id).State).Ended() {
+		if journal.State(l.Job(id).State).Ended() {
 			break
 		}
 		stopped++
 		l.release(room)
 	}
 	require.GreaterOrEqual(t, stopped, 2)
-	if _, err := l.store.Hold(l.ctx, room); err == nil {
+	if _, err := l.Holds.Of(l.Ctx, room); err == nil {
 		l.release(room)
 	}
 	status, result := l.deleteEnds(id)
-	require.Equal(t, jobs.Complete, status.State, status.Error)
+	require.Equal(t, journal.Complete, status.State, status.Error)
 	require.ElementsMatch(t, users, result.KickedUsers)
 	l.gone(room)
 }

@@ -17,6 +17,7 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
+	"lethe/internal/store/journal"
 )
 
 // written is what was logged.
@@ -62,30 +63,30 @@ func TestJobIsFollowedFromRequestToBatches(t *testing.T) {
 	l.chain(room, 9)
 	var out written
 	l.log = observe.NewLogger(&out, "debug", "json")
-	l.board = jobs.NewBoard(l.store, l.redis, time.Hour, l.log)
+	l.board = jobs.NewBoard(l.DB, l.redis, time.Hour, l.log)
 	exporter := tracetest.NewInMemoryExporter()
-	tracer, err := observe.NewTracer(l.ctx, exporter, "lethe")
+	tracer, err := observe.NewTracer(l.Ctx, exporter, "lethe")
 	require.NoError(t, err)
 
-	ctx := observe.WithRequestID(l.ctx, "request-1")
+	ctx := observe.WithRequestID(l.Ctx, "request-1")
 	ctx, request := tracer.Serve(ctx, http.Header{}, "POST")
 	id, err := l.client.SubmitPurgeHistory(ctx, purgeOf(room, 6))
 	require.NoError(t, err)
 	request.End(nil)
 
 	// Its worker vanishes, and Redis forgets everything.
-	_, err = l.store.ClaimJob(l.ctx, id, 1, time.Hour, 0)
+	_, err = l.Journal.ClaimJob(l.Ctx, id, 1, time.Hour, 0)
 	require.NoError(t, err)
-	l.exec(`UPDATE lethe.jobs SET heartbeat_at = clock_timestamp() - interval '1 min'`)
-	require.NoError(t, l.redis.FlushAll(l.ctx).Err())
-	require.NoError(t, NewReconciler(l.store, l.redis, l.board, l.log, l.metrics).Look(l.ctx))
-	require.Equal(t, 2, l.job(id).Generation)
+	l.Exec(`UPDATE lethe.jobs SET heartbeat_at = clock_timestamp() - interval '1 min'`)
+	require.NoError(t, l.redis.FlushAll(l.Ctx).Err())
+	require.NoError(t, NewReconciler(l.DB, l.redis, l.board, l.log, l.metrics).Look(l.Ctx))
+	require.Equal(t, 2, l.Job(id).Generation)
 	l.failing("40P01", 1)
 	stop := l.work(WorkerOptions{BatchEvents: 2, Tracer: tracer})
-	require.Equal(t, jobs.Complete, l.ends(id).State)
+	require.Equal(t, journal.Complete, l.ends(id).State)
 	stop()
 	require.NoError(t, l.redis.Close()) // a status that is not posted is logged
-	l.board.Post(observe.About(l.ctx, about(l.job(id))...), jobs.StatusOf(l.job(id)))
+	l.board.Post(observe.About(l.Ctx, about(l.Job(id))...), jobs.StatusOf(l.Job(id)))
 
 	var spans tracetest.SpanStubs
 	require.Eventually(t, func() bool { // it sends in the background
@@ -99,7 +100,7 @@ func TestJobIsFollowedFromRequestToBatches(t *testing.T) {
 	}
 	// Three batches of events, and the one that failed.
 	require.Equal(t, map[string]int{"POST": 1, "submit purge_history": 1, "purge_history": 1, "lock room": 4, "batch": 4}, names)
-	require.NoError(t, tracer.Close(l.ctx))
+	require.NoError(t, tracer.Close(l.Ctx))
 
 	seen := map[any]bool{}
 	for _, line := range out.lines(t) {
@@ -124,18 +125,18 @@ func TestSweptPurgeHasATraceOfItsOwn(t *testing.T) {
 	l := setup(t)
 	l.chain(room, 3)
 	exporter := tracetest.NewInMemoryExporter()
-	tracer, err := observe.NewTracer(l.ctx, exporter, "lethe")
+	tracer, err := observe.NewTracer(l.Ctx, exporter, "lethe")
 	require.NoError(t, err)
-	ctx, sweep := tracer.Begin(l.ctx, "sweep")
-	job := store.Job{
-		ID: jobs.NewID(), Kind: string(jobs.PurgeHistory), Room: room, Parameters: json.RawMessage(`{"token": "t2-1"}`),
-		Requester: "x", Generation: 1, Queue: queueLow, TraceParent: observe.OriginOf(ctx).TraceParent,
+	ctx, sweep := tracer.Begin(l.Ctx, "sweep")
+	job := journal.Job{
+		ID: jobs.NewID(), Kind: jobs.PurgeHistory, Room: room, Parameters: json.RawMessage(`{"token": "t2-1"}`),
+		Requester: "x", Generation: 1, Queue: jobs.Low, TraceParent: observe.OriginOf(ctx).TraceParent,
 	}
 	sweep.End(nil)
-	require.NoError(t, l.store.InsertJob(l.ctx, job, false))
-	require.NoError(t, newDispatcher(l.redis).enqueue(l.ctx, job))
+	require.NoError(t, l.Journal.InsertJob(l.Ctx, job, false))
+	require.NoError(t, newDispatcher(l.redis).enqueue(l.Ctx, job))
 	stop := l.work(WorkerOptions{Tracer: tracer})
-	require.Equal(t, jobs.Complete, l.ends(job.ID).State)
+	require.Equal(t, journal.Complete, l.ends(job.ID).State)
 	stop()
 	spans := map[string]tracetest.SpanStub{}
 	require.Eventually(t, func() bool {
@@ -148,31 +149,31 @@ func TestSweptPurgeHasATraceOfItsOwn(t *testing.T) {
 	require.Equal(t, from.SpanID(), purge.Links[0].SpanContext.SpanID())
 	require.NotEqual(t, from.TraceID(), purge.SpanContext.TraceID())
 	require.Equal(t, purge.SpanContext.TraceID(), spans["batch"].SpanContext.TraceID())
-	require.NoError(t, tracer.Close(l.ctx))
+	require.NoError(t, tracer.Close(l.Ctx))
 }
 
 func TestQueueWatch(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
-	watch := NewQueueWatch(l.store, l.log, l.metrics)
+	watch := NewQueueWatch(l.DB, l.log, l.metrics)
 	shown := func(queue, state string) float64 { return value(t, l.metrics.QueueJobs.WithLabelValues(queue, state)) }
 	l.submit(room, 6)
 	l.submit("!other:x", 6)
-	_, err := l.client.SubmitDeleteRoom(l.ctx, DeleteRoom{Room: "!third:x", Requester: "@admin:x"})
+	_, err := l.client.SubmitDeleteRoom(l.Ctx, DeleteRoom{Room: "!third:x", Requester: "@admin:x"})
 	require.NoError(t, err)
-	l.exec(`UPDATE lethe.jobs SET queue = 'low', created_at = now() - interval '1 h' WHERE room_id = $1`, room)
-	require.NoError(t, watch.Look(l.ctx))
+	l.Exec(`UPDATE lethe.jobs SET queue = 'low', created_at = now() - interval '1 h' WHERE room_id = $1`, room)
+	require.NoError(t, watch.Look(l.Ctx))
 	require.Equal(t, []float64{1, 1, 1, 0}, []float64{
-		shown(queueLow, "queued"), shown(queueDefault, "queued"), shown(queueCritical, "queued"), shown(queueDefault, "running"),
+		shown(string(jobs.Low), "queued"), shown(string(jobs.Default), "queued"), shown(string(jobs.Critical), "queued"), shown(string(jobs.Default), "running"),
 	})
-	require.InDelta(t, 3600, value(t, l.metrics.QueueOldestSeconds.WithLabelValues(queueLow)), 60)
+	require.InDelta(t, 3600, value(t, l.metrics.QueueOldestSeconds.WithLabelValues(string(jobs.Low))), 60)
 
 	// What ends is gone, and what is not known is not shown.
-	l.exec(`DELETE FROM lethe.jobs WHERE queue = 'low'`)
-	require.NoError(t, watch.Look(l.ctx))
-	require.Zero(t, shown(queueLow, "queued"))
-	require.Zero(t, value(t, l.metrics.QueueOldestSeconds.WithLabelValues(queueLow)))
-	ctx, cancel := context.WithCancel(l.ctx)
+	l.Exec(`DELETE FROM lethe.jobs WHERE queue = 'low'`)
+	require.NoError(t, watch.Look(l.Ctx))
+	require.Zero(t, shown(string(jobs.Low), "queued"))
+	require.Zero(t, value(t, l.metrics.QueueOldestSeconds.WithLabelValues(string(jobs.Low))))
+	ctx, cancel := context.WithCancel(l.Ctx)
 	cancel()
 	require.True(t, errors.Is(watch.Look(ctx), context.Canceled))
 	shows := make(chan prometheus.Metric, 10)

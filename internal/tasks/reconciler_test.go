@@ -10,24 +10,26 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/jobs"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/storetest"
 )
 
 func (l *lab) reconciler() *Reconciler {
-	return NewReconciler(l.store, l.redis, l.board, l.log, l.metrics)
+	return NewReconciler(l.DB, l.redis, l.board, l.log, l.metrics)
 }
 
 // claim makes us the run of a job of generation 1.
-func (l *lab) claim(id string) store.Run {
-	l.t.Helper()
-	job, err := l.store.ClaimJob(l.ctx, id, 1, jobs.HeartbeatStale, 0)
-	require.NoError(l.t, err)
-	return store.Run{JobID: id, Generation: job.Generation, Attempt: job.Attempt}
+func (l *lab) claim(id string) journal.Run {
+	l.T.Helper()
+	job, err := l.Journal.ClaimJob(l.Ctx, id, 1, jobs.HeartbeatStale, 0)
+	require.NoError(l.T, err)
+	return journal.Run{JobID: id, Generation: job.Generation, Attempt: job.Attempt}
 }
 
 // vanish lets the worker of a job die.
 func (l *lab) vanish(id string) {
-	l.t.Helper()
-	l.exec(`UPDATE lethe.jobs SET heartbeat_at = heartbeat_at - interval '1 hour' WHERE id = $1`, id)
+	l.T.Helper()
+	l.Exec(`UPDATE lethe.jobs SET heartbeat_at = heartbeat_at - interval '1 hour' WHERE id = $1`, id)
 }
 
 func TestReconcilersTogetherEnqueueEachLostJobOnce(t *testing.T) {
@@ -42,21 +44,21 @@ func TestReconcilersTogetherEnqueueEachLostJobOnce(t *testing.T) {
 			l.vanish(id)
 			want = append(want, id+"~2")
 		case 1: // its task is gone for long
-			l.exec(`UPDATE lethe.jobs SET task_missing_since = now() - interval '61 s' WHERE id = $1`, id)
+			l.Exec(`UPDATE lethe.jobs SET task_missing_since = now() - interval '61 s' WHERE id = $1`, id)
 			want = append(want, id+"~2")
 		case 2: // it never had one
-			require.NoError(t, l.store.MarkTaskNever(l.ctx, id, 1))
+			require.NoError(t, l.Journal.MarkTaskNever(l.Ctx, id, 1))
 			want = append(want, id+"~1")
 		case 3: // its task is gone for a moment
-			l.exec(`UPDATE lethe.jobs SET task_missing_since = now() - interval '30 s' WHERE id = $1`, id)
+			l.Exec(`UPDATE lethe.jobs SET task_missing_since = now() - interval '30 s' WHERE id = $1`, id)
 		}
 	}
-	require.NoError(t, l.redis.FlushAll(l.ctx).Err())
+	require.NoError(t, l.redis.FlushAll(l.Ctx).Err())
 	for range 2 {
 		var group sync.WaitGroup
 		for range 6 {
 			group.Go(func() {
-				if err := l.reconciler().Look(l.ctx); err != nil {
+				if err := l.reconciler().Look(l.Ctx); err != nil {
 					t.Error(err)
 				}
 			})
@@ -64,7 +66,7 @@ func TestReconcilersTogetherEnqueueEachLostJobOnce(t *testing.T) {
 		group.Wait()
 		require.ElementsMatch(t, want, l.pending())
 	}
-	require.Equal(t, []int{0, 1}, all[int](l, `SELECT DISTINCT failures FROM lethe.jobs ORDER BY 1`), "a death counts once, a lost task not")
+	require.Equal(t, []int{0, 1}, storetest.All[int](l.Lab, `SELECT DISTINCT failures FROM lethe.jobs ORDER BY 1`), "a death counts once, a lost task not")
 }
 
 func TestTaskIsMissingOnlyAfterAMinute(t *testing.T) {
@@ -74,22 +76,22 @@ func TestTaskIsMissingOnlyAfterAMinute(t *testing.T) {
 	reconciler := l.reconciler()
 	look := func(missing bool, generation int) {
 		t.Helper()
-		require.NoError(t, reconciler.Look(l.ctx))
-		require.Equal(t, missing, l.job(id).TaskMissing)
-		require.Equal(t, generation, l.job(id).Generation)
+		require.NoError(t, reconciler.Look(l.Ctx))
+		require.Equal(t, missing, l.Job(id).TaskMissing)
+		require.Equal(t, generation, l.Job(id).Generation)
 	}
 	look(false, 1)
-	require.NoError(t, l.redis.FlushAll(l.ctx).Err())
+	require.NoError(t, l.redis.FlushAll(l.Ctx).Err())
 	look(true, 1)
 	look(true, 1)
-	l.exec(`UPDATE lethe.jobs SET task_missing_since = task_missing_since - interval '59 s'`)
+	l.Exec(`UPDATE lethe.jobs SET task_missing_since = task_missing_since - interval '59 s'`)
 	look(true, 1)
 	require.Empty(t, l.pending())
-	l.exec(`UPDATE lethe.jobs SET task_missing_since = task_missing_since - interval '2 s'`)
+	l.Exec(`UPDATE lethe.jobs SET task_missing_since = task_missing_since - interval '2 s'`)
 	look(false, 2)
 	require.Equal(t, []string{id + "~2"}, l.pending())
 
-	require.NoError(t, l.store.MarkTaskMissing(l.ctx, id, 2))
+	require.NoError(t, l.Journal.MarkTaskMissing(l.Ctx, id, 2))
 	look(false, 2) // for there is one
 }
 
@@ -99,11 +101,13 @@ func TestReconcilerChangesNothingWithoutRedis(t *testing.T) {
 	vanished, missing := l.submit("!1:x", 7), l.submit("!2:x", 7)
 	l.claim(vanished)
 	l.vanish(vanished)
-	require.NoError(t, l.store.MarkTaskNever(l.ctx, missing, 1))
-	rows := func() []string { return all[string](l, `SELECT to_jsonb(j)::text FROM lethe.jobs j ORDER BY id`) }
+	require.NoError(t, l.Journal.MarkTaskNever(l.Ctx, missing, 1))
+	rows := func() []string {
+		return storetest.All[string](l.Lab, `SELECT to_jsonb(j)::text FROM lethe.jobs j ORDER BY id`)
+	}
 	before := rows()
 	l.server.Kill()
-	require.Error(t, l.reconciler().Look(l.ctx))
+	require.Error(t, l.reconciler().Look(l.Ctx))
 	require.Equal(t, before, rows())
 }
 
@@ -111,8 +115,8 @@ func TestReconcilerShowsTheQueues(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	l.submit(room, 7)
-	require.NoError(t, l.redis.FlushAll(l.ctx).Err())
-	require.NoError(t, l.reconciler().Look(l.ctx))
+	require.NoError(t, l.redis.FlushAll(l.Ctx).Err())
+	require.NoError(t, l.reconciler().Look(l.Ctx))
 	names, err := l.asynq.Queues()
 	require.NoError(t, err)
 	slices.Sort(names)
@@ -125,11 +129,11 @@ func TestReconcilerGivesUpWhatKillsItsWorkers(t *testing.T) {
 	id := l.submit(room, 7)
 	l.claim(id)
 	l.vanish(id)
-	l.exec(`UPDATE lethe.jobs SET failures = $1`, mostFailures-1)
-	require.NoError(t, l.reconciler().Look(l.ctx))
-	status, err := l.board.Status(l.ctx, jobs.PurgeHistory, id)
+	l.Exec(`UPDATE lethe.jobs SET failures = $1`, maxFailures-1)
+	require.NoError(t, l.reconciler().Look(l.Ctx))
+	status, err := l.board.Status(l.Ctx, jobs.PurgeHistory, id)
 	require.NoError(t, err)
-	require.Equal(t, jobs.Failed, status.State)
+	require.Equal(t, journal.Failed, status.State)
 	require.Equal(t, "gave up after 20 failures without progress: its worker vanished", status.Error)
 	require.NotContains(t, l.pending(), id+"~2")
 }
@@ -140,11 +144,11 @@ func TestReconcilerDoesNotTrustAnActiveTask(t *testing.T) {
 	l := setup(t)
 	id := l.submit(room, 7)
 	key := func(list string) string { return "asynq:{default}:" + list }
-	require.NoError(t, l.redis.LMove(l.ctx, key("pending"), key("active"), "right", "left").Err())
-	require.NoError(t, l.redis.HSet(l.ctx, key("t:"+id+"~1"), "state", "active").Err())
-	require.NoError(t, l.reconciler().Look(l.ctx))
-	l.exec(`UPDATE lethe.jobs SET task_missing_since = task_missing_since - interval '1 hour'`)
-	require.NoError(t, l.reconciler().Look(l.ctx))
+	require.NoError(t, l.redis.LMove(l.Ctx, key("pending"), key("active"), "right", "left").Err())
+	require.NoError(t, l.redis.HSet(l.Ctx, key("t:"+id+"~1"), "state", "active").Err())
+	require.NoError(t, l.reconciler().Look(l.Ctx))
+	l.Exec(`UPDATE lethe.jobs SET task_missing_since = task_missing_since - interval '1 hour'`)
+	require.NoError(t, l.reconciler().Look(l.Ctx))
 	require.Equal(t, []string{id + "~2"}, l.pending())
 }
 
@@ -152,14 +156,14 @@ func TestReconcilerLooksUntilItsContextEnds(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	id := l.submit(room, 7)
-	require.NoError(t, l.redis.FlushAll(l.ctx).Err())
+	require.NoError(t, l.redis.FlushAll(l.Ctx).Err())
 	l.work(WorkerOptions{})
-	ctx, cancel := context.WithCancel(l.ctx)
+	ctx, cancel := context.WithCancel(l.Ctx)
 	var group sync.WaitGroup
 	group.Go(func() { l.reconciler().Run(ctx) })
-	require.Eventually(t, func() bool { return l.job(id).TaskMissing }, time.Minute, 20*time.Millisecond)
-	l.exec(`UPDATE lethe.jobs SET task_missing_since = task_missing_since - interval '1 hour'`)
-	require.Equal(t, jobs.Complete, l.ends(id).State)
+	require.Eventually(t, func() bool { return l.Job(id).TaskMissing }, time.Minute, 20*time.Millisecond)
+	l.Exec(`UPDATE lethe.jobs SET task_missing_since = task_missing_since - interval '1 hour'`)
+	require.Equal(t, journal.Complete, l.ends(id).State)
 	cancel()
 	group.Wait()
 }

@@ -9,6 +9,8 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/retention"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/storetest"
 )
 
 // These are bugs of Synapse's retention that Lethe is not to have, each from a
@@ -34,15 +36,15 @@ func setupCycle(t *testing.T) *cycle {
 
 // tick lets the next tick come, and waits until all that it makes has ended.
 func (c *cycle) tick() sweepResult {
-	c.t.Helper()
+	c.T.Helper()
 	c.days++
 	midnight, err := time.Parse(time.RFC3339, midnight)
-	require.NoError(c.t, err)
+	require.NoError(c.T, err)
 	tick := midnight.AddDate(0, 0, c.days).Format(time.RFC3339)
 	c.at(tick)
 	c.look(c.scheduler)
-	ids := all[string](c.lab, `SELECT id FROM lethe.jobs WHERE kind = 'retention_sweep' AND parameters->>'tick' = $1`, tick)
-	require.Len(c.t, ids, 1)
+	ids := storetest.All[string](c.Lab, `SELECT id FROM lethe.jobs WHERE kind = 'retention_sweep' AND parameters->>'tick' = $1`, tick)
+	require.Len(c.T, ids, 1)
 	return c.swept(ids[0])
 }
 
@@ -50,13 +52,13 @@ func (c *cycle) tick() sweepResult {
 // one before the row stays, as it does in Synapse. Nil is a content that says
 // nothing, of which Synapse keeps no row.
 func (c *cycle) replace(room, stateKey string, lifetime *int64) {
-	c.t.Helper()
-	c.exec(`DELETE FROM current_state_events WHERE room_id = $1 AND type = 'm.room.retention' AND state_key = $2`, room, stateKey)
+	c.T.Helper()
+	c.Exec(`DELETE FROM current_state_events WHERE room_id = $1 AND type = 'm.room.retention' AND state_key = $2`, room, stateKey)
 	event := "$" + jobs.NewID()
-	c.exec(`INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES ($1, $2, 'm.room.retention', $3)`,
+	c.Exec(`INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES ($1, $2, 'm.room.retention', $3)`,
 		event, room, stateKey)
 	if lifetime != nil {
-		c.exec(`INSERT INTO room_retention (room_id, event_id, max_lifetime) VALUES ($1, $2, $3)`, room, event, *lifetime)
+		c.Exec(`INSERT INTO room_retention (room_id, event_id, max_lifetime) VALUES ($1, $2, $3)`, room, event, *lifetime)
 	}
 }
 
@@ -104,9 +106,9 @@ func TestCancelledPolicyCountsNoMore(t *testing.T) {
 		require.Equal(t, []int64{2, 3, 4, 5, 6, 7}, c.depths(room), room)
 	}
 	// Time goes by: what is left of each room is a month older.
-	c.exec(`UPDATE events SET received_ts = received_ts - $1 WHERE stream_ordering < (SELECT max(stream_ordering) FROM events)`, 30*day)
+	c.Exec(`UPDATE events SET received_ts = received_ts - $1 WHERE stream_ordering < (SELECT max(stream_ordering) FROM events)`, 30*day)
 	c.replace("!cancelled:x", "", nil)
-	c.exec(`DELETE FROM current_state_events WHERE room_id = '!lost:x' AND type = 'm.room.retention'`)
+	c.Exec(`DELETE FROM current_state_events WHERE room_id = '!lost:x' AND type = 'm.room.retention'`)
 	want := sweepResult{Rooms: 3, Enqueued: 1}
 	want.Skipped.NoLimit = 2
 	require.Equal(t, want, c.tick())
@@ -124,12 +126,12 @@ func TestPurgeOfASweepThatFailsSaysWhy(t *testing.T) {
 	c.replace(room, "", &lifetime)
 	c.failing("P0001", 0)
 	require.EqualValues(t, 1, c.tick().Enqueued)
-	id := all[string](c.lab, `SELECT id FROM lethe.jobs WHERE kind = 'purge_history'`)[0]
+	id := storetest.All[string](c.Lab, `SELECT id FROM lethe.jobs WHERE kind = 'purge_history'`)[0]
 	status := c.ends(id)
-	require.Equal(t, jobs.Failed, status.State)
+	require.Equal(t, journal.Failed, status.State)
 	require.Contains(t, status.Error, "made to fail")
-	require.Equal(t, store.JobFailed, c.job(id).State)
-	require.Contains(t, c.job(id).Error, "made to fail")
+	require.Equal(t, journal.Failed, c.Job(id).State)
+	require.Contains(t, c.Job(id).Error, "made to fail")
 	require.Len(t, c.depths(room), 4)
 }
 
@@ -142,16 +144,16 @@ func TestPolicyGoesWithItsRoom(t *testing.T) {
 	lifetime := day
 	c.replace(room, "", &lifetime)
 	c.replace("!other:x", "", &lifetime)
-	c.exec(`CREATE TABLE mine AS SELECT * FROM events WHERE room_id = '!room:x'`)
+	c.Exec(`CREATE TABLE mine AS SELECT * FROM events WHERE room_id = '!room:x'`)
 	status, _ := c.deleteEnds(c.delete(room, nil))
-	require.Equal(t, jobs.Complete, status.State, status.Error)
-	require.Equal(t, []string{"!other:x"}, all[string](c.lab, `SELECT room_id FROM room_retention`))
+	require.Equal(t, journal.Complete, status.State, status.Error)
+	require.Equal(t, []string{"!other:x"}, storetest.All[string](c.Lab, `SELECT room_id FROM room_retention`))
 
-	c.exec(`DELETE FROM blocked_rooms`)
-	c.exec(`INSERT INTO rooms (room_id) VALUES ($1)`, room)
-	c.exec(`INSERT INTO events SELECT * FROM mine`)
-	c.exec(`INSERT INTO event_forward_extremities (event_id, room_id) SELECT event_id, room_id FROM mine ORDER BY depth DESC LIMIT 1`)
-	c.exec(`INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES ('$create', $1, 'm.room.create', '')`, room)
+	c.Exec(`DELETE FROM blocked_rooms`)
+	c.Exec(`INSERT INTO rooms (room_id) VALUES ($1)`, room)
+	c.Exec(`INSERT INTO events SELECT * FROM mine`)
+	c.Exec(`INSERT INTO event_forward_extremities (event_id, room_id) SELECT event_id, room_id FROM mine ORDER BY depth DESC LIMIT 1`)
+	c.Exec(`INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES ('$create', $1, 'm.room.create', '')`, room)
 	want := sweepResult{Rooms: 2, Enqueued: 1}
 	want.Skipped.NoLimit = 1
 	require.Equal(t, want, c.tick())
@@ -175,10 +177,10 @@ func TestSweepOfAbsurdRooms(t *testing.T) {
 	for room, lifetime := range policies {
 		c.replace(room, "", &lifetime)
 	}
-	c.exec(`DELETE FROM rooms WHERE room_id = '!roomless:x'`)
+	c.Exec(`DELETE FROM rooms WHERE room_id = '!roomless:x'`)
 	// When it arrived nobody knows, so it arrived before all others.
-	c.exec(`UPDATE events SET received_ts = NULL WHERE room_id = '!timeless:x' AND depth < 3`)
-	c.exec(`INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES ('$nowhere', '!eventless:x', 'm.room.create', '')`)
+	c.Exec(`UPDATE events SET received_ts = NULL WHERE room_id = '!timeless:x' AND depth < 3`)
+	c.Exec(`INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES ('$nowhere', '!eventless:x', 'm.room.create', '')`)
 	lifetime := hour
 	c.replace("!eventless:x", "", &lifetime)
 	result := c.tick()
@@ -186,7 +188,7 @@ func TestSweepOfAbsurdRooms(t *testing.T) {
 	require.EqualValues(t, 7, result.Rooms)
 	require.EqualValues(t, 5, result.Enqueued)
 	require.EqualValues(t, 2, result.Skipped.NothingExpired)
-	require.Empty(t, all[string](c.lab, `SELECT room_id || ' ' || coalesce(error, state) FROM lethe.jobs WHERE state <> 'complete'`))
+	require.Empty(t, storetest.All[string](c.Lab, `SELECT room_id || ' ' || coalesce(error, state) FROM lethe.jobs WHERE state <> 'complete'`))
 	require.Equal(t, []int64{1, 2, 3, 4, 5}, c.depths("!ages:x"))
 	require.Equal(t, []int64{5}, c.depths("!negative:x"), "a room keeps its last event")
 	require.Equal(t, []int64{5}, c.depths("!zero:x"))

@@ -18,6 +18,10 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
 	"lethe/internal/retention"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/storetest"
 )
 
 // day and hour are lifetimes, in ms.
@@ -40,7 +44,7 @@ type aged struct {
 // before each full day: so the first event that has not expired is of no room that
 // is looked at, and each room keeps the newest that has.
 func (l *lab) arrive(events ...aged) {
-	l.t.Helper()
+	l.T.Helper()
 	const elsewhere = "!elsewhere:far"
 	for n := range int64(100) {
 		events = append(events, aged{room: elsewhere, depth: 100 - n, age: n*day + time.Minute.Milliseconds()})
@@ -69,7 +73,7 @@ func (l *lab) arrive(events ...aged) {
 	for room, id := range last {
 		batch.Queue(`INSERT INTO event_forward_extremities (event_id, room_id) VALUES ($1, $2)`, id, room)
 	}
-	require.NoError(l.t, l.conn.SendBatch(l.ctx, batch).Close())
+	require.NoError(l.T, l.Conn.SendBatch(l.Ctx, batch).Close())
 }
 
 // steps are events of a room, each a level above the one before, of the given ages
@@ -84,11 +88,11 @@ func steps(room string, days ...int64) []aged {
 
 // policy makes the lifetimes the room's policy: "null" leaves one open.
 func (l *lab) policy(room string, minimum, maximum any) {
-	l.t.Helper()
-	l.exec(`
+	l.T.Helper()
+	l.Exec(`
 		INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES ('$policy' || $1, $1, 'm.room.retention', '')
 		ON CONFLICT DO NOTHING`, room)
-	l.exec(`
+	l.Exec(`
 		INSERT INTO room_retention (room_id, event_id, min_lifetime, max_lifetime) VALUES ($1, '$policy' || $1, $2::bigint, $3::bigint)
 		ON CONFLICT (room_id, event_id) DO UPDATE SET min_lifetime = excluded.min_lifetime, max_lifetime = excluded.max_lifetime`,
 		room, minimum, maximum)
@@ -105,28 +109,28 @@ func keeping(lifetime int64) retention.Config {
 
 // sweep accepts a sweep for the job, as the scheduler does.
 func (l *lab) sweep(job string) string {
-	l.t.Helper()
-	id, err := l.client.SubmitRetentionSweep(l.ctx, RetentionSweep{Job: job, Tick: time.Now().Add(-24 * time.Hour)})
-	require.NoError(l.t, err)
+	l.T.Helper()
+	id, err := l.client.SubmitRetentionSweep(l.Ctx, RetentionSweep{Job: job, Tick: time.Now().Add(-24 * time.Hour)})
+	require.NoError(l.T, err)
 	return id
 }
 
 // swept waits until the sweep has ended, and all jobs that it made.
 func (l *lab) swept(id string) sweepResult {
-	l.t.Helper()
-	require.Eventually(l.t, func() bool {
-		open, err := l.store.OpenLowJobs(l.ctx)
-		return err == nil && open == 0 && jobs.State(l.job(id).State).Ended()
+	l.T.Helper()
+	require.Eventually(l.T, func() bool {
+		open, err := l.Journal.OpenLowJobs(l.Ctx)
+		return err == nil && open == 0 && journal.State(l.Job(id).State).Ended()
 	}, time.Minute, 20*time.Millisecond)
-	require.Equal(l.t, store.JobComplete, l.job(id).State, l.job(id).Error)
+	require.Equal(l.T, journal.Complete, l.Job(id).State, l.Job(id).Error)
 	return l.sweptSoFar(id)
 }
 
 func (l *lab) sweptSoFar(id string) sweepResult {
-	l.t.Helper()
+	l.T.Helper()
 	var at retentionSweepCheckpoint
-	if checkpoint := l.job(id).Checkpoint; checkpoint != nil {
-		require.NoError(l.t, json.Unmarshal(checkpoint, &at))
+	if checkpoint := l.Job(id).Checkpoint; checkpoint != nil {
+		require.NoError(l.T, json.Unmarshal(checkpoint, &at))
 	}
 	return at.Sweep
 }
@@ -134,18 +138,18 @@ func (l *lab) sweptSoFar(id string) sweepResult {
 // purged are the rooms that have had a purge, in the order of their ids, once for
 // each.
 func (l *lab) purged() []string {
-	l.t.Helper()
-	return all[string](l, `SELECT room_id FROM lethe.jobs WHERE kind = 'purge_history' ORDER BY room_id`)
+	l.T.Helper()
+	return storetest.All[string](l.Lab, `SELECT room_id FROM lethe.jobs WHERE kind = 'purge_history' ORDER BY room_id`)
 }
 
 // newSweep is the work of a sweep that was accepted, in our own hands.
 func (l *lab) newSweep(w *Worker, id string) *retentionSweep {
-	l.t.Helper()
-	l.exec(`UPDATE lethe.jobs SET state = 'queued', heartbeat_at = NULL WHERE id = $1`, id)
+	l.T.Helper()
+	l.Exec(`UPDATE lethe.jobs SET state = 'queued', heartbeat_at = NULL WHERE id = $1`, id)
 	run := l.claim(id)
-	sweep, err := w.newRetentionSweep(l.job(id), run)
-	require.NoError(l.t, err)
-	return sweep
+	sweep, err := w.newRetentionSweep(l.Ctx, l.Job(id), run)
+	require.NoError(l.T, err)
+	return sweep.(*retentionSweep)
 }
 
 func TestSweepPurgesWhatHasExpired(t *testing.T) {
@@ -183,13 +187,13 @@ func TestSweepPurgesWhatHasExpired(t *testing.T) {
 	require.Equal(t, []int64{3}, l.depths("!silent:x"))
 	require.Equal(t, []int64{1, 3, 4, 5}, l.depths("!state:x"), "the state stays, and local events go too")
 
-	purges := all[string](l, `
+	purges := storetest.All[string](l.Lab, `
 		SELECT concat_ws(' ', requester, queue, state, parameters ->> 'retention_job', parameters ->> 'delete_local_events')
 		FROM lethe.jobs WHERE kind = 'purge_history'`)
 	require.Equal(t, slices.Repeat([]string{"retention low complete all true"}, 5), purges)
-	status, err := l.board.Status(l.ctx, jobs.RetentionSweep, id)
+	status, err := l.board.Status(l.Ctx, jobs.RetentionSweep, id)
 	require.NoError(t, err)
-	require.Equal(t, jobs.Complete, status.State)
+	require.Equal(t, journal.Complete, status.State)
 	require.Contains(t, status.Progress, `"enqueued": 5`)
 
 	again := l.swept(l.sweep("all"))
@@ -267,7 +271,7 @@ func TestSweepSaysWhyItSkips(t *testing.T) {
 	sweep := l.newSweep(w, l.sweep("all"))
 	for done := false; !done; {
 		var err error
-		done, err = sweep.next(l.ctx)
+		done, err = sweep.next(l.Ctx)
 		require.NoError(t, err)
 	}
 	want := sweepResult{Rooms: 7, Enqueued: 1}
@@ -275,13 +279,13 @@ func TestSweepSaysWhyItSkips(t *testing.T) {
 	want.Skipped.Deleting, want.Skipped.Purging, want.Skipped.NothingExpired = 1, 1, 1
 	require.Equal(t, want, sweep.at.Sweep)
 	require.Equal(t, want, l.sweptSoFar(sweep.run.JobID))
-	require.NoError(t, l.store.EndJob(l.ctx, sweep.run, store.JobComplete, ""))
-	low := all[string](l, `SELECT room_id FROM lethe.jobs WHERE queue = 'low'`)
+	require.NoError(t, l.Journal.EndJob(l.Ctx, sweep.run, journal.Complete, ""))
+	low := storetest.All[string](l.Lab, `SELECT room_id FROM lethe.jobs WHERE queue = 'low'`)
 	require.Equal(t, []string{"!expired"}, low)
 
 	// And once more while its purge is open.
 	sweep = l.newSweep(w, l.sweep("all"))
-	_, err := sweep.next(l.ctx)
+	_, err := sweep.next(l.Ctx)
 	require.NoError(t, err)
 	require.EqualValues(t, 2, sweep.at.Sweep.Skipped.Purging)
 	require.Zero(t, sweep.at.Sweep.Enqueued)
@@ -297,17 +301,17 @@ func TestSweepOfAJobThatIsGone(t *testing.T) {
 		`retention job "gone": no job of that name is configured: the sweep was left`: l.worker(WorkerOptions{Retention: keeping(day)}),
 		"retention is not enabled: the sweep was left":                                l.worker(WorkerOptions{Retention: off}),
 	} {
-		job := l.job(l.sweep("gone"))
+		job := l.Job(l.sweep("gone"))
 		run := l.claim(job.ID)
-		err := w.runSlice(l.ctx, job, run, l.log)
+		err := w.runSlice(l.Ctx, job, run, l.log)
 		require.EqualError(t, err, want)
-		require.NoError(t, w.settle(l.ctx, job, run, err, l.log))
-		require.Equal(t, want, l.job(job.ID).Error)
+		require.NoError(t, w.settle(l.Ctx, job, run, err, l.log))
+		require.Equal(t, want, l.Job(job.ID).Error)
 	}
-	_, err := l.worker(WorkerOptions{Retention: keeping(day), Beside: true}).newRetentionSweep(l.job(l.sweep("all")), store.Run{})
+	_, err := l.worker(WorkerOptions{Retention: keeping(day), Beside: true}).newRetentionSweep(l.Ctx, l.Job(l.sweep("all")), journal.Run{})
 	require.ErrorIs(t, err, errBeside)
 	for _, parameters := range []string{`{"tick": "noon"}`, `{"job": 7}`, `[]`} {
-		_, err = l.worker(WorkerOptions{Retention: keeping(day)}).newRetentionSweep(store.Job{Parameters: []byte(parameters)}, store.Run{})
+		_, err = l.worker(WorkerOptions{Retention: keeping(day)}).newRetentionSweep(l.Ctx, journal.Job{Parameters: []byte(parameters)}, journal.Run{})
 		require.ErrorContains(t, err, "decode the job's parameters")
 	}
 	require.Empty(t, l.purged())
@@ -324,26 +328,26 @@ func TestBadRoomIsIsolated(t *testing.T) {
 	}
 	l.arrive(events...)
 	// One whose purge is refused, and two whose events cannot be read.
-	l.exec(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	l.Exec(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 		IF NEW.room_id = '!3' AND NEW.kind = 'purge_history' THEN RAISE 'made to fail'; END IF;
 		RETURN NEW;
 	END $$`)
-	l.exec(`CREATE TRIGGER refuse BEFORE INSERT ON lethe.jobs FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	l.Exec(`CREATE TRIGGER refuse BEFORE INSERT ON lethe.jobs FOR EACH ROW EXECUTE FUNCTION refuse()`)
 	// As each event is looked for, and not before.
-	l.exec(`DO $$ DECLARE way text; BEGIN
+	l.Exec(`DO $$ DECLARE way text; BEGIN
 		FOREACH way IN ARRAY ARRAY['hashjoin', 'mergejoin', 'bitmapscan', 'seqscan', 'material'] LOOP
 			EXECUTE format('ALTER DATABASE %I SET enable_%s = off', current_database(), way);
 		END LOOP;
 	END $$`)
-	l.exec(`DROP TABLE rejections`)
-	l.exec(`CREATE FUNCTION corrupted(event text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+	l.Exec(`DROP TABLE rejections`)
+	l.Exec(`CREATE FUNCTION corrupted(event text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
 		RAISE 'page is broken' USING ERRCODE = 'data_corrupted';
 	END $$`)
-	l.exec(`CREATE VIEW rejections AS SELECT event_id FROM events WHERE room_id IN ('!0', '!5') AND corrupted(event_id)`)
+	l.Exec(`CREATE VIEW rejections AS SELECT event_id FROM events WHERE room_id IN ('!0', '!5') AND corrupted(event_id)`)
 	sweep := l.newSweep(l.worker(WorkerOptions{Retention: keeping(day), SweepRooms: 4}), l.sweep("all"))
 	for done := false; !done; {
 		var err error
-		done, err = sweep.next(l.ctx)
+		done, err = sweep.next(l.Ctx)
 		require.NoError(t, err)
 	}
 	result := l.sweptSoFar(sweep.run.JobID)
@@ -359,13 +363,13 @@ func TestBadRoomIsIsolated(t *testing.T) {
 	require.Equal(t, []string{"!1", "!2", "!4", "!6", "!7", "!8"}, l.purged())
 
 	// An error that is about no room ends the sweep, and says why.
-	l.exec(`DROP VIEW rejections`)
-	require.NoError(t, l.store.EndJob(l.ctx, sweep.run, store.JobComplete, ""))
-	l.exec(`UPDATE lethe.jobs SET state = 'complete', ended_at = now() WHERE queue = 'low'`)
+	l.Exec(`DROP VIEW rejections`)
+	require.NoError(t, l.Journal.EndJob(l.Ctx, sweep.run, journal.Complete, ""))
+	l.Exec(`UPDATE lethe.jobs SET state = 'complete', ended_at = now() WHERE queue = 'low'`)
 	sweep = l.newSweep(l.worker(WorkerOptions{Retention: keeping(day)}), l.sweep("all"))
-	_, err := sweep.next(l.ctx)
+	_, err := sweep.next(l.Ctx)
 	require.ErrorContains(t, err, "rejections")
-	require.False(t, store.OfRows(err))
+	require.False(t, postgres.OfRows(err))
 }
 
 // A sweep may be called again from any of its checkpoints, and by two at once:
@@ -389,15 +393,15 @@ func TestSweepGoesOnFromAnyCheckpoint(t *testing.T) {
 		var group sync.WaitGroup
 		var errs [2]error
 		var done bool
-		group.Go(func() { _, errs[0] = old.next(l.ctx) })
-		group.Go(func() { done, errs[1] = sweep.next(l.ctx) })
+		group.Go(func() { _, errs[0] = old.next(l.Ctx) })
+		group.Go(func() { done, errs[1] = sweep.next(l.Ctx) })
 		group.Wait()
 		require.NoError(t, errs[1])
 		if done {
 			require.Equal(t, 6, i)
 			break
 		}
-		require.ErrorIs(t, errs[0], store.ErrSuperseded)
+		require.ErrorIs(t, errs[0], journal.ErrSuperseded)
 	}
 	result := l.sweptSoFar(id)
 	require.EqualValues(t, 17, result.Rooms)
@@ -405,11 +409,11 @@ func TestSweepGoesOnFromAnyCheckpoint(t *testing.T) {
 	require.Equal(t, names, l.purged())
 
 	// From the beginning it finds them all done.
-	l.exec(`UPDATE lethe.jobs SET checkpoint = NULL WHERE id = $1`, id)
+	l.Exec(`UPDATE lethe.jobs SET checkpoint = NULL WHERE id = $1`, id)
 	sweep := l.newSweep(w, id)
 	for done := false; !done; {
 		var err error
-		done, err = sweep.next(l.ctx)
+		done, err = sweep.next(l.Ctx)
 		require.NoError(t, err)
 	}
 	require.EqualValues(t, 17, sweep.at.Sweep.Skipped.Purging)
@@ -422,10 +426,10 @@ func TestSweepsTakeTurns(t *testing.T) {
 	l := setup(t)
 	one, other := l.sweep("all"), l.sweep("other")
 	l.claim(one)
-	_, err := l.store.ClaimJob(l.ctx, one, 1, jobs.HeartbeatStale, 0)
-	require.ErrorIs(t, err, store.ErrSuperseded)
-	_, err = l.store.ClaimJob(l.ctx, other, 1, jobs.HeartbeatStale, 0)
-	require.ErrorIs(t, err, store.ErrRoomBusy)
+	_, err := l.Journal.ClaimJob(l.Ctx, one, 1, jobs.HeartbeatStale, 0)
+	require.ErrorIs(t, err, journal.ErrSuperseded)
+	_, err = l.Journal.ClaimJob(l.Ctx, other, 1, jobs.HeartbeatStale, 0)
+	require.ErrorIs(t, err, journal.ErrRoomBusy)
 }
 
 // What is not enqueued, since Redis was away or the worker died, the reconciler
@@ -436,22 +440,22 @@ func TestSweptJobsAreEnqueuedByTheReconciler(t *testing.T) {
 	l.arrive(slices.Concat(steps("!a", 9, 8, 7), steps("!b", 9, 8, 7))...)
 	sweep := l.newSweep(l.worker(WorkerOptions{Retention: keeping(day)}), l.sweep("all"))
 	l.server.Kill()
-	_, err := sweep.next(l.ctx)
+	_, err := sweep.next(l.Ctx)
 	require.NoError(t, err)
 	require.EqualValues(t, 2, sweep.at.Sweep.Enqueued)
-	require.NoError(t, l.server.Restart(l.ctx))
-	require.NoError(t, l.reconciler().Look(l.ctx))
+	require.NoError(t, l.server.Restart(l.Ctx))
+	require.NoError(t, l.reconciler().Look(l.Ctx))
 	var ids []string
-	tasks, err := l.asynq.ListPendingTasks(queueLow)
+	tasks, err := l.asynq.ListPendingTasks(string(jobs.Low))
 	require.NoError(t, err)
 	for _, task := range tasks {
 		ids = append(ids, task.ID)
 	}
-	require.ElementsMatch(t, all[string](l, `SELECT id || '~1' FROM lethe.jobs WHERE queue = 'low'`), ids)
+	require.ElementsMatch(t, storetest.All[string](l.Lab, `SELECT id || '~1' FROM lethe.jobs WHERE queue = 'low'`), ids)
 	require.Len(t, ids, 2)
 	// And it finds them there.
-	require.NoError(t, l.reconciler().Look(l.ctx))
-	require.Zero(t, all[int](l, `SELECT count(*) FROM lethe.jobs WHERE queue = 'low' AND task_missing_since IS NOT NULL`)[0])
+	require.NoError(t, l.reconciler().Look(l.Ctx))
+	require.Zero(t, storetest.All[int](l.Lab, `SELECT count(*) FROM lethe.jobs WHERE queue = 'low' AND task_missing_since IS NOT NULL`)[0])
 }
 
 // Between sweep and purge a policy may come to keep more, and what it keeps stays.
@@ -471,26 +475,26 @@ func TestPurgeKeepsWhatNoLongerExpires(t *testing.T) {
 	sweep := l.newSweep(l.worker(WorkerOptions{Retention: rules}), l.sweep("all"))
 	for done := false; !done; {
 		var err error
-		done, err = sweep.next(l.ctx)
+		done, err = sweep.next(l.Ctx)
 		require.NoError(t, err)
 	}
 	require.EqualValues(t, 5, sweep.at.Sweep.Enqueued)
-	decided := all[float64](l, `
+	decided := storetest.All[float64](l.Lab, `
 		SELECT (extract(epoch FROM now()) * 1000 - (parameters->>'expired_before')::bigint)::float FROM lethe.jobs WHERE queue = 'low'`)
 	require.Len(t, decided, 5)
 	require.InDeltaSlice(t, slices.Repeat([]float64{float64(5 * day)}, 5), decided, float64(2*time.Minute.Milliseconds()))
-	l.exec(`DELETE FROM current_state_events WHERE event_id = '$policy!cancelled'`)
+	l.Exec(`DELETE FROM current_state_events WHERE event_id = '$policy!cancelled'`)
 	l.policy("!lengthened", nil, 30*day)
 	l.policy("!longer", nil, 7*day+hour)
 	// As an older version made them.
-	l.exec(`UPDATE lethe.jobs SET parameters = parameters - 'expired_before' WHERE room_id IN ('!longer', '!shortened')`)
+	l.Exec(`UPDATE lethe.jobs SET parameters = parameters - 'expired_before' WHERE room_id IN ('!longer', '!shortened')`)
 	l.policy("!shortened", nil, hour)
 	l.work(WorkerOptions{Retention: rules})
 	ends := func() map[string]jobs.Status {
 		statuses := map[string]jobs.Status{}
-		for _, id := range all[string](l, `SELECT id FROM lethe.jobs WHERE queue = 'low'`) {
+		for _, id := range storetest.All[string](l.Lab, `SELECT id FROM lethe.jobs WHERE queue = 'low'`) {
 			status := l.ends(id)
-			require.Equal(t, jobs.Complete, status.State, status.Error)
+			require.Equal(t, journal.Complete, status.State, status.Error)
 			statuses[status.Room] = status
 		}
 		return statuses
@@ -514,15 +518,15 @@ func TestPurgesOfRetentionThatIsOff(t *testing.T) {
 	l.arrive(steps(room, 9, 8, 7)...)
 	rules := keeping(day)
 	sweep := l.newSweep(l.worker(WorkerOptions{Retention: rules}), l.sweep("all"))
-	_, err := sweep.next(l.ctx)
+	_, err := sweep.next(l.Ctx)
 	require.NoError(t, err)
 	asked := l.submit("!other:x", 1)
 	rules.Enabled = false
 	l.work(WorkerOptions{Retention: rules})
-	status := l.ends(all[string](l, `SELECT id FROM lethe.jobs WHERE queue = 'low'`)[0])
-	require.Equal(t, jobs.Complete, status.State)
+	status := l.ends(storetest.All[string](l.Lab, `SELECT id FROM lethe.jobs WHERE queue = 'low'`)[0])
+	require.Equal(t, journal.Complete, status.State)
 	require.Equal(t, []int64{1, 2, 3}, l.depths(room))
-	require.Equal(t, jobs.Complete, l.ends(asked).State, "others are none of its business")
+	require.Equal(t, journal.Complete, l.ends(asked).State, "others are none of its business")
 }
 
 // A purge that was cut short is judged again, and finishes what was begun.
@@ -532,32 +536,32 @@ func TestPurgeIsJudgedAgainInEachSlice(t *testing.T) {
 	l.arrive(steps(room, 9, 8, 7, 6, 5, 4, 0)...)
 	w := l.worker(WorkerOptions{Retention: keeping(day), BatchEvents: 1})
 	sweep := l.newSweep(w, l.sweep("all"))
-	_, err := sweep.next(l.ctx)
+	_, err := sweep.next(l.Ctx)
 	require.NoError(t, err)
-	id := all[string](l, `SELECT id FROM lethe.jobs WHERE queue = 'low'`)[0]
+	id := storetest.All[string](l.Lab, `SELECT id FROM lethe.jobs WHERE queue = 'low'`)[0]
 	run := l.claim(id)
-	purge, err := w.newPurgeHistory(l.ctx, l.job(id), run)
+	purge, err := w.newPurgeHistory(l.Ctx, l.Job(id), run)
 	require.NoError(t, err)
 	for range 2 {
-		_, err = purge.next(l.ctx)
+		_, err = purge.next(l.Ctx)
 		require.NoError(t, err)
 	}
 	require.Equal(t, []int64{3, 4, 5, 6, 7}, l.depths(room))
 	l.policy(room, nil, 6*day-hour)
-	purge, err = w.newPurgeHistory(l.ctx, l.job(id), run)
+	purge, err = w.newPurgeHistory(l.Ctx, l.Job(id), run)
 	require.NoError(t, err)
 	for done := false; !done; {
-		done, err = purge.next(l.ctx)
+		done, err = purge.next(l.Ctx)
 		require.NoError(t, err)
 	}
 	require.Equal(t, []int64{4, 5, 6, 7}, l.depths(room))
-	require.EqualValues(t, 3, purge.at.EventsDeleted)
+	require.EqualValues(t, 3, purge.(*purgeHistory).at.EventsDeleted)
 
 	l.policy(room, nil, 90*day)
-	purge, err = w.newPurgeHistory(l.ctx, l.job(id), run)
+	purge, err = w.newPurgeHistory(l.Ctx, l.Job(id), run)
 	require.NoError(t, err)
 	for done := false; !done; {
-		done, err = purge.next(l.ctx)
+		done, err = purge.next(l.Ctx)
 		require.NoError(t, err)
 	}
 	require.Equal(t, []int64{4, 5, 6, 7}, l.depths(room))
@@ -568,12 +572,12 @@ func TestSweepOfTheCorpus(t *testing.T) {
 	t.Parallel()
 	l := setupOn(t, func(t *testing.T) string {
 		url := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
-		require.NoError(t, store.Migrate(t.Context(), url))
+		require.NoError(t, migrate.Up(t.Context(), url))
 		return url
 	})
 	// The corpus was made in a minute: one second of it is to be a day, of which the
 	// last is half a day ago. So no lifetime ends while the test runs.
-	l.exec(`
+	l.Exec(`
 		UPDATE events e SET received_ts = extract(epoch FROM now())::numeric * 1000 - $1::bigint * (0.5 + (last - received_ts) / 1000)
 		FROM (SELECT max(received_ts) AS last FROM events) n`, day)
 	rules := keeping(20 * day)
@@ -582,7 +586,7 @@ func TestSweepOfTheCorpus(t *testing.T) {
 	gone := func() map[string][]string {
 		// For each room the token is the last event of the room up to the first event
 		// of all that has not expired, by the stream.
-		rows, err := l.conn.Query(l.ctx, `
+		rows, err := l.Conn.Query(l.Ctx, `
 			WITH lifetimes AS (
 				SELECT room_id, least(greatest(coalesce(max_lifetime, $1), $2), $3) AS lifetime
 				FROM (SELECT DISTINCT room_id FROM current_state_events) r
@@ -614,15 +618,15 @@ func TestSweepOfTheCorpus(t *testing.T) {
 	}
 	want := gone()
 	require.Greater(t, len(want), 5, "else it shows nothing")
-	before := all[string](l, `SELECT event_id FROM events ORDER BY 1`)
+	before := storetest.All[string](l.Lab, `SELECT event_id FROM events ORDER BY 1`)
 	l.work(WorkerOptions{Retention: rules, SweepRooms: 3, BatchEvents: 20})
 	result := l.swept(l.sweep("all"))
 	require.Equal(t, slices.Sorted(maps.Keys(want)), l.purged())
 	require.EqualValues(t, len(want), result.Enqueued)
-	failed := all[string](l, `SELECT error FROM lethe.jobs WHERE state <> 'complete'`)
+	failed := storetest.All[string](l.Lab, `SELECT error FROM lethe.jobs WHERE state <> 'complete'`)
 	require.Empty(t, failed)
 
-	after := all[string](l, `SELECT event_id FROM events ORDER BY 1`)
+	after := storetest.All[string](l.Lab, `SELECT event_id FROM events ORDER BY 1`)
 	var went []string
 	for _, event := range before {
 		if _, found := slices.BinarySearch(after, event); !found {
@@ -650,47 +654,49 @@ func TestSweepWaitsForItsPurges(t *testing.T) {
 	w := l.worker(WorkerOptions{Retention: keeping(day), SweepRooms: 4, MaxQueued: 6})
 	id := l.sweep("all")
 	end := func(n int) {
-		l.exec(`
+		l.Exec(`
 			UPDATE lethe.jobs SET state = 'complete', ended_at = now()
 			WHERE id IN (SELECT id FROM lethe.jobs WHERE queue = 'low' AND ended_at IS NULL ORDER BY room_id LIMIT $1)`, n)
 	}
 	var yield errYield
 	sweep := l.newSweep(w, id)
 	for _, want := range []int{4, 6} {
-		_, err := sweep.next(l.ctx)
+		_, err := sweep.next(l.Ctx)
 		require.NoError(t, err)
 		require.EqualValues(t, want, sweep.at.Sweep.Enqueued)
 	}
-	_, err := sweep.next(l.ctx)
+	_, err := sweep.next(l.Ctx)
 	require.ErrorAs(t, err, &yield)
-	require.Equal(t, "queue full", yield.reason)
+	require.Equal(t, jobs.YieldQueueFull, yield.reason)
 	require.Positive(t, yield.after)
 	end(1)
-	_, err = sweep.next(l.ctx)
+	_, err = sweep.next(l.Ctx)
 	require.NoError(t, err)
 	require.EqualValues(t, 7, sweep.at.Sweep.Enqueued)
 	require.EqualValues(t, 7, l.sweptSoFar(id).Rooms, "those that are enqueued, and no more")
 
 	// One that was stopped looks, and then others make purges.
 	end(3)
-	free, err := l.store.OpenLowJobs(l.ctx)
+	free, err := l.Journal.OpenLowJobs(l.Ctx)
 	require.NoError(t, err)
 	require.Equal(t, 3, free)
-	many := make([]store.Job, 4)
+	many := make([]journal.Job, 4)
 	for i := range many {
-		many[i] = store.Job{ID: jobs.NewID(), Kind: "purge_history", Room: fmt.Sprint("!x", i), Parameters: []byte("{}"), Queue: queueLow}
+		many[i] = journal.Job{ID: jobs.NewID(), Kind: "purge_history", Room: fmt.Sprint("!x", i), Parameters: []byte("{}"), Queue: jobs.Low}
 	}
-	_, err = l.store.InsertSwept(l.ctx, sweep.run, lockLease, many, 6, func(store.SweptJobs) any { return sweep.at })
-	require.ErrorIs(t, err, store.ErrLowQueue)
+	b := l.Journal.BeginSweep(sweep.run, lockLease)
+	_, err = journal.InsertSwept(l.Ctx, b, many, 6)
+	b.Rollback(l.Ctx)
+	require.ErrorIs(t, err, journal.ErrLowQueue)
 	require.EqualValues(t, 7, l.sweptSoFar(id).Rooms)
 
 	for i := 0; ; i++ {
 		require.Less(t, i, 40)
-		done, err := l.newSweep(w, id).next(l.ctx)
+		done, err := l.newSweep(w, id).next(l.Ctx)
 		if done {
 			break
 		}
-		open, countErr := l.store.OpenLowJobs(l.ctx)
+		open, countErr := l.Journal.OpenLowJobs(l.Ctx)
 		require.NoError(t, countErr)
 		require.LessOrEqual(t, open, 6)
 		if err != nil {
@@ -699,7 +705,7 @@ func TestSweepWaitsForItsPurges(t *testing.T) {
 		}
 	}
 	require.EqualValues(t, 20, l.sweptSoFar(id).Enqueued)
-	require.Zero(t, l.job(id).Failures)
+	require.Zero(t, l.Job(id).Failures)
 	require.Len(t, l.purged(), 20)
 	require.Len(t, slices.Compact(l.purged()), 20)
 }
@@ -715,75 +721,75 @@ func TestFewPurgesOfSweepsRunAtATime(t *testing.T) {
 	l.arrive(events...)
 	// Whoever begins notes how many run then. It sees those that have committed, so
 	// it is told of no more than there were.
-	l.exec(`CREATE TABLE seen (running bigint)`)
-	l.exec(`CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	l.Exec(`CREATE TABLE seen (running bigint)`)
+	l.Exec(`CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 		INSERT INTO public.seen SELECT count(*) FROM lethe.jobs WHERE queue = 'low' AND state = 'running';
 		RETURN NULL;
 	END $$`)
-	l.exec(`CREATE TRIGGER note AFTER UPDATE ON lethe.jobs FOR EACH ROW WHEN (NEW.queue = 'low' AND NEW.state = 'running') EXECUTE FUNCTION note()`)
+	l.Exec(`CREATE TRIGGER note AFTER UPDATE ON lethe.jobs FOR EACH ROW WHEN (NEW.queue = 'low' AND NEW.state = 'running') EXECUTE FUNCTION note()`)
 	for range 2 {
 		l.work(WorkerOptions{Retention: keeping(day), Concurrency: 6, MaxRunning: 3, BatchEvents: 1})
 	}
 	result := l.swept(l.sweep("all"))
 	require.EqualValues(t, 24, result.Enqueued)
-	require.EqualValues(t, 3, all[int64](l, `SELECT max(running) FROM seen`)[0], "and all places are used")
+	require.EqualValues(t, 3, storetest.All[int64](l.Lab, `SELECT max(running) FROM seen`)[0], "and all places are used")
 }
 
 func TestClaimsOfTheLowQueueAreBounded(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
-	var rows []store.Job
+	var rows []journal.Job
 	for i := range 3 {
-		rows = append(rows, store.Job{ID: jobs.NewID(), Kind: "purge_history", Room: fmt.Sprint("!", i), Parameters: []byte("{}"), Queue: queueLow})
+		rows = append(rows, journal.Job{ID: jobs.NewID(), Kind: "purge_history", Room: fmt.Sprint("!", i), Parameters: []byte("{}"), Queue: jobs.Low})
 	}
-	accepted, err := l.store.InsertJobs(l.ctx, rows)
+	accepted, err := l.Journal.InsertJobs(l.Ctx, rows)
 	require.NoError(t, err)
 	require.Len(t, accepted, 3)
 	claim := func(id string) error {
-		_, err := l.store.ClaimJob(l.ctx, id, 1, jobs.HeartbeatStale, 2)
+		_, err := l.Journal.ClaimJob(l.Ctx, id, 1, jobs.HeartbeatStale, 2)
 		return err
 	}
 	require.NoError(t, claim(rows[0].ID))
 	require.NoError(t, claim(rows[1].ID))
-	require.ErrorIs(t, claim(rows[2].ID), store.ErrLowQueue)
+	require.ErrorIs(t, claim(rows[2].ID), journal.ErrLowQueue)
 	require.NoError(t, claim(l.submit("!other", 1)), "of another queue")
-	require.ErrorIs(t, claim(l.submit("!other", 1)), store.ErrRoomBusy)
-	require.ErrorIs(t, claim(rows[0].ID), store.ErrSuperseded)
+	require.ErrorIs(t, claim(l.submit("!other", 1)), journal.ErrRoomBusy)
+	require.ErrorIs(t, claim(rows[0].ID), journal.ErrSuperseded)
 	l.vanish(rows[0].ID)
 	require.NoError(t, claim(rows[2].ID), "a worker that vanished has no place")
 
 	// A second purge of the same room is not accepted, one that was asked for is.
 	again := rows[0]
 	again.ID = jobs.NewID()
-	accepted, err = l.store.InsertJobs(l.ctx, []store.Job{again})
+	accepted, err = l.Journal.InsertJobs(l.Ctx, []journal.Job{again})
 	require.NoError(t, err)
 	require.Empty(t, accepted)
-	require.ErrorIs(t, l.store.InsertJob(l.ctx, again, false), store.ErrRoomBusy)
+	require.ErrorIs(t, l.Journal.InsertJob(l.Ctx, again, false), journal.ErrRoomBusy)
 	again.Queue = ""
-	require.NoError(t, l.store.InsertJob(l.ctx, again, false))
+	require.NoError(t, l.Journal.InsertJob(l.Ctx, again, false))
 }
 
 func TestThrottleIsShared(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	one, other := l.worker(WorkerOptions{RowsPerSecond: 100}), l.worker(WorkerOptions{RowsPerSecond: 100})
-	require.Zero(t, one.takeRows(l.ctx, 0, 100))
-	require.Zero(t, one.takeRows(l.ctx, 100, 100), "a second's worth is there")
-	wait := other.takeRows(l.ctx, 400, 100)
+	require.Zero(t, one.takeRows(l.Ctx, 0, 100))
+	require.Zero(t, one.takeRows(l.Ctx, 100, 100), "a second's worth is there")
+	wait := other.takeRows(l.Ctx, 400, 100)
 	require.InDelta(t, 4, wait.Seconds(), 0.5)
-	require.GreaterOrEqual(t, one.takeRows(l.ctx, 300, 100), wait+2*time.Second, "what the other owes counts")
-	require.Zero(t, l.worker(WorkerOptions{}).throttle(l.ctx, 1e9), "without a limit nobody asks")
+	require.GreaterOrEqual(t, one.takeRows(l.Ctx, 300, 100), wait+2*time.Second, "what the other owes counts")
+	require.Zero(t, l.worker(WorkerOptions{}).throttle(l.Ctx, 1e9), "without a limit nobody asks")
 
 	// Even a debt of hours is forgotten after one.
-	require.InDelta(t, time.Hour, one.takeRows(l.ctx, 1e15, 100), float64(time.Second))
+	require.InDelta(t, time.Hour, one.takeRows(l.Ctx, 1e15, 100), float64(time.Second))
 	for _, soup := range []string{"soup", "nan", "", "1e999"} {
-		require.NoError(t, l.redis.HSet(l.ctx, "lethe:retention:rows", "tokens", soup, "at", soup).Err())
-		require.Zero(t, one.takeRows(l.ctx, 1, 100), soup)
+		require.NoError(t, l.redis.HSet(l.Ctx, "lethe:retention:rows", "tokens", soup, "at", soup).Err())
+		require.Zero(t, one.takeRows(l.Ctx, 1, 100), soup)
 	}
-	require.Positive(t, l.redis.PTTL(l.ctx, "lethe:retention:rows").Val())
+	require.Positive(t, l.redis.PTTL(l.Ctx, "lethe:retention:rows").Val())
 	l.server.Kill()
 	started := time.Now()
-	require.NoError(t, one.throttle(l.ctx, 1e9))
+	require.NoError(t, one.throttle(l.Ctx, 1e9))
 	require.Less(t, time.Since(started), 5*time.Second, "a Redis that is down stops nobody")
 }
 
@@ -800,9 +806,9 @@ func TestPurgesOfSweepsKeepToTheRate(t *testing.T) {
 		l.work(WorkerOptions{Retention: keeping(day), MaxRunning: 2, RowsPerSecond: 100, BatchEvents: 20})
 	}
 	l.swept(l.sweep("all"))
-	deleted := all[int64](l, `SELECT sum((checkpoint ->> 'events_deleted')::bigint) FROM lethe.jobs WHERE queue = 'low'`)[0]
+	deleted := storetest.All[int64](l.Lab, `SELECT sum((checkpoint ->> 'events_deleted')::bigint) FROM lethe.jobs WHERE queue = 'low'`)[0]
 	require.EqualValues(t, 360, deleted)
-	took := all[float64](l, `
+	took := storetest.All[float64](l.Lab, `
 		SELECT extract(epoch FROM max(ended_at) - min(started_at))::float FROM lethe.jobs WHERE queue = 'low'`)[0]
 	// A second's worth is there at the beginning, and two batches owe.
 	require.GreaterOrEqual(t, took, float64(deleted-100-2*20)/100)
@@ -814,11 +820,11 @@ func TestLongPausesAreYields(t *testing.T) {
 	w := l.worker(WorkerOptions{RowsPerSecond: 10})
 	w.endDrain() // so that nobody pauses
 	var yield errYield
-	require.ErrorAs(t, w.throttle(l.ctx, 1000), &yield)
-	require.Equal(t, "rate", yield.reason)
-	require.Equal(t, longestYield, yield.after)
-	require.NoError(t, l.redis.Del(l.ctx, "lethe:retention:rows").Err())
-	require.NoError(t, w.throttle(l.ctx, 30))
+	require.ErrorAs(t, w.throttle(l.Ctx, 1000), &yield)
+	require.Equal(t, jobs.YieldRate, yield.reason)
+	require.Equal(t, maxYield, yield.after)
+	require.NoError(t, l.redis.Del(l.Ctx, "lethe:retention:rows").Err())
+	require.NoError(t, w.throttle(l.Ctx, 30))
 	purge := purgeHistoryParameters{Token: matrix.Token{Topological: 1}, RetentionJob: "all"}
 	encoded, err := json.Marshal(purge)
 	require.NoError(t, err)

@@ -24,6 +24,10 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
 	"lethe/internal/retention"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/storetest"
 )
 
 // A town is a lab whose schedulers go by a clock that the test sets.
@@ -67,9 +71,9 @@ func setupTown(t *testing.T) *town {
 
 // at sets the clock.
 func (o *town) at(now string) {
-	o.t.Helper()
+	o.T.Helper()
 	parsed, err := time.Parse(time.RFC3339, now)
-	require.NoError(o.t, err)
+	require.NoError(o.T, err)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.now = parsed
@@ -91,30 +95,30 @@ func every(t *testing.T, name string, interval time.Duration) retention.Job {
 
 // replica is a scheduler that has just been started.
 func (o *town) replica(jobs ...retention.Job) *Scheduler {
-	return NewScheduler(o.store, o.redis, o.log, o.metrics, SchedulerOptions{
+	return NewScheduler(o.DB, o.redis, o.log, o.metrics, SchedulerOptions{
 		Rules: retention.Config{Enabled: true, Jobs: jobs}, Now: o.time,
 	})
 }
 
 // look has a replica look, and returns what it says of when to look again.
 func (o *town) look(s *Scheduler) time.Duration {
-	o.t.Helper()
-	wait, err := s.Look(o.ctx)
-	require.NoError(o.t, err)
+	o.T.Helper()
+	wait, err := s.Look(o.Ctx)
+	require.NoError(o.T, err)
 	return wait
 }
 
 func (o *town) once(s *Scheduler, name string) []string {
-	o.t.Helper()
-	sweeps, err := s.Once(o.ctx, name)
-	require.NoError(o.t, err)
+	o.T.Helper()
+	sweeps, err := s.Once(o.Ctx, name)
+	require.NoError(o.T, err)
 	return sweeps
 }
 
 // sweeps are the ticks of a job that have a sweep.
 func (o *town) sweeps(job string) []string {
-	o.t.Helper()
-	return all[string](o.lab, `
+	o.T.Helper()
+	return storetest.All[string](o.Lab, `
 		SELECT parameters->>'tick' FROM lethe.jobs
 		WHERE kind = 'retention_sweep' AND requester = 'retention' AND room_id = '' AND parameters->>'job' = $1
 		ORDER BY 1`, job)
@@ -122,20 +126,20 @@ func (o *town) sweeps(job string) []string {
 
 // end plays the worker: it ends the sweeps that there are.
 func (o *town) end() {
-	o.t.Helper()
-	o.exec(`
+	o.T.Helper()
+	o.Exec(`
 		UPDATE lethe.jobs SET state = 'complete', heartbeat_at = NULL, ended_at = now()
 		WHERE kind = 'retention_sweep' AND ended_at IS NULL`)
 }
 
 // enqueued are the ids of the tasks that wait in any of asynq's queues.
 func (o *town) enqueued() []string {
-	o.t.Helper()
+	o.T.Helper()
 	ids := []string{}
 	for queue := range queues {
 		tasks, err := o.asynq.ListPendingTasks(queue, asynq.PageSize(1000))
 		if !errors.Is(err, asynq.ErrQueueNotFound) {
-			require.NoError(o.t, err)
+			require.NoError(o.T, err)
 		}
 		for _, task := range tasks {
 			ids = append(ids, task.ID)
@@ -161,11 +165,11 @@ func TestJobIsRunAtItsTicks(t *testing.T) {
 		o.look(o.replica(daily))
 	}
 	require.Equal(t, []string{"2026-03-02T00:00:00Z"}, o.sweeps("daily"))
-	id := all[string](o.lab, `SELECT id FROM lethe.jobs`)[0]
-	job := o.job(id)
+	id := storetest.All[string](o.Lab, `SELECT id FROM lethe.jobs`)[0]
+	job := o.Job(id)
 	require.JSONEq(t, `{"job": "daily", "tick": "2026-03-02T00:00:00Z"}`, string(job.Parameters))
 	job.Parameters = nil
-	require.Equal(t, store.Job{ID: id, Kind: "retention_sweep", Requester: "retention", State: store.JobQueued, Generation: 1}, job)
+	require.Equal(t, journal.Job{ID: id, Kind: "retention_sweep", Requester: "retention", State: journal.Queued, Generation: 1}, job)
 	require.Equal(t, []string{id + "~1"}, o.enqueued())
 	o.end()
 
@@ -189,7 +193,7 @@ func TestJobThatComesBackRunsOnce(t *testing.T) {
 	o.look(o.replica(daily))
 	o.end()
 	rows := func() []string {
-		return all[string](o.lab, `SELECT to_jsonb(s)::text FROM lethe.schedules s WHERE job = 'daily'`)
+		return storetest.All[string](o.Lab, `SELECT to_jsonb(s)::text FROM lethe.schedules s WHERE job = 'daily'`)
 	}
 	before := rows()
 	o.at("2027-03-02T10:00:00Z")
@@ -205,7 +209,7 @@ func TestJobsScheduleChanges(t *testing.T) {
 	t.Parallel()
 	o := setupTown(t)
 	rows := func() string {
-		return all[string](o.lab, `
+		return storetest.All[string](o.Lab, `
 			SELECT concat_ws(' ', to_char(last_tick AT TIME ZONE 'UTC', 'DD HH24'), outcome, to_char(next_tick AT TIME ZONE 'UTC', 'DD HH24'))
 			FROM lethe.schedules WHERE job = 'all'`)[0]
 	}
@@ -237,7 +241,7 @@ func TestTickIsSkippedWhileItsJobRuns(t *testing.T) {
 	require.Equal(t, 3, strings.Count(logged, `"tick skipped: the sweep before has not ended" schedule=hourly`), logged)
 	require.Equal(t, 2, strings.Count(logged, `"tick skipped: the sweep before has not ended" schedule=other`), logged)
 	require.Equal(t, []string{"2026-03-01T00:00:00Z"}, o.sweeps("hourly"))
-	require.Equal(t, []int64{3}, all[int64](o.lab, `SELECT skipped FROM lethe.schedules WHERE job = 'hourly'`))
+	require.Equal(t, []int64{3}, storetest.All[int64](o.Lab, `SELECT skipped FROM lethe.schedules WHERE job = 'hourly'`))
 	o.end()
 	o.look(s)
 	require.Len(t, o.sweeps("hourly"), 1, "a tick that was skipped is not made up for")
@@ -255,7 +259,7 @@ func TestClockThatIsSet(t *testing.T) {
 		o.at(now)
 		for range 2 {
 			wait := o.look(s)
-			require.GreaterOrEqual(t, wait, scheduleLeast)
+			require.GreaterOrEqual(t, wait, minSchedule)
 			require.LessOrEqual(t, wait, scheduleEvery)
 		}
 		o.end()
@@ -304,7 +308,7 @@ func TestReplicaThatWasStopped(t *testing.T) {
 		hourly := every(t, name, time.Hour)
 		o.look(o.replica(hourly))
 		o.at("2026-03-01T01:00:00Z")
-		stopped := NewScheduler(o.store, o.redis, o.log, o.metrics, SchedulerOptions{
+		stopped := NewScheduler(o.DB, o.redis, o.log, o.metrics, SchedulerOptions{
 			Rules: retention.Config{Enabled: true, Jobs: []retention.Job{hourly}},
 			Now: func(ctx context.Context) (time.Time, error) {
 				read, err := o.time(ctx)
@@ -320,7 +324,7 @@ func TestReplicaThatWasStopped(t *testing.T) {
 			o.look(stopped)
 		} else {
 			last := o.once(stopped, "")
-			require.Equal(t, all[string](o.lab, `SELECT id FROM lethe.jobs WHERE parameters @> '{"job": "once", "tick": "2026-03-01T05:00:00Z"}'`), last)
+			require.Equal(t, storetest.All[string](o.Lab, `SELECT id FROM lethe.jobs WHERE parameters @> '{"job": "once", "tick": "2026-03-01T05:00:00Z"}'`), last)
 		}
 		require.Equal(t, []string{"2026-03-01T04:00:00Z", "2026-03-01T05:00:00Z"}, o.sweeps(name))
 	}
@@ -334,11 +338,11 @@ func TestRowThatLies(t *testing.T) {
 	daily := every(t, "daily", 24*time.Hour)
 	o.look(o.replica(daily))
 	for i, tick := range []string{"4713-01-02 BC", "0001-01-01", "0001-01-01 00:00:00+00", "294275-01-01", "9999-12-31 23:59:59"} {
-		o.exec(`UPDATE lethe.schedules SET last_tick = $1::text::timestamptz, next_tick = $1::text::timestamptz, sweep_id = 'aaaaaaaaaaaaaaaa'`, tick)
+		o.Exec(`UPDATE lethe.schedules SET last_tick = $1::text::timestamptz, next_tick = $1::text::timestamptz, sweep_id = 'aaaaaaaaaaaaaaaa'`, tick)
 		o.at(fmt.Sprintf("2026-03-%02dT00:30:00Z", i+2))
 		o.look(o.replica(daily))
 		require.Len(t, o.sweeps("daily"), i+1)
-		require.Equal(t, []bool{true}, all[bool](o.lab, `
+		require.Equal(t, []bool{true}, storetest.All[bool](o.Lab, `
 			SELECT next_tick - last_tick = interval '1 day' AND sweep_id <> 'aaaaaaaaaaaaaaaa' FROM lethe.schedules`))
 		o.end()
 	}
@@ -348,17 +352,17 @@ func TestSchedulesClocksMustAgree(t *testing.T) {
 	t.Parallel()
 	o := setupTown(t)
 	rules := retention.Config{Enabled: true, Jobs: []retention.Job{every(t, "daily", 24*time.Hour)}}
-	o.look(NewScheduler(o.store, o.redis, o.log, o.metrics, SchedulerOptions{Rules: rules}))
-	o.exec(`CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$ SELECT now() + interval '6 minutes' $$`)
-	o.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database()); END $$`)
-	o.exec(`UPDATE lethe.schedules SET last_tick = last_tick - interval '1 year'`)
-	db, err := store.Open(o.ctx, o.conn.Config().ConnString(), store.Options{})
+	o.look(NewScheduler(o.DB, o.redis, o.log, o.metrics, SchedulerOptions{Rules: rules}))
+	o.Exec(`CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$ SELECT now() + interval '6 minutes' $$`)
+	o.Exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database()); END $$`)
+	o.Exec(`UPDATE lethe.schedules SET last_tick = last_tick - interval '1 year'`)
+	db, err := postgres.Open(o.Ctx, o.Conn.Config().ConnString(), postgres.Options{})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	s := NewScheduler(db, o.redis, o.log, o.metrics, SchedulerOptions{Rules: rules})
-	_, err = s.Look(o.ctx)
+	_, err = s.Look(o.Ctx)
 	require.ErrorContains(t, err, "the database's clock is 6m0s ahead of this machine's")
-	_, err = s.Once(o.ctx, "")
+	_, err = s.Once(o.Ctx, "")
 	require.ErrorContains(t, err, "the database's clock is")
 	require.Empty(t, o.sweeps("daily"))
 }
@@ -369,14 +373,14 @@ func TestNothingIsScheduledUnlessRetentionIsEnabled(t *testing.T) {
 	for _, rules := range []retention.Config{
 		{Jobs: []retention.Job{every(t, "daily", 24*time.Hour)}}, {Enabled: true}, {},
 	} {
-		s := NewScheduler(o.store, o.redis, o.log, o.metrics, SchedulerOptions{Rules: rules, Now: o.time})
-		s.Run(o.ctx)
+		s := NewScheduler(o.DB, o.redis, o.log, o.metrics, SchedulerOptions{Rules: rules, Now: o.time})
+		s.Run(o.Ctx)
 		o.look(s)
 		require.Empty(t, o.once(s, ""))
 		require.Contains(t, o.logged.take(), "retention is not enabled")
 	}
-	require.Empty(t, all[string](o.lab, `SELECT job FROM lethe.schedules`))
-	require.Empty(t, all[string](o.lab, `SELECT id FROM lethe.jobs`))
+	require.Empty(t, storetest.All[string](o.Lab, `SELECT job FROM lethe.schedules`))
+	require.Empty(t, storetest.All[string](o.Lab, `SELECT id FROM lethe.jobs`))
 }
 
 func TestSweepIsAcceptedWithoutRedis(t *testing.T) {
@@ -390,12 +394,12 @@ func TestSweepIsAcceptedWithoutRedis(t *testing.T) {
 	o.look(s)
 	o.look(s)
 	require.Less(t, time.Since(started), 20*time.Second)
-	ids := all[string](o.lab, `SELECT id FROM lethe.jobs WHERE task_missing_since = '-infinity'`)
+	ids := storetest.All[string](o.Lab, `SELECT id FROM lethe.jobs WHERE task_missing_since = '-infinity'`)
 	require.Len(t, ids, 2)
 	require.ElementsMatch(t, ids, o.once(s, ""))
 
-	require.NoError(t, o.server.Restart(o.ctx))
-	require.NoError(t, o.reconciler().Look(o.ctx))
+	require.NoError(t, o.server.Restart(o.Ctx))
+	require.NoError(t, o.reconciler().Look(o.Ctx))
 	require.ElementsMatch(t, []string{ids[0] + "~1", ids[1] + "~1"}, o.enqueued(), "at once, and under the generation that they have")
 	require.Len(t, o.sweeps("hourly"), 1)
 	require.Len(t, o.sweeps("other"), 1)
@@ -421,10 +425,10 @@ func TestTicksThroughKills(t *testing.T) {
 		for i, replica := range replicas {
 			group.Go(func() error {
 				if i != unlucky {
-					_, err := replica.Look(o.ctx)
+					_, err := replica.Look(o.Ctx)
 					return err
 				}
-				ctx, kill := context.WithTimeout(o.ctx, time.Duration(rand.IntN(20_000))*time.Microsecond)
+				ctx, kill := context.WithTimeout(o.Ctx, time.Duration(rand.IntN(20_000))*time.Microsecond)
 				defer kill()
 				if _, err := replica.Look(ctx); err != nil {
 					killed++
@@ -440,9 +444,9 @@ func TestTicksThroughKills(t *testing.T) {
 	require.Positive(t, killed)
 	t.Logf("%d of %d looks were cut short", killed, ticks)
 	// Whatever a dead replica left is enqueued, and no job twice.
-	o.exec(`UPDATE lethe.jobs SET state = 'queued', ended_at = NULL`)
-	require.NoError(t, o.reconciler().Look(o.ctx))
-	ids := all[string](o.lab, `SELECT id || '~1' FROM lethe.jobs`)
+	o.Exec(`UPDATE lethe.jobs SET state = 'queued', ended_at = NULL`)
+	require.NoError(t, o.reconciler().Look(o.Ctx))
+	ids := storetest.All[string](o.Lab, `SELECT id || '~1' FROM lethe.jobs`)
 	require.Len(t, ids, ticks)
 	require.ElementsMatch(t, ids, o.enqueued())
 }
@@ -460,10 +464,10 @@ func TestOnceBesideSchedulers(t *testing.T) {
 		for i := range 8 {
 			group.Go(func() error {
 				if i%2 == 0 {
-					_, err := o.replica(hourly).Look(o.ctx)
+					_, err := o.replica(hourly).Look(o.Ctx)
 					return err
 				}
-				sweeps, err := o.replica(hourly).Once(o.ctx, "hourly")
+				sweeps, err := o.replica(hourly).Once(o.Ctx, "hourly")
 				mu.Lock()
 				defer mu.Unlock()
 				told[strings.Join(sweeps, " ")]++
@@ -472,7 +476,7 @@ func TestOnceBesideSchedulers(t *testing.T) {
 		}
 		require.NoError(t, group.Wait())
 		require.Len(t, o.sweeps("hourly"), hour+1)
-		id := all[string](o.lab, `SELECT id FROM lethe.jobs WHERE ended_at IS NULL`)[0]
+		id := storetest.All[string](o.Lab, `SELECT id FROM lethe.jobs WHERE ended_at IS NULL`)[0]
 		require.Equal(t, map[string]int{id: 4}, told, "each is told the sweep of this tick")
 		o.end()
 	}
@@ -483,7 +487,7 @@ func TestOnce(t *testing.T) {
 	o := setupTown(t)
 	o.at("2026-03-01T05:30:00Z")
 	s := o.replica(every(t, "hourly", time.Hour), every(t, "daily", 24*time.Hour))
-	_, err := s.Once(o.ctx, "weekly")
+	_, err := s.Once(o.Ctx, "weekly")
 	require.ErrorIs(t, err, ErrNoSuchJob)
 	require.ErrorContains(t, err, `"weekly"; there are: hourly, daily`)
 
@@ -514,11 +518,11 @@ func TestOnce(t *testing.T) {
 	// What fails for one job is said, and does not keep the other from its tick.
 	o.end()
 	o.at("2026-03-02T00:00:00Z")
-	o.exec(`ALTER TABLE lethe.jobs ADD CHECK (parameters->>'job' <> 'hourly' OR parameters->>'tick' < '2026-03-02')`)
-	sweeps, err := s.Once(o.ctx, "")
+	o.Exec(`ALTER TABLE lethe.jobs ADD CHECK (parameters->>'job' <> 'hourly' OR parameters->>'tick' < '2026-03-02')`)
+	sweeps, err := s.Once(o.Ctx, "")
 	require.ErrorContains(t, err, `job "hourly": take a job's tick`)
 	require.Len(t, sweeps, 1)
-	_, err = s.Look(o.ctx)
+	_, err = s.Look(o.Ctx)
 	require.ErrorContains(t, err, `job "hourly": take a job's tick`)
 	require.Equal(t, []string{"2026-03-01T00:00:00Z", "2026-03-02T00:00:00Z"}, o.sweeps("daily"))
 }
@@ -526,9 +530,9 @@ func TestOnce(t *testing.T) {
 func TestOnceSaysThatTheSchemaDoesNotFit(t *testing.T) {
 	t.Parallel()
 	o := setupTown(t)
-	o.exec(`DELETE FROM lethe.migrations_lethe WHERE version_id = (SELECT max(version_id) FROM lethe.migrations_lethe)`)
-	_, err := o.replica(every(t, "hourly", time.Hour)).Once(o.ctx, "")
-	require.ErrorIs(t, err, store.ErrSchema)
+	o.Exec(`DELETE FROM lethe.migrations_lethe WHERE version_id = (SELECT max(version_id) FROM lethe.migrations_lethe)`)
+	_, err := o.replica(every(t, "hourly", time.Hour)).Once(o.Ctx, "")
+	require.ErrorIs(t, err, migrate.ErrSchema)
 }
 
 func TestAwaitTellsHowSweepsEnded(t *testing.T) {
@@ -537,20 +541,20 @@ func TestAwaitTellsHowSweepsEnded(t *testing.T) {
 	s := o.replica(every(t, "a", time.Hour), every(t, "b", time.Hour), every(t, "c", time.Hour))
 	sweeps := o.once(s, "")
 	require.Len(t, sweeps, 3)
-	ctx, cancel := context.WithCancelCause(o.ctx)
+	ctx, cancel := context.WithCancelCause(o.Ctx)
 	cancel(errors.New("told to stop"))
 	require.ErrorContains(t, s.Await(ctx, sweeps[:1]), "sweep "+sweeps[0]+" has not ended, and goes on: told to stop")
 
 	result := make(chan error, 1)
-	go func() { result <- s.Await(o.ctx, sweeps) }()
+	go func() { result <- s.Await(o.Ctx, sweeps) }()
 	for i, id := range sweeps {
 		select {
 		case err := <-result:
 			require.FailNow(t, "it did not wait", err)
 		default:
 		}
-		state := []jobs.State{jobs.Complete, jobs.Failed, jobs.Cancelled}[i]
-		o.exec(`
+		state := []journal.State{journal.Complete, journal.Failed, journal.Cancelled}[i]
+		o.Exec(`
 			UPDATE lethe.jobs SET state = $2, error = CASE WHEN $2 = 'failed' THEN 'no room left' END, ended_at = now()
 			WHERE id = $1`, id, string(state))
 	}
@@ -558,9 +562,9 @@ func TestAwaitTellsHowSweepsEnded(t *testing.T) {
 	require.ErrorContains(t, err, "sweep "+sweeps[1]+" failed: no room left")
 	require.ErrorContains(t, err, "sweep "+sweeps[2]+" was cancelled")
 	require.NotContains(t, err.Error(), sweeps[0])
-	require.NoError(t, s.Await(o.ctx, sweeps[:1]))
-	require.NoError(t, s.Await(o.ctx, nil))
-	require.ErrorIs(t, s.Await(o.ctx, []string{jobs.NewID()}), store.ErrNotFound)
+	require.NoError(t, s.Await(o.Ctx, sweeps[:1]))
+	require.NoError(t, s.Await(o.Ctx, nil))
+	require.ErrorIs(t, s.Await(o.Ctx, []string{jobs.NewID()}), postgres.ErrNotFound)
 }
 
 // TestDatabaseRestartsDuringATick restarts it while a replica is in the middle of
@@ -568,18 +572,18 @@ func TestAwaitTellsHowSweepsEnded(t *testing.T) {
 func TestDatabaseRestartsDuringATick(t *testing.T) {
 	t.Parallel()
 	o := setupTown(t)
-	postgres, err := devstack.StartPostgres(o.ctx, devstack.PostgresOptions{})
+	server, err := devstack.StartPostgres(o.Ctx, devstack.PostgresOptions{})
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, postgres.Close()) })
-	require.NoError(t, postgres.CreateDatabase(o.ctx, "town", ""))
-	require.NoError(t, store.MigrateEmbedded(o.ctx, postgres.URL("town")))
-	o.store, err = store.Open(o.ctx, postgres.URL("town"), store.Options{})
+	t.Cleanup(func() { require.NoError(t, server.Close()) })
+	require.NoError(t, server.CreateDatabase(o.Ctx, "town", ""))
+	require.NoError(t, migrate.UpEmbedded(o.Ctx, server.URL("town")))
+	o.DB, err = postgres.Open(o.Ctx, server.URL("town"), postgres.Options{})
 	require.NoError(t, err)
-	t.Cleanup(o.store.Close)
+	t.Cleanup(o.DB.Close)
 	connect := func() {
-		o.conn, err = pgx.Connect(o.ctx, postgres.URL("town"))
+		o.Conn, err = pgx.Connect(o.Ctx, server.URL("town"))
 		require.NoError(t, err)
-		t.Cleanup(func() { _ = o.conn.Close(context.WithoutCancel(o.ctx)) })
+		t.Cleanup(func() { _ = o.Conn.Close(context.WithoutCancel(o.Ctx)) })
 	}
 	connect()
 	hourly := every(t, "hourly", time.Hour)
@@ -588,25 +592,25 @@ func TestDatabaseRestartsDuringATick(t *testing.T) {
 	o.end()
 	for hour := 1; hour <= 2; hour++ {
 		o.at(fmt.Sprintf("2026-03-01T%02d:00:00Z", hour))
-		tx, err := o.conn.Begin(o.ctx)
+		tx, err := o.Conn.Begin(o.Ctx)
 		require.NoError(t, err)
-		_, err = tx.Exec(o.ctx, `LOCK TABLE lethe.jobs`)
+		_, err = tx.Exec(o.Ctx, `LOCK TABLE lethe.jobs`)
 		require.NoError(t, err)
 		var group errgroup.Group
 		group.Go(func() error {
 			if hour == 1 {
-				_, err := s.Look(o.ctx)
+				_, err := s.Look(o.Ctx)
 				return err
 			}
-			_, err := s.Once(o.ctx, "")
+			_, err := s.Once(o.Ctx, "")
 			return err
 		})
 		require.Eventually(t, func() bool {
 			var waits bool
-			err := tx.QueryRow(o.ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)`).Scan(&waits)
+			err := tx.QueryRow(o.Ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)`).Scan(&waits)
 			return err == nil && waits
 		}, time.Minute, 5*time.Millisecond)
-		require.NoError(t, postgres.Restart(o.ctx))
+		require.NoError(t, server.Restart(o.Ctx))
 		connect()
 		if err := group.Wait(); hour == 1 {
 			require.Error(t, err)
@@ -625,11 +629,11 @@ func TestDatabaseRestartsDuringATick(t *testing.T) {
 func TestSchedulerRunsByTheDatabasesClock(t *testing.T) {
 	t.Parallel()
 	o := setupTown(t)
-	ctx, cancel := context.WithCancel(o.ctx)
+	ctx, cancel := context.WithCancel(o.Ctx)
 	rules := retention.Config{Enabled: true, Jobs: []retention.Job{every(t, "each", time.Second)}}
 	var group sync.WaitGroup
 	for range 2 {
-		s := NewScheduler(o.store, o.redis, o.log, o.metrics, SchedulerOptions{Rules: rules})
+		s := NewScheduler(o.DB, o.redis, o.log, o.metrics, SchedulerOptions{Rules: rules})
 		group.Go(func() { s.Run(ctx) })
 	}
 	require.Eventually(t, func() bool {
@@ -638,7 +642,7 @@ func TestSchedulerRunsByTheDatabasesClock(t *testing.T) {
 	}, time.Minute, 20*time.Millisecond)
 	cancel()
 	group.Wait()
-	require.Equal(t, []bool{true}, all[bool](o.lab, `
+	require.Equal(t, []bool{true}, storetest.All[bool](o.Lab, `
 		SELECT bool_and((parameters->>'tick')::timestamptz BETWEEN created_at - interval '30 s' AND created_at + interval '1 s')
 		FROM lethe.jobs`))
 }
@@ -653,7 +657,7 @@ func TestSchedulersMetrics(t *testing.T) {
 	shows := func(lines ...string) {
 		t.Helper()
 		response := httptest.NewRecorder()
-		metrics.ServeHTTP(response, httptest.NewRequestWithContext(o.ctx, http.MethodGet, "/metrics", http.NoBody))
+		metrics.ServeHTTP(response, httptest.NewRequestWithContext(o.Ctx, http.MethodGet, "/metrics", http.NoBody))
 		for _, line := range lines {
 			require.Contains(t, strings.Split(response.Body.String(), "\n"), line)
 		}
@@ -663,11 +667,11 @@ func TestSchedulersMetrics(t *testing.T) {
 	shows(`lethe_schedule_last_tick_seconds{schedule="hourly"} 1.7723232e+09`, `lethe_schedule_next_tick_seconds{schedule="hourly"} 1.7723268e+09`,
 		`lethe_schedule_lag_seconds{schedule="hourly"} 0`, `lethe_schedule_ticks_total{outcome="noted",schedule="hourly"} 1`)
 	o.at("2026-03-01T01:00:10Z")
-	o.exec(`ALTER TABLE lethe.jobs RENAME TO hidden`)
-	_, err := s.Look(o.ctx)
+	o.Exec(`ALTER TABLE lethe.jobs RENAME TO hidden`)
+	_, err := s.Look(o.Ctx)
 	require.Error(t, err)
 	shows(`lethe_schedule_lag_seconds{schedule="hourly"} 10`, `lethe_schedule_next_tick_seconds{schedule="hourly"} 1.7723268e+09`)
-	o.exec(`ALTER TABLE lethe.hidden RENAME TO jobs`)
+	o.Exec(`ALTER TABLE lethe.hidden RENAME TO jobs`)
 	o.look(s)
 	shows(`lethe_schedule_lag_seconds{schedule="hourly"} 0`, `lethe_schedule_last_tick_seconds{schedule="hourly"} 1.7723268e+09`,
 		`lethe_schedule_ticks_total{outcome="accepted",schedule="hourly"} 1`)

@@ -18,6 +18,8 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/lock"
 	"lethe/internal/observe"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/purge"
 )
 
 func TestWorkerPurges(t *testing.T) {
@@ -27,17 +29,17 @@ func TestWorkerPurges(t *testing.T) {
 	id := l.submit(room, 6)
 	l.work(WorkerOptions{BatchEvents: 2})
 	status := l.ends(id)
-	require.Equal(t, jobs.Complete, status.State)
+	require.Equal(t, journal.Complete, status.State)
 	require.Empty(t, status.Error)
 	require.Equal(t, []int64{6, 7, 8, 9}, l.depths(room))
 	var at purgeHistoryCheckpoint
 	require.NoError(t, json.Unmarshal([]byte(status.Progress), &at))
 	require.EqualValues(t, 3, at.Batches)
 	require.EqualValues(t, 5, at.EventsDeleted)
-	require.Zero(t, l.redis.Exists(l.ctx, "lethe:lock:{"+room+"}:w").Val(), "the room is unlocked")
+	require.Zero(t, l.redis.Exists(l.Ctx, "lethe:lock:{"+room+"}:w").Val(), "the room is unlocked")
 
 	again := l.submit(room, 6)
-	require.Equal(t, jobs.Complete, l.ends(again).State)
+	require.Equal(t, journal.Complete, l.ends(again).State)
 	require.Equal(t, []int64{6, 7, 8, 9}, l.depths(room))
 }
 
@@ -46,16 +48,16 @@ func TestWorkerPurgesWhatArrivesLate(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	l.chain(room, 9)
-	l.exec(`CREATE FUNCTION arrive() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	l.Exec(`CREATE FUNCTION arrive() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 		INSERT INTO public.events (event_id, room_id, type, topological_ordering, depth, processed, outlier, sender)
 		VALUES ('$late', OLD.room_id, 't', 1, 1, true, false, '@zoe:far');
 		RETURN OLD;
 	END $$`)
-	l.exec(`CREATE TRIGGER check_event_stream_ordering BEFORE DELETE ON events
+	l.Exec(`CREATE TRIGGER check_event_stream_ordering BEFORE DELETE ON events
 		FOR EACH ROW WHEN (OLD.depth = 4) EXECUTE FUNCTION arrive()`)
 	id := l.submit(room, 6)
 	l.work(WorkerOptions{BatchEvents: 1})
-	require.Equal(t, jobs.Complete, l.ends(id).State)
+	require.Equal(t, journal.Complete, l.ends(id).State)
 	require.Equal(t, []int64{6, 7, 8, 9}, l.depths(room))
 }
 
@@ -68,27 +70,27 @@ func TestWorkerSaysWhyAJobFailed(t *testing.T) {
 	}{
 		"beyond the extremities": {before: 10, want: "400: topological_ordering is greater than forward extremities"},
 		"beyond them with nothing to purge": {before: 10, want: "400: ", prepare: func(l *lab, _ string) {
-			l.exec(`UPDATE events SET outlier = true`)
-			l.exec(`INSERT INTO state_events (event_id, room_id, type, state_key) SELECT event_id, room_id, 't', event_id FROM events`)
+			l.Exec(`UPDATE events SET outlier = true`)
+			l.Exec(`INSERT INTO state_events (event_id, room_id, type, state_key) SELECT event_id, room_id, 't', event_id FROM events`)
 		}},
 		"unknown table": {before: 6, want: "unknown table stars references events", prepare: func(l *lab, _ string) {
-			l.exec(`CREATE TABLE stars (event_id text REFERENCES events (event_id) ON DELETE CASCADE)`)
+			l.Exec(`CREATE TABLE stars (event_id text REFERENCES events (event_id) ON DELETE CASCADE)`)
 		}},
 		"missing table": {before: 6, want: "it has no table redactions", prepare: func(l *lab, _ string) {
-			l.exec(`DROP TABLE redactions`)
+			l.Exec(`DROP TABLE redactions`)
 		}},
 		"error for good": {before: 6, want: "made to fail (SQLSTATE P0001)", prepare: func(l *lab, _ string) {
 			l.failing("P0001", 0)
 		}},
 		"unknown kind": {before: 6, want: `"soup" is not a kind of job`, prepare: func(l *lab, id string) {
-			l.exec(`ALTER TABLE lethe.jobs DROP CONSTRAINT jobs_kind_check`)
-			l.exec(`UPDATE lethe.jobs SET kind = 'soup' WHERE id = $1`, id)
+			l.Exec(`ALTER TABLE lethe.jobs DROP CONSTRAINT jobs_kind_check`)
+			l.Exec(`UPDATE lethe.jobs SET kind = 'soup' WHERE id = $1`, id)
 		}},
 		"bad parameters": {before: 6, want: "decode the job's parameters", prepare: func(l *lab, id string) {
-			l.exec(`UPDATE lethe.jobs SET parameters = '{"token":"x"}' WHERE id = $1`, id)
+			l.Exec(`UPDATE lethe.jobs SET parameters = '{"token":"x"}' WHERE id = $1`, id)
 		}},
 		"bad checkpoint": {before: 6, want: `unknown phase "soup"`, prepare: func(l *lab, id string) {
-			l.exec(`UPDATE lethe.jobs SET checkpoint = '{"phase":"soup"}' WHERE id = $1`, id)
+			l.Exec(`UPDATE lethe.jobs SET checkpoint = '{"phase":"soup"}' WHERE id = $1`, id)
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -100,10 +102,10 @@ func TestWorkerSaysWhyAJobFailed(t *testing.T) {
 				c.prepare(l, id)
 			}
 			l.work(WorkerOptions{BatchEvents: 1})
-			require.Eventually(t, func() bool { return l.job(id).State == store.JobFailed }, time.Minute, 20*time.Millisecond)
-			require.Contains(t, l.job(id).Error, c.want)
+			require.Eventually(t, func() bool { return l.Job(id).State == journal.Failed }, time.Minute, 20*time.Millisecond)
+			require.Contains(t, l.Job(id).Error, c.want)
 			require.Len(t, l.depths(room), 9, "before the first write")
-			require.Zero(t, l.job(id).Failures, "nothing was tried again")
+			require.Zero(t, l.Job(id).Failures, "nothing was tried again")
 		})
 	}
 }
@@ -118,10 +120,10 @@ func TestWorkerTriesAgain(t *testing.T) {
 			l.failing(condition, 3)
 			id := l.submit(room, 6)
 			l.work(WorkerOptions{})
-			require.Equal(t, jobs.Complete, l.ends(id).State)
+			require.Equal(t, journal.Complete, l.ends(id).State)
 			require.Equal(t, []int64{6, 7, 8, 9}, l.depths(room))
-			require.Equal(t, 1, l.job(id).Attempt, "in one run")
-			require.Zero(t, l.job(id).Failures)
+			require.Equal(t, 1, l.Job(id).Attempt, "in one run")
+			require.Zero(t, l.Job(id).Failures)
 		})
 	}
 }
@@ -132,10 +134,10 @@ func TestWorkerGivesUp(t *testing.T) {
 	l.chain(room, 9)
 	l.failing("40P01", 0)
 	id := l.submit(room, 6)
-	l.exec(`UPDATE lethe.jobs SET failures = $1`, mostFailures-3)
+	l.Exec(`UPDATE lethe.jobs SET failures = $1`, maxFailures-3)
 	l.work(WorkerOptions{})
 	status := l.ends(id)
-	require.Equal(t, jobs.Failed, status.State)
+	require.Equal(t, journal.Failed, status.State)
 	require.Contains(t, status.Error, "gave up after 20 failures without progress: ")
 	require.Contains(t, status.Error, "made to fail (SQLSTATE 40P01)")
 	require.Len(t, l.depths(room), 9)
@@ -146,13 +148,13 @@ func TestYieldsAreNoFailures(t *testing.T) {
 	l := setup(t)
 	l.chain(room, 9)
 	id := l.submit(room, 6)
-	l.exec(`UPDATE lethe.jobs SET failures = $1`, mostFailures-1)
+	l.Exec(`UPDATE lethe.jobs SET failures = $1`, maxFailures-1)
 	l.work(WorkerOptions{BatchEvents: 2, TimeSlice: time.Nanosecond})
-	require.Eventually(t, func() bool { return l.job(id).Attempt >= 3 }, time.Minute, 20*time.Millisecond)
-	require.NoError(t, l.reconciler().Look(l.ctx))
-	require.Equal(t, mostFailures-1, l.job(id).Failures)
-	require.Equal(t, 1, l.job(id).Generation)
-	task, err := l.asynq.GetTaskInfo(queueDefault, taskID(id, 1))
+	require.Eventually(t, func() bool { return l.Job(id).Attempt >= 3 }, time.Minute, 20*time.Millisecond)
+	require.NoError(t, l.reconciler().Look(l.Ctx))
+	require.Equal(t, maxFailures-1, l.Job(id).Failures)
+	require.Equal(t, 1, l.Job(id).Generation)
+	task, err := l.asynq.GetTaskInfo(string(jobs.Default), taskID(id, 1))
 	require.NoError(t, err)
 	require.Zero(t, task.Retried)
 }
@@ -163,10 +165,10 @@ func TestDrainedWorkerLeavesItsJobToAnother(t *testing.T) {
 	l.chain(room, 60)
 	id := l.submit(room, 60)
 	stop := l.work(WorkerOptions{BatchEvents: 1})
-	require.Eventually(t, func() bool { return l.job(id).Checkpoint != nil }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return l.Job(id).Checkpoint != nil }, time.Minute, time.Millisecond)
 	stop()
-	job := l.job(id)
-	require.Equal(t, store.JobQueued, job.State)
+	job := l.Job(id)
+	require.Equal(t, journal.Queued, job.State)
 	require.Equal(t, 1, job.Generation)
 	left := len(l.depths(room))
 	require.Greater(t, left, 1)
@@ -175,7 +177,7 @@ func TestDrainedWorkerLeavesItsJobToAnother(t *testing.T) {
 	require.EqualValues(t, 60-left, at.EventsDeleted)
 
 	l.work(WorkerOptions{})
-	require.Equal(t, jobs.Complete, l.ends(id).State)
+	require.Equal(t, journal.Complete, l.ends(id).State)
 	require.Equal(t, []int64{60}, l.depths(room))
 }
 
@@ -185,7 +187,7 @@ func TestWorkerOutlivesPoison(t *testing.T) {
 	l.chain(room, 9)
 	client := asynq.NewClientFromRedisClient(l.redis)
 	ended := l.submit("!ended:x", 1)
-	require.NoError(t, l.store.EndJob(l.ctx, l.claim(ended), store.JobComplete, ""))
+	require.NoError(t, l.Journal.EndJob(l.Ctx, l.claim(ended), journal.Complete, ""))
 	for i, body := range []string{
 		"", "{", "null", "[]", "{}", `{"job_id":7}`, `{"job_id":"x","generation":"1"}`, "\x00\xff",
 		`{"job_id":"AAAAAAAAAAAAAAAA","generation":1}`, `{"job_id":"'; DROP TABLE","generation":-1}`,
@@ -193,24 +195,24 @@ func TestWorkerOutlivesPoison(t *testing.T) {
 		strings.Repeat(" ", 1<<20),
 	} {
 		for _, kind := range []string{"purge_history", "no such kind"} {
-			_, err := client.EnqueueContext(l.ctx, asynq.NewTask(kind, []byte(body)), asynq.Queue(queueDefault))
+			_, err := client.EnqueueContext(l.Ctx, asynq.NewTask(kind, []byte(body)), asynq.Queue(string(jobs.Default)))
 			require.NoError(t, err, i)
 		}
 	}
 	id := l.submit(room, 6)
 	l.work(WorkerOptions{})
-	require.Equal(t, jobs.Complete, l.ends(id).State)
+	require.Equal(t, journal.Complete, l.ends(id).State)
 	require.Eventually(t, func() bool {
-		info, err := l.asynq.GetQueueInfo(queueDefault)
+		info, err := l.asynq.GetQueueInfo(string(jobs.Default))
 		return err == nil && info.Pending+info.Active+info.Retry+info.Scheduled == 0
 	}, time.Minute, 50*time.Millisecond, "none comes back")
-	archived, err := l.asynq.ListArchivedTasks(queueDefault, asynq.PageSize(1000))
+	archived, err := l.asynq.ListArchivedTasks(string(jobs.Default), asynq.PageSize(1000))
 	require.NoError(t, err)
 	require.NotEmpty(t, archived)
 	for _, task := range archived {
 		require.Zero(t, task.Retried, "%q", task.Payload)
 	}
-	require.Equal(t, store.JobComplete, l.job(ended).State)
+	require.Equal(t, journal.Complete, l.Job(ended).State)
 }
 
 // A panicker is a log that panics when the room's job begins, the first time.
@@ -234,14 +236,14 @@ func TestWorkerOutlivesAPanic(t *testing.T) {
 	id := l.submit(room, 6)
 	l.work(WorkerOptions{Concurrency: 1})
 	require.Eventually(t, panics.done.Load, time.Minute, 10*time.Millisecond)
-	require.Equal(t, jobs.Complete, l.ends(l.submit("!other:x", 6)).State)
+	require.Equal(t, journal.Complete, l.ends(l.submit("!other:x", 6)).State)
 	require.Len(t, l.depths(room), 9)
 
-	require.Equal(t, store.JobRunning, l.job(id).State, "as if its worker had died")
+	require.Equal(t, journal.Running, l.Job(id).State, "as if its worker had died")
 	l.vanish(id)
-	require.NoError(t, l.reconciler().Look(l.ctx))
-	require.Equal(t, 1, l.job(id).Failures)
-	require.Equal(t, jobs.Complete, l.ends(id).State)
+	require.NoError(t, l.reconciler().Look(l.Ctx))
+	require.Equal(t, 1, l.Job(id).Failures)
+	require.Equal(t, journal.Complete, l.ends(id).State)
 }
 
 func TestJobsOfOneRoomTakeTurns(t *testing.T) {
@@ -251,8 +253,8 @@ func TestJobsOfOneRoomTakeTurns(t *testing.T) {
 	ids := []string{l.submit(room, 3), l.submit(room, 6), l.submit(room, 5)}
 	l.work(WorkerOptions{BatchEvents: 1})
 	for _, id := range ids {
-		require.Equal(t, jobs.Complete, l.ends(id).State)
-		require.Zero(t, l.job(id).Failures)
+		require.Equal(t, journal.Complete, l.ends(id).State)
+		require.Zero(t, l.Job(id).Failures)
 	}
 	require.Equal(t, []int64{6, 7, 8, 9}, l.depths(room))
 }
@@ -270,21 +272,21 @@ func TestJudge(t *testing.T) {
 		counted bool // as a failure; then it is tried again
 		want    error
 	}{
-		"superseded":           {err: store.ErrSuperseded, want: store.ErrSuperseded},
-		"fenced":               {err: store.ErrFenced},
+		"superseded":           {err: journal.ErrSuperseded, want: journal.ErrSuperseded},
+		"fenced":               {err: journal.ErrFenced},
 		"lock lost":            {err: fmt.Errorf("%w: %w", lock.ErrLockLost, context.Canceled)},
 		"no Redis":             {err: fmt.Errorf("%w: %w", lock.ErrUnavailable, context.DeadlineExceeded)},
 		"draining":             {err: fmt.Errorf("%w: %w", lock.ErrTaken, errDraining)},
 		"database gone":        {err: pg("57P01")},
 		"deadlock":             {err: pg("40P01"), counted: true},
 		"idle in transaction":  {err: pg("25P03"), counted: true},
-		"beyond extremities":   {err: store.ErrBeyondExtremities, want: store.ErrBeyondExtremities},
-		"catalog":              {err: store.ErrCatalog, want: store.ErrCatalog},
+		"beyond extremities":   {err: purge.ErrBeyondExtremities, want: purge.ErrBeyondExtremities},
+		"catalog":              {err: purge.ErrCatalog, want: purge.ErrCatalog},
 		"undefined column":     {err: undefined, want: undefined},
-		"superseded by fenced": {err: errors.Join(store.ErrFenced, store.ErrSuperseded), want: store.ErrSuperseded},
+		"superseded by fenced": {err: errors.Join(journal.ErrFenced, journal.ErrSuperseded), want: journal.ErrSuperseded},
 	} {
-		before := l.job(run.JobID).Failures
-		err := w.judge(l.ctx, run, c.err, l.log)
+		before := l.Job(run.JobID).Failures
+		err := w.classify(l.Ctx, run, c.err, l.log)
 		if c.want == nil {
 			require.NoError(t, err, name)
 		} else {
@@ -293,25 +295,25 @@ func TestJudge(t *testing.T) {
 		if c.counted {
 			before++
 		}
-		require.Equal(t, before, l.job(run.JobID).Failures, name)
+		require.Equal(t, before, l.Job(run.JobID).Failures, name)
 	}
 
 	var yield errYield
-	require.ErrorAs(t, w.judge(l.ctx, run, fmt.Errorf("lock: %w", lock.ErrTaken), l.log), &yield)
+	require.ErrorAs(t, w.classify(l.Ctx, run, fmt.Errorf("lock: %w", lock.ErrTaken), l.log), &yield)
 	require.Positive(t, yield.after, "so that the room's other users get on")
 
-	given, giveUp := context.WithCancel(l.ctx)
+	given, giveUp := context.WithCancel(l.Ctx)
 	giveUp()
-	require.ErrorAs(t, w.judge(given, run, context.Canceled, l.log), &yield)
-	lost, lose := context.WithCancelCause(l.ctx)
-	lose(store.ErrSuperseded)
-	require.ErrorIs(t, w.judge(lost, run, context.Canceled, l.log), store.ErrSuperseded)
+	require.ErrorAs(t, w.classify(given, run, context.Canceled, l.log), &yield)
+	lost, lose := context.WithCancelCause(l.Ctx)
+	lose(journal.ErrSuperseded)
+	require.ErrorIs(t, w.classify(lost, run, context.Canceled, l.log), journal.ErrSuperseded)
 
 	stale := run
 	stale.Attempt--
-	require.ErrorIs(t, w.judge(l.ctx, stale, pg("40P01"), l.log), store.ErrSuperseded, "it may not even count")
+	require.ErrorIs(t, w.classify(l.Ctx, stale, pg("40P01"), l.log), journal.ErrSuperseded, "it may not even count")
 
-	l.exec(`UPDATE lethe.jobs SET failures = $1`, mostFailures-2)
-	require.NoError(t, w.judge(l.ctx, run, pg("40P01"), l.log))
-	require.ErrorContains(t, w.judge(l.ctx, run, pg("40P01"), l.log), "gave up after 20 failures without progress: batch: ")
+	l.Exec(`UPDATE lethe.jobs SET failures = $1`, maxFailures-2)
+	require.NoError(t, w.classify(l.Ctx, run, pg("40P01"), l.log))
+	require.ErrorContains(t, w.classify(l.Ctx, run, pg("40P01"), l.log), "gave up after 20 failures without progress: batch: ")
 }
