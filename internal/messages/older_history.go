@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"lethe/internal/expiring"
 	"lethe/internal/homeserver"
 	"lethe/internal/matrix"
 )
@@ -32,8 +33,8 @@ var (
 	errTooManyAsk    = fmt.Errorf("%w: too many ask already", ErrNotAsked)
 )
 
-// mostAsked is how many pages are remembered as asked for.
-const mostAsked = 10_000
+// maxAsked is how many pages are remembered as asked for.
+const maxAsked = 10_000
 
 // OlderHistory is a [Backfill] that has the homeserver do it: a page of its own
 // /messages, asked for as the reader, makes it get what it lacks from other
@@ -42,9 +43,10 @@ type OlderHistory struct {
 	client  *homeserver.Client
 	options OlderHistoryOptions
 
+	asked *expiring.Map[askedFor, struct{}] // not to be asked for again yet
+
 	mu     sync.Mutex
 	byRoom map[string]*asking
-	asked  map[askedFor]time.Time
 }
 
 // askedFor is the hash of a room and a page token.
@@ -68,7 +70,8 @@ func NewOlderHistory(client *homeserver.Client, options OlderHistoryOptions) *Ol
 		options.Timeout = 8 * time.Second
 	}
 	return &OlderHistory{
-		client: client, options: options, byRoom: map[string]*asking{}, asked: map[askedFor]time.Time{},
+		client: client, options: options,
+		asked: expiring.New[askedFor, struct{}](maxAsked), byRoom: map[string]*asking{},
 	}
 }
 
@@ -109,24 +112,14 @@ func (h *OlderHistory) begin(room, before string) (a *asking, first bool, err er
 	if a, ok := h.byRoom[room]; ok {
 		return a, false, nil
 	}
-	key, now := sha256.Sum256([]byte(room+"\x00"+before)), time.Now()
-	switch {
-	case now.Before(h.asked[key]):
+	key := askedFor(sha256.Sum256([]byte(room + "\x00" + before)))
+	if _, asked := h.asked.Get(key); asked {
 		return nil, false, errAskedJustNow
-	case len(h.byRoom) >= h.options.AtOnce:
+	}
+	if len(h.byRoom) >= h.options.AtOnce {
 		return nil, false, errTooManyAsk
 	}
-	if len(h.asked) >= mostAsked {
-		for key, until := range h.asked {
-			if !now.Before(until) {
-				delete(h.asked, key)
-			}
-		}
-	}
-	if len(h.asked) >= mostAsked {
-		clear(h.asked) // all that is lost is that some pages are asked for again
-	}
-	h.asked[key] = now.Add(h.options.Pause)
+	h.asked.Put(key, struct{}{}, h.options.Pause)
 	a = &asking{done: make(chan struct{})}
 	h.byRoom[room] = a
 	return a, true, nil
