@@ -79,18 +79,18 @@ func (a byDatabase) caller(r *http.Request, accessToken string) (messages.Reader
 
 // admin lets server admins through to the handler, as the requester.
 func (s *server) admin(handler func(c echo.Context, requester string) error) echo.HandlerFunc {
-	return s.asAdmin(s.judge, func(c echo.Context, reader messages.Reader) error { return handler(c, reader.UserID) })
+	return s.asAdmin(s.identify, func(c echo.Context, reader messages.Reader) error { return handler(c, reader.UserID) })
 }
 
 // adminReader is admin for a handler that reads history. It may believe for a moment
 // what was true.
 func (s *server) adminReader(handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
-	return s.asAdmin(s.remembering(s.judge), handler)
+	return s.asAdmin(s.remembering(s.identify), handler)
 }
 
-func (s *server) asAdmin(judge judge, handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
+func (s *server) asAdmin(identify identifier, handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		reader, err := s.caller(c.Request(), judge)
+		reader, err := s.caller(c.Request(), identify)
 		switch {
 		case err != nil:
 			return err
@@ -103,13 +103,14 @@ func (s *server) asAdmin(judge judge, handler func(c echo.Context, reader messag
 	}
 }
 
-// remembering is a judge that asks the other one at most every other second about the
-// same access token. What the homeserver says is remembered already.
-func (s *server) remembering(judge judge) judge {
+// remembering returns an identifier that calls the given one at most every other
+// second for the same access token. The answers of the homeserver are remembered
+// elsewhere.
+func (s *server) remembering(identify identifier) identifier {
 	if s.options.HomeserverAuth {
-		return judge
+		return identify
 	}
-	return s.recent.before(judge)
+	return s.recent.before(identify)
 }
 
 // userReader lets everybody through who has an account, guests too, to a handler that
@@ -120,21 +121,21 @@ func (s *server) userReader(handler func(c echo.Context, reader messages.Reader)
 
 // user is userReader for any other handler, and believes nothing.
 func (s *server) user(handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
-	return s.asUser(func(judge judge) judge { return judge }, handler)
+	return s.asUser(func(identify identifier) identifier { return identify }, handler)
 }
 
-func (s *server) asUser(remembering func(judge) judge, handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
+func (s *server) asUser(remembering func(identifier) identifier, handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
 	// Guests' access tokens and those of application services are not in the
 	// database, and a client whose token is refused logs out. So the homeserver
 	// answers, and it is what counts the wrong ones.
 	passes := s.options.Homeserver != nil && !s.options.HomeserverAuth
-	judge := s.judge
+	identify := s.identify
 	if passes {
-		judge = s.accounts.caller
+		identify = s.accounts.caller
 	}
-	judge = remembering(judge)
+	identify = remembering(identify)
 	return func(c echo.Context) error {
-		reader, err := s.caller(c.Request(), judge)
+		reader, err := s.caller(c.Request(), identify)
 		if errors.Is(err, errUnknownToken) && passes {
 			return echo.ErrNotFound
 		}
@@ -145,13 +146,13 @@ func (s *server) asUser(remembering func(judge) judge, handler func(c echo.Conte
 	}
 }
 
-// caller finds out who sends the request; judge says whose the access token is.
-func (s *server) caller(r *http.Request, judge judge) (messages.Reader, error) {
+// caller finds out who sends the request; identify finds it out from the access token.
+func (s *server) caller(r *http.Request, identify identifier) (messages.Reader, error) {
 	token, err := accessToken(r)
 	if err != nil {
 		return messages.Reader{}, err
 	}
-	reader, err := judge(r, token)
+	reader, err := identify(r, token)
 	if err != nil {
 		return messages.Reader{}, err
 	}
@@ -162,20 +163,20 @@ func (s *server) caller(r *http.Request, judge judge) (messages.Reader, error) {
 	return reader, nil
 }
 
-// judge finds out for whom the access token that came with the request speaks. It
+// identify finds out for whom the access token that came with the request speaks. It
 // does not look at it while too many wrong ones come from the same address.
-func (s *server) judge(r *http.Request, token string) (messages.Reader, error) {
+func (s *server) identify(r *http.Request, token string) (messages.Reader, error) {
 	address := clientAddress(r, s.options.TrustedProxies)
 	if wait := s.guesses.wait(address, token); wait > 0 {
-		return messages.Reader{}, tooMany(wait)
+		return messages.Reader{}, tooManyWrong(wait)
 	}
 	reader, err := s.accounts.caller(r, token)
 	var refused *apiError
 	switch {
 	case err == nil:
-		s.guesses.right(token)
+		s.guesses.addGood(token)
 	case errors.As(err, &refused) && refused.Code == errUnknownToken.Code && !isSoft(refused):
-		s.guesses.wrong(address, token)
+		s.guesses.addWrong(address, token)
 	}
 	return reader, err
 }

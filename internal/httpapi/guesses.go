@@ -2,155 +2,131 @@ package httpapi
 
 import (
 	"crypto/sha256"
+	"math"
 	"net/http"
 	"net/netip"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
+
+	"lethe/internal/expiring"
 )
 
-// How often access tokens may be wrong. One address may send some that nobody
-// has, and then one now and then; one that is sent again counts once a minute,
-// and has an allowance of its own. So whoever guesses is held up, and a script
-// with an old access token holds up nobody but itself, though it may share an
-// address with all others.
+// The limits of wrong access tokens. An address may send a number of different
+// wrong tokens at once, and then one each interval. A token that is repeated has a
+// limit of its own, and counts for its address once a minute. So guessing is slow,
+// while a script with an outdated token slows down only itself, although others may
+// share its address.
 var (
-	wrongTokens = allowance{burst: 100, every: time.Second}
-	sameToken   = allowance{burst: 10, every: time.Second}
+	addressLimit = allowance{burst: 100, every: time.Second}
+	tokenLimit   = allowance{burst: 10, every: time.Second}
 )
 
 const (
-	// tokenWrong is for how long a wrong access token counts no second time, from
-	// when its own allowance is full again.
-	tokenWrong = time.Minute
+	// wrongTTL is how long a wrong token is remembered after its own limit has
+	// recovered. While it is remembered it does not count for its address.
+	wrongTTL = time.Minute
 
-	// tokenKnown is for how long an access token that was good is looked at,
-	// whatever else comes from its address. It is judged each time all the same.
-	tokenKnown = time.Hour
+	// goodTTL is how long a token that was good is exempt from the limit of its
+	// address. It is still checked each time.
+	goodTTL = time.Hour
 
-	// mostGuesses bounds each thing that is remembered.
-	mostGuesses = 10_000
+	// maxGuesses bounds each of the maps of guesses.
+	maxGuesses = 10_000
 )
 
-// An allowance is a burst of attempts, and one more each time that every passes.
+// An allowance is a burst of attempts, and one more each interval.
 type allowance struct {
 	burst int
 	every time.Duration
 }
 
-// full is how long it takes until nothing has to be remembered of attempts.
-func (a allowance) full() time.Duration { return time.Duration(a.burst) * a.every }
+func (a allowance) newLimiter() *rate.Limiter { return rate.NewLimiter(rate.Every(a.every), a.burst) }
 
-// A guess is an access token from an address, or the hash of a token alone. Hashes
-// are all that is kept of tokens.
-type guess [sha256.Size]byte
+// untilTokens returns the time until a limiter allows that many attempts.
+func untilTokens(limiter *rate.Limiter, now time.Time, attempts int) time.Duration {
+	missing := float64(attempts) - limiter.TokensAt(now)
+	return time.Duration(math.Ceil(max(0, missing) / float64(limiter.Limit()) * float64(time.Second)))
+}
 
-// guesses remembers which access tokens were wrong, for minutes. It is safe for
-// concurrent use, and its size is bounded: when it is full of what cannot be
-// forgotten yet, it forgets all, and those who guess from ten thousand addresses
-// get a little further.
+// A tokenHash is a hash of an access token, alone or with the address that sent
+// it. Tokens themselves are not kept.
+type tokenHash [sha256.Size]byte
+
+// guesses limits how often wrong access tokens are checked. It is safe for
+// concurrent use. Its memory is bounded: an attacker who uses more than maxGuesses
+// addresses gets a few more attempts.
 type guesses struct {
-	now func() time.Time
-
-	// Each has the moment when it can be forgotten. An allowance is kept as the
-	// moment when it is full again, which each attempt moves by the time that it
-	// takes to come back.
-	mu        sync.Mutex
-	good      map[guess]time.Time
-	tokens    map[guess]time.Time      // tokenWrong after their allowance is full
-	addresses map[netip.Addr]time.Time // when their allowance is full
+	mu        sync.Mutex // so that attempts at the same time share a limiter
+	good      *expiring.Map[tokenHash, struct{}]
+	tokens    *expiring.Map[tokenHash, *rate.Limiter]
+	addresses *expiring.Map[netip.Addr, *rate.Limiter]
 }
 
 func newGuesses() *guesses {
 	return &guesses{
-		now:  time.Now,
-		good: map[guess]time.Time{}, tokens: map[guess]time.Time{}, addresses: map[netip.Addr]time.Time{},
+		good:      expiring.New[tokenHash, struct{}](maxGuesses),
+		tokens:    expiring.New[tokenHash, *rate.Limiter](maxGuesses),
+		addresses: expiring.New[netip.Addr, *rate.Limiter](maxGuesses),
 	}
 }
 
-// wait returns how long the access token from the address has to wait before it
-// is looked at, 0 if not at all.
+// wait returns how long the token from the address has to wait until it may be
+// checked, 0 if it need not wait.
 func (g *guesses) wait(address netip.Addr, token string) time.Duration {
-	now := g.now()
-	hash, pair := hashes(address, token)
+	hash, pair := hashesOf(address, token)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if now.Before(g.good[hash]) {
+	if _, good := g.good.Get(hash); good {
 		return 0
 	}
-	if forget := g.tokens[pair]; now.Before(forget) {
-		return sameToken.wait(now, forget.Add(-tokenWrong))
+	limiter, known := g.tokens.Get(pair)
+	if !known {
+		limiter, known = g.addresses.Get(address)
 	}
-	return wrongTokens.wait(now, g.addresses[address])
-}
-
-// wrong says that nobody has the access token.
-func (g *guesses) wrong(address netip.Addr, token string) {
-	now := g.now()
-	hash, pair := hashes(address, token)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.good, hash)
-	forget := g.tokens[pair]
-	if !now.Before(forget) {
-		keep(g.addresses, address, wrongTokens.after(now, g.addresses[address]), now)
-	}
-	keep(g.tokens, pair, sameToken.after(now, forget.Add(-tokenWrong)).Add(tokenWrong), now)
-}
-
-// right says that somebody has the access token.
-func (g *guesses) right(token string) {
-	now := g.now()
-	hash := guess(sha256.Sum256([]byte(token)))
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	keep(g.good, hash, now.Add(tokenKnown), now)
-}
-
-// wait returns how long it takes until there is one attempt more.
-func (a allowance) wait(now, full time.Time) time.Duration {
-	if !now.Before(full) {
+	if !known {
 		return 0
 	}
-	return max(0, full.Sub(now)-a.full()+a.every)
+	return untilTokens(limiter, time.Now(), 1)
 }
 
-// after returns when the allowance is full again after one attempt more. Attempts
-// that were let through at the same time, for there was one left, owe nothing
-// beyond it.
-func (a allowance) after(now, full time.Time) time.Time {
-	if full.Before(now) {
-		full = now
-	}
-	full = full.Add(a.every)
-	if most := now.Add(a.full()); full.After(most) {
-		return most
-	}
-	return full
-}
-
-// keep remembers a moment, and makes room for it by forgetting those that are over.
-func keep[K comparable](moments map[K]time.Time, key K, moment, now time.Time) {
-	if _, known := moments[key]; !known && len(moments) >= mostGuesses {
-		for key, over := range moments {
-			if !now.Before(over) {
-				delete(moments, key)
-			}
+// addWrong records that the token was wrong.
+func (g *guesses) addWrong(address netip.Addr, token string) {
+	now := time.Now()
+	hash, pair := hashesOf(address, token)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.good.Delete(hash)
+	limiter, known := g.tokens.Get(pair)
+	if !known {
+		limiter = tokenLimit.newLimiter()
+		addressLimiter, known := g.addresses.Get(address)
+		if !known {
+			addressLimiter = addressLimit.newLimiter()
 		}
-		if len(moments) >= mostGuesses {
-			clear(moments)
-		}
+		addressLimiter.AllowN(now, 1)
+		g.addresses.Put(address, addressLimiter, untilTokens(addressLimiter, now, addressLimit.burst))
 	}
-	moments[key] = moment
+	limiter.AllowN(now, 1)
+	g.tokens.Put(pair, limiter, untilTokens(limiter, now, tokenLimit.burst)+wrongTTL)
 }
 
-func hashes(address netip.Addr, token string) (hash, pair guess) {
-	hash = sha256.Sum256([]byte(token))
+// addGood records that the token was good.
+func (g *guesses) addGood(token string) {
+	g.good.Put(hashOf(token), struct{}{}, goodTTL)
+}
+
+func hashOf(token string) tokenHash { return sha256.Sum256([]byte(token)) }
+
+func hashesOf(address netip.Addr, token string) (hash, pair tokenHash) {
+	hash = hashOf(token)
 	from := address.As16()
 	return hash, sha256.Sum256(append(from[:], hash[:]...))
 }
 
-// tooMany is the refusal of a caller whose access tokens were wrong too often.
-func tooMany(wait time.Duration) *apiError {
+// tooManyWrong is the refusal of a caller that sent too many wrong access tokens.
+func tooManyWrong(wait time.Duration) *apiError {
 	ms := int64((wait + time.Millisecond - 1) / time.Millisecond)
 	return &apiError{
 		Status: http.StatusTooManyRequests, Code: "M_LIMIT_EXCEEDED", Text: "Too many wrong access tokens", RetryAfter: ms,

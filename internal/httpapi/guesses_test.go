@@ -6,110 +6,117 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 )
-
-// A clock stands still unless it is moved.
-type clock struct{ time.Time }
-
-func newTestGuesses() (*guesses, *clock) {
-	g, c := newGuesses(), &clock{time.Unix(1_000_000, 0)}
-	g.now = func() time.Time { return c.Time }
-	return g, c
-}
-
-func (c *clock) pass(d time.Duration) { c.Time = c.Add(d) }
 
 var (
 	here  = netip.MustParseAddr("192.0.2.1")
 	there = netip.MustParseAddr("192.0.2.2")
 )
 
-func TestWhoGuessesIsHeldUp(t *testing.T) {
+func TestGuessingIsSlow(t *testing.T) {
 	t.Parallel()
-	g, clock := newTestGuesses()
-	for i := range wrongTokens.burst {
-		require.Zero(t, g.wait(here, fmt.Sprint(i)))
-		g.wrong(here, fmt.Sprint(i))
-	}
-	require.Equal(t, wrongTokens.every, g.wait(here, "one more"))
-	require.Zero(t, g.wait(there, "one more"), "another address is held up")
-	clock.pass(wrongTokens.every)
-	require.Zero(t, g.wait(here, "one more"))
-	g.wrong(here, "one more")
-	require.Equal(t, wrongTokens.every, g.wait(here, "two more"))
-	clock.pass(wrongTokens.full())
-	require.Zero(t, g.wait(here, "two more"))
-	for i := range wrongTokens.burst {
-		require.Zero(t, g.wait(here, fmt.Sprint("again", i)), "it has not got all of it back")
-		g.wrong(here, fmt.Sprint("again", i))
-	}
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuesses()
+		for i := range addressLimit.burst {
+			require.Zero(t, g.wait(here, fmt.Sprint(i)))
+			g.addWrong(here, fmt.Sprint(i))
+		}
+		require.Equal(t, addressLimit.every, g.wait(here, "one more"))
+		require.Zero(t, g.wait(there, "one more"), "another address has to wait")
+		time.Sleep(addressLimit.every)
+		require.Zero(t, g.wait(here, "one more"))
+		g.addWrong(here, "one more")
+		require.Equal(t, addressLimit.every, g.wait(here, "two more"))
+		time.Sleep(fullTime(addressLimit))
+		require.Zero(t, g.wait(here, "two more"))
+		for i := range addressLimit.burst {
+			require.Zero(t, g.wait(here, fmt.Sprint("again", i)), "the limit has not fully recovered")
+			g.addWrong(here, fmt.Sprint("again", i))
+		}
+	})
 }
 
-func TestAGoodTokenGoesOnWhateverComesFromItsAddress(t *testing.T) {
-	t.Parallel()
-	g, clock := newTestGuesses()
-	g.right("good")
-	for i := range 2 * wrongTokens.burst {
-		g.wrong(here, fmt.Sprint(i))
-	}
-	require.Zero(t, g.wait(here, "good"))
-	require.Equal(t, wrongTokens.every, g.wait(here, "new"), "attempts at the same time are owed")
+// fullTime is how long an exhausted allowance takes to recover.
+func fullTime(a allowance) time.Duration { return time.Duration(a.burst) * a.every }
 
-	// Until it is wrong, or has not been seen for long.
-	for range sameToken.burst {
+func TestAGoodTokenIsExemptFromTheLimitOfItsAddress(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuesses()
+		g.addGood("good")
+		for i := range 2 * addressLimit.burst {
+			g.addWrong(here, fmt.Sprint(i))
+		}
 		require.Zero(t, g.wait(here, "good"))
-		g.wrong(here, "good")
-	}
-	require.Equal(t, sameToken.every, g.wait(here, "good"))
-	require.Zero(t, g.wait(there, "good"))
-	g.right("good")
-	require.Zero(t, g.wait(here, "good"))
-	clock.pass(tokenKnown)
-	for i := range 2 * wrongTokens.burst {
-		g.wrong(here, fmt.Sprint("later", i))
-	}
-	require.NotZero(t, g.wait(here, "good"))
+		require.Equal(t, addressLimit.every, g.wait(here, "new"), "attempts at the same time are owed")
+
+		// Until it is wrong, or has not been seen for long.
+		for range tokenLimit.burst {
+			require.Zero(t, g.wait(here, "good"))
+			g.addWrong(here, "good")
+		}
+		require.Equal(t, tokenLimit.every, g.wait(here, "good"))
+		require.Zero(t, g.wait(there, "good"))
+		g.addGood("good")
+		require.Zero(t, g.wait(here, "good"))
+		time.Sleep(goodTTL)
+		for i := range 2 * addressLimit.burst {
+			g.addWrong(here, fmt.Sprint("later", i))
+		}
+		require.NotZero(t, g.wait(here, "good"))
+	})
 }
 
-func TestOneFailingScriptHoldsUpNobodyElse(t *testing.T) {
+func TestAScriptWithAnOutdatedTokenSlowsDownOnlyItself(t *testing.T) {
 	t.Parallel()
 	for _, every := range []time.Duration{time.Millisecond, time.Second, 1500 * time.Millisecond, 20 * time.Second} {
-		g, clock := newTestGuesses()
-		refused := 0
-		for range 5000 {
-			if g.wait(here, "old") == 0 {
-				g.wrong(here, "old")
-			} else {
-				refused++
+		synctest.Test(t, func(t *testing.T) {
+			g := newGuesses()
+			refused := 0
+			for range 5000 {
+				if g.wait(here, "old") == 0 {
+					g.addWrong(here, "old")
+				} else {
+					refused++
+				}
+				require.Zero(t, g.wait(here, "new of the operator"), "behind the same proxy, every %s", every)
+				time.Sleep(every)
 			}
-			require.Zero(t, g.wait(here, "new of the operator"), "behind the same proxy, every %s", every)
-			clock.pass(every)
-		}
-		require.Equal(t, every < time.Second, refused > 0, "every %s", every)
+			require.Equal(t, every < time.Second, refused > 0, "every %s", every)
+		})
 	}
 }
 
 func TestGuessesAreBounded(t *testing.T) {
 	t.Parallel()
-	g, clock := newTestGuesses()
-	for i := range 3 * mostGuesses {
-		address := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
-		g.wrong(address, fmt.Sprint(i))
-		g.right(fmt.Sprint(i))
-	}
-	for _, n := range []int{len(g.good), len(g.tokens), len(g.addresses)} {
-		require.LessOrEqual(t, n, mostGuesses)
-	}
-	// What is over makes room for what is not.
-	clock.pass(24 * time.Hour)
-	g.right("kept")
-	for i := range mostGuesses - 1 {
-		g.wrong(here, fmt.Sprint(i))
-	}
-	require.Zero(t, g.wait(here, "kept"))
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuesses()
+		for i := range 3 * maxGuesses {
+			address := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+			g.addWrong(address, fmt.Sprint(i))
+			g.addGood(fmt.Sprint(i))
+		}
+		// Each map has evicted the first entries and has the last.
+		for i, kept := range map[int]bool{0: false, 3*maxGuesses - 1: true} {
+			address := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+			hash, pair := hashesOf(address, fmt.Sprint(i))
+			_, good := g.good.Get(hash)
+			_, token := g.tokens.Get(pair)
+			_, attempts := g.addresses.Get(address)
+			require.Equal(t, []bool{kept, kept, kept}, []bool{good, token, attempts})
+		}
+		// Expired entries make room for others.
+		time.Sleep(24 * time.Hour)
+		g.addGood("kept")
+		for i := range maxGuesses - 1 {
+			g.addWrong(here, fmt.Sprint(i))
+		}
+		require.Zero(t, g.wait(here, "kept"))
+	})
 }
 
 func TestClientAddress(t *testing.T) {

@@ -146,7 +146,7 @@ func (m *monitor) visitor(r *http.Request) (messages.Reader, error) {
 	case token == "":
 		return messages.Reader{}, errNoToken
 	}
-	return m.judge(r, token)
+	return m.identify(r, token)
 }
 
 // isTrick reports whether a path could be another one to whoever looks at it
