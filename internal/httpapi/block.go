@@ -10,6 +10,7 @@ import (
 
 	"lethe/internal/matrix"
 	"lethe/internal/store"
+	"lethe/internal/wire"
 )
 
 // maxRoomID is how many bytes a room id may have. No index takes much longer ones.
@@ -20,7 +21,7 @@ const maxRoomID = 255
 func legalRoom(c echo.Context) (string, error) {
 	room := segment(c, "room_id")
 	if !matrix.ValidRoomID(room) || len(room) > maxRoomID || strings.Contains(room, "\x00") {
-		return "", badRequest(room + " is not a legal room ID")
+		return "", wire.BadRequest(room + " is not a legal room ID")
 	}
 	return room, nil
 }
@@ -58,11 +59,11 @@ func (s *server) blockRoom(c echo.Context, requester string) error {
 	}
 	value, ok := body["block"]
 	if !ok {
-		return &apiError{Status: http.StatusBadRequest, Code: "M_MISSING_PARAM", Text: "Missing params: ['block']"}
+		return &wire.Error{Status: http.StatusBadRequest, Code: "M_MISSING_PARAM", Text: "Missing params: ['block']"}
 	}
 	var block *bool
 	if err := json.Unmarshal(value, &block); err != nil || block == nil {
-		return badJSON("Param 'block' must be a boolean.")
+		return wire.BadJSON("Param 'block' must be a boolean.")
 	}
 	if *block {
 		err = s.store.BlockRoom(c.Request().Context(), room, requester)

@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
+
+	"lethe/internal/wire"
 )
 
 // maxBody bounds a request's body, in bytes. The largest that makes sense is a
@@ -18,13 +20,13 @@ import (
 const maxBody = 1 << 20
 
 var (
-	errTooLarge = &apiError{
+	errTooLarge = &wire.Error{
 		Status: http.StatusRequestEntityTooLarge, Code: "M_TOO_LARGE", Text: "Request content is too large",
 	}
-	errSlowBody = &apiError{
+	errSlowBody = &wire.Error{
 		Status: http.StatusRequestTimeout, Code: "M_UNKNOWN", Text: "The request's content took too long",
 	}
-	errNotJSON = &apiError{Status: http.StatusBadRequest, Code: "M_NOT_JSON", Text: "Content not JSON."}
+	errNotJSON = &wire.Error{Status: http.StatusBadRequest, Code: "M_NOT_JSON", Text: "Content not JSON."}
 )
 
 // readObject reads the body's JSON object; an empty body is an empty object.
@@ -48,7 +50,7 @@ func readObject(c echo.Context) (map[string]json.RawMessage, error) {
 	}
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(body, &object); err != nil || object == nil {
-		return nil, badJSON("Content must be a JSON object.")
+		return nil, wire.BadJSON("Content must be a JSON object.")
 	}
 	return object, nil
 }

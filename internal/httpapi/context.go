@@ -8,9 +8,10 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/messages"
+	"lethe/internal/wire"
 )
 
-var errNoEvent = notFound("Event not found.")
+var errNoEvent = wire.NotFound("Event not found.")
 
 // eventContext is GET …/v1/rooms/{room_id}/context/{event_id}.
 func (s *server) eventContext(c echo.Context, reader messages.Reader) error {

@@ -18,6 +18,7 @@ import (
 	"lethe/internal/shutdown"
 	"lethe/internal/store"
 	"lethe/internal/tasks"
+	"lethe/internal/wire"
 )
 
 // What the replacement room is called, and what is said in it, if the caller does
@@ -51,7 +52,7 @@ func (s *server) readDelete(c echo.Context, requester string) (request tasks.Del
 		if value, ok := body[flag.name]; ok {
 			var given *bool
 			if err := json.Unmarshal(value, &given); err != nil || given == nil {
-				return request, nil, badJSON("Param '" + flag.name + "' must be a boolean, if given")
+				return request, nil, wire.BadJSON("Param '" + flag.name + "' must be a boolean, if given")
 			}
 			*flag.value = *given
 		}
@@ -63,7 +64,7 @@ func (s *server) readDelete(c echo.Context, requester string) (request tasks.Del
 	}{{"room_name", defaultRoomName, &request.RoomName}, {"message", defaultMessage, &request.Message}} {
 		var given *string
 		if value, ok := body[text.name]; ok && json.Unmarshal(value, &given) != nil {
-			return request, nil, badJSON("Param '" + text.name + "' must be a string, if given")
+			return request, nil, wire.BadJSON("Param '" + text.name + "' must be a string, if given")
 		}
 		if *text.value = text.byDefault; given != nil && *given != "" {
 			*text.value = storableText(*given)
@@ -77,13 +78,13 @@ func (s *server) readDelete(c echo.Context, requester string) (request tasks.Del
 func (s *server) ourUser(value json.RawMessage) (string, error) {
 	var user *string
 	if value != nil && json.Unmarshal(value, &user) != nil {
-		return "", badJSON("Param 'new_room_user_id' must be a string, if given")
+		return "", wire.BadJSON("Param 'new_room_user_id' must be a string, if given")
 	}
 	if user == nil {
 		return "", nil
 	}
 	if server, ok := matrix.ServerOf(*user); !ok || server != s.options.ServerName || !matrix.ValidUserID(*user) {
-		return "", badRequest("User must be our own: " + *user)
+		return "", wire.BadRequest("User must be our own: " + *user)
 	}
 	return *user, nil
 }
@@ -91,8 +92,8 @@ func (s *server) ourUser(value json.RawMessage) (string, error) {
 // storableText is a text without the one character that no database holds.
 func storableText(text string) string { return strings.ReplaceAll(text, "\x00", "\uFFFD") }
 
-func alreadyDeleting(room string) *apiError {
-	return badRequest("Purge already in progress for " + room)
+func alreadyDeleting(room string) *wire.Error {
+	return wire.BadRequest("Purge already in progress for " + room)
 }
 
 // deleteRoom is DELETE …/v2/rooms/{room_id}: it accepts the delete, and answers
@@ -202,7 +203,7 @@ func (s *server) awaitEnd(ctx context.Context, id, what string) (jobs.Status, er
 			return status, err
 		}
 		if ctx.Err() == nil && status.State == jobs.Held {
-			return jobs.Status{}, &apiError{
+			return jobs.Status{}, &wire.Error{
 				Status: http.StatusForbidden, Code: "M_FORBIDDEN",
 				Text: what + " waits, since the room was held meanwhile: its status is that of delete_id " + id,
 			}
@@ -212,7 +213,7 @@ func (s *server) awaitEnd(ctx context.Context, id, what string) (jobs.Status, er
 			look = min(look*3/2, mostLook)
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return jobs.Status{}, &apiError{
+				return jobs.Status{}, &wire.Error{
 					Status: http.StatusGatewayTimeout, Code: "M_UNKNOWN",
 					Text: what + " goes on: its status is that of delete_id " + id,
 				}
@@ -226,13 +227,13 @@ func (s *server) awaitEnd(ctx context.Context, id, what string) (jobs.Status, er
 // have refused begins with the status that it would have answered.
 func endedBadly(status jobs.Status) error {
 	if status.State == jobs.Cancelled {
-		return &apiError{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Text: "cancelled"}
+		return &wire.Error{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Text: "cancelled"}
 	}
 	code, text, ok := strings.Cut(status.Error, ": ")
 	if n, err := strconv.Atoi(code); ok && err == nil && n >= 400 && n < 500 {
-		return &apiError{Status: n, Code: "M_UNKNOWN", Text: text}
+		return &wire.Error{Status: n, Code: "M_UNKNOWN", Text: text}
 	}
-	return &apiError{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Text: status.Error}
+	return &wire.Error{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Text: status.Error}
 }
 
 // A deleteBody is a delete as its status is served.
@@ -280,7 +281,7 @@ func (s *server) deleteStatus(c echo.Context, _ string) error {
 	id := segment(c, "delete_id")
 	status, err := s.jobs.Status(c.Request().Context(), jobs.DeleteRoom, id)
 	if errors.Is(err, jobs.ErrNotFound) {
-		return notFound("delete id '" + id + "' not found")
+		return wire.NotFound("delete id '" + id + "' not found")
 	}
 	if err != nil {
 		return err
@@ -310,7 +311,7 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 		return err
 	}
 	if len(deletes) == 0 {
-		return notFound(fmt.Sprintf("No delete task for room_id '%s' found", room))
+		return wire.NotFound(fmt.Sprintf("No delete task for room_id '%s' found", room))
 	}
 	results := make([]deleteBody, 0, len(deletes))
 	for _, job := range deletes {

@@ -9,6 +9,7 @@ import (
 
 	"lethe/internal/matrix"
 	"lethe/internal/store"
+	"lethe/internal/wire"
 )
 
 // forwardExtremities is GET …/v1/rooms/{room_id}/forward_extremities.
@@ -48,7 +49,7 @@ func (s *server) deleteForwardExtremities(c echo.Context, _ string) error {
 	}
 	deleted, err := s.store.DeleteForwardExtremities(c.Request().Context(), room)
 	if errors.Is(err, store.ErrNotFound) {
-		return badRequest("No forward extremity event found for room " + room)
+		return wire.BadRequest("No forward extremity event found for room " + room)
 	}
 	if err != nil {
 		return err
@@ -66,11 +67,11 @@ func (s *server) resolveRoom(c echo.Context) (string, error) {
 		return given, nil
 	}
 	if _, server, ok := strings.Cut(given, ":"); !ok || !strings.HasPrefix(given, "#") || !matrix.ValidServerName(server) {
-		return "", badRequest(given + " was not legal room ID or room alias")
+		return "", wire.BadRequest(given + " was not legal room ID or room alias")
 	}
 	room, err := s.store.RoomOfAlias(c.Request().Context(), given)
 	if errors.Is(err, store.ErrNotFound) {
-		return "", notFound("Room alias " + given + " not found")
+		return "", wire.NotFound("Room alias " + given + " not found")
 	}
 	return room, err
 }

@@ -12,6 +12,7 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/store"
+	"lethe/internal/wire"
 )
 
 const (
@@ -24,7 +25,7 @@ const (
 
 // errBatchRuns is the refusal of a change of a hold that would have had to wait for
 // too long.
-var errBatchRuns = &apiError{
+var errBatchRuns = &wire.Error{
 	Status: http.StatusServiceUnavailable, Code: "M_LIMIT_EXCEEDED",
 	Text: "A batch of the room is at work, and nothing was changed", RetryAfter: 2000,
 }
@@ -53,7 +54,7 @@ func newHoldBody(hold store.Hold) holdBody {
 // holdList is GET /_lethe/v1/holds, with released=true also of those that were
 // released.
 func (s *server) holdList(c echo.Context, _ string) error {
-	released, err := queryOf(c).boolean("released")
+	released, err := queryOf(c).Boolean("released")
 	if err != nil {
 		return err
 	}
@@ -93,13 +94,13 @@ func (s *server) placeHold(c echo.Context, requester string) error {
 	}
 	var reason *string
 	if value, ok := body["reason"]; !ok {
-		return &apiError{Status: http.StatusBadRequest, Code: "M_MISSING_PARAM", Text: "Missing params: ['reason']"}
+		return &wire.Error{Status: http.StatusBadRequest, Code: "M_MISSING_PARAM", Text: "Missing params: ['reason']"}
 	} else if json.Unmarshal(value, &reason) != nil || reason == nil || *reason == "" || utf8.RuneCountInString(*reason) > maxReason {
-		return badJSON(fmt.Sprintf("Param 'reason' must be a string of 1 to %d characters", maxReason))
+		return wire.BadJSON(fmt.Sprintf("Param 'reason' must be a string of 1 to %d characters", maxReason))
 	}
 	hold, err := s.store.PlaceHold(c.Request().Context(), room, *reason, requester)
 	if errors.Is(err, store.ErrExists) {
-		return &apiError{Status: http.StatusConflict, Code: "M_UNKNOWN", Text: "The room is held for another reason: " + hold.Reason}
+		return &wire.Error{Status: http.StatusConflict, Code: "M_UNKNOWN", Text: "The room is held for another reason: " + hold.Reason}
 	}
 	return answerHold(c, room, hold, err)
 }
@@ -117,7 +118,7 @@ func (s *server) releaseHold(c echo.Context, requester string) error {
 func answerHold(c echo.Context, room string, hold store.Hold, err error) error {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		return notFound("The room " + room + " is not held")
+		return wire.NotFound("The room " + room + " is not held")
 	case errors.Is(err, store.ErrBatchRuns):
 		return errBatchRuns
 	case err != nil:
@@ -139,8 +140,8 @@ func (s *server) refuseHeld(ctx context.Context, room string) error {
 	return heldRoom(hold)
 }
 
-func heldRoom(hold store.Hold) *apiError {
-	return &apiError{
+func heldRoom(hold store.Hold) *wire.Error {
+	return &wire.Error{
 		Status: http.StatusForbidden, Code: "M_FORBIDDEN",
 		Text: "The room " + hold.Room + " is held, and nothing of it may be deleted: " + hold.Reason,
 	}

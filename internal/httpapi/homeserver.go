@@ -8,51 +8,16 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"lethe/internal/homeserver"
-	"lethe/internal/messages"
 	"lethe/internal/observe"
+	"lethe/internal/wire"
 )
 
 var (
-	errCannotAsk = &apiError{
-		Status: http.StatusBadGateway, Code: "M_UNKNOWN", Text: "The homeserver cannot be asked about the access token",
-	}
-	errCannotPass = &apiError{Status: http.StatusBadGateway, Code: "M_UNKNOWN", Text: "The homeserver cannot be reached"}
-	errUpgrade    = &apiError{
+	errCannotPass = &wire.Error{Status: http.StatusBadGateway, Code: "M_UNKNOWN", Text: "The homeserver cannot be reached"}
+	errUpgrade    = &wire.Error{
 		Status: http.StatusBadRequest, Code: "M_UNKNOWN", Text: "The connection cannot be upgraded here",
 	}
 )
-
-// byHomeserver asks a homeserver about access tokens. It believes whatever the
-// homeserver does: an application service that speaks for an admin is one.
-type byHomeserver struct{ accounts *homeserver.Accounts }
-
-func (a byHomeserver) caller(r *http.Request, accessToken string) (messages.Reader, error) {
-	user, _ := query(r.URL.RawQuery).value("user_id")
-	account, err := a.accounts.Account(r.Context(), accessToken, user)
-	var refusal *homeserver.Error
-	switch {
-	case err == nil:
-	case r.Context().Err() != nil:
-		return messages.Reader{}, err
-	case errors.As(err, &refusal) && (refusal.Status == http.StatusUnauthorized || refusal.Status == http.StatusForbidden):
-		return messages.Reader{}, &apiError{
-			Status: refusal.Status, Code: refusal.Code, Text: refusal.Text, SoftLogout: refusal.SoftLogout,
-		}
-	default:
-		return messages.Reader{}, fmt.Errorf("%w: %w", errCannotAsk, err)
-	}
-	switch {
-	case account.Deactivated:
-		return messages.Reader{}, errUnknownToken
-	case account.Locked:
-		return messages.Reader{}, errLocked
-	}
-	return messages.Reader{
-		UserID: account.UserID, DeviceID: account.DeviceID,
-		Guest: account.Guest, AppService: account.AppService, Admin: account.Admin,
-	}, nil
-}
 
 // isPassedOn reports whether a request that ended in the error is one for the
 // homeserver.

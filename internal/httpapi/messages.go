@@ -11,6 +11,7 @@ import (
 	"lethe/internal/lock"
 	"lethe/internal/matrix"
 	"lethe/internal/messages"
+	"lethe/internal/wire"
 )
 
 const (
@@ -23,7 +24,7 @@ const (
 // errRoomBusy is for one who waited for a purge in vain. The code is the one that
 // clients take for a request to come again, and after which wait; the status says
 // whose fault it is, and makes those come again that do not look at the code.
-var errRoomBusy = &apiError{
+var errRoomBusy = &wire.Error{
 	Status: http.StatusServiceUnavailable, Code: "M_LIMIT_EXCEEDED", Text: "The room is being purged", RetryAfter: 2000,
 }
 
@@ -60,15 +61,15 @@ func (s *server) observePage(admin bool, begun time.Time) {
 
 // readPageQuery reads what the query says of the page, in the order in which
 // refusals are known.
-func readPageQuery(q query, request *messages.Request) (err error) {
-	if request.Backwards, err = q.backwards(); err != nil {
+func readPageQuery(q wire.Query, request *messages.Request) (err error) {
+	if request.Backwards, err = q.Backwards(); err != nil {
 		return err
 	}
-	from, err := q.ascii("from")
+	from, err := q.ASCII("from")
 	if err != nil {
 		return err
 	}
-	to, err := q.ascii("to")
+	to, err := q.ASCII("to")
 	if err != nil {
 		return err
 	}
@@ -87,7 +88,7 @@ func readPageQuery(q query, request *messages.Request) (err error) {
 	if request.Filter, err = pageFilter(q); err != nil {
 		return err
 	}
-	_, request.Raw = q.value("raw")
+	_, request.Raw = q.Value("raw")
 	return nil
 }
 
@@ -98,32 +99,31 @@ func pageToken(name, value string) (*matrix.PageToken, error) {
 	}
 	token, err := matrix.ParsePageToken(value)
 	if err != nil {
-		return nil, badRequest("'" + name + "' parameter is invalid")
+		return nil, wire.BadRequest("'" + name + "' parameter is invalid")
 	}
 	return &token, nil
 }
 
 // pageLimit reads the parameter limit.
-func pageLimit(q query) (int, error) {
-	limit, err := q.integer("limit", defaultLimit)
+func pageLimit(q wire.Query) (int, error) {
+	limit, err := q.Integer("limit", defaultLimit)
 	return int(min(limit, mostLimit)), err
 }
 
-// pageFilter reads the parameter filter. It is percent-decoded twice, the second
-// time without taking a plus for a space.
-func pageFilter(q query) (messages.Filter, error) {
-	value, ok, err := q.text("filter")
+// pageFilter reads the parameter filter.
+func pageFilter(q wire.Query) (messages.Filter, error) {
+	value, ok, err := q.TextUnescapedTwice("filter")
 	if err != nil || !ok {
 		return messages.Filter{}, err
 	}
-	filter, err := messages.ParseFilter([]byte(unescape(value, false)))
+	filter, err := messages.ParseFilter([]byte(value))
 	switch {
 	case errors.Is(err, messages.ErrFilterJSON):
-		return messages.Filter{}, &apiError{
+		return messages.Filter{}, &wire.Error{
 			Status: http.StatusBadRequest, Code: "M_NOT_JSON", Text: "Query parameter filter must be a valid JSON object",
 		}
 	case err != nil:
-		return messages.Filter{}, badJSON("Query parameter filter must be a JSON object")
+		return messages.Filter{}, wire.BadJSON("Query parameter filter must be a JSON object")
 	}
 	return filter, nil
 }
@@ -132,7 +132,7 @@ func pageFilter(q query) (messages.Filter, error) {
 func refusePage(err error, reader messages.Reader, room string) error {
 	switch {
 	case errors.Is(err, messages.ErrForbidden):
-		return &apiError{
+		return &wire.Error{
 			Status: http.StatusForbidden, Code: "M_FORBIDDEN",
 			Text: "User " + reader.UserID + " not in room " + room + ", and room previews are disabled",
 		}

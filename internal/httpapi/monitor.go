@@ -11,21 +11,21 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"lethe/internal/messages"
 	"lethe/internal/store"
+	"lethe/internal/wire"
 )
 
 // MonitorRoot is the path of [Options].Monitor.
 const MonitorRoot = "/asynqmon"
 
 var (
-	errReadOnly = &apiError{
+	errReadOnly = &wire.Error{
 		Status: http.StatusMethodNotAllowed, Code: "M_UNRECOGNIZED", Text: "asynqmon is read-only here",
 	}
-	errMethod = &apiError{
+	errMethod = &wire.Error{
 		Status: http.StatusMethodNotAllowed, Code: "M_UNRECOGNIZED", Text: "Unrecognized request",
 	}
-	errOtherSite = &apiError{
+	errOtherSite = &wire.Error{
 		Status: http.StatusForbidden, Code: "M_FORBIDDEN", Text: "The request comes from the page of another site",
 	}
 )
@@ -76,18 +76,14 @@ func (m *monitor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // show shows the page to whom it may be shown.
 func (m *monitor) show(c echo.Context, requestID string) error {
 	r, header := c.Request(), c.Response().Header()
-	reader, err := m.visitor(r)
-	var refused *apiError
+	reader, err := m.access.BrowserAdmin(r)
+	var refused *wire.Error
 	switch {
 	case errors.As(err, &refused) && refused.Status == http.StatusUnauthorized:
 		header.Set(echo.HeaderWWWAuthenticate, `Basic realm="Lethe: any user, and the access token of a server admin", charset="UTF-8"`)
 		return err
 	case err != nil:
 		return err
-	case reader.Guest:
-		return errGuest
-	case !reader.Admin:
-		return errNotAdmin
 	case isTrick(r):
 		return echo.ErrNotFound
 	}
@@ -119,34 +115,6 @@ func (m *monitor) mayChange(r *http.Request) error {
 		return errOtherSite
 	}
 	return nil
-}
-
-// visitor finds out who wants to see the page. No access token is taken from the
-// query, which gets into histories and into the logs of proxies.
-func (m *monitor) visitor(r *http.Request) (messages.Reader, error) {
-	headers := r.Header.Values("Authorization")
-	switch len(headers) {
-	case 0:
-		return messages.Reader{}, errNoToken
-	case 1:
-	default:
-		return messages.Reader{}, errManyTokens
-	}
-	token, ok := strings.CutPrefix(headers[0], "Bearer ")
-	if !ok {
-		// A user's id has a colon, of which basic authentication knows but the first.
-		var user, password string
-		user, password, ok = r.BasicAuth()
-		both := user + ":" + password
-		token = both[strings.LastIndexByte(both, ':')+1:]
-	}
-	switch {
-	case !ok:
-		return messages.Reader{}, errBadHeader
-	case token == "":
-		return messages.Reader{}, errNoToken
-	}
-	return m.identify(r, token)
 }
 
 // isTrick reports whether a path could be another one to whoever looks at it

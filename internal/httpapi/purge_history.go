@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/url"
-	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -15,6 +13,7 @@ import (
 	"lethe/internal/matrix"
 	"lethe/internal/store"
 	"lethe/internal/tasks"
+	"lethe/internal/wire"
 )
 
 // purgeHistory is POST …/v1/purge_history/{room_id}: the body says how far.
@@ -31,13 +30,13 @@ func (s *server) purgeHistory(c echo.Context, requester string) error {
 	case len(event) > 0 && !bytes.Equal(event, []byte("null")):
 		var id string
 		if err := json.Unmarshal(event, &id); err != nil {
-			return badJSON("purge_up_to_event_id must be a string")
+			return wire.BadJSON("purge_up_to_event_id must be a string")
 		}
 		token, err = s.tokenOfEvent(ctx, room, id)
 	case hasTS:
 		token, err = s.tokenOfTimestamp(ctx, room, ts)
 	default:
-		err = badJSON("must specify purge_up_to_event_id or purge_up_to_ts")
+		err = wire.BadJSON("must specify purge_up_to_event_id or purge_up_to_ts")
 	}
 	if err != nil {
 		return err
@@ -64,11 +63,11 @@ func (s *server) tokenOfEvent(ctx context.Context, room, event string) (matrix.T
 	itsRoom, token, err := s.store.EventPosition(ctx, event)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		return matrix.Token{}, notFound("Could not find event " + event)
+		return matrix.Token{}, wire.NotFound("Could not find event " + event)
 	case err != nil:
 		return matrix.Token{}, err
 	case itsRoom != room:
-		return matrix.Token{}, badRequest("Event is for wrong room.")
+		return matrix.Token{}, wire.BadRequest("Event is for wrong room.")
 	}
 	return token, nil
 }
@@ -76,11 +75,11 @@ func (s *server) tokenOfEvent(ctx context.Context, room, event string) (matrix.T
 func (s *server) tokenOfTimestamp(ctx context.Context, room string, value json.RawMessage) (matrix.Token, error) {
 	ts, ok := integer(value)
 	if !ok {
-		return matrix.Token{}, badJSON("purge_up_to_ts must be an int")
+		return matrix.Token{}, wire.BadJSON("purge_up_to_ts must be an int")
 	}
 	token, err := s.store.TokenAtTimestamp(ctx, room, ts)
 	if errors.Is(err, store.ErrNotFound) {
-		return matrix.Token{}, notFound("there is no event to be purged")
+		return matrix.Token{}, wire.NotFound("there is no event to be purged")
 	}
 	return token, err
 }
@@ -99,7 +98,7 @@ func (s *server) submitPurgeHistory(
 		Exclusive:         s.options.SeedDialect,
 	})
 	if errors.Is(err, store.ErrRoomBusy) {
-		return badRequest("History purge already in progress for " + room)
+		return wire.BadRequest("History purge already in progress for " + room)
 	}
 	if err != nil {
 		return err
@@ -114,7 +113,7 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 	id := segment(c, "purge_id")
 	status, err := s.jobs.Status(c.Request().Context(), jobs.PurgeHistory, id)
 	if errors.Is(err, jobs.ErrNotFound) {
-		return notFound("purge id '" + id + "' not found")
+		return wire.NotFound("purge id '" + id + "' not found")
 	}
 	if err != nil {
 		return err
@@ -140,15 +139,4 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 		}
 	}
 	return answer(c, http.StatusOK, body)
-}
-
-// segment returns a part of the path, decoded once. Bytes that are not UTF-8
-// become U+FFFD, which no id holds.
-func segment(c echo.Context, name string) string {
-	sent := c.Param(name)
-	decoded, err := url.PathUnescape(sent)
-	if err != nil { // net/http has refused these
-		decoded = sent
-	}
-	return strings.ToValidUTF8(decoded, "\uFFFD")
 }

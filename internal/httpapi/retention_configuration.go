@@ -5,6 +5,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"lethe/internal/access"
 	"lethe/internal/messages"
 	"lethe/internal/retention"
 )
@@ -38,7 +39,7 @@ func retentionConfiguration(rules retention.Config) func(echo.Context, messages.
 	}
 	return func(c echo.Context, reader messages.Reader) error {
 		if reader.Guest {
-			return errGuest
+			return access.ErrGuest
 		}
 		return answer(c, http.StatusOK, body)
 	}

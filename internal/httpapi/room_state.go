@@ -29,7 +29,7 @@ func (s *server) roomState(c echo.Context, _ string) error {
 	if !exists {
 		return errRoomNotFound
 	}
-	ofType, err := queryOf(c).ascii("type")
+	ofType, err := queryOf(c).ASCII("type")
 	if err != nil {
 		return err
 	}

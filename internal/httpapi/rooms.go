@@ -9,9 +9,10 @@ import (
 	"lethe/internal/matrix"
 	"lethe/internal/messages"
 	"lethe/internal/store"
+	"lethe/internal/wire"
 )
 
-var errRoomNotFound = notFound("Room not found")
+var errRoomNotFound = wire.NotFound("Room not found")
 
 // roomOrders are the words of order_by, in the order in which admin tools know
 // them. The first two are old names.
@@ -90,14 +91,14 @@ func (s *server) roomList(c echo.Context, _ string) error {
 	return answer(c, http.StatusOK, body)
 }
 
-func readRoomList(q query) (list store.RoomList, err error) {
-	if list.From, err = q.integer("from", 0); err != nil {
+func readRoomList(q wire.Query) (list store.RoomList, err error) {
+	if list.From, err = q.Integer("from", 0); err != nil {
 		return list, err
 	}
-	if list.Limit, err = q.integer("limit", 100); err != nil {
+	if list.Limit, err = q.Integer("limit", 100); err != nil {
 		return list, err
 	}
-	if list.Order, err = q.oneOf("order_by", "name", roomOrders...); err != nil {
+	if list.Order, err = q.OneOf("order_by", "name", roomOrders...); err != nil {
 		return list, err
 	}
 	switch list.Order {
@@ -106,20 +107,20 @@ func readRoomList(q query) (list store.RoomList, err error) {
 	case "size":
 		list.Order = "joined_members"
 	}
-	search, searched, err := q.text("search_term")
+	search, searched, err := q.Text("search_term")
 	if err != nil {
 		return list, err
 	}
 	if list.Search = search; searched && search == "" {
-		return list, invalidParam("search_term cannot be an empty string")
+		return list, wire.InvalidParam("search_term cannot be an empty string")
 	}
-	if list.Reverse, err = q.backwards(); err != nil {
+	if list.Reverse, err = q.Backwards(); err != nil {
 		return list, err
 	}
-	if list.Public, err = q.boolean("public_rooms"); err != nil {
+	if list.Public, err = q.Boolean("public_rooms"); err != nil {
 		return list, err
 	}
-	list.Empty, err = q.boolean("empty_rooms")
+	list.Empty, err = q.Boolean("empty_rooms")
 	return list, err
 }
 

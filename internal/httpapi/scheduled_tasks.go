@@ -9,6 +9,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/store"
+	"lethe/internal/wire"
 )
 
 const (
@@ -91,23 +92,23 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 	}{tasks})
 }
 
-func readJobList(q query) (store.JobList, error) {
+func readJobList(q wire.Query) (store.JobList, error) {
 	list := store.JobList{EndedWithin: taskAge, Limit: maxTasks}
-	actions, err := q.several("action_name")
+	actions, err := q.Several("action_name")
 	if err != nil {
 		return list, err
 	}
 	list.Kinds = translate(actions, taskActions, jobKinds)
-	if _, ok := q.value("resource_id"); ok {
-		room, err := q.ascii("resource_id")
+	if _, ok := q.Value("resource_id"); ok {
+		room, err := q.ASCII("resource_id")
 		if err != nil {
 			return list, err
 		}
 		list.Room = &room
 	}
-	statuses, err := q.severalOf("status", taskStatuses...)
+	statuses, err := q.SeveralOf("status", taskStatuses...)
 	if err == nil && statuses == nil {
-		statuses, err = q.severalOf("job_status", taskStatuses...)
+		statuses, err = q.SeveralOf("job_status", taskStatuses...)
 	}
 	if err != nil {
 		return list, err
@@ -116,7 +117,7 @@ func readJobList(q query) (store.JobList, error) {
 	if slices.Contains(list.States, store.JobQueued) {
 		list.States = append(slices.Clone(list.States), store.JobHeld)
 	}
-	until, ok, err := q.optionalInteger("max_timestamp")
+	until, ok, err := q.OptionalInteger("max_timestamp")
 	if ok {
 		list.Until = &until
 	}

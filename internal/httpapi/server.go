@@ -11,6 +11,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"lethe/internal/access"
 	"lethe/internal/homeserver"
 	"lethe/internal/jobs"
 	"lethe/internal/messages"
@@ -117,15 +118,13 @@ type statuses interface {
 
 // server holds what the handlers need.
 type server struct {
-	options  Options
-	store    *store.Store
-	accounts authenticator
-	guesses  *guesses
-	recent   *recentCallers
-	tasks    submitter
-	jobs     statuses
-	echo     *echo.Echo
-	monitor  http.Handler // nil unless it is shown
+	options Options
+	store   *store.Store
+	access  *access.Control
+	tasks   submitter
+	jobs    statuses
+	echo    *echo.Echo
+	monitor http.Handler // nil unless it is shown
 }
 
 // New returns a handler that reads from db, submits to a *tasks.Client and asks
@@ -161,12 +160,15 @@ func newServer(db *store.Store, client submitter, board statuses, options Option
 	if options.Timeout == 0 {
 		options.Timeout = 25 * time.Second
 	}
-	s := &server{options: options, store: db, tasks: client, jobs: board, guesses: newGuesses(), recent: newRecentCallers(), echo: echo.New()}
-	s.accounts = byDatabase{store: db, accountValidity: options.AccountValidity}
-	if options.HomeserverAuth {
-		s.accounts = byHomeserver{homeserver.NewAccounts(options.Homeserver, homeserver.AccountsOptions{})}
+	who := access.Options{
+		AccountValidity: options.AccountValidity,
+		TrustedProxies:  options.TrustedProxies,
+		UnlimitedUsers:  options.passesUsersOn(),
 	}
-	return s
+	if options.HomeserverAuth {
+		who.Homeserver = options.Homeserver
+	}
+	return &server{options: options, store: db, access: access.New(db, who), tasks: client, jobs: board, echo: echo.New()}
 }
 
 func (s *server) routes() {

@@ -1,9 +1,8 @@
-package httpapi
+package access
 
 import (
 	"crypto/sha256"
 	"math"
-	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -123,12 +122,4 @@ func hashesOf(address netip.Addr, token string) (hash, pair tokenHash) {
 	hash = hashOf(token)
 	from := address.As16()
 	return hash, sha256.Sum256(append(from[:], hash[:]...))
-}
-
-// tooManyWrong is the refusal of a caller that sent too many wrong access tokens.
-func tooManyWrong(wait time.Duration) *apiError {
-	ms := int64((wait + time.Millisecond - 1) / time.Millisecond)
-	return &apiError{
-		Status: http.StatusTooManyRequests, Code: "M_LIMIT_EXCEEDED", Text: "Too many wrong access tokens", RetryAfter: ms,
-	}
 }

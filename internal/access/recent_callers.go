@@ -1,4 +1,4 @@
-package httpapi
+package access
 
 import (
 	"net/http"
@@ -16,9 +16,6 @@ const (
 	// maxRecent bounds the number of access tokens that are remembered.
 	maxRecent = 10_000
 )
-
-// An identifier finds out for whom an access token speaks.
-type identifier func(r *http.Request, token string) (messages.Reader, error)
 
 // recentCallers remembers for a moment for whom access tokens speak, by a hash of
 // each. Refusals are not remembered. It is safe for concurrent use.
