@@ -38,8 +38,8 @@ func setupDeletes(t *testing.T, options httpapi.Options) *bundle {
 	t.Helper()
 	options.ServerName = "x"
 	b := setup(t, options)
-	b.exec(t, `INSERT INTO rooms (room_id) VALUES ('!room:x'), ('!busy:x')`)
-	b.exec(t, `
+	b.requireExec(t, `INSERT INTO rooms (room_id) VALUES ('!room:x'), ('!busy:x')`)
+	b.requireExec(t, `
 		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester) VALUES
 			('BusyBusyBusyBusy', 'delete_room', '!busy:x', '{}', '@admin:x'),
 			('PastPastPastPast', 'purge_history', '!room:x', '{}', '@admin:x')`)
@@ -381,7 +381,7 @@ func TestDeletesOfARoom(t *testing.T) {
 		const none = `No delete task for room_id '!room:x' found`
 		requireJSON(t, b.send(t, "GET", path, ""), 404, refusal("M_NOT_FOUND", none))
 		insert := func(id, kind, room string, state jobs.State, checkpoint, reason string, changed time.Duration) {
-			b.exec(t, `
+			b.requireExec(t, `
 				INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, state, checkpoint, error, updated_at, ended_at, heartbeat_at)
 				VALUES ($1, $2, $3, '{}', '@admin:x', $4, nullif($5, '')::jsonb, nullif($6, ''), now() - $7::interval,
 				        CASE WHEN $4 IN ('complete', 'failed', 'cancelled') THEN now() - $7::interval END,
@@ -413,7 +413,7 @@ func TestDeletesOfARoom(t *testing.T) {
 			}
 			insert(id, "delete_room", "!room:x", s.state, s.checkpoint, s.reason, 48*time.Hour)
 			requireJSON(t, b.send(t, "GET", path, ""), 200, `{"results":[`+body+`]}`)
-			b.exec(t, `DELETE FROM lethe.jobs WHERE id = $1`, id)
+			b.requireExec(t, `DELETE FROM lethe.jobs WHERE id = $1`, id)
 		}
 		head := b.send(t, "HEAD", path, "")
 		require.Equal(t, 200, head.status)
@@ -446,10 +446,10 @@ func TestDeletesOfARoom(t *testing.T) {
 	}
 }
 
-// end ends a delete as a worker would.
-func (b *real) end(t *testing.T, id string, state jobs.State, checkpoint, reason string) {
+// requireEnd ends a delete as a worker would.
+func (b *real) requireEnd(t *testing.T, id string, state jobs.State, checkpoint, reason string) {
 	t.Helper()
-	b.exec(t, `
+	b.requireExec(t, `
 		UPDATE lethe.jobs SET state = $2, checkpoint = nullif($3, '')::jsonb, error = nullif($4, ''), ended_at = now()
 		WHERE id = $1`, id, string(state), checkpoint, reason)
 	job, err := b.store.Job(t.Context(), id)
@@ -457,9 +457,9 @@ func (b *real) end(t *testing.T, id string, state jobs.State, checkpoint, reason
 	b.board.Post(t.Context(), jobs.StatusOf(job))
 }
 
-// open waits until the room has a delete that has not ended and is not the given
-// one, and returns its id.
-func (b *real) open(t *testing.T, not string) string {
+// requireOpen waits until the room has an unfinished delete other than the given one,
+// and returns its id.
+func (b *real) requireOpen(t *testing.T, not string) string {
 	t.Helper()
 	var id string
 	require.Eventually(t, func() bool {
@@ -470,8 +470,8 @@ func (b *real) open(t *testing.T, not string) string {
 	return id
 }
 
-// begin sends a request, whose reply comes later.
-func (b *real) begin(t *testing.T, ctx context.Context, path, body string) <-chan reply {
+// requireBegin sends a request and returns a channel for its reply.
+func (b *real) requireBegin(t *testing.T, ctx context.Context, path, body string) <-chan reply {
 	replies := make(chan reply, 1)
 	request, err := http.NewRequestWithContext(ctx, http.MethodDelete, b.server.URL+path, strings.NewReader(body))
 	require.NoError(t, err)
@@ -492,7 +492,7 @@ func (b *real) begin(t *testing.T, ctx context.Context, path, body string) <-cha
 	return replies
 }
 
-func (b *real) count(t *testing.T) int {
+func (b *real) requireCount(t *testing.T) int {
 	t.Helper()
 	list, err := b.store.ListJobs(t.Context(), store.JobList{
 		Kinds:  []string{"purge_history", "delete_room"},
@@ -514,24 +514,24 @@ func TestSynchronousDeleteIsJoined(t *testing.T) {
 		}
 		// It goes on if the caller does not.
 		ctx, hangUp := context.WithCancel(t.Context())
-		left := b.begin(t, ctx, roomsV1+"!room:x", body)
-		b.board.asked(t, 1)
-		id := b.open(t, "")
+		left := b.requireBegin(t, ctx, roomsV1+"!room:x", body)
+		b.board.requireAsked(t, 1)
+		id := b.requireOpen(t, "")
 		hangUp()
 		_, ok := <-left
 		require.False(t, ok)
 		require.Equal(t, observed{roomsV1 + ":room_id", "DELETE", 499}, <-b.observed)
 		require.NotContains(t, b.log.String(), "level=ERROR")
 
-		same := b.begin(t, t.Context(), roomsV1+"!room:x", body)
-		reordered := b.begin(t, t.Context(), roomsV1+"%21room%3Ax", `{"message":"M","force_purge":false,"block":true,"purge":true}`)
-		b.board.asked(t, 3)
-		require.Equal(t, id, b.open(t, ""))
-		b.end(t, id, jobs.Complete, `{"phase":"purging",`+partly+`}`, "")
+		same := b.requireBegin(t, t.Context(), roomsV1+"!room:x", body)
+		reordered := b.requireBegin(t, t.Context(), roomsV1+"%21room%3Ax", `{"message":"M","force_purge":false,"block":true,"purge":true}`)
+		b.board.requireAsked(t, 3)
+		require.Equal(t, id, b.requireOpen(t, ""))
+		b.requireEnd(t, id, jobs.Complete, `{"phase":"purging",`+partly+`}`, "")
 		for _, replies := range []<-chan reply{same, reordered} {
 			requireJSON(t, <-replies, 200, strings.TrimPrefix(partly, `"shutdown_room":`))
 		}
-		require.Equal(t, 1, b.count(t))
+		require.Equal(t, 1, b.requireCount(t))
 	}
 }
 
@@ -540,22 +540,22 @@ func TestSynchronousDeleteWaitsForAnother(t *testing.T) {
 	t.Parallel()
 	for _, seed := range []bool{false, true} {
 		b := setupReal(t, httpapi.Options{SeedDialect: seed, ServerName: "x"})
-		b.exec(t, `INSERT INTO rooms (room_id) VALUES ('!room:x')`)
+		b.requireExec(t, `INSERT INTO rooms (room_id) VALUES ('!room:x')`)
 		require.Equal(t, 200, b.send(t, "DELETE", roomsV2+"!room:x", `{}`).status)
-		id := b.open(t, "")
+		id := b.requireOpen(t, "")
 		for i, body := range []string{
 			`{"block":true}`, `{"purge":false}`, `{"force_purge":true}`, `{"message":"M"}`, `{"room_name":"N"}`, `{"new_room_user_id":"@new:x"}`,
 		} {
-			replies := b.begin(t, t.Context(), roomsV1+"!room:x", body)
-			b.board.asked(t, i+1)
-			require.Equal(t, id, b.open(t, ""))
-			b.end(t, id, jobs.Failed, "", "whatever") // what became of it is not ours to say
-			second := b.open(t, id)
-			b.end(t, second, jobs.Complete, "", "")
+			replies := b.requireBegin(t, t.Context(), roomsV1+"!room:x", body)
+			b.board.requireAsked(t, i+1)
+			require.Equal(t, id, b.requireOpen(t, ""))
+			b.requireEnd(t, id, jobs.Failed, "", "whatever") // what became of it is not ours to say
+			second := b.requireOpen(t, id)
+			b.requireEnd(t, second, jobs.Complete, "", "")
 			requireJSON(t, <-replies, 200, nothingDone)
 
 			require.Equal(t, 200, b.send(t, "DELETE", roomsV2+"!room:x", `{}`).status)
-			id = b.open(t, "")
+			id = b.requireOpen(t, "")
 		}
 	}
 }
@@ -566,8 +566,8 @@ func TestSynchronousDeleteIsNotRefusedForAHistoryPurge(t *testing.T) {
 	b := setupReal(t, httpapi.Options{SeedDialect: true})
 	require.Equal(t, 200, b.send(t, "POST", room+"/$one", "").status)
 	requireJSON(t, b.send(t, "DELETE", roomsV2+"!room:x", `{}`), 400, refusal("M_UNKNOWN", "Purge already in progress for !room:x"))
-	replies := b.begin(t, t.Context(), roomsV1+"!room:x", `{}`)
-	b.end(t, b.open(t, ""), jobs.Complete, "", "")
+	replies := b.requireBegin(t, t.Context(), roomsV1+"!room:x", `{}`)
+	b.requireEnd(t, b.requireOpen(t, ""), jobs.Complete, "", "")
 	requireJSON(t, <-replies, 200, nothingDone)
 }
 
@@ -577,7 +577,7 @@ func TestSynchronousDeleteIsWaitedForPatiently(t *testing.T) {
 	begun := time.Now()
 	r := b.send(t, "DELETE", roomsV1+"!room:x", `{}`)
 	require.Greater(t, time.Since(begun), 2*time.Second, "longer than others")
-	id := b.open(t, "")
+	id := b.requireOpen(t, "")
 	require.Equal(t, 504, r.status)
 	require.Contains(t, r.body, `"errcode":"M_UNKNOWN"`)
 	require.Contains(t, r.body, "delete_id "+id)
@@ -587,7 +587,7 @@ func TestSynchronousDeleteIsWaitedForPatiently(t *testing.T) {
 	require.Equal(t, 504, r.status)
 	require.Contains(t, r.body, "delete_id "+id)
 	require.Contains(t, r.body, "nother delete of the room")
-	require.Equal(t, 1, b.count(t))
+	require.Equal(t, 1, b.requireCount(t))
 	requireJSON(t, b.send(t, "GET", roomsV2+"delete_status/"+id, ""), 200, deleteBody(id, "scheduled", "", ""))
 }
 

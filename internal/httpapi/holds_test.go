@@ -105,7 +105,7 @@ func TestHeldJobSaysWhy(t *testing.T) {
 		Kind: jobs.DeleteRoom, Room: "!room:x", State: jobs.Held, Progress: `{"phase":"purging"}`,
 	}
 	requireJSON(t, b.send(t, "GET", roomsV2+"delete_status/HeldDeleteOfRoom", ""), 200, begun)
-	b.exec(t, `
+	b.requireExec(t, `
 		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, state, checkpoint, updated_at)
 		VALUES ('HeldDeleteOfRoom', 'delete_room', '!room:x', '{}', '@admin:x', 'held', '{"phase":"purging"}', $1)`,
 		time.UnixMilli(5000))
@@ -132,7 +132,7 @@ func TestSynchronousDeleteThatIsHeldMeanwhile(t *testing.T) {
 func TestDeleteOfAnAbandonedRoomIsAPurgeRoom(t *testing.T) {
 	t.Parallel()
 	b := setup(t, httpapi.Options{})
-	b.exec(t, `
+	b.requireExec(t, `
 		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, updated_at)
 		VALUES ('DeleteAbandonedA', 'delete_room', '!room:x', '{"purge": true, "abandoned": true}', 'retention', $1)`, time.UnixMilli(5000))
 	task := `{"scheduled_tasks":[{"id":"DeleteAbandonedA","action":"purge_room","status":"scheduled",

@@ -224,8 +224,8 @@ func openStore(t testing.TB, url string) *store.Store {
 	return db
 }
 
-// exec executes SQL in the server's database.
-func (b *bundle) exec(t *testing.T, sql string, args ...any) {
+// requireExec executes SQL in the server's database.
+func (b *bundle) requireExec(t *testing.T, sql string, args ...any) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), b.url)
 	require.NoError(t, err)
@@ -246,14 +246,14 @@ type reply struct {
 func (b *bundle) raw(t *testing.T, request string) reply {
 	t.Helper()
 	head, body, _ := strings.Cut(request, "\n\n")
-	conn := b.dial(t)
+	conn := b.requireDial(t)
 	// A server may close before it has read all, which is no failure of ours.
 	_, _ = io.WriteString(conn, strings.ReplaceAll(head, "\n", "\r\n")+"\r\n\r\n"+body)
 	method, _, _ := strings.Cut(request, " ")
-	return read(t, conn, method)
+	return requireReply(t, conn, method)
 }
 
-func (b *bundle) dial(t *testing.T) net.Conn {
+func (b *bundle) requireDial(t *testing.T) net.Conn {
 	t.Helper()
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", b.server.Listener.Addr().String())
 	require.NoError(t, err)
@@ -262,7 +262,7 @@ func (b *bundle) dial(t *testing.T) net.Conn {
 	return conn
 }
 
-func read(t *testing.T, conn net.Conn, method string) reply {
+func requireReply(t *testing.T, conn net.Conn, method string) reply {
 	t.Helper()
 	response, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 	require.NoError(t, err)

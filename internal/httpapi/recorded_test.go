@@ -64,7 +64,7 @@ func TestRecordedReads(t *testing.T) {
 				w := httptest.NewRecorder()
 				handler.ServeHTTP(w, request)
 				require.Equal(t, r.Status, w.Code, "%s: %s", r.Path, w.Body)
-				if diff := gocmp.Diff(settled(t, r.Body), settled(t, w.Body.Bytes())); diff != "" {
+				if diff := gocmp.Diff(requireSettled(t, r.Body), requireSettled(t, w.Body.Bytes())); diff != "" {
 					t.Errorf("%s %s\n%s", r.User, r.Path, diff)
 				}
 			}
@@ -106,10 +106,10 @@ func recordedReads(t *testing.T, name string) (reads []recordedRead) {
 	return reads
 }
 
-// settled reads an answer, and leaves out of it what is intended to differ or
+// requireSettled reads an answer and leaves out of it what is intended to differ or
 // changes by itself: the padding of page tokens, ages, and the order of members and
 // of state events.
-func settled(t *testing.T, body []byte) any {
+func requireSettled(t *testing.T, body []byte) any {
 	t.Helper()
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.UseNumber()

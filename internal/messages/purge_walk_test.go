@@ -32,14 +32,14 @@ func TestPagesFollowEachOtherThroughAPurge(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		rooms++
 		r := drawRoom(rt, rooms)
-		r.write(rt, b)
+		r.requireWrite(rt, b)
 		request := Request{Room: r.id, Reader: Reader{UserID: "@alice:x"}, Backwards: rapid.Bool().Draw(rt, "backwards")}
 		request.All = rapid.Bool().Draw(rt, "all")
 		want := r.seen(request)
 		if !request.Backwards {
 			request.From = new(matrix.NewPageToken(matrix.Token{Stream: math.MinInt64}))
 		}
-		purge := r.purge(rt, b, catalog)
+		purge := r.requirePurge(rt, b, catalog)
 		purged := rapid.SampledFrom([]bool{true, true, false}).Draw(rt, "purged")
 
 		var got []string
@@ -50,7 +50,7 @@ func TestPagesFollowEachOtherThroughAPurge(t *testing.T) {
 			require.NoError(rt, err)
 			require.LessOrEqual(rt, len(page.Chunk), request.Limit)
 			for _, raw := range page.Chunk {
-				got = append(got, decoded(t, raw)["event_id"].(string))
+				got = append(got, requireDecoded(t, raw)["event_id"].(string))
 			}
 			if request.From = page.End; page.End == nil {
 				break
@@ -67,7 +67,7 @@ func TestPagesFollowEachOtherThroughAPurge(t *testing.T) {
 		}
 		for purge() {
 		}
-		stays := r.stays(rt, b)
+		stays := r.requireStays(rt, b)
 		at := 0
 		for _, id := range got {
 			next := slices.Index(want[at:], id)
@@ -151,8 +151,8 @@ func (r *drawnRoom) seen(request Request) (ids []string) {
 	return ids
 }
 
-// write puts the room into the database. Its state came before its timeline.
-func (r *drawnRoom) write(t *rapid.T, b *testBundle) {
+// requireWrite writes the room to the database. Its state came before its timeline.
+func (r *drawnRoom) requireWrite(t *rapid.T, b *testBundle) {
 	var batch pgx.Batch
 	batch.Queue(`INSERT INTO rooms (room_id, room_version) VALUES ($1, '11')`, r.id)
 	batch.Queue(`INSERT INTO state_groups (id, room_id, event_id) VALUES ($2, $1, ''), ($3, $1, '')`, r.id, r.shared, r.hidden)
@@ -209,9 +209,10 @@ func (r *drawnRoom) write(t *rapid.T, b *testBundle) {
 	require.NoError(t, b.conn.SendBatch(t.Context(), &batch).Close())
 }
 
-// purge begins a job that purges the room to some depth, and returns what does one batch
-// of it, of events or of state groups: false if none was left.
-func (r *drawnRoom) purge(t *rapid.T, b *testBundle, catalog store.Catalog) (batch func() bool) {
+// requirePurge begins a job that purges the room to some depth. It returns a function
+// that runs one batch, of events or of state groups, and reports false if there was
+// nothing left.
+func (r *drawnRoom) requirePurge(t *rapid.T, b *testBundle, catalog store.Catalog) (batch func() bool) {
 	ctx := t.Context()
 	purge := store.HistoryPurge{
 		Room: r.id, ServerName: "x", DeleteLocal: rapid.Bool().Draw(t, "delete local"),
@@ -255,8 +256,8 @@ func (r *drawnRoom) purge(t *rapid.T, b *testBundle, catalog store.Catalog) (bat
 	}
 }
 
-// stays are the events of the timeline that the database has now.
-func (r *drawnRoom) stays(t *rapid.T, b *testBundle) []string {
+// requireStays returns the events of the timeline that are still in the database.
+func (r *drawnRoom) requireStays(t *rapid.T, b *testBundle) []string {
 	rows, err := b.conn.Query(t.Context(), `SELECT event_id FROM events WHERE room_id = $1 AND NOT outlier`, r.id)
 	require.NoError(t, err)
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])

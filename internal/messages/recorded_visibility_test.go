@@ -60,12 +60,12 @@ func TestRecordedVisibility(t *testing.T) {
 					peeked++
 				}
 				if rooms[page.room] == nil {
-					rooms[page.room] = h.timeline(page.room)
+					rooms[page.room] = h.requireTimeline(page.room)
 				}
 				events, who := rooms[page.room], [2]string{page.user, page.room}
 				if visible[who] == nil {
 					visible[who] = map[string]shown{}
-					for _, event := range h.visible(page.room, Reader{UserID: page.user}, access, events) {
+					for _, event := range h.requireVisible(page.room, Reader{UserID: page.user}, access, events) {
 						visible[who][event.ID] = event
 					}
 				}
@@ -126,9 +126,9 @@ func recordedAnswers(t *testing.T, name string) (pages []recordedAnswer) {
 	return pages
 }
 
-// timeline reads the room's timeline, but for events that no page shows to
-// anybody: those that were rejected, and redactions of nothing.
-func (h *house) timeline(room string) []store.TimelineEvent {
+// requireTimeline reads the room's timeline without the events that no page shows:
+// rejected events, and redactions of events that are not there.
+func (h *house) requireTimeline(room string) []store.TimelineEvent {
 	h.t.Helper()
 	rows, err := h.conn.Query(h.ctx, `
 		SELECT e.event_id, e.type, e.sender, e.state_key, e.origin_server_ts, g.state_group, j.json, j.internal_metadata,
