@@ -18,6 +18,7 @@ import (
 	"lethe/internal/shutdown"
 	"lethe/internal/store"
 	"lethe/internal/tasks"
+	"lethe/internal/wait"
 	"lethe/internal/wire"
 )
 
@@ -28,11 +29,10 @@ const (
 	defaultMessage  = "Sharing illegal content on this server is not permitted and rooms in violation will be blocked."
 )
 
-// A wait looks whether the job has ended, at first after leastLook and then ever
-// less often, but every mostLook.
+// The times between two polls for the end of a job.
 const (
-	leastLook = 50 * time.Millisecond
-	mostLook  = time.Second
+	minPoll = 50 * time.Millisecond
+	maxPoll = time.Second
 )
 
 // readDelete reads a delete from the request. The flags are looked at before the
@@ -196,7 +196,7 @@ func (s *server) submitOrJoin(ctx context.Context, request tasks.DeleteRoom) (id
 // calls the delete what it is to the caller, and names it, when the context's time
 // is over, and when the delete waits for the end of a hold.
 func (s *server) awaitEnd(ctx context.Context, id, what string) (jobs.Status, error) {
-	look := leastLook
+	backoff := wait.Backoff{Min: minPoll, Max: maxPoll}
 	for {
 		status, err := s.jobs.Status(ctx, jobs.DeleteRoom, id)
 		if ctx.Err() == nil && (err != nil || status.State.Ended()) {
@@ -208,18 +208,16 @@ func (s *server) awaitEnd(ctx context.Context, id, what string) (jobs.Status, er
 				Text: what + " waits, since the room was held meanwhile: its status is that of delete_id " + id,
 			}
 		}
-		select {
-		case <-time.After(look):
-			look = min(look*3/2, mostLook)
-		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return jobs.Status{}, &wire.Error{
-					Status: http.StatusGatewayTimeout, Code: "M_UNKNOWN",
-					Text: what + " goes on: its status is that of delete_id " + id,
-				}
-			}
-			return jobs.Status{}, ctx.Err()
+		if backoff.Wait(ctx) == nil {
+			continue
 		}
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return jobs.Status{}, &wire.Error{
+				Status: http.StatusGatewayTimeout, Code: "M_UNKNOWN",
+				Text: what + " goes on: its status is that of delete_id " + id,
+			}
+		}
+		return jobs.Status{}, ctx.Err()
 	}
 }
 
