@@ -14,7 +14,7 @@ var (
 	errBadHeader   = missingToken("Invalid Authorization header.")
 	errNoToken     = missingToken("Missing access token")
 
-	// ErrUnknownToken is returned when the access token is nobody's.
+	// ErrUnknownToken is returned when the access token is unknown.
 	ErrUnknownToken = &wire.Error{
 		Status: http.StatusUnauthorized, Code: "M_UNKNOWN_TOKEN",
 		Text: "Invalid access token passed.", SoftLogout: new(false),

@@ -45,7 +45,7 @@ func as(callerOf func(*http.Request) (messages.Reader, error), handler readerHan
 	}
 }
 
-// orPassOn makes a request with an unknown access token one for the homeserver, if
+// orPassOn lets the homeserver answer requests with an unknown access token, if
 // [Options.passesUsersOn] says so.
 func (s *server) orPassOn(callerOf func(*http.Request) (messages.Reader, error)) func(*http.Request) (messages.Reader, error) {
 	if !s.options.passesUsersOn() {
@@ -60,7 +60,7 @@ func (s *server) orPassOn(callerOf func(*http.Request) (messages.Reader, error))
 	}
 }
 
-// passesUsersOn reports whether the homeserver answers users whose access token is
-// not in the database: those of guests and of application services are not, and a
-// client whose token is refused logs out.
+// passesUsersOn reports whether the homeserver answers users whose access token is not
+// in the database. Tokens of guests and of application services are not, and a client
+// whose token is refused logs out.
 func (o *Options) passesUsersOn() bool { return o.Homeserver != nil && !o.HomeserverAuth }

@@ -13,12 +13,13 @@ import (
 	"lethe/internal/wire"
 )
 
-// maxRoomID is how many bytes a room id may have. No index takes much longer ones.
+// maxRoomID is the maximum length of a room id in bytes. An index of PostgreSQL cannot
+// hold much longer ones.
 const maxRoomID = 255
 
-// legalRoom returns the room id in the path. One that is too long or holds a zero
-// byte is of no room that anybody could know or block.
-func legalRoom(c echo.Context) (string, error) {
+// readRoomID returns the room id in the path. It refuses ids that the database cannot
+// hold, because they are too long or contain a zero byte.
+func readRoomID(c echo.Context) (string, error) {
 	room := segment(c, "room_id")
 	if !matrix.ValidRoomID(room) || len(room) > maxRoomID || strings.Contains(room, "\x00") {
 		return "", wire.BadRequest(room + " is not a legal room ID")
@@ -33,7 +34,7 @@ type blockBody struct {
 
 // roomBlock is GET …/v1/rooms/{room_id}/block.
 func (s *server) roomBlock(c echo.Context, _ string) error {
-	room, err := legalRoom(c)
+	room, err := readRoomID(c)
 	if err != nil {
 		return err
 	}
@@ -53,7 +54,7 @@ func (s *server) blockRoom(c echo.Context, requester string) error {
 	if err != nil {
 		return err
 	}
-	room, err := legalRoom(c)
+	room, err := readRoomID(c)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func (s *server) eventContext(c echo.Context, reader messages.Reader) error {
 	case errors.Is(err, messages.ErrEventNotFound):
 		return errNoEvent
 	case err != nil:
-		return refusePage(err, reader, request.Room)
+		return pageError(err, reader, request.Room)
 	}
 	body := newObject([]json.RawMessage{found.Event}, found.Before, found.After, found.State)
 	body.list("events_before", found.Before)

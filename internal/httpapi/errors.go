@@ -13,8 +13,8 @@ import (
 	"lethe/internal/wire"
 )
 
-// statusClientGone is what the log shows of a caller that did not wait. Nobody
-// gets to see it.
+// statusClientGone is the status in the log for a caller that disconnected. It is never
+// sent.
 const statusClientGone = 499
 
 var (
@@ -23,39 +23,39 @@ var (
 	errTimeout    = &wire.Error{Status: http.StatusGatewayTimeout, Code: "M_UNKNOWN", Text: "The request took too long"}
 )
 
-// refuse renders an error and returns it if an operator should see it.
-func refuse(c echo.Context, err error) error {
+// writeError answers with an error. It returns the error if an operator should see it.
+func writeError(c echo.Context, err error) error {
 	var (
 		refused *wire.Error
 		routing *echo.HTTPError
 		ctx     = c.Request().Context()
-		worth   error
+		toLog   error
 	)
 	switch {
 	case errors.As(err, &refused):
 		if refused.Status >= http.StatusInternalServerError {
-			worth = err
+			toLog = err
 		}
 	case errors.As(err, &routing):
 		refused = &wire.Error{Status: routing.Code, Code: "M_UNRECOGNIZED", Text: "Unrecognized request"}
 	case errors.Is(ctx.Err(), context.Canceled):
 		refused = errClientGone
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		refused, worth = errTimeout, err
+		refused, toLog = errTimeout, err
 	default:
-		refused, worth = errInternal, err
+		refused, toLog = errInternal, err
 	}
 	if !c.Response().Committed {
 		if refused.RetryAfter > 0 {
 			c.Response().Header().Set(echo.HeaderRetryAfter, strconv.FormatInt((refused.RetryAfter+999)/1000, 10))
 		}
-		// An error here is the connection's, and there is nobody left to tell.
+		// It fails only if the connection is broken.
 		_ = answer(c, refused.Status, refused)
 	}
-	return worth
+	return toLog
 }
 
-// answer renders a JSON body.
+// answer answers with a JSON body.
 func answer(c echo.Context, status int, body any) error {
 	text, err := json.Marshal(body)
 	if err != nil {

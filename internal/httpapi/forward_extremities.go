@@ -59,8 +59,8 @@ func (s *server) deleteForwardExtremities(c echo.Context, _ string) error {
 	}{deleted})
 }
 
-// resolveRoom returns the room id in the path, or that of the room that the
-// alias in the path leads to. Only local aliases lead anywhere.
+// resolveRoom returns the room id in the path. If the path has an alias instead, it
+// returns the id of the alias's room. Only local aliases are known.
 func (s *server) resolveRoom(c echo.Context) (string, error) {
 	given := segment(c, "room_id")
 	if matrix.ValidRoomID(given) {

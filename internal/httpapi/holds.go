@@ -16,21 +16,20 @@ import (
 )
 
 const (
-	// maxReason is how many characters the reason of a hold may have.
+	// maxReason is the maximum length of a hold's reason in characters.
 	maxReason = 1000
 
-	// maxHolds bounds a list: those placed last.
+	// maxHolds is the maximum number of holds in a list, the latest ones.
 	maxHolds = 10_000
 )
 
-// errBatchRuns is the refusal of a change of a hold that would have had to wait for
-// too long.
+// errBatchRuns is the refusal to change a hold while a long batch deletes from the room.
 var errBatchRuns = &wire.Error{
 	Status: http.StatusServiceUnavailable, Code: "M_LIMIT_EXCEEDED",
 	Text: "A batch of the room is at work, and nothing was changed", RetryAfter: 2000,
 }
 
-// A holdBody is a hold as it is served. Times are in Unix milliseconds.
+// A holdBody is the body of a hold. Times are in Unix milliseconds.
 type holdBody struct {
 	Room       string `json:"room_id"`
 	Reason     string `json:"reason"`
@@ -51,8 +50,7 @@ func newHoldBody(hold store.Hold) holdBody {
 	return body
 }
 
-// holdList is GET /_lethe/v1/holds, with released=true also of those that were
-// released.
+// holdList is GET /_lethe/v1/holds. With released=true the list includes released holds.
 func (s *server) holdList(c echo.Context, _ string) error {
 	released, err := queryOf(c).Boolean("released")
 	if err != nil {
@@ -73,7 +71,7 @@ func (s *server) holdList(c echo.Context, _ string) error {
 
 // roomHold is GET /_lethe/v1/holds/{room_id}.
 func (s *server) roomHold(c echo.Context, _ string) error {
-	room, err := legalRoom(c)
+	room, err := readRoomID(c)
 	if err != nil {
 		return err
 	}
@@ -81,14 +79,14 @@ func (s *server) roomHold(c echo.Context, _ string) error {
 	return answerHold(c, room, hold, err)
 }
 
-// placeHold is PUT /_lethe/v1/holds/{room_id}: the body says why. Once it is
-// answered nothing more of the room is deleted.
+// placeHold is PUT /_lethe/v1/holds/{room_id}. The body has the reason. After the answer
+// nothing of the room is deleted until the hold is released.
 func (s *server) placeHold(c echo.Context, requester string) error {
 	body, err := readSomeObject(c)
 	if err != nil {
 		return err
 	}
-	room, err := legalRoom(c)
+	room, err := readRoomID(c)
 	if err != nil {
 		return err
 	}
@@ -107,7 +105,7 @@ func (s *server) placeHold(c echo.Context, requester string) error {
 
 // releaseHold is DELETE /_lethe/v1/holds/{room_id}.
 func (s *server) releaseHold(c echo.Context, requester string) error {
-	room, err := legalRoom(c)
+	room, err := readRoomID(c)
 	if err != nil {
 		return err
 	}
@@ -127,8 +125,8 @@ func answerHold(c echo.Context, room string, hold store.Hold, err error) error {
 	return answer(c, http.StatusOK, newHoldBody(hold))
 }
 
-// refuseHeld refuses what would delete something of a room that is held. What was
-// accepted before the hold is not refused, but waits.
+// refuseHeld refuses to delete from a room that is held. A job that was accepted before
+// the hold is not refused, but waits.
 func (s *server) refuseHeld(ctx context.Context, room string) error {
 	hold, err := s.store.Hold(ctx, room)
 	switch {
@@ -147,13 +145,13 @@ func heldRoom(hold store.Hold) *wire.Error {
 	}
 }
 
-// whyHeld is why a job of that state waits, "" unless it is held.
-func (s *server) whyHeld(ctx context.Context, room string, state jobs.State) (string, error) {
+// holdReason returns the reason of the room's hold if a job's state is held, else "".
+func (s *server) holdReason(ctx context.Context, room string, state jobs.State) (string, error) {
 	if state != jobs.Held {
 		return "", nil
 	}
 	hold, err := s.store.Hold(ctx, room)
-	if errors.Is(err, store.ErrNotFound) { // it was released a moment ago
+	if errors.Is(err, store.ErrNotFound) { // released a moment ago
 		return "", nil
 	}
 	return hold.Reason, err

@@ -19,8 +19,8 @@ var (
 	}
 )
 
-// isPassedOn reports whether a request that ended in the error is one for the
-// homeserver.
+// isPassedOn reports whether the homeserver is to answer a request that ended with the
+// error.
 func (s *server) isPassedOn(r *http.Request, err error) bool {
 	if s.options.Homeserver == nil || !errors.Is(err, echo.ErrNotFound) && !errors.Is(err, echo.ErrMethodNotAllowed) {
 		return false
@@ -30,8 +30,8 @@ func (s *server) isPassedOn(r *http.Request, err error) bool {
 		return false
 	}
 	for segment := range strings.SplitSeq(path, "/") {
-		// What lies between us and the homeserver may take these for a way out of
-		// the two folders.
+		// A proxy before the homeserver may resolve these segments, and so leave the
+		// two folders.
 		if dots := strings.ReplaceAll(strings.ToLower(segment), "%2e", "."); dots == "." || dots == ".." {
 			return false
 		}
@@ -39,7 +39,7 @@ func (s *server) isPassedOn(r *http.Request, err error) bool {
 	return true
 }
 
-// passOn has the homeserver answer the request.
+// passOn lets the homeserver answer the request.
 func (s *server) passOn(c echo.Context, requestID string) error {
 	r := c.Request()
 	if r.Header.Get("Upgrade") != "" {
@@ -48,17 +48,16 @@ func (s *server) passOn(c echo.Context, requestID string) error {
 	r = r.Clone(r.Context())
 	r.Header.Set(observe.RequestIDHeader, requestID)
 	observe.PassOn(r.Context(), r.Header)
-	// An answer may begin before the request has been read, such as a refusal.
-	// Where it cannot, net/http reads the rest first, and the two may meet.
+	// A homeserver may answer before it has read the whole request. Without full
+	// duplex net/http would read the rest of the request first.
 	_ = http.NewResponseController(c.Response()).EnableFullDuplex()
-	// What the homeserver says of who may read or keep its answer is not ours to
-	// say twice.
+	// The homeserver's own headers about caching and cross-origin requests apply.
 	header := c.Response().Header()
 	clear(header)
 	err := s.options.Homeserver.Pass(c.Response(), r, r.URL.RawPath, func(answer http.Header) {
 		answer.Set("X-Request-Id", requestID)
 		if answer.Get("Access-Control-Allow-Origin") == "" {
-			allowAnyPage(answer)
+			allowCrossOrigin(answer)
 		}
 	})
 	if err == nil {

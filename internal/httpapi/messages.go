@@ -15,15 +15,15 @@ import (
 )
 
 const (
-	// defaultLimit and mostLimit are how many events a page has, unless the
-	// request says, and at most.
+	// defaultLimit is the number of events in a page if the request has no limit, and
+	// maxLimit the maximum.
 	defaultLimit = 10
-	mostLimit    = 1000
+	maxLimit     = 1000
 )
 
-// errRoomBusy is for one who waited for a purge in vain. The code is the one that
-// clients take for a request to come again, and after which wait; the status says
-// whose fault it is, and makes those come again that do not look at the code.
+// errRoomBusy is the refusal of a reader who could not enter the room because of a purge.
+// Clients that know the code try again after the given wait. Other clients try again
+// because of the status.
 var errRoomBusy = &wire.Error{
 	Status: http.StatusServiceUnavailable, Code: "M_LIMIT_EXCEEDED", Text: "The room is being purged", RetryAfter: 2000,
 }
@@ -38,7 +38,7 @@ func (s *server) allMessages(c echo.Context, reader messages.Reader) error {
 	return s.page(c, messages.Request{Reader: reader, All: true})
 }
 
-// page answers with a page of the room for the request's reader.
+// page answers with a page of a room.
 func (s *server) page(c echo.Context, request messages.Request) error {
 	request.Room = segment(c, "room_id")
 	if err := readPageQuery(queryOf(c), &request); err != nil {
@@ -48,7 +48,7 @@ func (s *server) page(c echo.Context, request messages.Request) error {
 	page, err := s.options.Messages.Page(c.Request().Context(), request)
 	s.observePage(request.All, begun)
 	if err != nil {
-		return refusePage(err, request.Reader, request.Room)
+		return pageError(err, request.Reader, request.Room)
 	}
 	return answerPage(c, page)
 }
@@ -59,8 +59,7 @@ func (s *server) observePage(admin bool, begun time.Time) {
 	}
 }
 
-// readPageQuery reads what the query says of the page, in the order in which
-// refusals are known.
+// readPageQuery reads the parameters of a page. It checks them in Synapse's order.
 func readPageQuery(q wire.Query, request *messages.Request) (err error) {
 	if request.Backwards, err = q.Backwards(); err != nil {
 		return err
@@ -73,7 +72,7 @@ func readPageQuery(q wire.Query, request *messages.Request) (err error) {
 	if err != nil {
 		return err
 	}
-	if from == "END" { // what the first clients' API called its natural start
+	if from == "END" { // the start of the timeline in the first version of the API
 		from = ""
 	}
 	if request.From, err = pageToken("from", from); err != nil {
@@ -92,7 +91,7 @@ func readPageQuery(q wire.Query, request *messages.Request) (err error) {
 	return nil
 }
 
-// pageToken reads a parameter that is a page token, nil if it is empty.
+// pageToken parses a parameter that is a page token, nil if it is empty.
 func pageToken(name, value string) (*matrix.PageToken, error) {
 	if value == "" {
 		return nil, nil
@@ -107,7 +106,7 @@ func pageToken(name, value string) (*matrix.PageToken, error) {
 // pageLimit reads the parameter limit.
 func pageLimit(q wire.Query) (int, error) {
 	limit, err := q.Integer("limit", defaultLimit)
-	return int(min(limit, mostLimit)), err
+	return int(min(limit, maxLimit)), err
 }
 
 // pageFilter reads the parameter filter.
@@ -128,8 +127,8 @@ func pageFilter(q wire.Query) (messages.Filter, error) {
 	return filter, nil
 }
 
-// refusePage makes of why there is no page what the reader gets to hear.
-func refusePage(err error, reader messages.Reader, room string) error {
+// pageError returns the refusal for an error of package messages.
+func pageError(err error, reader messages.Reader, room string) error {
 	switch {
 	case errors.Is(err, messages.ErrForbidden):
 		return &wire.Error{
@@ -142,7 +141,7 @@ func refusePage(err error, reader messages.Reader, room string) error {
 	return err
 }
 
-// answerPage writes a page. Its events are JSON already, and are copied once.
+// answerPage writes a page. Its events are JSON already. They are copied once.
 func answerPage(c echo.Context, page messages.Page) error {
 	body := newObject(page.Chunk, page.State)
 	body.list("chunk", page.Chunk)

@@ -16,7 +16,8 @@ import (
 	"lethe/internal/wire"
 )
 
-// purgeHistory is POST …/v1/purge_history/{room_id}: the body says how far.
+// purgeHistory is POST …/v1/purge_history/{room_id}. The body has the event or the time
+// up to which history is purged.
 func (s *server) purgeHistory(c echo.Context, requester string) error {
 	body, err := readObject(c)
 	if err != nil {
@@ -44,8 +45,8 @@ func (s *server) purgeHistory(c echo.Context, requester string) error {
 	return s.submitPurgeHistory(c, requester, room, token, body)
 }
 
-// purgeHistoryBeforeEvent is POST …/v1/purge_history/{room_id}/{event_id}. What
-// the body says of an event or a time is not looked at.
+// purgeHistoryBeforeEvent is POST …/v1/purge_history/{room_id}/{event_id}. An event or a
+// time in the body is ignored.
 func (s *server) purgeHistoryBeforeEvent(c echo.Context, requester string) error {
 	body, err := readObject(c)
 	if err != nil {
@@ -121,10 +122,9 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 	var body struct {
 		Status string `json:"status"`
 		Error  string `json:"error,omitempty"`
-		Held   string `json:"held,omitempty"` // why it waits
+		Held   string `json:"held,omitempty"` // the hold's reason
 	}
-	// Three words are all that admin tools know, and those that poll stop only
-	// at the last two.
+	// Admin tools know these three words. They poll until it is one of the last two.
 	switch status.State {
 	case jobs.Complete:
 		body.Status = "complete"
@@ -134,7 +134,7 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 		body.Status, body.Error = "failed", "cancelled"
 	default:
 		body.Status = "active"
-		if body.Held, err = s.whyHeld(c.Request().Context(), status.Room, status.State); err != nil {
+		if body.Held, err = s.holdReason(c.Request().Context(), status.Room, status.State); err != nil {
 			return err
 		}
 	}

@@ -12,12 +12,12 @@ import (
 // queryOf returns the query string of the request.
 func queryOf(c echo.Context) wire.Query { return wire.Query(c.Request().URL.RawQuery) }
 
-// segment returns a part of the path, decoded once. Bytes that are not UTF-8
-// become U+FFFD, which no id holds.
+// segment returns a segment of the path, decoded once. Bytes that are not UTF-8 become
+// U+FFFD, which is in no id.
 func segment(c echo.Context, name string) string {
 	sent := c.Param(name)
 	decoded, err := url.PathUnescape(sent)
-	if err != nil { // net/http has refused these
+	if err != nil { // net/http refuses such requests
 		decoded = sent
 	}
 	return strings.ToValidUTF8(decoded, "\uFFFD")

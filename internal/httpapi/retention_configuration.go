@@ -11,9 +11,9 @@ import (
 )
 
 // retentionConfiguration is GET
-// /_matrix/client/unstable/org.matrix.msc1763/retention/configuration: what users
-// may expect of the rooms that have no policy, and of those that have one. It is
-// for users, not for guests.
+// /_matrix/client/unstable/org.matrix.msc1763/retention/configuration. It tells users,
+// but not guests, the policy of rooms without one of their own, and the bounds of other
+// policies.
 func retentionConfiguration(rules retention.Config) func(echo.Context, messages.Reader) error {
 	type lifetimes struct {
 		MinLifetime *int64 `json:"min_lifetime,omitempty"`

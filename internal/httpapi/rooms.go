@@ -14,15 +14,14 @@ import (
 
 var errRoomNotFound = wire.NotFound("Room not found")
 
-// roomOrders are the words of order_by, in the order in which admin tools know
-// them. The first two are old names.
+// roomOrders are the values of order_by, in Synapse's order. The first two are old names.
 var roomOrders = []string{
 	"alphabetical", "size", "name", "canonical_alias", "joined_members", "joined_local_members", "version", "creator",
 	"encryption", "federatable", "public", "join_rules", "guest_access", "history_visibility", "state_events",
 }
 
-// A roomBody is a room in a list. Every key is always there, since some tools
-// refuse an answer without.
+// A roomBody is a room in a list. It always has all keys, because some tools require
+// them.
 type roomBody struct {
 	ID                 string  `json:"room_id"`
 	Name               *string `json:"name"`
@@ -41,7 +40,7 @@ type roomBody struct {
 	Type               *string `json:"room_type"`
 }
 
-func bodyOf(room store.Room) roomBody {
+func newRoomBody(room store.Room) roomBody {
 	return roomBody{
 		ID:                 room.ID,
 		Name:               room.Name,
@@ -79,9 +78,9 @@ func (s *server) roomList(c echo.Context, _ string) error {
 		PrevBatch *int64     `json:"prev_batch,omitempty"`
 	}{Offset: list.From, Rooms: make([]roomBody, 0, len(rooms)), Total: total}
 	for _, room := range rooms {
-		body.Rooms = append(body.Rooms, bodyOf(room))
+		body.Rooms = append(body.Rooms, newRoomBody(room))
 	}
-	// Differences, because a sum could overflow.
+	// A sum could overflow, so it is a difference.
 	if list.From < total && list.Limit < total-list.From {
 		body.NextBatch = new(list.From + list.Limit)
 	}
@@ -143,7 +142,7 @@ func (s *server) roomDetails(c echo.Context, _ string) error {
 		Tombstoned      bool    `json:"tombstoned"`
 		ReplacementRoom *string `json:"replacement_room"`
 	}{
-		roomBody: bodyOf(room.Room), Avatar: room.Avatar, Topic: room.Topic, LocalDevices: room.LocalDevices,
+		roomBody: newRoomBody(room.Room), Avatar: room.Avatar, Topic: room.Topic, LocalDevices: room.LocalDevices,
 		Forgotten: room.Forgotten, Tombstoned: room.Tombstone != nil,
 	}
 	if room.Tombstone != nil {

@@ -13,32 +13,34 @@ import (
 )
 
 const (
-	// taskAge is for how long the tasks that have ended are listed.
+	// taskAge is how long tasks are listed after their end.
 	taskAge = 7 * 24 * time.Hour
 
-	// maxTasks bounds a list. With max_timestamp the older ones can be had.
+	// maxTasks is the maximum number of tasks in a list. A request with max_timestamp
+	// gets older ones.
 	maxTasks = 10_000
 )
 
-// Each task word belongs to the job word at the same place.
+// Synapse's words for tasks, and Lethe's words for jobs. Words with the same index mean
+// the same.
 var (
-	taskActions  = []string{"purge_history", "shutdown_and_purge_room", "purge_room", "retention_sweep", "abandoned_sweep"} // the last two are ours alone
+	taskActions  = []string{"purge_history", "shutdown_and_purge_room", "purge_room", "retention_sweep", "abandoned_sweep"} // Synapse does not know the last two
 	jobKinds     = []string{"purge_history", "delete_room", "purge_room", "retention_sweep", "abandoned_sweep"}
 	taskStatuses = []string{"scheduled", "active", "complete", "failed", "cancelled"}
 	jobStates    = []string{store.JobQueued, store.JobRunning, store.JobComplete, store.JobFailed, store.JobCancelled}
 )
 
-// taskStatus is the word for a job's state. One that is held waits to go on.
+// taskStatus returns Synapse's word for a job's state. A held job is a queued one.
 func taskStatus(state string) string {
 	if state == store.JobHeld {
 		state = store.JobQueued
 	}
-	return translate([]string{state}, jobStates, taskStatuses)[0]
+	return translateWords([]string{state}, jobStates, taskStatuses)[0]
 }
 
-// translate replaces words by those at the same place. What is none is left
-// out, and instead of no words at all it returns every one that there is.
-func translate(words, from, to []string) []string {
+// translateWords replaces each word of one list by the word of the other list with the
+// same index. It drops unknown words. Without words it returns the whole other list.
+func translateWords(words, from, to []string) []string {
 	if len(words) == 0 {
 		return to
 	}
@@ -51,8 +53,8 @@ func translate(words, from, to []string) []string {
 	return translated
 }
 
-// scheduledTasks is GET …/v1/scheduled_tasks: the jobs, in the words of
-// Synapse's own task queue.
+// scheduledTasks is GET …/v1/scheduled_tasks. It lists the jobs in the words of Synapse's
+// task queue.
 func (s *server) scheduledTasks(c echo.Context, _ string) error {
 	list, err := readJobList(queryOf(c))
 	if err != nil {
@@ -67,7 +69,7 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 		Action    string          `json:"action"`
 		Status    string          `json:"status"`
 		ChangedTS int64           `json:"timestamp_ms"`
-		Room      *string         `json:"resource_id"` // nil if it is about no room
+		Room      *string         `json:"resource_id"` // nil for a job without a room
 		Result    json.RawMessage `json:"result"`
 		Error     *string         `json:"error"`
 	}
@@ -79,7 +81,7 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 		}
 		tasks = append(tasks, task{
 			ID:        job.ID,
-			Action:    translate([]string{job.Kind}, jobKinds, taskActions)[0],
+			Action:    translateWords([]string{job.Kind}, jobKinds, taskActions)[0],
 			Status:    taskStatus(job.State),
 			ChangedTS: job.ChangedTS,
 			Room:      room,
@@ -98,7 +100,7 @@ func readJobList(q wire.Query) (store.JobList, error) {
 	if err != nil {
 		return list, err
 	}
-	list.Kinds = translate(actions, taskActions, jobKinds)
+	list.Kinds = translateWords(actions, taskActions, jobKinds)
 	if _, ok := q.Value("resource_id"); ok {
 		room, err := q.ASCII("resource_id")
 		if err != nil {
@@ -113,7 +115,7 @@ func readJobList(q wire.Query) (store.JobList, error) {
 	if err != nil {
 		return list, err
 	}
-	list.States = translate(statuses, taskStatuses, jobStates)
+	list.States = translateWords(statuses, taskStatuses, jobStates)
 	if slices.Contains(list.States, store.JobQueued) {
 		list.States = append(slices.Clone(list.States), store.JobHeld)
 	}
