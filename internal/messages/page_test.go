@@ -506,12 +506,12 @@ func TestSelectionAround(t *testing.T) {
 	}
 	b.requireExec(t, `INSERT INTO rooms (room_id, room_version) VALUES ('!other', '10')`)
 
-	find := func(request ContextRequest) (a around, err error) {
+	find := func(request ContextRequest) (a contextEvents, err error) {
 		err = b.db.Snapshot(t.Context(), func(ctx context.Context, snapshot *store.Snapshot) (err error) {
 			if request.Room == "" {
 				request.Room = testRoom
 			}
-			a, err = selectAround(ctx, snapshot, request)
+			a, err = selectContext(ctx, snapshot, request)
 			return err
 		})
 		return a, err

@@ -103,7 +103,7 @@ func (k *talk) requireShows(request Request, ids ...string) map[string]event {
 	require.NoError(k.t, k.store.Snapshot(k.t.Context(), func(ctx context.Context, snapshot *store.Snapshot) error {
 		events, err := snapshot.EventsOf(ctx, talkRoom, ids)
 		require.NoError(k.t, err)
-		written, err := render(ctx, snapshot, request, shownToAll(events))
+		written, err := render(ctx, snapshot, request, allShown(events))
 		require.NoError(k.t, err)
 		for _, e := range decodedAll(k.t, written) {
 			found[e["event_id"].(string)] = e
