@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +26,18 @@ type adminTool struct {
 
 	// escape is what the tool makes of an id in a path.
 	escape func(string) string
+
+	// rooms are the fleet's rooms by their names, and ids their ids.
+	rooms map[string]adminToolRoom
+	ids   map[string]string
+}
+
+// An adminToolRoom is a room that an adminTool can work on.
+type adminToolRoom struct {
+	ID     string   `json:"room_id"`
+	Name   string   `json:"name"`
+	Local  []string `json:"local"`
+	Remote []string `json:"remote"`
 }
 
 // What tools make of an id: nothing, or what JavaScript's or Python's libraries
@@ -35,9 +48,9 @@ var (
 	quote              = url.QueryEscape
 )
 
-// sends sends a request to the admin API as it stands, and returns the answer's
+// send sends a request to the admin API as it stands, and returns the answer's
 // status and body, which is JSON in any case. A body of "" is none.
-func (c adminTool) sends(method, path, body string) (int, map[string]any) {
+func (c adminTool) send(method, path, body string) (int, map[string]any) {
 	c.t.Helper()
 	request, err := http.NewRequestWithContext(c.t.Context(), method, "http://"+c.api.address+"/_synapse/admin/"+path,
 		bytes.NewReader([]byte(body)))
@@ -56,10 +69,10 @@ func (c adminTool) sends(method, path, body string) (int, map[string]any) {
 	return response.StatusCode, answer
 }
 
-// gets is sends for what must be answered with 200.
-func (c adminTool) gets(method, path, body string) map[string]any {
+// requireOK is send for a request that must be answered with 200.
+func (c adminTool) requireOK(method, path, body string) map[string]any {
 	c.t.Helper()
-	status, answer := c.sends(method, path, body)
+	status, answer := c.send(method, path, body)
 	require.Equal(c.t, http.StatusOK, status, "%s %s: %v", method, path, answer)
 	return answer
 }
@@ -68,9 +81,9 @@ func (c adminTool) gets(method, path, body string) map[string]any {
 // "number", "bool", "list" or "object", and "null" if that may be, too.
 type shape map[string]string
 
-// fits holds an object against a shape, as a strict tool does. Other keys may be
-// there.
-func (c adminTool) fits(object map[string]any, want shape) {
+// requireShape holds an object against a shape, as a strict tool does. The object
+// may have other keys.
+func (c adminTool) requireShape(object map[string]any, want shape) {
 	c.t.Helper()
 	for key, kinds := range want {
 		value, ok := object[key]
@@ -92,8 +105,8 @@ func (c adminTool) fits(object map[string]any, want shape) {
 	}
 }
 
-// objects are the members of a list of objects.
-func (c adminTool) objects(list any) []map[string]any {
+// requireObjects returns the members of a list of objects.
+func (c adminTool) requireObjects(list any) []map[string]any {
 	c.t.Helper()
 	values, ok := list.([]any)
 	require.True(c.t, ok, "%v is no list", list)
@@ -105,23 +118,23 @@ func (c adminTool) objects(list any) []map[string]any {
 	return objects
 }
 
-// ids are what the objects of a list have for the key.
-func (c adminTool) ids(list any, key string) []string {
+// valuesOf returns the values that the objects of a list have for the key.
+func (c adminTool) valuesOf(list any, key string) []string {
 	c.t.Helper()
 	var ids []string
-	for _, object := range c.objects(list) {
+	for _, object := range c.requireObjects(list) {
 		ids = append(ids, object[key].(string))
 	}
 	return ids
 }
 
-// polls asks for a status until it is complete or failed, as those do that know
-// no other end, and returns the last answer. Each word on the way is checked.
-func (c adminTool) polls(path string) map[string]any {
+// requireEnd polls a status until it is complete or failed, the only ends that some
+// tools know, and returns the last answer. It checks each status on the way.
+func (c adminTool) requireEnd(path string) map[string]any {
 	c.t.Helper()
 	var answer map[string]any
 	c.eventually(time.Minute, func() bool {
-		answer = c.gets("GET", path, "")
+		answer = c.requireOK("GET", path, "")
 		if answer["status"] == "complete" || answer["status"] == "failed" {
 			return true
 		}
@@ -130,7 +143,7 @@ func (c adminTool) polls(path string) map[string]any {
 		return false
 	}, "%s does not end", path)
 	if answer["status"] == "failed" {
-		c.fits(answer, shape{"error": "string"})
+		c.requireShape(answer, shape{"error": "string"})
 		require.NotEmpty(c.t, answer["error"])
 	} else {
 		require.NotContains(c.t, answer, "error")
@@ -142,10 +155,10 @@ var result = shape{"kicked_users": "list", "failed_to_kick_users": "list", "loca
 
 var opaqueID = regexp.MustCompile(`^[A-Za-z]{16}$`)
 
-// opaque returns an id that an answer has.
-func (c adminTool) opaque(answer map[string]any, key string) string {
+// requireID returns the id that an answer has for the key.
+func (c adminTool) requireID(answer map[string]any, key string) string {
 	c.t.Helper()
-	c.fits(answer, shape{key: "string"})
+	c.requireShape(answer, shape{key: "string"})
 	require.Regexp(c.t, opaqueID, answer[key])
 	return answer[key].(string)
 }
@@ -154,344 +167,341 @@ func (c adminTool) rows(room string) int {
 	return query[int](c.fleet, `SELECT count(*) FROM events WHERE room_id = $1`, room)
 }
 
-// TestClients lets each tool do all that it does, one after the other: each
-// deletes rooms of its own.
-func TestClients(t *testing.T) {
-	t.Parallel()
+// newAdminTool returns a tool for an api of its own, beside a worker.
+func newAdminTool(t *testing.T, escape func(string) string) adminTool {
+	t.Helper()
 	f, _ := corpus(t, "delete")
 	f.start("worker", withKey(t))
-	var rooms struct {
-		Rooms []struct {
-			ID     string   `json:"room_id"`
-			Name   string   `json:"name"`
-			Owner  string   `json:"owner"`
-			Local  []string `json:"local"`
-			Remote []string `json:"remote"`
-		} `json:"rooms"`
+	var shared struct {
+		Rooms []adminToolRoom `json:"rooms"`
 	}
-	readShared(t, &rooms, "corpus.json")
-	id := map[string]string{}
-	for _, room := range rooms.Rooms {
-		id[room.Name] = room.ID
+	readShared(t, &shared, "corpus.json")
+	c := adminTool{fleet: f, escape: escape, rooms: map[string]adminToolRoom{}, ids: map[string]string{}}
+	for _, room := range shared.Rooms {
+		c.rooms[room.Name], c.ids[room.Name] = room, room.ID
 	}
-	require.Len(t, id, 10)
-	members := func(name string) (local, all []string) {
-		for _, room := range rooms.Rooms {
-			if room.Name == name {
-				return room.Local, append(append([]string{}, room.Local...), room.Remote...)
+	require.Len(t, c.ids, 10)
+	return c
+}
+
+// members are the users of a room: those of this server, and all.
+func (c adminTool) members(name string) (local, all []string) {
+	room := c.rooms[name]
+	return room.Local, slices.Concat(room.Local, room.Remote)
+}
+
+func TestSynadm038(t *testing.T) {
+	t.Parallel()
+	c := newAdminTool(t, raw)
+	list := c.requireOK("GET", "v1/rooms?from=0&limit=3&order_by=name", "")
+	c.requireShape(list, shape{"total_rooms": "number", "rooms": "list", "next_batch": "number"})
+	require.EqualValues(c.t, 10, list["total_rooms"])
+	require.EqualValues(c.t, 3, list["next_batch"])
+	require.Len(c.t, list["rooms"], 3)
+	list = c.requireOK("GET", "v1/rooms?from=9&limit=10&order_by=name&dir=b", "")
+	require.NotContains(c.t, list, "next_batch")
+	list = c.requireOK("GET", "v1/rooms?from=0&limit=10&search_term=arch&order_by=joined_members", "")
+	require.Equal(c.t, []string{c.ids["archive"]}, c.valuesOf(list["rooms"], "room_id"))
+
+	for _, name := range []string{"tiny", "quiet"} { // of both sorts of ids
+		room := c.ids[name]
+		c.requireShape(c.requireOK("GET", "v1/rooms/"+room, ""), shape{"room_id": "string"})
+		_, all := c.members(name)
+		got := c.requireOK("GET", "v1/rooms/"+room+"/members", "")
+		require.EqualValues(c.t, len(all), got["total"])
+		require.ElementsMatch(c.t, all, got["members"])
+
+		// For the power levels it lists the rooms and deletes these keys of each.
+		list := c.requireOK("GET", "v1/rooms?from=0&limit=10&order_by=name&search_term="+url.QueryEscape(room), "")
+		require.Equal(c.t, []string{room}, c.valuesOf(list["rooms"], "room_id"))
+		for _, key := range []string{
+			"creator", "encryption", "federatable", "guest_access", "history_visibility", "join_rules",
+			"joined_local_members", "joined_members", "public", "state_events", "version",
+		} {
+			require.Contains(c.t, c.requireObjects(list["rooms"])[0], key)
+		}
+		levels := 0
+		for _, event := range c.requireObjects(c.requireOK("GET", "v1/rooms/"+room+"/state", "")["state"]) {
+			c.requireShape(event, shape{"type": "string", "content": "object"})
+			if event["type"] == "m.room.power_levels" {
+				c.requireShape(event["content"].(map[string]any), shape{"users": "object"})
+				levels++
 			}
 		}
-		return nil, nil
+		require.Equal(c.t, 1, levels)
 	}
-	for _, test := range []struct {
-		name string
-		do   func(c adminTool)
-	}{
-		{"synadm 0.38", func(c adminTool) {
-			c.escape = raw
-			list := c.gets("GET", "v1/rooms?from=0&limit=3&order_by=name", "")
-			c.fits(list, shape{"total_rooms": "number", "rooms": "list", "next_batch": "number"})
-			require.EqualValues(c.t, 10, list["total_rooms"])
-			require.EqualValues(c.t, 3, list["next_batch"])
-			require.Len(c.t, list["rooms"], 3)
-			list = c.gets("GET", "v1/rooms?from=9&limit=10&order_by=name&dir=b", "")
-			require.NotContains(c.t, list, "next_batch")
-			list = c.gets("GET", "v1/rooms?from=0&limit=10&search_term=arch&order_by=joined_members", "")
-			require.Equal(c.t, []string{id["archive"]}, c.ids(list["rooms"], "room_id"))
 
-			for _, name := range []string{"tiny", "quiet"} { // of both sorts of ids
-				room := id[name]
-				c.fits(c.gets("GET", "v1/rooms/"+room, ""), shape{"room_id": "string"})
-				_, all := members(name)
-				got := c.gets("GET", "v1/rooms/"+room+"/members", "")
-				require.EqualValues(c.t, len(all), got["total"])
-				require.ElementsMatch(c.t, all, got["members"])
+	// history purge, by time and by event, and its status.
+	purged := c.requireID(c.requireOK("POST", "v1/purge_history/"+c.ids["quiet"], `{"purge_up_to_ts": 4102444800000}`), "purge_id")
+	require.Equal(c.t, "complete", c.requireEnd("v1/purge_history_status/" + purged)["status"])
+	event := query[string](c.fleet, `
+		SELECT event_id FROM events WHERE room_id = $1 AND NOT outlier ORDER BY topological_ordering DESC LIMIT 1`, c.ids["quiet"])
+	purged = c.requireID(c.requireOK("POST", "v1/purge_history/"+c.ids["quiet"],
+		`{"delete_local_events": true, "purge_up_to_event_id": "`+event+`"}`), "purge_id")
+	require.Equal(c.t, "complete", c.requireEnd("v1/purge_history_status/" + purged)["status"])
 
-				// For the power levels it lists the rooms and deletes these keys of each.
-				list := c.gets("GET", "v1/rooms?from=0&limit=10&order_by=name&search_term="+url.QueryEscape(room), "")
-				require.Equal(c.t, []string{room}, c.ids(list["rooms"], "room_id"))
-				for _, key := range []string{
-					"creator", "encryption", "federatable", "guest_access", "history_visibility", "join_rules",
-					"joined_local_members", "joined_members", "public", "state_events", "version",
-				} {
-					require.Contains(c.t, c.objects(list["rooms"])[0], key)
-				}
-				levels := 0
-				for _, event := range c.objects(c.gets("GET", "v1/rooms/"+room+"/state", "")["state"]) {
-					c.fits(event, shape{"type": "string", "content": "object"})
-					if event["type"] == "m.room.power_levels" {
-						c.fits(event["content"].(map[string]any), shape{"users": "object"})
-						levels++
-					}
-				}
-				require.Equal(c.t, 1, levels)
-			}
+	// room delete: what it waits for is what it prints.
+	local, _ := c.members("tiny")
+	done := c.requireOK("DELETE", "v1/rooms/"+c.ids["tiny"],
+		`{"block": true, "purge": true, "new_room_user_id": "@admin:lab.test", "room_name": "Gone", "message": "It is gone."}`)
+	c.requireShape(done, result)
+	require.ElementsMatch(c.t, local, done["kicked_users"])
+	require.Equal(c.t, []any{}, done["failed_to_kick_users"])
+	require.Equal(c.t, []any{"#tiny-1:lab.test"}, done["local_aliases"])
+	require.Zero(c.t, c.rows(c.ids["tiny"]))
+	require.Equal(c.t, "Gone", c.requireOK("GET", "v1/rooms/"+done["new_room_id"].(string), "")["name"])
+	done = c.requireOK("DELETE", "v1/rooms/"+c.ids["quiet"], `{"block": false, "purge": true}`)
+	c.requireShape(done, result)
+	require.Nil(c.t, done["new_room_id"])
+	require.Zero(c.t, c.rows(c.ids["quiet"]))
+}
 
-			// history purge, by time and by event, and its status.
-			purged := c.opaque(c.gets("POST", "v1/purge_history/"+id["quiet"], `{"purge_up_to_ts": 4102444800000}`), "purge_id")
-			require.Equal(c.t, "complete", c.polls("v1/purge_history_status/" + purged)["status"])
-			event := query[string](c.fleet, `
-				SELECT event_id FROM events WHERE room_id = $1 AND NOT outlier ORDER BY topological_ordering DESC LIMIT 1`, id["quiet"])
-			purged = c.opaque(c.gets("POST", "v1/purge_history/"+id["quiet"],
-				`{"delete_local_events": true, "purge_up_to_event_id": "`+event+`"}`), "purge_id")
-			require.Equal(c.t, "complete", c.polls("v1/purge_history_status/" + purged)["status"])
+func TestSynadm2025(t *testing.T) {
+	t.Parallel()
+	c := newAdminTool(t, quote)
+	path := "rooms/" + c.escape(c.ids["lobby"])
+	status, answer := c.send("GET", "v1/rooms/"+c.escape("!nobody:lab.test"), "")
+	require.Equal(c.t, http.StatusNotFound, status)
+	require.Equal(c.t, "M_NOT_FOUND", answer["errcode"], "by which it tells that there is no such room")
+	require.Equal(c.t, map[string]any{"block": true}, c.requireOK("PUT", "v1/"+path+"/block", `{"block": true}`))
+	require.Equal(c.t, map[string]any{"block": true, "user_id": "@admin:lab.test"}, c.requireOK("GET", "v1/"+path+"/block", ""))
+	require.Equal(c.t, map[string]any{"block": false}, c.requireOK("PUT", "v1/"+path+"/block", `{"block": false}`))
 
-			// room delete: what it waits for is what it prints.
-			local, _ := members("tiny")
-			done := c.gets("DELETE", "v1/rooms/"+id["tiny"],
-				`{"block": true, "purge": true, "new_room_user_id": "@admin:lab.test", "room_name": "Gone", "message": "It is gone."}`)
-			c.fits(done, result)
-			require.ElementsMatch(c.t, local, done["kicked_users"])
-			require.Equal(c.t, []any{}, done["failed_to_kick_users"])
-			require.Equal(c.t, []any{"#tiny-1:lab.test"}, done["local_aliases"])
-			require.Zero(c.t, c.rows(id["tiny"]))
-			require.Equal(c.t, "Gone", c.gets("GET", "v1/rooms/"+done["new_room_id"].(string), "")["name"])
-			done = c.gets("DELETE", "v1/rooms/"+id["quiet"], `{"block": false, "purge": true}`)
-			c.fits(done, result)
-			require.Nil(c.t, done["new_room_id"])
-			require.Zero(c.t, c.rows(id["quiet"]))
-		}},
-		{"synadm 2025", func(c adminTool) {
-			c.escape = quote
-			path := "rooms/" + c.escape(id["lobby"])
-			status, answer := c.sends("GET", "v1/rooms/"+c.escape("!nobody:lab.test"), "")
-			require.Equal(c.t, http.StatusNotFound, status)
-			require.Equal(c.t, "M_NOT_FOUND", answer["errcode"], "by which it tells that there is no such room")
-			require.Equal(c.t, map[string]any{"block": true}, c.gets("PUT", "v1/"+path+"/block", `{"block": true}`))
-			require.Equal(c.t, map[string]any{"block": true, "user_id": "@admin:lab.test"}, c.gets("GET", "v1/"+path+"/block", ""))
-			require.Equal(c.t, map[string]any{"block": false}, c.gets("PUT", "v1/"+path+"/block", `{"block": false}`))
+	deleted := c.requireID(c.requireOK("DELETE", "v2/"+path, `{"block": false, "purge": true, "force_purge": true}`), "delete_id")
+	one := c.requireEnd("v2/rooms/delete_status/" + deleted)
+	c.requireShape(one, shape{"status": "string", "shutdown_room": "object", "delete_id": "string", "room_id": "string"})
+	require.Equal(c.t, "complete", one["status"])
+	all := c.requireObjects(c.requireOK("GET", "v2/"+path+"/delete_status", "")["results"])
+	require.Equal(c.t, []map[string]any{one}, all)
 
-			deleted := c.opaque(c.gets("DELETE", "v2/"+path, `{"block": false, "purge": true, "force_purge": true}`), "delete_id")
-			one := c.polls("v2/rooms/delete_status/" + deleted)
-			c.fits(one, shape{"status": "string", "shutdown_room": "object", "delete_id": "string", "room_id": "string"})
-			require.Equal(c.t, "complete", one["status"])
-			all := c.objects(c.gets("GET", "v2/"+path+"/delete_status", "")["results"])
-			require.Equal(c.t, []map[string]any{one}, all)
-
-			// purge-empty goes through all pages, and deletes with no pause.
-			list := c.gets("GET", "v1/rooms?from=0&limit=2&order_by=joined_local_members&dir=b&empty_rooms=false", "")
-			c.fits(list, shape{"next_batch": "number"})
-			var fewest float64
-			for _, room := range c.objects(list["rooms"]) {
-				c.fits(room, shape{"room_id": "string", "joined_local_members": "number"})
-				require.GreaterOrEqual(c.t, room["joined_local_members"], fewest)
-				fewest = room["joined_local_members"].(float64)
-			}
-			require.Empty(c.t, c.gets("GET", "v1/rooms?from=0&limit=100&order_by=joined_local_members&dir=b&empty_rooms=true", "")["rooms"])
-			var ids []string
-			for i := range 20 {
-				path := "v2/rooms/" + c.escape(fmt.Sprintf("!empty%d:lab.test", i))
-				ids = append(ids, c.opaque(c.gets("DELETE", path, `{"block": false, "purge": true, "force_purge": false}`), "delete_id"))
-			}
-			for _, id := range ids {
-				require.Equal(c.t, "complete", c.polls("v2/rooms/delete_status/" + id)["status"])
-			}
-		}},
-		{"Ketesa", func(c adminTool) {
-			c.escape = encodeURIComponent
-			c.preflight("DELETE", "v2/rooms/"+c.escape(id["ops"]))
-			c.fits(c.gets("GET", "v1/server_version", ""), shape{"server_version": "string"})
-			room := shape{
-				"room_id": "string", "name": "string null", "canonical_alias": "string null", "joined_members": "number",
-				"joined_local_members": "number", "version": "string null", "creator": "string null",
-				"encryption": "string null", "federatable": "bool", "public": "bool", "join_rules": "string null",
-				"guest_access": "string null", "history_visibility": "string null", "state_events": "number",
-				"room_type": "string null",
-			}
-			for _, more := range []string{"", "&public_rooms=false", "&empty_rooms=false", "&search_term=o"} {
-				list := c.gets("GET", "v1/rooms?from=0&limit=10&order_by=joined_members&dir=f"+more, "")
-				c.fits(list, shape{"rooms": "list", "total_rooms": "number"})
-				require.NotEmpty(c.t, list["rooms"])
-				for _, r := range c.objects(list["rooms"]) {
-					c.fits(r, room)
-				}
-			}
-			for _, name := range []string{"ops", "war-room"} {
-				path := "v1/rooms/" + c.escape(id[name])
-				c.fits(c.gets("GET", path, ""), room)
-				c.fits(c.gets("GET", path+"/members", ""), shape{"members": "list", "total": "number"})
-				for _, event := range c.objects(c.gets("GET", path+"/state", "")["state"]) {
-					c.fits(event, shape{
-						"event_id": "string", "type": "string", "content": "object", "sender": "string", "origin_server_ts": "number",
-					})
-				}
-				tips := c.gets("GET", path+"/forward_extremities", "")
-				require.EqualValues(c.t, len(c.objects(tips["results"])), tips["count"])
-				c.fits(c.objects(tips["results"])[0], shape{
-					"event_id": "string", "state_group": "number", "depth": "number", "received_ts": "number",
-				})
-				require.EqualValues(c.t, tips["count"].(float64)-1, c.gets("DELETE", path+"/forward_extremities", "")["deleted"])
-				found := c.gets("GET", path+"/timestamp_to_event?ts=0&dir=f", "")
-				c.fits(found, shape{"event_id": "string", "origin_server_ts": "number"})
-				c.fits(c.gets("GET", path+"/block", ""), shape{"block": "bool"})
-				c.fits(c.gets("PUT", path+"/block", `{"block":true}`), shape{"block": "bool"})
-				c.fits(c.gets("PUT", path+"/block", `{"block":false}`), shape{"block": "bool"})
-			}
-			purged := c.opaque(c.gets("POST", "v1/purge_history/"+c.escape(id["ops"]),
-				`{"purge_up_to_ts":4102444800000,"delete_local_events":false}`), "purge_id")
-			require.Equal(c.t, "complete", c.polls("v1/purge_history_status/" + purged)["status"])
-
-			// It deletes many rooms all at once.
-			var group sync.WaitGroup
-			ids := make([]string, 3)
-			for i, name := range []string{"ops", "war-room", "no such room"} {
-				path := "v2/rooms/" + c.escape(id[name])
-				if id[name] == "" {
-					path = "v2/rooms/" + c.escape("!unknown:lab.test")
-				}
-				group.Go(func() {
-					_, answer := c.sends("DELETE", path, `{"block":true,"purge":true,"force_purge":false}`)
-					ids[i], _ = answer["delete_id"].(string)
-				})
-			}
-			group.Wait()
-			for _, id := range ids {
-				require.Regexp(c.t, opaqueID, id)
-				require.Equal(c.t, "complete", c.polls("v2/rooms/delete_status/" + id)["status"])
-			}
-			require.Zero(c.t, c.rows(id["ops"])+c.rows(id["war-room"]))
-			// What it takes for failed is a 404, and a failed one says why.
-			status, _ := c.sends("GET", "v2/rooms/delete_status/NobodyNobodyNobo", "")
-			require.Equal(c.t, http.StatusNotFound, status)
-			_, err := c.sql.Exec(c.t.Context(), `CREATE TABLE stars (room_id text REFERENCES rooms (room_id))`)
-			require.NoError(c.t, err)
-			failed := c.opaque(c.gets("DELETE", "v2/rooms/"+c.escape(id["secrets"]), `{"block":false,"purge":true,"force_purge":true}`), "delete_id")
-			answer := c.polls("v2/rooms/delete_status/" + failed)
-			require.Equal(c.t, "failed", answer["status"])
-			require.Contains(c.t, answer["error"], "stars")
-			_, err = c.sql.Exec(c.t.Context(), `DROP TABLE stars`)
-			require.NoError(c.t, err)
-
-			const paging = "from=0&limit=50&order_by=timestamp&dir=b"
-			tasks := c.objects(c.gets("GET", "v1/scheduled_tasks?"+paging, "")["scheduled_tasks"])
-			require.GreaterOrEqual(c.t, len(tasks), 5)
-			for _, task := range tasks {
-				c.fits(task, shape{
-					"id": "string", "action": "string", "status": "string", "timestamp_ms": "number",
-					"resource_id": "string", "result": "object null", "error": "string null",
-				})
-				require.Contains(c.t, []string{"scheduled", "active", "complete", "failed", "cancelled"}, task["status"])
-			}
-			tasks = c.objects(c.gets("GET", "v1/scheduled_tasks?action_name=shutdown_and_purge_room&status=complete&max_timestamp=4102444800000&resource_id="+
-				c.escape(id["ops"])+"&"+paging, "")["scheduled_tasks"])
-			require.Len(c.t, tasks, 1)
-			require.Equal(c.t, ids[0], tasks[0]["id"])
-			c.fits(tasks[0]["result"].(map[string]any), result)
-		}},
-		{"synapse-admin of Awesome Technologies", func(c adminTool) {
-			c.escape = raw
-			c.preflight("DELETE", "v2/rooms/"+id["far-heavy"])
-			c.fits(c.gets("GET", "v1/rooms/"+id["far-heavy"], ""), shape{"room_id": "string"})
-			deleted := c.opaque(c.gets("DELETE", "v2/rooms/"+id["far-heavy"], `{"block":false}`), "delete_id")
-			// It does not ask what became of it.
-			require.Equal(c.t, "complete", c.polls("v2/rooms/delete_status/" + deleted)["status"])
-			require.Zero(c.t, c.rows(id["far-heavy"]))
-		}},
-		{"element-admin", func(c adminTool) {
-			c.escape = encodeURIComponent
-			// Without a key that its schema has, its page is an error.
-			room := shape{
-				"room_id": "string", "version": "string", "creator": "string", "joined_members": "number",
-				"joined_local_members": "number", "state_events": "number", "federatable": "bool", "public": "bool",
-				"name": "string null", "canonical_alias": "string null", "encryption": "string null",
-				"join_rules": "string null", "guest_access": "string null", "history_visibility": "string null",
-				"room_type": "string null",
-			}
-			count := c.gets("GET", "v1/rooms?limit=0", "")
-			c.fits(count, shape{"rooms": "list", "offset": "number", "total_rooms": "number"})
-			require.Empty(c.t, count["rooms"])
-			for from := 0; ; from += 2 {
-				list := c.gets("GET", fmt.Sprintf("v1/rooms?limit=2&from=%d&order_by=name&dir=f&public_rooms=false&empty_rooms=false", from), "")
-				c.fits(list, shape{"rooms": "list", "offset": "number", "total_rooms": "number"})
-				require.EqualValues(c.t, from, list["offset"])
-				for _, r := range c.objects(list["rooms"]) {
-					c.fits(r, room)
-					path := "v1/rooms/" + c.escape(r["room_id"].(string))
-					detail := c.gets("GET", path, "")
-					c.fits(detail, room)
-					c.fits(detail, shape{
-						"topic": "string null", "avatar": "string null", "joined_local_devices": "number", "forgotten": "bool",
-					})
-					c.fits(c.gets("GET", path+"/members", ""), shape{"members": "list", "total": "number"})
-				}
-				if _, more := list["next_batch"]; !more {
-					break
-				}
-				require.Less(c.t, from, 100)
-			}
-			require.Empty(c.t, c.gets("GET", "v1/rooms?limit=10&from=0&order_by=name&dir=b&search_term=nowhere&empty_rooms=true", "")["rooms"])
-		}},
-		{"Draupnir", func(c adminTool) {
-			c.escape = encodeURIComponent
-			words := map[string][]any{
-				"guest_access":       {nil, "can_join", "forbidden"},
-				"history_visibility": {nil, "invited", "joined", "shared", "world_readable"},
-			}
-			list := c.gets("GET", "v1/rooms?limit=250&from=0", "")
-			for _, r := range c.objects(list["rooms"]) {
-				c.fits(r, shape{"creator": "string null"})
-				for key, known := range words {
-					require.Contains(c.t, known, r[key])
-				}
-			}
-			c.fits(c.gets("GET", "v1/rooms?limit=1&from=0", ""), shape{"next_batch": "number"})
-			path := "rooms/" + c.escape(id["general"])
-			status, _ := c.sends("GET", "v1/rooms/"+c.escape("!nobody:lab.test"), "")
-			require.Equal(c.t, http.StatusNotFound, status)
-			require.Equal(c.t, false, c.gets("GET", "v1/"+path+"/block", "")["block"])
-			deleted := c.opaque(c.gets("DELETE", "v2/"+path,
-				`{"block":true,"purge":true,"message":"Closed.","new_room_user_id":"@admin:lab.test"}`), "delete_id")
-			require.Equal(c.t, map[string]any{"block": true, "user_id": "@admin:lab.test"}, func() map[string]any {
-				// That it is blocked, a moderator sees long before the end.
-				var block map[string]any
-				c.eventually(time.Minute, func() bool {
-					block = c.gets("GET", "v1/"+path+"/block", "")
-					return block["block"] == true
-				}, "the room is not blocked")
-				return block
-			}())
-			require.Equal(c.t, "complete", c.polls("v2/rooms/delete_status/" + deleted)["status"])
-			status, _ = c.sends("GET", "v1/"+path, "")
-			require.Equal(c.t, http.StatusNotFound, status, "as it tells that a room is unknown")
-		}},
-		{"mjolnir", func(c adminTool) {
-			c.escape = raw
-			local, _ := members("archive")
-			done := c.gets("DELETE", "v1/rooms/"+id["archive"],
-				`{"new_room_user_id":"@admin:lab.test","block":true,"message":"Closed.","room_name":"Archive, closed"}`)
-			c.fits(done, result)
-			require.ElementsMatch(c.t, local, done["kicked_users"])
-			require.Zero(c.t, c.rows(id["archive"]))
-		}},
-		{"curl", func(c adminTool) {
-			c.escape = raw
-			// The old call is gone from Synapse, too.
-			status, answer := c.sends("POST", "v1/rooms/"+id["secrets"]+"/delete", `{}`)
-			require.Equal(c.t, http.StatusNotFound, status)
-			require.Equal(c.t, "M_UNRECOGNIZED", answer["errcode"])
-			request, err := http.NewRequestWithContext(c.t.Context(), http.MethodDelete,
-				"http://"+c.api.address+"/_synapse/admin/v2/rooms/"+id["secrets"]+"?access_token="+c.token, strings.NewReader(`{}`))
-			require.NoError(c.t, err)
-			request.Header.Set("Content-Type", "application/x-www-form-urlencoded") // that is what -d says
-			response, err := http.DefaultClient.Do(request)
-			require.NoError(c.t, err)
-			require.NoError(c.t, json.NewDecoder(response.Body).Decode(&answer))
-			require.NoError(c.t, response.Body.Close())
-			require.Equal(c.t, http.StatusOK, response.StatusCode, "%v", answer)
-			require.Equal(c.t, "complete", c.polls("v2/rooms/delete_status/" + c.opaque(answer, "delete_id"))["status"])
-			require.Zero(c.t, c.rows(id["secrets"]))
-		}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			its := *f
-			its.t = t
-			test.do(adminTool{fleet: &its})
-		})
+	// purge-empty goes through all pages, and deletes with no pause.
+	list := c.requireOK("GET", "v1/rooms?from=0&limit=2&order_by=joined_local_members&dir=b&empty_rooms=false", "")
+	c.requireShape(list, shape{"next_batch": "number"})
+	var fewest float64
+	for _, room := range c.requireObjects(list["rooms"]) {
+		c.requireShape(room, shape{"room_id": "string", "joined_local_members": "number"})
+		require.GreaterOrEqual(c.t, room["joined_local_members"], fewest)
+		fewest = room["joined_local_members"].(float64)
+	}
+	require.Empty(c.t, c.requireOK("GET", "v1/rooms?from=0&limit=100&order_by=joined_local_members&dir=b&empty_rooms=true", "")["rooms"])
+	var ids []string
+	for i := range 20 {
+		path := "v2/rooms/" + c.escape(fmt.Sprintf("!empty%d:lab.test", i))
+		ids = append(ids, c.requireID(c.requireOK("DELETE", path, `{"block": false, "purge": true, "force_purge": false}`), "delete_id"))
+	}
+	for _, id := range ids {
+		require.Equal(c.t, "complete", c.requireEnd("v2/rooms/delete_status/" + id)["status"])
 	}
 }
 
-// preflight asks whether a web page may send the request, as its browser does.
-func (c adminTool) preflight(method, path string) {
+func TestKetesa(t *testing.T) {
+	t.Parallel()
+	c := newAdminTool(t, encodeURIComponent)
+	c.requirePreflight("DELETE", "v2/rooms/"+c.escape(c.ids["ops"]))
+	c.requireShape(c.requireOK("GET", "v1/server_version", ""), shape{"server_version": "string"})
+	room := shape{
+		"room_id": "string", "name": "string null", "canonical_alias": "string null", "joined_members": "number",
+		"joined_local_members": "number", "version": "string null", "creator": "string null",
+		"encryption": "string null", "federatable": "bool", "public": "bool", "join_rules": "string null",
+		"guest_access": "string null", "history_visibility": "string null", "state_events": "number",
+		"room_type": "string null",
+	}
+	for _, more := range []string{"", "&public_rooms=false", "&empty_rooms=false", "&search_term=o"} {
+		list := c.requireOK("GET", "v1/rooms?from=0&limit=10&order_by=joined_members&dir=f"+more, "")
+		c.requireShape(list, shape{"rooms": "list", "total_rooms": "number"})
+		require.NotEmpty(c.t, list["rooms"])
+		for _, r := range c.requireObjects(list["rooms"]) {
+			c.requireShape(r, room)
+		}
+	}
+	for _, name := range []string{"ops", "war-room"} {
+		path := "v1/rooms/" + c.escape(c.ids[name])
+		c.requireShape(c.requireOK("GET", path, ""), room)
+		c.requireShape(c.requireOK("GET", path+"/members", ""), shape{"members": "list", "total": "number"})
+		for _, event := range c.requireObjects(c.requireOK("GET", path+"/state", "")["state"]) {
+			c.requireShape(event, shape{
+				"event_id": "string", "type": "string", "content": "object", "sender": "string", "origin_server_ts": "number",
+			})
+		}
+		tips := c.requireOK("GET", path+"/forward_extremities", "")
+		require.EqualValues(c.t, len(c.requireObjects(tips["results"])), tips["count"])
+		c.requireShape(c.requireObjects(tips["results"])[0], shape{
+			"event_id": "string", "state_group": "number", "depth": "number", "received_ts": "number",
+		})
+		require.EqualValues(c.t, tips["count"].(float64)-1, c.requireOK("DELETE", path+"/forward_extremities", "")["deleted"])
+		found := c.requireOK("GET", path+"/timestamp_to_event?ts=0&dir=f", "")
+		c.requireShape(found, shape{"event_id": "string", "origin_server_ts": "number"})
+		c.requireShape(c.requireOK("GET", path+"/block", ""), shape{"block": "bool"})
+		c.requireShape(c.requireOK("PUT", path+"/block", `{"block":true}`), shape{"block": "bool"})
+		c.requireShape(c.requireOK("PUT", path+"/block", `{"block":false}`), shape{"block": "bool"})
+	}
+	purged := c.requireID(c.requireOK("POST", "v1/purge_history/"+c.escape(c.ids["ops"]),
+		`{"purge_up_to_ts":4102444800000,"delete_local_events":false}`), "purge_id")
+	require.Equal(c.t, "complete", c.requireEnd("v1/purge_history_status/" + purged)["status"])
+
+	// It deletes many rooms all at once.
+	var group sync.WaitGroup
+	ids := make([]string, 3)
+	for i, name := range []string{"ops", "war-room", "no such room"} {
+		path := "v2/rooms/" + c.escape(c.ids[name])
+		if c.ids[name] == "" {
+			path = "v2/rooms/" + c.escape("!unknown:lab.test")
+		}
+		group.Go(func() {
+			_, answer := c.send("DELETE", path, `{"block":true,"purge":true,"force_purge":false}`)
+			ids[i], _ = answer["delete_id"].(string)
+		})
+	}
+	group.Wait()
+	for _, id := range ids {
+		require.Regexp(c.t, opaqueID, id)
+		require.Equal(c.t, "complete", c.requireEnd("v2/rooms/delete_status/" + id)["status"])
+	}
+	require.Zero(c.t, c.rows(c.ids["ops"])+c.rows(c.ids["war-room"]))
+	// What it takes for failed is a 404, and a failed one says why.
+	status, _ := c.send("GET", "v2/rooms/delete_status/NobodyNobodyNobo", "")
+	require.Equal(c.t, http.StatusNotFound, status)
+	_, err := c.sql.Exec(c.t.Context(), `CREATE TABLE stars (room_id text REFERENCES rooms (room_id))`)
+	require.NoError(c.t, err)
+	failed := c.requireID(c.requireOK("DELETE", "v2/rooms/"+c.escape(c.ids["secrets"]), `{"block":false,"purge":true,"force_purge":true}`), "delete_id")
+	answer := c.requireEnd("v2/rooms/delete_status/" + failed)
+	require.Equal(c.t, "failed", answer["status"])
+	require.Contains(c.t, answer["error"], "stars")
+	_, err = c.sql.Exec(c.t.Context(), `DROP TABLE stars`)
+	require.NoError(c.t, err)
+
+	const paging = "from=0&limit=50&order_by=timestamp&dir=b"
+	tasks := c.requireObjects(c.requireOK("GET", "v1/scheduled_tasks?"+paging, "")["scheduled_tasks"])
+	require.GreaterOrEqual(c.t, len(tasks), 5)
+	for _, task := range tasks {
+		c.requireShape(task, shape{
+			"id": "string", "action": "string", "status": "string", "timestamp_ms": "number",
+			"resource_id": "string", "result": "object null", "error": "string null",
+		})
+		require.Contains(c.t, []string{"scheduled", "active", "complete", "failed", "cancelled"}, task["status"])
+	}
+	tasks = c.requireObjects(c.requireOK("GET", "v1/scheduled_tasks?action_name=shutdown_and_purge_room&status=complete&max_timestamp=4102444800000&resource_id="+
+		c.escape(c.ids["ops"])+"&"+paging, "")["scheduled_tasks"])
+	require.Len(c.t, tasks, 1)
+	require.Equal(c.t, ids[0], tasks[0]["id"])
+	c.requireShape(tasks[0]["result"].(map[string]any), result)
+}
+
+func TestSynapseAdmin(t *testing.T) {
+	t.Parallel()
+	c := newAdminTool(t, raw)
+	c.requirePreflight("DELETE", "v2/rooms/"+c.ids["far-heavy"])
+	c.requireShape(c.requireOK("GET", "v1/rooms/"+c.ids["far-heavy"], ""), shape{"room_id": "string"})
+	deleted := c.requireID(c.requireOK("DELETE", "v2/rooms/"+c.ids["far-heavy"], `{"block":false}`), "delete_id")
+	// It does not ask what became of it.
+	require.Equal(c.t, "complete", c.requireEnd("v2/rooms/delete_status/" + deleted)["status"])
+	require.Zero(c.t, c.rows(c.ids["far-heavy"]))
+}
+
+func TestElementAdmin(t *testing.T) {
+	t.Parallel()
+	c := newAdminTool(t, encodeURIComponent)
+	// Without a key that its schema has, its page is an error.
+	room := shape{
+		"room_id": "string", "version": "string", "creator": "string", "joined_members": "number",
+		"joined_local_members": "number", "state_events": "number", "federatable": "bool", "public": "bool",
+		"name": "string null", "canonical_alias": "string null", "encryption": "string null",
+		"join_rules": "string null", "guest_access": "string null", "history_visibility": "string null",
+		"room_type": "string null",
+	}
+	count := c.requireOK("GET", "v1/rooms?limit=0", "")
+	c.requireShape(count, shape{"rooms": "list", "offset": "number", "total_rooms": "number"})
+	require.Empty(c.t, count["rooms"])
+	for from := 0; ; from += 2 {
+		list := c.requireOK("GET", fmt.Sprintf("v1/rooms?limit=2&from=%d&order_by=name&dir=f&public_rooms=false&empty_rooms=false", from), "")
+		c.requireShape(list, shape{"rooms": "list", "offset": "number", "total_rooms": "number"})
+		require.EqualValues(c.t, from, list["offset"])
+		for _, r := range c.requireObjects(list["rooms"]) {
+			c.requireShape(r, room)
+			path := "v1/rooms/" + c.escape(r["room_id"].(string))
+			detail := c.requireOK("GET", path, "")
+			c.requireShape(detail, room)
+			c.requireShape(detail, shape{
+				"topic": "string null", "avatar": "string null", "joined_local_devices": "number", "forgotten": "bool",
+			})
+			c.requireShape(c.requireOK("GET", path+"/members", ""), shape{"members": "list", "total": "number"})
+		}
+		if _, more := list["next_batch"]; !more {
+			break
+		}
+		require.Less(c.t, from, 100)
+	}
+	require.Empty(c.t, c.requireOK("GET", "v1/rooms?limit=10&from=0&order_by=name&dir=b&search_term=nowhere&empty_rooms=true", "")["rooms"])
+}
+
+func TestDraupnir(t *testing.T) {
+	t.Parallel()
+	c := newAdminTool(t, encodeURIComponent)
+	words := map[string][]any{
+		"guest_access":       {nil, "can_join", "forbidden"},
+		"history_visibility": {nil, "invited", "joined", "shared", "world_readable"},
+	}
+	list := c.requireOK("GET", "v1/rooms?limit=250&from=0", "")
+	for _, r := range c.requireObjects(list["rooms"]) {
+		c.requireShape(r, shape{"creator": "string null"})
+		for key, known := range words {
+			require.Contains(c.t, known, r[key])
+		}
+	}
+	c.requireShape(c.requireOK("GET", "v1/rooms?limit=1&from=0", ""), shape{"next_batch": "number"})
+	path := "rooms/" + c.escape(c.ids["general"])
+	status, _ := c.send("GET", "v1/rooms/"+c.escape("!nobody:lab.test"), "")
+	require.Equal(c.t, http.StatusNotFound, status)
+	require.Equal(c.t, false, c.requireOK("GET", "v1/"+path+"/block", "")["block"])
+	deleted := c.requireID(c.requireOK("DELETE", "v2/"+path,
+		`{"block":true,"purge":true,"message":"Closed.","new_room_user_id":"@admin:lab.test"}`), "delete_id")
+	require.Equal(c.t, map[string]any{"block": true, "user_id": "@admin:lab.test"}, func() map[string]any {
+		// That it is blocked, a moderator sees long before the end.
+		var block map[string]any
+		c.eventually(time.Minute, func() bool {
+			block = c.requireOK("GET", "v1/"+path+"/block", "")
+			return block["block"] == true
+		}, "the room is not blocked")
+		return block
+	}())
+	require.Equal(c.t, "complete", c.requireEnd("v2/rooms/delete_status/" + deleted)["status"])
+	status, _ = c.send("GET", "v1/"+path, "")
+	require.Equal(c.t, http.StatusNotFound, status, "as it tells that a room is unknown")
+}
+
+func TestMjolnir(t *testing.T) {
+	t.Parallel()
+	c := newAdminTool(t, raw)
+	local, _ := c.members("archive")
+	done := c.requireOK("DELETE", "v1/rooms/"+c.ids["archive"],
+		`{"new_room_user_id":"@admin:lab.test","block":true,"message":"Closed.","room_name":"Archive, closed"}`)
+	c.requireShape(done, result)
+	require.ElementsMatch(c.t, local, done["kicked_users"])
+	require.Zero(c.t, c.rows(c.ids["archive"]))
+}
+
+func TestCurl(t *testing.T) {
+	t.Parallel()
+	c := newAdminTool(t, raw)
+	// The old call is gone from Synapse, too.
+	status, answer := c.send("POST", "v1/rooms/"+c.ids["secrets"]+"/delete", `{}`)
+	require.Equal(c.t, http.StatusNotFound, status)
+	require.Equal(c.t, "M_UNRECOGNIZED", answer["errcode"])
+	request, err := http.NewRequestWithContext(c.t.Context(), http.MethodDelete,
+		"http://"+c.api.address+"/_synapse/admin/v2/rooms/"+c.ids["secrets"]+"?access_token="+c.token, strings.NewReader(`{}`))
+	require.NoError(c.t, err)
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded") // that is what -d says
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(c.t, err)
+	require.NoError(c.t, json.NewDecoder(response.Body).Decode(&answer))
+	require.NoError(c.t, response.Body.Close())
+	require.Equal(c.t, http.StatusOK, response.StatusCode, "%v", answer)
+	require.Equal(c.t, "complete", c.requireEnd("v2/rooms/delete_status/" + c.requireID(answer, "delete_id"))["status"])
+	require.Zero(c.t, c.rows(c.ids["secrets"]))
+}
+
+// requirePreflight asks whether a web page may send the request, as its browser does.
+func (c adminTool) requirePreflight(method, path string) {
 	c.t.Helper()
 	request, err := http.NewRequestWithContext(c.t.Context(), http.MethodOptions, "http://"+c.api.address+"/_synapse/admin/"+path, http.NoBody)
 	require.NoError(c.t, err)
@@ -517,10 +527,10 @@ func TestCancelledDeleteEndsThePolling(t *testing.T) {
 	id := f.delete(deletes[0].Room, map[string]any{})
 	_, err := f.sql.Exec(t.Context(), `UPDATE lethe.jobs SET state = 'cancelled', ended_at = now() WHERE id = $1`, id)
 	require.NoError(t, err)
-	answer := c.polls("v2/rooms/delete_status/" + id)
+	answer := c.requireEnd("v2/rooms/delete_status/" + id)
 	require.Equal(t, "failed", answer["status"])
 	require.Equal(t, "cancelled", answer["error"])
-	c.fits(answer["shutdown_room"].(map[string]any), result)
+	c.requireShape(answer["shutdown_room"].(map[string]any), result)
 }
 
 // With the dialect of the first clients their closed list of words is enough.

@@ -6,8 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"sync"
 	"time"
+
+	"lethe/internal/expiring"
 )
 
 // An Account is whom an access token speaks for.
@@ -45,8 +46,8 @@ type AccountsOptions struct {
 	// KeepOthers is for how long a refusal is believed. Defaults to 2 s.
 	KeepOthers time.Duration
 
-	// Most is how many answers are kept. Defaults to 10,000.
-	Most int
+	// MaxAnswers is how many answers are kept. Defaults to 10,000.
+	MaxAnswers int
 }
 
 // Accounts asks a homeserver about access tokens, and remembers its answers for
@@ -54,9 +55,7 @@ type AccountsOptions struct {
 type Accounts struct {
 	client  *Client
 	options AccountsOptions
-
-	mu      sync.Mutex
-	answers map[answerKey]accountAnswer
+	answers *expiring.Map[answerKey, accountAnswer]
 }
 
 // answerKey is the hash of an access token and of the user it is to speak for.
@@ -65,7 +64,6 @@ type answerKey [sha256.Size]byte
 type accountAnswer struct {
 	account Account
 	refusal *Error
-	until   time.Time
 }
 
 const (
@@ -83,17 +81,19 @@ func NewAccounts(client *Client, options AccountsOptions) *Accounts {
 	if options.KeepOthers == 0 {
 		options.KeepOthers = 2 * time.Second
 	}
-	if options.Most == 0 {
-		options.Most = 10_000
+	if options.MaxAnswers == 0 {
+		options.MaxAnswers = 10_000
 	}
 	asking := *client
 	asking.options.Attempts = min(askAttempts, client.options.Attempts)
 	asking.options.Timeout = min(askTime, client.options.Timeout)
-	return &Accounts{client: &asking, options: options, answers: map[answerKey]accountAnswer{}}
+	return &Accounts{
+		client: &asking, options: options, answers: expiring.New[answerKey, accountAnswer](options.MaxAnswers),
+	}
 }
 
-// mostUserID bounds a user id, in bytes, as Matrix does.
-const mostUserID = 255
+// maxUserID bounds a user id, in bytes, as Matrix does.
+const maxUserID = 255
 
 var (
 	errUnknownToken = &Error{
@@ -112,11 +112,11 @@ func (a *Accounts) Account(ctx context.Context, token, user string) (Account, er
 	switch {
 	case !ValidToken(token):
 		return Account{}, errUnknownToken
-	case len(user) > mostUserID:
+	case len(user) > maxUserID:
 		return Account{}, errNobody
 	}
 	key := answerKey(sha256.Sum256([]byte(token + " " + user))) // no token holds a space
-	if known, ok := a.known(key); ok {
+	if known, ok := a.answers.Get(key); ok {
 		return known.account, known.err()
 	}
 	account, err := a.client.account(ctx, token, user)
@@ -128,7 +128,11 @@ func (a *Accounts) Account(ctx context.Context, token, user string) (Account, er
 	case answer.refusal.Status >= 500:
 		return Account{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	a.keep(key, answer)
+	ttl := a.options.Keep
+	if answer.refusal != nil {
+		ttl = a.options.KeepOthers
+	}
+	a.answers.Put(key, answer, ttl)
 	return answer.account, answer.err()
 }
 
@@ -138,36 +142,6 @@ func (a accountAnswer) err() error {
 		return nil
 	}
 	return a.refusal
-}
-
-func (a *Accounts) known(key answerKey) (accountAnswer, bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	answer, ok := a.answers[key]
-	return answer, ok && time.Now().Before(answer.until)
-}
-
-func (a *Accounts) keep(key answerKey, answer accountAnswer) {
-	now := time.Now()
-	answer.until = now.Add(a.options.KeepOthers)
-	if answer.refusal == nil {
-		answer.until = now.Add(a.options.Keep)
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if len(a.answers) >= a.options.Most {
-		for key, old := range a.answers {
-			if !now.Before(old.until) {
-				delete(a.answers, key)
-			}
-		}
-	}
-	if len(a.answers) >= a.options.Most {
-		// Whoever sends so many tokens within seconds means no good: all that is
-		// lost is that the homeserver is asked again.
-		clear(a.answers)
-	}
-	a.answers[key] = answer
 }
 
 // account asks whose the access token is, and if it is nobody's guest, whether
@@ -192,7 +166,7 @@ func (c *Client) account(ctx context.Context, token, user string) (Account, erro
 		AppService: user != "" && who.UserID == user && who.DeviceID == "" && !who.Guest,
 	}
 	switch {
-	case who.UserID == "" || len(who.UserID) > mostUserID:
+	case who.UserID == "" || len(who.UserID) > maxUserID:
 		return Account{}, fmt.Errorf("%s: %w: its answer has no user id", operation, ErrUnavailable)
 	case who.Guest:
 		return account, nil

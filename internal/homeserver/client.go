@@ -16,6 +16,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"lethe/internal/wait"
 )
 
 // ErrUnavailable is returned when there is no answer to be had: nobody listens
@@ -63,8 +65,8 @@ type Options struct {
 }
 
 const (
-	// firstWait is the wait after the first attempt.
-	firstWait = 100 * time.Millisecond
+	// minWait is the shortest wait, after the first attempt.
+	minWait = 100 * time.Millisecond
 
 	// dialTime bounds the making of a connection.
 	dialTime = 5 * time.Second
@@ -185,25 +187,23 @@ func (c *Client) do(ctx context.Context, operation string, call call, into any) 
 			return fmt.Errorf("%s: %w", operation, err)
 		}
 	}
-	wait := firstWait
+	backoff := minWait
 	for attempt := 1; ; attempt++ {
 		again, after, err := c.attempt(ctx, call, body, into)
 		if err == nil {
 			return nil
 		}
 		if after == 0 {
-			after = wait + rand.N(wait)
-			wait *= 4
+			after = backoff + rand.N(backoff)
+			backoff *= 4
 		}
 		deadline, limited := ctx.Deadline()
 		if !again || attempt >= c.options.Attempts || after > c.options.MostWait ||
 			limited && time.Until(deadline) < after {
 			return fmt.Errorf("%s: %w", operation, err)
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s: %w", operation, context.Cause(ctx))
-		case <-time.After(after):
+		if err := wait.For(ctx, after); err != nil {
+			return fmt.Errorf("%s: %w", operation, err)
 		}
 	}
 }
@@ -250,7 +250,7 @@ func (c *Client) attempt(ctx context.Context, call call, body []byte, into any) 
 		}
 		return false, 0, nil
 	}
-	refusal, wait := readRefusal(answer, call.token)
+	refusal, asked := readRefusal(answer, call.token)
 	if refusal == nil {
 		return response.StatusCode >= 500 && !call.once, 0,
 			fmt.Errorf("%w: status %d without a Matrix error", ErrUnavailable, response.StatusCode)
@@ -258,10 +258,10 @@ func (c *Client) attempt(ctx context.Context, call call, body []byte, into any) 
 	refusal.Status = response.StatusCode
 	switch {
 	case refusal.Status == http.StatusTooManyRequests:
-		if wait == 0 {
-			wait = retryAfter(response.Header.Get("Retry-After"), time.Now())
+		if asked == 0 {
+			asked = retryAfter(response.Header.Get("Retry-After"), time.Now())
 		}
-		return true, wait, fmt.Errorf("%w: %w", ErrUnavailable, refusal)
+		return true, asked, fmt.Errorf("%w: %w", ErrUnavailable, refusal)
 	case refusal.Status < 400:
 		return false, 0, fmt.Errorf("%w: status %d", ErrUnavailable, refusal.Status)
 	}
@@ -299,9 +299,9 @@ func (c *Client) url(call call) string {
 	return b.String()
 }
 
-// readRefusal reads Matrix's error body; nil if it is none. The wait is what it
-// asks for, 0 for nothing.
-func readRefusal(body []byte, token string) (refusal *Error, wait time.Duration) {
+// readRefusal reads Matrix's error body; nil if it is another body. After
+// is the time after which it asks to try again, 0 if it does not say.
+func readRefusal(body []byte, token string) (refusal *Error, after time.Duration) {
 	var said struct {
 		Code       string          `json:"errcode"`
 		Text       json.RawMessage `json:"error"`
@@ -321,9 +321,9 @@ func readRefusal(body []byte, token string) (refusal *Error, wait time.Duration)
 		refusal.SoftLogout = &soft
 	}
 	if ms, err := strconv.ParseFloat(string(said.Wait), 64); err == nil {
-		wait = seconds(ms / 1000)
+		after = seconds(ms / 1000)
 	}
-	return refusal, wait
+	return refusal, after
 }
 
 // short makes a text of the homeserver's, or of whoever answers in its place,

@@ -26,9 +26,10 @@ func (c *Client) Service(asToken string) *Service {
 // Alive asks the homeserver for a sign of life, once.
 func (s *Service) Alive(ctx context.Context) error { return s.client.Alive(ctx) }
 
-// do makes a request for a user, or for the service itself if that is "".
-func (s *Service) do(ctx context.Context, operation, method, user string, path []string, body, into any) error {
-	return s.client.do(ctx, operation, call{method: method, path: path, token: s.token(), user: user, body: body}, into)
+// do makes a request with the service's access token. See [Client.do].
+func (s *Service) do(ctx context.Context, operation string, call call, into any) error {
+	call.token = s.token()
+	return s.client.do(ctx, operation, call, into)
 }
 
 // clientAPI is a path of the client-server API.
@@ -58,8 +59,8 @@ func (s *Service) CreateRoom(ctx context.Context, user string, room RoomRequest)
 	var made struct {
 		ID string `json:"room_id"`
 	}
-	err := s.client.do(ctx, operation, call{
-		method: http.MethodPost, path: clientAPI("createRoom"), token: s.token(), user: user, body: room, once: true,
+	err := s.do(ctx, operation, call{
+		method: http.MethodPost, path: clientAPI("createRoom"), user: user, body: room, once: true,
 	}, &made)
 	if err == nil && made.ID == "" {
 		err = fmt.Errorf("%s: %w: its answer has no room id", operation, ErrUnavailable)
@@ -69,27 +70,34 @@ func (s *Service) CreateRoom(ctx context.Context, user string, room RoomRequest)
 
 // Join makes the user join the room. A second call does nothing.
 func (s *Service) Join(ctx context.Context, user, room string) error {
-	return s.do(ctx, "join the room", http.MethodPost, user, clientAPI("join", room), struct{}{}, nil)
+	return s.do(ctx, "join the room", call{
+		method: http.MethodPost, path: clientAPI("join", room), user: user, body: struct{}{},
+	}, nil)
 }
 
 // Leave makes the user leave the room, which also refuses an invite and takes a
 // knock back. A second call does nothing.
 func (s *Service) Leave(ctx context.Context, user, room string) error {
-	return s.do(ctx, "leave the room", http.MethodPost, user, clientAPI("rooms", room, "leave"), struct{}{}, nil)
+	return s.do(ctx, "leave the room", call{
+		method: http.MethodPost, path: clientAPI("rooms", room, "leave"), user: user, body: struct{}{},
+	}, nil)
 }
 
 // Forget makes the user forget the room, which it has left. A second call does
 // nothing.
 func (s *Service) Forget(ctx context.Context, user, room string) error {
-	return s.do(ctx, "forget the room", http.MethodPost, user, clientAPI("rooms", room, "forget"), struct{}{}, nil)
+	return s.do(ctx, "forget the room", call{
+		method: http.MethodPost, path: clientAPI("rooms", room, "forget"), user: user, body: struct{}{},
+	}, nil)
 }
 
 // SendMessage says something in the room as the user. The homeserver takes a
 // second message with the same transaction id for the first, but has forgotten
 // it when it has been restarted.
 func (s *Service) SendMessage(ctx context.Context, user, room, transaction string, content map[string]any) error {
-	return s.do(ctx, "send a message", http.MethodPut, user,
-		clientAPI("rooms", room, "send", "m.room.message", transaction), content, nil)
+	return s.do(ctx, "send a message", call{
+		method: http.MethodPut, path: clientAPI("rooms", room, "send", "m.room.message", transaction), user: user, body: content,
+	}, nil)
 }
 
 // Alias returns the id of the room that the alias leads to. One that leads
@@ -99,7 +107,7 @@ func (s *Service) Alias(ctx context.Context, alias string) (room string, err err
 		ID string `json:"room_id"`
 	}
 	const operation = "look an alias up"
-	err = s.do(ctx, operation, http.MethodGet, "", clientAPI("directory", "room", alias), nil, &found)
+	err = s.do(ctx, operation, call{method: http.MethodGet, path: clientAPI("directory", "room", alias)}, &found)
 	if err == nil && found.ID == "" {
 		err = fmt.Errorf("%s: %w: its answer has no room id", operation, ErrUnavailable)
 	}
@@ -109,24 +117,27 @@ func (s *Service) Alias(ctx context.Context, alias string) (room string, err err
 // DeleteAlias makes the alias lead nowhere, whoever made it. It must be in the
 // service's namespace.
 func (s *Service) DeleteAlias(ctx context.Context, alias string) error {
-	return s.do(ctx, "delete an alias", http.MethodDelete, "", clientAPI("directory", "room", alias), nil, nil)
+	return s.do(ctx, "delete an alias", call{method: http.MethodDelete, path: clientAPI("directory", "room", alias)}, nil)
 }
 
 // PutAlias makes an alias lead to the room, as the user. One that leads
 // somewhere already is an [Error] with status 409.
 func (s *Service) PutAlias(ctx context.Context, user, alias, room string) error {
-	return s.do(ctx, "set an alias", http.MethodPut, user, clientAPI("directory", "room", alias),
-		struct {
+	return s.do(ctx, "set an alias", call{
+		method: http.MethodPut, path: clientAPI("directory", "room", alias), user: user,
+		body: struct {
 			ID string `json:"room_id"`
-		}{room}, nil)
+		}{room},
+	}, nil)
 }
 
 // Block keeps local users from joining the room, in the name of the server
 // admin. A room that is blocked already keeps its first blocker.
 func (s *Service) Block(ctx context.Context, admin, room string) error {
-	return s.do(ctx, "block the room", http.MethodPut, admin,
-		[]string{"_synapse", "admin", "v1", "rooms", room, "block"},
-		struct {
+	return s.do(ctx, "block the room", call{
+		method: http.MethodPut, path: []string{"_synapse", "admin", "v1", "rooms", room, "block"}, user: admin,
+		body: struct {
 			Block bool `json:"block"`
-		}{true}, nil)
+		}{true},
+	}, nil)
 }

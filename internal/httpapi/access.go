@@ -3,142 +3,41 @@ package httpapi
 import (
 	"errors"
 	"net/http"
-	"strings"
 
 	"github.com/labstack/echo/v4"
 
-	"lethe/internal/homeserver"
+	"lethe/internal/access"
 	"lethe/internal/messages"
-	"lethe/internal/store/admin"
-	"lethe/internal/store/postgres"
 )
 
-// The refusals of a caller, in the order in which they are looked for.
-var (
-	errMixedTokens = missingToken("Mixing Authorization headers and access_token query parameters.")
-	errManyTokens  = missingToken("Too many Authorization headers.")
-	errBadHeader   = missingToken("Invalid Authorization header.")
-	errNoToken     = missingToken("Missing access token")
+// A readerHandler handles a request whose sender is known.
+type readerHandler func(c echo.Context, reader messages.Reader) error
 
-	errUnknownToken = &apiError{
-		Status: http.StatusUnauthorized, Code: "M_UNKNOWN_TOKEN",
-		Text: "Invalid access token passed.", SoftLogout: new(false),
-	}
-	errExpiredToken = &apiError{
-		Status: http.StatusUnauthorized, Code: "M_UNKNOWN_TOKEN",
-		Text: "Access token has expired", SoftLogout: new(true),
-	}
-	errLocked = &apiError{
-		Status: http.StatusUnauthorized, Code: "M_USER_LOCKED",
-		Text: "User account has been locked", SoftLogout: new(true),
-	}
-	errExpiredAccount = &apiError{
-		Status: http.StatusForbidden, Code: "ORG_MATRIX_EXPIRED_ACCOUNT", Text: "User account has expired",
-	}
-	errGuest = &apiError{
-		Status: http.StatusForbidden, Code: "M_GUEST_ACCESS_FORBIDDEN", Text: "Guest access not allowed",
-	}
-	errNotAdmin = &apiError{Status: http.StatusForbidden, Code: "M_FORBIDDEN", Text: "You are not a server admin"}
-)
-
-func missingToken(text string) *apiError {
-	return &apiError{Status: http.StatusUnauthorized, Code: "M_MISSING_TOKEN", Text: text}
-}
-
-// An authenticator finds out for whom an access token speaks.
-type authenticator interface {
-	// caller returns for whom the access token speaks, without the token. For one
-	// who may not ask for anything the error is an *apiError, the refusal.
-	caller(r *http.Request, accessToken string) (messages.Reader, error)
-}
-
-// byDatabase looks for access tokens in the database.
-type byDatabase struct {
-	queries         *admin.Queries
-	accountValidity bool
-}
-
-func (a byDatabase) caller(r *http.Request, accessToken string) (messages.Reader, error) {
-	requester, err := a.queries.Requester(r.Context(), accessToken, a.accountValidity)
-	switch {
-	case errors.Is(err, postgres.ErrNotFound):
-		return messages.Reader{}, errUnknownToken
-	case err != nil:
-		return messages.Reader{}, err
-	case requester.TokenExpired:
-		return messages.Reader{}, errExpiredToken
-	case requester.Locked:
-		return messages.Reader{}, errLocked
-	case requester.AccountExpired:
-		return messages.Reader{}, errExpiredAccount
-	}
-	return messages.Reader{
-		UserID: requester.UserID, DeviceID: requester.DeviceID, TokenID: requester.TokenID,
-		Guest: requester.Guest, Admin: requester.Admin,
-	}, nil
-}
-
-// admin lets server admins through to the handler, as the requester.
+// admin lets server admins through to the handler. Each request is checked.
 func (s *server) admin(handler func(c echo.Context, requester string) error) echo.HandlerFunc {
-	return s.asAdmin(s.judge, func(c echo.Context, reader messages.Reader) error { return handler(c, reader.UserID) })
+	return as(s.access.Admin, func(c echo.Context, reader messages.Reader) error { return handler(c, reader.UserID) })
 }
 
-// adminReader is admin for a handler that reads history. It may believe for a moment
-// what was true.
-func (s *server) adminReader(handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
-	return s.asAdmin(s.remembering(s.judge), handler)
+// adminReader is admin for a handler that only reads history. See
+// [access.Control.RecentAdmin].
+func (s *server) adminReader(handler readerHandler) echo.HandlerFunc {
+	return as(s.access.RecentAdmin, handler)
 }
 
-func (s *server) asAdmin(judge judge, handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
+// user lets users and guests through to the handler. Each request is checked.
+func (s *server) user(handler readerHandler) echo.HandlerFunc {
+	return as(s.orPassOn(s.access.User), handler)
+}
+
+// userReader is user for a handler that only reads history. See
+// [access.Control.RecentUser].
+func (s *server) userReader(handler readerHandler) echo.HandlerFunc {
+	return as(s.orPassOn(s.access.RecentUser), handler)
+}
+
+func as(callerOf func(*http.Request) (messages.Reader, error), handler readerHandler) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		reader, err := s.caller(c.Request(), judge)
-		switch {
-		case err != nil:
-			return err
-		case reader.Guest:
-			return errGuest
-		case !reader.Admin:
-			return errNotAdmin
-		}
-		return handler(c, reader)
-	}
-}
-
-// remembering is a judge that asks the other one at most every other second about the
-// same access token. What the homeserver says is remembered already.
-func (s *server) remembering(judge judge) judge {
-	if s.options.HomeserverAuth {
-		return judge
-	}
-	return s.recent.before(judge)
-}
-
-// userReader lets everybody through who has an account, guests too, to a handler that
-// reads history. It may believe for a moment what was true.
-func (s *server) userReader(handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
-	return s.asUser(s.remembering, handler)
-}
-
-// user is userReader for any other handler, and believes nothing.
-func (s *server) user(handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
-	return s.asUser(func(judge judge) judge { return judge }, handler)
-}
-
-func (s *server) asUser(remembering func(judge) judge, handler func(c echo.Context, reader messages.Reader) error) echo.HandlerFunc {
-	// Guests' access tokens and those of application services are not in the
-	// database, and a client whose token is refused logs out. So the homeserver
-	// answers, and it is what counts the wrong ones.
-	passes := s.options.Homeserver != nil && !s.options.HomeserverAuth
-	judge := s.judge
-	if passes {
-		judge = s.accounts.caller
-	}
-	judge = remembering(judge)
-	return func(c echo.Context) error {
-		reader, err := s.caller(c.Request(), judge)
-		if errors.Is(err, errUnknownToken) && passes {
-			return echo.ErrNotFound
-		}
+		reader, err := callerOf(c.Request())
 		if err != nil {
 			return err
 		}
@@ -146,61 +45,22 @@ func (s *server) asUser(remembering func(judge) judge, handler func(c echo.Conte
 	}
 }
 
-// caller finds out who sends the request; judge says whose the access token is.
-func (s *server) caller(r *http.Request, judge judge) (messages.Reader, error) {
-	token, err := accessToken(r)
-	if err != nil {
-		return messages.Reader{}, err
+// orPassOn lets the homeserver answer requests with an unknown access token, if
+// [Options.passesUsersOn] says so.
+func (s *server) orPassOn(callerOf func(*http.Request) (messages.Reader, error)) func(*http.Request) (messages.Reader, error) {
+	if !s.options.passesUsersOn() {
+		return callerOf
 	}
-	reader, err := judge(r, token)
-	if err != nil {
-		return messages.Reader{}, err
+	return func(r *http.Request) (messages.Reader, error) {
+		reader, err := callerOf(r)
+		if errors.Is(err, access.ErrUnknownToken) {
+			err = echo.ErrNotFound
+		}
+		return reader, err
 	}
-	if r.Header.Get(homeserver.ForHistoryHeader) == "" {
-		// Without it the homeserver is not asked for more history: it is what asks.
-		reader.AccessToken = token
-	}
-	return reader, nil
 }
 
-// judge finds out for whom the access token that came with the request speaks. It
-// does not look at it while too many wrong ones come from the same address.
-func (s *server) judge(r *http.Request, token string) (messages.Reader, error) {
-	address := clientAddress(r, s.options.TrustedProxies)
-	if wait := s.guesses.wait(address, token); wait > 0 {
-		return messages.Reader{}, tooMany(wait)
-	}
-	reader, err := s.accounts.caller(r, token)
-	var refused *apiError
-	switch {
-	case err == nil:
-		s.guesses.right(token)
-	case errors.As(err, &refused) && refused.Code == errUnknownToken.Code && !isSoft(refused):
-		s.guesses.wrong(address, token)
-	}
-	return reader, err
-}
-
-// isSoft reports whether the access token was good once.
-func isSoft(refused *apiError) bool { return refused.SoftLogout != nil && *refused.SoftLogout }
-
-// accessToken finds the one access token that came with the request.
-func accessToken(r *http.Request) (string, error) {
-	headers := r.Header.Values("Authorization")
-	inQuery, hasQuery := query(r.URL.RawQuery).value("access_token")
-	switch {
-	case len(headers) == 0 && !hasQuery:
-		return "", errNoToken
-	case len(headers) == 0:
-		return inQuery, nil
-	case hasQuery:
-		return "", errMixedTokens
-	case len(headers) > 1:
-		return "", errManyTokens
-	}
-	token, ok := strings.CutPrefix(headers[0], "Bearer ")
-	if !ok || strings.Contains(token, " ") {
-		return "", errBadHeader
-	}
-	return token, nil
-}
+// passesUsersOn reports whether the homeserver answers users whose access token is not
+// in the database. Tokens of guests and of application services are not, and a client
+// whose token is refused logs out.
+func (o *Options) passesUsersOn() bool { return o.Homeserver != nil && !o.HomeserverAuth }

@@ -10,17 +10,19 @@ import (
 
 	"lethe/internal/matrix"
 	"lethe/internal/store/postgres"
+	"lethe/internal/wire"
 )
 
-// maxRoomID is how many bytes a room id may have. No index takes much longer ones.
+// maxRoomID is the maximum length of a room id in bytes. An index of PostgreSQL cannot
+// hold much longer ones.
 const maxRoomID = 255
 
-// legalRoom returns the room id in the path. One that is too long or holds a zero
-// byte is of no room that anybody could know or block.
-func legalRoom(c echo.Context) (string, error) {
+// readRoomID returns the room id in the path. It refuses ids that the database cannot
+// hold, because they are too long or contain a zero byte.
+func readRoomID(c echo.Context) (string, error) {
 	room := segment(c, "room_id")
 	if !matrix.ValidRoomID(room) || len(room) > maxRoomID || strings.Contains(room, "\x00") {
-		return "", badRequest(room + " is not a legal room ID")
+		return "", wire.BadRequest(room + " is not a legal room ID")
 	}
 	return room, nil
 }
@@ -32,7 +34,7 @@ type blockBody struct {
 
 // roomBlock is GET …/v1/rooms/{room_id}/block.
 func (s *server) roomBlock(c echo.Context, _ string) error {
-	room, err := legalRoom(c)
+	room, err := readRoomID(c)
 	if err != nil {
 		return err
 	}
@@ -52,17 +54,17 @@ func (s *server) blockRoom(c echo.Context, requester string) error {
 	if err != nil {
 		return err
 	}
-	room, err := legalRoom(c)
+	room, err := readRoomID(c)
 	if err != nil {
 		return err
 	}
 	value, ok := body["block"]
 	if !ok {
-		return &apiError{Status: http.StatusBadRequest, Code: "M_MISSING_PARAM", Text: "Missing params: ['block']"}
+		return &wire.Error{Status: http.StatusBadRequest, Code: "M_MISSING_PARAM", Text: "Missing params: ['block']"}
 	}
 	var block *bool
 	if err := json.Unmarshal(value, &block); err != nil || block == nil {
-		return badJSON("Param 'block' must be a boolean.")
+		return wire.BadJSON("Param 'block' must be a boolean.")
 	}
 	if *block {
 		err = s.queries.BlockRoom(c.Request().Context(), room, requester)

@@ -11,26 +11,28 @@ import (
 	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
+
+	"lethe/internal/wire"
 )
 
-// maxBody bounds a request's body, in bytes. The largest that makes sense is a
+// maxBody is the maximum length of a request's body in bytes. Useful ones have at most a
 // few hundred.
 const maxBody = 1 << 20
 
 var (
-	errTooLarge = &apiError{
+	errTooLarge = &wire.Error{
 		Status: http.StatusRequestEntityTooLarge, Code: "M_TOO_LARGE", Text: "Request content is too large",
 	}
-	errSlowBody = &apiError{
+	errSlowBody = &wire.Error{
 		Status: http.StatusRequestTimeout, Code: "M_UNKNOWN", Text: "The request's content took too long",
 	}
-	errNotJSON = &apiError{Status: http.StatusBadRequest, Code: "M_NOT_JSON", Text: "Content not JSON."}
+	errNotJSON = &wire.Error{Status: http.StatusBadRequest, Code: "M_NOT_JSON", Text: "Content not JSON."}
 )
 
-// readObject reads the body's JSON object; an empty body is an empty object.
-// The values stay as they were sent, since admin tools rely on the difference
-// between 1, 1.0 and true. It is no struct, whose keys encoding/json would match
-// in any letter case.
+// readObject reads the body's JSON object. An empty body is an empty object.
+// The values are returned as they were sent, because admin tools rely on the difference
+// between 1, 1.0 and true. It does not decode into a struct, because encoding/json would
+// ignore the case of the keys.
 func readObject(c echo.Context) (map[string]json.RawMessage, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(c.Response().Writer, c.Request().Body, maxBody))
 	var tooLarge *http.MaxBytesError
@@ -39,7 +41,7 @@ func readObject(c echo.Context) (map[string]json.RawMessage, error) {
 		return nil, errTooLarge
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, errSlowBody
-	case err != nil: // cut off, or framed badly
+	case err != nil: // incomplete, or with invalid framing
 		return nil, errNotJSON
 	case len(body) == 0:
 		return nil, nil
@@ -48,12 +50,12 @@ func readObject(c echo.Context) (map[string]json.RawMessage, error) {
 	}
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(body, &object); err != nil || object == nil {
-		return nil, badJSON("Content must be a JSON object.")
+		return nil, wire.BadJSON("Content must be a JSON object.")
 	}
 	return object, nil
 }
 
-// readSomeObject is readObject for a body that may not be empty.
+// readSomeObject is readObject for a body that must not be empty.
 func readSomeObject(c echo.Context) (map[string]json.RawMessage, error) {
 	object, err := readObject(c)
 	if err == nil && object == nil {
@@ -62,8 +64,7 @@ func readSomeObject(c echo.Context) (map[string]json.RawMessage, error) {
 	return object, err
 }
 
-// truthy reports whether Python would take a JSON value for true. An absent
-// value is not.
+// truthy reports whether a JSON value is true in Python. An absent value is false.
 func truthy(value json.RawMessage) bool {
 	if len(value) == 0 {
 		return false
@@ -78,14 +79,14 @@ func truthy(value json.RawMessage) bool {
 	case '[', '{':
 		return len(bytes.TrimSpace(value[1:len(value)-1])) > 0
 	default:
-		// A number that is out of range is as far from zero as can be.
+		// ParseFloat returns an infinity for a number that is out of range.
 		number, _ := strconv.ParseFloat(string(value), 64)
 		return number != 0
 	}
 }
 
-// integer returns a JSON integer, the nearest int64 if it does not fit in one.
-// 1.0, 1e3 and true are not integers.
+// integer returns a JSON integer. One that does not fit in an int64 becomes the nearest
+// int64. 1.0, 1e3 and true are not integers.
 func integer(value json.RawMessage) (n int64, ok bool) {
 	n, err := strconv.ParseInt(string(value), 10, 64)
 	return n, err == nil || errors.Is(err, strconv.ErrRange)

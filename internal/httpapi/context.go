@@ -8,9 +8,10 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/messages"
+	"lethe/internal/wire"
 )
 
-var errNoEvent = notFound("Event not found.")
+var errNoEvent = wire.NotFound("Event not found.")
 
 // eventContext is GET …/v1/rooms/{room_id}/context/{event_id}.
 func (s *server) eventContext(c echo.Context, reader messages.Reader) error {
@@ -30,7 +31,7 @@ func (s *server) eventContext(c echo.Context, reader messages.Reader) error {
 	case errors.Is(err, messages.ErrEventNotFound):
 		return errNoEvent
 	case err != nil:
-		return refusePage(err, reader, request.Room)
+		return pageError(err, reader, request.Room)
 	}
 	body := newObject([]json.RawMessage{found.Event}, found.Before, found.After, found.State)
 	body.list("events_before", found.Before)

@@ -19,26 +19,25 @@ import (
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
+	"lethe/internal/wait"
+	"lethe/internal/wire"
 )
 
-// What the replacement room is called, and what is said in it, if the caller does
-// not say: the words that Synapse's users know.
+// The defaults of the replacement room's name and of the message in it, as in Synapse.
 const (
 	defaultRoomName = "Content Violation Notification"
 	defaultMessage  = "Sharing illegal content on this server is not permitted and rooms in violation will be blocked."
 )
 
-// A wait looks whether the job has ended, at first after leastLook and then ever
-// less often, but every mostLook.
+// The times between two polls for the end of a job.
 const (
-	leastLook = 50 * time.Millisecond
-	mostLook  = time.Second
+	minPoll = 50 * time.Millisecond
+	maxPoll = time.Second
 )
 
-// readDelete reads a delete from the request. The flags are looked at before the
-// room's id, as Synapse does.
-// Who is to make the replacement room is not: when that is looked at is up to
-// the caller.
+// readDelete reads a delete from the request. It checks the flags before the room's id,
+// as Synapse does. It does not check new_room_user_id, because the order of that check
+// depends on the route.
 func (s *server) readDelete(c echo.Context, requester string) (request tasks.DeleteRoom, newUser json.RawMessage, err error) {
 	request = tasks.DeleteRoom{Requester: requester, Purge: true}
 	body, err := readSomeObject(c)
@@ -52,7 +51,7 @@ func (s *server) readDelete(c echo.Context, requester string) (request tasks.Del
 		if value, ok := body[flag.name]; ok {
 			var given *bool
 			if err := json.Unmarshal(value, &given); err != nil || given == nil {
-				return request, nil, badJSON("Param '" + flag.name + "' must be a boolean, if given")
+				return request, nil, wire.BadJSON("Param '" + flag.name + "' must be a boolean, if given")
 			}
 			*flag.value = *given
 		}
@@ -64,40 +63,41 @@ func (s *server) readDelete(c echo.Context, requester string) (request tasks.Del
 	}{{"room_name", defaultRoomName, &request.RoomName}, {"message", defaultMessage, &request.Message}} {
 		var given *string
 		if value, ok := body[text.name]; ok && json.Unmarshal(value, &given) != nil {
-			return request, nil, badJSON("Param '" + text.name + "' must be a string, if given")
+			return request, nil, wire.BadJSON("Param '" + text.name + "' must be a string, if given")
 		}
 		if *text.value = text.byDefault; given != nil && *given != "" {
 			*text.value = storableText(*given)
 		}
 	}
-	request.Room, err = legalRoom(c)
+	request.Room, err = readRoomID(c)
 	return request, body["new_room_user_id"], err
 }
 
-// ourUser reads who is to make the replacement room; "" for nobody.
-func (s *server) ourUser(value json.RawMessage) (string, error) {
+// readNewRoomUser reads the id of the user who creates the replacement room, "" for no
+// replacement room.
+func (s *server) readNewRoomUser(value json.RawMessage) (string, error) {
 	var user *string
 	if value != nil && json.Unmarshal(value, &user) != nil {
-		return "", badJSON("Param 'new_room_user_id' must be a string, if given")
+		return "", wire.BadJSON("Param 'new_room_user_id' must be a string, if given")
 	}
 	if user == nil {
 		return "", nil
 	}
 	if server, ok := matrix.ServerOf(*user); !ok || server != s.options.ServerName || !matrix.ValidUserID(*user) {
-		return "", badRequest("User must be our own: " + *user)
+		return "", wire.BadRequest("User must be our own: " + *user)
 	}
 	return *user, nil
 }
 
-// storableText is a text without the one character that no database holds.
+// storableText replaces the zero bytes of a text, which PostgreSQL cannot hold.
 func storableText(text string) string { return strings.ReplaceAll(text, "\x00", "\uFFFD") }
 
-func alreadyDeleting(room string) *apiError {
-	return badRequest("Purge already in progress for " + room)
+func alreadyDeleting(room string) *wire.Error {
+	return wire.BadRequest("Purge already in progress for " + room)
 }
 
-// deleteRoom is DELETE …/v2/rooms/{room_id}: it accepts the delete, and answers
-// with its id.
+// deleteRoom is DELETE …/v2/rooms/{room_id}. It accepts the delete and answers with its
+// id.
 func (s *server) deleteRoom(c echo.Context, requester string) error {
 	request, newUser, err := s.readDelete(c, requester)
 	if err != nil {
@@ -113,7 +113,7 @@ func (s *server) deleteRoom(c echo.Context, requester string) error {
 	case !errors.Is(err, postgres.ErrNotFound):
 		return err
 	}
-	if request.NewRoomUser, err = s.ourUser(newUser); err != nil {
+	if request.NewRoomUser, err = s.readNewRoomUser(newUser); err != nil {
 		return err
 	}
 	request.PurgeDelay, request.Exclusive = s.options.PurgeDelay, s.options.SeedDialect
@@ -129,8 +129,8 @@ func (s *server) deleteRoom(c echo.Context, requester string) error {
 	}{id})
 }
 
-// deleteRoomNow is DELETE …/v1/rooms/{room_id}: it waits for the delete's end. The
-// delete goes on if the caller does not, and the same call waits for the same one.
+// deleteRoomNow is DELETE …/v1/rooms/{room_id}. It waits for the end of the delete. If
+// the caller disconnects, the delete continues, and the same request waits for it again.
 func (s *server) deleteRoomNow(c echo.Context, requester string) error {
 	request, newUser, err := s.readDelete(c, requester)
 	if err != nil {
@@ -139,17 +139,17 @@ func (s *server) deleteRoomNow(c echo.Context, requester string) error {
 	if err := s.refuseHeld(c.Request().Context(), request.Room); err != nil {
 		return err
 	}
-	// Nobody makes a room in place of one that is not there.
+	// A room that does not exist is not replaced.
 	known, err := s.queries.RoomExists(c.Request().Context(), request.Room)
 	if err != nil {
 		return err
 	}
 	if known {
-		if request.NewRoomUser, err = s.ourUser(newUser); err != nil {
+		if request.NewRoomUser, err = s.readNewRoomUser(newUser); err != nil {
 			return err
 		}
 	}
-	s.allow(c, s.options.DeletePatience)
+	s.extendTimeout(c, s.options.DeletePatience)
 	ctx := c.Request().Context()
 	id, err := s.submitOrJoin(ctx, request)
 	if err != nil {
@@ -160,7 +160,7 @@ func (s *server) deleteRoomNow(c echo.Context, requester string) error {
 		return err
 	}
 	if status.State != journal.Complete {
-		return endedBadly(status)
+		return deleteError(status)
 	}
 	details, err := tasks.DeleteStatusOf([]byte(status.Progress))
 	if err != nil {
@@ -169,8 +169,8 @@ func (s *server) deleteRoomNow(c echo.Context, requester string) error {
 	return answer(c, http.StatusOK, details.Shutdown)
 }
 
-// submitOrJoin submits the delete, or finds the one that the same call submitted
-// before. One that asks for something else it waits for.
+// submitOrJoin submits the delete, or finds the one that the same request submitted
+// before. If another delete of the room is unfinished, it waits for that one first.
 func (s *server) submitOrJoin(ctx context.Context, request tasks.DeleteRoom) (id string, err error) {
 	for {
 		id, err := s.tasks.SubmitDeleteRoom(ctx, request)
@@ -192,51 +192,48 @@ func (s *server) submitOrJoin(ctx context.Context, request tasks.DeleteRoom) (id
 	}
 }
 
-// awaitEnd waits for the end of a delete. It fails with the API's refusal, which
-// calls the delete what it is to the caller, and names it, when the context's time
-// is over, and when the delete waits for the end of a hold.
+// awaitEnd waits for the end of a delete. It fails if the context ends, or if the room is
+// held. What describes the delete in the text of these refusals.
 func (s *server) awaitEnd(ctx context.Context, id, what string) (jobs.Status, error) {
-	look := leastLook
+	backoff := wait.Backoff{Min: minPoll, Max: maxPoll}
 	for {
 		status, err := s.jobs.Status(ctx, jobs.DeleteRoom, id)
 		if ctx.Err() == nil && (err != nil || status.State.Ended()) {
 			return status, err
 		}
 		if ctx.Err() == nil && status.State == journal.Held {
-			return jobs.Status{}, &apiError{
+			return jobs.Status{}, &wire.Error{
 				Status: http.StatusForbidden, Code: "M_FORBIDDEN",
 				Text: what + " waits, since the room was held meanwhile: its status is that of delete_id " + id,
 			}
 		}
-		select {
-		case <-time.After(look):
-			look = min(look*3/2, mostLook)
-		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return jobs.Status{}, &apiError{
-					Status: http.StatusGatewayTimeout, Code: "M_UNKNOWN",
-					Text: what + " goes on: its status is that of delete_id " + id,
-				}
-			}
-			return jobs.Status{}, ctx.Err()
+		if backoff.Wait(ctx) == nil {
+			continue
 		}
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return jobs.Status{}, &wire.Error{
+				Status: http.StatusGatewayTimeout, Code: "M_UNKNOWN",
+				Text: what + " goes on: its status is that of delete_id " + id,
+			}
+		}
+		return jobs.Status{}, ctx.Err()
 	}
 }
 
-// endedBadly is the answer for a delete that did not complete. What an API would
-// have refused begins with the status that it would have answered.
-func endedBadly(status jobs.Status) error {
+// deleteError returns the refusal for a delete that did not complete. An error of the
+// job that begins with a status from 400 to 499 is answered with that status.
+func deleteError(status jobs.Status) error {
 	if status.State == journal.Cancelled {
-		return &apiError{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Text: "cancelled"}
+		return &wire.Error{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Text: "cancelled"}
 	}
 	code, text, ok := strings.Cut(status.Error, ": ")
 	if n, err := strconv.Atoi(code); ok && err == nil && n >= 400 && n < 500 {
-		return &apiError{Status: n, Code: "M_UNKNOWN", Text: text}
+		return &wire.Error{Status: n, Code: "M_UNKNOWN", Text: text}
 	}
-	return &apiError{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Text: status.Error}
+	return &wire.Error{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Text: status.Error}
 }
 
-// A deleteBody is a delete as its status is served.
+// A deleteBody is the body of a delete's status.
 type deleteBody struct {
 	ID       string          `json:"delete_id"`
 	Room     string          `json:"room_id"`
@@ -245,12 +242,12 @@ type deleteBody struct {
 	Shutdown shutdown.Result `json:"shutdown_room"`
 	Error    string          `json:"error,omitempty"`
 
-	// Held is why the delete waits, "" unless its room is held.
+	// Held is the reason of the room's hold, "" if the room is not held.
 	Held string `json:"held,omitempty"`
 }
 
-// newDeleteBody puts a delete's state into the words of the dialect. Those who
-// poll stop at complete and failed alone.
+// newDeleteBody translates a delete's state into the words of the dialect. Admin tools
+// poll until the status is complete or failed.
 func (s *server) newDeleteBody(id, room string, state journal.State, details tasks.DeleteStatus, reason string) deleteBody {
 	body := deleteBody{ID: id, Room: room, Shutdown: details.Shutdown}
 	switch state {
@@ -261,13 +258,13 @@ func (s *server) newDeleteBody(id, room string, state journal.State, details tas
 	case journal.Cancelled:
 		body.Status, body.Error = "failed", "cancelled"
 	default:
-		// One that waits for a worker again is under way all the same.
+		// A delete that has begun is active while it waits for a worker, too.
 		body.Status, body.Phase = "active", details.Phase
 		if details.Phase == "" && state != journal.Running {
 			body.Status = "scheduled"
 		}
 		if s.options.SeedDialect {
-			body.Status = "purging" // the seed's first word, too
+			body.Status = "purging" // also before the first phase
 			if details.Phase != "" {
 				body.Status = details.Phase
 			}
@@ -281,7 +278,7 @@ func (s *server) deleteStatus(c echo.Context, _ string) error {
 	id := segment(c, "delete_id")
 	status, err := s.jobs.Status(c.Request().Context(), jobs.DeleteRoom, id)
 	if errors.Is(err, jobs.ErrNotFound) {
-		return notFound("delete id '" + id + "' not found")
+		return wire.NotFound("delete id '" + id + "' not found")
 	}
 	if err != nil {
 		return err
@@ -291,7 +288,7 @@ func (s *server) deleteStatus(c echo.Context, _ string) error {
 		return err
 	}
 	body := s.newDeleteBody(id, status.Room, status.State, details, status.Error)
-	if body.Held, err = s.whyHeld(c.Request().Context(), status.Room, status.State); err != nil {
+	if body.Held, err = s.holdReason(c.Request().Context(), status.Room, status.State); err != nil {
 		return err
 	}
 	return answer(c, http.StatusOK, body)
@@ -299,7 +296,7 @@ func (s *server) deleteStatus(c echo.Context, _ string) error {
 
 // deletesOfRoom is GET …/v2/rooms/{room_id}/delete_status.
 func (s *server) deletesOfRoom(c echo.Context, _ string) error {
-	room, err := legalRoom(c)
+	room, err := readRoomID(c)
 	if err != nil {
 		return err
 	}
@@ -311,7 +308,7 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 		return err
 	}
 	if len(deletes) == 0 {
-		return notFound(fmt.Sprintf("No delete task for room_id '%s' found", room))
+		return wire.NotFound(fmt.Sprintf("No delete task for room_id '%s' found", room))
 	}
 	results := make([]deleteBody, 0, len(deletes))
 	for _, job := range deletes {
@@ -327,7 +324,7 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 			reason = *job.Error
 		}
 		body := s.newDeleteBody(job.ID, job.Room, job.State, details, reason)
-		if body.Held, err = s.whyHeld(c.Request().Context(), job.Room, job.State); err != nil {
+		if body.Held, err = s.holdReason(c.Request().Context(), job.Room, job.State); err != nil {
 			return err
 		}
 		results = append(results, body)

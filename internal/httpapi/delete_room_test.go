@@ -14,7 +14,7 @@ import (
 
 	"lethe/internal/httpapi"
 	"lethe/internal/jobs"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
 	"lethe/internal/tasks"
 )
 
@@ -38,12 +38,12 @@ func setupDeletes(t *testing.T, options httpapi.Options) *bundle {
 	t.Helper()
 	options.ServerName = "x"
 	b := setup(t, options)
-	b.exec(t, `INSERT INTO rooms (room_id) VALUES ('!room:x'), ('!busy:x')`)
-	b.exec(t, `
+	b.requireExec(t, `INSERT INTO rooms (room_id) VALUES ('!room:x'), ('!busy:x')`)
+	b.requireExec(t, `
 		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester) VALUES
 			('BusyBusyBusyBusy', 'delete_room', '!busy:x', '{}', '@admin:x'),
 			('PastPastPastPast', 'purge_history', '!room:x', '{}', '@admin:x')`)
-	b.jobs[submittedDelete] = jobs.Status{Kind: jobs.DeleteRoom, State: jobs.Complete}
+	b.jobs[submittedDelete] = jobs.Status{Kind: jobs.DeleteRoom, State: journal.Complete}
 	return b
 }
 
@@ -285,7 +285,7 @@ func TestDeleteRoomOfABusyRoom(t *testing.T) {
 		require.False(t, b.tasks.takenDeletes()[0].Exclusive, "one that is waited for waits for others")
 
 		// Another one was quicker, after ours was looked at.
-		b.tasks.instead = func(context.Context) error { return fmt.Errorf("submit: %w", store.ErrRoomBusy) }
+		b.tasks.instead = func(context.Context) error { return fmt.Errorf("submit: %w", journal.ErrRoomBusy) }
 		requireJSON(t, b.send(t, "DELETE", roomsV2+"!room:x", `{}`), 400,
 			refusal("M_UNKNOWN", "Purge already in progress for !room:x"))
 		b.tasks.instead = func(context.Context) error { return errors.New("the secret is out") }
@@ -297,26 +297,26 @@ func TestDeleteRoomOfABusyRoom(t *testing.T) {
 
 // states are what a delete's status is in each state, in both dialects.
 var states = []struct {
-	state      jobs.State
+	state      journal.State
 	checkpoint string
 	reason     string
 
 	// now and seed are the status, with the phase after a space. shutdown is what the shutdown has done, and text the error.
 	now, seed, shutdown, text string
 }{
-	{state: jobs.Queued, now: "scheduled", seed: "purging"},
-	{state: jobs.Queued, checkpoint: `null`, now: "scheduled", seed: "purging"},
-	{state: jobs.Running, now: "active", seed: "purging"},
-	{state: jobs.Running, checkpoint: `{"phase":"shutting_down","shutdown_room":{"kicked_users":null}}`, now: "active shutting_down", seed: "shutting_down shutting_down"},
-	{state: jobs.Running, checkpoint: `{"phase":"shutting_down",` + partly + `}`, now: "active shutting_down", seed: "shutting_down shutting_down", shutdown: partly},
-	{state: jobs.Queued, checkpoint: `{"phase":"shutting_down",` + partly + `}`, now: "active shutting_down", seed: "shutting_down shutting_down", shutdown: partly},
-	{state: jobs.Running, checkpoint: `{"phase":"purging",` + partly + `}`, now: "active purging", seed: "purging purging", shutdown: partly},
-	{state: jobs.Queued, checkpoint: `{"phase":"purging",` + partly + `}`, now: "active purging", seed: "purging purging", shutdown: partly},
-	{state: jobs.Complete, checkpoint: `{"phase":"purging",` + partly + `}`, now: "complete", seed: "complete", shutdown: partly},
-	{state: jobs.Failed, reason: "400: <why>", now: "failed", seed: "failed", text: "400: <why>"},
-	{state: jobs.Failed, reason: "why", checkpoint: `{"phase":"shutting_down",` + partly + `}`, now: "failed", seed: "failed", shutdown: partly, text: "why"},
-	{state: jobs.Cancelled, now: "failed", seed: "failed", text: "cancelled"},
-	{state: jobs.Cancelled, checkpoint: `{"phase":"purging",` + partly + `}`, now: "failed", seed: "failed", shutdown: partly, text: "cancelled"},
+	{state: journal.Queued, now: "scheduled", seed: "purging"},
+	{state: journal.Queued, checkpoint: `null`, now: "scheduled", seed: "purging"},
+	{state: journal.Running, now: "active", seed: "purging"},
+	{state: journal.Running, checkpoint: `{"phase":"shutting_down","shutdown_room":{"kicked_users":null}}`, now: "active shutting_down", seed: "shutting_down shutting_down"},
+	{state: journal.Running, checkpoint: `{"phase":"shutting_down",` + partly + `}`, now: "active shutting_down", seed: "shutting_down shutting_down", shutdown: partly},
+	{state: journal.Queued, checkpoint: `{"phase":"shutting_down",` + partly + `}`, now: "active shutting_down", seed: "shutting_down shutting_down", shutdown: partly},
+	{state: journal.Running, checkpoint: `{"phase":"purging",` + partly + `}`, now: "active purging", seed: "purging purging", shutdown: partly},
+	{state: journal.Queued, checkpoint: `{"phase":"purging",` + partly + `}`, now: "active purging", seed: "purging purging", shutdown: partly},
+	{state: journal.Complete, checkpoint: `{"phase":"purging",` + partly + `}`, now: "complete", seed: "complete", shutdown: partly},
+	{state: journal.Failed, reason: "400: <why>", now: "failed", seed: "failed", text: "400: <why>"},
+	{state: journal.Failed, reason: "why", checkpoint: `{"phase":"shutting_down",` + partly + `}`, now: "failed", seed: "failed", shutdown: partly, text: "why"},
+	{state: journal.Cancelled, now: "failed", seed: "failed", text: "cancelled"},
+	{state: journal.Cancelled, checkpoint: `{"phase":"purging",` + partly + `}`, now: "failed", seed: "failed", shutdown: partly, text: "cancelled"},
 }
 
 const partly = `"shutdown_room":{"kicked_users":["@a:x"],"failed_to_kick_users":["@b:x"],"local_aliases":["#c:x"],"new_room_id":"!d:x"}`
@@ -359,8 +359,8 @@ func TestDeleteStatus(t *testing.T) {
 	}
 
 	b := setup(t, httpapi.Options{})
-	b.jobs["purge"] = jobs.Status{Kind: jobs.PurgeHistory, State: jobs.Running}
-	b.jobs["delete"] = jobs.Status{Kind: jobs.DeleteRoom, State: jobs.Running, Progress: `{"phase":7}`}
+	b.jobs["purge"] = jobs.Status{Kind: jobs.PurgeHistory, State: journal.Running}
+	b.jobs["delete"] = jobs.Status{Kind: jobs.DeleteRoom, State: journal.Running, Progress: `{"phase":7}`}
 	for sent, id := range map[string]string{
 		"": "", "nobody": "nobody", "purge": "purge", "%00": "\x00", "%FF": "\uFFFD", "a%2Fb": "a/b", "!room:x": "!room:x",
 		"delete_status": "delete_status",
@@ -380,17 +380,17 @@ func TestDeletesOfARoom(t *testing.T) {
 		const path = roomsV2 + "!room:x/delete_status"
 		const none = `No delete task for room_id '!room:x' found`
 		requireJSON(t, b.send(t, "GET", path, ""), 404, refusal("M_NOT_FOUND", none))
-		insert := func(id, kind, room string, state jobs.State, checkpoint, reason string, changed time.Duration) {
-			b.exec(t, `
+		insert := func(id, kind, room string, state journal.State, checkpoint, reason string, changed time.Duration) {
+			b.requireExec(t, `
 				INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, state, checkpoint, error, updated_at, ended_at, heartbeat_at)
 				VALUES ($1, $2, $3, '{}', '@admin:x', $4, nullif($5, '')::jsonb, nullif($6, ''), now() - $7::interval,
 				        CASE WHEN $4 IN ('complete', 'failed', 'cancelled') THEN now() - $7::interval END,
 				        CASE WHEN $4 = 'running' THEN now() END)`,
 				id, kind, room, string(state), checkpoint, reason, changed)
 		}
-		insert("OfAnotherSortOfA", "purge_history", "!room:x", jobs.Complete, "", "", time.Minute)
-		insert("OfAnotherRoomAaa", "delete_room", "!rooms:x", jobs.Complete, "", "", time.Minute)
-		insert("ThatEndedBeforeA", "delete_room", "!room:x", jobs.Complete, "", "", time.Hour+time.Minute)
+		insert("OfAnotherSortOfA", "purge_history", "!room:x", journal.Complete, "", "", time.Minute)
+		insert("OfAnotherRoomAaa", "delete_room", "!rooms:x", journal.Complete, "", "", time.Minute)
+		insert("ThatEndedBeforeA", "delete_room", "!room:x", journal.Complete, "", "", time.Hour+time.Minute)
 		requireJSON(t, b.send(t, "GET", path, ""), 404, refusal("M_NOT_FOUND", none))
 
 		var results, tasks []string
@@ -413,7 +413,7 @@ func TestDeletesOfARoom(t *testing.T) {
 			}
 			insert(id, "delete_room", "!room:x", s.state, s.checkpoint, s.reason, 48*time.Hour)
 			requireJSON(t, b.send(t, "GET", path, ""), 200, `{"results":[`+body+`]}`)
-			b.exec(t, `DELETE FROM lethe.jobs WHERE id = $1`, id)
+			b.requireExec(t, `DELETE FROM lethe.jobs WHERE id = $1`, id)
 		}
 		head := b.send(t, "HEAD", path, "")
 		require.Equal(t, 200, head.status)
@@ -446,32 +446,32 @@ func TestDeletesOfARoom(t *testing.T) {
 	}
 }
 
-// end ends a delete as a worker would.
-func (b *real) end(t *testing.T, id string, state jobs.State, checkpoint, reason string) {
+// requireEnd ends a delete as a worker would.
+func (b *real) requireEnd(t *testing.T, id string, state journal.State, checkpoint, reason string) {
 	t.Helper()
-	b.exec(t, `
+	b.requireExec(t, `
 		UPDATE lethe.jobs SET state = $2, checkpoint = nullif($3, '')::jsonb, error = nullif($4, ''), ended_at = now()
 		WHERE id = $1`, id, string(state), checkpoint, reason)
-	job, err := b.store.Job(t.Context(), id)
+	job, err := journal.New(b.store).Job(t.Context(), id)
 	require.NoError(t, err)
 	b.board.Post(t.Context(), jobs.StatusOf(job))
 }
 
-// open waits until the room has a delete that has not ended and is not the given
-// one, and returns its id.
-func (b *real) open(t *testing.T, not string) string {
+// requireOpen waits until the room has an unfinished delete other than the given one,
+// and returns its id.
+func (b *real) requireOpen(t *testing.T, not string) string {
 	t.Helper()
 	var id string
 	require.Eventually(t, func() bool {
-		job, err := b.store.OpenJob(t.Context(), string(jobs.DeleteRoom), "!room:x")
+		job, err := journal.New(b.store).OpenJob(t.Context(), jobs.DeleteRoom, "!room:x")
 		id = job.ID
 		return err == nil && id != not
 	}, time.Minute, 10*time.Millisecond)
 	return id
 }
 
-// begin sends a request, whose reply comes later.
-func (b *real) begin(t *testing.T, ctx context.Context, path, body string) <-chan reply {
+// requireBegin sends a request and returns a channel for its reply.
+func (b *real) requireBegin(t *testing.T, ctx context.Context, path, body string) <-chan reply {
 	replies := make(chan reply, 1)
 	request, err := http.NewRequestWithContext(ctx, http.MethodDelete, b.server.URL+path, strings.NewReader(body))
 	require.NoError(t, err)
@@ -492,11 +492,11 @@ func (b *real) begin(t *testing.T, ctx context.Context, path, body string) <-cha
 	return replies
 }
 
-func (b *real) count(t *testing.T) int {
+func (b *real) requireCount(t *testing.T) int {
 	t.Helper()
-	list, err := b.store.ListJobs(t.Context(), store.JobList{
-		Kinds:  []string{"purge_history", "delete_room"},
-		States: []string{store.JobQueued, store.JobRunning, store.JobComplete, store.JobFailed, store.JobCancelled},
+	list, err := journal.New(b.store).ListJobs(t.Context(), journal.JobList{
+		Kinds:  []journal.Kind{jobs.PurgeHistory, jobs.DeleteRoom},
+		States: []journal.State{journal.Queued, journal.Running, journal.Complete, journal.Failed, journal.Cancelled},
 		Limit:  1000, EndedWithin: time.Hour,
 	})
 	require.NoError(t, err)
@@ -514,24 +514,24 @@ func TestSynchronousDeleteIsJoined(t *testing.T) {
 		}
 		// It goes on if the caller does not.
 		ctx, hangUp := context.WithCancel(t.Context())
-		left := b.begin(t, ctx, roomsV1+"!room:x", body)
-		b.board.asked(t, 1)
-		id := b.open(t, "")
+		left := b.requireBegin(t, ctx, roomsV1+"!room:x", body)
+		b.board.requireAsked(t, 1)
+		id := b.requireOpen(t, "")
 		hangUp()
 		_, ok := <-left
 		require.False(t, ok)
 		require.Equal(t, observed{roomsV1 + ":room_id", "DELETE", 499}, <-b.observed)
 		require.NotContains(t, b.log.String(), "level=ERROR")
 
-		same := b.begin(t, t.Context(), roomsV1+"!room:x", body)
-		reordered := b.begin(t, t.Context(), roomsV1+"%21room%3Ax", `{"message":"M","force_purge":false,"block":true,"purge":true}`)
-		b.board.asked(t, 3)
-		require.Equal(t, id, b.open(t, ""))
-		b.end(t, id, jobs.Complete, `{"phase":"purging",`+partly+`}`, "")
+		same := b.requireBegin(t, t.Context(), roomsV1+"!room:x", body)
+		reordered := b.requireBegin(t, t.Context(), roomsV1+"%21room%3Ax", `{"message":"M","force_purge":false,"block":true,"purge":true}`)
+		b.board.requireAsked(t, 3)
+		require.Equal(t, id, b.requireOpen(t, ""))
+		b.requireEnd(t, id, journal.Complete, `{"phase":"purging",`+partly+`}`, "")
 		for _, replies := range []<-chan reply{same, reordered} {
 			requireJSON(t, <-replies, 200, strings.TrimPrefix(partly, `"shutdown_room":`))
 		}
-		require.Equal(t, 1, b.count(t))
+		require.Equal(t, 1, b.requireCount(t))
 	}
 }
 
@@ -540,22 +540,22 @@ func TestSynchronousDeleteWaitsForAnother(t *testing.T) {
 	t.Parallel()
 	for _, seed := range []bool{false, true} {
 		b := setupReal(t, httpapi.Options{SeedDialect: seed, ServerName: "x"})
-		b.exec(t, `INSERT INTO rooms (room_id) VALUES ('!room:x')`)
+		b.requireExec(t, `INSERT INTO rooms (room_id) VALUES ('!room:x')`)
 		require.Equal(t, 200, b.send(t, "DELETE", roomsV2+"!room:x", `{}`).status)
-		id := b.open(t, "")
+		id := b.requireOpen(t, "")
 		for i, body := range []string{
 			`{"block":true}`, `{"purge":false}`, `{"force_purge":true}`, `{"message":"M"}`, `{"room_name":"N"}`, `{"new_room_user_id":"@new:x"}`,
 		} {
-			replies := b.begin(t, t.Context(), roomsV1+"!room:x", body)
-			b.board.asked(t, i+1)
-			require.Equal(t, id, b.open(t, ""))
-			b.end(t, id, jobs.Failed, "", "whatever") // what became of it is not ours to say
-			second := b.open(t, id)
-			b.end(t, second, jobs.Complete, "", "")
+			replies := b.requireBegin(t, t.Context(), roomsV1+"!room:x", body)
+			b.board.requireAsked(t, i+1)
+			require.Equal(t, id, b.requireOpen(t, ""))
+			b.requireEnd(t, id, journal.Failed, "", "whatever") // what became of it is not ours to say
+			second := b.requireOpen(t, id)
+			b.requireEnd(t, second, journal.Complete, "", "")
 			requireJSON(t, <-replies, 200, nothingDone)
 
 			require.Equal(t, 200, b.send(t, "DELETE", roomsV2+"!room:x", `{}`).status)
-			id = b.open(t, "")
+			id = b.requireOpen(t, "")
 		}
 	}
 }
@@ -566,8 +566,8 @@ func TestSynchronousDeleteIsNotRefusedForAHistoryPurge(t *testing.T) {
 	b := setupReal(t, httpapi.Options{SeedDialect: true})
 	require.Equal(t, 200, b.send(t, "POST", room+"/$one", "").status)
 	requireJSON(t, b.send(t, "DELETE", roomsV2+"!room:x", `{}`), 400, refusal("M_UNKNOWN", "Purge already in progress for !room:x"))
-	replies := b.begin(t, t.Context(), roomsV1+"!room:x", `{}`)
-	b.end(t, b.open(t, ""), jobs.Complete, "", "")
+	replies := b.requireBegin(t, t.Context(), roomsV1+"!room:x", `{}`)
+	b.requireEnd(t, b.requireOpen(t, ""), journal.Complete, "", "")
 	requireJSON(t, <-replies, 200, nothingDone)
 }
 
@@ -577,7 +577,7 @@ func TestSynchronousDeleteIsWaitedForPatiently(t *testing.T) {
 	begun := time.Now()
 	r := b.send(t, "DELETE", roomsV1+"!room:x", `{}`)
 	require.Greater(t, time.Since(begun), 2*time.Second, "longer than others")
-	id := b.open(t, "")
+	id := b.requireOpen(t, "")
 	require.Equal(t, 504, r.status)
 	require.Contains(t, r.body, `"errcode":"M_UNKNOWN"`)
 	require.Contains(t, r.body, "delete_id "+id)
@@ -587,32 +587,32 @@ func TestSynchronousDeleteIsWaitedForPatiently(t *testing.T) {
 	require.Equal(t, 504, r.status)
 	require.Contains(t, r.body, "delete_id "+id)
 	require.Contains(t, r.body, "nother delete of the room")
-	require.Equal(t, 1, b.count(t))
+	require.Equal(t, 1, b.requireCount(t))
 	requireJSON(t, b.send(t, "GET", roomsV2+"delete_status/"+id, ""), 200, deleteBody(id, "scheduled", "", ""))
 }
 
 func TestSynchronousDeleteThatEndsBadly(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
-		state  jobs.State
+		state  journal.State
 		reason string
 		status int
 		want   string
 	}{
-		{jobs.Failed, "400: Users are still joined to this room", 400, "Users are still joined to this room"},
-		{jobs.Failed, "400: 'name' not a string type", 400, "'name' not a string type"},
-		{jobs.Failed, "403: You are not allowed: <x>", 403, "You are not allowed: <x>"},
-		{jobs.Failed, "404: ", 404, ""},
-		{jobs.Failed, "413: the event is too large", 413, "the event is too large"},
-		{jobs.Failed, "499: x", 499, "x"},
-		{jobs.Failed, "500: x", 500, "500: x"},
-		{jobs.Failed, "399: x", 500, "399: x"},
-		{jobs.Failed, "4000: x", 500, "4000: x"},
-		{jobs.Failed, "-400: x", 500, "-400: x"},
-		{jobs.Failed, "400", 500, "400"},
-		{jobs.Failed, "404:x", 500, "404:x"},
-		{jobs.Failed, "dial: refused", 500, "dial: refused"},
-		{jobs.Cancelled, "", 500, "cancelled"},
+		{journal.Failed, "400: Users are still joined to this room", 400, "Users are still joined to this room"},
+		{journal.Failed, "400: 'name' not a string type", 400, "'name' not a string type"},
+		{journal.Failed, "403: You are not allowed: <x>", 403, "You are not allowed: <x>"},
+		{journal.Failed, "404: ", 404, ""},
+		{journal.Failed, "413: the event is too large", 413, "the event is too large"},
+		{journal.Failed, "499: x", 499, "x"},
+		{journal.Failed, "500: x", 500, "500: x"},
+		{journal.Failed, "399: x", 500, "399: x"},
+		{journal.Failed, "4000: x", 500, "4000: x"},
+		{journal.Failed, "-400: x", 500, "-400: x"},
+		{journal.Failed, "400", 500, "400"},
+		{journal.Failed, "404:x", 500, "404:x"},
+		{journal.Failed, "dial: refused", 500, "dial: refused"},
+		{journal.Cancelled, "", 500, "cancelled"},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			t.Parallel()

@@ -9,6 +9,7 @@ import (
 
 	"lethe/internal/matrix"
 	"lethe/internal/store/postgres"
+	"lethe/internal/wire"
 )
 
 // forwardExtremities is GET …/v1/rooms/{room_id}/forward_extremities.
@@ -48,7 +49,7 @@ func (s *server) deleteForwardExtremities(c echo.Context, _ string) error {
 	}
 	deleted, err := s.queries.DeleteForwardExtremities(c.Request().Context(), room)
 	if errors.Is(err, postgres.ErrNotFound) {
-		return badRequest("No forward extremity event found for room " + room)
+		return wire.BadRequest("No forward extremity event found for room " + room)
 	}
 	if err != nil {
 		return err
@@ -58,19 +59,19 @@ func (s *server) deleteForwardExtremities(c echo.Context, _ string) error {
 	}{deleted})
 }
 
-// resolveRoom returns the room id in the path, or that of the room that the
-// alias in the path leads to. Only local aliases lead anywhere.
+// resolveRoom returns the room id in the path. If the path has an alias instead, it
+// returns the id of the alias's room. Only local aliases are known.
 func (s *server) resolveRoom(c echo.Context) (string, error) {
 	given := segment(c, "room_id")
 	if matrix.ValidRoomID(given) {
 		return given, nil
 	}
 	if _, server, ok := strings.Cut(given, ":"); !ok || !strings.HasPrefix(given, "#") || !matrix.ValidServerName(server) {
-		return "", badRequest(given + " was not legal room ID or room alias")
+		return "", wire.BadRequest(given + " was not legal room ID or room alias")
 	}
 	room, err := s.queries.RoomOfAlias(c.Request().Context(), given)
 	if errors.Is(err, postgres.ErrNotFound) {
-		return "", notFound("Room alias " + given + " not found")
+		return "", wire.NotFound("Room alias " + given + " not found")
 	}
 	return room, err
 }

@@ -15,16 +15,17 @@ import (
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/httpapi"
 	"lethe/internal/jobs"
+	"lethe/internal/store/journal"
 )
 
 // FuzzRequest holds that no path, query or body makes an answer that is not
 // JSON, has no reason, or is a failure of ours.
 func FuzzRequest(f *testing.F) {
 	statuses := board{
-		"id":  jobs.Status{State: jobs.Running},
-		"del": jobs.Status{Kind: jobs.DeleteRoom, State: jobs.Failed, Error: "400: why", Room: "!room:x"},
+		"id":  jobs.Status{State: journal.Running},
+		"del": jobs.Status{Kind: jobs.DeleteRoom, State: journal.Failed, Error: "400: why", Room: "!room:x"},
 		// That of every delete that is submitted, so that nobody waits for its end.
-		submittedDelete: jobs.Status{Kind: jobs.DeleteRoom, State: jobs.Complete},
+		submittedDelete: jobs.Status{Kind: jobs.DeleteRoom, State: journal.Complete},
 	}
 	database := devstacktest.Database(f, "httpapi", prepare)
 	conn, err := pgx.Connect(f.Context(), database)

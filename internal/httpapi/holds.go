@@ -12,24 +12,24 @@ import (
 
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
+	"lethe/internal/wire"
 )
 
 const (
-	// maxReason is how many characters the reason of a hold may have.
+	// maxReason is the maximum length of a hold's reason in characters.
 	maxReason = 1000
 
-	// maxHolds bounds a list: those placed last.
+	// maxHolds is the maximum number of holds in a list, the latest ones.
 	maxHolds = 10_000
 )
 
-// errBatchRuns is the refusal of a change of a hold that would have had to wait for
-// too long.
-var errBatchRuns = &apiError{
+// errBatchRuns is the refusal to change a hold while a long batch deletes from the room.
+var errBatchRuns = &wire.Error{
 	Status: http.StatusServiceUnavailable, Code: "M_LIMIT_EXCEEDED",
 	Text: "A batch of the room is at work, and nothing was changed", RetryAfter: 2000,
 }
 
-// A holdBody is a hold as it is served. Times are in Unix milliseconds.
+// A holdBody is the body of a hold. Times are in Unix milliseconds.
 type holdBody struct {
 	Room       string `json:"room_id"`
 	Reason     string `json:"reason"`
@@ -50,10 +50,9 @@ func newHoldBody(hold journal.Hold) holdBody {
 	return body
 }
 
-// holdList is GET /_lethe/v1/holds, with released=true also of those that were
-// released.
+// holdList is GET /_lethe/v1/holds. With released=true the list includes released holds.
 func (s *server) holdList(c echo.Context, _ string) error {
-	released, err := queryOf(c).boolean("released")
+	released, err := queryOf(c).Boolean("released")
 	if err != nil {
 		return err
 	}
@@ -72,7 +71,7 @@ func (s *server) holdList(c echo.Context, _ string) error {
 
 // roomHold is GET /_lethe/v1/holds/{room_id}.
 func (s *server) roomHold(c echo.Context, _ string) error {
-	room, err := legalRoom(c)
+	room, err := readRoomID(c)
 	if err != nil {
 		return err
 	}
@@ -80,33 +79,33 @@ func (s *server) roomHold(c echo.Context, _ string) error {
 	return answerHold(c, room, hold, err)
 }
 
-// placeHold is PUT /_lethe/v1/holds/{room_id}: the body says why. Once it is
-// answered nothing more of the room is deleted.
+// placeHold is PUT /_lethe/v1/holds/{room_id}. The body has the reason. After the answer
+// nothing of the room is deleted until the hold is released.
 func (s *server) placeHold(c echo.Context, requester string) error {
 	body, err := readSomeObject(c)
 	if err != nil {
 		return err
 	}
-	room, err := legalRoom(c)
+	room, err := readRoomID(c)
 	if err != nil {
 		return err
 	}
 	var reason *string
 	if value, ok := body["reason"]; !ok {
-		return &apiError{Status: http.StatusBadRequest, Code: "M_MISSING_PARAM", Text: "Missing params: ['reason']"}
+		return &wire.Error{Status: http.StatusBadRequest, Code: "M_MISSING_PARAM", Text: "Missing params: ['reason']"}
 	} else if json.Unmarshal(value, &reason) != nil || reason == nil || *reason == "" || utf8.RuneCountInString(*reason) > maxReason {
-		return badJSON(fmt.Sprintf("Param 'reason' must be a string of 1 to %d characters", maxReason))
+		return wire.BadJSON(fmt.Sprintf("Param 'reason' must be a string of 1 to %d characters", maxReason))
 	}
 	hold, err := s.holds.Place(c.Request().Context(), room, *reason, requester)
 	if errors.Is(err, journal.ErrExists) {
-		return &apiError{Status: http.StatusConflict, Code: "M_UNKNOWN", Text: "The room is held for another reason: " + hold.Reason}
+		return &wire.Error{Status: http.StatusConflict, Code: "M_UNKNOWN", Text: "The room is held for another reason: " + hold.Reason}
 	}
 	return answerHold(c, room, hold, err)
 }
 
 // releaseHold is DELETE /_lethe/v1/holds/{room_id}.
 func (s *server) releaseHold(c echo.Context, requester string) error {
-	room, err := legalRoom(c)
+	room, err := readRoomID(c)
 	if err != nil {
 		return err
 	}
@@ -117,7 +116,7 @@ func (s *server) releaseHold(c echo.Context, requester string) error {
 func answerHold(c echo.Context, room string, hold journal.Hold, err error) error {
 	switch {
 	case errors.Is(err, postgres.ErrNotFound):
-		return notFound("The room " + room + " is not held")
+		return wire.NotFound("The room " + room + " is not held")
 	case errors.Is(err, journal.ErrBatchRuns):
 		return errBatchRuns
 	case err != nil:
@@ -126,8 +125,8 @@ func answerHold(c echo.Context, room string, hold journal.Hold, err error) error
 	return answer(c, http.StatusOK, newHoldBody(hold))
 }
 
-// refuseHeld refuses what would delete something of a room that is held. What was
-// accepted before the hold is not refused, but waits.
+// refuseHeld refuses to delete from a room that is held. A job that was accepted before
+// the hold is not refused, but waits.
 func (s *server) refuseHeld(ctx context.Context, room string) error {
 	hold, err := s.holds.Of(ctx, room)
 	switch {
@@ -139,20 +138,20 @@ func (s *server) refuseHeld(ctx context.Context, room string) error {
 	return heldRoom(hold)
 }
 
-func heldRoom(hold journal.Hold) *apiError {
-	return &apiError{
+func heldRoom(hold journal.Hold) *wire.Error {
+	return &wire.Error{
 		Status: http.StatusForbidden, Code: "M_FORBIDDEN",
 		Text: "The room " + hold.Room + " is held, and nothing of it may be deleted: " + hold.Reason,
 	}
 }
 
-// whyHeld is why a job of that state waits, "" unless it is held.
-func (s *server) whyHeld(ctx context.Context, room string, state journal.State) (string, error) {
+// holdReason returns the reason of the room's hold if a job's state is held, else "".
+func (s *server) holdReason(ctx context.Context, room string, state journal.State) (string, error) {
 	if state != journal.Held {
 		return "", nil
 	}
 	hold, err := s.holds.Of(ctx, room)
-	if errors.Is(err, postgres.ErrNotFound) { // it was released a moment ago
+	if errors.Is(err, postgres.ErrNotFound) { // released a moment ago
 		return "", nil
 	}
 	return hold.Reason, err

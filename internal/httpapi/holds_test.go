@@ -9,6 +9,7 @@ import (
 
 	"lethe/internal/httpapi"
 	"lethe/internal/jobs"
+	"lethe/internal/store/journal"
 )
 
 const holds = "/_lethe/v1/holds"
@@ -94,18 +95,18 @@ func TestHeldJobSaysWhy(t *testing.T) {
 	t.Parallel()
 	b := setup(t, httpapi.Options{})
 	require.Equal(t, 200, b.send(t, "PUT", holds+"/!room:x", `{"reason":"case 7"}`).status)
-	b.jobs["purge"] = jobs.Status{State: jobs.Held, Room: "!room:x"}
+	b.jobs["purge"] = jobs.Status{State: journal.Held, Room: "!room:x"}
 	requireJSON(t, b.send(t, "GET", status+"purge", ""), 200, `{"status":"active","held":"case 7"}`)
-	b.jobs["purge"] = jobs.Status{State: jobs.Held, Room: "!released:x"}
+	b.jobs["purge"] = jobs.Status{State: journal.Held, Room: "!released:x"}
 	requireJSON(t, b.send(t, "GET", status+"purge", ""), 200, `{"status":"active"}`)
 
 	const lists = `"shutdown_room":{"kicked_users":[],"failed_to_kick_users":[],"local_aliases":[],"new_room_id":null}`
 	begun := `{"delete_id":"HeldDeleteOfRoom","room_id":"!room:x","status":"active","phase":"purging","held":"case 7",` + lists + `}`
 	b.jobs["HeldDeleteOfRoom"] = jobs.Status{
-		Kind: jobs.DeleteRoom, Room: "!room:x", State: jobs.Held, Progress: `{"phase":"purging"}`,
+		Kind: jobs.DeleteRoom, Room: "!room:x", State: journal.Held, Progress: `{"phase":"purging"}`,
 	}
 	requireJSON(t, b.send(t, "GET", roomsV2+"delete_status/HeldDeleteOfRoom", ""), 200, begun)
-	b.exec(t, `
+	b.requireExec(t, `
 		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, state, checkpoint, updated_at)
 		VALUES ('HeldDeleteOfRoom', 'delete_room', '!room:x', '{}', '@admin:x', 'held', '{"phase":"purging"}', $1)`,
 		time.UnixMilli(5000))
@@ -123,7 +124,7 @@ func TestHeldJobSaysWhy(t *testing.T) {
 func TestSynchronousDeleteThatIsHeldMeanwhile(t *testing.T) {
 	t.Parallel()
 	b := setup(t, httpapi.Options{ServerName: "x"})
-	b.jobs[submittedDelete] = jobs.Status{Kind: jobs.DeleteRoom, Room: "!room:x", State: jobs.Held}
+	b.jobs[submittedDelete] = jobs.Status{Kind: jobs.DeleteRoom, Room: "!room:x", State: journal.Held}
 	requireJSON(t, b.send(t, "DELETE", roomsV1+"!room:x", `{}`), 403,
 		refusal("M_FORBIDDEN", "The delete waits, since the room was held meanwhile: its status is that of delete_id "+submittedDelete))
 }
@@ -132,7 +133,7 @@ func TestSynchronousDeleteThatIsHeldMeanwhile(t *testing.T) {
 func TestDeleteOfAnAbandonedRoomIsAPurgeRoom(t *testing.T) {
 	t.Parallel()
 	b := setup(t, httpapi.Options{})
-	b.exec(t, `
+	b.requireExec(t, `
 		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, updated_at)
 		VALUES ('DeleteAbandonedA', 'delete_room', '!room:x', '{"purge": true, "abandoned": true}', 'retention', $1)`, time.UnixMilli(5000))
 	task := `{"scheduled_tasks":[{"id":"DeleteAbandonedA","action":"purge_room","status":"scheduled",

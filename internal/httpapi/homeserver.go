@@ -8,54 +8,19 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"lethe/internal/homeserver"
-	"lethe/internal/messages"
 	"lethe/internal/observe"
+	"lethe/internal/wire"
 )
 
 var (
-	errCannotAsk = &apiError{
-		Status: http.StatusBadGateway, Code: "M_UNKNOWN", Text: "The homeserver cannot be asked about the access token",
-	}
-	errCannotPass = &apiError{Status: http.StatusBadGateway, Code: "M_UNKNOWN", Text: "The homeserver cannot be reached"}
-	errUpgrade    = &apiError{
+	errCannotPass = &wire.Error{Status: http.StatusBadGateway, Code: "M_UNKNOWN", Text: "The homeserver cannot be reached"}
+	errUpgrade    = &wire.Error{
 		Status: http.StatusBadRequest, Code: "M_UNKNOWN", Text: "The connection cannot be upgraded here",
 	}
 )
 
-// byHomeserver asks a homeserver about access tokens. It believes whatever the
-// homeserver does: an application service that speaks for an admin is one.
-type byHomeserver struct{ accounts *homeserver.Accounts }
-
-func (a byHomeserver) caller(r *http.Request, accessToken string) (messages.Reader, error) {
-	user, _ := query(r.URL.RawQuery).value("user_id")
-	account, err := a.accounts.Account(r.Context(), accessToken, user)
-	var refusal *homeserver.Error
-	switch {
-	case err == nil:
-	case r.Context().Err() != nil:
-		return messages.Reader{}, err
-	case errors.As(err, &refusal) && (refusal.Status == http.StatusUnauthorized || refusal.Status == http.StatusForbidden):
-		return messages.Reader{}, &apiError{
-			Status: refusal.Status, Code: refusal.Code, Text: refusal.Text, SoftLogout: refusal.SoftLogout,
-		}
-	default:
-		return messages.Reader{}, fmt.Errorf("%w: %w", errCannotAsk, err)
-	}
-	switch {
-	case account.Deactivated:
-		return messages.Reader{}, errUnknownToken
-	case account.Locked:
-		return messages.Reader{}, errLocked
-	}
-	return messages.Reader{
-		UserID: account.UserID, DeviceID: account.DeviceID,
-		Guest: account.Guest, AppService: account.AppService, Admin: account.Admin,
-	}, nil
-}
-
-// isPassedOn reports whether a request that ended in the error is one for the
-// homeserver.
+// isPassedOn reports whether the homeserver is to answer a request that ended with the
+// error.
 func (s *server) isPassedOn(r *http.Request, err error) bool {
 	if s.options.Homeserver == nil || !errors.Is(err, echo.ErrNotFound) && !errors.Is(err, echo.ErrMethodNotAllowed) {
 		return false
@@ -65,8 +30,8 @@ func (s *server) isPassedOn(r *http.Request, err error) bool {
 		return false
 	}
 	for segment := range strings.SplitSeq(path, "/") {
-		// What lies between us and the homeserver may take these for a way out of
-		// the two folders.
+		// A proxy before the homeserver may resolve these segments, and so leave the
+		// two folders.
 		if dots := strings.ReplaceAll(strings.ToLower(segment), "%2e", "."); dots == "." || dots == ".." {
 			return false
 		}
@@ -74,7 +39,7 @@ func (s *server) isPassedOn(r *http.Request, err error) bool {
 	return true
 }
 
-// passOn has the homeserver answer the request.
+// passOn lets the homeserver answer the request.
 func (s *server) passOn(c echo.Context, requestID string) error {
 	r := c.Request()
 	if r.Header.Get("Upgrade") != "" {
@@ -83,17 +48,16 @@ func (s *server) passOn(c echo.Context, requestID string) error {
 	r = r.Clone(r.Context())
 	r.Header.Set(observe.RequestIDHeader, requestID)
 	observe.PassOn(r.Context(), r.Header)
-	// An answer may begin before the request has been read, such as a refusal.
-	// Where it cannot, net/http reads the rest first, and the two may meet.
+	// A homeserver may answer before it has read the whole request. Without full
+	// duplex net/http would read the rest of the request first.
 	_ = http.NewResponseController(c.Response()).EnableFullDuplex()
-	// What the homeserver says of who may read or keep its answer is not ours to
-	// say twice.
+	// The homeserver's own headers about caching and cross-origin requests apply.
 	header := c.Response().Header()
 	clear(header)
 	err := s.options.Homeserver.Pass(c.Response(), r, r.URL.RawPath, func(answer http.Header) {
 		answer.Set("X-Request-Id", requestID)
 		if answer.Get("Access-Control-Allow-Origin") == "" {
-			allowAnyPage(answer)
+			allowCrossOrigin(answer)
 		}
 	})
 	if err == nil {

@@ -247,7 +247,7 @@ func TestPassingOnStreams(t *testing.T) {
 		_ = connection.Flush()
 		_, _ = io.Copy(w, r.Body)
 	})})
-	conn := b.dial(t)
+	conn := b.requireDial(t)
 	_, err := io.WriteString(conn, "POST /_matrix/x HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\n")
 	require.NoError(t, err)
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
@@ -302,7 +302,7 @@ func TestPassingOnAnAnswerThatBreaksOff(t *testing.T) {
 		_, _ = w.Write(bytes.Repeat([]byte("a"), 1<<20))
 		panic(http.ErrAbortHandler)
 	})})
-	conn := b.dial(t)
+	conn := b.requireDial(t)
 	_, err := io.WriteString(conn, "GET /_matrix/x HTTP/1.1\r\nHost: x\r\n\r\n")
 	require.NoError(t, err)
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
@@ -321,7 +321,7 @@ func TestPassingOnForSomebodyGone(t *testing.T) {
 		close(called)
 		<-r.Context().Done() // as the caller goes, so does the request
 	})})
-	conn := b.dial(t)
+	conn := b.requireDial(t)
 	_, err := io.WriteString(conn, "GET /_matrix/x HTTP/1.1\r\nHost: x\r\n\r\n")
 	require.NoError(t, err)
 	<-called

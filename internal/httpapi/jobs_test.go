@@ -16,14 +16,15 @@ import (
 	"lethe/internal/httpapi"
 	"lethe/internal/jobs"
 	"lethe/internal/redisdb"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
 )
 
 // real is a bundle with the real things behind the API, but no worker.
 type real struct {
 	*bundle
-	store *store.Store
+	store *postgres.DB
 	redis redis.UniversalClient
 	board *watchedBoard
 }
@@ -35,15 +36,15 @@ type watchedBoard struct {
 	requests map[context.Context]bool
 }
 
-func (b *watchedBoard) Status(ctx context.Context, kind jobs.Kind, id string) (jobs.Status, error) {
+func (b *watchedBoard) Status(ctx context.Context, kind journal.Kind, id string) (jobs.Status, error) {
 	b.mu.Lock()
 	b.requests[ctx] = true
 	b.mu.Unlock()
 	return b.Board.Status(ctx, kind, id)
 }
 
-// asked waits until n requests in all have asked.
-func (b *watchedBoard) asked(t *testing.T, n int) {
+// requireAsked waits until n requests in all have asked for a status.
+func (b *watchedBoard) requireAsked(t *testing.T, n int) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		b.mu.Lock()
@@ -92,12 +93,12 @@ func TestWithRealJobs(t *testing.T) {
 	require.Equal(t, 200, b.send(t, "POST", "/_synapse/admin/v1/purge_history/!other:x/$other", "").status)
 
 	// Redis loses everything, and the row has it still.
-	b.exec(t, `UPDATE lethe.jobs SET state = 'failed', error = 'why', ended_at = now() WHERE id = $1`, id)
+	b.requireExec(t, `UPDATE lethe.jobs SET state = 'failed', error = 'why', ended_at = now() WHERE id = $1`, id)
 	require.NoError(t, b.redis.FlushAll(t.Context()).Err())
 	requireJSON(t, b.send(t, "GET", status+id, ""), 200, `{"status":"failed","error":"why"}`)
 	require.Equal(t, 200, b.send(t, "POST", room+"/$one", "").status)
 
-	b.exec(t, `
+	b.requireExec(t, `
 		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester)
 		VALUES ('DeleteDeleteDele', 'delete_room', '!room:x', '{}', '@admin:x')`)
 	for _, unknown := range []string{"DeleteDeleteDele", "NobodyNobodyNobo", "%00", "%FF", "x%2Fy"} {

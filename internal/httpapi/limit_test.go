@@ -50,7 +50,7 @@ func TestTooManyWrongTokens(t *testing.T) {
 	require.Equal(t, http.StatusOK, ask("192.0.2.1", "puppet").status, "known by now")
 
 	// A token that is known is judged each time all the same.
-	b.exec(t, `DELETE FROM access_tokens WHERE token = $1`, admin)
+	b.requireExec(t, `DELETE FROM access_tokens WHERE token = $1`, admin)
 	require.Equal(t, http.StatusUnauthorized, ask("192.0.2.1", admin).status)
 	for range 50 {
 		if refused = ask("192.0.2.1", admin).status; refused == http.StatusTooManyRequests {

@@ -23,7 +23,9 @@ import (
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/httpapi"
 	"lethe/internal/jobs"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
 )
 
@@ -65,7 +67,7 @@ const fixture = `
 	INSERT INTO rejections (event_id, reason, last_check) VALUES ('$rejected', 'auth', '')`
 
 func prepare(ctx context.Context, url string) error {
-	if err := store.MigrateEmbedded(ctx, url); err != nil {
+	if err := migrate.UpEmbedded(ctx, url); err != nil {
 		return err
 	}
 	conn, err := pgx.Connect(ctx, url)
@@ -131,7 +133,7 @@ func (s *submitter) takenDeletes() []tasks.DeleteRoom {
 // of.
 type board map[string]jobs.Status
 
-func (b board) Status(_ context.Context, kind jobs.Kind, id string) (jobs.Status, error) {
+func (b board) Status(_ context.Context, kind journal.Kind, id string) (jobs.Status, error) {
 	status, ok := b[id]
 	switch {
 	case id == "broken":
@@ -184,7 +186,7 @@ func setup(t *testing.T, options httpapi.Options) *bundle {
 }
 
 // setupOn is setup on another database.
-func setupOn(t *testing.T, db *store.Store, options httpapi.Options) *bundle {
+func setupOn(t *testing.T, db *postgres.DB, options httpapi.Options) *bundle {
 	t.Helper()
 	b := &bundle{tasks: &submitter{}, jobs: board{}, log: &log{}, observed: make(chan observed, 1000)}
 	options.Log = slog.New(slog.NewTextHandler(b.log, nil))
@@ -216,16 +218,16 @@ func serverOf(handler http.Handler) *http.Server {
 	return &http.Server{Handler: handler, DisableGeneralOptionsHandler: true, MaxHeaderBytes: 64 << 10}
 }
 
-func openStore(t testing.TB, url string) *store.Store {
+func openStore(t testing.TB, url string) *postgres.DB {
 	t.Helper()
-	db, err := store.Open(t.Context(), url, store.Options{MaxConnections: 4})
+	db, err := postgres.Open(t.Context(), url, postgres.Options{MaxConnections: 4})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	return db
 }
 
-// exec executes SQL in the server's database.
-func (b *bundle) exec(t *testing.T, sql string, args ...any) {
+// requireExec executes SQL in the server's database.
+func (b *bundle) requireExec(t *testing.T, sql string, args ...any) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), b.url)
 	require.NoError(t, err)
@@ -246,14 +248,14 @@ type reply struct {
 func (b *bundle) raw(t *testing.T, request string) reply {
 	t.Helper()
 	head, body, _ := strings.Cut(request, "\n\n")
-	conn := b.dial(t)
+	conn := b.requireDial(t)
 	// A server may close before it has read all, which is no failure of ours.
 	_, _ = io.WriteString(conn, strings.ReplaceAll(head, "\n", "\r\n")+"\r\n\r\n"+body)
 	method, _, _ := strings.Cut(request, " ")
-	return read(t, conn, method)
+	return requireReply(t, conn, method)
 }
 
-func (b *bundle) dial(t *testing.T) net.Conn {
+func (b *bundle) requireDial(t *testing.T) net.Conn {
 	t.Helper()
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", b.server.Listener.Addr().String())
 	require.NoError(t, err)
@@ -262,7 +264,7 @@ func (b *bundle) dial(t *testing.T) net.Conn {
 	return conn
 }
 
-func read(t *testing.T, conn net.Conn, method string) reply {
+func requireReply(t *testing.T, conn net.Conn, method string) reply {
 	t.Helper()
 	response, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 	require.NoError(t, err)

@@ -11,19 +11,20 @@ import (
 	"lethe/internal/lock"
 	"lethe/internal/matrix"
 	"lethe/internal/messages"
+	"lethe/internal/wire"
 )
 
 const (
-	// defaultLimit and mostLimit are how many events a page has, unless the
-	// request says, and at most.
+	// defaultLimit is the number of events in a page if the request has no limit, and
+	// maxLimit the maximum.
 	defaultLimit = 10
-	mostLimit    = 1000
+	maxLimit     = 1000
 )
 
-// errRoomBusy is for one who waited for a purge in vain. The code is the one that
-// clients take for a request to come again, and after which wait; the status says
-// whose fault it is, and makes those come again that do not look at the code.
-var errRoomBusy = &apiError{
+// errRoomBusy is the refusal of a reader who could not enter the room because of a purge.
+// Clients that know the code try again after the given wait. Other clients try again
+// because of the status.
+var errRoomBusy = &wire.Error{
 	Status: http.StatusServiceUnavailable, Code: "M_LIMIT_EXCEEDED", Text: "The room is being purged", RetryAfter: 2000,
 }
 
@@ -37,7 +38,7 @@ func (s *server) allMessages(c echo.Context, reader messages.Reader) error {
 	return s.page(c, messages.Request{Reader: reader, All: true})
 }
 
-// page answers with a page of the room for the request's reader.
+// page answers with a page of a room.
 func (s *server) page(c echo.Context, request messages.Request) error {
 	request.Room = segment(c, "room_id")
 	if err := readPageQuery(queryOf(c), &request); err != nil {
@@ -47,7 +48,7 @@ func (s *server) page(c echo.Context, request messages.Request) error {
 	page, err := s.options.Messages.Page(c.Request().Context(), request)
 	s.observePage(request.All, begun)
 	if err != nil {
-		return refusePage(err, request.Reader, request.Room)
+		return pageError(err, request.Reader, request.Room)
 	}
 	return answerPage(c, page)
 }
@@ -58,21 +59,20 @@ func (s *server) observePage(admin bool, begun time.Time) {
 	}
 }
 
-// readPageQuery reads what the query says of the page, in the order in which
-// refusals are known.
-func readPageQuery(q query, request *messages.Request) (err error) {
-	if request.Backwards, err = q.backwards(); err != nil {
+// readPageQuery reads the parameters of a page. It checks them in Synapse's order.
+func readPageQuery(q wire.Query, request *messages.Request) (err error) {
+	if request.Backwards, err = q.Backwards(); err != nil {
 		return err
 	}
-	from, err := q.ascii("from")
+	from, err := q.ASCII("from")
 	if err != nil {
 		return err
 	}
-	to, err := q.ascii("to")
+	to, err := q.ASCII("to")
 	if err != nil {
 		return err
 	}
-	if from == "END" { // what the first clients' API called its natural start
+	if from == "END" { // the start of the timeline in the first version of the API
 		from = ""
 	}
 	if request.From, err = pageToken("from", from); err != nil {
@@ -87,52 +87,51 @@ func readPageQuery(q query, request *messages.Request) (err error) {
 	if request.Filter, err = pageFilter(q); err != nil {
 		return err
 	}
-	_, request.Raw = q.value("raw")
+	_, request.Raw = q.Value("raw")
 	return nil
 }
 
-// pageToken reads a parameter that is a page token, nil if it is empty.
+// pageToken parses a parameter that is a page token, nil if it is empty.
 func pageToken(name, value string) (*matrix.PageToken, error) {
 	if value == "" {
 		return nil, nil
 	}
 	token, err := matrix.ParsePageToken(value)
 	if err != nil {
-		return nil, badRequest("'" + name + "' parameter is invalid")
+		return nil, wire.BadRequest("'" + name + "' parameter is invalid")
 	}
 	return &token, nil
 }
 
 // pageLimit reads the parameter limit.
-func pageLimit(q query) (int, error) {
-	limit, err := q.integer("limit", defaultLimit)
-	return int(min(limit, mostLimit)), err
+func pageLimit(q wire.Query) (int, error) {
+	limit, err := q.Integer("limit", defaultLimit)
+	return int(min(limit, maxLimit)), err
 }
 
-// pageFilter reads the parameter filter. It is percent-decoded twice, the second
-// time without taking a plus for a space.
-func pageFilter(q query) (messages.Filter, error) {
-	value, ok, err := q.text("filter")
+// pageFilter reads the parameter filter.
+func pageFilter(q wire.Query) (messages.Filter, error) {
+	value, ok, err := q.TextUnescapedTwice("filter")
 	if err != nil || !ok {
 		return messages.Filter{}, err
 	}
-	filter, err := messages.ParseFilter([]byte(unescape(value, false)))
+	filter, err := messages.ParseFilter([]byte(value))
 	switch {
 	case errors.Is(err, messages.ErrFilterJSON):
-		return messages.Filter{}, &apiError{
+		return messages.Filter{}, &wire.Error{
 			Status: http.StatusBadRequest, Code: "M_NOT_JSON", Text: "Query parameter filter must be a valid JSON object",
 		}
 	case err != nil:
-		return messages.Filter{}, badJSON("Query parameter filter must be a JSON object")
+		return messages.Filter{}, wire.BadJSON("Query parameter filter must be a JSON object")
 	}
 	return filter, nil
 }
 
-// refusePage makes of why there is no page what the reader gets to hear.
-func refusePage(err error, reader messages.Reader, room string) error {
+// pageError returns the refusal for an error of package messages.
+func pageError(err error, reader messages.Reader, room string) error {
 	switch {
 	case errors.Is(err, messages.ErrForbidden):
-		return &apiError{
+		return &wire.Error{
 			Status: http.StatusForbidden, Code: "M_FORBIDDEN",
 			Text: "User " + reader.UserID + " not in room " + room + ", and room previews are disabled",
 		}
@@ -142,7 +141,7 @@ func refusePage(err error, reader messages.Reader, room string) error {
 	return err
 }
 
-// answerPage writes a page. Its events are JSON already, and are copied once.
+// answerPage writes a page. Its events are JSON already. They are copied once.
 func answerPage(c echo.Context, page messages.Page) error {
 	body := newObject(page.Chunk, page.State)
 	body.list("chunk", page.Chunk)

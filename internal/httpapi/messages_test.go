@@ -91,7 +91,7 @@ type page struct {
 	State []json.RawMessage
 }
 
-func readPage(t *testing.T, r reply) (p page) {
+func requirePage(t *testing.T, r reply) (p page) {
 	t.Helper()
 	require.Equal(t, 200, r.status, r.body)
 	requireHeaders(t, r.header)
@@ -108,7 +108,7 @@ func TestMessages(t *testing.T) {
 	path := chatV3 + "?dir=b&limit=15"
 	for pages := 0; ; pages++ {
 		require.Less(t, pages, 10)
-		p := readPage(t, b.get(t, path, "alice"))
+		p := requirePage(t, b.get(t, path, "alice"))
 		require.Empty(t, p.State)
 		for _, event := range p.Chunk {
 			require.NotContains(t, seen, event.ID)
@@ -122,14 +122,14 @@ func TestMessages(t *testing.T) {
 	}
 	require.Len(t, seen, chatEvents)
 
-	all := readPage(t, b.get(t, chatAdmin+"?dir=b&limit=1000", admin))
+	all := requirePage(t, b.get(t, chatAdmin+"?dir=b&limit=1000", admin))
 	require.Len(t, all.Chunk, chatEvents)
 	for i, event := range all.Chunk {
 		require.Equal(t, seen[i], event.ID)
 		require.NotContains(t, event.Unsigned, "membership")
 	}
 	for _, version := range []string{"api/v1", "r0", "v3", "unstable"} {
-		p := readPage(t, b.get(t, "/_matrix/client/"+version+"/rooms/%21chat%3Ax/messages?dir=b", "alice"))
+		p := requirePage(t, b.get(t, "/_matrix/client/"+version+"/rooms/%21chat%3Ax/messages?dir=b", "alice"))
 		require.Len(t, p.Chunk, 10)
 	}
 	head := b.raw(t, "HEAD "+chatV3+" HTTP/1.1\nHost: x\nAuthorization: Bearer alice\n\n")
@@ -137,7 +137,7 @@ func TestMessages(t *testing.T) {
 	require.Empty(t, head.body)
 	require.NotEqual(t, "0", head.header.Get("Content-Length"))
 
-	lazy := readPage(t, b.get(t, chatV3+"?dir=b&limit=2&filter="+url.QueryEscape(`{"lazy_load_members":true}`), "alice"))
+	lazy := requirePage(t, b.get(t, chatV3+"?dir=b&limit=2&filter="+url.QueryEscape(`{"lazy_load_members":true}`), "alice"))
 	require.NotEmpty(t, lazy.State)
 	for request, want := range map[string]struct{ route, method string }{
 		"GET /_matrix/client/v1/rooms/!chat:x/messages":     {"unmatched", "GET"},
@@ -201,7 +201,7 @@ func TestMessagesRefusals(t *testing.T) {
 			for path, token := range map[string]string{chatV3: "alice", chatAdmin: admin} {
 				r := b.get(t, path+test.query, token)
 				if test.status == 200 {
-					readPage(t, r)
+					requirePage(t, r)
 					continue
 				}
 				requireJSON(t, r, test.status, refusal(test.code, test.text))
@@ -230,17 +230,17 @@ func TestWhoMayReadMessages(t *testing.T) {
 	requireJSON(t, b.get(t, chatV3, "locked"), 401,
 		`{"errcode":"M_USER_LOCKED","error":"User account has been locked","soft_logout":true}`)
 	for _, room := range []string{"!nope:x", "%00%FF"} {
-		p := readPage(t, b.get(t, "/_synapse/admin/v1/rooms/"+room+"/messages?dir=b", admin))
+		p := requirePage(t, b.get(t, "/_synapse/admin/v1/rooms/"+room+"/messages?dir=b", admin))
 		require.Empty(t, p.Chunk)
 		require.Nil(t, p.End)
 	}
 
 	// Anybody, guests too, may look into a room that the world may read.
-	b.exec(t, `
+	b.requireExec(t, `
 		UPDATE event_json SET json = replace(json, '"history_visibility":"shared"', '"history_visibility":"world_readable"')
 		WHERE event_id IN (SELECT event_id FROM current_state_events WHERE type = 'm.room.history_visibility')`)
 	for _, token := range []string{"user", "guest"} {
-		p := readPage(t, b.get(t, chatV3+"?dir=b", token))
+		p := requirePage(t, b.get(t, chatV3+"?dir=b", token))
 		require.NotEmpty(t, p.Chunk)
 	}
 }
@@ -270,13 +270,13 @@ func TestMessagesOfABusyRoom(t *testing.T) {
 		require.Equal(t, "2", r.header.Get("Retry-After"))
 	}
 	require.NoError(t, writer.Unlock(t.Context()))
-	readPage(t, b.get(t, chatV3, "alice"))
+	requirePage(t, b.get(t, chatV3, "alice"))
 	require.Zero(t, without.Load())
 
 	// Without Redis they read all the same.
 	server.Kill()
 	require.Eventually(t, func() bool {
-		readPage(t, b.get(t, chatV3, "alice"))
+		requirePage(t, b.get(t, chatV3, "alice"))
 		return without.Load() > 0
 	}, 10*time.Second, 10*time.Millisecond)
 }
@@ -295,7 +295,7 @@ func TestMessagesBesideAHomeserver(t *testing.T) {
 		passed.Add(1)
 		_, _ = io.WriteString(w, `{"passed":"`+r.Header.Get("Authorization")+`"}`)
 	})}, nil)
-	readPage(t, b.get(t, chatV3, "alice"))
+	requirePage(t, b.get(t, chatV3, "alice"))
 	require.Zero(t, passed.Load())
 	r := b.get(t, chatV3+"?from=zzz", "a-guest's")
 	require.JSONEq(t, `{"passed":"Bearer a-guest's"}`, r.body)
@@ -326,8 +326,8 @@ func TestMessagesByHomeserverAuth(t *testing.T) {
 			_, _ = io.WriteString(w, `{"errcode":"M_UNKNOWN_TOKEN","error":"Invalid access token passed.","soft_logout":false}`)
 		}
 	})}, nil)
-	readPage(t, b.get(t, chatV3, "mas"))
-	readPage(t, b.get(t, chatV3+"?user_id=@alice:x", "service"))
+	requirePage(t, b.get(t, chatV3, "mas"))
+	requirePage(t, b.get(t, chatV3+"?user_id=@alice:x", "service"))
 	require.Equal(t, 403, b.get(t, chatV3, "service").status)
 	requireJSON(t, b.get(t, chatV3, "guest"), 403,
 		refusal("M_FORBIDDEN", "User @guest:x not in room "+chat+", and room previews are disabled"))
@@ -346,16 +346,16 @@ func TestMessagesAskForOlderHistory(t *testing.T) {
 	})
 	b := setupChat(t, httpapi.Options{Homeserver: client},
 		&messages.Options{Backfill: messages.NewOlderHistory(client, messages.OlderHistoryOptions{})})
-	b.exec(t, `
+	b.requireExec(t, `
 		INSERT INTO event_backward_extremities (event_id, room_id)
 		SELECT '$lost', room_id FROM rooms WHERE room_id = $1`, chat)
-	b.exec(t, `
+	b.requireExec(t, `
 		INSERT INTO event_edges (event_id, prev_event_id, is_state)
 		SELECT event_id, '$lost', false FROM events WHERE room_id = $1 AND depth = 1`, chat)
-	readPage(t, b.raw(t, "GET "+chatV3+"?dir=b&limit=1000 HTTP/1.1\nHost: x\nAuthorization: Bearer alice\n"+
+	requirePage(t, b.raw(t, "GET "+chatV3+"?dir=b&limit=1000 HTTP/1.1\nHost: x\nAuthorization: Bearer alice\n"+
 		homeserver.ForHistoryHeader+": 1\n\n"))
 	require.Empty(t, asked)
-	readPage(t, b.get(t, chatV3+"?dir=b&limit=1000", "alice"))
+	requirePage(t, b.get(t, chatV3+"?dir=b&limit=1000", "alice"))
 	require.Equal(t, chatV3+" Bearer alice", <-asked)
 }
 
@@ -363,7 +363,7 @@ func TestEventContext(t *testing.T) {
 	t.Parallel()
 	b := setupChat(t, httpapi.Options{}, nil)
 	// Oldest first, as the room has them.
-	all := readPage(t, b.get(t, chatAdmin+"?limit=1000", admin)).Chunk
+	all := requirePage(t, b.get(t, chatAdmin+"?limit=1000", admin)).Chunk
 	require.Len(t, all, chatEvents)
 	const at = 20
 	event := all[at].ID
@@ -391,13 +391,13 @@ func TestEventContext(t *testing.T) {
 		}
 		require.NotEmpty(t, found.State)
 		// The tokens lead on from there.
-		back := readPage(t, b.get(t, chatAdmin+"?dir=b&limit=1&from="+found.Start, admin)).Chunk
+		back := requirePage(t, b.get(t, chatAdmin+"?dir=b&limit=1&from="+found.Start, admin)).Chunk
 		if n := at - 1 - want.before; n >= 0 {
 			require.Equal(t, all[n].ID, back[0].ID)
 		} else {
 			require.Empty(t, back)
 		}
-		on := readPage(t, b.get(t, chatAdmin+"?dir=f&limit=1&from="+found.End, admin)).Chunk
+		on := requirePage(t, b.get(t, chatAdmin+"?dir=f&limit=1&from="+found.End, admin)).Chunk
 		if n := at + 1 + want.after; n < chatEvents {
 			require.Equal(t, all[n].ID, on[0].ID)
 		} else {
@@ -422,10 +422,10 @@ func TestEventContext(t *testing.T) {
 func TestRevokedToken(t *testing.T) {
 	t.Parallel()
 	b := setupChat(t, httpapi.Options{}, nil)
-	readPage(t, b.get(t, chatV3+"?dir=b", "alice"))
-	readPage(t, b.get(t, chatAdmin+"?dir=b", admin))
+	requirePage(t, b.get(t, chatV3+"?dir=b", "alice"))
+	requirePage(t, b.get(t, chatAdmin+"?dir=b", admin))
 	require.JSONEq(t, `{"user_id": "@alice:x", "device_id": "PHONE", "is_guest": false}`, b.get(t, whoami, "alice").body)
-	b.exec(t, `DELETE FROM access_tokens`)
+	b.requireExec(t, `DELETE FROM access_tokens`)
 	require.Equal(t, 401, b.get(t, whoami, "alice").status, "at once")
 	for _, request := range []string{
 		"DELETE /_synapse/admin/v2/rooms/" + chat,

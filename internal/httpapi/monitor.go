@@ -11,36 +11,36 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"lethe/internal/messages"
 	"lethe/internal/store/postgres"
+	"lethe/internal/wire"
 )
 
 // MonitorRoot is the path of [Options].Monitor.
 const MonitorRoot = "/asynqmon"
 
 var (
-	errReadOnly = &apiError{
+	errReadOnly = &wire.Error{
 		Status: http.StatusMethodNotAllowed, Code: "M_UNRECOGNIZED", Text: "asynqmon is read-only here",
 	}
-	errMethod = &apiError{
+	errMethod = &wire.Error{
 		Status: http.StatusMethodNotAllowed, Code: "M_UNRECOGNIZED", Text: "Unrecognized request",
 	}
-	errOtherSite = &apiError{
+	errOtherSite = &wire.Error{
 		Status: http.StatusForbidden, Code: "M_FORBIDDEN", Text: "The request comes from the page of another site",
 	}
 )
 
-// NewMonitor returns a handler that shows the page to server admins, whom it asks
-// for an access token as [New] does; a browser may send it as the password of HTTP
-// basic authentication, for any user. With readOnly nothing but GET and HEAD gets
-// to the page. Of the options those count that say who is an admin, and Health,
-// Log, Observe, Timeout and TrustedProxies.
+// NewMonitor returns a handler that shows the page to server admins only. It checks
+// their access tokens as [New] does. A browser may send the token as the password of
+// HTTP basic authentication, with any user. If readOnly is set, only GET and HEAD
+// requests reach the page. The handler uses the options that decide who is an admin,
+// and Health, Log, Observe and Timeout.
 func NewMonitor(db *postgres.DB, page http.Handler, readOnly bool, options Options) http.Handler {
 	s := newServer(db, nil, nil, options)
 	return &monitor{server: s, page: page, readOnly: readOnly}
 }
 
-// A monitor lets server admins through to a page that is not ours.
+// A monitor lets server admins through to a page that another project serves.
 type monitor struct {
 	*server
 	page      http.Handler
@@ -56,16 +56,16 @@ func (m *monitor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	begun := time.Now()
 	requestID := rand.Text()
-	// Unlike the API, this is for no page of another site.
+	// Unlike the API, it does not allow requests from other sites' pages.
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Request-Id", requestID)
 	c := m.echo.NewContext(r, w)
 	c.SetPath("asynqmon")
-	defer limit(c, r, begun, m.options.Timeout)()
-	err := guard(func(c echo.Context) error { return m.show(c, requestID) }, c)
+	defer setTimeout(c, r, begun, m.options.Timeout)()
+	err := recoverPanic(func(c echo.Context) error { return m.show(c, requestID) }, c)
 	cut := errors.Is(err, http.ErrAbortHandler)
 	if err != nil {
-		err = refuse(c, err)
+		err = writeError(c, err)
 	}
 	m.report(c, requestID, time.Since(begun), err)
 	if cut {
@@ -73,26 +73,22 @@ func (m *monitor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// show shows the page to whom it may be shown.
+// show shows the page to a server admin.
 func (m *monitor) show(c echo.Context, requestID string) error {
 	r, header := c.Request(), c.Response().Header()
-	reader, err := m.visitor(r)
-	var refused *apiError
+	reader, err := m.access.BrowserAdmin(r)
+	var refused *wire.Error
 	switch {
 	case errors.As(err, &refused) && refused.Status == http.StatusUnauthorized:
 		header.Set(echo.HeaderWWWAuthenticate, `Basic realm="Lethe: any user, and the access token of a server admin", charset="UTF-8"`)
 		return err
 	case err != nil:
 		return err
-	case reader.Guest:
-		return errGuest
-	case !reader.Admin:
-		return errNotAdmin
-	case isTrick(r):
+	case isAmbiguousPath(r):
 		return echo.ErrNotFound
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		if err := m.mayChange(r); err != nil {
+		if err := m.checkWrite(r); err != nil {
 			if errors.Is(err, errReadOnly) {
 				header.Set(echo.HeaderAllow, "GET, HEAD")
 			}
@@ -106,52 +102,24 @@ func (m *monitor) show(c echo.Context, requestID string) error {
 	return nil
 }
 
-// mayChange reports why a request that changes something is not let through.
-func (m *monitor) mayChange(r *http.Request) error {
+// checkWrite returns the refusal of a request that may not change anything.
+func (m *monitor) checkWrite(r *http.Request) error {
 	switch {
 	case m.readOnly:
 		return errReadOnly
 	case r.Method != http.MethodPost && r.Method != http.MethodDelete:
 		return errMethod
 	case m.crossSite.Check(r) != nil:
-		// A browser that has asked for the password sends it with everything that any
-		// page has it send here.
+		// A browser that knows the password sends it with each request here, whichever
+		// page makes the request.
 		return errOtherSite
 	}
 	return nil
 }
 
-// visitor finds out who wants to see the page. No access token is taken from the
-// query, which gets into histories and into the logs of proxies.
-func (m *monitor) visitor(r *http.Request) (messages.Reader, error) {
-	headers := r.Header.Values("Authorization")
-	switch len(headers) {
-	case 0:
-		return messages.Reader{}, errNoToken
-	case 1:
-	default:
-		return messages.Reader{}, errManyTokens
-	}
-	token, ok := strings.CutPrefix(headers[0], "Bearer ")
-	if !ok {
-		// A user's id has a colon, of which basic authentication knows but the first.
-		var user, password string
-		user, password, ok = r.BasicAuth()
-		both := user + ":" + password
-		token = both[strings.LastIndexByte(both, ':')+1:]
-	}
-	switch {
-	case !ok:
-		return messages.Reader{}, errBadHeader
-	case token == "":
-		return messages.Reader{}, errNoToken
-	}
-	return m.judge(r, token)
-}
-
-// isTrick reports whether a path could be another one to whoever looks at it
-// next.
-func isTrick(r *http.Request) bool {
+// isAmbiguousPath reports whether the page could read the path differently than this
+// package does.
+func isAmbiguousPath(r *http.Request) bool {
 	sent := strings.ToLower(r.URL.EscapedPath())
 	for _, piece := range []string{"%2e", "%2f", "%5c", "\\"} {
 		if strings.Contains(sent, piece) {

@@ -11,19 +11,17 @@ import (
 )
 
 // An objectBody is a JSON object that is written key by key. Unlike json.Marshal
-// it neither reads nor compacts the JSON that is put into it.
+// it neither checks nor compacts the values.
 type objectBody []byte
 
-// bodies are objects that were answered with. A page of history needs much memory for a
-// short time.
+// bodies are used objects. A page of history needs much memory for a short time.
 var bodies = sync.Pool{New: func() any { return new(objectBody) }}
 
-// mostKept bounds the bytes of an object that is kept: a page of 100 events has half as
-// many.
-const mostKept = 256 << 10
+// maxPooled is the maximum capacity of an object that is reused, in bytes. A page of 100
+// events needs about half of it.
+const maxPooled = 256 << 10
 
-// newObject returns an empty object with room for the values, and for a little
-// more.
+// newObject returns an empty object with capacity for the values and some keys.
 func newObject(values ...[]json.RawMessage) *objectBody {
 	size := 1 << 10
 	for _, values := range values {
@@ -36,7 +34,7 @@ func newObject(values ...[]json.RawMessage) *objectBody {
 	return body
 }
 
-// key begins a value.
+// key appends a key.
 func (o *objectBody) key(name string) {
 	before := byte(',')
 	if len(*o) == 0 {
@@ -45,19 +43,19 @@ func (o *objectBody) key(name string) {
 	*o = append(append(append(*o, before, '"'), name...), '"', ':')
 }
 
-// text adds a text.
+// text appends a field that is a string.
 func (o *objectBody) text(name, value string) {
 	quoted, _ := json.Marshal(value) // never fails
 	o.json(name, quoted)
 }
 
-// json adds a value that is JSON.
+// json appends a field whose value is JSON.
 func (o *objectBody) json(name string, value json.RawMessage) {
 	o.key(name)
 	*o = append(*o, value...)
 }
 
-// list adds a list of values that are JSON.
+// list appends a field that is a list of JSON values.
 func (o *objectBody) list(name string, values []json.RawMessage) {
 	o.key(name)
 	*o = append(*o, '[')
@@ -70,11 +68,12 @@ func (o *objectBody) list(name string, values []json.RawMessage) {
 	*o = append(*o, ']')
 }
 
-// answer answers with the object, which has a key, and is not to be used after that.
+// answer answers with the object, which must not be empty. The caller must not use it
+// afterwards.
 func (o *objectBody) answer(c echo.Context) error {
 	*o = append(*o, '}')
 	defer func() {
-		if cap(*o) <= mostKept {
+		if cap(*o) <= maxPooled {
 			bodies.Put(o)
 		}
 	}()

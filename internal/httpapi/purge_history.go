@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/url"
-	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -16,9 +14,11 @@ import (
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
+	"lethe/internal/wire"
 )
 
-// purgeHistory is POST …/v1/purge_history/{room_id}: the body says how far.
+// purgeHistory is POST …/v1/purge_history/{room_id}. The body has the event or the time
+// up to which history is purged.
 func (s *server) purgeHistory(c echo.Context, requester string) error {
 	body, err := readObject(c)
 	if err != nil {
@@ -32,13 +32,13 @@ func (s *server) purgeHistory(c echo.Context, requester string) error {
 	case len(event) > 0 && !bytes.Equal(event, []byte("null")):
 		var id string
 		if err := json.Unmarshal(event, &id); err != nil {
-			return badJSON("purge_up_to_event_id must be a string")
+			return wire.BadJSON("purge_up_to_event_id must be a string")
 		}
 		token, err = s.tokenOfEvent(ctx, room, id)
 	case hasTS:
 		token, err = s.tokenOfTimestamp(ctx, room, ts)
 	default:
-		err = badJSON("must specify purge_up_to_event_id or purge_up_to_ts")
+		err = wire.BadJSON("must specify purge_up_to_event_id or purge_up_to_ts")
 	}
 	if err != nil {
 		return err
@@ -46,8 +46,8 @@ func (s *server) purgeHistory(c echo.Context, requester string) error {
 	return s.submitPurgeHistory(c, requester, room, token, body)
 }
 
-// purgeHistoryBeforeEvent is POST …/v1/purge_history/{room_id}/{event_id}. What
-// the body says of an event or a time is not looked at.
+// purgeHistoryBeforeEvent is POST …/v1/purge_history/{room_id}/{event_id}. An event or a
+// time in the body is ignored.
 func (s *server) purgeHistoryBeforeEvent(c echo.Context, requester string) error {
 	body, err := readObject(c)
 	if err != nil {
@@ -65,11 +65,11 @@ func (s *server) tokenOfEvent(ctx context.Context, room, event string) (matrix.T
 	itsRoom, token, err := s.queries.EventPosition(ctx, event)
 	switch {
 	case errors.Is(err, postgres.ErrNotFound):
-		return matrix.Token{}, notFound("Could not find event " + event)
+		return matrix.Token{}, wire.NotFound("Could not find event " + event)
 	case err != nil:
 		return matrix.Token{}, err
 	case itsRoom != room:
-		return matrix.Token{}, badRequest("Event is for wrong room.")
+		return matrix.Token{}, wire.BadRequest("Event is for wrong room.")
 	}
 	return token, nil
 }
@@ -77,11 +77,11 @@ func (s *server) tokenOfEvent(ctx context.Context, room, event string) (matrix.T
 func (s *server) tokenOfTimestamp(ctx context.Context, room string, value json.RawMessage) (matrix.Token, error) {
 	ts, ok := integer(value)
 	if !ok {
-		return matrix.Token{}, badJSON("purge_up_to_ts must be an int")
+		return matrix.Token{}, wire.BadJSON("purge_up_to_ts must be an int")
 	}
 	token, err := s.queries.TokenAtTimestamp(ctx, room, ts)
 	if errors.Is(err, postgres.ErrNotFound) {
-		return matrix.Token{}, notFound("there is no event to be purged")
+		return matrix.Token{}, wire.NotFound("there is no event to be purged")
 	}
 	return token, err
 }
@@ -100,7 +100,7 @@ func (s *server) submitPurgeHistory(
 		Exclusive:         s.options.SeedDialect,
 	})
 	if errors.Is(err, journal.ErrRoomBusy) {
-		return badRequest("History purge already in progress for " + room)
+		return wire.BadRequest("History purge already in progress for " + room)
 	}
 	if err != nil {
 		return err
@@ -115,7 +115,7 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 	id := segment(c, "purge_id")
 	status, err := s.jobs.Status(c.Request().Context(), jobs.PurgeHistory, id)
 	if errors.Is(err, jobs.ErrNotFound) {
-		return notFound("purge id '" + id + "' not found")
+		return wire.NotFound("purge id '" + id + "' not found")
 	}
 	if err != nil {
 		return err
@@ -123,10 +123,9 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 	var body struct {
 		Status string `json:"status"`
 		Error  string `json:"error,omitempty"`
-		Held   string `json:"held,omitempty"` // why it waits
+		Held   string `json:"held,omitempty"` // the hold's reason
 	}
-	// Three words are all that admin tools know, and those that poll stop only
-	// at the last two.
+	// Admin tools know these three words. They poll until it is one of the last two.
 	switch status.State {
 	case journal.Complete:
 		body.Status = "complete"
@@ -136,20 +135,9 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 		body.Status, body.Error = "failed", "cancelled"
 	default:
 		body.Status = "active"
-		if body.Held, err = s.whyHeld(c.Request().Context(), status.Room, status.State); err != nil {
+		if body.Held, err = s.holdReason(c.Request().Context(), status.Room, status.State); err != nil {
 			return err
 		}
 	}
 	return answer(c, http.StatusOK, body)
-}
-
-// segment returns a part of the path, decoded once. Bytes that are not UTF-8
-// become U+FFFD, which no id holds.
-func segment(c echo.Context, name string) string {
-	sent := c.Param(name)
-	decoded, err := url.PathUnescape(sent)
-	if err != nil { // net/http has refused these
-		decoded = sent
-	}
-	return strings.ToValidUTF8(decoded, "\uFFFD")
 }

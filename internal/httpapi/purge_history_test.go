@@ -11,7 +11,7 @@ import (
 	"lethe/internal/httpapi"
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
 	"lethe/internal/tasks"
 )
 
@@ -183,7 +183,7 @@ func TestSeedDialectRefusesABusyRoom(t *testing.T) {
 	require.True(t, b.tasks.taken()[0].Exclusive)
 
 	busy := setup(t, httpapi.Options{SeedDialect: true})
-	busy.tasks.instead = func(context.Context) error { return fmt.Errorf("submit: %w", store.ErrRoomBusy) }
+	busy.tasks.instead = func(context.Context) error { return fmt.Errorf("submit: %w", journal.ErrRoomBusy) }
 	requireJSON(t, busy.send(t, "POST", room+"/$one", ""), 400,
 		refusal("M_UNKNOWN", "History purge already in progress for !room:x"))
 	// What is wrong with the request itself comes first.
@@ -197,11 +197,11 @@ func TestPurgeHistoryStatus(t *testing.T) {
 		status jobs.Status
 		want   string
 	}{
-		{jobs.Status{State: jobs.Queued}, `{"status":"active"}`},
-		{jobs.Status{State: jobs.Running}, `{"status":"active"}`},
-		{jobs.Status{State: jobs.Complete}, `{"status":"complete"}`},
-		{jobs.Status{State: jobs.Failed, Error: "400: too <new>"}, `{"status":"failed","error":"400: too <new>"}`},
-		{jobs.Status{State: jobs.Cancelled}, `{"status":"failed","error":"cancelled"}`},
+		{jobs.Status{State: journal.Queued}, `{"status":"active"}`},
+		{jobs.Status{State: journal.Running}, `{"status":"active"}`},
+		{jobs.Status{State: journal.Complete}, `{"status":"complete"}`},
+		{jobs.Status{State: journal.Failed, Error: "400: too <new>"}, `{"status":"failed","error":"400: too <new>"}`},
+		{jobs.Status{State: journal.Cancelled}, `{"status":"failed","error":"cancelled"}`},
 	} {
 		b.jobs["id"] = test.status
 		requireJSON(t, b.send(t, "GET", status+"id", ""), 200, test.want)

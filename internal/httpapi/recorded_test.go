@@ -20,7 +20,7 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/httpapi"
-	"lethe/internal/store"
+	"lethe/internal/store/postgres"
 )
 
 // TestRecordedReads asks what a real Synapse was asked before and after it
@@ -34,7 +34,7 @@ func TestRecordedReads(t *testing.T) {
 		t.Run(recorded, func(t *testing.T) {
 			t.Parallel()
 			url := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", dump))
-			db, err := store.Open(t.Context(), url, store.Options{MaxConnections: 4})
+			db, err := postgres.Open(t.Context(), url, postgres.Options{MaxConnections: 4})
 			require.NoError(t, err)
 			t.Cleanup(db.Close)
 			handler := httpapi.New(db, &submitter{}, board{}, httpapi.Options{Log: slog.New(slog.DiscardHandler)})
@@ -64,7 +64,7 @@ func TestRecordedReads(t *testing.T) {
 				w := httptest.NewRecorder()
 				handler.ServeHTTP(w, request)
 				require.Equal(t, r.Status, w.Code, "%s: %s", r.Path, w.Body)
-				if diff := gocmp.Diff(settled(t, r.Body), settled(t, w.Body.Bytes())); diff != "" {
+				if diff := gocmp.Diff(requireSettled(t, r.Body), requireSettled(t, w.Body.Bytes())); diff != "" {
 					t.Errorf("%s %s\n%s", r.User, r.Path, diff)
 				}
 			}
@@ -106,10 +106,10 @@ func recordedReads(t *testing.T, name string) (reads []recordedRead) {
 	return reads
 }
 
-// settled reads an answer, and leaves out of it what is intended to differ or
+// requireSettled reads an answer and leaves out of it what is intended to differ or
 // changes by itself: the padding of page tokens, ages, and the order of members and
 // of state events.
-func settled(t *testing.T, body []byte) any {
+func requireSettled(t *testing.T, body []byte) any {
 	t.Helper()
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.UseNumber()

@@ -5,14 +5,15 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"lethe/internal/access"
 	"lethe/internal/messages"
 	"lethe/internal/retention"
 )
 
 // retentionConfiguration is GET
-// /_matrix/client/unstable/org.matrix.msc1763/retention/configuration: what users
-// may expect of the rooms that have no policy, and of those that have one. It is
-// for users, not for guests.
+// /_matrix/client/unstable/org.matrix.msc1763/retention/configuration. It tells users,
+// but not guests, the policy of rooms without one of their own, and the bounds of other
+// policies.
 func retentionConfiguration(rules retention.Config) func(echo.Context, messages.Reader) error {
 	type lifetimes struct {
 		MinLifetime *int64 `json:"min_lifetime,omitempty"`
@@ -38,7 +39,7 @@ func retentionConfiguration(rules retention.Config) func(echo.Context, messages.
 	}
 	return func(c echo.Context, reader messages.Reader) error {
 		if reader.Guest {
-			return errGuest
+			return access.ErrGuest
 		}
 		return answer(c, http.StatusOK, body)
 	}

@@ -15,12 +15,12 @@ import (
 	"lethe/internal/store/timeline"
 )
 
-// statePage is how many state events are in memory at a time.
+// statePage is the number of state events that are in memory at a time.
 const statePage = 200
 
-// roomState is GET …/v1/rooms/{room_id}/state. A room may have a hundred
-// thousand state events, so they are written page by page. An error after the
-// first leaves JSON that has no end, which no tool takes for an answer.
+// roomState is GET …/v1/rooms/{room_id}/state. A room may have a hundred thousand state
+// events, so they are written page by page. An error after the first page leaves the
+// JSON incomplete, so that admin tools notice it.
 func (s *server) roomState(c echo.Context, _ string) error {
 	ctx, room := c.Request().Context(), segment(c, "room_id")
 	exists, err := s.queries.RoomExists(ctx, room)
@@ -30,7 +30,7 @@ func (s *server) roomState(c echo.Context, _ string) error {
 	if !exists {
 		return errRoomNotFound
 	}
-	ofType, err := queryOf(c).ascii("type")
+	ofType, err := queryOf(c).ASCII("type")
 	if err != nil {
 		return err
 	}
@@ -65,11 +65,11 @@ func (s *server) roomState(c echo.Context, _ string) error {
 	}
 }
 
-// clientEvents renders the events of state entries, in their order, with commas
-// between them. One that cannot be read is left out.
+// clientEvents renders the events of state entries in their order, separated by commas.
+// It leaves out events that cannot be read.
 //
-// What only its sender gets to see of an event, such as its transaction id, is
-// not shown to an admin.
+// Fields that only the sender of an event may see, such as its transaction id, are not
+// shown to an admin.
 func (s *server) clientEvents(ctx context.Context, room string, entries []admin.StateEntry) ([]byte, error) {
 	ids := make([]string, 0, len(entries))
 	for _, entry := range entries {

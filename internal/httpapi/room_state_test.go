@@ -104,9 +104,9 @@ func setupState(t *testing.T) stateRoom {
 	return stateRoom{b, conn}
 }
 
-// of makes the room's state the given events, each a type, a key and its JSON,
-// with the ids $s0, $s1 and so on, runs the SQL, and returns what is answered.
-func (r stateRoom) of(t *testing.T, version, sql string, events ...[3]string) []map[string]any {
+// requireStateOf sets the room's state to the given events, each a type, a key and its
+// JSON, with the ids $s0, $s1 and so on. It runs the SQL and returns the answer.
+func (r stateRoom) requireStateOf(t *testing.T, version, sql string, events ...[3]string) []map[string]any {
 	t.Helper()
 	conn := r.conn
 	_, err := conn.Exec(t.Context(), `
@@ -134,10 +134,10 @@ func (r stateRoom) of(t *testing.T, version, sql string, events ...[3]string) []
 	}
 	_, err = conn.Exec(t.Context(), sql)
 	require.NoError(t, err)
-	return r.state(t, "")
+	return r.requireState(t, "")
 }
 
-func (b *bundle) state(t *testing.T, query string) []map[string]any {
+func (b *bundle) requireState(t *testing.T, query string) []map[string]any {
 	t.Helper()
 	r := b.send(t, "GET", rooms+"/!room:x/state"+query, "")
 	require.Equal(t, 200, r.status, r.body)
@@ -157,7 +157,7 @@ func requireEvent(t *testing.T, want string, got map[string]any) {
 
 func TestStateIsInClientFormat(t *testing.T) {
 	t.Parallel()
-	state := setupState(t).of(t, "10", `
+	state := setupState(t).requireStateOf(t, "10", `
 		UPDATE events SET sender = '@who:x' WHERE event_id = '$s0'`,
 		[3]string{"a", "", `{"type":"a","state_key":"","sender":"@who:x","content":{"n":12345678901234567890,"f":1.50,"<":"\ud800"},
 			"origin_server_ts":5,"room_id":"!lie:x","event_id":"$lie","auth_events":[],"prev_events":[],"hashes":{},"signatures":{},
@@ -182,7 +182,7 @@ func TestStateIsInClientFormat(t *testing.T) {
 func TestStateHasAges(t *testing.T) {
 	t.Parallel()
 	sent := time.Now().Add(-time.Hour).UnixMilli()
-	state := setupState(t).of(t, "10", ``,
+	state := setupState(t).requireStateOf(t, "10", ``,
 		[3]string{"a", "", fmt.Sprintf(`{"unsigned":{"age_ts":%d}}`, sent)},
 		[3]string{"b", "", `{"unsigned":{"age_ts":"5"}}`})
 	age, ok := state[0]["age"].(float64)
@@ -194,7 +194,7 @@ func TestStateHasAges(t *testing.T) {
 
 func TestStateLeavesOutWhatCannotBeRead(t *testing.T) {
 	t.Parallel()
-	state := setupState(t).of(t, "", `
+	state := setupState(t).requireStateOf(t, "", `
 		DELETE FROM event_json WHERE event_id = '$s4';
 		INSERT INTO rejections (event_id, reason, last_check) VALUES ('$s5', '', '');
 		UPDATE events SET rejection_reason = 'x' WHERE event_id = '$s6'`,
@@ -226,18 +226,18 @@ func TestStateOfOneType(t *testing.T) {
 		"?type=on": 0, "?type=%25": 0, "?type=%00": 0,
 	} {
 		seen := map[any]bool{}
-		for _, event := range b.state(t, query) {
+		for _, event := range b.requireState(t, query) {
 			seen[event["event_id"]] = true
 		}
 		require.Len(t, seen, want, query)
-		require.Len(t, b.state(t, query), want, query)
+		require.Len(t, b.requireState(t, query), want, query)
 	}
 	_, err = conn.Exec(t.Context(), `DELETE FROM current_state_events WHERE state_key > 'k399' AND type = 'one'; DELETE FROM current_state_events WHERE type = 'other'`)
 	require.NoError(t, err)
-	left := len(b.state(t, ""))
+	left := len(b.requireState(t, ""))
 	_, err = conn.Exec(t.Context(), `DELETE FROM current_state_events WHERE event_id IN (SELECT event_id FROM current_state_events LIMIT $1)`, left-200)
 	require.NoError(t, err)
-	require.Len(t, b.state(t, ""), 200, "a last page that is full")
+	require.Len(t, b.requireState(t, ""), 200, "a last page that is full")
 	requireJSON(t, b.send(t, "GET", rooms+"/!room:x/state?type=%C3%A4", ""), 400,
 		refusal("M_UNKNOWN", "Query parameter 'type' must be ascii"))
 	head := b.raw(t, "HEAD "+rooms+"/!room:x/state HTTP/1.1\nHost: x\nAuthorization: Bearer admin\n\n")
@@ -270,7 +270,7 @@ func TestRedactedState(t *testing.T) {
 		{"1", "m.room.create", content},
 	} {
 		t.Run(test.version+test.kind, func(t *testing.T) {
-			state := r.of(t, test.version, `
+			state := r.requireStateOf(t, test.version, `
 				INSERT INTO redactions (event_id, redacts, recheck) VALUES ('$s1', '$s0', false)`,
 				[3]string{test.kind, "", `{"type":"` + test.kind + `","state_key":"","sender":"@sender:x","content":` + content + `,
 					"origin_server_ts":5,"extra":1,"unsigned":{"age":1,"other":2,"replaces_state":"$s1"}}`},
@@ -332,7 +332,7 @@ func TestWhichRedactionsCount(t *testing.T) {
 			event := func(kind string) [3]string {
 				return [3]string{kind, "", `{"type":"` + kind + `","state_key":"","sender":"@sender:x","content":{"a":1}}`}
 			}
-			state := r.of(t, "10", test.sql, event("a"), event("b"), event("c"), event("d"))
+			state := r.requireStateOf(t, "10", test.sql, event("a"), event("b"), event("c"), event("d"))
 			unsigned := state[0]["unsigned"].(map[string]any)
 			require.Equal(t, test.want, unsigned["redacted_by"])
 			require.Equal(t, test.want == nil, len(state[0]["content"].(map[string]any)) == 1)
@@ -345,7 +345,7 @@ func TestWhichRedactionsCount(t *testing.T) {
 func TestRedactionOnAnOlderSchema(t *testing.T) {
 	t.Parallel()
 	r := setupState(t)
-	state := r.of(t, "10", `
+	state := r.requireStateOf(t, "10", `
 		ALTER TABLE redactions DROP COLUMN recheck;
 		INSERT INTO redactions (event_id, redacts) VALUES ('$s1', '$s0')`,
 		[3]string{"a", "", `{"type":"a","state_key":"","sender":"@sender:x","content":{"a":1}}`},
@@ -361,14 +361,14 @@ func TestPreviousContent(t *testing.T) {
 		{"a", "", `{"type":"a","state_key":"","sender":"@sender:x","content":{},"unsigned":{"replaces_state":"$s1"}}`},
 		{"m.room.join_rules", "", `{"type":"m.room.join_rules","state_key":"","sender":"@sender:x","content":{"join_rule":"a","secret":1}}`},
 	}
-	plain := r.of(t, "10", ``, events...)[0]
+	plain := r.requireStateOf(t, "10", ``, events...)[0]
 	require.Equal(t, map[string]any{"join_rule": "a", "secret": 1.0}, plain["prev_content"])
-	redacted := r.of(t, "10", `INSERT INTO redactions (event_id, redacts, recheck) VALUES ('$gone', '$s1', false)`, events...)[0]
+	redacted := r.requireStateOf(t, "10", `INSERT INTO redactions (event_id, redacts, recheck) VALUES ('$gone', '$s1', false)`, events...)[0]
 	require.Equal(t, map[string]any{"join_rule": "a"}, redacted["prev_content"])
 	// Outside the timeline, as a purge leaves it, nothing is shown of it.
-	outlier := r.of(t, "10", `UPDATE events SET outlier = true WHERE event_id = '$s0'`, events...)[0]
+	outlier := r.requireStateOf(t, "10", `UPDATE events SET outlier = true WHERE event_id = '$s0'`, events...)[0]
 	require.NotContains(t, outlier, "prev_content")
 	require.Equal(t, map[string]any{"replaces_state": "$s1"}, outlier["unsigned"])
-	rejected := r.of(t, "10", `INSERT INTO rejections VALUES ('$s1', '', '')`, events...)[0]
+	rejected := r.requireStateOf(t, "10", `INSERT INTO rejections VALUES ('$s1', '', '')`, events...)[0]
 	require.NotContains(t, rejected, "prev_content")
 }

@@ -11,19 +11,19 @@ import (
 	"lethe/internal/store/admin"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/timeline"
+	"lethe/internal/wire"
 )
 
-var errRoomNotFound = notFound("Room not found")
+var errRoomNotFound = wire.NotFound("Room not found")
 
-// roomOrders are the words of order_by, in the order in which admin tools know
-// them. The first two are old names.
+// roomOrders are the values of order_by, in Synapse's order. The first two are old names.
 var roomOrders = []string{
 	"alphabetical", "size", "name", "canonical_alias", "joined_members", "joined_local_members", "version", "creator",
 	"encryption", "federatable", "public", "join_rules", "guest_access", "history_visibility", "state_events",
 }
 
-// A roomBody is a room in a list. Every key is always there, since some tools
-// refuse an answer without.
+// A roomBody is a room in a list. It always has all keys, because some tools require
+// them.
 type roomBody struct {
 	ID                 string  `json:"room_id"`
 	Name               *string `json:"name"`
@@ -42,7 +42,7 @@ type roomBody struct {
 	Type               *string `json:"room_type"`
 }
 
-func bodyOf(room admin.Room) roomBody {
+func newRoomBody(room admin.Room) roomBody {
 	return roomBody{
 		ID:                 room.ID,
 		Name:               room.Name,
@@ -80,9 +80,9 @@ func (s *server) roomList(c echo.Context, _ string) error {
 		PrevBatch *int64     `json:"prev_batch,omitempty"`
 	}{Offset: list.From, Rooms: make([]roomBody, 0, len(rooms)), Total: total}
 	for _, room := range rooms {
-		body.Rooms = append(body.Rooms, bodyOf(room))
+		body.Rooms = append(body.Rooms, newRoomBody(room))
 	}
-	// Differences, because a sum could overflow.
+	// A sum could overflow, so it is a difference.
 	if list.From < total && list.Limit < total-list.From {
 		body.NextBatch = new(list.From + list.Limit)
 	}
@@ -92,14 +92,14 @@ func (s *server) roomList(c echo.Context, _ string) error {
 	return answer(c, http.StatusOK, body)
 }
 
-func readRoomList(q query) (list admin.RoomList, err error) {
-	if list.From, err = q.integer("from", 0); err != nil {
+func readRoomList(q wire.Query) (list admin.RoomList, err error) {
+	if list.From, err = q.Integer("from", 0); err != nil {
 		return list, err
 	}
-	if list.Limit, err = q.integer("limit", 100); err != nil {
+	if list.Limit, err = q.Integer("limit", 100); err != nil {
 		return list, err
 	}
-	if list.Order, err = q.oneOf("order_by", "name", roomOrders...); err != nil {
+	if list.Order, err = q.OneOf("order_by", "name", roomOrders...); err != nil {
 		return list, err
 	}
 	switch list.Order {
@@ -108,20 +108,20 @@ func readRoomList(q query) (list admin.RoomList, err error) {
 	case "size":
 		list.Order = "joined_members"
 	}
-	search, searched, err := q.text("search_term")
+	search, searched, err := q.Text("search_term")
 	if err != nil {
 		return list, err
 	}
 	if list.Search = search; searched && search == "" {
-		return list, invalidParam("search_term cannot be an empty string")
+		return list, wire.InvalidParam("search_term cannot be an empty string")
 	}
-	if list.Reverse, err = q.backwards(); err != nil {
+	if list.Reverse, err = q.Backwards(); err != nil {
 		return list, err
 	}
-	if list.Public, err = q.boolean("public_rooms"); err != nil {
+	if list.Public, err = q.Boolean("public_rooms"); err != nil {
 		return list, err
 	}
-	list.Empty, err = q.boolean("empty_rooms")
+	list.Empty, err = q.Boolean("empty_rooms")
 	return list, err
 }
 
@@ -144,7 +144,7 @@ func (s *server) roomDetails(c echo.Context, _ string) error {
 		Tombstoned      bool    `json:"tombstoned"`
 		ReplacementRoom *string `json:"replacement_room"`
 	}{
-		roomBody: bodyOf(room.Room), Avatar: room.Avatar, Topic: room.Topic, LocalDevices: room.LocalDevices,
+		roomBody: newRoomBody(room.Room), Avatar: room.Avatar, Topic: room.Topic, LocalDevices: room.LocalDevices,
 		Forgotten: room.Forgotten, Tombstoned: room.Tombstone != nil,
 	}
 	if room.Tombstone != nil {

@@ -17,7 +17,7 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/httpapi"
-	"lethe/internal/store"
+	"lethe/internal/store/postgres"
 )
 
 const rooms = "/_synapse/admin/v1/rooms"
@@ -125,7 +125,7 @@ func prepareRooms(ctx context.Context, url string) error {
 
 func setupRooms(t *testing.T) *bundle {
 	t.Helper()
-	db, err := store.Open(t.Context(), devstacktest.Database(t, "rooms", prepareRooms), store.Options{MaxConnections: 4})
+	db, err := postgres.Open(t.Context(), devstacktest.Database(t, "rooms", prepareRooms), postgres.Options{MaxConnections: 4})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	return setupOn(t, db, httpapi.Options{})
@@ -140,7 +140,7 @@ type roomList struct {
 	PrevBatch *int64       `json:"prev_batch"`
 }
 
-func (b *bundle) list(t *testing.T, parameters url.Values) roomList {
+func (b *bundle) requireRooms(t *testing.T, parameters url.Values) roomList {
 	t.Helper()
 	r := b.send(t, "GET", rooms+"?"+parameters.Encode(), "")
 	require.Equal(t, 200, r.status, r.body)
@@ -218,14 +218,14 @@ func TestRoomListOrders(t *testing.T) {
 		"encryption", "federatable", "public", "join_rules", "guest_access", "history_visibility", "state_events",
 	} {
 		for _, direction := range []string{"f", "b"} {
-			list := b.list(t, url.Values{"order_by": {order}, "dir": {direction}, "limit": {"1000"}})
+			list := b.requireRooms(t, url.Values{"order_by": {order}, "dir": {direction}, "limit": {"1000"}})
 			require.Equal(t, idsOf(sorted(listedRooms(), order, direction)), idsOf(list.Rooms), "%s %s", order, direction)
 			require.EqualValues(t, len(list.Rooms), *list.Total)
 		}
 	}
 	// What is not said is f, name and 100.
-	require.Equal(t, idsOf(sorted(listedRooms(), "name", "f")), idsOf(b.list(t, nil).Rooms))
-	require.Equal(t, idsOf(sorted(listedRooms(), "size", "f")), idsOf(b.list(t, url.Values{"order_by": {"size", "no word"}}).Rooms),
+	require.Equal(t, idsOf(sorted(listedRooms(), "name", "f")), idsOf(b.requireRooms(t, nil).Rooms))
+	require.Equal(t, idsOf(sorted(listedRooms(), "size", "f")), idsOf(b.requireRooms(t, url.Values{"order_by": {"size", "no word"}}).Rooms),
 		"the first value counts")
 }
 
@@ -233,7 +233,7 @@ func TestRoomListShowsAllKeys(t *testing.T) {
 	t.Parallel()
 	b := setupRooms(t)
 	none := false
-	for _, room := range b.list(t, nil).Rooms {
+	for _, room := range b.requireRooms(t, nil).Rooms {
 		want := listedRooms()[slices.IndexFunc(listedRooms(), func(r listedRoom) bool { return r.ID == room.ID })]
 		want.Federatable, want.Public = cmp.Or(want.Federatable, &none), cmp.Or(want.Public, &none)
 		require.Equal(t, want, room)
@@ -289,7 +289,7 @@ func TestRoomListPages(t *testing.T) {
 	}
 	var paged []string
 	for next := new(int64(0)); next != nil; {
-		page := b.list(t, url.Values{"from": {fmt.Sprint(*next)}, "limit": {"7"}, "order_by": {"public"}, "dir": {"b"}})
+		page := b.requireRooms(t, url.Values{"from": {fmt.Sprint(*next)}, "limit": {"7"}, "order_by": {"public"}, "dir": {"b"}})
 		paged, next = append(paged, idsOf(page.Rooms)...), page.NextBatch
 	}
 	require.Equal(t, idsOf(sorted(listedRooms(), "public", "b")), paged)
@@ -349,7 +349,7 @@ func TestRoomSearch(t *testing.T) {
 		"_": append(random(func(r listedRoom) bool { return is(r.Name, "_") }), "!underscore:x", "!LARGE:x"),
 		"É": random(func(r listedRoom) bool { return is(r.Name, "é") }),
 	} {
-		got := b.list(t, url.Values{"search_term": {term}})
+		got := b.requireRooms(t, url.Values{"search_term": {term}})
 		require.ElementsMatch(t, want, idsOf(got.Rooms), "%.40q", term)
 		require.EqualValues(t, len(want), *got.Total, "%.40q", term)
 		for name, holds := range map[string]func(listedRoom) bool{
@@ -368,11 +368,11 @@ func TestRoomSearch(t *testing.T) {
 					both = append(both, r.ID)
 				}
 			}
-			require.ElementsMatch(t, both, idsOf(b.list(t, filters).Rooms), "%.40q and %s", term, name)
+			require.ElementsMatch(t, both, idsOf(b.requireRooms(t, filters).Rooms), "%.40q and %s", term, name)
 		}
 	}
 	// An escape that is none is part of the term, and the others are not.
-	require.Equal(t, "!percent:x", b.list(t, url.Values{"search_term": {"100% p"}}).Rooms[0].ID)
+	require.Equal(t, "!percent:x", b.requireRooms(t, url.Values{"search_term": {"100% p"}}).Rooms[0].ID)
 	r := b.send(t, "GET", rooms+"?search_term=100%+p%75re", "")
 	require.Contains(t, r.body, `"total_rooms":1}`)
 	require.Contains(t, r.body, `"!percent:x"`)

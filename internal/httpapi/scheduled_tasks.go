@@ -6,21 +6,24 @@ import (
 	"slices"
 	"time"
 
+	"github.com/labstack/echo/v4"
+
 	"lethe/internal/jobs"
 	"lethe/internal/store/journal"
-
-	"github.com/labstack/echo/v4"
+	"lethe/internal/wire"
 )
 
 const (
-	// taskAge is for how long the tasks that have ended are listed.
+	// taskAge is how long tasks are listed after their end.
 	taskAge = 7 * 24 * time.Hour
 
-	// maxTasks bounds a list. With max_timestamp the older ones can be had.
+	// maxTasks is the maximum number of tasks in a list. A request with max_timestamp
+	// gets older ones.
 	maxTasks = 10_000
 )
 
-// Each word for tasks belongs to the word for jobs at the same place.
+// Synapse's words for tasks, and Lethe's words for jobs. Words with the same index mean
+// the same.
 var (
 	taskActions, jobKinds = taskActionsAndKinds()
 
@@ -28,6 +31,8 @@ var (
 	jobStates    = []journal.State{journal.Queued, journal.Running, journal.Complete, journal.Failed, journal.Cancelled}
 )
 
+// taskActionsAndKinds returns Synapse's word for each kind of job. Synapse does not
+// know those of the sweeps.
 func taskActionsAndKinds() (actions []string, kinds []journal.Kind) {
 	for _, definition := range jobs.Registry() {
 		actions, kinds = append(actions, definition.TaskAction), append(kinds, definition.Kind)
@@ -35,17 +40,17 @@ func taskActionsAndKinds() (actions []string, kinds []journal.Kind) {
 	return append(actions, string(journal.ListedPurge)), append(kinds, journal.ListedPurge)
 }
 
-// taskStatus is the word for a job's state. One that is held waits to go on.
+// taskStatus returns Synapse's word for a job's state. A held job is a queued one.
 func taskStatus(state journal.State) string {
 	if state == journal.Held {
 		state = journal.Queued
 	}
-	return translate([]journal.State{state}, jobStates, taskStatuses)[0]
+	return translateWords([]journal.State{state}, jobStates, taskStatuses)[0]
 }
 
-// translate replaces words by those at the same place. It leaves unknown words out,
-// and returns all that there are if it is given none.
-func translate[From, To ~string](words, from []From, to []To) []To {
+// translateWords replaces each word of one list by the word of the other list with the
+// same index. It drops unknown words. Without words it returns the whole other list.
+func translateWords[From, To ~string](words, from []From, to []To) []To {
 	if len(words) == 0 {
 		return to
 	}
@@ -58,8 +63,8 @@ func translate[From, To ~string](words, from []From, to []To) []To {
 	return translated
 }
 
-// scheduledTasks is GET …/v1/scheduled_tasks: the jobs, in the words of
-// Synapse's own task queue.
+// scheduledTasks is GET …/v1/scheduled_tasks. It lists the jobs in the words of Synapse's
+// task queue.
 func (s *server) scheduledTasks(c echo.Context, _ string) error {
 	list, err := readJobList(queryOf(c))
 	if err != nil {
@@ -74,7 +79,7 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 		Action    string          `json:"action"`
 		Status    string          `json:"status"`
 		ChangedTS int64           `json:"timestamp_ms"`
-		Room      *string         `json:"resource_id"` // nil if it is about no room
+		Room      *string         `json:"resource_id"` // nil for a job without a room
 		Result    json.RawMessage `json:"result"`
 		Error     *string         `json:"error"`
 	}
@@ -86,7 +91,7 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 		}
 		tasks = append(tasks, task{
 			ID:        job.ID,
-			Action:    translate([]journal.Kind{job.Kind}, jobKinds, taskActions)[0],
+			Action:    translateWords([]journal.Kind{job.Kind}, jobKinds, taskActions)[0],
 			Status:    taskStatus(job.State),
 			ChangedTS: job.ChangedTS,
 			Room:      room,
@@ -99,32 +104,32 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 	}{tasks})
 }
 
-func readJobList(q query) (journal.JobList, error) {
+func readJobList(q wire.Query) (journal.JobList, error) {
 	list := journal.JobList{EndedWithin: taskAge, Limit: maxTasks}
-	actions, err := q.several("action_name")
+	actions, err := q.Several("action_name")
 	if err != nil {
 		return list, err
 	}
-	list.Kinds = translate(actions, taskActions, jobKinds)
-	if _, ok := q.value("resource_id"); ok {
-		room, err := q.ascii("resource_id")
+	list.Kinds = translateWords(actions, taskActions, jobKinds)
+	if _, ok := q.Value("resource_id"); ok {
+		room, err := q.ASCII("resource_id")
 		if err != nil {
 			return list, err
 		}
 		list.Room = &room
 	}
-	statuses, err := q.severalOf("status", taskStatuses...)
+	statuses, err := q.SeveralOf("status", taskStatuses...)
 	if err == nil && statuses == nil {
-		statuses, err = q.severalOf("job_status", taskStatuses...)
+		statuses, err = q.SeveralOf("job_status", taskStatuses...)
 	}
 	if err != nil {
 		return list, err
 	}
-	list.States = translate(statuses, taskStatuses, jobStates)
+	list.States = translateWords(statuses, taskStatuses, jobStates)
 	if slices.Contains(list.States, journal.Queued) {
 		list.States = append(slices.Clone(list.States), journal.Held)
 	}
-	until, ok, err := q.optionalInteger("max_timestamp")
+	until, ok, err := q.OptionalInteger("max_timestamp")
 	if ok {
 		list.Until = &until
 	}

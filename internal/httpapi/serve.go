@@ -15,9 +15,8 @@ import (
 	"lethe/internal/observe"
 )
 
-// serve surrounds every request, whether or not a route matches it: it sets the
-// time limit and the headers that all answers have, renders the error, and
-// reports.
+// serve is the middleware of all requests, including those that match no route. It sets
+// the timeout and the common headers, renders the error and writes the log.
 func (s *server) serve(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		begun := time.Now()
@@ -27,12 +26,12 @@ func (s *server) serve(next echo.HandlerFunc) echo.HandlerFunc {
 
 		ctx := observe.WithRequestID(sent.Context(), requestID)
 		ctx = observe.About(ctx, slog.String("request_id", requestID))
-		ctx, span := s.options.Tracer.Serve(ctx, sent.Header, usualMethod(sent.Method))
+		ctx, span := s.options.Tracer.Serve(ctx, sent.Header, methodLabel(sent.Method))
 		sent = sent.WithContext(ctx)
 		c.Set(sentKey, sent)
-		defer limit(c, sent, begun, s.options.Timeout)()
+		defer setTimeout(c, sent, begun, s.options.Timeout)()
 		defer func() {
-			if cancel, ok := c.Get(allowedKey).(context.CancelFunc); ok {
+			if cancel, ok := c.Get(extendedKey).(context.CancelFunc); ok {
 				cancel()
 			}
 		}()
@@ -40,74 +39,74 @@ func (s *server) serve(next echo.HandlerFunc) echo.HandlerFunc {
 		if sent.Method == http.MethodOptions {
 			err = c.NoContent(http.StatusNoContent)
 		} else {
-			err = guard(next, c)
+			err = recoverPanic(next, c)
 		}
 		if s.isPassedOn(sent, err) {
 			c.SetPath("passed on")
-			defer limit(c, sent, begun, s.options.PassTimeout)()
-			err = guard(func(c echo.Context) error { return s.passOn(c, requestID) }, c)
+			defer setTimeout(c, sent, begun, s.options.PassTimeout)()
+			err = recoverPanic(func(c echo.Context) error { return s.passOn(c, requestID) }, c)
 		}
 		cut := errors.Is(err, http.ErrAbortHandler)
 		if err != nil {
-			err = refuse(c, err)
+			err = writeError(c, err)
 		}
 		s.report(c, requestID, time.Since(begun), err)
 		endSpan(span, c, err)
 		if cut {
-			panic(http.ErrAbortHandler) // or the piece would pass for the whole
+			panic(http.ErrAbortHandler) // or the client would not notice that the answer is incomplete
 		}
 		return nil
 	}
 }
 
 const (
-	// sentKey is where the request is kept as it was sent, without a time limit.
+	// sentKey is the context's key of the request as it was sent, without a timeout.
 	sentKey = "sent"
 
-	// allowedKey is where what ends the time that allow gave is kept.
-	allowedKey = "allowed"
+	// extendedKey is the context's key of the function that ends an extended timeout.
+	extendedKey = "extended"
 )
 
-// allow gives a request, whose body has been read, more time than others have.
-// It is called once. The time lasts beyond the handler: how its error is rendered
-// depends on whether the time is over.
-func (s *server) allow(c echo.Context, patience time.Duration) {
-	c.Set(allowedKey, limit(c, c.Get(sentKey).(*http.Request), time.Now(), patience))
+// extendTimeout gives a request more time. The request's body must have been read. A
+// handler calls it at most once. The timeout outlives the handler, because the rendering
+// of the handler's error depends on whether it has passed.
+func (s *server) extendTimeout(c echo.Context, timeout time.Duration) {
+	c.Set(extendedKey, setTimeout(c, c.Get(sentKey).(*http.Request), time.Now(), timeout))
 }
 
-// limit bounds the request, which is the context's from now on. The caller calls
-// what it returns when the request has been answered.
-func limit(c echo.Context, request *http.Request, begun time.Time, timeout time.Duration) context.CancelFunc {
+// setTimeout sets the request with a timeout as the context's request. The caller calls
+// the returned function after the answer.
+func setTimeout(c echo.Context, request *http.Request, begun time.Time, timeout time.Duration) context.CancelFunc {
 	ctx, cancel := context.WithTimeout(request.Context(), timeout)
 	c.SetRequest(request.WithContext(ctx))
-	// The context ends no read or write, so these have deadlines of their own:
-	// later ones, because net/http takes a read that fails while a handler is
-	// at work for a client that has gone. A connection that can have none is
-	// not a client's.
+	// A context does not end reads and writes, so they have their own deadlines.
+	// These are later, because net/http cancels the request's context when a read
+	// fails while the handler runs. Only connections in tests do not support
+	// deadlines.
 	connection := http.NewResponseController(c.Response())
 	_ = connection.SetReadDeadline(begun.Add(timeout * 3 / 2))
 	_ = connection.SetWriteDeadline(begun.Add(timeout * 2))
 	return cancel
 }
 
-// writeHeaders sets what every answer has: leave for any web page to ask, since
-// admin tools are web pages, and a request id to find in the log.
+// writeHeaders sets the headers of all answers. They allow requests from any web page,
+// because some admin tools are web pages, and have the request id that is in the log.
 func writeHeaders(h http.Header, requestID string) {
-	allowAnyPage(h)
+	allowCrossOrigin(h)
 	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
 	h.Set("X-Request-Id", requestID)
 }
 
-func allowAnyPage(h http.Header) {
+func allowCrossOrigin(h http.Header) {
 	h.Set("Access-Control-Allow-Origin", "*")
 	h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
 	h.Set("Access-Control-Allow-Headers", "X-Requested-With, Content-Type, Authorization, Date")
 }
 
-// asSent returns the request with its path as it was sent in RawPath, which echo
-// then routes by, so that every segment is decoded once and a slash within an id
-// does not end it. net/http leaves RawPath empty where it can be told from Path.
-func asSent(r *http.Request) *http.Request {
+// withRawPath returns the request with RawPath set to its path as it was sent. Echo then
+// routes by RawPath, so that each segment is decoded once and an escaped slash does not
+// end a segment. net/http leaves RawPath empty if it can be computed from Path.
+func withRawPath(r *http.Request) *http.Request {
 	if r.URL.RawPath != "" {
 		return r
 	}
@@ -117,8 +116,8 @@ func asSent(r *http.Request) *http.Request {
 	return &sent
 }
 
-// guard calls the handler and makes a panic an error.
-func guard(handler echo.HandlerFunc, c echo.Context) (err error) {
+// recoverPanic calls the handler and turns a panic into an error.
+func recoverPanic(handler echo.HandlerFunc, c echo.Context) (err error) {
 	defer func() {
 		switch v := recover(); v {
 		case nil:
@@ -131,10 +130,10 @@ func guard(handler echo.HandlerFunc, c echo.Context) (err error) {
 	return handler(c)
 }
 
-// report writes the request's line to the log and tells Observe. The path and
-// the query stay out of it: they hold ids and access tokens.
+// report logs the request and calls Observe. It does not log the path or the query,
+// because they contain ids and access tokens.
 func (s *server) report(c echo.Context, requestID string, duration time.Duration, err error) {
-	method, route, status := usualMethod(c.Request().Method), routeOf(c), c.Response().Status
+	method, route, status := methodLabel(c.Request().Method), routeOf(c), c.Response().Status
 	level, attrs := slog.LevelInfo, []slog.Attr{
 		slog.String("method", method),
 		slog.String("route", route),
@@ -145,15 +144,15 @@ func (s *server) report(c echo.Context, requestID string, duration time.Duration
 	if err != nil {
 		level, attrs = slog.LevelError, append(attrs, slog.Any("error", err))
 	}
-	// The request's context may be over, and the line is to be written.
+	// The request's context may have ended.
 	s.options.Log.LogAttrs(context.WithoutCancel(c.Request().Context()), level, "request", attrs...)
 	if s.options.Observe != nil {
 		s.options.Observe(route, method, status, duration)
 	}
 }
 
-// usualMethod is the method, or "OTHER" for those that nobody has reason to send.
-func usualMethod(method string) string {
+// methodLabel returns the method, or "OTHER" for an unusual one.
+func methodLabel(method string) string {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodOptions:
 		return method
@@ -161,13 +160,12 @@ func usualMethod(method string) string {
 	return "OTHER"
 }
 
-// routeOf is the pattern that the request has matched.
+// routeOf returns the pattern that the request has matched.
 func routeOf(c echo.Context) string { return cmp.Or(c.Path(), "unmatched") }
 
-// endSpan ends a request's span, with what is known when it has been answered. A
-// refusal is no failure of ours.
+// endSpan ends the span of an answered request. A refusal is not an error of the span.
 func endSpan(span observe.Span, c echo.Context, err error) {
-	method, status := usualMethod(c.Request().Method), c.Response().Status
+	method, status := methodLabel(c.Request().Method), c.Response().Status
 	span.Name(method + " " + routeOf(c))
 	span.Set(slog.String("http.route", routeOf(c)), slog.Int("http.response.status_code", status))
 	if err == nil && status >= http.StatusInternalServerError {

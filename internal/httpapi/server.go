@@ -11,6 +11,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"lethe/internal/access"
 	"lethe/internal/homeserver"
 	"lethe/internal/jobs"
 	"lethe/internal/messages"
@@ -22,120 +23,121 @@ import (
 	"lethe/internal/tasks"
 )
 
-// Options are what [New] can be told.
+// Options are the settings of [New].
 type Options struct {
-	// AccountValidity says that accounts expire, so that Synapse's
-	// account_validity table is asked before an access token is believed.
-	// Defaults to false.
+	// AccountValidity says that accounts can expire, so that Synapse's
+	// account_validity table is read for each access token. Defaults to false.
 	AccountValidity bool
 
-	// DeletePatience bounds how long the caller of a synchronous delete waits.
-	// Defaults to 10 m.
+	// DeletePatience is the maximum time that the caller of a synchronous delete
+	// waits. Defaults to 10 m.
 	DeletePatience time.Duration
 
-	// Health answers /healthz, /readyz and /metrics. Nothing that is promised
-	// of the API holds there: no CORS headers, no log, no time limit, no
-	// Observe. Defaults to nil, which leaves the three unknown.
+	// Health answers /healthz, /readyz and /metrics. These requests have no CORS
+	// headers, no log line, no timeout and no call of Observe. Defaults to nil, so
+	// that the three paths are not found.
 	Health http.Handler
 
-	// Homeserver gets the requests for /_matrix and /_synapse/admin that are
-	// none of ours, and their callers its answers. Defaults to nil, which leaves
-	// those unknown.
+	// Homeserver answers the requests below /_matrix and /_synapse/admin that match
+	// no route. Defaults to nil, so that they are not found.
 	Homeserver *homeserver.Client
 
-	// HomeserverAuth has Homeserver say for whom an access token speaks, instead
-	// of the database. Defaults to false.
+	// HomeserverAuth says that Homeserver is asked for whom an access token speaks,
+	// instead of the database. Defaults to false.
 	HomeserverAuth bool
 
-	// Log gets one line for each request. Defaults to slog.Default().
+	// Log is the logger, which gets one line for each request. Defaults to
+	// slog.Default().
 	Log *slog.Logger
 
-	// Messages reads the history of rooms. Defaults to one on the database that has
-	// no leases.
+	// Messages reads the history of rooms. Defaults to a reader of the store without
+	// leases.
 	Messages *messages.Messages
 
-	// Monitor is shown to server admins at [MonitorRoot] and below, as by
-	// [NewMonitor], read-only. Defaults to nil, which leaves these unknown.
+	// Monitor is shown to server admins at [MonitorRoot] and below, as by a read-only
+	// [NewMonitor]. Defaults to nil, so that these paths are not found.
 	Monitor http.Handler
 
-	// Observe is told of each request when it has been answered, with the
-	// pattern that it matched. All that were passed on have the route "passed on",
-	// all other paths that match none "unmatched", and all unusual methods the method "OTHER", so the number of
-	// label values is bounded. Defaults to nil, which tells nobody.
+	// Observe is called after each request, with the pattern that it matched. The
+	// route of requests that are passed on is "passed on", that of other requests
+	// without a pattern "unmatched", and an unusual method is "OTHER", so that the
+	// number of label values is bounded. Defaults to nil, which is not called.
 	Observe func(route, method string, status int, duration time.Duration)
 
-	// ObservePage is told how long it took to make a page of a room's history, or
-	// to fail, and whether it was for a server admin who sees all of it. Defaults
-	// to nil, which tells nobody.
+	// ObservePage is called with the time that a page of a room's history took,
+	// whether or not it failed. Admin says that it was for a server admin who may
+	// see everything. Defaults to nil, which is not called.
 	ObservePage func(admin bool, duration time.Duration)
 
-	// PassTimeout is the Timeout of a request that is passed on, which may wait
-	// for news. Defaults to 10 m.
+	// PassTimeout is the Timeout of requests that are passed on. Those of /sync may
+	// wait long. Defaults to 10 m.
 	PassTimeout time.Duration
 
 	// PurgeDelay is the pause between the shutdown and the purge of a room that is
-	// deleted asynchronously. Defaults to 0, none.
+	// deleted asynchronously. Defaults to 0, which is no pause.
 	PurgeDelay time.Duration
 
-	// Retention is told to users who ask for it, if it is enabled. Defaults to nil:
-	// there is nobody to ask, as in a homeserver without that experiment.
+	// Retention is the configuration that users can read, if it is enabled. Defaults
+	// to nil, so that the path is not found, as in a homeserver without MSC1763.
 	Retention *retention.Config
 
-	// SeedDialect refuses a history purge of a room that has a job already, as
-	// the first admin tools expect, and says "shutting_down" or "purging" for a
-	// delete that is under way; without it the purge is queued. Defaults to false.
+	// SeedDialect makes the API answer as the first admin tools expect: it refuses to
+	// purge the history of a room that has a job already, instead of queueing the
+	// purge, and the status of a running delete is "shutting_down" or "purging".
+	// Defaults to false.
 	SeedDialect bool
 
-	// ServerName is the homeserver's name. Defaults to "": then nobody is a user
-	// of ours who could make a room.
+	// ServerName is the homeserver's name. Defaults to "", so that no user can create
+	// a replacement room.
 	ServerName string
 
-	// StatusTTL is for how long the deletes of a room that have ended are listed.
-	// Defaults to 24 h.
+	// StatusTTL is how long a room's deletes are listed after their end. Defaults to
+	// 24 h.
 	StatusTTL time.Duration
 
-	// Timeout bounds a request: as long again for reading it and for writing the
-	// answer. Defaults to 25 s, a little less than admin tools wait.
+	// Timeout is the maximum time of a request's handler. Reading the request may
+	// take 1.5 times as long, and the whole request twice as long. Defaults to 25 s,
+	// which is a little less than admin tools wait.
 	Timeout time.Duration
 
-	// TrustedProxies are those whose X-Forwarded-For says where a request comes
-	// from, by which wrong access tokens are counted. Defaults to none: it comes
-	// from the other end of its connection.
+	// TrustedProxies are the networks of the proxies whose X-Forwarded-For header is
+	// believed. Defaults to none, so that wrong access tokens count for the address
+	// at the other end of the connection.
 	TrustedProxies []netip.Prefix
-	// Tracer traces all requests but those to Health. Defaults to nil, no traces.
+
+	// Tracer traces all requests but those to Health. Defaults to nil, which traces
+	// nothing.
 	Tracer *observe.Tracer
 }
 
-// submitter is what the API needs of *tasks.Client.
+// A submitter accepts jobs: a *tasks.Client, or a fake in tests.
 type submitter interface {
 	SubmitPurgeHistory(ctx context.Context, purge tasks.PurgeHistory) (id string, err error)
 	SubmitDeleteRoom(ctx context.Context, request tasks.DeleteRoom) (id string, err error)
 }
 
-// statuses is what the API needs of *jobs.Board.
+// statuses returns the statuses of jobs: a *jobs.Board, or a fake in tests.
 type statuses interface {
 	Status(ctx context.Context, kind journal.Kind, id string) (jobs.Status, error)
 }
 
-// server holds what the handlers need.
+// A server has the dependencies of the handlers.
 type server struct {
-	options  Options
-	db       *postgres.DB
-	journal  *journal.Journal
-	holds    *journal.Holds
-	queries  *admin.Queries
-	accounts authenticator
-	guesses  *guesses
-	recent   *recentCallers
-	tasks    submitter
-	jobs     statuses
-	echo     *echo.Echo
-	monitor  http.Handler // nil unless it is shown
+	options Options
+	db      *postgres.DB
+	journal *journal.Journal
+	holds   *journal.Holds
+	queries *admin.Queries
+	access  *access.Control
+	tasks   submitter
+	jobs    statuses
+	echo    *echo.Echo
+	monitor http.Handler // nil unless it is shown
 }
 
-// New returns a handler that reads from db, submits to a *tasks.Client and asks
-// a *jobs.Board. It limits each request by itself; the server that it is put
-// into leaves "OPTIONS *" to it.
+// New returns a handler that reads from db, submits jobs to a *tasks.Client and gets
+// their statuses from a *jobs.Board. The handler sets the timeouts of each request. The
+// [http.Server] that runs it should set DisableGeneralOptionsHandler.
 func New(db *postgres.DB, client submitter, board statuses, options Options) http.Handler {
 	s := newServer(db, client, board, options)
 	if page := s.options.Monitor; page != nil {
@@ -166,12 +168,18 @@ func newServer(db *postgres.DB, client submitter, board statuses, options Option
 	if options.Timeout == 0 {
 		options.Timeout = 25 * time.Second
 	}
-	s := &server{options: options, db: db, journal: journal.New(db), holds: journal.NewHolds(db), queries: admin.New(db), tasks: client, jobs: board, guesses: newGuesses(), recent: newRecentCallers(), echo: echo.New()}
-	s.accounts = byDatabase{queries: admin.New(db), accountValidity: options.AccountValidity}
-	if options.HomeserverAuth {
-		s.accounts = byHomeserver{homeserver.NewAccounts(options.Homeserver, homeserver.AccountsOptions{})}
+	who := access.Options{
+		AccountValidity: options.AccountValidity,
+		TrustedProxies:  options.TrustedProxies,
+		UnlimitedUsers:  options.passesUsersOn(),
 	}
-	return s
+	if options.HomeserverAuth {
+		who.Homeserver = options.Homeserver
+	}
+	return &server{
+		options: options, db: db, journal: journal.New(db), holds: journal.NewHolds(db), queries: admin.New(db),
+		access: access.New(db, who), tasks: client, jobs: board, echo: echo.New(),
+	}
 }
 
 func (s *server) routes() {
@@ -207,8 +215,7 @@ func (s *server) routes() {
 			s.user(retentionConfiguration(*rules)))
 	}
 	if s.options.Homeserver == nil {
-		// A homeserver that runs is asked to write these itself: it has them in its
-		// caches.
+		// A running homeserver has these in its caches, so it must write them itself.
 		s.handle(http.MethodPut, v1+"/rooms/:room_id/block", s.admin(s.blockRoom))
 		s.handle(http.MethodDelete, v1+"/rooms/:room_id/forward_extremities", s.admin(s.deleteForwardExtremities))
 	}
@@ -217,8 +224,8 @@ func (s *server) routes() {
 	s.handle(http.MethodGet, v2+"/rooms/delete_status/:delete_id", s.admin(s.deleteStatus))
 }
 
-// handle registers a route as Synapse matches it: any segment may be empty, no
-// segment holds a slash, and HEAD is GET without the body.
+// handle registers a route as Synapse matches it. A segment may be empty, but has no
+// slash. HEAD is GET without the body.
 func (s *server) handle(method, pattern string, handler echo.HandlerFunc) {
 	methods := []string{method}
 	if method == http.MethodGet {
@@ -226,9 +233,9 @@ func (s *server) handle(method, pattern string, handler echo.HandlerFunc) {
 	}
 	s.echo.Match(methods, pattern, handler)
 	if parent, last := path.Split(pattern); strings.HasPrefix(last, ":") {
-		// In echo the last segment is never empty, and takes all that is left,
-		// slashes too, unless something may follow it. So something may that no
-		// path can hold.
+		// In echo the last segment is never empty, and matches the whole rest of the
+		// path, including slashes, unless another route continues after it. So there is
+		// a route that continues with a byte that is in no path.
 		s.echo.Match(methods, parent, handler)
 		s.echo.RouteNotFound(pattern+"/\x00", echo.NotFoundHandler)
 	}
@@ -242,7 +249,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case s.monitor != nil && (r.URL.Path == MonitorRoot || strings.HasPrefix(r.URL.Path, MonitorRoot+"/")):
 		s.monitor.ServeHTTP(w, r)
 	default:
-		s.echo.ServeHTTP(w, asSent(r))
+		s.echo.ServeHTTP(w, withRawPath(r))
 	}
 }
 

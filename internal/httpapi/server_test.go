@@ -209,7 +209,7 @@ func TestClientGone(t *testing.T) {
 		close(called)
 		return untilOver(ctx)
 	}
-	conn := b.dial(t)
+	conn := b.requireDial(t)
 	_, err := io.WriteString(conn, "POST /_synapse/admin/v1/purge_history/!room:x/$one HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer admin\r\n\r\n")
 	require.NoError(t, err)
 	<-called

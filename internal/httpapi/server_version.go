@@ -6,11 +6,11 @@ import (
 	"github.com/labstack/echo/v4"
 )
 
-// synapseVersion is the Synapse that Lethe answers like. Admin tools decide by
-// it what they may ask for.
+// synapseVersion is the version of Synapse whose API Lethe serves. Admin tools choose
+// their requests by it.
 const synapseVersion = "1.160.0"
 
-// serverVersion is GET …/v1/server_version, for everybody.
+// serverVersion is GET …/v1/server_version. It needs no access token.
 func serverVersion(c echo.Context) error {
 	return answer(c, http.StatusOK, struct {
 		Version string `json:"server_version"`

@@ -5,18 +5,19 @@ import (
 	"fmt"
 	"net/http"
 
-	"lethe/internal/store/postgres"
-
 	"github.com/labstack/echo/v4"
+
+	"lethe/internal/store/postgres"
+	"lethe/internal/wire"
 )
 
 // timestampToEvent is GET …/v1/rooms/{room_id}/timestamp_to_event.
 func (s *server) timestampToEvent(c echo.Context, _ string) error {
-	ts, err := queryOf(c).requiredInteger("ts")
+	ts, err := queryOf(c).RequiredInteger("ts")
 	if err != nil {
 		return err
 	}
-	backwards, err := queryOf(c).backwards()
+	backwards, err := queryOf(c).Backwards()
 	if err != nil {
 		return err
 	}
@@ -26,7 +27,7 @@ func (s *server) timestampToEvent(c echo.Context, _ string) error {
 		if backwards {
 			direction = "BACKWARDS"
 		}
-		return notFound(fmt.Sprintf("Unable to find event from %d in direction Direction.%s", ts, direction))
+		return wire.NotFound(fmt.Sprintf("Unable to find event from %d in direction Direction.%s", ts, direction))
 	}
 	if err != nil {
 		return err

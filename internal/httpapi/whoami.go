@@ -8,8 +8,8 @@ import (
 	"lethe/internal/messages"
 )
 
-// whoami is GET /_matrix/client/v3/account/whoami, by which an admin tool that is
-// given an access token finds out whose it is: also while no homeserver runs.
+// whoami is GET /_matrix/client/v3/account/whoami. Admin tools ask it for whom an access
+// token speaks, also while the homeserver is down.
 func whoami(c echo.Context, reader messages.Reader) error {
 	return answer(c, http.StatusOK, struct {
 		UserID   string `json:"user_id"`

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"lethe/internal/expiring"
 )
 
 // ReadersOptions say how [Readers] share leases. The zero value of each field
@@ -62,12 +64,14 @@ type Readers struct {
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup // asking for leases, and giving them back
 
-	mu        sync.Mutex
-	closed    bool
-	byRoom    map[string]*share    // what the next request joins
-	shares    map[*share]struct{}  // all that may have a lease
-	contended map[string]time.Time // until when a room counts as one with writers
-	asked     time.Time            // when Redis, which failed, was asked last; zero while it works
+	// contended has the rooms that count as rooms with writers.
+	contended *expiring.Map[string, struct{}]
+
+	mu     sync.Mutex
+	closed bool
+	byRoom map[string]*share   // what the next request joins
+	shares map[*share]struct{} // all that may have a lease
+	asked  time.Time           // when Redis, which failed, was asked last; zero while it works
 }
 
 // A share is a lease and those who use it.
@@ -118,7 +122,8 @@ func NewReaders(locker *Locker, options ReadersOptions) *Readers {
 	}
 	r := &Readers{
 		locker: locker, options: options,
-		byRoom: map[string]*share{}, shares: map[*share]struct{}{}, contended: map[string]time.Time{},
+		byRoom: map[string]*share{}, shares: map[*share]struct{}{},
+		contended: expiring.New[string, struct{}](options.Most),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
@@ -245,10 +250,10 @@ func (r *Readers) ask(ctx context.Context, s *share) {
 	}
 	s.until = now.Add(r.options.Share)
 	if refused {
-		r.remember(s.room, now)
+		r.contended.Put(s.room, struct{}{}, contention)
 	}
-	until, contended := r.contended[s.room]
-	s.hasty = s.hasty || contended && now.Before(until)
+	_, contended := r.contended.Get(s.room)
+	s.hasty = s.hasty || contended
 	switch {
 	case r.closed:
 		r.end(s)
@@ -261,22 +266,6 @@ func (r *Readers) ask(ctx context.Context, s *share) {
 	if gone {
 		r.settle(s)
 	}
-}
-
-// remember takes down that a reader met a writer in the room. The caller holds
-// mu.
-func (r *Readers) remember(room string, now time.Time) {
-	if len(r.contended) >= r.options.Most {
-		for room, until := range r.contended {
-			if !now.Before(until) {
-				delete(r.contended, room)
-			}
-		}
-	}
-	if len(r.contended) >= r.options.Most {
-		clear(r.contended) // all that is lost is that some writers wait for idle leases
-	}
-	r.contended[room] = now.Add(contention)
 }
 
 // leave ends the caller's use of the share.

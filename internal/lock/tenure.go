@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"lethe/internal/wait"
 )
 
 // A tenure is the time for which one process owns something in Redis. It asks
@@ -37,26 +39,20 @@ func (o Options) begin(ctx context.Context, until time.Time, extend func(context
 // keep extends the tenure until its context ends.
 func (t *tenure) keep(o Options, extend func(context.Context) (time.Time, error)) {
 	defer close(t.kept)
-	timer := time.NewTimer(o.KeepAlive)
-	defer timer.Stop()
-	for {
-		select {
-		case <-t.ctx.Done():
-			return
-		case <-timer.C:
-		}
+	pause := o.KeepAlive
+	for wait.For(t.ctx, pause) == nil {
 		until, err := extend(t.ctx)
 		switch {
 		case err == nil:
 			t.until.Store(&until)
 			t.expiry.Reset(time.Until(until))
-			timer.Reset(o.KeepAlive)
+			pause = o.KeepAlive
 		case errors.Is(err, ErrLockLost):
 			t.cancel(ErrLockLost)
 			return
 		default:
 			// Redis may be back before time is up.
-			timer.Reset(o.KeepAlive / 8)
+			pause = o.KeepAlive / 8
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"lethe/internal/redisdb"
+	"lethe/internal/wait"
 )
 
 // Whoever waits looks again when woken, and in case that nobody does also after
@@ -130,12 +131,8 @@ func (b *bells) ring(room string) {
 func (b *bells) toll(ctx context.Context, client redis.UniversalClient, room string) {
 	for {
 		b.follow(ctx, client, room)
-		retry := time.NewTimer(maxPause)
-		select {
-		case <-ctx.Done():
-			retry.Stop()
+		if wait.For(ctx, maxPause) != nil {
 			return
-		case <-retry.C:
 		}
 	}
 }

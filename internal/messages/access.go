@@ -5,22 +5,23 @@ import (
 	"lethe/internal/store/timeline"
 )
 
-// An access is how a reader may read a room.
+// An access says how a reader may read a room.
 type access struct {
-	// peeker says that anybody may, and the reader is nobody special.
+	// peeker says that the reader is no member, and the room is world-readable.
 	peeker bool
 
-	// left is where the reader's leave event stands, nil for one who is in.
+	// left is the position of the leave event of a reader who has left. It is nil for
+	// other readers.
 	left *matrix.Token
 }
 
-// accessOf decides whether a reader of this standing may read the room, and how. If
-// not, the error is [ErrForbidden].
+// accessOf decides how a reader may read the room. The error is [ErrForbidden] if the
+// reader may not.
 func accessOf(standing timeline.Standing) (access, error) {
 	switch {
 	case standing.Membership == "join":
 		return access{}, nil
-	// Of one whose leave is gone nobody can say how far it may read.
+	// Without the leave event it is not known how far the reader may read.
 	case standing.Membership == "leave" && standing.Remembered && standing.At != nil:
 		return access{left: standing.At}, nil
 	case settingOf(standing.HistoryVisibility).visibility == worldReadable:

@@ -11,46 +11,46 @@ import (
 	"lethe/internal/store/timeline"
 )
 
-// A Format says how events are written for clients.
+// A Format writes events for clients.
 type Format struct {
-	// Room is the room that the events are of.
+	// Room is the id of the events' room.
 	Room string
 
-	// Reader is who gets them. Defaults to the zero Reader, who has sent nothing
-	// and administers nothing.
+	// Reader is the client's user. Defaults to the zero Reader, who has sent no event
+	// and is not an admin.
 	Reader Reader
 
-	// Raw gives events as servers get them. Defaults to false: as the first
-	// clients' API did, without what only servers need.
+	// Raw writes events as servers get them. Defaults to false, which writes them as
+	// the first version of the client API did, without the fields for servers.
 	Raw bool
 
-	// Now is what ages are reckoned by.
+	// Now is the time from which ages are computed.
 	Now time.Time
 
-	space matrix.Object // for metadata, which is read one after the other
+	metadata matrix.Object // memory that is reused for each event
 }
 
-// Append appends an event to dst as a JSON object, redacted if it is to be, and
-// with what it took the place of, by [ReplacedState]; nil if that is not there.
-// If the event cannot be read it returns dst and false.
+// Append appends an event to dst as a JSON object, redacted if it has been. Previous is
+// the event that [ReplacedState] names, nil if it is not known. If the event cannot be
+// read, Append returns dst and false.
 //
-// Values are passed on as they are spelled. No more is promised of them than
-// that they are JSON.
+// The values of the event's fields are copied as they are. They are only known to be
+// JSON.
 func (f Format) Append(dst []byte, event, previous *timeline.Event) ([]byte, bool) {
 	e, _, ok := read(event, nil)
 	if !ok {
 		return dst, false
 	}
-	with := company{}
+	with := extras{}
 	if previous != nil {
 		with.previous, _, _ = read(previous, nil)
 	}
 	return f.append(dst, &e, &with), true
 }
 
-// ReplacedState is the id of the state event that a state event took the place
-// of, "" if there was none or nobody knows. An event outside the timeline, such
-// as a history purge leaves, is not shown with what it replaced.
+// ReplacedState returns the id of the state event that a state event replaced, "" if
+// there was none or it is not known. It is also "" for an outlier, such as a history
+// purge leaves.
 func ReplacedState(event *timeline.Event) string {
 	e, _, ok := read(event, nil)
 	if !ok {
@@ -59,8 +59,8 @@ func ReplacedState(event *timeline.Event) string {
 	return e.replacedState()
 }
 
-// Content returns the content of an event, redacted if it is to be. It is nil if
-// the event cannot be read or has none.
+// Content returns the content of an event, redacted if the event has been. It is nil if
+// the event cannot be read or has no content.
 func Content(event *timeline.Event) json.RawMessage {
 	e, _, ok := read(event, nil)
 	if !ok {
@@ -69,51 +69,51 @@ func Content(event *timeline.Event) json.RawMessage {
 	return e.content()
 }
 
-// A readEvent is an event whose JSON is an object, and split.
+// A readEvent is an event whose JSON is an object that has been split into fields.
 type readEvent struct {
 	*timeline.Event
 	version  matrix.RoomVersion
 	fields   matrix.Object
 	unsigned matrix.Object
 
-	// redacted says that only what a redaction leaves is shown. It is erased if
-	// it is so because its sender is.
+	// redacted says that the event is shown redacted. Erased says that the reason is
+	// that its sender was erased.
 	redacted, erased bool
 }
 
-// read reads an event. Its fields are put into space, which is returned with
-// them. It is false if the event's JSON is no object.
-func read(event *timeline.Event, space matrix.Object) (readEvent, matrix.Object, bool) {
+// read reads an event. It appends the fields to buf, which it returns. It reports false
+// if the event's JSON is not an object.
+func read(event *timeline.Event, buf matrix.Object) (readEvent, matrix.Object, bool) {
 	e := readEvent{Event: event, redacted: event.RedactedBy != nil}
 	if event.RoomVersion != nil {
 		e.version = matrix.RoomVersion(*event.RoomVersion)
 	}
-	first := len(space)
-	space, ok := matrix.SplitObject(space, event.JSON)
+	first := len(buf)
+	buf, ok := matrix.SplitObject(buf, event.JSON)
 	if !ok {
-		return readEvent{}, space, false
+		return readEvent{}, buf, false
 	}
-	e.fields = slices.Clip(space[first:])
-	first = len(space)
-	if space, ok = matrix.SplitObject(space, e.fields.Get("unsigned")); ok {
-		e.unsigned = slices.Clip(space[first:])
+	e.fields = slices.Clip(buf[first:])
+	first = len(buf)
+	if buf, ok = matrix.SplitObject(buf, e.fields.Get("unsigned")); ok {
+		e.unsigned = slices.Clip(buf[first:])
 	}
-	return e, space, true
+	return e, buf, true
 }
 
 func (e *readEvent) replacedState() string {
-	// The answer is nearly always that there is none.
-	spelled := e.unsigned.Get("replaces_state")
-	if spelled == nil || e.Outlier || !e.isState() {
+	// Most events have none, so this is checked first.
+	value := e.unsigned.Get("replaces_state")
+	if value == nil || e.Outlier || !e.isState() {
 		return ""
 	}
-	id, _ := matrix.Text(spelled)
+	id, _ := matrix.Text(value)
 	return id
 }
 
 func (e *readEvent) isState() bool { return e.fields.Get("state_key") != nil }
 
-// content is the event's content, redacted if it is to be.
+// content returns the event's content, redacted if the event is.
 func (e *readEvent) content() json.RawMessage {
 	content := e.fields.Get("content")
 	if !e.redacted {
@@ -123,40 +123,42 @@ func (e *readEvent) content() json.RawMessage {
 	return matrix.AppendRedactedContent(nil, e.version, kind, content)
 }
 
-// target is what a redaction redacts, as it is spelled; nil if nobody knows, or
-// the event is no redaction. Since version 11 the content says it.
-func (e *readEvent) target(content []byte) (target json.RawMessage, of matrix.Object) {
+// target returns the JSON of the event id that a redaction redacts, and the fields of the
+// content. The JSON is nil if it is not known or the event is not a redaction. Since room
+// version 11 it is in the content.
+func (e *readEvent) target(content []byte) (target json.RawMessage, fields matrix.Object) {
 	if !matrix.Says(e.fields.Get("type"), "m.room.redaction") {
 		return nil, nil
 	}
-	of, ok := matrix.SplitObject(nil, content)
+	fields, ok := matrix.SplitObject(nil, content)
 	switch {
 	case !ok:
 		return nil, nil
 	case e.version.RedactsInContent():
-		return of.Get("redacts"), of
+		return fields.Get("redacts"), fields
 	case e.redacted:
-		return nil, nil // older redactions leave nothing of it
+		return nil, nil // in older versions a redaction removes it
 	default:
-		return e.fields.Get("redacts"), of
+		return e.fields.Get("redacts"), fields
 	}
 }
 
-// A company is what an event is shown with that is not its own.
-type company struct {
-	// previous is the state event that it took the place of, its fields nil if
-	// that is not there.
+// extras are the fields that an event is shown with but does not have itself.
+type extras struct {
+	// previous is the state event that the event replaced. Its fields are nil if it is
+	// not known.
 	previous readEvent
 
-	// membership is the reader's at the event, "" if it is not to be told.
+	// membership is the reader's membership at the event, "" to leave it out.
 	membership string
 
-	// relations are what relates to it, a JSON object; nil if nothing does.
+	// relations are the bundled aggregations, a JSON object. They are nil if there are
+	// no aggregations.
 	relations []byte
 }
 
-// notForClients reports whether only servers need a key of an event.
-func notForClients(key []byte) bool {
+// isForServersOnly reports whether only servers need the key of an event.
+func isForServersOnly(key []byte) bool {
 	switch string(key) {
 	case "auth_events", "prev_events", "hashes", "signatures", "depth", "origin", "prev_state":
 		return true
@@ -166,7 +168,7 @@ func notForClients(key []byte) bool {
 }
 
 // append appends the event to dst.
-func (f *Format) append(dst []byte, e *readEvent, with *company) []byte {
+func (f *Format) append(dst []byte, e *readEvent, with *extras) []byte {
 	w := writer{dst: append(dst, `{"unsigned":{`...)}
 	f.writeUnsigned(&w, e, with)
 	dst = append(w.dst, `},"event_id":`...)
@@ -178,21 +180,21 @@ func (f *Format) append(dst []byte, e *readEvent, with *company) []byte {
 		if sender != nil {
 			dst = append(append(dst, `,"user_id":`...), sender...)
 		}
-		for i, on := range w.onTop {
-			if on.to > 0 {
-				dst = append(append(append(dst, `,"`...), alsoOnTop[i]...), `":`...)
-				dst = append(dst, dst[on.from:on.to]...)
+		for i, copied := range w.topLevel {
+			if copied.to > 0 {
+				dst = append(append(append(dst, `,"`...), topLevelKeys[i]...), `":`...)
+				dst = append(dst, dst[copied.from:copied.to]...)
 			}
 		}
 	}
 	content := e.content()
-	target, of := e.target(content)
+	target, contentFields := e.target(content)
 	if content != nil {
 		dst = append(dst, `,"content":`...)
 		if target == nil {
 			dst = append(dst, content...)
 		} else {
-			dst = appendTargeted(dst, of, target)
+			dst = appendTargeted(dst, contentFields, target)
 		}
 	}
 	if target != nil {
@@ -215,7 +217,7 @@ func (f *Format) append(dst []byte, e *readEvent, with *company) []byte {
 				continue
 			}
 		default:
-			if !f.Raw && (notForClients(field.Name) || w.isOnTop(field.Name)) {
+			if !f.Raw && (isForServersOnly(field.Name) || w.isTopLevel(field.Name)) {
 				continue
 			}
 		}
@@ -224,7 +226,7 @@ func (f *Format) append(dst []byte, e *readEvent, with *company) []byte {
 	return append(dst, '}')
 }
 
-// appendTargeted appends a redaction's content with its target in it.
+// appendTargeted appends a redaction's content with its target.
 func appendTargeted(dst []byte, content matrix.Object, target []byte) []byte {
 	dst = append(append(dst, `{"redacts":`...), target...)
 	for i := range content {
@@ -235,9 +237,9 @@ func appendTargeted(dst []byte, content matrix.Object, target []byte) []byte {
 	return append(dst, '}')
 }
 
-// writeUnsigned writes what the event's server says about it. What is written
-// first counts.
-func (f *Format) writeUnsigned(w *writer, e *readEvent, with *company) {
+// writeUnsigned writes the fields of unsigned. Of two fields with the same key only the
+// first is written.
+func (f *Format) writeUnsigned(w *writer, e *readEvent, with *extras) {
 	if since, ok := integer(e.unsigned.Get("age_ts")); ok {
 		w.key("age")
 		w.dst = strconv.AppendInt(w.dst, f.Now.UnixMilli()-since, 10)
@@ -248,7 +250,7 @@ func (f *Format) writeUnsigned(w *writer, e *readEvent, with *company) {
 		w.key("redacted_by")
 		w.dst = appendText(w.dst, *e.RedactedBy)
 		w.end()
-		f.writeBecause(w, e)
+		f.writeRedactedBecause(w, e)
 	}
 	f.writeMetadata(w, e)
 	if with.membership != "" {
@@ -276,8 +278,8 @@ func (f *Format) writeUnsigned(w *writer, e *readEvent, with *company) {
 	}
 }
 
-// writePrevious writes what the event took the place of. What an erased user had
-// said before is not shown.
+// writePrevious writes the state that the event replaced. It is not shown for an event
+// of an erased user.
 func (f *Format) writePrevious(w *writer, e, previous *readEvent) {
 	if previous.fields == nil || e.erased {
 		return
@@ -296,8 +298,8 @@ func (f *Format) writePrevious(w *writer, e, previous *readEvent) {
 	}
 }
 
-// writeBecause writes the event that redacts the event, if that can be read.
-func (f *Format) writeBecause(w *writer, e *readEvent) {
+// writeRedactedBecause writes the event that redacts the event, if it can be read.
+func (f *Format) writeRedactedBecause(w *writer, e *readEvent) {
 	if e.Redaction == nil {
 		return
 	}
@@ -308,20 +310,20 @@ func (f *Format) writeBecause(w *writer, e *readEvent) {
 		return
 	}
 	w.key("redacted_because")
-	w.dst = f.append(w.dst, &redaction, &company{})
+	w.dst = f.append(w.dst, &redaction, &extras{})
 	w.end()
 }
 
-// writeMetadata writes what the homeserver keeps about the event and the reader
-// may know: who sent it, by which request it was sent; a server admin, why others
-// do not see it.
+// writeMetadata writes the parts of the internal metadata that the reader may know. The
+// event's sender may know the request that sent the event. A server admin may know why
+// others do not see it.
 func (f *Format) writeMetadata(w *writer, e *readEvent) {
 	own := f.Reader.UserID != "" && matrix.Says(e.fields.Get("sender"), f.Reader.UserID)
 	if len(e.InternalMetadata) <= len(`{}`) || !own && !f.Reader.Admin {
 		return
 	}
-	metadata, ok := matrix.SplitObject(f.space[:0], e.InternalMetadata)
-	if f.space = metadata; !ok {
+	metadata, ok := matrix.SplitObject(f.metadata[:0], e.InternalMetadata)
+	if f.metadata = metadata; !ok {
 		return
 	}
 	if own {
@@ -345,9 +347,9 @@ func (f *Format) writeMetadata(w *writer, e *readEvent) {
 	}
 }
 
-// sameDevice reports whether the event was sent by the device that the reader
-// reads with. Where no device is known the access token says so; guests and app
-// services have but one.
+// sameDevice reports whether the reader's device sent the event. If the event's device is
+// not known, the access tokens are compared. Guests and application services have only
+// one device.
 func (f *Format) sameDevice(metadata matrix.Object) bool {
 	if device := metadata.Get("device_id"); device != nil && string(device) != "null" {
 		return f.Reader.DeviceID != "" && matrix.Says(device, f.Reader.DeviceID)
@@ -356,22 +358,23 @@ func (f *Format) sameDevice(metadata matrix.Object) bool {
 	return ok && token != 0 && token == f.Reader.TokenID || f.Reader.Guest || f.Reader.AppService
 }
 
-// alsoOnTop are the keys of unsigned that old clients look for in the event.
-var alsoOnTop = [...]string{"age", "redacted_because", "replaces_state", "prev_content"}
+// topLevelKeys are the keys of unsigned that old clients expect at the top level of the
+// event, too.
+var topLevelKeys = [...]string{"age", "redacted_because", "replaces_state", "prev_content"}
 
-// A span is a part of a text. Its end is never 0.
+// A span is a part of the written text. Its end is 0 only if there is no span.
 type span struct{ from, to int }
 
-// A writer writes the fields of an object, none of them twice.
+// A writer writes the fields of an object. It writes no key twice.
 type writer struct {
-	dst     []byte
-	written [12]string // as many as writeUnsigned writes by itself, and more
-	count   int
-	from    int
-	onTop   [len(alsoOnTop)]span
+	dst      []byte
+	written  [12]string // at least as many as writeUnsigned writes itself
+	count    int
+	from     int
+	topLevel [len(topLevelKeys)]span
 }
 
-// key begins a field, whose value is then appended to dst.
+// key begins a field. The caller appends its value to dst and calls end.
 func (w *writer) key(name string) {
 	w.written[w.count] = name
 	w.count++
@@ -380,18 +383,18 @@ func (w *writer) key(name string) {
 	w.from = len(w.dst)
 }
 
-// end ends the field that was begun last.
+// end ends the field that key began.
 func (w *writer) end() { w.note(w.written[w.count-1]) }
 
 func (w *writer) note(name string) {
-	for i := range alsoOnTop {
-		if alsoOnTop[i] == name {
-			w.onTop[i] = span{w.from, len(w.dst)}
+	for i := range topLevelKeys {
+		if topLevelKeys[i] == name {
+			w.topLevel[i] = span{w.from, len(w.dst)}
 		}
 	}
 }
 
-// prefixed writes a field that is true.
+// prefixed writes a field whose value is true.
 func (w *writer) prefixed(prefix, name string) {
 	w.key(prefix + name)
 	w.dst = append(w.dst, "true"...)
@@ -399,12 +402,12 @@ func (w *writer) prefixed(prefix, name string) {
 }
 
 func (w *writer) comma() {
-	if w.dst[len(w.dst)-1] != '{' { // the end of a value, or the object's begin
+	if w.dst[len(w.dst)-1] != '{' { // not at the beginning of the object
 		w.dst = append(w.dst, ',')
 	}
 }
 
-// field writes a field of another object, unless that is there already.
+// field writes a field of another object, unless its key is already written.
 func (w *writer) field(field *matrix.Field) {
 	for _, name := range w.written[:w.count] {
 		if string(field.Name) == name {
@@ -418,17 +421,18 @@ func (w *writer) field(field *matrix.Field) {
 	w.note(string(field.Name))
 }
 
-// isOnTop reports whether a key of unsigned is also to be in the event.
-func (w *writer) isOnTop(key []byte) bool {
-	for i, on := range w.onTop {
-		if on.to > 0 && string(key) == alsoOnTop[i] {
+// isTopLevel reports whether a key of unsigned is also written at the top level.
+func (w *writer) isTopLevel(key []byte) bool {
+	for i, copied := range w.topLevel {
+		if copied.to > 0 && string(key) == topLevelKeys[i] {
 			return true
 		}
 	}
 	return false
 }
 
-// integer returns a JSON integer, the nearest int64 if it does not fit in one.
+// integer returns a JSON integer. One that does not fit in an int64 becomes the nearest
+// int64.
 func integer(value []byte) (n int64, ok bool) {
 	if len(value) == 0 {
 		return 0, false

@@ -8,22 +8,22 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
+	"lethe/internal/store/timeline"
 
-	"lethe/internal/store"
+	"github.com/stretchr/testify/require"
 )
 
 // stored is an event of a room of that version, by its JSON alone.
-func stored(version, text string) *store.TimelineEvent {
-	e := &store.TimelineEvent{ID: "$e", JSON: json.RawMessage(text)}
+func stored(version, text string) *timeline.Event {
+	e := &timeline.Event{ID: "$e", JSON: json.RawMessage(text)}
 	if version != "" {
 		e.RoomVersion = &version
 	}
 	return e
 }
 
-// written is what the format makes of the event.
-func (f Format) written(t *testing.T, event, previous *store.TimelineEvent) string {
+// requireWritten returns the event as the format writes it.
+func (f Format) requireWritten(t *testing.T, event, previous *timeline.Event) string {
 	t.Helper()
 	f.Room, f.Now = "!r:x", time.UnixMilli(1000)
 	text, ok := f.Append([]byte("before"), event, previous)
@@ -46,7 +46,7 @@ func TestFormats(t *testing.T) {
 	const unsigned = `{"age":600,"replaces_state":"$old","odd":{},`
 	for name, test := range map[string]struct {
 		raw      bool
-		previous *store.TimelineEvent
+		previous *timeline.Event
 		want     string
 	}{
 		"client": {want: `{` + asClient + `,"user_id":"@a:x","age":600,"replaces_state":"$old","prev_content":{"topic":"told"},
@@ -61,15 +61,15 @@ func TestFormats(t *testing.T) {
 			"unsigned":` + unsigned + `"prev_content":{"topic":"told"},"prev_sender":"@told:x"}}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := Format{Raw: test.raw}.written(t, stored("10", wholeEvent), test.previous)
-			require.Equal(t, values(t, test.want), values(t, got))
+			got := Format{Raw: test.raw}.requireWritten(t, stored("10", wholeEvent), test.previous)
+			require.Equal(t, requireValues(t, test.want), requireValues(t, got))
 		})
 	}
 }
 
-// values reads JSON without losing what numbers and texts are spelled like at the
-// top.
-func values(t *testing.T, text string) map[string]any {
+// requireValues reads an object. The values of its keys keep their spelling, except
+// unsigned.
+func requireValues(t *testing.T, text string) map[string]any {
 	t.Helper()
 	var read map[string]json.RawMessage
 	require.NoError(t, json.Unmarshal([]byte(text), &read), text)
@@ -88,7 +88,7 @@ func TestRedactedForms(t *testing.T) {
 	const text = `{"type":"m.room.member","state_key":"@a:x","sender":"@a:x","membership":"join","origin_server_ts":1,"extra":1,"prev_state":[],"depth":3,
 		"content":{"membership":"join","displayname":"a"},"unsigned":{"age_ts":1,"replaces_state":"$p","odd":1}}`
 	previous := stored("10", `{"type":"m.room.member","sender":"@b:x","content":{"membership":"invite","displayname":"b"}}`)
-	redacted := func(version string) *store.TimelineEvent {
+	redacted := func(version string) *timeline.Event {
 		event := stored(version, text)
 		event.RedactedBy = new("$r")
 		event.Redaction = json.RawMessage(`{"type":"m.room.redaction","sender":"@m:x","redacts":"$e","depth":9,"content":{"reason":"x"},"unsigned":{"age_ts":1}}`)
@@ -96,7 +96,7 @@ func TestRedactedForms(t *testing.T) {
 		return event
 	}
 	reader := Reader{UserID: "@m:x", DeviceID: "D"}
-	got := decoded(t, []byte(Format{Reader: reader}.written(t, redacted("10"), previous)))
+	got := requireDecoded(t, []byte(Format{Reader: reader}.requireWritten(t, redacted("10"), previous)))
 	because := event{
 		"type": "m.room.redaction", "sender": "@m:x", "user_id": "@m:x", "redacts": "$e", "room_id": "!r:x", "event_id": "$r", "age": 999.0,
 		"content": event{"reason": "x", "redacts": "$e"}, "unsigned": event{"age": 999.0, "transaction_id": "t"},
@@ -111,14 +111,14 @@ func TestRedactedForms(t *testing.T) {
 		},
 	}, got)
 
-	raw := decoded(t, []byte(Format{Reader: reader, Raw: true}.written(t, redacted("10"), previous)))
+	raw := requireDecoded(t, []byte(Format{Reader: reader, Raw: true}.requireWritten(t, redacted("10"), previous)))
 	require.Equal(t, 3.0, raw["depth"])
 	require.Equal(t, []any{}, raw["prev_state"])
 	require.NotContains(t, raw, "redacted_because")
 	require.NotContains(t, raw, "user_id")
 	require.Equal(t, 9.0, raw["unsigned"].(event)["redacted_because"].(event)["depth"])
 
-	since := decoded(t, []byte(Format{Raw: true}.written(t, redacted("11"), previous)))
+	since := requireDecoded(t, []byte(Format{Raw: true}.requireWritten(t, redacted("11"), previous)))
 	require.NotContains(t, since, "membership")
 	require.NotContains(t, since, "prev_state")
 
@@ -126,20 +126,20 @@ func TestRedactedForms(t *testing.T) {
 	for _, redaction := range []json.RawMessage{nil, json.RawMessage(`[`), json.RawMessage(`null`)} {
 		gone := redacted("10")
 		gone.Redaction = redaction
-		got := decoded(t, []byte(Format{}.written(t, gone, nil)))
+		got := requireDecoded(t, []byte(Format{}.requireWritten(t, gone, nil)))
 		require.NotContains(t, got, "redacted_because")
 		require.Equal(t, event{"age": 999.0, "replaces_state": "$p", "redacted_by": "$r"}, got["unsigned"])
 	}
 
 	// An erased user's event says nothing of a redaction, nor what was before.
-	erased, _ := new(scratch).readShown([]shown{{TimelineEvent: *stored("10", text), membership: "leave", erased: true}})
+	erased, _ := new(scratch).readShown([]shown{{Event: *stored("10", text), membership: "leave", erased: true}})
 	format := Format{Room: "!r:x", Now: time.UnixMilli(1000)}
-	page := format.page(erased, &bundles{store.Bundles{Replaced: map[string]store.TimelineEvent{"$p": *previous}}}, 0)
+	page := format.page(erased, &bundles{timeline.Bundles{Replaced: map[string]timeline.Event{"$p": *previous}}}, 0)
 	require.Equal(t, event{
 		"type": "m.room.member", "state_key": "@a:x", "sender": "@a:x", "user_id": "@a:x", "membership": "join", "origin_server_ts": 1.0,
 		"room_id": "!r:x", "event_id": "$e", "content": event{"membership": "join"}, "age": 999.0, "replaces_state": "$p",
 		"unsigned": event{"age": 999.0, "replaces_state": "$p", "membership": "leave"},
-	}, decoded(t, page[0]))
+	}, requireDecoded(t, page[0]))
 }
 
 // A redaction says in both places what it redacts, in every version.
@@ -158,7 +158,7 @@ func TestRedactionTargets(t *testing.T) {
 	} {
 		for _, raw := range []bool{false, true} {
 			for _, kind := range []string{`m.room.redaction`, `m.room.redactio\u006e`} {
-				got := values(t, Format{Raw: raw}.written(t, stored(test.version, `{"type":"`+kind+`",`+test.text+`}`), nil))
+				got := requireValues(t, Format{Raw: raw}.requireWritten(t, stored(test.version, `{"type":"`+kind+`",`+test.text+`}`), nil))
 				for key, want := range map[string]string{"content": test.content, "redacts": test.beside} {
 					if want == "" {
 						require.NotContains(t, got, key)
@@ -169,7 +169,7 @@ func TestRedactionTargets(t *testing.T) {
 			}
 		}
 	}
-	plain := values(t, Format{}.written(t, stored("10", `{"type":"m.room.message","redacts":"$x","content":{}}`), nil))
+	plain := requireValues(t, Format{}.requireWritten(t, stored("10", `{"type":"m.room.message","redacts":"$x","content":{}}`), nil))
 	require.Equal(t, `{}`, plain["content"])
 }
 
@@ -210,7 +210,7 @@ func TestWhoIsToldWhat(t *testing.T) {
 			event := stored("10", `{"type":"t","sender":"@a:x","content":{}}`)
 			event.InternalMetadata = json.RawMessage(test.metadata)
 			for _, raw := range []bool{false, true} {
-				got := decoded(t, []byte(Format{Reader: test.reader, Raw: raw}.written(t, event, nil)))
+				got := requireDecoded(t, []byte(Format{Reader: test.reader, Raw: raw}.requireWritten(t, event, nil)))
 				require.Equal(t, test.want, got["unsigned"])
 			}
 		})
@@ -240,13 +240,13 @@ func TestHostileFields(t *testing.T) {
 					event := stored(version, text)
 					event.RedactedBy, event.Redaction, event.ID = redactedBy, json.RawMessage(text), "$\x00\"\\é"
 					for _, raw := range []bool{false, true} {
-						requireReadable(t, Format{Raw: raw}.written(t, event, stored(version, text)))
+						requireReadable(t, Format{Raw: raw}.requireWritten(t, event, stored(version, text)))
 					}
 				}
 			}
 		}
 	}
-	require.JSONEq(t, `{"event_id":"$e","room_id":"!r:x","unsigned":{},"a":2}`, Format{}.written(t, stored("10", `{"a":1,"a":2,"unsigned":[]}`), nil))
+	require.JSONEq(t, `{"event_id":"$e","room_id":"!r:x","unsigned":{},"a":2}`, Format{}.requireWritten(t, stored("10", `{"a":1,"a":2,"unsigned":[]}`), nil))
 }
 
 // requireReadable holds that a text is JSON, an object, and has no key twice but in
@@ -254,7 +254,7 @@ func TestHostileFields(t *testing.T) {
 func requireReadable(t *testing.T, text string) {
 	t.Helper()
 	require.True(t, json.Valid([]byte(text)), text)
-	for _, object := range []string{text, string(rawOf(t, text)["unsigned"])} {
+	for _, object := range []string{text, string(requireObject(t, text)["unsigned"])} {
 		decoder := json.NewDecoder(strings.NewReader(object))
 		begin, err := decoder.Token()
 		require.NoError(t, err)
@@ -271,7 +271,7 @@ func requireReadable(t *testing.T, text string) {
 	}
 }
 
-func rawOf(t *testing.T, text string) (read map[string]json.RawMessage) {
+func requireObject(t *testing.T, text string) (read map[string]json.RawMessage) {
 	t.Helper()
 	require.NoError(t, json.Unmarshal([]byte(text), &read), text)
 	return read
@@ -292,16 +292,16 @@ func FuzzClientEvent(f *testing.F) {
 		for _, redactedBy := range []*string{nil, new("$r")} {
 			for _, raw := range []bool{false, true} {
 				format := Format{Room: "!r:x", Reader: Reader{UserID: "@a:x", DeviceID: "D", Admin: true}, Raw: raw, Now: time.Now()}
-				written, ok := format.Append(nil, &store.TimelineEvent{
+				written, ok := format.Append(nil, &timeline.Event{
 					ID: "$e", JSON: text, InternalMetadata: metadata, RoomVersion: &version,
 					RedactedBy: redactedBy, Redaction: redaction, RedactionMetadata: metadata,
-				}, &store.TimelineEvent{ID: "$p", JSON: previous, RoomVersion: &version})
+				}, &timeline.Event{ID: "$p", JSON: previous, RoomVersion: &version})
 				if !ok {
 					require.Empty(t, written)
 					continue
 				}
 				requireReadable(t, string(written))
-				read := rawOf(t, string(written)) // a struct would match keys in any letter case
+				read := requireObject(t, string(written)) // a struct would match keys in any letter case
 				require.Equal(t, `"$e"`, string(read["event_id"]))
 				require.Equal(t, `"!r:x"`, string(read["room_id"]))
 				if !raw {
@@ -323,7 +323,7 @@ func BenchmarkPage(b *testing.B) {
 	version := "10"
 	events := make([]shown, 100)
 	for i := range events {
-		events[i] = shown{membership: "join", TimelineEvent: store.TimelineEvent{
+		events[i] = shown{membership: "join", Event: timeline.Event{
 			ID: "$ZZwmLItxALiLswfyso", JSON: json.RawMessage(ordinaryEvent), InternalMetadata: json.RawMessage(`{"txn_id":"m1","device_id":"D"}`), RoomVersion: &version,
 		}}
 	}

@@ -11,62 +11,65 @@ import (
 	"lethe/internal/store/timeline"
 )
 
-// ErrEventNotFound is returned when the room has no such event that can be read.
+// ErrEventNotFound is returned when the room has no such event, or it cannot be read.
 var ErrEventNotFound = errors.New("the room has no such event")
 
-// maxContextState bounds how many events of state a context has. Memberships come
-// last: a room with more of everything else is not a room.
+// maxContextState is the maximum number of state events in a context. Memberships come
+// last, and no real room has so many other state events.
 const maxContextState = 10_000
 
-// A ContextRequest asks for an event and what is around it.
+// A ContextRequest asks for an event and the events around it.
 type ContextRequest struct {
+	// Room is the id of the room, and EventID that of the event.
 	Room, EventID string
 
-	// Reader is the server admin who asks. Nothing is hidden from one.
+	// Reader is the server admin who asks. Nothing is hidden from a server admin.
 	Reader Reader
 
-	// Limit is the most events around it, from 0 to 1000: half of them before it,
-	// and the odd one after it. It has no default.
+	// Limit is the maximum number of events around the event, from 0 to 1000. Half of
+	// them are before it. If the limit is odd, there is one more after it. It has no
+	// default.
 	Limit int
 
-	// Filter says which of the events around it are wanted. Of the state it only
-	// says, if it loads members lazily, that no memberships are wanted but those of
-	// the senders.
+	// Filter selects events around the event. Of the state it removes only memberships:
+	// a filter that loads members lazily keeps those of the senders. Defaults to the
+	// zero Filter, which selects all.
 	Filter Filter
 
-	// Raw gives events as servers get them.
+	// Raw returns events as servers get them. Defaults to false.
 	Raw bool
 }
 
-// An EventContext is what a ContextRequest gets.
+// An EventContext is the answer to a ContextRequest.
 type EventContext struct {
+	// Event is the event itself.
 	Event json.RawMessage
 
-	// Before are the events before it, the newest first; After those after it, the
-	// oldest first.
+	// Before are the events before the event, the newest first. After are the events
+	// after it, the oldest first.
 	Before, After []json.RawMessage
 
-	// State is the state of the room after the last of these events, at most 10,000
-	// of its events. There is none if nobody knows it.
+	// State is the state of the room after the last of these events, with at most
+	// 10,000 events. It is empty if the state is not known.
 	State []json.RawMessage
 
-	// Start is the token of the page backwards that follows, End that of the page
-	// forwards.
+	// Start is the token from which the reader can page backwards, and End the token
+	// from which the reader can page forwards.
 	Start, End matrix.PageToken
 }
 
-// Context returns an event and what is around it, to a server admin: no membership is
-// asked for, and nothing is hidden. If the room has no such event, it was refused, or
-// cannot be read, the error is [ErrEventNotFound].
+// Context returns an event and the events around it to a server admin. It requires no
+// membership and hides nothing. The error is [ErrEventNotFound] if the room has no such
+// event, if the event was rejected, or if it cannot be read.
 func (m *Messages) Context(ctx context.Context, request ContextRequest) (EventContext, error) {
 	request.Limit = min(max(request.Limit, 0), maxLimit)
 	var found EventContext
 	err := m.read(ctx, request.Room, func(ctx context.Context, snapshot *timeline.Snapshot) error {
-		around, err := selectAround(ctx, snapshot, request)
+		around, err := selectContext(ctx, snapshot, request)
 		if err != nil {
 			return err
 		}
-		found, err = showAround(ctx, snapshot, request, around)
+		found, err = renderContext(ctx, snapshot, request, around)
 		return err
 	})
 	if err != nil {
@@ -75,17 +78,17 @@ func (m *Messages) Context(ctx context.Context, request ContextRequest) (EventCo
 	return found, nil
 }
 
-// An around is what an EventContext is made of.
-type around struct {
+// contextEvents has the events of an EventContext before they are rendered.
+type contextEvents struct {
 	event         timeline.Event
 	before, after []timeline.Event
 	state         []timeline.Event
 	start, end    matrix.Token
 }
 
-// selectAround reads an event and what is around it.
-func selectAround(ctx context.Context, snapshot *timeline.Snapshot, request ContextRequest) (around, error) {
-	var a around
+// selectContext reads an event and the events around it.
+func selectContext(ctx context.Context, snapshot *timeline.Snapshot, request ContextRequest) (contextEvents, error) {
+	var a contextEvents
 	events, err := snapshot.EventsOf(ctx, request.Room, []string{request.EventID})
 	if err != nil {
 		return a, err
@@ -94,7 +97,7 @@ func selectAround(ctx context.Context, snapshot *timeline.Snapshot, request Cont
 		return a, ErrEventNotFound
 	}
 	a.event = events[0]
-	// No page has an event of a negative depth, but somebody may ask what it is.
+	// An event of a negative depth is on no page, but may have a context.
 	if at := (matrix.Token{Topological: a.event.Topological, Stream: a.event.Stream}); at.Topological >= 0 {
 		a.start, _ = previous(at)
 		a.end = at
@@ -140,8 +143,8 @@ func selectAround(ctx context.Context, snapshot *timeline.Snapshot, request Cont
 	return a, err
 }
 
-// senders are those whose events are shown, each once.
-func (a around) senders() []string {
+// senders returns the senders of the events, each once.
+func (a contextEvents) senders() []string {
 	senders := []string{a.event.Sender}
 	for _, event := range slices.Concat(a.before, a.after) {
 		senders = append(senders, event.Sender)
@@ -150,8 +153,8 @@ func (a around) senders() []string {
 	return slices.Compact(senders)
 }
 
-// showAround renders what was selected.
-func showAround(ctx context.Context, snapshot *timeline.Snapshot, request ContextRequest, a around) (EventContext, error) {
+// renderContext renders the selected events.
+func renderContext(ctx context.Context, snapshot *timeline.Snapshot, request ContextRequest, a contextEvents) (EventContext, error) {
 	found := EventContext{Start: matrix.NewPageToken(a.start), End: matrix.NewPageToken(a.end)}
 	as := Request{
 		Room: request.Room, Reader: request.Reader, All: true, Limit: request.Limit, Filter: request.Filter,
@@ -168,7 +171,7 @@ func showAround(ctx context.Context, snapshot *timeline.Snapshot, request Contex
 		if len(part.events) == 0 {
 			continue
 		}
-		rendered, err := render(ctx, snapshot, as, shownToAll(part.events))
+		rendered, err := render(ctx, snapshot, as, allShown(part.events))
 		if err != nil {
 			return EventContext{}, err
 		}

@@ -13,67 +13,68 @@ import (
 )
 
 var (
-	// ErrFilterJSON is returned for a filter that is no JSON.
+	// ErrFilterJSON is returned for a filter that is not JSON.
 	ErrFilterJSON = errors.New("the filter is not JSON")
 
-	// ErrFilterObject is returned for a filter that is no object, or asks for more
-	// than a filter may.
-	ErrFilterObject = errors.New("the filter is not an object that can be used")
+	// ErrFilterObject is returned for a filter that is not an object, or that exceeds a
+	// maximum.
+	ErrFilterObject = errors.New("the filter is not an object, or it is too large")
 )
 
 const (
-	// maxFilter is how many bytes a filter may have.
+	// maxFilter is the maximum length of a filter in bytes.
 	maxFilter = 64 << 10
 
-	// maxFilterList is how many texts each list of a filter may have, and
-	// maxPatterns how many of them may be patterns, which are tried one after the
-	// other on every event that is passed on the way.
+	// maxFilterList is the maximum number of strings in each list of a filter, and
+	// maxPatterns the maximum number of patterns among them. Each event is compared
+	// with one pattern after the other.
 	maxFilterList = 1000
 	maxPatterns   = 50
 )
 
-// A Filter says which events of a room are wanted. The zero Filter wants all.
+// A Filter selects events of a room. The zero Filter selects all.
 //
-// The database is asked for most of it. What depends on what an event says is
-// judged when it has been read, and so is a list that is there but empty: pages
-// have fewer events then, or none, and go on to the end of the timeline.
+// The database applies most of it. Conditions on the content of an event are applied
+// after the event has been read, and so is a list that is present but empty. Then pages
+// have fewer events than the limit, or no events, and still continue to the end of the
+// timeline.
 type Filter struct {
 	events timeline.EventFilter
 
-	// rooms, if it is not nil, are the only rooms of which events are wanted;
-	// notRooms those of which none are.
+	// rooms are the only rooms whose events pass, unless it is nil. Events of notRooms
+	// do not pass.
 	rooms, notRooms []string
 
-	// nothing says that no event can pass.
-	nothing bool
+	// matchesNothing says that no event can pass, so that the database need not be asked.
+	matchesNothing bool
 
-	// after says that there is something to judge after reading.
-	after bool
+	// checksContent says that events must be checked after they have been read.
+	checksContent bool
 
-	// never says that no event passes that was read.
-	never bool
+	// dropsAll says that all events are dropped after they have been read.
+	dropsAll bool
 
-	// url, if it is not nil, says whether an event must have a URL.
+	// url says whether an event must have a URL or must have no URL. It is nil if both
+	// pass.
 	url *bool
 
-	// labels, if it is not nil, are those of which an event must have one;
-	// notLabels those of which it may have none.
+	// labels are the labels of which an event must have one, unless it is nil. An event
+	// with one of notLabels does not pass.
 	labels, notLabels []string
 
-	// lazy asks for the members that a page's events are by; federation for events
-	// as servers get them.
+	// lazy asks for the memberships of the senders of a page's events. Federation asks
+	// for events as servers get them.
 	lazy, federation bool
 }
 
-// ParseFilter parses a filter of the client-server API, of at most 64 KiB and 1000
-// texts a list. Absent ones, as JSON has them (null, false, 0, "", [] and {}) and
-// as a query has them (nothing at all), are the zero Filter. Keys that it does not
-// know are ignored, and null is no value. A value of another type than it should
-// have matches no event.
+// ParseFilter parses a filter of the client-server API. The filter has at most 64 KiB, and
+// each of its lists at most 1000 strings. An empty text and the empty values of JSON
+// (null, false, 0, "", [] and {}) are the zero Filter. Unknown keys and keys with the
+// value null are ignored. A value of the wrong type matches no event.
 //
 // Errors wrap [ErrFilterJSON] or [ErrFilterObject].
 func ParseFilter(text []byte) (Filter, error) {
-	text = bytes.Trim(text, " \t\r\n") // JSON knows no other space
+	text = bytes.Trim(text, " \t\r\n") // the white space of JSON
 	switch {
 	case len(text) == 0:
 		return Filter{}, nil
@@ -97,7 +98,7 @@ func ParseFilter(text []byte) (Filter, error) {
 	return p.filter, p.err
 }
 
-// falsy reports whether a JSON value that is no object stands for none.
+// falsy reports whether a JSON value that is not an object is an empty value.
 func falsy(text []byte) bool {
 	switch text[0] {
 	case 'n', 'f':
@@ -123,20 +124,20 @@ type filterParser struct {
 
 func (p *filterParser) parse() {
 	f := &p.filter
-	f.events.Types, f.events.TypePatterns = p.patterns(p.wanted("types"))
+	f.events.Types, f.events.TypePatterns = p.patterns(p.wantedList("types"))
 	f.events.NotTypes, f.events.NotTypePatterns = p.patterns(p.list("not_types"))
-	f.events.Senders, f.events.NotSenders = p.wanted("senders"), p.list("not_senders")
-	f.rooms, f.notRooms = p.wanted("rooms"), p.list("not_rooms")
-	f.events.RelatedBySenders = p.wanted("related_by_senders")
-	f.events.RelatedByTypes = p.wanted("related_by_rel_types")
-	f.events.RelationTypes = p.wanted("org.matrix.msc3874.rel_types")
+	f.events.Senders, f.events.NotSenders = p.wantedList("senders"), p.list("not_senders")
+	f.rooms, f.notRooms = p.wantedList("rooms"), p.list("not_rooms")
+	f.events.RelatedBySenders = p.wantedList("related_by_senders")
+	f.events.RelatedByTypes = p.wantedList("related_by_rel_types")
+	f.events.RelationTypes = p.wantedList("org.matrix.msc3874.rel_types")
 	f.events.NotRelationTypes = p.list("org.matrix.msc3874.not_rel_types")
-	f.labels, f.notLabels = p.wanted("org.matrix.labels"), p.list("org.matrix.not_labels")
+	f.labels, f.notLabels = p.wantedList("org.matrix.labels"), p.list("org.matrix.not_labels")
 	f.events.Labels = f.labels
 
 	if url, given := p.fields["contains_url"]; given && !isNull(url) {
 		if f.url = boolean(url); f.url == nil {
-			f.nothing = true
+			f.matchesNothing = true
 		} else {
 			f.events.ContainsURL = *f.url
 		}
@@ -145,34 +146,35 @@ func (p *filterParser) parse() {
 	f.lazy = lazy != nil && *lazy
 	format, ok := text(p.fields["event_format"])
 	f.federation = ok && format == "federation"
-	f.after = f.never || f.url != nil || f.labels != nil || len(f.notLabels) > 0
+	f.checksContent = f.dropsAll || f.url != nil || f.labels != nil || len(f.notLabels) > 0
 }
 
-// list reads a list of texts, nil if there is none. What is no text, or no text that
-// a database can hold, is as if it were not in the list.
+// list reads a list of strings, nil if the key is absent. It drops values that are not
+// strings, and strings that the database cannot hold.
 func (p *filterParser) list(key string) []string {
 	list, _, _ := p.texts(key)
 	return list
 }
 
-// wanted is a list that events must be in. Nil says nothing: an empty one is not
-// asked of the database.
-func (p *filterParser) wanted(key string) []string {
+// wantedList reads a list that events must match, nil if there is no such condition for
+// the database. An empty list drops all events after they have been read.
+func (p *filterParser) wantedList(key string) []string {
 	list, length, given := p.texts(key)
 	switch {
 	case !given:
 		return nil
 	case length == 0:
-		p.filter.never = true
+		p.filter.dropsAll = true
 		return nil
 	case len(list) == 0:
-		p.filter.nothing = true
+		p.filter.matchesNothing = true
 		return nil
 	}
 	return list
 }
 
-// texts reads the texts of a list, which has the given length, -1 if it is no list.
+// texts reads the strings of a list. Length is the number of the list's values, -1 if it
+// is not a list.
 func (p *filterParser) texts(key string) (texts []string, length int, given bool) {
 	value, given := p.fields[key]
 	if !given || isNull(value) {
@@ -194,14 +196,14 @@ func (p *filterParser) texts(key string) (texts []string, length int, given bool
 	return texts, len(elements), true
 }
 
-// patterns tells the texts that hold no * from those that do, which become patterns.
+// patterns separates strings without a * from those with one, which become patterns.
 func (p *filterParser) patterns(texts []string) (exact, patterns []string) {
 	for _, t := range texts {
 		if !strings.Contains(t, "*") {
 			exact = append(exact, t)
 			continue
 		}
-		for strings.Contains(t, "**") { // which says no more than one, and costs more
+		for strings.Contains(t, "**") { // equivalent to one, but slower
 			t = strings.ReplaceAll(t, "**", "*")
 		}
 		patterns = append(patterns, timeline.PatternOf(t))
@@ -214,7 +216,7 @@ func (p *filterParser) patterns(texts []string) (exact, patterns []string) {
 
 func isNull(value json.RawMessage) bool { return string(value) == "null" }
 
-// boolean reads a JSON boolean, nil if it is none.
+// boolean reads a JSON boolean, nil if the value is not one.
 func boolean(value json.RawMessage) *bool {
 	switch string(value) {
 	case "true":
@@ -225,7 +227,7 @@ func boolean(value json.RawMessage) *bool {
 	return nil
 }
 
-// text reads a JSON string that a database can hold.
+// text reads a JSON string that the database can hold.
 func text(value json.RawMessage) (text string, ok bool) {
 	if len(value) == 0 || value[0] != '"' || json.Unmarshal(value, &text) != nil {
 		return "", false
@@ -233,31 +235,30 @@ func text(value json.RawMessage) (text string, ok bool) {
 	return text, utf8.ValidString(text) && !strings.ContainsRune(text, 0)
 }
 
-// excludes reports whether the database need not be asked for events of the room:
-// none of them can pass.
+// excludes reports whether no event of the room can pass, so that the database need not
+// be asked.
 func (f Filter) excludes(room string) bool {
-	return f.nothing || slices.Contains(f.notRooms, room) || f.rooms != nil && !slices.Contains(f.rooms, room)
+	return f.matchesNothing || slices.Contains(f.notRooms, room) || f.rooms != nil && !slices.Contains(f.rooms, room)
 }
 
-// passing returns those of the events that the filter wants. It judges what the
-// database was not asked for.
+// passing returns the events that pass the conditions that the database did not check.
 func (f Filter) passing(events []timeline.Event) []timeline.Event {
 	switch {
-	case f.never:
+	case f.dropsAll:
 		return nil
-	case !f.after:
+	case !f.checksContent:
 		return events
 	}
 	return slices.DeleteFunc(events, func(event timeline.Event) bool { return !f.passes(event) })
 }
 
-// passes judges an event by its content, which one that was redacted has lost.
+// passes reports whether the content of an event passes. A redacted event has no content.
 func (f Filter) passes(event timeline.Event) bool {
 	var content map[string]json.RawMessage
 	if event.RedactedBy == nil {
 		var body map[string]json.RawMessage
 		if json.Unmarshal(event.JSON, &body) == nil {
-			_ = json.Unmarshal(body["content"], &content) // one that is no object says nothing
+			_ = json.Unmarshal(body["content"], &content) // otherwise the content is empty
 		}
 	}
 	if f.url != nil {
@@ -270,7 +271,7 @@ func (f Filter) passes(event timeline.Event) bool {
 		return true
 	}
 	var elements []json.RawMessage
-	_ = json.Unmarshal(content["org.matrix.labels"], &elements) // what is no list has none
+	_ = json.Unmarshal(content["org.matrix.labels"], &elements) // otherwise there are no labels
 	has := func(labels []string) bool {
 		return slices.ContainsFunc(elements, func(element json.RawMessage) bool {
 			label, ok := text(element)

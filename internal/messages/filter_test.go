@@ -8,9 +8,9 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/stretchr/testify/require"
+	"lethe/internal/store/timeline"
 
-	"lethe/internal/store"
+	"github.com/stretchr/testify/require"
 )
 
 func TestParseFilter(t *testing.T) {
@@ -19,35 +19,35 @@ func TestParseFilter(t *testing.T) {
 		"": {}, "  ": {}, "null": {}, "false": {}, "0": {}, "-0.00e7": {}, "0E1": {}, `""`: {}, "[]": {}, " [ \n] ": {}, "{}": {}, " { } ": {},
 		`{"limit":7,"unread_thread_notifications":true,"include_redundant_members":true,"event_fields":["x"],"Types":["x"],"TYPES":[]}`: {},
 		`{"types":null,"senders":null,"contains_url":null,"rooms":null,"org.matrix.labels":null}`:                                       {},
-		`{"types":["a","b*","**c**d_%\\","m.*.x"],"not_types":["e","*"]}`: {events: store.EventFilter{
+		`{"types":["a","b*","**c**d_%\\","m.*.x"],"not_types":["e","*"]}`: {events: timeline.EventFilter{
 			Types: []string{"a"}, TypePatterns: []string{`b%`, `%c%d\_\%\\`, `m.%.x`}, NotTypes: []string{"e"}, NotTypePatterns: []string{"%"},
 		}},
-		`{"senders":["@a:x"],"not_senders":["@b:x"]}`:                {events: store.EventFilter{Senders: []string{"@a:x"}, NotSenders: []string{"@b:x"}}},
+		`{"senders":["@a:x"],"not_senders":["@b:x"]}`:                {events: timeline.EventFilter{Senders: []string{"@a:x"}, NotSenders: []string{"@b:x"}}},
 		`{"rooms":["!a","!b"],"not_rooms":["!c"]}`:                   {rooms: []string{"!a", "!b"}, notRooms: []string{"!c"}},
-		`{"contains_url":true}`:                                      {events: store.EventFilter{ContainsURL: true}, url: new(true), after: true},
-		`{"contains_url":false}`:                                     {url: new(false), after: true},
-		`{"contains_url":"true"}`:                                    {nothing: true},
-		`{"contains_url":1}`:                                         {nothing: true},
-		`{"org.matrix.labels":["#a"]}`:                               {events: store.EventFilter{Labels: []string{"#a"}}, labels: []string{"#a"}, after: true},
-		`{"org.matrix.not_labels":["#a"]}`:                           {notLabels: []string{"#a"}, after: true},
-		`{"related_by_senders":["@a:x"]}`:                            {events: store.EventFilter{RelatedBySenders: []string{"@a:x"}}},
-		`{"related_by_rel_types":["m.thread"]}`:                      {events: store.EventFilter{RelatedByTypes: []string{"m.thread"}}},
-		`{"org.matrix.msc3874.rel_types":["m.thread"]}`:              {events: store.EventFilter{RelationTypes: []string{"m.thread"}}},
-		`{"org.matrix.msc3874.not_rel_types":["m.thread"]}`:          {events: store.EventFilter{NotRelationTypes: []string{"m.thread"}}},
+		`{"contains_url":true}`:                                      {events: timeline.EventFilter{ContainsURL: true}, url: new(true), checksContent: true},
+		`{"contains_url":false}`:                                     {url: new(false), checksContent: true},
+		`{"contains_url":"true"}`:                                    {matchesNothing: true},
+		`{"contains_url":1}`:                                         {matchesNothing: true},
+		`{"org.matrix.labels":["#a"]}`:                               {events: timeline.EventFilter{Labels: []string{"#a"}}, labels: []string{"#a"}, checksContent: true},
+		`{"org.matrix.not_labels":["#a"]}`:                           {notLabels: []string{"#a"}, checksContent: true},
+		`{"related_by_senders":["@a:x"]}`:                            {events: timeline.EventFilter{RelatedBySenders: []string{"@a:x"}}},
+		`{"related_by_rel_types":["m.thread"]}`:                      {events: timeline.EventFilter{RelatedByTypes: []string{"m.thread"}}},
+		`{"org.matrix.msc3874.rel_types":["m.thread"]}`:              {events: timeline.EventFilter{RelationTypes: []string{"m.thread"}}},
+		`{"org.matrix.msc3874.not_rel_types":["m.thread"]}`:          {events: timeline.EventFilter{NotRelationTypes: []string{"m.thread"}}},
 		`{"lazy_load_members":true,"event_format":"federation"}`:     {lazy: true, federation: true},
 		`{"lazy_load_members":"true","event_format":["federation"]}`: {},
-		`{"types":[]}`:   {never: true, after: true},
-		`{"senders":[]}`: {never: true, after: true},
-		`{"rooms":[]}`:   {never: true, after: true},
+		`{"types":[]}`:   {dropsAll: true, checksContent: true},
+		`{"senders":[]}`: {dropsAll: true, checksContent: true},
+		`{"rooms":[]}`:   {dropsAll: true, checksContent: true},
 		`{"not_types":[],"not_senders":[],"not_rooms":[],"org.matrix.not_labels":[]}`: {},
-		`{"types":"m.room.message"}`: {nothing: true},
-		`{"types":{"a":1}}`:          {nothing: true},
-		`{"senders":true}`:           {nothing: true},
-		`{"types":[1,null,["a"]]}`:   {nothing: true},
-		`{"types":[1,"a",null]}`:     {events: store.EventFilter{Types: []string{"a"}}},
-		`{"senders":["@a\u0000:x"]}`: {nothing: true},
+		`{"types":"m.room.message"}`: {matchesNothing: true},
+		`{"types":{"a":1}}`:          {matchesNothing: true},
+		`{"senders":true}`:           {matchesNothing: true},
+		`{"types":[1,null,["a"]]}`:   {matchesNothing: true},
+		`{"types":[1,"a",null]}`:     {events: timeline.EventFilter{Types: []string{"a"}}},
+		`{"senders":["@a\u0000:x"]}`: {matchesNothing: true},
 		`{"not_senders":"@a:x","not_types":7,"not_rooms":{"a":"b"}}`: {},
-		`{"types":["a"],"types":["b"]}`:                              {events: store.EventFilter{Types: []string{"b"}}},
+		`{"types":["a"],"types":["b"]}`:                              {events: timeline.EventFilter{Types: []string{"b"}}},
 	} {
 		got, err := ParseFilter([]byte(text))
 		require.NoError(t, err, text)
@@ -102,8 +102,8 @@ func FuzzParseFilter(f *testing.F) {
 			}
 		}
 		filter.excludes("!a")
-		passed := filter.passing([]store.TimelineEvent{{JSON: json.RawMessage(event)}})
-		if !filter.after && len(passed) != 1 {
+		passed := filter.passing([]timeline.Event{{JSON: json.RawMessage(event)}})
+		if !filter.checksContent && len(passed) != 1 {
 			t.Errorf("%q judges what it need not", text)
 		}
 	})
@@ -118,14 +118,14 @@ func TestFilterAfterReading(t *testing.T) {
 		`{"org.matrix.labels":["#a"]}`, `{"org.matrix.labels":["#b",7,"#a"]}`, `{"org.matrix.labels":"#a"}`, `{"org.matrix.labels":["#b"]}`,
 		`{"url":"x","url":1}`, `{"n":1e400,"url":""}`,
 	}
-	events := func() (all []store.TimelineEvent) {
+	events := func() (all []timeline.Event) {
 		for i, content := range contents {
-			all = append(all, store.TimelineEvent{ID: fmt.Sprint(i), JSON: json.RawMessage(`{"Content":{"url":"x"},"content":` + content + `}`)})
+			all = append(all, timeline.Event{ID: fmt.Sprint(i), JSON: json.RawMessage(`{"Content":{"url":"x"},"content":` + content + `}`)})
 		}
 		return append(
 			all,
-			store.TimelineEvent{ID: "no JSON", JSON: json.RawMessage(`{"content":{"url":"x"}`)},
-			store.TimelineEvent{ID: "redacted", JSON: json.RawMessage(`{"content":{"url":"x","org.matrix.labels":["#a"]}}`), RedactedBy: new("$r")},
+			timeline.Event{ID: "no JSON", JSON: json.RawMessage(`{"content":{"url":"x"}`)},
+			timeline.Event{ID: "redacted", JSON: json.RawMessage(`{"content":{"url":"x","org.matrix.labels":["#a"]}}`), RedactedBy: new("$r")},
 		)
 	}
 	for text, want := range map[string][]string{

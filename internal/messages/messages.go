@@ -13,44 +13,44 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// ErrForbidden is returned when the reader may not read the room, or there is no
-// such room.
+// ErrForbidden is returned when the reader may not read the room, or the room does not
+// exist.
 var ErrForbidden = errors.New("not in the room, and the room cannot be previewed")
 
-// ErrNotAsked is returned by a [Backfill] that had a reason to ask nobody.
-var ErrNotAsked = errors.New("nobody was asked for history")
+// ErrNotAsked is returned by a [Backfill] that has not asked for history.
+var ErrNotAsked = errors.New("history was not asked for")
 
-// Options are what [New] can be told.
+// Options are the settings of [New].
 type Options struct {
-	// Backfill gets history that this server does not have. Defaults to nil:
-	// nobody does.
+	// Backfill gets history that this server does not have. Defaults to nil, so that
+	// pages have only the history that is there.
 	Backfill Backfill
 
-	// DepartedSeeLater lets users who have left a room read forwards beyond their
-	// leave, as Synapse does. Defaults to false.
+	// DepartedSeeLater lets users who have left a room read events after their leave
+	// event when they page forwards, as Synapse does. Defaults to false.
 	DepartedSeeLater bool
 
-	// Log gets what goes wrong without failing a page. Defaults to slog.Default().
+	// Log is the logger of errors that do not fail a page. Defaults to slog.Default().
 	Log *slog.Logger
 
-	// Retention says what is too old to be shown to users. Defaults to the zero
-	// Config: nothing is.
+	// Retention decides which events are too old to be shown to users. Defaults to the
+	// zero Config, which hides nothing.
 	Retention retention.Config
 
-	// Rooms admits readers to rooms beside the writers that purge them. Defaults
-	// to nil: they read without a lease.
+	// Rooms gives readers leases, so that they do not read a room during a batch of a
+	// purge. Defaults to nil, so that they read without a lease.
 	Rooms *lock.Readers
 }
 
 // Backfill gets history of rooms from other servers.
 type Backfill interface {
-	// Backfill asks for the events before the given place of a room, as the
-	// reader, and returns when what came is in the database, or why nothing came:
-	// [ErrNotAsked] if nobody was to be asked.
+	// Backfill asks, as the reader, for the events before the given position of a room.
+	// It returns when the events are in the database. The error is [ErrNotAsked] if it
+	// has not asked.
 	Backfill(ctx context.Context, room string, reader Reader, before matrix.PageToken, limit int) error
 }
 
-// A Messages answers readers. It is safe for concurrent use.
+// A Messages makes pages for readers. It is safe for concurrent use.
 type Messages struct {
 	options Options
 	db      *postgres.DB
@@ -64,63 +64,70 @@ func New(db *postgres.DB, options Options) *Messages {
 	return &Messages{options: options, db: db}
 }
 
-// A Reader is for whom a page is made.
+// A Reader is the user for whom a page is made.
 type Reader struct {
+	// UserID is the user's Matrix id.
 	UserID string
 
-	// DeviceID is the device of the reader's access token, "" if it has none, and
-	// TokenID the token's own id, 0 if nobody knows.
+	// DeviceID is the device of the reader's access token, "" if it has none. TokenID is
+	// the token's own id, 0 if it is not known.
 	DeviceID string
 	TokenID  int64
 
-	// Guest and AppService say what kind of account it is.
+	// Guest says that the reader is a guest, and AppService that an application service
+	// speaks for the reader.
 	Guest, AppService bool
 
-	// Admin says that it is a server admin.
+	// Admin says that the reader is a server admin.
 	Admin bool
 
-	// AccessToken is passed on to the homeserver when that is asked for more
-	// history. It is never logged.
+	// AccessToken is sent to the homeserver to ask it for more history. It is never
+	// logged.
 	AccessToken string
 }
 
 // A Request asks for a page.
 type Request struct {
+	// Room is the id of the room, and Reader the user who reads it.
 	Room   string
 	Reader Reader
 
-	// All says that the reader is a server admin who reads any room, and all of
-	// it: no membership is asked for, and nothing is hidden.
+	// All says that the reader is a server admin who may read every room. The page then
+	// requires no membership and hides nothing. Defaults to false.
 	All bool
 
-	// Backwards reads from new to old.
+	// Backwards reads from new to old. Defaults to false.
 	Backwards bool
 
-	// From and To are where to begin and to end. Defaults to nil: the room's end,
-	// seen from where one begins, and no bound.
+	// From is the token at which the page begins, and To the token at which it ends.
+	// From defaults to the end of the room at which the direction begins, and To to the
+	// other end.
 	From, To *matrix.PageToken
 
-	// Limit is the most rows of a page, from 0 to 1000. It has no default.
+	// Limit is the maximum number of events on the page, from 0 to 1000. It has no
+	// default.
 	Limit int
 
+	// Filter selects events. Defaults to the zero Filter, which selects all.
 	Filter Filter
 
-	// Raw gives events as servers get them.
+	// Raw returns events as servers get them. Defaults to false.
 	Raw bool
 }
 
-// A Page is what a Request gets.
+// A Page is the answer to a Request.
 type Page struct {
+	// Chunk are the events.
 	Chunk []json.RawMessage
 
-	// Start is the token that the page began with, End the one of the next page;
-	// nil if there is none.
+	// Start is the token at which the page begins. End is the token of the next page,
+	// nil if this is the last one.
 	Start matrix.PageToken
 	End   *matrix.PageToken
 
-	// State is the members that a lazily loading client needs for the chunk.
+	// State are the memberships that a lazily loading client needs for the chunk.
 	State []json.RawMessage
 }
 
-// now is when the page is made; ages and retention go by it.
+// now returns the time from which ages and retention are computed.
 func now() time.Time { return time.Now() }

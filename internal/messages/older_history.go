@@ -7,59 +7,60 @@ import (
 	"sync"
 	"time"
 
+	"lethe/internal/expiring"
 	"lethe/internal/homeserver"
 	"lethe/internal/matrix"
 )
 
-// OlderHistoryOptions are what [NewOlderHistory] can be told. The zero value of
-// each field stands for its default.
+// OlderHistoryOptions are the settings of [NewOlderHistory].
 type OlderHistoryOptions struct {
-	// AtOnce is in how many rooms the homeserver is asked at a time. Defaults to
-	// 8.
-	AtOnce int
+	// MaxRooms is the maximum number of rooms for which the homeserver is asked at the
+	// same time. Defaults to 8.
+	MaxRooms int
 
-	// Pause is for how long the same page of a room is not asked for again.
+	// Pause is the minimum time between two requests for the same page of a room.
 	// Defaults to 30 s.
 	Pause time.Duration
 
-	// Timeout bounds the asking: a reader waits. Defaults to 8 s.
+	// Timeout is the maximum time that a reader waits. Defaults to 8 s.
 	Timeout time.Duration
 }
 
 var (
-	errNoAccessToken = fmt.Errorf("%w: the reader has no access token to ask with", ErrNotAsked)
+	errNoAccessToken = fmt.Errorf("%w: the reader has no access token", ErrNotAsked)
 	errAskedJustNow  = fmt.Errorf("%w: the homeserver was asked just now", ErrNotAsked)
-	errTooManyAsk    = fmt.Errorf("%w: too many ask already", ErrNotAsked)
+	errTooManyAsk    = fmt.Errorf("%w: too many requests already ask", ErrNotAsked)
 )
 
-// mostAsked is how many pages are remembered as asked for.
-const mostAsked = 10_000
+// maxAsked is the maximum number of pages that are remembered as asked for.
+const maxAsked = 10_000
 
-// OlderHistory is a [Backfill] that has the homeserver do it: a page of its own
-// /messages, asked for as the reader, makes it get what it lacks from other
-// servers. It is safe for concurrent use.
+// An OlderHistory is a [Backfill] by the homeserver. A request for a page of the
+// homeserver's own /messages, made as the reader, makes the homeserver fetch missing
+// history from other servers. It is safe for concurrent use.
 type OlderHistory struct {
 	client  *homeserver.Client
 	options OlderHistoryOptions
 
+	asked *expiring.Map[pageKey, struct{}] // the pages that must not be asked for again yet
+
 	mu     sync.Mutex
-	byRoom map[string]*asking
-	asked  map[askedFor]time.Time
+	byRoom map[string]*ongoing // the unfinished requests
 }
 
-// askedFor is the hash of a room and a page token.
-type askedFor [sha256.Size]byte
+// A pageKey is a hash of a room and a page token.
+type pageKey [sha256.Size]byte
 
-// An asking is a question that is under way. Err is set when done is closed.
-type asking struct {
+// An ongoing is an unfinished request. Its err is set before done is closed.
+type ongoing struct {
 	done chan struct{}
 	err  error
 }
 
 // NewOlderHistory returns an OlderHistory that has asked nothing yet.
 func NewOlderHistory(client *homeserver.Client, options OlderHistoryOptions) *OlderHistory {
-	if options.AtOnce <= 0 {
-		options.AtOnce = 8
+	if options.MaxRooms <= 0 {
+		options.MaxRooms = 8
 	}
 	if options.Pause <= 0 {
 		options.Pause = 30 * time.Second
@@ -68,19 +69,20 @@ func NewOlderHistory(client *homeserver.Client, options OlderHistoryOptions) *Ol
 		options.Timeout = 8 * time.Second
 	}
 	return &OlderHistory{
-		client: client, options: options, byRoom: map[string]*asking{}, asked: map[askedFor]time.Time{},
+		client: client, options: options,
+		asked: expiring.New[pageKey, struct{}](maxAsked), byRoom: map[string]*ongoing{},
 	}
 }
 
-// Backfill implements [Backfill]. While somebody asks for history of the room it
-// waits for that instead.
+// Backfill implements [Backfill]. While another reader asks for history of the room, it
+// waits for that request instead.
 func (h *OlderHistory) Backfill(ctx context.Context, room string, reader Reader, before matrix.PageToken, limit int) error {
 	if reader.AccessToken == "" {
 		return errNoAccessToken
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.options.Timeout)
 	defer cancel()
-	a, first, err := h.begin(room, before.String())
+	o, first, err := h.begin(room, before.String())
 	switch {
 	case err != nil:
 		return err
@@ -89,52 +91,42 @@ func (h *OlderHistory) Backfill(ctx context.Context, room string, reader Reader,
 		if reader.AppService {
 			user = reader.UserID
 		}
-		a.err = h.client.OlderHistory(ctx, reader.AccessToken, user, room, before.String(), limit)
-		h.end(room, a)
-		return a.err
+		o.err = h.client.OlderHistory(ctx, reader.AccessToken, user, room, before.String(), limit)
+		h.end(room, o)
+		return o.err
 	}
 	select {
-	case <-a.done:
-		return a.err
+	case <-o.done:
+		return o.err
 	case <-ctx.Done():
 		return fmt.Errorf("wait for older history: %w", context.Cause(ctx))
 	}
 }
 
-// begin returns the asking for the room that is under way, or else a new one, the
-// caller's first, which the caller ends.
-func (h *OlderHistory) begin(room, before string) (a *asking, first bool, err error) {
+// begin returns the unfinished request for the room, or a new one. First says that it is
+// new, so that the caller must make the request and call end.
+func (h *OlderHistory) begin(room, before string) (o *ongoing, first bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if a, ok := h.byRoom[room]; ok {
-		return a, false, nil
+	if o, ok := h.byRoom[room]; ok {
+		return o, false, nil
 	}
-	key, now := sha256.Sum256([]byte(room+"\x00"+before)), time.Now()
-	switch {
-	case now.Before(h.asked[key]):
+	key := pageKey(sha256.Sum256([]byte(room + "\x00" + before)))
+	if _, asked := h.asked.Get(key); asked {
 		return nil, false, errAskedJustNow
-	case len(h.byRoom) >= h.options.AtOnce:
+	}
+	if len(h.byRoom) >= h.options.MaxRooms {
 		return nil, false, errTooManyAsk
 	}
-	if len(h.asked) >= mostAsked {
-		for key, until := range h.asked {
-			if !now.Before(until) {
-				delete(h.asked, key)
-			}
-		}
-	}
-	if len(h.asked) >= mostAsked {
-		clear(h.asked) // all that is lost is that some pages are asked for again
-	}
-	h.asked[key] = now.Add(h.options.Pause)
-	a = &asking{done: make(chan struct{})}
-	h.byRoom[room] = a
-	return a, true, nil
+	h.asked.Put(key, struct{}{}, h.options.Pause)
+	o = &ongoing{done: make(chan struct{})}
+	h.byRoom[room] = o
+	return o, true, nil
 }
 
-func (h *OlderHistory) end(room string, a *asking) {
+func (h *OlderHistory) end(room string, o *ongoing) {
 	h.mu.Lock()
 	delete(h.byRoom, room)
 	h.mu.Unlock()
-	close(a.done)
+	close(o.done)
 }

@@ -72,7 +72,7 @@ func TestOlderHistoryFails(t *testing.T) {
 func TestOlderHistoryIsAskedForByFew(t *testing.T) {
 	t.Parallel()
 	arrived, answer := make(chan string, 10), make(chan struct{})
-	h := olderHistory(t, messages.OlderHistoryOptions{AtOnce: 2, Timeout: time.Minute}, func(w http.ResponseWriter, r *http.Request) {
+	h := olderHistory(t, messages.OlderHistoryOptions{MaxRooms: 2, Timeout: time.Minute}, func(w http.ResponseWriter, r *http.Request) {
 		arrived <- r.URL.Path
 		<-answer
 		_, _ = fmt.Fprint(w, `{}`)

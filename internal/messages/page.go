@@ -15,27 +15,26 @@ import (
 )
 
 const (
-	// maxLimit is the most rows of a page.
+	// maxLimit is the maximum number of events on a page.
 	maxLimit = 1000
 
-	// backfillTime bounds how long a page waits for history of other servers.
+	// backfillTime is the maximum time that a page waits for history of other servers.
 	backfillTime = 20 * time.Second
 )
 
-// Page returns a page of a room's timeline. If other servers have history that
-// belongs there, and the page shows a gap, it first asks for that, for at most 20 s;
-// if nothing comes the page is what there is. It never asks for history that the
-// page does not lack.
+// Page returns a page of a room's timeline. If the page has a gap, and other servers may
+// have the missing history, Page first asks for it, for at most 20 s. If nothing comes,
+// it returns the page with the gap.
 //
-// Errors are [ErrForbidden], [lock.ErrTaken] if a purge does not let readers in, and
-// those of the database.
+// The error is [ErrForbidden] if the reader may not read the room, [lock.ErrTaken] if a
+// purge keeps readers out for too long, or one of the database.
 func (m *Messages) Page(ctx context.Context, request Request) (Page, error) {
 	request.Limit = min(max(request.Limit, 0), maxLimit)
 	request.Raw = request.Raw || request.Filter.federation
 	page, gap, err := m.page(ctx, request, m.options.Backfill != nil)
 	if err == nil && gap != nil {
 		m.backfill(ctx, request, *gap)
-		// The page begins where it would have begun.
+		// The page begins at the same position as without the history.
 		request.From = gap
 		page, _, err = m.page(ctx, request, false)
 	}
@@ -45,10 +44,10 @@ func (m *Messages) Page(ctx context.Context, request Request) (Page, error) {
 	return page, nil
 }
 
-// page makes a page of one picture of the room. If gaps says so and the page has one
-// that other servers may fill, it returns where they are to begin instead: at the
-// place that was asked for, whatever the reader may see.
-func (m *Messages) page(ctx context.Context, request Request, gaps bool) (page Page, gap *matrix.PageToken, err error) {
+// page makes a page in one snapshot. If findGap is set, and the page has a gap that other
+// servers may fill, it returns the token at which the request begins instead of the page.
+// That token does not depend on what the reader may see.
+func (m *Messages) page(ctx context.Context, request Request, findGap bool) (page Page, gap *matrix.PageToken, err error) {
 	err = m.read(ctx, request.Room, func(ctx context.Context, snapshot *timeline.Snapshot) error {
 		read, access, err := m.readPage(ctx, snapshot, request)
 		if err != nil {
@@ -58,7 +57,7 @@ func (m *Messages) page(ctx context.Context, request Request, gaps bool) (page P
 		if err != nil {
 			return err
 		}
-		if gaps && request.Backwards && selected.gap(request.Limit) {
+		if findGap && request.Backwards && selected.gap(request.Limit) {
 			if has, err := snapshot.HasGaps(ctx, request.Room); err != nil {
 				return err
 			} else if has {
@@ -72,7 +71,7 @@ func (m *Messages) page(ctx context.Context, request Request, gaps bool) (page P
 	return page, gap, err
 }
 
-// read calls with a picture of the room, beside other readers of it.
+// read calls with in a snapshot, with a lease of the room.
 func (m *Messages) read(ctx context.Context, room string, with func(context.Context, *timeline.Snapshot) error) error {
 	if m.options.Rooms != nil {
 		leave, err := m.options.Rooms.Enter(ctx, room)
@@ -84,7 +83,7 @@ func (m *Messages) read(ctx context.Context, room string, with func(context.Cont
 	return timeline.Read(ctx, m.db, with)
 }
 
-// backfill asks for history. It is as well if none comes.
+// backfill asks for history. An error is logged.
 func (m *Messages) backfill(ctx context.Context, request Request, before matrix.PageToken) {
 	waiting, cancel := context.WithTimeout(ctx, backfillTime)
 	defer cancel()
@@ -95,24 +94,25 @@ func (m *Messages) backfill(ctx context.Context, request Request, before matrix.
 	}
 }
 
-// A selection is what a page is made of.
+// A selection has the parts of a page before it is rendered.
 type selection struct {
-	// asked is where the reader asked to begin, start where the page does.
+	// asked is the token at which the reader wants to begin, and start the token at
+	// which the page begins.
 	asked, start matrix.PageToken
 
-	// end is where the next page begins, nil if there is none.
+	// end is the token of the next page, nil if this is the last one.
 	end *matrix.PageToken
 
-	// events are those that are fit to be read.
+	// events are the events that were read.
 	events []timeline.Event
 
-	// complete says that no history of other servers could belong to it.
+	// complete says that history of other servers cannot belong to the page.
 	complete bool
 }
 
-// readPage reads the events of a page, and how the reader may read the room: both in
-// one round trip, unless the reader is not joined. One who may not read it gets
-// [ErrForbidden], and none of the events is looked for.
+// readPage reads the events of a page and decides how the reader may read the room. It
+// needs one round trip if the reader is joined. The error is [ErrForbidden] if the reader
+// may not read the room.
 func (m *Messages) readPage(ctx context.Context, snapshot *timeline.Snapshot, request Request) (timeline.Page, access, error) {
 	query := m.query(request, nil)
 	if !request.All {
@@ -135,8 +135,8 @@ func (m *Messages) readPage(ctx context.Context, snapshot *timeline.Snapshot, re
 	return pages[0], access, nil
 }
 
-// query asks for the events of a page. One who has left the room, where left says,
-// sees nothing beyond that place.
+// query returns the query for the events of a page. A reader who has left the room at the
+// position left sees no later events.
 func (m *Messages) query(request Request, left *matrix.Token) timeline.PageQuery {
 	query := timeline.PageQuery{
 		Room:      request.Room,
@@ -144,7 +144,7 @@ func (m *Messages) query(request Request, left *matrix.Token) timeline.PageQuery
 		Filter:    request.Filter.events,
 		Limit:     request.Limit,
 		RoomEnd:   request.From == nil && request.Backwards,
-		// Only what is hidden from readers, and who the senders were, is told by it.
+		// They are needed only to hide events and to find memberships.
 		NoStateGroups: request.All && !request.Filter.lazy,
 	}
 	if request.Filter.excludes(request.Room) {
@@ -164,9 +164,9 @@ func (m *Messages) query(request Request, left *matrix.Token) timeline.PageQuery
 	return query
 }
 
-// selectPage decides where the page that was read begins and where the next one does.
-// What the filter and the reader's rights hide comes after that: a page of which nothing
-// can be shown is not the last one.
+// selectPage decides where the page begins and where the next one begins. The filter and
+// the visibility are applied later, so a page without visible events need not be the
+// last one.
 func selectPage(ctx context.Context, snapshot *timeline.Snapshot, request Request, left *matrix.Token, read timeline.Page) (selection, error) {
 	s := selection{complete: request.Filter.excludes(request.Room)}
 	switch {
@@ -196,8 +196,8 @@ func selectPage(ctx context.Context, snapshot *timeline.Snapshot, request Reques
 	return s, nil
 }
 
-// endOf returns where the page after the one that was read begins: nil if nothing
-// was, and nothing is left to be.
+// endOf returns the token of the next page, nil if the page is empty and no events are
+// left.
 func endOf(request Request, start matrix.PageToken, read timeline.Page) *matrix.PageToken {
 	switch {
 	case request.Limit == 0:
@@ -215,8 +215,8 @@ func endOf(request Request, start matrix.PageToken, read timeline.Page) *matrix.
 	return new(start.Moved(end))
 }
 
-// previous returns the place just before an event at the given one, false if nothing
-// can be there.
+// previous returns the position just before the given one. It reports false if there is
+// none.
 func previous(at matrix.Token) (matrix.Token, bool) {
 	switch {
 	case at.Stream > math.MinInt64:
@@ -241,36 +241,37 @@ func readable(event timeline.Event) bool {
 	return false
 }
 
-// isLater reports whether a place is deeper than the event by which a reader left. The
-// depth of a live token is the least of what arrived after it.
-func isLater(ctx context.Context, snapshot *timeline.Snapshot, room string, place matrix.PageToken, left matrix.Token) (bool, error) {
-	if at, historic := place.Historic(); historic {
+// isLater reports whether a token is deeper than the event with which a reader left. A
+// live token is as deep as the least deep event that arrived after it.
+func isLater(ctx context.Context, snapshot *timeline.Snapshot, room string, token matrix.PageToken, left matrix.Token) (bool, error) {
+	if at, historic := token.Historic(); historic {
 		return left.Topological < at.Topological, nil
 	}
-	arrived, err := snapshot.ArrivedBelow(ctx, room, left.Topological, place.Stream())
+	arrived, err := snapshot.ArrivedBelow(ctx, room, left.Topological, token.Stream())
 	return !arrived, err
 }
 
-// reaches reports whether a place is at another one or before it: by depth if both
-// know theirs, else by arrival.
-func reaches(place, other matrix.PageToken) bool {
-	a, historicA := place.Historic()
+// reaches reports whether a token is at another one or before it. They are compared by
+// depth if both have one, else by the order of arrival.
+func reaches(token, other matrix.PageToken) bool {
+	a, historicA := token.Historic()
 	b, historicB := other.Historic()
 	if historicA && historicB {
 		return a.Topological < b.Topological || a.Topological == b.Topological && a.Stream <= b.Stream
 	}
-	return place.Stream() <= other.Stream()
+	return token.Stream() <= other.Stream()
 }
 
 const (
-	// wideGap is the distance of two events' depths that speaks of events between
-	// them, and fewGaps how many smaller ones do not.
-	wideGap = 2
-	fewGaps = 3
+	// maxSmallGap is the largest difference between the depths of two events that does
+	// not mean by itself that events are missing between them. More than maxSmallGaps
+	// small gaps mean it together.
+	maxSmallGap  = 2
+	maxSmallGaps = 3
 )
 
-// gap reports whether a page backwards seems to lack events: it has fewer than asked
-// for, or their depths do not follow each other.
+// gap reports whether events seem to be missing on a page backwards, because it has fewer
+// than the limit or because their depths are not consecutive.
 func (s selection) gap(limit int) bool {
 	if s.complete || len(s.events) < limit {
 		return !s.complete
@@ -283,16 +284,16 @@ func (s selection) gap(limit int) bool {
 	gaps := 0
 	for i := 1; i < len(depths); i++ {
 		switch distance := depths[i] - depths[i-1]; {
-		case distance > wideGap:
+		case distance > maxSmallGap:
 			return true
 		case distance > 1:
 			gaps++
 		}
 	}
-	return gaps > fewGaps
+	return gaps > maxSmallGaps
 }
 
-// show makes the page of what was selected.
+// show makes the page of the selection.
 func (m *Messages) show(ctx context.Context, snapshot *timeline.Snapshot, request Request, access access, selected selection) (Page, error) {
 	page := Page{Chunk: []json.RawMessage{}, Start: selected.start, End: selected.end}
 	events := request.Filter.passing(selected.events)
@@ -301,7 +302,7 @@ func (m *Messages) show(ctx context.Context, snapshot *timeline.Snapshot, reques
 	}
 	var chunk []shown
 	if request.All {
-		chunk = shownToAll(events)
+		chunk = allShown(events)
 	} else {
 		var err error
 		if chunk, err = m.visible(ctx, snapshot, request.Room, request.Reader, access, events); err != nil {
@@ -326,8 +327,8 @@ func (m *Messages) show(ctx context.Context, snapshot *timeline.Snapshot, reques
 	return page, nil
 }
 
-// shownToAll are the events as those see them from whom nothing is hidden.
-func shownToAll(events []timeline.Event) []shown {
+// allShown returns the events as a reader sees them from whom nothing is hidden.
+func allShown(events []timeline.Event) []shown {
 	chunk := make([]shown, len(events))
 	for i, event := range events {
 		chunk[i].Event = event

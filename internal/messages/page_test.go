@@ -23,25 +23,27 @@ import (
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/matrix"
 	"lethe/internal/roomgen"
-	"lethe/internal/store"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/timeline"
 )
 
 const testRoom = "!room:x"
 
 // A testBundle is a database that both we and the tests reach.
 type testBundle struct {
-	db   *store.Store
+	db   *postgres.DB
 	conn *pgx.Conn
 }
 
 func setup(t *testing.T) *testBundle {
 	t.Helper()
-	return open(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded))
+	return open(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded))
 }
 
 func open(t *testing.T, url string) *testBundle {
 	t.Helper()
-	db, err := store.Open(t.Context(), url, store.Options{})
+	db, err := postgres.Open(t.Context(), url, postgres.Options{})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	conn, err := pgx.Connect(t.Context(), url)
@@ -50,7 +52,7 @@ func open(t *testing.T, url string) *testBundle {
 	return &testBundle{db: db, conn: conn}
 }
 
-func (b *testBundle) exec(t require.TestingT, sql string, args ...any) {
+func (b *testBundle) requireExec(t require.TestingT, sql string, args ...any) {
 	_, err := b.conn.Exec(context.Background(), sql, args...)
 	require.NoError(t, err)
 }
@@ -58,21 +60,21 @@ func (b *testBundle) exec(t require.TestingT, sql string, args ...any) {
 // add adds an event to the room, whose id is its place, and whether it was rejected.
 func (b *testBundle) add(t require.TestingT, depth, stream int64, rejected bool) string {
 	id := fmt.Sprintf("$%d/%d", depth, stream)
-	b.exec(t, `
+	b.requireExec(t, `
 		INSERT INTO events (event_id, room_id, type, sender, topological_ordering, depth, stream_ordering, processed, outlier)
 		VALUES ($1, $2, 'm.room.message', '@a:x', $3, $3, $4, true, false)`, id, testRoom, depth, stream)
-	b.exec(t, `
+	b.requireExec(t, `
 		INSERT INTO event_json (event_id, room_id, internal_metadata, json, format_version)
 		VALUES ($1, $2, '{}', '{"type":"m.room.message"}', 3)`, id, testRoom)
 	if rejected {
-		b.exec(t, `INSERT INTO rejections (event_id, reason, last_check) VALUES ($1, '', '')`, id)
+		b.requireExec(t, `INSERT INTO rejections (event_id, reason, last_check) VALUES ($1, '', '')`, id)
 	}
 	return id
 }
 
-// selected selects a page of what the database has now.
-func (b *testBundle) selected(t require.TestingT, options Options, request Request, left *matrix.Token) (s selection) {
-	require.NoError(t, b.db.Snapshot(context.Background(), func(ctx context.Context, snapshot *store.Snapshot) (err error) {
+// requireSelected selects a page of the database's present content.
+func (b *testBundle) requireSelected(t require.TestingT, options Options, request Request, left *matrix.Token) (s selection) {
+	require.NoError(t, timeline.Read(context.Background(), b.db, func(ctx context.Context, snapshot *timeline.Snapshot) (err error) {
 		pages, err := snapshot.Pages(ctx, New(b.db, options).query(request, left))
 		if err == nil {
 			s, err = selectPage(ctx, snapshot, request, left, pages[0])
@@ -82,13 +84,13 @@ func (b *testBundle) selected(t require.TestingT, options Options, request Reque
 	return s
 }
 
-func token(t require.TestingT, text string) *matrix.PageToken {
+func requireToken(t require.TestingT, text string) *matrix.PageToken {
 	parsed, err := matrix.ParsePageToken(text)
 	require.NoError(t, err)
 	return &parsed
 }
 
-func idsOf(events []store.TimelineEvent) (ids []string) {
+func idsOf(events []timeline.Event) (ids []string) {
 	for _, event := range events {
 		ids = append(ids, event.ID)
 	}
@@ -145,8 +147,8 @@ func TestSelectionIsSynapses(t *testing.T) {
 					Start, End *matrix.PageToken
 				}
 				require.NoError(t, json.Unmarshal(read.Body, &want), read.Path)
-				request := requestOf(t, asked)
-				got := b.selected(t, Options{}, request, nil)
+				request := requireRequest(t, asked)
+				got := b.requireSelected(t, Options{}, request, nil)
 				if !request.All && place(&got.start) != place(want.Start) {
 					continue // one who has left
 				}
@@ -172,8 +174,8 @@ func TestSelectionIsSynapses(t *testing.T) {
 	}
 }
 
-// requestOf reads a request as the edge does.
-func requestOf(t *testing.T, asked *url.URL) Request {
+// requireRequest reads a request as package httpapi does.
+func requireRequest(t *testing.T, asked *url.URL) Request {
 	query := asked.Query()
 	parts := strings.Split(asked.Path, "/")
 	request := Request{
@@ -181,7 +183,7 @@ func requestOf(t *testing.T, asked *url.URL) Request {
 	}
 	for key, into := range map[string]**matrix.PageToken{"from": &request.From, "to": &request.To} {
 		if query.Has(key) {
-			*into = token(t, query.Get(key))
+			*into = requireToken(t, query.Get(key))
 		}
 	}
 	if query.Has("limit") {
@@ -205,10 +207,10 @@ func TestSelectionsFollowEachOther(t *testing.T) {
 	require.NoError(t, err)
 	// Some came later than what follows them, some at the same depth, some by
 	// backfill; some were rejected, and some cannot be read.
-	b.exec(t, `SET session_replication_role = replica`) // others reference their place
-	b.exec(t, `UPDATE events SET topological_ordering = topological_ordering / 3, stream_ordering = stream_ordering * CASE WHEN depth % 5 = 0 THEN -1 ELSE 1 END`)
-	b.exec(t, `UPDATE events SET rejection_reason = 'x' WHERE depth % 7 < 3`)
-	b.exec(t, `UPDATE event_json SET json = '[' WHERE event_id IN (SELECT event_id FROM events WHERE depth % 11 = 0)`)
+	b.requireExec(t, `SET session_replication_role = replica`) // others reference their place
+	b.requireExec(t, `UPDATE events SET topological_ordering = topological_ordering / 3, stream_ordering = stream_ordering * CASE WHEN depth % 5 = 0 THEN -1 ELSE 1 END`)
+	b.requireExec(t, `UPDATE events SET rejection_reason = 'x' WHERE depth % 7 < 3`)
+	b.requireExec(t, `UPDATE event_json SET json = '[' WHERE event_id IN (SELECT event_id FROM events WHERE depth % 11 = 0)`)
 	rows, err := b.conn.Query(t.Context(), `
 		SELECT event_id FROM events WHERE rejection_reason IS NULL AND type <> 'm.room.redaction' ORDER BY topological_ordering, stream_ordering`)
 	require.NoError(t, err)
@@ -227,7 +229,7 @@ func TestSelectionsFollowEachOther(t *testing.T) {
 		var got []string
 		for range 1000 {
 			request.Limit = rapid.IntRange(1, 40).Draw(t, "limit")
-			s := b.selected(t, Options{}, request, nil)
+			s := b.requireSelected(t, Options{}, request, nil)
 			for _, event := range s.events {
 				if event.Type != "m.room.redaction" {
 					got = append(got, event.ID)
@@ -248,7 +250,7 @@ func TestSelectionsFollowEachOther(t *testing.T) {
 func TestEndOfSelection(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.exec(t, `INSERT INTO rooms (room_id, room_version) VALUES ($1, '10')`, testRoom)
+	b.requireExec(t, `INSERT INTO rooms (room_id, room_version) VALUES ($1, '10')`, testRoom)
 	early := b.add(t, 1, 1, false)
 	for i := range int64(3) {
 		b.add(t, 2+i, 2+i, true)
@@ -256,7 +258,7 @@ func TestEndOfSelection(t *testing.T) {
 	latest := b.add(t, 5, 5, false)
 	request := Request{Room: testRoom, All: true, Backwards: true, Limit: 2}
 	next := func() selection {
-		s := b.selected(t, Options{}, request, nil)
+		s := b.requireSelected(t, Options{}, request, nil)
 		request.From = s.end
 		return s
 	}
@@ -280,44 +282,44 @@ func TestEndOfSelection(t *testing.T) {
 		events     int
 	}{
 		"nothing asked for":        {Request{Backwards: true}, "t5-5", "t5-5", 0},
-		"nothing asked forwards":   {Request{From: token(t, "t3-3_7")}, "t3-3", "t3-3", 0},
+		"nothing asked forwards":   {Request{From: requireToken(t, "t3-3_7")}, "t3-3", "t3-3", 0},
 		"forwards":                 {Request{Limit: 9}, "s0", "t5-5", 2},
-		"the live edge":            {Request{Limit: 9, From: token(t, "s5")}, "s5", "", 0},
-		"beyond it":                {Request{Limit: 9, From: token(t, "t99-99")}, "t99-99", "", 0},
-		"up to an event":           {Request{Limit: 9, To: token(t, "t4-4")}, "s0", "t4-4", 1},
-		"backwards to an event":    {Request{Limit: 9, Backwards: true, To: token(t, "t4-4")}, "t5-5", "t5-4", 1},
-		"backwards to the same":    {Request{Limit: 9, Backwards: true, To: token(t, "t5-5")}, "t5-5", "", 0},
-		"backwards to an arrival":  {Request{Limit: 9, Backwards: true, To: token(t, "s4")}, "t5-5", "t5-4", 1},
-		"backwards to a later one": {Request{Limit: 9, Backwards: true, From: token(t, "t5-4"), To: token(t, "s4")}, "t5-4", "", 0},
-		"forwards to an older one": {Request{Limit: 9, From: token(t, "s4"), To: token(t, "t9-4")}, "s4", "", 0},
+		"the live edge":            {Request{Limit: 9, From: requireToken(t, "s5")}, "s5", "", 0},
+		"beyond it":                {Request{Limit: 9, From: requireToken(t, "t99-99")}, "t99-99", "", 0},
+		"up to an event":           {Request{Limit: 9, To: requireToken(t, "t4-4")}, "s0", "t4-4", 1},
+		"backwards to an event":    {Request{Limit: 9, Backwards: true, To: requireToken(t, "t4-4")}, "t5-5", "t5-4", 1},
+		"backwards to the same":    {Request{Limit: 9, Backwards: true, To: requireToken(t, "t5-5")}, "t5-5", "", 0},
+		"backwards to an arrival":  {Request{Limit: 9, Backwards: true, To: requireToken(t, "s4")}, "t5-5", "t5-4", 1},
+		"backwards to a later one": {Request{Limit: 9, Backwards: true, From: requireToken(t, "t5-4"), To: requireToken(t, "s4")}, "t5-4", "", 0},
+		"forwards to an older one": {Request{Limit: 9, From: requireToken(t, "s4"), To: requireToken(t, "t9-4")}, "s4", "", 0},
 	} {
 		want.request.Room = testRoom
-		s := b.selected(t, Options{}, want.request, nil)
+		s := b.requireSelected(t, Options{}, want.request, nil)
 		require.Equal(t, want.start, place(&s.start), text)
 		require.Equal(t, want.end, place(s.end), text)
-		require.Len(t, slices.DeleteFunc(s.events, func(e store.TimelineEvent) bool { return e.ID != early && e.ID != latest }), want.events, text)
+		require.Len(t, slices.DeleteFunc(s.events, func(e timeline.Event) bool { return e.ID != early && e.ID != latest }), want.events, text)
 	}
 
 	// What a client sent after the place comes back.
-	s = b.selected(t, Options{}, Request{Room: testRoom, Limit: 1, From: token(t, "t0-0_1_m2~3.4_05")}, nil)
+	s = b.requireSelected(t, Options{}, Request{Room: testRoom, Limit: 1, From: requireToken(t, "t0-0_1_m2~3.4_05")}, nil)
 	require.Equal(t, "t0-0_1_m2~3.4_05", s.start.String())
 	require.Equal(t, "t1-1_1_m2~3.4_05", s.end.String())
 
 	// Two that cannot be read, and nothing beyond.
-	b.exec(t, `UPDATE event_json SET json = 'null' WHERE event_id <> $1`, latest)
-	s = b.selected(t, Options{}, Request{Room: testRoom, Backwards: true, Limit: 2, From: token(t, "t2-2")}, nil)
+	b.requireExec(t, `UPDATE event_json SET json = 'null' WHERE event_id <> $1`, latest)
+	s = b.requireSelected(t, Options{}, Request{Room: testRoom, Backwards: true, Limit: 2, From: requireToken(t, "t2-2")}, nil)
 	require.Nil(t, s.end)
 
 	// A filter that no event can pass, and a room that nobody knows.
 	for _, text := range []string{`{"rooms":["!other"]}`, `{"types":7}`} {
 		filter, err := ParseFilter([]byte(text))
 		require.NoError(t, err)
-		s = b.selected(t, Options{}, Request{Room: testRoom, Backwards: true, Limit: 2, Filter: filter}, nil)
+		s = b.requireSelected(t, Options{}, Request{Room: testRoom, Backwards: true, Limit: 2, Filter: filter}, nil)
 		require.Equal(t, "t5-5", place(&s.start))
 		require.Nil(t, s.end)
 		require.False(t, s.gap(2))
 	}
-	s = b.selected(t, Options{}, Request{Room: "!no\x00", Backwards: true, Limit: 2}, nil)
+	s = b.requireSelected(t, Options{}, Request{Room: "!no\x00", Backwards: true, Limit: 2}, nil)
 	require.Equal(t, "t0-0", place(&s.start))
 	require.Nil(t, s.end)
 }
@@ -342,7 +344,7 @@ func TestPreviousPlace(t *testing.T) {
 func TestDepartedSelection(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.exec(t, `INSERT INTO rooms (room_id, room_version) VALUES ($1, '10')`, testRoom)
+	b.requireExec(t, `INSERT INTO rooms (room_id, room_version) VALUES ($1, '10')`, testRoom)
 	for i := int64(1); i <= 6; i++ {
 		b.add(t, i, i, false)
 	}
@@ -355,31 +357,31 @@ func TestDepartedSelection(t *testing.T) {
 		last    string
 	}{
 		"from the end":              {Request{Backwards: true}, "t4-4", "$4/4", "$1/1"},
-		"from beyond":               {Request{Backwards: true, From: token(t, "t6-6_1_2")}, "t4-4", "$4/4", "$1/1"},
-		"from the same depth":       {Request{Backwards: true, From: token(t, "t4-20")}, "t4-20", "$4/4", "$1/1"},
-		"from before":               {Request{Backwards: true, From: token(t, "t3-3")}, "t3-3", "$3/3", "$1/1"},
-		"from a live place":         {Request{Backwards: true, From: token(t, "s5")}, "t4-4", "$4/4", "$1/1"},
-		"from one with older ones":  {Request{Backwards: true, From: token(t, "s9")}, "s9", "$4/4", "$1/1"},
-		"from a live place earlier": {Request{Backwards: true, From: token(t, "s2")}, "s2", "$2/2", "$1/1"},
+		"from beyond":               {Request{Backwards: true, From: requireToken(t, "t6-6_1_2")}, "t4-4", "$4/4", "$1/1"},
+		"from the same depth":       {Request{Backwards: true, From: requireToken(t, "t4-20")}, "t4-20", "$4/4", "$1/1"},
+		"from before":               {Request{Backwards: true, From: requireToken(t, "t3-3")}, "t3-3", "$3/3", "$1/1"},
+		"from a live place":         {Request{Backwards: true, From: requireToken(t, "s5")}, "t4-4", "$4/4", "$1/1"},
+		"from one with older ones":  {Request{Backwards: true, From: requireToken(t, "s9")}, "s9", "$4/4", "$1/1"},
+		"from a live place earlier": {Request{Backwards: true, From: requireToken(t, "s2")}, "s2", "$2/2", "$1/1"},
 		"forwards":                  {Request{}, "s0", "$1/1", "$4/4"},
-		"forwards to beyond":        {Request{To: token(t, "t6-6")}, "s0", "$1/1", "$4/4"},
-		"forwards to before":        {Request{To: token(t, "t2-2")}, "s0", "$1/1", "$2/2"},
+		"forwards to beyond":        {Request{To: requireToken(t, "t6-6")}, "s0", "$1/1", "$4/4"},
+		"forwards to before":        {Request{To: requireToken(t, "t2-2")}, "s0", "$1/1", "$2/2"},
 	} {
 		want.request.Room, want.request.Limit = testRoom, 20
 		if text == "from a live place" { // the least depth of what came at 5 or later
-			b.exec(t, `UPDATE events SET topological_ordering = 5 WHERE event_id = $1`, late)
+			b.requireExec(t, `UPDATE events SET topological_ordering = 5 WHERE event_id = $1`, late)
 		}
-		s := b.selected(t, Options{}, want.request, left)
-		b.exec(t, `UPDATE events SET topological_ordering = 4 WHERE event_id = $1`, late)
+		s := b.requireSelected(t, Options{}, want.request, left)
+		b.requireExec(t, `UPDATE events SET topological_ordering = 4 WHERE event_id = $1`, late)
 		require.Equal(t, want.start, place(&s.start), text)
 		ids := idsOf(s.events)
 		require.Equal(t, want.first, ids[0], text)
 		require.Equal(t, want.last, ids[len(ids)-1], text)
 		require.NotContains(t, ids, late, text)
 	}
-	s := b.selected(t, Options{DepartedSeeLater: true}, Request{Room: testRoom, Limit: 20}, left)
+	s := b.requireSelected(t, Options{DepartedSeeLater: true}, Request{Room: testRoom, Limit: 20}, left)
 	require.Len(t, s.events, 7)
-	s = b.selected(t, Options{DepartedSeeLater: true}, Request{Room: testRoom, Limit: 20, Backwards: true}, left)
+	s = b.requireSelected(t, Options{DepartedSeeLater: true}, Request{Room: testRoom, Limit: 20, Backwards: true}, left)
 	require.Len(t, s.events, 4)
 }
 
@@ -403,7 +405,7 @@ func TestGaps(t *testing.T) {
 	} {
 		var s selection
 		for _, depth := range c.depths {
-			s.events = append(s.events, store.TimelineEvent{Topological: depth})
+			s.events = append(s.events, timeline.Event{Topological: depth})
 		}
 		require.Equal(t, c.want, s.gap(c.limit), "%v of %d", c.depths, c.limit)
 		s.complete = true
@@ -434,7 +436,7 @@ func TestPageBackfills(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	ctx := t.Context()
-	b.exec(t, `INSERT INTO rooms (room_id, room_version) VALUES ($1, '10')`, testRoom)
+	b.requireExec(t, `INSERT INTO rooms (room_id, room_version) VALUES ($1, '10')`, testRoom)
 	b.add(t, 7, 7, true)
 	var log strings.Builder
 	servers := &backfiller{err: errors.New("no server answers"), come: func() {
@@ -450,13 +452,13 @@ func TestPageBackfills(t *testing.T) {
 	require.Empty(t, servers.asked, "nobody has more")
 	require.Nil(t, page.End)
 
-	b.exec(t, `INSERT INTO event_backward_extremities (event_id, room_id) VALUES ('$x', $1)`, testRoom)
+	b.requireExec(t, `INSERT INTO event_backward_extremities (event_id, room_id) VALUES ('$x', $1)`, testRoom)
 	forwards := request
 	forwards.Backwards = false
 	_, err = m.Page(ctx, forwards)
 	require.NoError(t, err)
 	reached := request
-	reached.To = token(t, "t7-7")
+	reached.To = requireToken(t, "t7-7")
 	_, err = m.Page(ctx, reached)
 	require.NoError(t, err)
 	require.Empty(t, servers.asked)
@@ -480,7 +482,7 @@ func TestPageBackfills(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, page.Start, *page.End)
 	request.Limit = math.MaxInt
-	b.exec(t, `DELETE FROM event_backward_extremities`)
+	b.requireExec(t, `DELETE FROM event_backward_extremities`)
 	page, err = m.Page(ctx, request)
 	require.NoError(t, err)
 	require.Nil(t, page.End)
@@ -491,27 +493,27 @@ func TestPageBackfills(t *testing.T) {
 func TestSelectionAround(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.exec(t, `INSERT INTO rooms (room_id, room_version) VALUES ($1, '10')`, testRoom)
+	b.requireExec(t, `INSERT INTO rooms (room_id, room_version) VALUES ($1, '10')`, testRoom)
 	var ids []string
 	for i := int64(0); i < 9; i++ {
 		ids = append(ids, b.add(t, i/2, i, i == 6))
-		b.exec(t, `INSERT INTO event_to_state_groups (event_id, state_group) VALUES ($1, $2)`, ids[i], 100+i)
-		b.exec(t, `INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id) VALUES ($1, $2, 'm.room.topic', '', $3)`,
+		b.requireExec(t, `INSERT INTO event_to_state_groups (event_id, state_group) VALUES ($1, $2)`, ids[i], 100+i)
+		b.requireExec(t, `INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id) VALUES ($1, $2, 'm.room.topic', '', $3)`,
 			100+i, testRoom, ids[i])
 	}
-	b.exec(t, `UPDATE events SET sender = '@b:x' WHERE event_id = $1`, ids[3])
+	b.requireExec(t, `UPDATE events SET sender = '@b:x' WHERE event_id = $1`, ids[3])
 	for _, user := range []string{"@a:x", "@c:x"} {
-		b.exec(t, `INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id) VALUES (105, $1, 'm.room.member', $2, $3)`,
+		b.requireExec(t, `INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id) VALUES (105, $1, 'm.room.member', $2, $3)`,
 			testRoom, user, map[string]string{"@a:x": ids[0], "@c:x": ids[1]}[user])
 	}
-	b.exec(t, `INSERT INTO rooms (room_id, room_version) VALUES ('!other', '10')`)
+	b.requireExec(t, `INSERT INTO rooms (room_id, room_version) VALUES ('!other', '10')`)
 
-	find := func(request ContextRequest) (a around, err error) {
-		err = b.db.Snapshot(t.Context(), func(ctx context.Context, snapshot *store.Snapshot) (err error) {
+	find := func(request ContextRequest) (a contextEvents, err error) {
+		err = timeline.Read(t.Context(), b.db, func(ctx context.Context, snapshot *timeline.Snapshot) (err error) {
 			if request.Room == "" {
 				request.Room = testRoom
 			}
-			a, err = selectAround(ctx, snapshot, request)
+			a, err = selectContext(ctx, snapshot, request)
 			return err
 		})
 		return a, err
@@ -555,13 +557,13 @@ func TestSelectionAround(t *testing.T) {
 	}
 	_, err := New(b.db, Options{}).Context(t.Context(), ContextRequest{Room: testRoom, EventID: "$no", Limit: math.MinInt})
 	require.ErrorIs(t, err, ErrEventNotFound)
-	b.exec(t, `UPDATE event_json SET json = '{' WHERE event_id = $1`, ids[4])
+	b.requireExec(t, `UPDATE event_json SET json = '{' WHERE event_id = $1`, ids[4])
 	_, err = find(ContextRequest{EventID: ids[4]})
 	require.ErrorIs(t, err, ErrEventNotFound)
 
 	// Where nobody knows the state, and where no token leads.
-	b.exec(t, `DELETE FROM event_to_state_groups`)
-	b.exec(t, `UPDATE events SET topological_ordering = -4 WHERE event_id = $1`, ids[3])
+	b.requireExec(t, `DELETE FROM event_to_state_groups`)
+	b.requireExec(t, `UPDATE events SET topological_ordering = -4 WHERE event_id = $1`, ids[3])
 	a, err := find(ContextRequest{EventID: ids[3], Limit: 2})
 	require.NoError(t, err)
 	require.Empty(t, a.state)

@@ -2,7 +2,6 @@ package messages
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -16,7 +15,10 @@ import (
 	"pgregory.net/rapid"
 
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/purge"
+	"lethe/internal/store/storetest"
 )
 
 // TestPagesFollowEachOtherThroughAPurge walks through rooms of any shape, with branches,
@@ -26,20 +28,19 @@ import (
 func TestPagesFollowEachOtherThroughAPurge(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	catalog, err := b.db.Catalog(t.Context())
-	require.NoError(t, err)
+	purger := purge.New(b.db, purge.Options{SetWiseFrom: 1, SearchFrom: 1})
 	m, rooms := New(b.db, Options{}), 0
 	rapid.Check(t, func(rt *rapid.T) {
 		rooms++
 		r := drawRoom(rt, rooms)
-		r.write(rt, b)
+		r.requireWrite(rt, b)
 		request := Request{Room: r.id, Reader: Reader{UserID: "@alice:x"}, Backwards: rapid.Bool().Draw(rt, "backwards")}
 		request.All = rapid.Bool().Draw(rt, "all")
 		want := r.seen(request)
 		if !request.Backwards {
 			request.From = new(matrix.NewPageToken(matrix.Token{Stream: math.MinInt64}))
 		}
-		purge := r.purge(rt, b, catalog)
+		purge := r.requirePurge(rt, b, purger)
 		purged := rapid.SampledFrom([]bool{true, true, false}).Draw(rt, "purged")
 
 		var got []string
@@ -50,7 +51,7 @@ func TestPagesFollowEachOtherThroughAPurge(t *testing.T) {
 			require.NoError(rt, err)
 			require.LessOrEqual(rt, len(page.Chunk), request.Limit)
 			for _, raw := range page.Chunk {
-				got = append(got, decoded(t, raw)["event_id"].(string))
+				got = append(got, requireDecoded(t, raw)["event_id"].(string))
 			}
 			if request.From = page.End; page.End == nil {
 				break
@@ -67,7 +68,7 @@ func TestPagesFollowEachOtherThroughAPurge(t *testing.T) {
 		}
 		for purge() {
 		}
-		stays := r.stays(rt, b)
+		stays := r.requireStays(rt, b)
 		at := 0
 		for _, id := range got {
 			next := slices.Index(want[at:], id)
@@ -151,8 +152,8 @@ func (r *drawnRoom) seen(request Request) (ids []string) {
 	return ids
 }
 
-// write puts the room into the database. Its state came before its timeline.
-func (r *drawnRoom) write(t *rapid.T, b *testBundle) {
+// requireWrite writes the room to the database. Its state came before its timeline.
+func (r *drawnRoom) requireWrite(t *rapid.T, b *testBundle) {
 	var batch pgx.Batch
 	batch.Queue(`INSERT INTO rooms (room_id, room_version) VALUES ($1, '11')`, r.id)
 	batch.Queue(`INSERT INTO state_groups (id, room_id, event_id) VALUES ($2, $1, ''), ($3, $1, '')`, r.id, r.shared, r.hidden)
@@ -209,54 +210,55 @@ func (r *drawnRoom) write(t *rapid.T, b *testBundle) {
 	require.NoError(t, b.conn.SendBatch(t.Context(), &batch).Close())
 }
 
-// purge begins a job that purges the room to some depth, and returns what does one batch
-// of it, of events or of state groups: false if none was left.
-func (r *drawnRoom) purge(t *rapid.T, b *testBundle, catalog store.Catalog) (batch func() bool) {
+// requirePurge begins a job that purges the room to some depth. It returns a function
+// that runs one batch, of events or of state groups, and reports false if there was
+// nothing left.
+func (r *drawnRoom) requirePurge(t *rapid.T, b *testBundle, purger *purge.Purger) (batch func() bool) {
 	ctx := t.Context()
-	purge := store.HistoryPurge{
+	history, err := purger.History(ctx, purge.HistoryRequest{
 		Room: r.id, ServerName: "x", DeleteLocal: rapid.Bool().Draw(t, "delete local"),
 		// Mostly much of it.
 		Before: r.events[len(r.events)-1-rapid.IntRange(0, len(r.events)-1).Draw(t, "kept")].depth,
-	}
+	})
+	require.NoError(t, err)
 	size := rapid.IntRange(1, 6).Draw(t, "batch size")
 	id := strings.Map(func(c rune) rune { return c - '0' + 'a' }, fmt.Sprintf("%016d", r.hidden))
-	require.NoError(t, b.db.InsertJob(ctx, store.Job{
-		ID: id, Kind: "purge_history", Room: r.id, Parameters: json.RawMessage(`{}`), Requester: "@admin:x",
-	}, false))
-	job, err := b.db.ClaimJob(ctx, id, 1, time.Minute, 0)
+	jobs := journal.New(b.db)
+	require.NoError(t, jobs.InsertJob(ctx, storetest.NewJob(id, r.id), false))
+	job, err := jobs.ClaimJob(ctx, id, 1, time.Minute, 0)
 	require.NoError(t, err)
-	fence, err := b.db.NextFence(ctx, r.id)
+	fence, err := jobs.NextFence(ctx, r.id)
 	require.NoError(t, err)
-	run := store.Batch{
-		Run:  store.Run{JobID: id, Generation: job.Generation, Attempt: job.Attempt},
-		Room: r.id, Fence: fence, Lease: time.Minute,
-	}
+	work := storetest.Work{Run: storetest.RunOf(job), RoomLock: journal.RoomLock{Room: r.id, Fence: fence, Lease: time.Minute}}
 	from, events := int64(math.MinInt64), true
 	return func() bool {
 		if events {
-			next, err := b.db.NextHistoryDepth(ctx, purge, from)
+			next, err := history.NextDepth(ctx, from)
 			if err == nil {
-				done, err := b.db.PurgeHistoryBatch(ctx, run, catalog, purge, next, size, func(store.HistoryBatch) any { return nil })
-				require.NoError(t, err)
-				from = done.Cut
+				require.NoError(t, storetest.InBatch(ctx, jobs, work, func(b *journal.Batch) (any, error) {
+					done, err := history.Purge(ctx, b, next, size)
+					from = done.Cut
+					return nil, err
+				}))
 				return true
 			}
-			require.True(t, errors.Is(err, store.ErrNotFound), "%v", err)
+			require.True(t, errors.Is(err, postgres.ErrNotFound), "%v", err)
 			events = false
 		}
-		step, err := b.db.NextStateGroupStep(ctx, r.id)
+		step, err := history.NextStateGroups(ctx)
 		require.NoError(t, err)
-		if step == nil {
+		if step == purge.StateGroupsCollected {
 			return false
 		}
-		_, err = step(ctx, run, catalog, size, func(store.StateGroupBatch) any { return nil })
-		require.NoError(t, err)
+		require.NoError(t, storetest.InBatch(ctx, jobs, work, func(b *journal.Batch) (any, error) {
+			return history.CollectStateGroups(ctx, b, step, size)
+		}))
 		return true
 	}
 }
 
-// stays are the events of the timeline that the database has now.
-func (r *drawnRoom) stays(t *rapid.T, b *testBundle) []string {
+// requireStays returns the events of the timeline that are still in the database.
+func (r *drawnRoom) requireStays(t *rapid.T, b *testBundle) []string {
 	rows, err := b.conn.Query(t.Context(), `SELECT event_id FROM events WHERE room_id = $1 AND NOT outlier`, r.id)
 	require.NoError(t, err)
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])

@@ -16,7 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
-	"lethe/internal/store"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/timeline"
 )
 
 // TestRecordedEvents writes the events of all pages that a real Synapse was asked
@@ -31,23 +32,23 @@ func TestRecordedEvents(t *testing.T) {
 			t.Parallel()
 			pages := recordedPages(t, recorded)
 			database := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", dump))
-			devices, groups := devicesAndGroups(t, database)
-			db, err := store.Open(t.Context(), database, store.Options{MaxConnections: 2})
+			devices, groups := requireDevicesAndGroups(t, database)
+			db, err := postgres.Open(t.Context(), database, postgres.Options{MaxConnections: 2})
 			require.NoError(t, err)
 			t.Cleanup(db.Close)
 			events, members := 0, 0
-			require.NoError(t, db.Snapshot(t.Context(), func(ctx context.Context, snapshot *store.Snapshot) error {
+			require.NoError(t, timeline.Read(t.Context(), db, func(ctx context.Context, snapshot *timeline.Snapshot) error {
 				for _, page := range pages {
-					chunk := page.shown(t, ctx, snapshot, groups)
+					chunk := page.requireShown(t, ctx, snapshot, groups)
 					request := Request{
-						Room: page.room(t), All: strings.HasPrefix(page.Path, "/_synapse/"),
+						Room: page.requireRoom(t), All: strings.HasPrefix(page.Path, "/_synapse/"),
 						Reader: Reader{UserID: page.User, DeviceID: devices[page.User], Admin: page.User == "@admin:lab.test"},
 					}
 					got, err := render(ctx, snapshot, request, chunk)
 					require.NoError(t, err)
 					require.Len(t, got, len(page.Body.Chunk))
 					for i, want := range page.Body.Chunk {
-						require.Empty(t, cmp.Diff(ageless(want), ageless(decoded(t, got[i]))), page.Path)
+						require.Empty(t, cmp.Diff(ageless(want), ageless(requireDecoded(t, got[i]))), page.Path)
 						events++
 					}
 					if !strings.Contains(page.Path, "lazy_load_members") {
@@ -104,7 +105,7 @@ func recordedPages(t *testing.T, name string) (pages []recordedPage) {
 	return pages
 }
 
-func (p recordedPage) room(t *testing.T) string {
+func (p recordedPage) requireRoom(t *testing.T) string {
 	t.Helper()
 	_, rest, ok := strings.Cut(p.Path, "/rooms/")
 	require.True(t, ok)
@@ -115,32 +116,32 @@ func (p recordedPage) room(t *testing.T) string {
 	return room
 }
 
-// shown are the events of the page as what decides about them gives them.
-func (p recordedPage) shown(t *testing.T, ctx context.Context, snapshot *store.Snapshot, groups map[string]int64) []shown {
+// requireShown returns the events of the page as the visibility rules return them.
+func (p recordedPage) requireShown(t *testing.T, ctx context.Context, snapshot *timeline.Snapshot, groups map[string]int64) []shown {
 	t.Helper()
 	var ids []string
 	for _, event := range p.Body.Chunk {
 		ids = append(ids, event["event_id"].(string))
 	}
-	events, err := snapshot.EventsOf(ctx, p.room(t), ids)
+	events, err := snapshot.EventsOf(ctx, p.requireRoom(t), ids)
 	require.NoError(t, err)
 	var chunk []shown
 	for i, id := range ids {
-		at := slices.IndexFunc(events, func(event store.TimelineEvent) bool { return event.ID == id })
+		at := slices.IndexFunc(events, func(event timeline.Event) bool { return event.ID == id })
 		require.GreaterOrEqual(t, at, 0, id)
 		event := events[at]
 		if group, ok := groups[id]; ok {
 			event.StateGroup = &group
 		}
 		membership, _ := p.Body.Chunk[i]["unsigned"].(map[string]any)["membership"].(string)
-		chunk = append(chunk, shown{TimelineEvent: event, membership: membership})
+		chunk = append(chunk, shown{Event: event, membership: membership})
 	}
 	return chunk
 }
 
-// devicesAndGroups are the device of each user, who has one, and the state group
-// of each event.
-func devicesAndGroups(t *testing.T, database string) (devices map[string]string, groups map[string]int64) {
+// requireDevicesAndGroups returns the device of each user, who has one, and the state
+// group of each event.
+func requireDevicesAndGroups(t *testing.T, database string) (devices map[string]string, groups map[string]int64) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), database)
 	require.NoError(t, err)
@@ -160,7 +161,7 @@ func devicesAndGroups(t *testing.T, database string) (devices map[string]string,
 	return devices, groups
 }
 
-func decoded(t testing.TB, raw []byte) (e event) {
+func requireDecoded(t testing.TB, raw []byte) (e event) {
 	t.Helper()
 	require.NoError(t, json.Unmarshal(raw, &e), "%s", raw)
 	return e
@@ -169,7 +170,7 @@ func decoded(t testing.TB, raw []byte) (e event) {
 func decodedAll(t testing.TB, raw []json.RawMessage) (events []event) {
 	t.Helper()
 	for _, raw := range raw {
-		events = append(events, decoded(t, raw))
+		events = append(events, requireDecoded(t, raw))
 	}
 	return events
 }

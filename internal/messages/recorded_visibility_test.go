@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
-	"lethe/internal/store"
+	"lethe/internal/store/timeline"
 )
 
 // A recordedAnswer is a page that a real Synapse was asked for, and what it said.
@@ -45,7 +45,7 @@ func TestRecordedVisibility(t *testing.T) {
 		t.Run(c.reads, func(t *testing.T) {
 			t.Parallel()
 			h := houseAt(t, devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", dump)), Options{})
-			rooms := map[string][]store.TimelineEvent{}
+			rooms := map[string][]timeline.Event{}
 			visible := map[[2]string]map[string]shown{}
 			refused, peeked, compared, hidden := 0, 0, 0, 0
 			for _, page := range recordedAnswers(t, c.reads) {
@@ -60,12 +60,12 @@ func TestRecordedVisibility(t *testing.T) {
 					peeked++
 				}
 				if rooms[page.room] == nil {
-					rooms[page.room] = h.timeline(page.room)
+					rooms[page.room] = h.requireTimeline(page.room)
 				}
 				events, who := rooms[page.room], [2]string{page.user, page.room}
 				if visible[who] == nil {
 					visible[who] = map[string]shown{}
-					for _, event := range h.visible(page.room, Reader{UserID: page.user}, access, events) {
+					for _, event := range h.requireVisible(page.room, Reader{UserID: page.user}, access, events) {
 						visible[who][event.ID] = event
 					}
 				}
@@ -126,9 +126,9 @@ func recordedAnswers(t *testing.T, name string) (pages []recordedAnswer) {
 	return pages
 }
 
-// timeline reads the room's timeline, but for events that no page shows to
-// anybody: those that were rejected, and redactions of nothing.
-func (h *house) timeline(room string) []store.TimelineEvent {
+// requireTimeline reads the room's timeline without the events that no page shows:
+// rejected events, and redactions of events that are not there.
+func (h *house) requireTimeline(room string) []timeline.Event {
 	h.t.Helper()
 	rows, err := h.conn.Query(h.ctx, `
 		SELECT e.event_id, e.type, e.sender, e.state_key, e.origin_server_ts, g.state_group, j.json, j.internal_metadata,
@@ -140,7 +140,7 @@ func (h *house) timeline(room string) []store.TimelineEvent {
 		       OR EXISTS (SELECT FROM redactions r JOIN events t ON t.event_id = r.redacts WHERE r.event_id = e.event_id))
 		ORDER BY e.topological_ordering, e.stream_ordering`, room)
 	require.NoError(h.t, err)
-	events, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e store.TimelineEvent, err error) {
+	events, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e timeline.Event, err error) {
 		var text, metadata string
 		err = row.Scan(&e.ID, &e.Type, &e.Sender, &e.StateKey, &e.OriginTS, &e.StateGroup, &text, &metadata, &e.RedactedBy)
 		e.JSON, e.InternalMetadata = json.RawMessage(text), json.RawMessage(metadata)

@@ -10,29 +10,29 @@ import (
 	"lethe/internal/store/timeline"
 )
 
-// A relation is how an event says that it relates to another.
+// A relation is the kind of relation to another event that an event has in its content.
 type relation int
 
 const (
 	noRelation relation = iota
 	someRelation
 
-	// closedRelation is that of an event to which nothing can relate in its turn:
-	// an annotation or an edit.
+	// closedRelation is the relation of an annotation or an edit. Relations to such an
+	// event do not count.
 	closedRelation
 )
 
-// relation is that of the event, as far as it is shown.
+// relation returns the relation of the event, as its reader sees it.
 func (e *readEvent) relation() relation {
 	if e.redacted {
-		return noRelation // no redaction leaves any
+		return noRelation // a redaction removes it
 	}
-	// Most say nothing of it, and need not be looked at closer.
-	said := e.fields.Get("content")
-	if !bytes.Contains(said, []byte("m.relates_to")) && !bytes.Contains(said, []byte(`\u`)) {
+	// Most events have none, so this is checked first.
+	raw := e.fields.Get("content")
+	if !bytes.Contains(raw, []byte("m.relates_to")) && !bytes.Contains(raw, []byte(`\u`)) {
 		return noRelation
 	}
-	content, ok := matrix.SplitObject(nil, said)
+	content, ok := matrix.SplitObject(nil, raw)
 	if !ok {
 		return noRelation
 	}
@@ -47,14 +47,14 @@ func (e *readEvent) relation() relation {
 	return someRelation
 }
 
-// bundles are what the events of a page are shown with.
+// bundles are the bundled aggregations and the replaced state of a page's events.
 type bundles struct{ timeline.Bundles }
 
-// readBundles reads what the events are shown with.
+// readBundles reads the bundles of the events.
 func readBundles(ctx context.Context, snapshot *timeline.Snapshot, request *Request, events []readableEvent) (b bundles, err error) {
 	asked := timeline.BundleQuestion{Room: request.Room, Reader: request.Reader.UserID, Ignorer: request.Reader.UserID}
 	if request.All {
-		asked.Ignorer = "" // from one who reads all nothing is hidden
+		asked.Ignorer = "" // nothing is hidden
 	}
 	for i := range events {
 		e := &events[i].readEvent
@@ -84,7 +84,7 @@ func readBundles(ctx context.Context, snapshot *timeline.Snapshot, request *Requ
 	if b.Bundles, err = snapshot.Bundles(ctx, asked); err != nil {
 		return b, err
 	}
-	// The latest reply is shown with what relates to it, but for threads.
+	// The latest reply of a thread is shown with its own aggregations, except threads.
 	asked.Replaced, asked.Roots, asked.Parents, asked.Originals = nil, nil, nil, nil
 	for _, thread := range b.Threads {
 		if thread.Latest.Related.Referenced {
@@ -94,14 +94,14 @@ func readBundles(ctx context.Context, snapshot *timeline.Snapshot, request *Requ
 			asked.Originals = append(asked.Originals, thread.Latest.ID)
 		}
 	}
-	of, err := snapshot.Bundles(ctx, asked)
-	maps.Copy(b.References, of.References)
-	maps.Copy(b.Edits, of.Edits)
+	ofReplies, err := snapshot.Bundles(ctx, asked)
+	maps.Copy(b.References, ofReplies.References)
+	maps.Copy(b.Edits, ofReplies.Edits)
 	return b, err
 }
 
-// append appends what relates to an event to dst, as a JSON object; nothing if
-// nothing does.
+// append appends the aggregations of an event to dst, as a JSON object. It appends
+// nothing if there are no aggregations.
 func (b *bundles) append(dst []byte, f *Format, e *readEvent) []byte {
 	references := b.References[e.ID]
 	edit, edited := b.Edits[e.ID]
@@ -123,7 +123,7 @@ func (b *bundles) append(dst []byte, f *Format, e *readEvent) []byte {
 	}
 	if edited {
 		if e, _, ok := read(&edit, nil); ok {
-			dst = append(f.append(append(dst, `"m.replace":`...), &e, &company{}), ',')
+			dst = append(f.append(append(dst, `"m.replace":`...), &e, &extras{}), ',')
 		}
 	}
 	if threaded {
@@ -132,12 +132,12 @@ func (b *bundles) append(dst []byte, f *Format, e *readEvent) []byte {
 	if dst[len(dst)-1] == '{' {
 		return dst[:begin]
 	}
-	dst[len(dst)-1] = '}' // the last comma
+	dst[len(dst)-1] = '}' // instead of the last comma
 	return dst
 }
 
-// appendThread appends the field of a thread and a comma; nothing if its latest
-// reply cannot be read.
+// appendThread appends the field of a thread and a comma. It appends nothing if the
+// latest reply cannot be read.
 func (b *bundles) appendThread(dst []byte, f *Format, root *readEvent, thread *timeline.Thread) []byte {
 	latest, _, ok := read(&thread.Latest, nil)
 	if !ok {
@@ -145,7 +145,7 @@ func (b *bundles) appendThread(dst []byte, f *Format, root *readEvent, thread *t
 	}
 	own := bundles{timeline.Bundles{References: b.References, Edits: b.Edits}}
 	dst = append(dst, `"m.thread":{"latest_event":`...)
-	dst = f.append(dst, &latest, &company{relations: own.append(nil, f, &latest)})
+	dst = f.append(dst, &latest, &extras{relations: own.append(nil, f, &latest)})
 	dst = append(dst, `,"count":`...)
 	dst = strconv.AppendInt(dst, thread.Count, 10)
 	dst = append(dst, `,"current_user_participated":`...)

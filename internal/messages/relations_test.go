@@ -11,7 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
-	"lethe/internal/store"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/timeline"
 )
 
 const (
@@ -23,14 +25,14 @@ const (
 type talk struct {
 	t     *testing.T
 	conn  *pgx.Conn
-	store *store.Store
+	store *postgres.DB
 	place int64 // of the last event
 }
 
 func newTalk(t *testing.T) *talk {
 	t.Helper()
 	url := devstacktest.Database(t, "talk", func(ctx context.Context, url string) error {
-		if err := store.MigrateEmbedded(ctx, url); err != nil {
+		if err := migrate.UpEmbedded(ctx, url); err != nil {
 			return err
 		}
 		conn, err := pgx.Connect(ctx, url)
@@ -46,13 +48,13 @@ func newTalk(t *testing.T) *talk {
 	conn, err := pgx.Connect(t.Context(), url)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	db, err := store.Open(t.Context(), url, store.Options{MaxConnections: 2})
+	db, err := postgres.Open(t.Context(), url, postgres.Options{MaxConnections: 2})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	return &talk{t: t, conn: conn, store: db}
 }
 
-func (k *talk) exec(sql string, args ...any) {
+func (k *talk) requireExec(sql string, args ...any) {
 	k.t.Helper()
 	_, err := k.conn.Exec(k.t.Context(), sql, args...)
 	require.NoError(k.t, err)
@@ -62,10 +64,10 @@ func (k *talk) exec(sql string, args ...any) {
 func (k *talk) say(id, sender, kind, content string) string {
 	k.t.Helper()
 	k.place++
-	k.exec(`
+	k.requireExec(`
 		INSERT INTO events (event_id, room_id, type, sender, topological_ordering, depth, stream_ordering, origin_server_ts, processed, outlier)
 		VALUES ($1, $2, $3, $4, $5, $5, $5, $5, true, false)`, id, talkRoom, kind, sender, k.place)
-	k.exec(`INSERT INTO event_json (event_id, room_id, internal_metadata, json, format_version) VALUES ($1, $2, '{}', $3, 3)`, id, talkRoom,
+	k.requireExec(`INSERT INTO event_json (event_id, room_id, internal_metadata, json, format_version) VALUES ($1, $2, '{}', $3, 3)`, id, talkRoom,
 		fmt.Sprintf(`{"type":%q,"sender":%q,"content":%s,"origin_server_ts":%d,"unsigned":{"age_ts":1}}`, kind, sender, content, k.place))
 	return id
 }
@@ -83,7 +85,7 @@ func (k *talk) relate(id, sender, relation, to string) string {
 func (k *talk) relateAs(kind, id, sender, relation, to string) string {
 	k.t.Helper()
 	k.say(id, sender, kind, fmt.Sprintf(`{"body":%q,"m.relates_to":{"rel_type":%q,"event_id":%q}}`, id, relation, to))
-	k.exec(`INSERT INTO event_relations (event_id, relates_to_id, relation_type) VALUES ($1, $2, $3)`, id, to, relation)
+	k.requireExec(`INSERT INTO event_relations (event_id, relates_to_id, relation_type) VALUES ($1, $2, $3)`, id, to, relation)
 	return id
 }
 
@@ -91,19 +93,19 @@ func (k *talk) relateAs(kind, id, sender, relation, to string) string {
 func (k *talk) redact(id string) {
 	k.t.Helper()
 	redaction := k.say("$redacts"+id[1:], alice, "m.room.redaction", `{}`)
-	k.exec(`INSERT INTO redactions (event_id, redacts, recheck) VALUES ($1, $2, false)`, redaction, id)
-	k.exec(`DELETE FROM event_relations WHERE event_id = $1`, id)
+	k.requireExec(`INSERT INTO redactions (event_id, redacts, recheck) VALUES ($1, $2, false)`, redaction, id)
+	k.requireExec(`DELETE FROM event_relations WHERE event_id = $1`, id)
 }
 
-// shows returns the events by their ids, as the request gets them.
-func (k *talk) shows(request Request, ids ...string) map[string]event {
+// requireShows returns the events by their ids, as the request gets them.
+func (k *talk) requireShows(request Request, ids ...string) map[string]event {
 	k.t.Helper()
 	request.Room = talkRoom
 	found := map[string]event{}
-	require.NoError(k.t, k.store.Snapshot(k.t.Context(), func(ctx context.Context, snapshot *store.Snapshot) error {
+	require.NoError(k.t, timeline.Read(k.t.Context(), k.store, func(ctx context.Context, snapshot *timeline.Snapshot) error {
 		events, err := snapshot.EventsOf(ctx, talkRoom, ids)
 		require.NoError(k.t, err)
-		written, err := render(ctx, snapshot, request, shownToAll(events))
+		written, err := render(ctx, snapshot, request, allShown(events))
 		require.NoError(k.t, err)
 		for _, e := range decodedAll(k.t, written) {
 			found[e["event_id"].(string)] = e
@@ -117,7 +119,7 @@ func (k *talk) shows(request Request, ids ...string) map[string]event {
 // is nothing.
 func (k *talk) relations(reader, id string) event {
 	k.t.Helper()
-	return relationsOf(k.shows(Request{Reader: Reader{UserID: reader}}, id)[id])
+	return relationsOf(k.requireShows(Request{Reader: Reader{UserID: reader}}, id)[id])
 }
 
 func relationsOf(e event) event {
@@ -150,10 +152,10 @@ func TestEdits(t *testing.T) {
 	p := k.say("$p", alice, "m.room.message", `{"body":"Hi!"}`)
 	require.Nil(t, k.relations(bob, p))
 	k.relate("$e1", alice, "m.replace", p)
-	k.exec(`UPDATE event_json SET internal_metadata = '{"txn_id":"t","token_id":4}' WHERE event_id = '$e1'`)
+	k.requireExec(`UPDATE event_json SET internal_metadata = '{"txn_id":"t","token_id":4}' WHERE event_id = '$e1'`)
 
 	// The content stays, and the edit is all there.
-	got := k.shows(Request{Reader: Reader{UserID: alice, TokenID: 4}}, p)[p]
+	got := k.requireShows(Request{Reader: Reader{UserID: alice, TokenID: 4}}, p)[p]
 	require.Equal(t, event{"body": "Hi!"}, got["content"])
 	edit := relationsOf(got)["m.replace"].(event)
 	require.Equal(t, event{
@@ -172,21 +174,21 @@ func TestEdits(t *testing.T) {
 	k.relateAs("m.other", "$e3", alice, "m.replace", p)
 	k.relate("$e4", bob, "m.replace", p)
 	require.Equal(t, "$e2", edited())
-	k.exec(`UPDATE events SET origin_server_ts = 50 WHERE event_id IN ('$e1', '$e2')`)
+	k.requireExec(`UPDATE events SET origin_server_ts = 50 WHERE event_id IN ('$e1', '$e2')`)
 	require.Equal(t, "$e2", edited())
-	k.exec(`UPDATE events SET origin_server_ts = 51 WHERE event_id = '$e1'`)
+	k.requireExec(`UPDATE events SET origin_server_ts = 51 WHERE event_id = '$e1'`)
 	require.Equal(t, "$e1", edited())
-	k.exec(`UPDATE events SET origin_server_ts = NULL WHERE event_id = '$e1'`)
+	k.requireExec(`UPDATE events SET origin_server_ts = NULL WHERE event_id = '$e1'`)
 	require.Equal(t, "$e2", edited())
 
 	// One that was rejected, or is in another room, is none.
-	k.exec(`INSERT INTO rejections VALUES ('$e2', '', '')`)
+	k.requireExec(`INSERT INTO rejections VALUES ('$e2', '', '')`)
 	require.Equal(t, "$e1", edited())
-	k.exec(`UPDATE events SET rejection_reason = '' WHERE event_id = '$e1'`)
+	k.requireExec(`UPDATE events SET rejection_reason = '' WHERE event_id = '$e1'`)
 	require.Nil(t, edited())
 	k.relate("$e5", alice, "m.replace", p)
 	require.Equal(t, "$e5", edited())
-	k.exec(`UPDATE events SET room_id = '!other:x' WHERE event_id = '$e5'`)
+	k.requireExec(`UPDATE events SET room_id = '!other:x' WHERE event_id = '$e5'`)
 	require.Nil(t, edited())
 
 	// The edit of an edit is nothing.
@@ -198,12 +200,12 @@ func TestEdits(t *testing.T) {
 	// A reply stays one.
 	reply := k.say("$reply", bob, "m.room.message", `{"m.relates_to":{"m.in_reply_to":{"event_id":"$p"}}}`)
 	k.relate("$e8", bob, "m.replace", reply)
-	got = k.shows(Request{}, reply)[reply]
+	got = k.requireShows(Request{}, reply)[reply]
 	require.Equal(t, event{"m.relates_to": event{"m.in_reply_to": event{"event_id": p}}}, got["content"])
 	require.Equal(t, "$e8", relationsOf(got)["m.replace"].(event)["event_id"])
 
 	// One that cannot be read is left out, and takes nothing with it.
-	k.exec(`UPDATE event_json SET json = '[' WHERE event_id = '$e6'`)
+	k.requireExec(`UPDATE event_json SET json = '[' WHERE event_id = '$e6'`)
 	require.Nil(t, k.relations(alice, p))
 	k.relate("$ref", bob, "m.reference", p)
 	require.Equal(t, event{"m.reference": references("$ref")}, k.relations(alice, p))
@@ -229,22 +231,22 @@ func TestReferences(t *testing.T) {
 	// A state event has none, whatever relates to it.
 	k.relate("$of state", bob, "m.reference", "$state")
 	require.NotNil(t, k.relations(alice, "$state"))
-	k.exec(`UPDATE event_json SET json = '{"type":"m.room.topic","state_key":"","content":{}}' WHERE event_id = '$state'`)
+	k.requireExec(`UPDATE event_json SET json = '{"type":"m.room.topic","state_key":"","content":{}}' WHERE event_id = '$state'`)
 	require.Nil(t, k.relations(alice, "$state"))
 
 	// Those of another room, rejected, or by whom the reader ignores do not count.
-	k.exec(`UPDATE events SET room_id = '!other:x' WHERE event_id = '$z'`)
+	k.requireExec(`UPDATE events SET room_id = '!other:x' WHERE event_id = '$z'`)
 	require.Equal(t, event{"m.reference": references("$a")}, k.relations(alice, p))
-	k.exec(`UPDATE events SET room_id = '!room:x' WHERE event_id = '$z'; INSERT INTO rejections VALUES ('$z', '', '')`)
+	k.requireExec(`UPDATE events SET room_id = '!room:x' WHERE event_id = '$z'; INSERT INTO rejections VALUES ('$z', '', '')`)
 	require.Equal(t, event{"m.reference": references("$a")}, k.relations(alice, p))
-	k.exec(`DELETE FROM rejections; UPDATE events SET rejection_reason = '' WHERE event_id = '$z'`)
+	k.requireExec(`DELETE FROM rejections; UPDATE events SET rejection_reason = '' WHERE event_id = '$z'`)
 	require.Equal(t, event{"m.reference": references("$a")}, k.relations(alice, p))
-	k.exec(`UPDATE events SET rejection_reason = NULL WHERE event_id = '$z'; INSERT INTO ignored_users VALUES ('@alice:x', '@bob:x')`)
+	k.requireExec(`UPDATE events SET rejection_reason = NULL WHERE event_id = '$z'; INSERT INTO ignored_users VALUES ('@alice:x', '@bob:x')`)
 	require.Equal(t, event{"m.reference": references("$a")}, k.relations(alice, p))
 	require.Equal(t, event{"m.reference": references("$z", "$a")}, k.relations(carol, p))
-	all := k.shows(Request{All: true, Reader: Reader{UserID: alice, Admin: true}}, p)[p]
+	all := k.requireShows(Request{All: true, Reader: Reader{UserID: alice, Admin: true}}, p)[p]
 	require.Equal(t, event{"m.reference": references("$z", "$a")}, relationsOf(all))
-	k.exec(`INSERT INTO ignored_users VALUES ('@alice:x', '@carol:x')`)
+	k.requireExec(`INSERT INTO ignored_users VALUES ('@alice:x', '@carol:x')`)
 	require.Nil(t, k.relations(alice, p))
 }
 
@@ -277,20 +279,20 @@ func TestThreads(t *testing.T) {
 	require.NotContains(t, k.relations(carol, "$t2"), "m.thread")
 
 	// Root and replies of one page are shown as if they were alone.
-	both := k.shows(Request{Reader: Reader{UserID: carol}}, p, "$t2", "$t1")
+	both := k.requireShows(Request{Reader: Reader{UserID: carol}}, p, "$t2", "$t1")
 	require.Equal(t, latest["event_id"], relationsOf(both[p])["m.thread"].(event)["latest_event"].(event)["event_id"])
 	require.Equal(t, references("$ref"), relationsOf(both["$t2"])["m.reference"])
 
 	// Arrival decides only among replies of one depth.
-	k.exec(`UPDATE events SET topological_ordering = 100 WHERE event_id = '$t1'`)
+	k.requireExec(`UPDATE events SET topological_ordering = 100 WHERE event_id = '$t1'`)
 	k.requireThread(carol, p, "$t1", 2, false)
-	k.exec(`UPDATE events SET topological_ordering = 100 WHERE event_id = '$t2'`)
+	k.requireExec(`UPDATE events SET topological_ordering = 100 WHERE event_id = '$t2'`)
 	k.requireThread(carol, p, "$t2", 2, false)
 
 	// Those of another room or rejected do not count.
-	k.exec(`UPDATE events SET room_id = '!other:x' WHERE event_id = '$t2'`)
+	k.requireExec(`UPDATE events SET room_id = '!other:x' WHERE event_id = '$t2'`)
 	k.requireThread(carol, p, "$t1", 1, false)
-	k.exec(`UPDATE events SET rejection_reason = 'x' WHERE event_id = '$t1'`)
+	k.requireExec(`UPDATE events SET rejection_reason = 'x' WHERE event_id = '$t1'`)
 	require.NotContains(t, k.relations(carol, p), "m.thread")
 }
 
@@ -301,14 +303,14 @@ func TestThreadsWithIgnoredUsers(t *testing.T) {
 	k.relate("$t1", alice, "m.thread", p)
 	k.relate("$t2", bob, "m.thread", p)
 	k.requireThread(carol, p, "$t2", 2, false)
-	k.exec(`INSERT INTO ignored_users VALUES ('@carol:x', '@bob:x')`)
+	k.requireExec(`INSERT INTO ignored_users VALUES ('@carol:x', '@bob:x')`)
 	k.requireThread(carol, p, "$t1", 1, false)
 	k.requireThread(alice, p, "$t2", 2, true)
-	all := k.shows(Request{All: true, Reader: Reader{UserID: carol}}, p)[p]
+	all := k.requireShows(Request{All: true, Reader: Reader{UserID: carol}}, p)[p]
 	require.Equal(t, 2.0, relationsOf(all)["m.thread"].(event)["count"])
 
 	// Where all replies are by whom the reader ignores there is no thread.
-	k.exec(`INSERT INTO ignored_users VALUES ('@carol:x', '@alice:x')`)
+	k.requireExec(`INSERT INTO ignored_users VALUES ('@carol:x', '@alice:x')`)
 	require.Nil(t, k.relations(carol, p))
 }
 
@@ -340,7 +342,7 @@ func TestRedactedRelations(t *testing.T) {
 	k.relate("$t4", bob, "m.thread", p)
 	k.relate("$e4", bob, "m.replace", "$t4")
 	k.redact("$t4")
-	k.exec(`INSERT INTO event_relations (event_id, relates_to_id, relation_type) VALUES ('$t4', '$p', 'm.thread')`)
+	k.requireExec(`INSERT INTO event_relations (event_id, relates_to_id, relation_type) VALUES ('$t4', '$p', 'm.thread')`)
 	latest := k.relations(alice, p)["m.thread"].(event)["latest_event"].(event)
 	require.Equal(t, event{}, latest["content"])
 	require.Equal(t, "$redactst4", latest["unsigned"].(event)["redacted_by"])
@@ -355,13 +357,13 @@ func TestErasedSendersEdits(t *testing.T) {
 	p := k.say("$p", alice, "m.room.message", `{"body":"Hi!"}`)
 	k.relate("$edit", alice, "m.replace", p)
 	k.relate("$ref", bob, "m.reference", p)
-	require.NoError(t, k.store.Snapshot(t.Context(), func(ctx context.Context, snapshot *store.Snapshot) error {
+	require.NoError(t, timeline.Read(t.Context(), k.store, func(ctx context.Context, snapshot *timeline.Snapshot) error {
 		events, err := snapshot.EventsOf(ctx, talkRoom, []string{p})
 		require.NoError(t, err)
 		require.Len(t, events, 1)
-		written, err := render(ctx, snapshot, Request{Room: talkRoom}, []shown{{TimelineEvent: events[0], erased: true}})
+		written, err := render(ctx, snapshot, Request{Room: talkRoom}, []shown{{Event: events[0], erased: true}})
 		require.NoError(t, err)
-		got := decoded(t, written[0])
+		got := requireDecoded(t, written[0])
 		require.Equal(t, event{}, got["content"])
 		require.Equal(t, event{"m.reference": references("$ref")}, relationsOf(got))
 		require.NotContains(t, got["unsigned"], "redacted_by")
@@ -398,30 +400,30 @@ func TestHostileRelations(t *testing.T) {
 	k.relate("$self", alice, "m.thread", "$self")
 	require.Nil(t, k.relations(alice, "$self"))
 	own := k.say("$own", alice, "m.room.message", `{}`)
-	k.exec(`INSERT INTO event_relations (event_id, relates_to_id, relation_type) VALUES ('$own', '$own', 'm.thread')`)
+	k.requireExec(`INSERT INTO event_relations (event_id, relates_to_id, relation_type) VALUES ('$own', '$own', 'm.thread')`)
 	k.requireThread(alice, own, own, 1, true)
-	k.exec(`UPDATE event_relations SET relation_type = 'm.replace' WHERE event_id = '$own'`)
+	k.requireExec(`UPDATE event_relations SET relation_type = 'm.replace' WHERE event_id = '$own'`)
 	require.Equal(t, own, k.relations(alice, own)["m.replace"].(event)["event_id"])
 
 	// The latest reply cannot be read, or was never stored.
 	p := k.say("$p", alice, "m.room.message", `{}`)
 	k.relate("$t", bob, "m.thread", p)
-	k.exec(`UPDATE event_json SET json = 'null' WHERE event_id = '$t'`)
+	k.requireExec(`UPDATE event_json SET json = 'null' WHERE event_id = '$t'`)
 	require.Nil(t, k.relations(alice, p))
-	k.exec(`DELETE FROM event_json WHERE event_id = '$t'`)
+	k.requireExec(`DELETE FROM event_json WHERE event_id = '$t'`)
 	require.Nil(t, k.relations(alice, p))
-	k.exec(`DELETE FROM events WHERE event_id = '$t'`)
+	k.requireExec(`DELETE FROM events WHERE event_id = '$t'`)
 	require.Nil(t, k.relations(alice, p))
 
 	// Events that cannot be read are left out of the page.
-	k.exec(`UPDATE event_json SET json = '{"content":' WHERE event_id = '$own'`)
-	require.Len(t, k.shows(Request{}, p, own, odd), 2)
-	require.Empty(t, k.shows(Request{}))
+	k.requireExec(`UPDATE event_json SET json = '{"content":' WHERE event_id = '$own'`)
+	require.Len(t, k.requireShows(Request{}, p, own, odd), 2)
+	require.Empty(t, k.requireShows(Request{}))
 	var nothing []json.RawMessage
-	require.NoError(t, k.store.Snapshot(t.Context(), func(ctx context.Context, snapshot *store.Snapshot) (err error) {
-		nothing, err = render(ctx, snapshot, Request{Room: "\x00"}, []shown{{TimelineEvent: store.TimelineEvent{
+	require.NoError(t, timeline.Read(t.Context(), k.store, func(ctx context.Context, snapshot *timeline.Snapshot) (err error) {
+		nothing, err = render(ctx, snapshot, Request{Room: "\x00"}, []shown{{Event: timeline.Event{
 			ID: "$\x00", JSON: []byte(`{"state_key":"","unsigned":{"replaces_state":"$\u0000"}}`),
-		}}, {TimelineEvent: store.TimelineEvent{ID: "$\xff", JSON: []byte(`{}`)}}})
+		}}, {Event: timeline.Event{ID: "$\xff", JSON: []byte(`{}`)}}})
 		return err
 	}))
 	require.Len(t, nothing, 2)
@@ -433,19 +435,19 @@ func TestReplacedState(t *testing.T) {
 	k.say("$before", bob, "m.room.topic", `{"topic":"old"}`)
 	after := k.say("$after", alice, "m.room.topic", `{"topic":"new"}`)
 	state := func(unsigned string) {
-		k.exec(`UPDATE event_json SET json = $2 WHERE event_id = $1`, after,
+		k.requireExec(`UPDATE event_json SET json = $2 WHERE event_id = $1`, after,
 			`{"type":"m.room.topic","state_key":"","sender":"@alice:x","content":{"topic":"new"},"unsigned":`+unsigned+`}`)
 	}
 	state(`{"replaces_state":"$before"}`)
-	got := k.shows(Request{}, after)[after]
+	got := k.requireShows(Request{}, after)[after]
 	require.Equal(t, event{"replaces_state": "$before", "prev_content": event{"topic": "old"}, "prev_sender": bob}, got["unsigned"])
 	require.Equal(t, event{"topic": "old"}, got["prev_content"])
 	require.Equal(t, "$before", got["replaces_state"])
 	k.redact("$before")
-	require.Equal(t, event{}, k.shows(Request{}, after)[after]["prev_content"])
+	require.Equal(t, event{}, k.requireShows(Request{}, after)[after]["prev_content"])
 	for _, unsigned := range []string{`{"replaces_state":"$gone"}`, `{"replaces_state":7}`, `{"replaces_state":"\u0000"}`, `{}`, `7`} {
 		state(unsigned)
-		require.NotContains(t, k.shows(Request{}, after)[after], "prev_content", unsigned)
+		require.NotContains(t, k.requireShows(Request{}, after)[after], "prev_content", unsigned)
 	}
 }
 
@@ -453,11 +455,11 @@ func TestReplacedState(t *testing.T) {
 func TestPageWithoutCandidates(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
-	require.NoError(t, k.store.Snapshot(t.Context(), func(ctx context.Context, snapshot *store.Snapshot) error {
+	require.NoError(t, timeline.Read(t.Context(), k.store, func(ctx context.Context, snapshot *timeline.Snapshot) error {
 		ended, cancel := context.WithCancel(ctx)
 		cancel()
 		chunk := func(text string) []shown {
-			return []shown{{TimelineEvent: store.TimelineEvent{ID: "$e", JSON: json.RawMessage(text)}}}
+			return []shown{{Event: timeline.Event{ID: "$e", JSON: json.RawMessage(text)}}}
 		}
 		for _, text := range []string{
 			`{"type":"m.room.topic","state_key":"","content":{}}`, `[`,
@@ -482,16 +484,16 @@ func TestLongThread(t *testing.T) {
 	k := newTalk(t)
 	p := k.say("$p", alice, "m.room.message", `{}`)
 	const long = 20_000
-	k.exec(`
+	k.requireExec(`
 		INSERT INTO events (event_id, room_id, type, sender, topological_ordering, depth, stream_ordering, origin_server_ts, processed, outlier)
 		SELECT '$t' || i, '!room:x', 'm.room.message', '@bob:x', i, i, i, i, true, false FROM generate_series(1001, 1000 + $1::int) i`, long)
-	k.exec(`
+	k.requireExec(`
 		INSERT INTO event_json (event_id, room_id, internal_metadata, json)
 		SELECT '$t' || i, '!room:x', '{}', '{"sender":"@bob:x","content":{"body":"`+strings.Repeat("x", 500)+`"}}' FROM generate_series(1001, 1000 + $1::int) i`, long)
-	k.exec(`
+	k.requireExec(`
 		INSERT INTO event_relations (event_id, relates_to_id, relation_type)
 		SELECT '$t' || i, '$p', 'm.thread' FROM generate_series(1001, 1000 + $1::int) i`, long)
-	k.exec(`ANALYZE`)
+	k.requireExec(`ANALYZE`)
 	k.requireThread(bob, p, fmt.Sprint("$t", 1000+long), long, true)
 	k.requireThread(carol, p, fmt.Sprint("$t", 1000+long), long, false)
 
@@ -501,7 +503,7 @@ func TestLongThread(t *testing.T) {
 		k.relate("$ref"+parent[1:], bob, "m.reference", parent)
 		k.relate("$edit"+parent[1:], alice, "m.replace", parent)
 	}
-	shows := k.shows(Request{Reader: Reader{UserID: carol}}, p, q)
+	shows := k.requireShows(Request{Reader: Reader{UserID: carol}}, p, q)
 	for _, parent := range []string{p, q} {
 		got := relationsOf(shows[parent])
 		require.Equal(t, references("$ref" + parent[1:])["chunk"], got["m.reference"].(event)["chunk"])
@@ -514,18 +516,18 @@ func TestLongThread(t *testing.T) {
 func TestLazyMembers(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
-	k.exec(`INSERT INTO state_groups (id, room_id, event_id) VALUES (1, '!room:x', '$m')`)
+	k.requireExec(`INSERT INTO state_groups (id, room_id, event_id) VALUES (1, '!room:x', '$m')`)
 	for _, user := range []string{alice, bob, carol} {
 		id := "$m" + user
 		k.say(id, user, "m.room.member", `{"membership":"join"}`)
-		k.exec(`UPDATE event_json SET json = $2 WHERE event_id = $1`, id,
+		k.requireExec(`UPDATE event_json SET json = $2 WHERE event_id = $1`, id,
 			`{"type":"m.room.member","state_key":"`+user+`","sender":"`+user+`","depth":1,"content":{"membership":"join"},"unsigned":{"replaces_state":"$m@alice:x"}}`)
-		k.exec(`INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id) VALUES (1, '!room:x', 'm.room.member', $1, $2)`, user, id)
+		k.requireExec(`INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id) VALUES (1, '!room:x', 'm.room.member', $1, $2)`, user, id)
 	}
 	group := int64(1)
 	members := func(request Request, chunk ...shown) (ids []string, got []event) {
 		request.Room = talkRoom
-		require.NoError(t, k.store.Snapshot(t.Context(), func(ctx context.Context, snapshot *store.Snapshot) error {
+		require.NoError(t, timeline.Read(t.Context(), k.store, func(ctx context.Context, snapshot *timeline.Snapshot) error {
 			state, err := lazyMembers(ctx, snapshot, request, chunk)
 			require.NoError(t, err)
 			got = decodedAll(t, state)
@@ -537,7 +539,7 @@ func TestLazyMembers(t *testing.T) {
 		return ids, got
 	}
 	by := func(sender string, group *int64) shown {
-		return shown{TimelineEvent: store.TimelineEvent{ID: "$x", Sender: sender, StateGroup: group}, membership: "join"}
+		return shown{Event: timeline.Event{ID: "$x", Sender: sender, StateGroup: group}, membership: "join"}
 	}
 	ids, got := members(Request{}, by(bob, &group), by(alice, nil), by(bob, nil), by("@nobody:x", nil))
 	require.Equal(t, []string{"$m" + alice, "$m" + bob}, ids)
@@ -553,10 +555,10 @@ func TestLazyMembers(t *testing.T) {
 		ids, _ := members(Request{}, chunk...)
 		require.Empty(t, ids)
 	}
-	k.exec(`UPDATE event_json SET json = '[' WHERE event_id = $1`, "$m"+bob)
+	k.requireExec(`UPDATE event_json SET json = '[' WHERE event_id = $1`, "$m"+bob)
 	ids, _ = members(Request{Raw: true}, by(bob, &group), by(carol, nil))
 	require.Equal(t, []string{"$m" + carol}, ids)
-	k.exec(`INSERT INTO rejections VALUES ($1, '', '')`, "$m"+carol)
+	k.requireExec(`INSERT INTO rejections VALUES ($1, '', '')`, "$m"+carol)
 	ids, _ = members(Request{}, by(bob, &group), by(carol, nil))
 	require.Empty(t, ids)
 }

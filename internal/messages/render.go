@@ -10,15 +10,15 @@ import (
 	"lethe/internal/store/timeline"
 )
 
-// render makes of the events what clients get, bundled aggregations included. An
-// event that cannot be read is left out.
+// render writes the events for clients, with their bundled aggregations. It leaves out
+// events that cannot be read.
 //
-// It asks the database only for a page of which others relate to some events, or of
-// which state events replaced others, and then once; once more if what relates to the
-// latest replies of threads is to be shown too.
+// It queries the database once if other events relate to some of the events, or if some
+// are state events that replaced others. It queries it again for the aggregations of the
+// latest replies of threads.
 func render(ctx context.Context, snapshot *timeline.Snapshot, request Request, events []shown) ([]json.RawMessage, error) {
 	memory := scratches.Get().(*scratch)
-	defer memory.done()
+	defer memory.release()
 	readable, size := memory.readShown(events)
 	b, err := readBundles(ctx, snapshot, &request, readable)
 	if err != nil {
@@ -28,8 +28,8 @@ func render(ctx context.Context, snapshot *timeline.Snapshot, request Request, e
 	return format.page(readable, &b, size), nil
 }
 
-// A scratch is memory for the events of a page while it is rendered. A page needs much
-// of it, and nothing of what is put there outlives it.
+// A scratch is reused memory for the events of a page while they are rendered. Nothing
+// that refers to it outlives the rendering.
 type scratch struct {
 	fields matrix.Object
 	events []readableEvent
@@ -37,12 +37,13 @@ type scratch struct {
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
-// mostFields bounds the memory that is kept: a page of 1000 events has about so many.
-const mostFields = 1 << 14
+// maxPooledFields is the maximum number of fields in memory that is reused. A page of 1000
+// events has about that many.
+const maxPooledFields = 1 << 14
 
-// done gives the memory back, without what it refers to.
-func (s *scratch) done() {
-	if cap(s.fields) > mostFields {
+// release returns the memory for reuse, without references to the events.
+func (s *scratch) release() {
+	if cap(s.fields) > maxPooledFields {
 		return
 	}
 	clear(s.fields)
@@ -50,14 +51,14 @@ func (s *scratch) done() {
 	scratches.Put(s)
 }
 
-// A readableEvent is an event of a page that could be read.
+// A readableEvent is an event of a page, and its reader's membership.
 type readableEvent struct {
 	readEvent
 	membership string
 }
 
-// readShown reads those events that can be read. Size is about how many bytes
-// they take when they are written.
+// readShown reads the events, without those that cannot be read. Size is about the number
+// of bytes that they need when they are written.
 func (s *scratch) readShown(events []shown) (readable []readableEvent, size int) {
 	readable = slices.Grow(s.events[:0], len(events))
 	fields := slices.Grow(s.fields[:0], 16*len(events))
@@ -72,21 +73,21 @@ func (s *scratch) readShown(events []shown) (readable []readableEvent, size int)
 			e.redacted, e.erased = true, true
 		}
 		readable = append(readable, readableEvent{readEvent: e, membership: event.membership})
-		// Signatures and hashes go, and what is said of it comes.
+		// About as many bytes are added as signatures and hashes need.
 		size += len(event.JSON) + 2*len(event.Redaction)
 	}
 	s.events, s.fields = readable, fields
 	return readable, size
 }
 
-// page writes the events, all into one piece of memory.
+// page writes the events into one piece of memory.
 func (f *Format) page(events []readableEvent, b *bundles, size int) []json.RawMessage {
 	var relations []byte
 	page := make([]json.RawMessage, 0, len(events))
 	text := make([]byte, 0, size)
 	for i := range events {
 		e := &events[i]
-		with := company{membership: e.membership}
+		with := extras{membership: e.membership}
 		if id := e.replacedState(); id != "" {
 			if event, ok := b.Replaced[id]; ok {
 				with.previous, _, _ = read(&event, nil)
@@ -102,8 +103,8 @@ func (f *Format) page(events []readableEvent, b *bundles, size int) []json.RawMe
 	return page
 }
 
-// lazyMembers returns the member events of the senders of the chunk, of the
-// state at its first event; nil if there are none.
+// lazyMembers returns the memberships of the chunk's senders, from the state at its first
+// event. It is nil if there are no memberships.
 func lazyMembers(ctx context.Context, snapshot *timeline.Snapshot, request Request, chunk []shown) ([]json.RawMessage, error) {
 	if len(chunk) == 0 || chunk[0].StateGroup == nil {
 		return nil, nil
@@ -127,6 +128,6 @@ func lazyMembers(ctx context.Context, snapshot *timeline.Snapshot, request Reque
 			members = append(members, shown{Event: event})
 		}
 	}
-	// Clients get them as events of their own, whatever the chunk is.
+	// Clients get them in their own format, even if the chunk is raw.
 	return render(ctx, snapshot, Request{Room: request.Room, Reader: request.Reader}, members)
 }

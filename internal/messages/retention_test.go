@@ -35,9 +35,9 @@ func TestRetentionHidesOldMessagesButNoState(t *testing.T) {
 			}
 			r.set("m.room.retention", "", `{}`)
 			if c.room != nil {
-				h.exec(`INSERT INTO room_retention (room_id, event_id, max_lifetime) VALUES ($1, $2, $3)`, r.id, r.last().ID, *c.room)
+				h.requireExec(`INSERT INTO room_retention (room_id, event_id, max_lifetime) VALUES ($1, $2, $3)`, r.id, r.last().ID, *c.room)
 			}
-			seen := r.seenBy("@owner:x")
+			seen := r.requireSeenBy("@owner:x")
 			require.ElementsMatch(t, c.want, messagesOnly(seen))
 			require.Subset(t, seen, []string{"m.room.topic, join", "m.room.retention, join"}, "whose time is 1970")
 		})
@@ -57,10 +57,10 @@ func TestRetentionHidesByTheCurrentPolicy(t *testing.T) {
 		policy := func(key string, lifetime *int64) {
 			r.set("m.room.retention", key, `{}`)
 			if lifetime != nil {
-				h.exec(`INSERT INTO room_retention (room_id, event_id, max_lifetime) VALUES ($1, $2, $3)`, r.id, r.last().ID, *lifetime)
+				h.requireExec(`INSERT INTO room_retention (room_id, event_id, max_lifetime) VALUES ($1, $2, $3)`, r.id, r.last().ID, *lifetime)
 			}
 		}
-		seen := func() []string { return messagesOnly(r.seenBy("@owner:x")) }
+		seen := func() []string { return messagesOnly(r.requireSeenBy("@owner:x")) }
 		both := []string{">old, join", ">new, join"}
 		hour := int64(3600_000)
 		policy("@owner:x", &hour)

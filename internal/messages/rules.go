@@ -1,79 +1,75 @@
 package messages
 
-// A subject is what the rules of who may see an event ask of the event and its
-// sender.
-type subject struct {
+// eventFacts are the facts about an event and its sender that decide who may see it.
+type eventFacts struct {
 	eventType string
 	isState   bool
 
-	// softFailed says that the homeserver keeps the event from its users, and
-	// expired that a retention policy does.
+	// softFailed says that the homeserver hides the event from its users, and expired
+	// that a retention policy hides it.
 	softFailed, expired bool
 
-	// ignored says that the reader ignores the sender, erased that the sender
-	// wanted to be forgotten.
+	// ignored says that the reader ignores the sender, and erased that the sender's
+	// account was erased.
 	ignored, erased bool
 
-	// own says that it is a member event of the reader's own, membership what it
-	// makes of the reader, and before what the reader was.
+	// own says that the event is the reader's own membership. Then membership is the new
+	// membership, and before the previous one.
 	own                bool
 	membership, before string
 
-	// visibilityBefore is what the event replaces if it is one of the room's
-	// history visibility.
+	// visibilityBefore is the previous history visibility if the event changes it.
 	visibilityBefore string
 
-	// placed says that the event is in the timeline and the state at it known.
-	// Visibility, reader and joinRule are of this state: the room's history
-	// visibility, the reader's membership, and how one joins.
+	// placed says that the event is in the timeline, and the state at it is known. Then
+	// visibility is the history visibility in this state, reader the reader's membership
+	// and joinRule the join rule.
 	placed                       bool
 	visibility, reader, joinRule string
 }
 
-// A verdict is how the reader gets to see an event: not at all, as redacted, or
-// as it is.
-type verdict struct {
+// A decision says whether the reader sees an event, and whether it is shown redacted.
+type decision struct {
 	show, redacted bool
 
-	// membership is the reader's at the event.
+	// membership is the reader's membership at the event.
 	membership string
 }
 
-// judge says how a reader, who may read the room as a peeker or as more, gets to
-// see the event.
-func judge(s subject, peeker bool) verdict {
-	hidden := verdict{}
+// decide decides whether a reader who may read the room sees the event. Peeker says that
+// the reader may read it only because it is world-readable.
+func decide(s eventFacts, peeker bool) decision {
+	hidden := decision{}
 	switch {
 	case s.softFailed, s.eventType == "org.matrix.dummy_event", s.eventType == "m.room.aliases":
 		return hidden
 	case !s.isState && (s.ignored || s.expired):
 		return hidden
 	case !s.placed && s.own:
-		// It is about nobody but the reader, who learns by it of an invitation, or
-		// of the end of one.
-		return verdict{show: true, membership: s.membership}
+		// It is the reader's own invite, or the end of it.
+		return decision{show: true, membership: s.membership}
 	case !s.placed:
-		// Whoever may see it, nobody can tell.
+		// It is not known who may see it.
 		return hidden
 	}
 	wasJoined, show := s.sees(peeker)
-	if !show || s.ringsStrangers() {
+	if !show || s.isPublicCallInvite() {
 		return hidden
 	}
 	membership := s.reader
 	if s.own {
 		membership = s.membership
 	}
-	return verdict{show: true, redacted: s.erased && !wasJoined, membership: membership}
+	return decision{show: true, redacted: s.erased && !wasJoined, membership: membership}
 }
 
-// sees reports whether the reader sees the event by the room's history
-// visibility or by being there. WasJoined is only said where it matters: if the
-// sender was erased.
-func (s subject) sees(peeker bool) (wasJoined, show bool) {
+// sees reports whether the reader sees the event because of the history visibility or of
+// the reader's membership. WasJoined is set only if the sender was erased, because it does
+// not matter otherwise.
+func (s eventFacts) sees(peeker bool) (wasJoined, show bool) {
 	visibility := s.visibility
 	if s.eventType == "m.room.history_visibility" {
-		// Those who see one side of the change see the change.
+		// A reader who may see events before or after the change sees the change.
 		visibility = closest(visibilities, visibility, s.visibilityBefore)
 	}
 	if !s.erased && (visibility == worldReadable || visibility == shared && !peeker) {
@@ -97,8 +93,7 @@ func (s subject) sees(peeker bool) (wasJoined, show bool) {
 	return false, s.visibility == worldReadable || !peeker
 }
 
-// ringsStrangers reports whether it is a call to everybody in a room that
-// anybody may join.
-func (s subject) ringsStrangers() bool {
+// isPublicCallInvite reports whether the event calls all members of a public room.
+func (s eventFacts) isPublicCallInvite() bool {
 	return s.eventType == "m.call.invite" && !s.isState && s.joinRule == "public"
 }

@@ -27,8 +27,8 @@ var whoSees = map[bool]map[string]string{
 }
 
 // message is a message that nothing but the room's state hides.
-func message(visibility, reader string) subject {
-	return subject{
+func message(visibility, reader string) eventFacts {
+	return eventFacts{
 		eventType: "m.room.message", placed: true, visibility: visibility, reader: reader, joinRule: "public",
 		membership: "leave", before: "leave", visibilityBefore: "shared",
 	}
@@ -44,16 +44,16 @@ func TestMessagesAreSeenByHistoryVisibilityAndMembership(t *testing.T) {
 				for _, isState := range []bool{false, true} {
 					s := message(visibility, reader)
 					s.isState = isState
-					want := verdict{show: sees, membership: reader}
+					want := decision{show: sees, membership: reader}
 					if !sees {
 						want.membership = ""
 					}
-					require.Equal(t, want, judge(s, peeker), "%v %+v", peeker, s)
+					require.Equal(t, want, decide(s, peeker), "%v %+v", peeker, s)
 
 					// To those who were not in the room the erased have said nothing.
 					s.erased = true
 					want.redacted = sees && reader != "join"
-					require.Equal(t, want, judge(s, peeker), "%v %+v", peeker, s)
+					require.Equal(t, want, decide(s, peeker), "%v %+v", peeker, s)
 				}
 			}
 		}
@@ -84,12 +84,12 @@ func TestOwnMembershipIsSeenFromItsBetterSide(t *testing.T) {
 								return true
 							}
 						})
-						want := verdict{show: sees}
+						want := decision{show: sees}
 						if sees {
 							want.membership = membership
 							want.redacted = erased && (!joined || ended)
 						}
-						require.Equal(t, want, judge(s, peeker), "peeker %v, before %s: %+v", peeker, before, s)
+						require.Equal(t, want, decide(s, peeker), "peeker %v, before %s: %+v", peeker, before, s)
 					}
 				}
 			}
@@ -111,7 +111,7 @@ func TestChangesOfVisibilityAreSeenFromTheirLaxerSide(t *testing.T) {
 							// Only what lets in those who were never there counts of the old one.
 							sees = sees || before == "world_readable" || before == "shared" && !peeker
 						}
-						require.Equal(t, sees, judge(s, peeker).show, "peeker %v, before %s: %+v", peeker, before, s)
+						require.Equal(t, sees, decide(s, peeker).show, "peeker %v, before %s: %+v", peeker, before, s)
 					}
 				}
 			}
@@ -122,40 +122,40 @@ func TestChangesOfVisibilityAreSeenFromTheirLaxerSide(t *testing.T) {
 func TestWhatIsHiddenFromEverybody(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		hide            func(*subject)
+		hide            func(*eventFacts)
 		message, member bool // is hidden
 	}{
-		"soft-failed":   {func(s *subject) { s.softFailed = true }, true, true},
-		"a dummy":       {func(s *subject) { s.eventType = "org.matrix.dummy_event" }, true, true},
-		"aliases":       {func(s *subject) { s.eventType = "m.room.aliases" }, true, true},
-		"of an ignored": {func(s *subject) { s.ignored = true }, true, false},
-		"too old":       {func(s *subject) { s.expired = true }, true, false},
-		"outside":       {func(s *subject) { s.placed = false }, true, false},
-		"a call":        {func(s *subject) { s.eventType = "m.call.invite" }, true, false},
+		"soft-failed":   {func(s *eventFacts) { s.softFailed = true }, true, true},
+		"a dummy":       {func(s *eventFacts) { s.eventType = "org.matrix.dummy_event" }, true, true},
+		"aliases":       {func(s *eventFacts) { s.eventType = "m.room.aliases" }, true, true},
+		"of an ignored": {func(s *eventFacts) { s.ignored = true }, true, false},
+		"too old":       {func(s *eventFacts) { s.expired = true }, true, false},
+		"outside":       {func(s *eventFacts) { s.placed = false }, true, false},
+		"a call":        {func(s *eventFacts) { s.eventType = "m.call.invite" }, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := message(worldReadable, "join")
 			c.hide(&s)
-			require.Equal(t, c.message, !judge(s, false).show)
-			require.Equal(t, c.message, judge(s, false) == verdict{})
+			require.Equal(t, c.message, !decide(s, false).show)
+			require.Equal(t, c.message, decide(s, false) == decision{})
 			s.isState, s.own, s.membership = true, true, "join"
-			require.Equal(t, c.member, !judge(s, false).show)
+			require.Equal(t, c.member, !decide(s, false).show)
 		})
 	}
 	// Outside, it must be one's own.
 	s := message(worldReadable, "join")
 	s.eventType, s.isState, s.placed = "m.room.member", true, false
-	require.Equal(t, verdict{}, judge(s, false))
+	require.Equal(t, decision{}, decide(s, false))
 	s.own, s.membership, s.erased = true, "ban", true
-	require.Equal(t, verdict{show: true, membership: "ban"}, judge(s, false))
+	require.Equal(t, decision{show: true, membership: "ban"}, decide(s, false))
 
 	// Calls to those who know each other ring.
 	s = message(shared, "join")
 	s.eventType = "m.call.invite"
 	for rule, rings := range map[string]bool{"public": false, "invite": true, "knock": true, "restricted": true, "": true, "PUBLIC": true} {
 		s.joinRule = rule
-		require.Equal(t, rings, judge(s, false).show, rule)
+		require.Equal(t, rings, decide(s, false).show, rule)
 	}
 }
 

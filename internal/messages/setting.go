@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// Who may see events, from all to few. Unknown values count as shared.
+// The history visibilities, the widest first. Unknown values count as shared.
 const (
 	worldReadable = "world_readable"
 	shared        = "shared"
@@ -15,20 +15,19 @@ const (
 
 var visibilities = []string{worldReadable, shared, invited, joined}
 
-// memberships are what a user can be to a room, from close to far. Unknown
-// values count as leave.
+// memberships are the memberships, the closest first. Unknown values count as leave.
 var memberships = []string{"join", "invite", "knock", "leave", "ban"}
 
-// A setting is what an event says if it is one that sets who may see events:
-// each field is what the event would say if it were of the type that has it.
+// A setting is the content of a state event that decides who may see events. Each field
+// belongs to one type of event.
 type setting struct {
 	visibility string // one of visibilities
 	membership string // one of memberships
 	joinRule   string // any text
 }
 
-// settingOf reads an event. One that cannot be read lets nobody see more than
-// must be: whatever its room's homeserver has made of it is not known.
+// settingOf reads an event. For an event that cannot be read it returns the strictest
+// setting, because it is not known how the homeserver has read it.
 func settingOf(event json.RawMessage) setting {
 	content := objectOf(objectOf(event)["content"])
 	if content == nil {
@@ -37,7 +36,7 @@ func settingOf(event json.RawMessage) setting {
 	return settingIn(content)
 }
 
-// settingIn is settingOf of an event's content.
+// settingIn reads the content of an event.
 func settingIn(content map[string]json.RawMessage) setting {
 	return setting{
 		visibility: known(visibilities, textOf(content["history_visibility"]), shared),
@@ -53,7 +52,7 @@ func known(values []string, value, otherwise string) string {
 	return otherwise
 }
 
-// closest returns the one of the values that comes first in order.
+// closest returns the value that comes first in the order.
 func closest(order []string, a, b string) string {
 	if slices.Index(order, b) < slices.Index(order, a) {
 		return b
@@ -61,9 +60,8 @@ func closest(order []string, a, b string) string {
 	return a
 }
 
-// objectOf reads a JSON object, nil if it is none. Not a struct: encoding/json
-// takes keys in another case for its fields, and so would read something else
-// than other servers do.
+// objectOf reads a JSON object, nil if it is not one. It does not decode into a struct,
+// because encoding/json would ignore the case of the keys, unlike other servers.
 func objectOf(raw json.RawMessage) map[string]json.RawMessage {
 	var object map[string]json.RawMessage
 	if len(raw) == 0 || json.Unmarshal(raw, &object) != nil {
@@ -72,7 +70,7 @@ func objectOf(raw json.RawMessage) map[string]json.RawMessage {
 	return object
 }
 
-// textOf reads a JSON string, "" if it is none.
+// textOf reads a JSON string, "" if it is not one.
 func textOf(raw json.RawMessage) string {
 	var text string
 	if len(raw) == 0 || json.Unmarshal(raw, &text) != nil {

@@ -12,19 +12,18 @@ import (
 	"lethe/internal/store/timeline"
 )
 
-// A shown event is one that its reader gets to see.
+// A shown event is an event that its reader sees.
 type shown struct {
 	timeline.Event
 
-	// membership is the reader's membership of the room at the event, "" if it is
-	// not to be told.
+	// membership is the reader's membership at the event, "" to leave it out.
 	membership string
 
-	// erased says that the sender was erased, and the event is shown redacted.
+	// erased says that the event is shown redacted, because its sender was erased.
 	erased bool
 }
 
-// visible returns those of the events that the reader may see, in their order.
+// visible returns the events that the reader may see, in their order.
 func (m *Messages) visible(ctx context.Context, snapshot *timeline.Snapshot, room string, reader Reader, access access,
 	events []timeline.Event,
 ) ([]shown, error) {
@@ -35,7 +34,7 @@ func (m *Messages) visible(ctx context.Context, snapshot *timeline.Snapshot, roo
 	if err != nil {
 		return nil, err
 	}
-	subjects := make([]subject, len(events))
+	subjects := make([]eventFacts, len(events))
 	changes := map[int]change{}
 	question := timeline.VisibilityQuestion{Room: room, Reader: reader.UserID}
 	for i := range events {
@@ -89,24 +88,24 @@ func (m *Messages) visible(ctx context.Context, snapshot *timeline.Snapshot, roo
 				s.joinRule = settingAt(settings, state.JoinRules).joinRule
 			}
 		}
-		if v := judge(*s, access.peeker); v.show {
+		if v := decide(*s, access.peeker); v.show {
 			visible = append(visible, shown{Event: *event, membership: v.membership, erased: v.redacted})
 		}
 	}
 	return visible, nil
 }
 
-// hiddenBefore returns the time in ms before which messages of the room were
-// sent too long ago to be shown, nil if there is none.
+// hiddenBefore returns the time in ms before which messages of the room are too old to be
+// shown, nil if there is no such time.
 func (m *Messages) hiddenBefore(ctx context.Context, snapshot *timeline.Snapshot, room string) (*int64, error) {
 	if !m.options.Retention.Enabled {
 		return nil, nil
 	}
 	var policy *retention.Policy
-	least, most, err := snapshot.RetentionPolicy(ctx, room)
+	minLifetime, maxLifetime, err := snapshot.RetentionPolicy(ctx, room)
 	switch {
 	case err == nil:
-		policy = &retention.Policy{MinLifetime: least, MaxLifetime: most}
+		policy = &retention.Policy{MinLifetime: minLifetime, MaxLifetime: maxLifetime}
 	case !errors.Is(err, postgres.ErrNotFound):
 		return nil, err
 	}
@@ -117,17 +116,18 @@ func (m *Messages) hiddenBefore(ctx context.Context, snapshot *timeline.Snapshot
 	return &before, nil
 }
 
-// A change is what a state event makes of what was before.
+// A change is the effect of a state event.
 type change struct {
+	// to is the event's own setting.
 	to setting
 
-	// replaces is the id of the event that was the state before, "" if none is
-	// named, and before what a server once noted of it.
+	// replaces is the id of the replaced event, "" if it is not known. Before is the
+	// replaced setting as the event's unsigned field has it.
 	replaces string
 	before   setting
 }
 
-// changeOf reads a state event of the page.
+// changeOf reads a state event.
 func changeOf(event *timeline.Event) change {
 	object := objectOf(event.JSON)
 	unsigned := objectOf(object["unsigned"])
@@ -136,14 +136,14 @@ func changeOf(event *timeline.Event) change {
 		replaces: textOf(unsigned["replaces_state"]),
 		before:   settingIn(nil),
 	}
-	if event.RedactedBy == nil { // of which a redaction leaves nothing
+	if event.RedactedBy == nil { // a redaction removes it
 		changed.before = settingIn(objectOf(unsigned["prev_content"]))
 	}
 	return changed
 }
 
-// settingAt is what the event of a state says, and where none is set what then
-// holds.
+// settingAt returns the setting of the event with the id, and the default if the id is
+// "".
 func settingAt(settings map[string]setting, id string) setting {
 	if id == "" {
 		return settingIn(nil)
@@ -154,23 +154,23 @@ func settingAt(settings map[string]setting, id string) setting {
 	return settingOf(nil)
 }
 
-// wantsSoftFailed reports whether a server admin's configuration asks for an
-// event that the homeserver keeps from its users.
+// wantsSoftFailed reports whether a server admin's configuration shows an event that the
+// homeserver hides from its users.
 func wantsSoftFailed(config, internalMetadata json.RawMessage) bool {
 	return isTrue(config, "return_soft_failed_events") ||
 		isTrue(config, "return_policy_server_spammy_events") && isTrue(internalMetadata, "policy_server_spammy")
 }
 
-// isTrue reports whether an object has true under the key.
+// isTrue reports whether the key's value in an object is true.
 func isTrue(object json.RawMessage, key string) bool {
-	return mentions(object, key) && string(objectOf(object)[key]) == "true"
+	return mayHaveKey(object, key) && string(objectOf(object)[key]) == "true"
 }
 
-// softFailed reports whether a homeserver keeps an event from its users, by what
-// it notes about it. In doubt it does.
+// softFailed reports whether the homeserver hides an event from its users, according to
+// the event's internal metadata. It reports true if the metadata cannot be read.
 func softFailed(internalMetadata json.RawMessage) bool {
 	const key = "soft_failed"
-	if !mentions(internalMetadata, key) {
+	if !mayHaveKey(internalMetadata, key) {
 		return false
 	}
 	metadata := objectOf(internalMetadata)
@@ -181,13 +181,13 @@ func softFailed(internalMetadata json.RawMessage) bool {
 	return true
 }
 
-// mentions reports whether an object may have the key. Hardly any does of those
-// that are asked about here, so most need not be read.
-func mentions(object json.RawMessage, key string) bool {
+// mayHaveKey reports whether an object may have the key. Most objects do not have the keys
+// in question, and need not be decoded.
+func mayHaveKey(object json.RawMessage, key string) bool {
 	return bytes.Contains(object, []byte(key)) || bytes.IndexByte(object, '\\') >= 0
 }
 
-// distinct returns the values without repetition, sorted, in place.
+// distinct sorts the values in place and returns them without repetitions.
 func distinct[T int64 | string](values []T) []T {
 	slices.Sort(values)
 	return slices.Compact(values)

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/timeline"
 )
 
 // everybody makes a room that readers of every kind came to and went from.
@@ -22,7 +22,7 @@ func everybody(h *house, id, visibility string) *writtenRoom {
 	r.say(">2")
 	r.member("@left:x", "leave")
 	r.member("@forgot:x", "leave")
-	h.exec(`UPDATE room_memberships SET forgotten = 1 WHERE user_id = '@forgot:x' AND room_id = $1`, r.id)
+	h.requireExec(`UPDATE room_memberships SET forgotten = 1 WHERE user_id = '@forgot:x' AND room_id = $1`, r.id)
 	r.member("@banned:x", "ban")
 	r.member("@invited:x", "invite")
 	r.member("@knocking:x", "knock")
@@ -84,7 +84,7 @@ func TestWhoSeesWhat(t *testing.T) {
 			} else {
 				require.Nil(t, access.left)
 			}
-			require.Equal(t, want[user], messagesOnly(r.seenBy(user)), "%s %s", visibility, user)
+			require.Equal(t, want[user], messagesOnly(r.requireSeenBy(user)), "%s %s", visibility, user)
 		}
 	}
 	for _, room := range []string{"!unknown:x", "", "!joined:x\x00", "\xff"} {
@@ -105,22 +105,22 @@ func TestAccessWhereTheBooksAreIncomplete(t *testing.T) {
 		require.ErrorIs(t, err, ErrForbidden)
 	}
 	// A leave that is gone says nothing about how far one may read.
-	h.exec(`DELETE FROM events WHERE event_id = $1`, r.state[matrix.StateKey{Type: "m.room.member", Key: "@left:x"}])
+	h.requireExec(`DELETE FROM events WHERE event_id = $1`, r.state[matrix.StateKey{Type: "m.room.member", Key: "@left:x"}])
 	refused("@left:x")
 	for _, event := range []string{
 		`{"content":{"history_visibility":"WORLD_READABLE"}}`, `{"content":{"HISTORY_VISIBILITY":"world_readable"}}`,
 		`{"content":{"history_visibility":["world_readable"]}}`, `{"history_visibility":"world_readable"}`,
 		`{"content":{"history_visibility":"world_readable"}`, `[]`, ``, `null`,
 	} {
-		r.rewrite("m.room.history_visibility", "", event)
+		r.requireRewrite("m.room.history_visibility", "", event)
 		refused("@never:x")
 	}
 	// That one does not undo the other.
-	r.rewrite("m.room.history_visibility", "", `{"content":{"history_visibility":"world_readable"}}`)
+	r.requireRewrite("m.room.history_visibility", "", `{"content":{"history_visibility":"world_readable"}}`)
 	access, err := h.accessTo(r.id, "@left:x")
 	require.NoError(t, err)
 	require.True(t, access.peeker)
-	h.exec(`DELETE FROM current_state_events WHERE room_id = $1`, r.id) // the server has left
+	h.requireExec(`DELETE FROM current_state_events WHERE room_id = $1`, r.id) // the server has left
 	refused("@never:x")
 	access, err = h.accessTo(r.id, "@in:x")
 	require.NoError(t, err)
@@ -138,9 +138,9 @@ func TestMembersSeeTheirStay(t *testing.T) {
 	r.say(">during")
 	r.member("@guest:x", "leave")
 	r.say(">after")
-	require.Equal(t, []string{"@guest:x join, join", ">during, join", "@guest:x leave, leave"}, r.seenBy("@guest:x"))
+	require.Equal(t, []string{"@guest:x join, join", ">during, join", "@guest:x leave, leave"}, r.requireSeenBy("@guest:x"))
 	require.Equal(t, []string{">before, join", "@guest:x join, join", ">during, join", "@guest:x leave, join", ">after, join"},
-		r.seenBy("@owner:x"))
+		r.requireSeenBy("@owner:x"))
 }
 
 func TestChangesOfHistoryVisibility(t *testing.T) {
@@ -153,7 +153,7 @@ func TestChangesOfHistoryVisibility(t *testing.T) {
 	}
 	r.say(">4")
 	r.member("@late:x", "join")
-	h.exec(`INSERT INTO redactions (event_id, redacts, recheck) SELECT '$r' || event_id, event_id, false FROM events`)
+	h.requireExec(`INSERT INTO redactions (event_id, redacts, recheck) SELECT '$r' || event_id, event_id, false FROM events`)
 
 	const change = "m.room.history_visibility, leave"
 	// The first replaces nothing, which counts as shared; the third and fourth are
@@ -161,14 +161,14 @@ func TestChangesOfHistoryVisibility(t *testing.T) {
 	require.Equal(t, []string{
 		"m.room.create, leave", "@owner:x join, leave", "m.room.join_rules, leave",
 		change, change, ">1, leave", change, change, ">4, leave", "@late:x join, join",
-	}, r.seenBy("@late:x"))
-	require.Equal(t, []string{change, ">4, leave", "@late:x join, leave"}, r.seenBy("@never:x"))
+	}, r.requireSeenBy("@late:x"))
+	require.Equal(t, []string{change, ">4, leave", "@late:x join, leave"}, r.requireSeenBy("@never:x"))
 
 	// What is redacted still says who may see what.
 	for i := range r.events {
 		r.events[i].RedactedBy = new(string)
 	}
-	require.Equal(t, []string{change, ">4, leave", "@late:x join, leave"}, r.seenBy("@never:x"))
+	require.Equal(t, []string{change, ">4, leave", "@late:x join, leave"}, r.requireSeenBy("@never:x"))
 }
 
 func TestPreviousContentThatAServerOnceNoted(t *testing.T) {
@@ -183,7 +183,7 @@ func TestPreviousContentThatAServerOnceNoted(t *testing.T) {
 	sees := func(unsigned string) bool {
 		t.Helper()
 		change.JSON = json.RawMessage(`{"content":{"history_visibility":"invited"},"unsigned":` + unsigned + `}`)
-		return len(r.seenBy("@reader:x")) == 1
+		return len(r.requireSeenBy("@reader:x")) == 1
 	}
 	replaced := r.state[matrix.StateKey{Type: "m.room.create"}]
 	require.True(t, sees(`{"prev_content":{"history_visibility":"shared"}}`))
@@ -194,9 +194,9 @@ func TestPreviousContentThatAServerOnceNoted(t *testing.T) {
 	require.False(t, sees(`{"prev_content":{"history_visibility":"joined"},"replaces_state":"\u0000\ud800"}`))
 	require.False(t, sees(`{"prev_content":{"history_visibility":"joined"},"replaces_state":["`+replaced+`"]}`))
 	require.True(t, sees(`{"prev_content":{"history_visibility":"joined"},"replaces_state":"`+replaced+`"}`), "it has no visibility")
-	r.rewrite("m.room.create", "", `{"content":{"history_visibility":"joined"}}`)
+	r.requireRewrite("m.room.create", "", `{"content":{"history_visibility":"joined"}}`)
 	require.False(t, sees(`{"prev_content":{"history_visibility":"shared"},"replaces_state":"`+replaced+`"}`))
-	r.rewrite("m.room.create", "", `{"content":`)
+	r.requireRewrite("m.room.create", "", `{"content":`)
 	require.False(t, sees(`{"prev_content":{"history_visibility":"shared"},"replaces_state":"`+replaced+`"}`))
 	change.RedactedBy = new(string)
 	require.True(t, sees(`{"prev_content":{"history_visibility":"joined"}}`), "a redaction leaves nothing of it")
@@ -210,8 +210,8 @@ func TestInvitationsFromOutside(t *testing.T) {
 	r.outside("@invited:x", "leave")
 	r.outside("@other:x", "invite")
 	r.events = r.events[len(r.events)-3:]
-	require.Equal(t, []string{"@invited:x invite, invite", "@invited:x leave, leave"}, r.seenBy("@invited:x"))
-	require.Empty(t, r.seenBy("@owner:x"))
+	require.Equal(t, []string{"@invited:x invite, invite", "@invited:x leave, leave"}, r.requireSeenBy("@invited:x"))
+	require.Empty(t, r.requireSeenBy("@owner:x"))
 	access, err := h.accessTo(r.id, "@invited:x")
 	require.NoError(t, err)
 	require.Equal(t, access.left, &matrix.Token{Topological: r.events[1].Topological, Stream: r.events[1].Stream})
@@ -225,24 +225,24 @@ func TestIgnoredAndErasedSenders(t *testing.T) {
 	r.say(">1")
 	r.member("@in:x", "join")
 	r.say(">2")
-	r.write("m.room.message", "@in:x", nil, `{"body":">3"}`)
+	r.requireWrite("m.room.message", "@in:x", nil, `{"body":">3"}`)
 	r.set("m.room.topic", "", `{}`)
 	r.member("@left:x", "join")
 	r.member("@left:x", "leave")
-	h.exec(`INSERT INTO ignored_users VALUES ('@in:x', '@owner:x'), ('@other:x', '@in:x'), ('@owner:x', '@left:x')`)
+	h.requireExec(`INSERT INTO ignored_users VALUES ('@in:x', '@owner:x'), ('@other:x', '@in:x'), ('@owner:x', '@left:x')`)
 
 	require.Equal(t, []string{"@in:x join, join", ">3, join", "m.room.topic, join", "@left:x join, join", "@left:x leave, join"},
-		r.seenBy("@in:x"))
+		r.requireSeenBy("@in:x"))
 	require.Equal(t, []string{">1, leave", "@in:x join, leave", ">2, leave", ">3, leave", "m.room.topic, leave", "@left:x join, join", "@left:x leave, leave"},
-		r.seenBy("@left:x"))
+		r.requireSeenBy("@left:x"))
 
-	h.exec(`INSERT INTO erased_users VALUES ('@owner:x'), ('@left:x'), ('@nobody:x')`)
+	h.requireExec(`INSERT INTO erased_users VALUES ('@owner:x'), ('@left:x'), ('@nobody:x')`)
 	require.Equal(t, []string{
 		">1, leave, erased", "@in:x join, leave", ">2, leave, erased", ">3, leave", "m.room.topic, leave, erased",
 		"@left:x join, join", "@left:x leave, leave, erased",
-	}, r.seenBy("@left:x"))
+	}, r.requireSeenBy("@left:x"))
 	require.Equal(t, []string{"@in:x join, join", ">3, join", "m.room.topic, join", "@left:x join, join", "@left:x leave, join"},
-		r.seenBy("@in:x"), "who was there has seen it")
+		r.requireSeenBy("@in:x"), "who was there has seen it")
 }
 
 func TestSoftFailedEvents(t *testing.T) {
@@ -256,7 +256,7 @@ func TestSoftFailedEvents(t *testing.T) {
 	}
 	seen := func(admin bool) []string {
 		t.Helper()
-		return names(t, h.visible(r.id, Reader{UserID: "@owner:x", Admin: admin}, access{}, r.events))
+		return requireNames(t, h.requireVisible(r.id, Reader{UserID: "@owner:x", Admin: admin}, access{}, r.events))
 	}
 	require.Equal(t, []string{">0, join"}, seen(true))
 	for config, want := range map[string][]string{
@@ -264,7 +264,7 @@ func TestSoftFailedEvents(t *testing.T) {
 		`{"return_soft_failed_events":false,"return_policy_server_spammy_events":true}`: {">0, join", ">2, join"},
 		`nonsense soft_failed`:                                                          {">0, join"},
 	} {
-		h.exec(`INSERT INTO account_data (user_id, account_data_type, stream_id, content)
+		h.requireExec(`INSERT INTO account_data (user_id, account_data_type, stream_id, content)
 			VALUES ('@owner:x', 'io.element.synapse.admin_client_config', 1, $1)
 			ON CONFLICT (user_id, account_data_type) DO UPDATE SET content = $1`, config)
 		require.Equal(t, want, seen(true))
@@ -277,14 +277,14 @@ func TestCallsInPublicRooms(t *testing.T) {
 	h := newHouse(t, Options{})
 	r := h.newRoom("!calls:x", "shared")
 	r.events = nil
-	ring := func(n int) { r.write("m.call.invite", "@owner:x", nil, `{"body":">`+strconv.Itoa(n)+`"}`) }
+	ring := func(n int) { r.requireWrite("m.call.invite", "@owner:x", nil, `{"body":">`+strconv.Itoa(n)+`"}`) }
 	ring(1)
 	r.set("m.room.join_rules", "", `{"join_rule":"invite"}`)
 	ring(2)
 	r.set("m.room.join_rules", "", `{"join_rule":"public"}`)
 	ring(3)
-	r.write("m.call.invite", "@owner:x", new(string), `{}`)
-	require.Equal(t, []string{"m.room.join_rules, join", ">2, join", "m.room.join_rules, join", "m.call.invite, join"}, r.seenBy("@owner:x"))
+	r.requireWrite("m.call.invite", "@owner:x", new(string), `{}`)
+	require.Equal(t, []string{"m.room.join_rules, join", ">2, join", "m.room.join_rules, join", "m.call.invite, join"}, r.requireSeenBy("@owner:x"))
 }
 
 // Where the database has lost what says who may see an event, nobody does who
@@ -298,26 +298,26 @@ func TestLostStateHides(t *testing.T) {
 	}{
 		"nothing": {func(*writtenRoom) {}, []string{">1", ">2", ">3"}, []string{">1", ">2", ">3"}, []string{">1", ">2", ">3"}},
 		"the visibility's event": {func(r *writtenRoom) {
-			r.exec(`DELETE FROM event_json WHERE event_id = $1`, r.state[matrix.StateKey{Type: "m.room.history_visibility"}])
+			r.requireExec(`DELETE FROM event_json WHERE event_id = $1`, r.state[matrix.StateKey{Type: "m.room.history_visibility"}])
 		}, []string{">2", ">3"}, []string{">2"}, nil},
 		"the visibility's JSON": {func(r *writtenRoom) {
-			r.rewrite("m.room.history_visibility", "", `{"content":{"history_visibility":"world_readable"}`)
+			r.requireRewrite("m.room.history_visibility", "", `{"content":{"history_visibility":"world_readable"}`)
 		}, []string{">2", ">3"}, []string{">2"}, nil},
 		"a visibility that was rejected": {func(r *writtenRoom) {
-			r.exec(`INSERT INTO rejections VALUES ($1, '', '')`, r.state[matrix.StateKey{Type: "m.room.history_visibility"}])
+			r.requireExec(`INSERT INTO rejections VALUES ($1, '', '')`, r.state[matrix.StateKey{Type: "m.room.history_visibility"}])
 		}, []string{">2", ">3"}, []string{">2"}, nil},
 		"a visibility of another room": {func(r *writtenRoom) {
-			r.exec(`UPDATE events SET room_id = '!other:x' WHERE event_id = $1`, r.state[matrix.StateKey{Type: "m.room.history_visibility"}])
+			r.requireExec(`UPDATE events SET room_id = '!other:x' WHERE event_id = $1`, r.state[matrix.StateKey{Type: "m.room.history_visibility"}])
 		}, []string{">2", ">3"}, []string{">2"}, nil},
 		"the visibility and a membership": {func(r *writtenRoom) {
-			r.rewrite("m.room.history_visibility", "", `[]`)
-			r.exec(`UPDATE events SET rejection_reason = 'auth' WHERE event_id = $1`, r.state[matrix.StateKey{Type: "m.room.member", Key: "@in:x"}])
+			r.requireRewrite("m.room.history_visibility", "", `[]`)
+			r.requireExec(`UPDATE events SET rejection_reason = 'auth' WHERE event_id = $1`, r.state[matrix.StateKey{Type: "m.room.member", Key: "@in:x"}])
 		}, nil, []string{">2"}, nil},
 		"the whole state": {func(r *writtenRoom) {
-			r.exec(`DELETE FROM state_groups_state WHERE room_id = $1`, r.id)
+			r.requireExec(`DELETE FROM state_groups_state WHERE room_id = $1`, r.id)
 		}, nil, nil, nil},
 		"what the states are differences to": {func(r *writtenRoom) {
-			r.exec(`DELETE FROM state_group_edges e USING state_groups g WHERE g.id = e.state_group AND g.room_id = $1`, r.id)
+			r.requireExec(`DELETE FROM state_group_edges e USING state_groups g WHERE g.id = e.state_group AND g.room_id = $1`, r.id)
 		}, nil, nil, nil},
 		"which state it was": {func(r *writtenRoom) {
 			for i := range r.events {
@@ -329,8 +329,8 @@ func TestLostStateHides(t *testing.T) {
 		c.lose(r)
 		for user, want := range map[string][]string{"@in:x": c.in, "@left:x": c.left, "@never:x": c.peek} {
 			seen := []string{}
-			visible := h.visible(r.id, Reader{UserID: user}, access{peeker: user == "@never:x"}, r.events)
-			for _, message := range messagesOnly(names(t, visible)) {
+			visible := h.requireVisible(r.id, Reader{UserID: user}, access{peeker: user == "@never:x"}, r.events)
+			for _, message := range messagesOnly(requireNames(t, visible)) {
 				seen = append(seen, message[:2])
 			}
 			require.ElementsMatch(t, want, seen, "without %s: %s", name, user)
@@ -346,7 +346,7 @@ func TestOwnMemberEventWithoutState(t *testing.T) {
 	for i := range r.events {
 		r.events[i].StateGroup = nil
 	}
-	require.Equal(t, []string{"@left:x join, join", "@left:x leave, leave"}, r.seenBy("@left:x"))
+	require.Equal(t, []string{"@left:x join, join", "@left:x leave, leave"}, r.requireSeenBy("@left:x"))
 }
 
 func TestWithoutRetentionNothingIsTooOld(t *testing.T) {
@@ -354,16 +354,16 @@ func TestWithoutRetentionNothingIsTooOld(t *testing.T) {
 	h := newHouse(t, Options{})
 	r := h.newRoom("!old:x", "shared")
 	r.set("m.room.retention", "", `{"max_lifetime":1}`)
-	h.exec(`INSERT INTO room_retention VALUES ($1, $2, NULL, 1)`, r.id, r.last().ID)
+	h.requireExec(`INSERT INTO room_retention VALUES ($1, $2, NULL, 1)`, r.id, r.last().ID)
 	r.say(">old")
 	r.last().OriginTS = -1
-	require.Equal(t, []string{">old, join"}, messagesOnly(r.seenBy("@owner:x")))
+	require.Equal(t, []string{">old, join"}, messagesOnly(r.requireSeenBy("@owner:x")))
 }
 
 func TestNothingIsVisibleOfNothing(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, Options{})
-	require.Empty(t, h.visible("!none:x", Reader{UserID: "@a:x"}, access{}, nil))
+	require.Empty(t, h.requireVisible("!none:x", Reader{UserID: "@a:x"}, access{}, nil))
 	// All that there is may be outside.
-	require.Empty(t, h.visible("!none:x", Reader{UserID: "@a:x"}, access{}, []store.TimelineEvent{{ID: "$e", Type: "t", Outlier: true}}))
+	require.Empty(t, h.requireVisible("!none:x", Reader{UserID: "@a:x"}, access{}, []timeline.Event{{ID: "$e", Type: "t", Outlier: true}}))
 }

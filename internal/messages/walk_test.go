@@ -22,10 +22,10 @@ func TestPagesFollowEachOther(t *testing.T) {
 	b := setup(t)
 	room, err := roomgen.Generate(t.Context(), b.conn, roomgen.Room{Server: "x", Events: 200})
 	require.NoError(t, err)
-	b.exec(t, `SET session_replication_role = replica`) // others reference their place
-	b.exec(t, `UPDATE events SET topological_ordering = topological_ordering / 3, stream_ordering = stream_ordering * CASE WHEN depth % 5 = 0 THEN -1 ELSE 1 END`)
-	b.exec(t, `UPDATE events SET rejection_reason = 'x' WHERE depth % 7 < 3 AND state_key IS NULL AND NOT event_id IN (SELECT redacts FROM redactions)`)
-	b.exec(t, `UPDATE event_json SET json = '[' WHERE event_id IN (SELECT event_id FROM events WHERE depth % 11 = 0 AND state_key IS NULL)`)
+	b.requireExec(t, `SET session_replication_role = replica`) // others reference their place
+	b.requireExec(t, `UPDATE events SET topological_ordering = topological_ordering / 3, stream_ordering = stream_ordering * CASE WHEN depth % 5 = 0 THEN -1 ELSE 1 END`)
+	b.requireExec(t, `UPDATE events SET rejection_reason = 'x' WHERE depth % 7 < 3 AND state_key IS NULL AND NOT event_id IN (SELECT redacts FROM redactions)`)
+	b.requireExec(t, `UPDATE event_json SET json = '[' WHERE event_id IN (SELECT event_id FROM events WHERE depth % 11 = 0 AND state_key IS NULL)`)
 	rows, err := b.conn.Query(t.Context(), `
 		SELECT event_id FROM events JOIN event_json USING (event_id)
 		WHERE rejection_reason IS NULL AND json <> '[' ORDER BY topological_ordering, stream_ordering`)

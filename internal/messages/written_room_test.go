@@ -12,7 +12,9 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/matrix"
-	"lethe/internal/store"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/timeline"
 )
 
 // A house is a Messages on an embedded database of its own, with a plain
@@ -26,14 +28,14 @@ type house struct {
 
 func newHouse(t *testing.T, options Options) *house {
 	t.Helper()
-	return houseAt(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded), options)
+	return houseAt(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded), options)
 }
 
 func houseAt(t *testing.T, url string, options Options) *house {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	db, err := store.Open(ctx, url, store.Options{MaxConnections: 2})
+	db, err := postgres.Open(ctx, url, postgres.Options{MaxConnections: 2})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	conn, err := pgx.Connect(ctx, url)
@@ -42,7 +44,7 @@ func houseAt(t *testing.T, url string, options Options) *house {
 	return &house{New(db, options), t, ctx, conn}
 }
 
-func (h *house) exec(sql string, args ...any) {
+func (h *house) requireExec(sql string, args ...any) {
 	h.t.Helper()
 	_, err := h.conn.Exec(h.ctx, sql, args...)
 	require.NoError(h.t, err)
@@ -51,17 +53,17 @@ func (h *house) exec(sql string, args ...any) {
 // accessTo is how the user may read the room.
 func (h *house) accessTo(room, user string) (a access, err error) {
 	h.t.Helper()
-	err = h.store.Snapshot(h.ctx, func(ctx context.Context, s *store.Snapshot) error {
+	err = timeline.Read(h.ctx, h.db, func(ctx context.Context, s *timeline.Snapshot) error {
 		_, a, err = h.readPage(ctx, s, Request{Room: room, Reader: Reader{UserID: user}, Backwards: true})
 		return err
 	})
 	return a, err
 }
 
-// visible is [Messages.visible] in a Snapshot of its own.
-func (h *house) visible(room string, reader Reader, a access, events []store.TimelineEvent) (visible []shown) {
+// requireVisible is [Messages.visible] in a Snapshot of its own.
+func (h *house) requireVisible(room string, reader Reader, a access, events []timeline.Event) (visible []shown) {
 	h.t.Helper()
-	require.NoError(h.t, h.store.Snapshot(h.ctx, func(ctx context.Context, s *store.Snapshot) (err error) {
+	require.NoError(h.t, timeline.Read(h.ctx, h.db, func(ctx context.Context, s *timeline.Snapshot) (err error) {
 		visible, err = h.Messages.visible(ctx, s, room, reader, a, events)
 		return err
 	}))
@@ -75,7 +77,7 @@ type writtenRoom struct {
 	id     string
 	group  *int64
 	depth  int64
-	events []store.TimelineEvent
+	events []timeline.Event
 	state  map[matrix.StateKey]string
 }
 
@@ -83,7 +85,7 @@ type writtenRoom struct {
 func (h *house) newRoom(id, visibility string) *writtenRoom {
 	h.t.Helper()
 	r := &writtenRoom{house: h, id: id, state: map[matrix.StateKey]string{}}
-	h.exec(`INSERT INTO rooms (room_id, room_version) VALUES ($1, '11')`, id)
+	h.requireExec(`INSERT INTO rooms (room_id, room_version) VALUES ($1, '11')`, id)
 	r.set("m.room.create", "", `{}`)
 	r.member("@owner:x", "join")
 	r.set("m.room.join_rules", "", `{"join_rule":"public"}`)
@@ -96,52 +98,52 @@ func (h *house) newRoom(id, visibility string) *writtenRoom {
 // say writes a message of @owner:x.
 func (r *writtenRoom) say(text string) {
 	r.t.Helper()
-	r.write("m.room.message", "@owner:x", nil, `{"body":"`+text+`"}`)
+	r.requireWrite("m.room.message", "@owner:x", nil, `{"body":"`+text+`"}`)
 }
 
 // set writes a state event of @owner:x.
 func (r *writtenRoom) set(eventType, key, content string) {
 	r.t.Helper()
-	r.write(eventType, "@owner:x", &key, content)
+	r.requireWrite(eventType, "@owner:x", &key, content)
 }
 
 // member makes the user what it says of itself.
 func (r *writtenRoom) member(user, membership string) {
 	r.t.Helper()
-	r.write("m.room.member", user, &user, `{"membership":"`+membership+`"}`)
+	r.requireWrite("m.room.member", user, &user, `{"membership":"`+membership+`"}`)
 	r.belong(user, membership, r.last().ID)
 }
 
 func (r *writtenRoom) belong(user, membership, event string) {
 	r.t.Helper()
-	r.exec(`INSERT INTO room_memberships (event_id, user_id, sender, room_id, membership) VALUES ($1, $2, $2, $3, $4)`,
+	r.requireExec(`INSERT INTO room_memberships (event_id, user_id, sender, room_id, membership) VALUES ($1, $2, $2, $3, $4)`,
 		event, user, r.id, membership)
-	r.exec(`INSERT INTO local_current_membership (room_id, user_id, event_id, membership) VALUES ($1, $2, $3, $4)
+	r.requireExec(`INSERT INTO local_current_membership (room_id, user_id, event_id, membership) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (user_id, room_id) DO UPDATE SET event_id = $3, membership = $4`, r.id, user, event, membership)
 }
 
-func (r *writtenRoom) last() *store.TimelineEvent { return &r.events[len(r.events)-1] }
+func (r *writtenRoom) last() *timeline.Event { return &r.events[len(r.events)-1] }
 
-// write writes an event after the last one.
-func (r *writtenRoom) write(eventType, sender string, key *string, content string) {
+// requireWrite writes an event after the last one.
+func (r *writtenRoom) requireWrite(eventType, sender string, key *string, content string) {
 	r.t.Helper()
-	e := r.event(eventType, sender, key, content)
+	e := r.requireEvent(eventType, sender, key, content)
 	if key != nil {
 		var group int64
 		require.NoError(r.t, r.conn.QueryRow(r.ctx, `
 			INSERT INTO state_groups (id, room_id, event_id) SELECT nextval('state_group_id_seq'), $1, $2 RETURNING id`,
 			r.id, e.ID).Scan(&group))
 		if r.group != nil {
-			r.exec(`INSERT INTO state_group_edges VALUES ($1, $2)`, group, *r.group)
+			r.requireExec(`INSERT INTO state_group_edges VALUES ($1, $2)`, group, *r.group)
 		}
-		r.exec(`INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id) VALUES ($1, $2, $3, $4, $5)`,
+		r.requireExec(`INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id) VALUES ($1, $2, $3, $4, $5)`,
 			group, r.id, eventType, *key, e.ID)
-		r.exec(`INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES ($1, $2, $3, $4)
+		r.requireExec(`INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES ($1, $2, $3, $4)
 			ON CONFLICT (room_id, type, state_key) DO UPDATE SET event_id = $1`, e.ID, r.id, eventType, *key)
 		r.state[matrix.StateKey{Type: eventType, Key: *key}] = e.ID
 		r.group = &group
 	}
-	r.exec(`INSERT INTO event_to_state_groups VALUES ($1, $2)`, e.ID, *r.group)
+	r.requireExec(`INSERT INTO event_to_state_groups VALUES ($1, $2)`, e.ID, *r.group)
 	e.StateGroup = r.group
 	r.events = append(r.events, e)
 }
@@ -149,18 +151,18 @@ func (r *writtenRoom) write(eventType, sender string, key *string, content strin
 // outside writes a member event outside the room's timeline.
 func (r *writtenRoom) outside(user, membership string) {
 	r.t.Helper()
-	e := r.event("m.room.member", user, &user, `{"membership":"`+membership+`"}`)
+	e := r.requireEvent("m.room.member", user, &user, `{"membership":"`+membership+`"}`)
 	e.Outlier = true
-	r.exec(`UPDATE events SET outlier = true WHERE event_id = $1`, e.ID)
+	r.requireExec(`UPDATE events SET outlier = true WHERE event_id = $1`, e.ID)
 	r.belong(user, membership, e.ID)
 	r.events = append(r.events, e)
 }
 
-func (r *writtenRoom) event(eventType, sender string, key *string, content string) store.TimelineEvent {
+func (r *writtenRoom) requireEvent(eventType, sender string, key *string, content string) timeline.Event {
 	r.t.Helper()
 	r.depth++
 	n := r.depth
-	e := store.TimelineEvent{
+	e := timeline.Event{
 		ID: fmt.Sprintf("$%s/%d", r.id, n), Type: eventType, Sender: sender, StateKey: key, Topological: n,
 		OriginTS: n, InternalMetadata: json.RawMessage(`{}`),
 	}
@@ -176,31 +178,31 @@ func (r *writtenRoom) event(eventType, sender string, key *string, content strin
 			processed, outlier, origin_server_ts)
 		VALUES ($1, $2, $3, $4, $5, $6, $6, nextval('events_stream_seq'), true, false, $6) RETURNING stream_ordering`,
 		e.ID, r.id, eventType, sender, key, n).Scan(&e.Stream))
-	r.exec(`INSERT INTO event_json (event_id, room_id, internal_metadata, json) VALUES ($1, $2, '{}', $3)`, e.ID, r.id, string(e.JSON))
+	r.requireExec(`INSERT INTO event_json (event_id, room_id, internal_metadata, json) VALUES ($1, $2, '{}', $3)`, e.ID, r.id, string(e.JSON))
 	if key != nil {
-		r.exec(`INSERT INTO state_events (event_id, room_id, type, state_key) VALUES ($1, $2, $3, $4)`, e.ID, r.id, eventType, *key)
+		r.requireExec(`INSERT INTO state_events (event_id, room_id, type, state_key) VALUES ($1, $2, $3, $4)`, e.ID, r.id, eventType, *key)
 	}
 	return e
 }
 
-// rewrite makes the last event of a type and state key another one, under its id.
-func (r *writtenRoom) rewrite(eventType, key, event string) {
+// requireRewrite replaces the last event of a type and state key, but not its id.
+func (r *writtenRoom) requireRewrite(eventType, key, event string) {
 	r.t.Helper()
 	id := r.state[matrix.StateKey{Type: eventType, Key: key}]
 	require.NotEmpty(r.t, id)
-	r.exec(`UPDATE event_json SET json = $2 WHERE event_id = $1`, id, event)
+	r.requireExec(`UPDATE event_json SET json = $2 WHERE event_id = $1`, id, event)
 }
 
-// seenBy returns what the reader sees of the room, with its memberships: of
+// requireSeenBy returns what the reader sees of the room, with memberships: of
 // messages what they say, of other events their type, state key and membership.
-func (r *writtenRoom) seenBy(user string) []string {
+func (r *writtenRoom) requireSeenBy(user string) []string {
 	r.t.Helper()
 	a, err := r.accessTo(r.id, user)
 	require.NoError(r.t, err)
-	return names(r.t, r.visible(r.id, Reader{UserID: user}, a, r.events))
+	return requireNames(r.t, r.requireVisible(r.id, Reader{UserID: user}, a, r.events))
 }
 
-func names(t *testing.T, events []shown) []string {
+func requireNames(t *testing.T, events []shown) []string {
 	t.Helper()
 	seen := []string{}
 	for _, e := range events {

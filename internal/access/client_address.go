@@ -1,4 +1,4 @@
-package httpapi
+package access
 
 import (
 	"net/http"
@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-// clientAddress returns where a request comes from: the other end of its
-// connection, unless that is a trusted proxy, which says by X-Forwarded-For whom
-// it speaks for. Each proxy adds whom it got the request from to the end, so it is
-// read from there up to the first address that is none of a trusted proxy: what
-// is before that, anybody may have made up. Of an IPv6 address that is no proxy's
-// only the network counts, the first 64 bits, of which one machine has all
-// addresses. Where nothing can be made out, it is the zero address for all.
+// clientAddress returns the address that sent a request: the other end of its
+// connection, or, if that is a trusted proxy, an address of X-Forwarded-For. Each proxy
+// appends the address that it got the request from. So the header is read from its end
+// up to the first address that is not a trusted proxy, because a client may have made
+// up everything before that. An IPv6 address is reduced to its network, the first 64
+// bits, because a machine usually has all addresses of one. The zero address is
+// returned if the connection has none.
 func clientAddress(r *http.Request, trusted []netip.Prefix) netip.Addr {
 	connection, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
@@ -32,7 +32,7 @@ func clientAddress(r *http.Request, trusted []netip.Prefix) netip.Addr {
 		rest = strings.TrimSuffix(rest[:len(rest)-len(last)], ",")
 		next, ok := parseForwarded(strings.TrimSpace(last))
 		if !ok {
-			break // the proxy that has sent this counts
+			break // the proxy that sent this counts
 		}
 		address = next
 		if !isTrusted() {
@@ -42,8 +42,7 @@ func clientAddress(r *http.Request, trusted []netip.Prefix) netip.Addr {
 	return address
 }
 
-// parseForwarded parses one address of X-Forwarded-For, to which some proxies add
-// the port.
+// parseForwarded parses one address of X-Forwarded-For. Some proxies add the port.
 func parseForwarded(text string) (netip.Addr, bool) {
 	address, err := netip.ParseAddr(text)
 	if err != nil {
@@ -56,7 +55,7 @@ func parseForwarded(text string) (netip.Addr, bool) {
 	return address.Unmap().WithZone(""), true
 }
 
-// network is the address without what its owner can choose.
+// network returns an address without the part that its owner can choose.
 func network(address netip.Addr) netip.Addr {
 	if address.Is4() {
 		return address

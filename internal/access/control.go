@@ -1,0 +1,145 @@
+package access
+
+import (
+	"errors"
+	"net/http"
+	"net/netip"
+
+	"lethe/internal/homeserver"
+	"lethe/internal/messages"
+	"lethe/internal/store/postgres"
+	"lethe/internal/wire"
+)
+
+// Options are the settings of a [Control].
+type Options struct {
+	// AccountValidity says that accounts can expire, so that Synapse's
+	// account_validity table is read for each access token. Defaults to false.
+	AccountValidity bool
+
+	// Homeserver is asked for whom an access token speaks. Defaults to nil, which
+	// looks tokens up in the database.
+	Homeserver *homeserver.Client
+
+	// TrustedProxies are the networks of the proxies whose X-Forwarded-For header is
+	// believed. Defaults to none, so that wrong tokens count for the address at the
+	// other end of the connection.
+	TrustedProxies []netip.Prefix
+
+	// UnlimitedUsers says that wrong tokens of users are not limited, because the
+	// homeserver answers their requests. Those of admins are. Defaults to false.
+	UnlimitedUsers bool
+}
+
+// A Control finds out who sends requests. It is safe for concurrent use.
+type Control struct {
+	trustedProxies []netip.Prefix
+	guesses        *guesses
+
+	// The identifiers for admins and for users. Those of recent callers may return
+	// what was true a moment ago.
+	admin, recentAdmin, user, recentUser identifier
+}
+
+// New returns a Control that reads from db.
+func New(db *postgres.DB, options Options) *Control {
+	c := &Control{trustedProxies: options.TrustedProxies, guesses: newGuesses()}
+	identify := inDatabase(db, options.AccountValidity)
+	if options.Homeserver != nil {
+		identify = atHomeserver(homeserver.NewAccounts(options.Homeserver, homeserver.AccountsOptions{}))
+	}
+	c.admin = c.limited(identify)
+	c.user = c.admin
+	if options.UnlimitedUsers {
+		c.user = identify
+	}
+	c.recentAdmin, c.recentUser = c.admin, c.user
+	if options.Homeserver == nil { // whose answers are remembered anyway
+		recent := newRecentCallers()
+		c.recentAdmin, c.recentUser = recent.before(c.admin), recent.before(c.user)
+	}
+	return c
+}
+
+// Admin returns the server admin who sends the request.
+func (c *Control) Admin(r *http.Request) (messages.Reader, error) {
+	return requireAdmin(caller(r, c.admin))
+}
+
+// RecentAdmin is Admin for a request that only reads history. It may return what
+// was true up to 2 s ago.
+func (c *Control) RecentAdmin(r *http.Request) (messages.Reader, error) {
+	return requireAdmin(caller(r, c.recentAdmin))
+}
+
+// BrowserAdmin is Admin for a page that a browser shows: the access token may be
+// the password of HTTP basic authentication, with any user, and it may not be in
+// the query.
+func (c *Control) BrowserAdmin(r *http.Request) (messages.Reader, error) {
+	token, err := browserTokenOf(r)
+	if err != nil {
+		return messages.Reader{}, err
+	}
+	return requireAdmin(c.admin(r, token))
+}
+
+// User returns the user who sends the request, who may be a guest.
+func (c *Control) User(r *http.Request) (messages.Reader, error) { return caller(r, c.user) }
+
+// RecentUser is User for a request that only reads history. It may return what was
+// true up to 2 s ago.
+func (c *Control) RecentUser(r *http.Request) (messages.Reader, error) {
+	return caller(r, c.recentUser)
+}
+
+// caller returns who sends the request.
+func caller(r *http.Request, identify identifier) (messages.Reader, error) {
+	token, err := tokenOf(r)
+	if err != nil {
+		return messages.Reader{}, err
+	}
+	reader, err := identify(r, token)
+	if err != nil {
+		return messages.Reader{}, err
+	}
+	// A homeserver that asks Lethe for history must not be asked for it in turn.
+	if r.Header.Get(homeserver.ForHistoryHeader) == "" {
+		reader.AccessToken = token
+	}
+	return reader, nil
+}
+
+func requireAdmin(reader messages.Reader, err error) (messages.Reader, error) {
+	switch {
+	case err != nil:
+		return messages.Reader{}, err
+	case reader.Guest:
+		return messages.Reader{}, ErrGuest
+	case !reader.Admin:
+		return messages.Reader{}, errNotAdmin
+	}
+	return reader, nil
+}
+
+// limited returns an identifier that refuses to call the given one while too many
+// wrong tokens come from the request's address.
+func (c *Control) limited(identify identifier) identifier {
+	return func(r *http.Request, token string) (messages.Reader, error) {
+		address := clientAddress(r, c.trustedProxies)
+		if wait := c.guesses.wait(address, token); wait > 0 {
+			return messages.Reader{}, tooManyWrong(wait)
+		}
+		reader, err := identify(r, token)
+		var refused *wire.Error
+		switch {
+		case err == nil:
+			c.guesses.addGood(token)
+		case errors.As(err, &refused) && refused.Code == ErrUnknownToken.Code && !wasGood(refused):
+			c.guesses.addWrong(address, token)
+		}
+		return reader, err
+	}
+}
+
+// wasGood reports whether a refused access token was good once.
+func wasGood(refused *wire.Error) bool { return refused.SoftLogout != nil && *refused.SoftLogout }

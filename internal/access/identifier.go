@@ -1,0 +1,73 @@
+package access
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	"lethe/internal/homeserver"
+	"lethe/internal/messages"
+	"lethe/internal/store/admin"
+	"lethe/internal/store/postgres"
+	"lethe/internal/wire"
+)
+
+// An identifier finds out for whom an access token speaks. It returns the caller
+// without the token. The error for a caller who may not send any request is a
+// [wire.Error].
+type identifier func(r *http.Request, token string) (messages.Reader, error)
+
+// inDatabase returns an identifier that looks tokens up in the database.
+func inDatabase(db *postgres.DB, accountValidity bool) identifier {
+	accounts := admin.New(db)
+	return func(r *http.Request, token string) (messages.Reader, error) {
+		requester, err := accounts.Requester(r.Context(), token, accountValidity)
+		switch {
+		case errors.Is(err, postgres.ErrNotFound):
+			return messages.Reader{}, ErrUnknownToken
+		case err != nil:
+			return messages.Reader{}, err
+		case requester.TokenExpired:
+			return messages.Reader{}, errExpiredToken
+		case requester.Locked:
+			return messages.Reader{}, errLocked
+		case requester.AccountExpired:
+			return messages.Reader{}, errExpiredAccount
+		}
+		return messages.Reader{
+			UserID: requester.UserID, DeviceID: requester.DeviceID, TokenID: requester.TokenID,
+			Guest: requester.Guest, Admin: requester.Admin,
+		}, nil
+	}
+}
+
+// atHomeserver returns an identifier that asks a homeserver. It believes every
+// answer: an application service that speaks for an admin is an admin.
+func atHomeserver(accounts *homeserver.Accounts) identifier {
+	return func(r *http.Request, token string) (messages.Reader, error) {
+		user, _ := wire.Query(r.URL.RawQuery).Value("user_id")
+		account, err := accounts.Account(r.Context(), token, user)
+		var refusal *homeserver.Error
+		switch {
+		case err == nil:
+		case r.Context().Err() != nil:
+			return messages.Reader{}, err
+		case errors.As(err, &refusal) && (refusal.Status == http.StatusUnauthorized || refusal.Status == http.StatusForbidden):
+			return messages.Reader{}, &wire.Error{
+				Status: refusal.Status, Code: refusal.Code, Text: refusal.Text, SoftLogout: refusal.SoftLogout,
+			}
+		default:
+			return messages.Reader{}, fmt.Errorf("%w: %w", errCannotAsk, err)
+		}
+		switch {
+		case account.Deactivated:
+			return messages.Reader{}, ErrUnknownToken
+		case account.Locked:
+			return messages.Reader{}, errLocked
+		}
+		return messages.Reader{
+			UserID: account.UserID, DeviceID: account.DeviceID,
+			Guest: account.Guest, AppService: account.AppService, Admin: account.Admin,
+		}, nil
+	}
+}
