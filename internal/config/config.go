@@ -253,8 +253,8 @@ type Worker struct {
 	// purges of retention not included. Defaults to 4.
 	Concurrency int
 
-	// DrainTimeout (worker.drain_timeout) is how long a worker that is told to stop
-	// lets its batches finish. Defaults to 25s.
+	// DrainTimeout (worker.drain_timeout) is how long a stopping worker lets its
+	// batches finish. Defaults to 25s.
 	DrainTimeout time.Duration
 
 	// Listen (worker.listen) is the host:port of health and metrics; "" turns them

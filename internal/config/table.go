@@ -150,7 +150,7 @@ func processSettings(c *Config) []setting {
 		doc: `How long a job runs before it lets another waiting job run.`,
 	}, {
 		path: "worker.drain_timeout", value: duration(&w.DrainTimeout, time.Second, 10*time.Minute), defaultText: "25s",
-		doc: `How long a worker that is told to stop lets its batches finish. Keep it below the time after which the
+		doc: `How long a stopping worker lets its batches finish. Keep it below the time after which the
 			process is killed, which is 30s on Kubernetes.`,
 	}, {
 		path: "scheduler.listen", value: optional(&c.Scheduler.Listen, addressFormat), defaultText: "127.0.0.1:8472",
