@@ -21,7 +21,7 @@ func (p *process) showPools() {
 		"database": func() observe.Pool {
 			c := p.store.Connections()
 			return observe.Pool{
-				Open: c.Open, InUse: c.InUse, Most: c.Most,
+				Open: c.Open, InUse: c.InUse, Max: c.Most,
 				Waits: float64(c.Waits), WaitSeconds: c.Waited.Seconds(), GivenUp: float64(c.GivenUp),
 			}
 		},
