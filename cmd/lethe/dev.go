@@ -22,6 +22,7 @@ import (
 	"lethe/internal/process"
 	"lethe/internal/roomgen"
 	"lethe/internal/store"
+	"lethe/internal/wait"
 )
 
 const (
@@ -104,7 +105,7 @@ func runDev(ctx context.Context, listen string) (err error) {
 		}
 	}()
 	defer func() { cancel(); <-greeted }()
-	return process.RunWithMonitor(ctx, settings, log, monitor.New, config.ForAPI, config.ForWorker, config.ForScheduler)
+	return process.Run(ctx, settings, log, monitor.New, config.ForAPI, config.ForWorker, config.ForScheduler)
 }
 
 // adminOf is the admin of a server that we make up.
@@ -142,28 +143,25 @@ func freeAddress(ctx context.Context, address string) (string, error) {
 	return listener.Addr().String(), listener.Close()
 }
 
-// awaitReady asks until the answer is 200, and reports false if the context
-// ends before.
+// awaitReady requests the URL until the status is 200. It reports false if the
+// context ends first.
 func awaitReady(ctx context.Context, url string) bool {
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
-	for {
+	always := func(error) bool { return true }
+	return wait.Retry(ctx, wait.Backoff{Min: 50 * time.Millisecond}, always, func() error {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 		if err != nil {
-			return false
+			return err
 		}
-		if response, err := http.DefaultClient.Do(request); err == nil {
-			_ = response.Body.Close()
-			if response.StatusCode == http.StatusOK {
-				return true
-			}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err
 		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-ticker.C:
+		_ = response.Body.Close() // it is not read
+		if response.StatusCode != http.StatusOK {
+			return errors.New(response.Status)
 		}
-	}
+		return nil
+	}) == nil
 }
 
 func greeting(address, token, database string, rooms []roomgen.Summary) string {

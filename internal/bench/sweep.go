@@ -107,7 +107,7 @@ func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
 					return err
 				}
 				done[workers] = append(done[workers], s.rate)
-				most, scheduler = append(most, float64(s.most)), append(scheduler, s.scheduler)
+				most, scheduler = append(most, float64(s.maxOpen)), append(scheduler, s.scheduler)
 				if workers == 1 {
 					idle, peak = append(idle, s.idle), append(peak, s.peak)
 				}
@@ -179,7 +179,7 @@ func (d database) lookPlainly(ctx context.Context, due int) (float64, error) {
 type sweepRun struct {
 	seconds    float64 // from when a worker took the sweep to its end
 	rate       float64 // of purges per second
-	most       int     // purges that were open at once
+	maxOpen    int     // the largest number of purges that were open at once
 	idle, peak float64 // memory of the first worker, in MB
 	scheduler  float64 // the most memory that the scheduler had, in MB
 }
@@ -213,7 +213,7 @@ func (d database) sweep(ctx context.Context, workers, bound, due int) (s sweepRu
 		if err != nil {
 			return err
 		}
-		if s.most, err = d.awaitSweep(ctx, id, due > 0); err != nil {
+		if s.maxOpen, err = d.awaitSweep(ctx, id, due > 0); err != nil {
 			return err
 		}
 		if s.peak, err = peakMemory(processes[0].Pid); err != nil {
@@ -244,13 +244,11 @@ func (d database) sweep(ctx context.Context, workers, bound, due int) (s sweepRu
 	return s, err
 }
 
-// awaitSweep waits until the sweep has ended, and, if it is to, all purges, and
-// returns how many of these were open at most.
-func (d database) awaitSweep(ctx context.Context, id string, purges bool) (most int, err error) {
+// awaitSweep waits until the sweep has ended, and, if purges is true, all purges too.
+// It returns the largest number of purges that were open at once.
+func (d database) awaitSweep(ctx context.Context, id string, purges bool) (maxOpen int, err error) {
 	err = d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
-		ticker := time.NewTicker(look)
-		defer ticker.Stop()
-		for {
+		return poll(ctx, "the sweep", func() (bool, error) {
 			var ended bool
 			var failed *string
 			var open int
@@ -258,21 +256,14 @@ func (d database) awaitSweep(ctx context.Context, id string, purges bool) (most 
 				SELECT ended_at IS NOT NULL, error, (
 					SELECT count(*) FROM lethe.jobs WHERE queue = 'low' AND state IN ('queued', 'running'))
 				FROM lethe.jobs WHERE id = $1`, id).Scan(&ended, &failed, &open); err != nil {
-				return fmt.Errorf("look at the sweep: %w", err)
+				return false, fmt.Errorf("look at the sweep: %w", err)
 			}
 			if failed != nil {
-				return errors.New("the sweep failed: " + *failed)
+				return false, errors.New("the sweep failed: " + *failed)
 			}
-			most = max(most, open)
-			if ended && (!purges || open == 0) {
-				return nil
-			}
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("wait for the sweep: %w", context.Cause(ctx))
-			case <-ticker.C:
-			}
-		}
+			maxOpen = max(maxOpen, open)
+			return ended && (!purges || open == 0), nil
+		})
 	})
-	return most, err
+	return maxOpen, err
 }

@@ -24,14 +24,8 @@ import (
 	"lethe/internal/tasks"
 )
 
-const (
-	// look is how often one looks whether they have ended. What is measured are
-	// the times in their rows.
-	look = 10 * time.Millisecond
-
-	// stopTime is how long a worker may take to stop; then it is killed.
-	stopTime = 30 * time.Second
-)
+// stopTimeout is how long a program may take to stop. Then it is killed.
+const stopTimeout = 30 * time.Second
 
 // A database is a copy of a template.
 type database struct {
@@ -97,7 +91,7 @@ func (d database) atWork(ctx context.Context, url string, workers int, do func(c
 func (r *rig) program(ctx context.Context, path, database string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = stopTime
+	cmd.WaitDelay = stopTimeout
 	cmd.Env = append(foreignEnvironment(),
 		"LETHE_DATABASE_URL="+database,
 		"LETHE_REDIS_URL="+r.redis.URL(),
@@ -116,26 +110,17 @@ func (r *rig) awaitWorkers(ctx context.Context, workers int) error {
 	}
 	defer func() { _ = client.Close() }()
 	inspector := asynq.NewInspectorFromRedisClient(client)
-	ticker := time.NewTicker(look)
-	defer ticker.Stop()
-	for {
+	return poll(ctx, "the workers", func() (bool, error) {
 		servers, err := inspector.Servers()
 		if err != nil {
-			return fmt.Errorf("look for the workers: %w", err)
+			return false, fmt.Errorf("look for the workers: %w", err)
 		}
-		there := map[int]bool{} // each worker is several servers
+		running := map[int]bool{} // each worker is several servers of asynq
 		for _, server := range servers {
-			there[server.PID] = true
+			running[server.PID] = true
 		}
-		if len(there) >= workers {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the workers: %w", context.Cause(ctx))
-		case <-ticker.C:
-		}
-	}
+		return len(running) >= workers, nil
+	})
 }
 
 var errWorker = errors.New("it was not told to")
@@ -189,9 +174,9 @@ func (d database) purge(ctx context.Context, url string, r room) error {
 	})
 }
 
-// purgeAtWork submits a purge and waits for its end. Each, if it is not nil, is
-// called with the time of each commit that a look finds.
-func (d database) purgeAtWork(ctx context.Context, r room, each func(time.Time)) error {
+// purgeAtWork submits a purge and waits for its end. It calls onCommit, if it is not
+// nil, with the time of each commit that it sees.
+func (d database) purgeAtWork(ctx context.Context, r room, onCommit func(time.Time)) error {
 	s, err := d.submitter(ctx)
 	if err != nil {
 		return err
@@ -200,40 +185,30 @@ func (d database) purgeAtWork(ctx context.Context, r room, each func(time.Time))
 	if err := s.submit(ctx, r); err != nil {
 		return err
 	}
-	return d.awaitJobs(ctx, each)
+	return d.awaitJobs(ctx, onCommit)
 }
 
-// awaitJobs waits until no job is left that has not ended. A job that failed is
-// an error.
-func (d database) awaitJobs(ctx context.Context, each func(time.Time)) error {
+// awaitJobs waits until all jobs have ended. A job that failed is an error.
+func (d database) awaitJobs(ctx context.Context, onCommit func(time.Time)) error {
 	return d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
-		ticker := time.NewTicker(look)
-		defer ticker.Stop()
 		var last time.Time
-		for {
+		return poll(ctx, "the jobs", func() (bool, error) {
 			var open bool
 			var failed *string
-			var moved time.Time
+			var committed time.Time
 			if err := conn.QueryRow(ctx, `
 				SELECT bool_or(ended_at IS NULL), min(error), max(updated_at) FROM lethe.jobs`).
-				Scan(&open, &failed, &moved); err != nil {
-				return fmt.Errorf("look at the jobs: %w", err)
+				Scan(&open, &failed, &committed); err != nil {
+				return false, fmt.Errorf("look at the jobs: %w", err)
 			}
 			switch {
 			case failed != nil:
-				return fmt.Errorf("a job failed: %s", *failed)
-			case each != nil && moved != last:
-				each(moved)
-				last = moved
+				return false, fmt.Errorf("a job failed: %s", *failed)
+			case onCommit != nil && committed != last:
+				onCommit(committed)
+				last = committed
 			}
-			if !open {
-				return nil
-			}
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("wait for the jobs: %w", context.Cause(ctx))
-			case <-ticker.C:
-			}
-		}
+			return !open, nil
+		})
 	})
 }

@@ -20,7 +20,7 @@ import (
 // status. A second signal ends the process at once.
 func Main(purposes ...config.Purpose) int { return MainWithMonitor(nil, purposes...) }
 
-// MainWithMonitor is [Main] for [RunWithMonitor].
+// MainWithMonitor is [Main] for a process that shows the queues: see [Run].
 func MainWithMonitor(makeMonitor MonitorMaker, purposes ...config.Purpose) int {
 	ctx, stop := untilSignal()
 	defer stop()
@@ -30,7 +30,7 @@ func MainWithMonitor(makeMonitor MonitorMaker, purposes ...config.Purpose) int {
 	settings, err := config.Load(os.Environ(), purposes...)
 	if err == nil {
 		log := observe.NewLogger(os.Stderr, settings.Log.Level, settings.Log.Format)
-		err = RunWithMonitor(ctx, settings, log, makeMonitor, purposes...)
+		err = Run(ctx, settings, log, makeMonitor, purposes...)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lethe:", err)

@@ -79,14 +79,10 @@ type MonitorMaker func(redisURL string, options monitor.Options) (*monitor.Handl
 // Run serves the purposes until the context ends, and then lets the work in
 // progress finish. It returns an error if a setting cannot be used, if the database
 // does not fit, if an address cannot be listened on, or if a part fails.
-func Run(ctx context.Context, settings config.Config, log *slog.Logger, purposes ...config.Purpose) error {
-	return RunWithMonitor(ctx, settings, log, nil, purposes...)
-}
-
-// RunWithMonitor is [Run] for a process that shows the queues: asynqmon, or an api
-// that has the pages at [httpapi.MonitorRoot], read-only. With a nil MonitorMaker
-// an api does not have them.
-func RunWithMonitor(ctx context.Context, settings config.Config, log *slog.Logger, makeMonitor MonitorMaker, purposes ...config.Purpose) error {
+//
+// The MonitorMaker makes the pages of asynqmon. An api has them at
+// [httpapi.MonitorRoot], read-only. With a nil MonitorMaker an api has no such pages.
+func Run(ctx context.Context, settings config.Config, log *slog.Logger, makeMonitor MonitorMaker, purposes ...config.Purpose) error {
 	p, err := open(ctx, settings, log, makeMonitor, purposes)
 	if err != nil {
 		return err

@@ -432,7 +432,7 @@ func TestRun(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- RunWithMonitor(ctx, settings, log, monitor.New, config.ForAPI, config.ForWorker, config.ForScheduler)
+		ended <- Run(ctx, settings, log, monitor.New, config.ForAPI, config.ForWorker, config.ForScheduler)
 	}()
 	api := "http://" + requireLine(t, records, "listening")["address"]
 	client := newClient(t, nil)
