@@ -10,10 +10,10 @@ import (
 	"lethe/internal/store"
 )
 
-// migrate brings a database's schema to this program's version.
+// migrate updates the schema of a database to the version of this program.
 func migrate(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("migrate", flag.ContinueOnError)
-	embedded := flags.Bool("embedded", false, "make Synapse's tables in an empty database too")
+	embedded := flags.Bool("embedded", false, "also create Synapse's tables in an empty database")
 	if err := parse(flags, args); err != nil {
 		return err
 	}

@@ -180,7 +180,7 @@ func TestTheGrantsAreEnough(t *testing.T) {
 		require.Equal(t, Mend, lacking.Verdict)
 		role := pgx.Identifier{w.role}.Sanitize()
 		require.Contains(t, lacking.Do, `GRANT SELECT, DELETE ON event_relations TO `+role+`;`)
-		require.Equal(t, "not looked at, for want of privileges", finding(t, report, "schema").Says)
+		require.Equal(t, "not checked, because the role lacks privileges", finding(t, report, "schema").Says)
 
 		w.exec(lacking.Do...)
 		report = examineAs(w, w.plainURL())
