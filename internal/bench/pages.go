@@ -304,7 +304,7 @@ func httpPager(endpoint, token string) pager {
 		case err != nil:
 			return next, false, fmt.Errorf("read a page: %w", err)
 		case response.StatusCode == http.StatusServiceUnavailable, response.StatusCode == http.StatusGatewayTimeout:
-			return next, false, errTurnedAway
+			return next, false, errBusy
 		case response.StatusCode != http.StatusOK:
 			return next, false, fmt.Errorf("a page was refused with status %d", response.StatusCode)
 		}
@@ -313,14 +313,14 @@ func httpPager(endpoint, token string) pager {
 }
 
 var (
-	errNoPage = errors.New("what came is not a page")
+	errNoPage = errors.New("the response is not a page")
 
-	// errTurnedAway is for a reader who waited for so long that it was told to come
-	// again.
-	errTurnedAway = errors.New("a reader was turned away")
+	// errBusy is returned for a reader that waited too long, and was told to try again.
+	errBusy = errors.New("the room is busy")
 )
 
-// endOf finds where a page ends, which is the last of its keys but state.
+// endOf returns where a page ends. The key "end" is the last key of a page, except for
+// state.
 func endOf(body []byte) (next matrix.Token, more bool, err error) {
 	const key = `"end":`
 	i := bytes.LastIndex(body, []byte(key))
@@ -402,7 +402,7 @@ func pagesByTheClock(ctx context.Context, places []matrix.Token, page pager, ove
 		at := places[begun%len(places)]
 		readers.Go(func() error {
 			started := time.Now()
-			if _, _, err := page(ctx, at); err != nil && !errors.Is(err, errTurnedAway) {
+			if _, _, err := page(ctx, at); err != nil && !errors.Is(err, errBusy) {
 				return err
 			}
 			took := milliseconds(time.Since(started))

@@ -17,8 +17,8 @@ import (
 // other: otherwise one long wait would hide the waits of the readers after it.
 const readerEvery = 10 * time.Millisecond
 
-// measureReaders purges a room while readers come and go, and compares their
-// wait for the room's lock with the time from one batch's commit to the next.
+// measureReaders purges a room while readers take the room's lock. It compares their
+// wait with the time from one batch's commit to the next.
 func measureReaders(ctx context.Context, r *rig) ([]Row, error) {
 	t, err := r.template(ctx, "purge", r.options.Events)
 	if err != nil {

@@ -32,27 +32,28 @@ type database struct {
 	rig  *rig
 	name string
 
-	// environment is what workers are told beside where the servers are.
+	// environment is variables for the workers, in addition to those of the servers.
 	environment []string
 
-	// beside are programs that run beside the workers, and are told the same.
+	// beside is programs that run at the same time as the workers, with the same
+	// environment.
 	beside []string
 }
 
-// url is the database's, as a superuser: purges check references all at once.
+// url returns the URL for a superuser. Its purges check references all at once.
 func (d database) url() string { return d.rig.url(d.name) }
 
-// plainURL is the database's, as a role that cannot turn triggers off: purges
-// leave the references to the server.
+// plainURL returns the URL for a role that cannot disable triggers. PostgreSQL checks
+// the references of its purges row by row.
 func (d database) plainURL() string {
-	u, _ := url.Parse(d.url()) // it was made from one
+	u, _ := url.Parse(d.url()) // url returned it
 	u.User = d.rig.plain
 	return u.String()
 }
 
-// atWork runs do while as many worker processes work on the database, as the
-// role of the URL: when each of them takes jobs. After the workers do is given the
-// processes beside them.
+// atWork runs do while this many workers work on the database, as the role of the
+// URL. It waits until all workers take jobs. The processes that it passes to do are the
+// workers, followed by the programs beside them.
 func (d database) atWork(ctx context.Context, url string, workers int, do func(context.Context, []*os.Process) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	working, stop := context.WithCancel(ctx)
@@ -71,7 +72,7 @@ func (d database) atWork(ctx context.Context, url string, workers int, do func(c
 		group.Go(func() error {
 			err := cmd.Wait()
 			if working.Err() == nil {
-				return fmt.Errorf("%s ended by itself: %w", program, errors.Join(err, errWorker))
+				return fmt.Errorf("%s has ended: %w", program, errors.Join(err, errEnded))
 			}
 			return nil
 		})
@@ -86,8 +87,8 @@ func (d database) atWork(ctx context.Context, url string, workers int, do func(c
 	return group.Wait()
 }
 
-// program is one of Lethe's programs on a database, which is told to stop when the
-// context ends.
+// program returns a command that runs one of Lethe's programs on a database. The
+// program gets SIGTERM when the context ends.
 func (r *rig) program(ctx context.Context, path, database string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -102,7 +103,7 @@ func (r *rig) program(ctx context.Context, path, database string) *exec.Cmd {
 	return cmd
 }
 
-// awaitWorkers waits until so many workers have told asynq that they are there.
+// awaitWorkers waits until this many workers have registered with asynq.
 func (r *rig) awaitWorkers(ctx context.Context, workers int) error {
 	client, err := redisdb.Open(r.redis.URL())
 	if err != nil {
@@ -123,10 +124,11 @@ func (r *rig) awaitWorkers(ctx context.Context, workers int) error {
 	})
 }
 
-var errWorker = errors.New("it was not told to")
+// errEnded is the error of a process that ended before the benchmark stopped it.
+var errEnded = errors.New("ended too early")
 
-// foreignEnvironment is ours without the settings of Lethe, so that a
-// benchmark does not depend on them.
+// foreignEnvironment returns the environment without Lethe's settings, so that they do
+// not change the result.
 func foreignEnvironment() []string {
 	var environment []string
 	for _, entry := range os.Environ() {
@@ -137,7 +139,7 @@ func foreignEnvironment() []string {
 	return environment
 }
 
-// A submitter accepts purges as the api does.
+// A submitter accepts jobs as the api does.
 type submitter struct {
 	client *tasks.Client
 	close  func()
@@ -166,8 +168,8 @@ func (s submitter) submit(ctx context.Context, r room) error {
 	return err
 }
 
-// purge purges a room by a job, from its acceptance to its end, while a worker
-// of that role is there.
+// purge purges a room with a job, and waits for its end. The worker uses the role of the
+// URL.
 func (d database) purge(ctx context.Context, url string, r room) error {
 	return d.atWork(ctx, url, 1, func(ctx context.Context, _ []*os.Process) error {
 		return d.purgeAtWork(ctx, r, nil)
