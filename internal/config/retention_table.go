@@ -12,10 +12,10 @@ const (
 		max_running, rows_per_second and serve_configuration, and cron and name of a purge job. Durations here are whole
 		numbers with a unit: s, m, h, d (24 hours), w (7 days) or y (365 days). A number without a unit is in milliseconds.`
 
-	abandonedDoc = `Lethe can delete abandoned rooms with everything in them. A room is abandoned when users of this server
+	abandonedDoc = `If retention.abandoned.enabled is true, Lethe deletes abandoned rooms with everything in them. A room is abandoned when users of this server
 		have been in it, but for a long time none of them has been a member, has been invited or has asked to join. Held
-		rooms are never deleted. Lethe checks a room once more before it deletes it. This does not depend on
-		retention.enabled.`
+		rooms are never deleted. Lethe checks a room once more before it deletes it. retention.enabled has no
+		effect on this.`
 )
 
 func retentionSettings(r *Retention) []setting {
@@ -39,9 +39,10 @@ func retentionSettings(r *Retention) []setting {
 		doc: `The longest lifetime by which Lethe purges a room. If the room's policy has a longer one, this one counts.`,
 	}, {
 		path: "retention.clamp_reads", value: boolean(&rules.ClampReads), defaultText: "false",
-		doc: `Which lifetime hides events from users that are not purged yet. If true, it is the lifetime by which the
-			room is purged, within allowed_lifetime_min and allowed_lifetime_max. If false, it is the lifetime of the
-			policy, as in Synapse.`,
+		doc: `Which lifetime hides events. Users do not see an event that is older than the lifetime, even if it is not
+			purged yet. If false, this is the lifetime of the policy, as in Synapse. If true, it is the lifetime by
+			which the room is purged: the lifetime of the policy, limited by retention.allowed_lifetime_min and
+			retention.allowed_lifetime_max.`,
 	}, {
 		path: "retention.serve_configuration", value: boolean(&r.ServeConfiguration), defaultText: "false",
 		doc: `Whether the API tells users the default policy and the allowed lifetimes. It has an effect only if
@@ -93,18 +94,19 @@ func abandonedSettings(a *retention.Abandoned) []setting {
 		doc: `How long all users of this server must have been gone from a room before it is abandoned.`,
 	}, {
 		path: "retention.abandoned.cool_off", value: lifetimeFrom(&a.CoolOff, hourInMS), defaultText: "1d",
-		doc: `How long Lethe must find a room abandoned, each time that it looks, before it deletes the room.`,
+		doc: `How long a room must stay abandoned before Lethe deletes it. If one look in this time finds that the room is
+			not abandoned, the time starts again.`,
 	}, {
 		path: "retention.abandoned.interval", value: interval(&a.Interval), example: "12h",
-		doc: `How often Lethe looks for abandoned rooms. Without interval and cron it looks once a day. Set only one of
-			the two. The job is named abandoned-rooms.`,
+		doc: `How often Lethe looks for abandoned rooms. If neither this nor retention.abandoned.cron is set, Lethe looks
+			once a day. Set only one of the two. The name of the job is abandoned-rooms.`,
 	}, {
 		path: "retention.abandoned.cron", value: cron(&a.Cron),
 		doc: `When Lethe looks for abandoned rooms, instead of an interval: five fields of cron, such as "30 4 * * *", or
 			one of the words that retention.purge_jobs allows.`,
 	}, {
 		path: "retention.abandoned.max_per_run", value: number(&a.MaxPerRun, 1, 10_000), defaultText: "100",
-		doc: `The largest number of rooms that are deleted each time Lethe looks. The next time continues with the rest.`,
+		doc: `The largest number of rooms that one look deletes. The next look deletes more.`,
 	}, {
 		path: "retention.abandoned.exclude", value: exclusions(&a.Exclude), example: `["!abc:example.org", "#main:example.org", example.org]`,
 		doc: `Rooms that are never deleted: ids of rooms, aliases of rooms, and names of servers. The name of a server

@@ -67,13 +67,13 @@ func serverSettings(c *Config) []setting {
 			noeviction.`,
 	}, {
 		path: "homeserver.config_file", value: optional(&c.Homeserver.ConfigFile, filePathFormat), example: "/etc/synapse/homeserver.yaml",
-		doc: `The configuration file of Synapse. Lethe takes server_name and the retention settings that Synapse knows
-			from it, unless they are set here.`,
+		doc: `The configuration file of Synapse. Lethe reads server_name and Synapse's retention settings there. A setting
+			that is set for Lethe too overrides it.`,
 	}, {
 		path: "homeserver.url", value: optional(&c.Homeserver.URL, homeserverURLFormat),
 		example: "http://127.0.0.1:8008",
-		doc: `The URL of the homeserver. The API forwards requests below /_matrix and /_synapse/admin that it does not
-			serve itself to this URL.`,
+		doc: `The URL of the homeserver. If the API gets a request below /_matrix or /_synapse/admin that it does not serve
+			itself, it forwards the request to this URL.`,
 	}, {
 		path: "homeserver.as_token", value: optional(&c.Homeserver.ASToken, tokenFormat), secret: true, example: "a-long-random-text",
 		doc: `The as_token of Lethe's application service. The registration must cover all local users and aliases and
