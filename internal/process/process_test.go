@@ -157,8 +157,8 @@ func TestCloseClosesTheLastFirst(t *testing.T) {
 // What open has opened before it fails is closed: TestMain finds what is left.
 func TestOpenFails(t *testing.T) {
 	t.Parallel()
-	noKey := filepath.Join(t.TempDir(), "no.key")
-	require.NoError(t, os.WriteFile(noKey, []byte("not a key"), 0o600))
+	badKey := filepath.Join(t.TempDir(), "bad.key")
+	require.NoError(t, os.WriteFile(badKey, []byte("not a key"), 0o600))
 	errMonitor := errors.New("no pages")
 	for name, test := range map[string]struct {
 		change func(*config.Config)
@@ -169,7 +169,7 @@ func TestOpenFails(t *testing.T) {
 		"locks":          {func(c *config.Config) { c.Lock.RedisURLs = []config.Secret{unreachable, "x"} }, "a Redis URL is"},
 		"homeserver":     {func(c *config.Config) { c.Homeserver.URL = "x" }, "homeserver"},
 		"no signing key": {func(c *config.Config) { c.SigningKeyFile = "/nowhere/a.key" }, "read the signing key: open /nowhere/a.key"},
-		"a bad key":      {func(c *config.Config) { c.SigningKeyFile = noKey }, "read the signing key in " + noKey},
+		"a bad key":      {func(c *config.Config) { c.SigningKeyFile = badKey }, "read the signing key in " + badKey},
 		"monitor":        {func(*config.Config) {}, "no pages"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -400,10 +400,10 @@ func TestHealth(t *testing.T) {
 		purpose config.Purpose
 		want    int
 	}{
-		"an api is ready without Redis":      {config.ForAPI, http.StatusOK},
-		"a worker is not ready":              {config.ForWorker, http.StatusServiceUnavailable},
-		"asynqmon is ready, and says it":     {config.ForAsynqmon, http.StatusOK},
-		"a scheduler is not ready, and asks": {config.ForScheduler, http.StatusServiceUnavailable},
+		"an api is ready without Redis":   {config.ForAPI, http.StatusOK},
+		"a worker is not ready":           {config.ForWorker, http.StatusServiceUnavailable},
+		"asynqmon is ready without Redis": {config.ForAsynqmon, http.StatusOK},
+		"a scheduler is not ready":        {config.ForScheduler, http.StatusServiceUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
