@@ -1,5 +1,5 @@
 // Command api serves the admin API and accepts jobs.
-// Its settings are in docs/config.example.yaml.
+// docs/configuration.md describes its settings.
 package main
 
 import (

@@ -1,5 +1,5 @@
 // Command asynqmon shows the queues to server admins, in a browser.
-// Its settings are in docs/config.example.yaml.
+// docs/configuration.md describes its settings.
 package main
 
 import (

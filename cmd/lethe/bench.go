@@ -18,20 +18,20 @@ func measure(ctx context.Context, args []string) error {
 	options := bench.Options{Progress: os.Stderr}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.StringVar(&options.Case, "case", "", "run this case only: "+strings.Join(bench.Cases(), ", "))
-	flags.StringVar(&options.Database, "database", "", "work on copies of the database of this URL, as a superuser")
-	flags.StringVar(&options.Dir, "dir", "", "keep the data of the server that is started below this directory")
-	flags.StringVar(&options.Dump, "dump", "", "work on copies of what this file of pg_dump -Fc holds")
-	flags.IntVar(&options.Events, "events", 200_000, "events of the room that is purged")
-	flags.IntVar(&options.Jobs, "jobs", 2000, "how many tiny purges")
-	flags.IntVar(&options.LargeEvents, "large", 500_000, "events of the large room that a worker's memory is measured with")
-	flags.IntVar(&options.SmallEvents, "small", 20_000, "events of the small one")
-	flags.IntVar(&options.Rooms, "rooms", 10_000, "how many small rooms to delete")
+	flags.StringVar(&options.Database, "database", "", "URL of a database to copy, as a superuser")
+	flags.StringVar(&options.Dir, "dir", "", "directory for the data of the server that the benchmark starts")
+	flags.StringVar(&options.Dump, "dump", "", "file of pg_dump -Fc to restore and copy")
+	flags.IntVar(&options.Events, "events", 200_000, "number of events of the room that is purged")
+	flags.IntVar(&options.Jobs, "jobs", 2000, "number of tiny purges")
+	flags.IntVar(&options.LargeEvents, "large", 500_000, "number of events of the large room for the memory of a worker")
+	flags.IntVar(&options.SmallEvents, "small", 20_000, "number of events of the small room for the memory of a worker")
+	flags.IntVar(&options.Rooms, "rooms", 10_000, "number of small rooms that are deleted")
 	flags.IntVar(&options.Runs, "runs", 3, "how often everything is measured")
-	flags.IntVar(&options.SweepRooms, "sweep-rooms", 100_000, "how many rooms a retention sweep goes through, at least 100")
-	flags.StringVar(&options.Synapse, "synapse", "", "read pages from the Synapse at this URL too")
-	flags.StringVar(&options.SynapseDatabase, "synapse-database", "", "the URL of its database, which is only read")
-	flags.StringVar(&options.SynapseToken, "synapse-token", "", "the access token of a server admin in the room whose pages are read")
-	file := flags.String("json", "", "write the table to this file too, as JSON")
+	flags.IntVar(&options.SweepRooms, "sweep-rooms", 100_000, "number of rooms of a retention sweep, at least 100")
+	flags.StringVar(&options.Synapse, "synapse", "", "URL of a Synapse whose pages are measured too")
+	flags.StringVar(&options.SynapseDatabase, "synapse-database", "", "URL of the database of that Synapse; it is only read")
+	flags.StringVar(&options.SynapseToken, "synapse-token", "", "access token of a server admin on that Synapse; the pages are of the largest room of the admin")
+	file := flags.String("json", "", "file to write the table to, as JSON")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ func measure(ctx context.Context, args []string) error {
 	options.API, options.Scheduler, options.Worker = beside("api"), beside("scheduler"), beside("worker")
 	for _, file := range []string{options.API, options.Scheduler, options.Worker} {
 		if _, err := os.Stat(file); err != nil {
-			return fmt.Errorf("a program is not beside lethe; make build puts all into bin/: %w", err)
+			return fmt.Errorf("a program is not in the directory of lethe; make build puts all programs into bin/: %w", err)
 		}
 	}
 	table, err := bench.Run(ctx, options)

@@ -12,8 +12,9 @@ import (
 	"lethe/internal/roomgen"
 )
 
-// demo makes something to try Lethe on in a database that is empty, or that it
-// made so before. In one that Synapse made it changes nothing and fails.
+// demo creates tables, an admin and rooms to try Lethe on. The database must be empty,
+// or created by an earlier demo. demo fails on a database that Synapse created, and
+// changes nothing there.
 func demo(ctx context.Context, args []string) error {
 	if err := parse(flag.NewFlagSet("demo", flag.ContinueOnError), args); err != nil {
 		return err
@@ -23,7 +24,7 @@ func demo(ctx context.Context, args []string) error {
 		return err
 	}
 	if settings.ServerName == "" {
-		return errors.New("demo: set LETHE_SERVER_NAME to the server that the rooms are to be on, such as " + devServer)
+		return errors.New("demo: set LETHE_SERVER_NAME to the name of the server of the rooms, such as " + devServer)
 	}
 	token := "demo_" + rand.Text()
 	rooms, err := populate(ctx, string(settings.Database.URL), settings.ServerName, token)
@@ -33,6 +34,6 @@ func demo(ctx context.Context, args []string) error {
 	for _, room := range rooms {
 		fmt.Printf("%-40s %6d events, made by %s\n", room.Room, room.Events, room.Creator)
 	}
-	fmt.Printf("access token of %s, a new one each time: %s\n", adminOf(settings.ServerName), token)
+	fmt.Printf("access token of %s (each run creates a new one): %s\n", adminOf(settings.ServerName), token)
 	return nil
 }

@@ -22,6 +22,7 @@ import (
 	"lethe/internal/process"
 	"lethe/internal/roomgen"
 	"lethe/internal/store/migrate"
+	"lethe/internal/wait"
 )
 
 const (
@@ -29,11 +30,11 @@ const (
 	devDatabase = "lethe"
 )
 
-// dev runs everything in one process, on a PostgreSQL and a Redis of its own
-// that are thrown away afterwards.
+// dev runs everything in one process. It starts a PostgreSQL and a Redis of its own,
+// and deletes their data when it ends.
 func dev(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("dev", flag.ContinueOnError)
-	listen := flags.String("listen", config.Default().API.Listen, "host:port of the API; if it is taken, a free port")
+	listen := flags.String("listen", config.Default().API.Listen, "host:port of the API; dev takes another port if this one is in use")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
@@ -49,7 +50,7 @@ func runDev(ctx context.Context, listen string) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Println("Starting a PostgreSQL and a Redis of our own …")
+	fmt.Println("Starting PostgreSQL and Redis …")
 	postgres, err := devstack.StartPostgres(ctx, devstack.PostgresOptions{})
 	if err != nil {
 		return err
@@ -61,7 +62,7 @@ func runDev(ctx context.Context, listen string) (err error) {
 	}
 	defer func() { err = errors.Join(err, redis.Close()) }()
 
-	fmt.Println("Making three rooms, the largest of 20,000 events …")
+	fmt.Println("Creating three rooms, the largest with 20,000 events …")
 	if err := postgres.CreateDatabase(ctx, devDatabase, ""); err != nil {
 		return err
 	}
@@ -72,7 +73,7 @@ func runDev(ctx context.Context, listen string) (err error) {
 		return err
 	}
 
-	// The rooms have members elsewhere, who would take only signed events.
+	// The rooms have members on other servers, which accept only signed events.
 	key, err := os.CreateTemp("", "lethe-dev-*.signing.key")
 	if err != nil {
 		return fmt.Errorf("make a signing key: %w", err)
@@ -91,10 +92,10 @@ func runDev(ctx context.Context, listen string) (err error) {
 	}
 	settings.Database.URL, settings.Redis.URL = config.Secret(url), config.Secret(redis.URL())
 	settings.ServerName = devServer
-	settings.Worker.Listen, settings.Scheduler.Listen = "", "" // the api's address has it all
+	settings.Worker.Listen, settings.Scheduler.Listen = "", "" // the api serves their health and metrics
 	log := observe.NewLogger(os.Stderr, settings.Log.Level, settings.Log.Format)
 
-	// The greeting waits for the api to be ready, and ends with the process.
+	// The greeting is printed when the api is ready.
 	ctx, cancel := context.WithCancel(ctx)
 	greeted := make(chan struct{})
 	go func() {
@@ -104,14 +105,14 @@ func runDev(ctx context.Context, listen string) (err error) {
 		}
 	}()
 	defer func() { cancel(); <-greeted }()
-	return process.RunWithMonitor(ctx, settings, log, monitor.New, config.ForAPI, config.ForWorker, config.ForScheduler)
+	return process.Run(ctx, settings, log, monitor.New, config.ForAPI, config.ForWorker, config.ForScheduler)
 }
 
-// adminOf is the admin of a server that we make up.
+// adminOf returns the user id of the admin of a demo server.
 func adminOf(server string) string { return "@admin:" + server }
 
-// populate makes the schema, an admin with the access token, and demo rooms, which
-// fails with [roomgen.ErrExists] where they are already.
+// populate creates the schema, an admin with the access token, and the demo rooms. It
+// returns [roomgen.ErrExists] if the rooms exist.
 func populate(ctx context.Context, url, server, token string) ([]roomgen.Summary, error) {
 	if err := migrate.UpEmbedded(ctx, url); err != nil {
 		return nil, err
@@ -127,7 +128,7 @@ func populate(ctx context.Context, url, server, token string) ([]roomgen.Summary
 	return roomgen.Demo(ctx, conn, server, time.Now())
 }
 
-// freeAddress returns the address if it is free, else one with a free port.
+// freeAddress returns the address, or one with a free port if it is in use.
 func freeAddress(ctx context.Context, address string) (string, error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
@@ -142,30 +143,28 @@ func freeAddress(ctx context.Context, address string) (string, error) {
 	return listener.Addr().String(), listener.Close()
 }
 
-// awaitReady asks until the answer is 200, and reports false if the context
-// ends before.
+// awaitReady requests the URL until the status is 200. It reports false if the
+// context ends first.
 func awaitReady(ctx context.Context, url string) bool {
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
-	for {
+	always := func(error) bool { return true }
+	return wait.Retry(ctx, wait.Backoff{Min: 50 * time.Millisecond}, always, func() error {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 		if err != nil {
-			return false
+			return err
 		}
-		if response, err := http.DefaultClient.Do(request); err == nil {
-			_ = response.Body.Close()
-			if response.StatusCode == http.StatusOK {
-				return true
-			}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err
 		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-ticker.C:
+		_ = response.Body.Close() // it is not read
+		if response.StatusCode != http.StatusOK {
+			return errors.New(response.Status)
 		}
-	}
+		return nil
+	}) == nil
 }
 
+// greeting returns what dev prints when the api is ready.
 func greeting(address, token, database string, rooms []roomgen.Summary) string {
 	url := "http://" + address
 	text := "\nLethe is ready.\n\n  URL          " + url +
@@ -178,29 +177,29 @@ func greeting(address, token, database string, rooms []roomgen.Summary) string {
 	return text + fmt.Sprintf(`
 Try, in another terminal:
 
-  1. purge the largest room up to an hour ago, local messages too
+  1. purge the largest room: all messages that are older than an hour
      PURGE=$(curl -s -X POST -H 'Authorization: Bearer %[2]s' '%[1]s/_synapse/admin/v1/purge_history/%[3]s' -d "{\"delete_local_events\": true, \"purge_up_to_ts\": $(( $(date +%%s) - 3600 ))000}" | grep -o '[A-Za-z]\{16\}'); echo $PURGE
 
-  2. ask how it is
+  2. show the status of the purge
      curl -s -H 'Authorization: Bearer %[2]s' '%[1]s/_synapse/admin/v1/purge_history_status/'$PURGE
 
-  3. delete another room: its users leave it for a new one, and then it is gone
+  3. delete another room: its users move to a new room, and then the old room is purged
      curl -s -X DELETE -H 'Authorization: Bearer %[2]s' '%[1]s/_synapse/admin/v2/rooms/%[5]s' -d '{"new_room_user_id": "%[6]s", "room_name": "Moved", "message": "We are here now."}'
 
-  4. ask who left it, and list the rooms
+  4. show who has left the room, and list all rooms
      curl -s -H 'Authorization: Bearer %[2]s' '%[1]s/_synapse/admin/v2/rooms/%[5]s/delete_status'
      curl -s -H 'Authorization: Bearer %[2]s' '%[1]s/_synapse/admin/v1/rooms'
 
-  5. read the newest messages of the third room; "end" is where the next page begins, as from=…
+  5. read the newest messages of the third room; for the next page, add from= with the value of "end"
      curl -s -H 'Authorization: Bearer %[2]s' '%[1]s/_synapse/admin/v1/rooms/%[7]s/messages?dir=b&limit=3'
 
   6. look at the jobs in the database
      psql '%[4]s' -xc "SELECT id, kind, state, checkpoint, ended_at - started_at AS took FROM lethe.jobs"
 
-  7. see retention at work: start it again with these, wait a minute, and look at the jobs
+  7. try retention: start Lethe again like this, wait a minute, and look at the jobs
      LETHE_RETENTION_ENABLED=true LETHE_RETENTION_DEFAULT_POLICY_MAX_LIFETIME=1h LETHE_RETENTION_PURGE_JOBS='[{interval: 1m}]' make run
 
-Ctrl-C stops everything, and nothing is kept.
+Ctrl-C stops everything and deletes the data.
 
 `, url, token, rooms[0].Room, database, rooms[1].Room, rooms[1].Creator, rooms[2].Room)
 }

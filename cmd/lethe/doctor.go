@@ -12,9 +12,9 @@ import (
 	"lethe/internal/observe"
 )
 
-var errUnhealthy = errors.New("Lethe cannot work before what is marked MEND is mended")
+var errUnhealthy = errors.New("Lethe cannot work until the problems marked MEND are solved")
 
-// examine looks at the servers and prints what it finds.
+// examine checks the servers and prints the report.
 func examine(ctx context.Context, args []string) error {
 	if err := parse(flag.NewFlagSet("doctor", flag.ContinueOnError), args); err != nil {
 		return err
@@ -23,7 +23,7 @@ func examine(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	observe.SetRedisLogger(slog.New(slog.DiscardHandler)) // what matters is in the report
+	observe.SetRedisLogger(slog.New(slog.DiscardHandler)) // the report has the errors
 	report := doctor.Examine(ctx, settings)
 	if err := report.Print(os.Stdout); err != nil {
 		return err

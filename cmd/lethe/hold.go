@@ -27,21 +27,21 @@ func hold(ctx context.Context, args []string) error {
 	}
 	flags := flag.NewFlagSet("hold "+verb, flag.ContinueOnError)
 	room := flags.String("room", "", "the room's id")
-	reason := flags.String("reason", "", "why nothing of the room may be deleted")
-	by := flags.String("by", userName(), "who does this, for the journal")
-	all := flags.Bool("all", false, "list those that were released too")
+	reason := flags.String("reason", "", "why nothing may be deleted from the room")
+	by := flags.String("by", userName(), "who places or releases the hold")
+	all := flags.Bool("all", false, "also list holds that were released")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
 	switch {
 	case verb != "place" && verb != "release" && verb != "list":
-		return errors.New("hold must be followed by place, release or list")
+		return errors.New("the word after hold must be place, release or list")
 	case verb != "list" && !matrix.ValidRoomID(*room):
 		return errors.New("-room must be the id of a room, such as !abc:example.org")
 	case verb != "list" && *by == "":
-		return errors.New("-by must say who does this")
+		return errors.New("-by must name a person")
 	case verb == "place" && *reason == "":
-		return errors.New("-reason must say why")
+		return errors.New("-reason must not be empty")
 	}
 	settings, err := config.Load(os.Environ(), config.ForDatabase)
 	if err != nil {
@@ -55,16 +55,16 @@ func hold(ctx context.Context, args []string) error {
 	if err := migrate.CheckSchema(ctx, db); err != nil {
 		return err
 	}
-	holds := make([]journal.Hold, 1)
+	rooms, holds := journal.NewHolds(db), make([]journal.Hold, 1)
 	switch verb {
 	case "list":
-		holds, err = db.Holds(ctx, *all, 10_000)
+		holds, err = rooms.List(ctx, *all, 10_000)
 	case "place":
-		if holds[0], err = db.PlaceHold(ctx, *room, *reason, *by); errors.Is(err, journal.ErrExists) {
+		if holds[0], err = rooms.Place(ctx, *room, *reason, *by); errors.Is(err, journal.ErrExists) {
 			err = fmt.Errorf("the room is held for another reason: %s", shown(holds[0].Reason))
 		}
 	case "release":
-		holds[0], err = db.ReleaseHold(ctx, *room, *by)
+		holds[0], err = rooms.Release(ctx, *room, *by)
 	}
 	if err != nil {
 		return err
@@ -75,7 +75,7 @@ func hold(ctx context.Context, args []string) error {
 // printHolds prints holds as a table, with times in UTC.
 func printHolds(holds []journal.Hold) error {
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "ROOM\tPLACED\tBY\tRELEASED\tBY\tREASON") // an error is Flush's too
+	_, _ = fmt.Fprintln(table, "ROOM\tPLACED\tBY\tRELEASED\tBY\tREASON") // Flush returns its error
 	at := func(t time.Time) string { return t.UTC().Format(time.DateTime) }
 	for _, h := range holds {
 		released, by := "-", "-"
@@ -88,13 +88,14 @@ func printHolds(holds []journal.Hold) error {
 	return table.Flush()
 }
 
-// shown is a text, which may be whatever somebody sent, fit for a terminal.
+// shown returns a text that is safe to print on a terminal.
 func shown(text string) string { return strings.Trim(strconv.QuoteToGraphic(text), `"`) }
 
-// userName is who runs the command, "" if nobody can say.
+// userName returns the name of the user who runs the command, "" if it is not
+// known.
 func userName() string {
-	if who, err := user.Current(); err == nil {
-		return who.Username
+	if current, err := user.Current(); err == nil {
+		return current.Username
 	}
 	return ""
 }

@@ -1,5 +1,5 @@
-// Command lethe is the operator's tool: it tries Lethe out and prepares
-// databases.
+// Command lethe is the operator's tool. It prepares databases, checks the servers,
+// holds rooms, measures Lethe, and starts a Lethe to try.
 package main
 
 import (
@@ -14,24 +14,25 @@ import (
 
 const usage = `lethe forgets rooms.
 
-	lethe dev [-listen host:port]   everything in one process, with demo rooms
-	lethe migrate [-embedded]       bring the schema lethe of LETHE_DATABASE_URL to this version;
-	                                with -embedded make Synapse's tables in an empty database too
-	lethe demo                      make Synapse's tables, an admin and three rooms in the empty database
-	                                of LETHE_DATABASE_URL, on the server LETHE_SERVER_NAME
-	lethe probe url                 ask a process, such as http://127.0.0.1:8470/readyz, and fail unless
-	                                the answer is 200
-	lethe doctor                    what keeps Lethe from working, or from working fast, with the
-	                                LETHE_ settings there are, and what to do
+	lethe dev [-listen host:port]   run everything in one process, with demo rooms
+	lethe migrate [-embedded]       create or update Lethe's tables in the database LETHE_DATABASE_URL;
+	                                with -embedded, also create Synapse's tables in an empty database
+	lethe demo                      create Synapse's tables, an admin and three rooms in the empty
+	                                database LETHE_DATABASE_URL, for the server LETHE_SERVER_NAME
+	lethe probe url                 request a URL, such as http://127.0.0.1:8470/readyz, and fail unless
+	                                the status is 200
+	lethe doctor                    check the servers that the LETHE_ settings name: what keeps Lethe
+	                                from working, or from working fast, and what to do
 	lethe hold place -room id -reason text [-by name]
+	                                make sure that nothing is deleted from a room
 	lethe hold release -room id [-by name]
-	lethe hold list [-all]          say of a room that nothing of it may be deleted, and that this is over
+	                                allow deletes from the room again
+	lethe hold list [-all]          list the rooms that are held
 	lethe bench [-events n] [-runs n] [-case name] [-json file] [-dump file | -database url]
-	                                measure purges against plain SQL, on rooms and a server of its own;
-	                                -h lists more
+	                                measure Lethe on its own servers and rooms; -h lists more flags
 `
 
-// errUsage ends the process with status 2, after the usage was shown.
+// errUsage ends the process with status 2. The usage has been printed.
 var errUsage = errors.New("usage")
 
 func main() {
@@ -47,9 +48,10 @@ func main() {
 	}
 }
 
+// run runs the command that the first argument names.
 func run(ctx context.Context, args []string) error {
 	commands := map[string]func(context.Context, []string) error{
-		"bench": measure, "demo": demo, "dev": dev, "doctor": examine, "hold": hold, "migrate": migrate, "probe": probe,
+		"bench": measure, "demo": demo, "dev": dev, "doctor": examine, "hold": hold, "migrate": migrateSchema, "probe": probe,
 	}
 	if len(args) > 0 && commands[args[0]] != nil {
 		return commands[args[0]](ctx, args[1:])
@@ -58,7 +60,7 @@ func run(ctx context.Context, args []string) error {
 	return errUsage
 }
 
-// parse parses a command's flags; it takes no other arguments.
+// parse parses the flags of a command that takes no other arguments.
 func parse(flags *flag.FlagSet, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return errUsage

@@ -7,12 +7,13 @@ import (
 	"os"
 
 	"lethe/internal/config"
+	"lethe/internal/store/migrate"
 )
 
-// migrate brings a database's schema to this program's version.
-func migrate(ctx context.Context, args []string) error {
+// migrateSchema updates the schema of a database to the version of this program.
+func migrateSchema(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("migrate", flag.ContinueOnError)
-	embedded := flags.Bool("embedded", false, "make Synapse's tables in an empty database too")
+	embedded := flags.Bool("embedded", false, "also create Synapse's tables in an empty database")
 	if err := parse(flags, args); err != nil {
 		return err
 	}

@@ -1,7 +1,7 @@
-// Command scheduler enqueues retention's sweeps when they are due, and finds jobs
-// that were lost on the way and enqueues them again. Any number of them may run.
-// With --once it decides about the latest ticks and ends, for a CronJob.
-// Its settings are in docs/config.example.yaml.
+// Command scheduler enqueues the sweeps of retention when they are due. It also
+// enqueues jobs again that Redis has lost. Any number of schedulers can run. With
+// --once it runs once and ends, for a CronJob. docs/configuration.md describes its
+// settings.
 package main
 
 import (
@@ -17,17 +17,17 @@ import (
 
 const usage = `scheduler [--once [--job name] [--wait [--timeout 1h]]]
 
-Without --once it runs until it is told to stop.
+Without --once, the scheduler runs until it gets SIGTERM or SIGINT.
 
-	--once          make sure that the latest tick of each job of retention has its sweep, and
-	                end; what is there already is not made again. Nothing is listened at
-	--job name      only of this job
+	--once          enqueue the latest sweep of each retention job, unless it exists, and end.
+	                With --once, the scheduler serves no health and no metrics
+	--job name      enqueue the sweep of this job only
 	--wait          wait until the sweeps have ended
-	--timeout time  wait no longer, 1h if not given; the sweeps go on
+	--timeout time  the longest wait, 1h by default; the sweeps continue after it
 
-It exits with 0 when the sweeps are accepted, or, with --wait, complete, and when
-retention is not enabled; with 1 when that failed, 2 when the settings or these
-options cannot be used.
+The exit status is 0 when the sweeps are accepted, or complete with --wait. It is
+also 0 when retention is not enabled. It is 1 when the sweeps failed, and 2 when the
+settings or the options cannot be used.
 `
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -48,15 +48,15 @@ func run(args []string) (status int) {
 	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	switch {
 	case err != nil:
-		return 2 // it was said
+		return 2 // Parse has printed the error
 	case flags.NArg() > 0:
-		err = fmt.Errorf("there is no argument %q", flags.Arg(0))
+		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case !*isOnce && (given["job"] || given["wait"] || given["timeout"]):
-		err = errors.New("--job, --wait and --timeout are for --once")
+		err = errors.New("--job, --wait and --timeout need --once")
 	case given["job"] && once.Job == "":
 		err = errors.New("--job needs a name")
 	case given["timeout"] && (!once.Wait || once.Timeout <= 0):
-		err = errors.New("--timeout must be more than 0, and is for --wait")
+		err = errors.New("--timeout needs --wait, and must be more than 0")
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "scheduler: %v\n\n%s", err, usage)

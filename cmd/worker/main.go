@@ -1,5 +1,5 @@
-// Command worker runs the jobs. Any number of them may run.
-// Its settings are in docs/config.example.yaml.
+// Command worker runs jobs. Any number of workers can run. docs/configuration.md
+// describes its settings.
 package main
 
 import (

@@ -9,69 +9,75 @@ import (
 	"time"
 )
 
-// Options say what to measure, and on what.
+// Options are what to measure, and where.
 type Options struct {
-	// API is the program that is run as an api process, cmd/api. It has no default.
+	// API is the path of the program cmd/api. It has no default.
 	API string
 
-	// Case is the only case to run; see [Cases]. Defaults to all.
+	// Case is the only case to run: see [Cases]. Defaults to "", all cases.
 	Case string
 
-	// Database is the URL of a database whose copies are worked on, such as one
-	// with a real Synapse's tables. Its role must be a superuser, and nobody may
-	// be connected to it. Defaults to a new one with Lethe's embedded schema, on
-	// a server of our own.
+	// Database is the URL of a database to copy, such as one with the tables of a
+	// real Synapse. The role must be a superuser, and the database must have no
+	// other connections. Defaults to a new database with Lethe's embedded schema, on
+	// a server that the benchmark starts.
 	Database string
 
-	// Dir is the directory below which our own server keeps its data: on a disk,
-	// so that a commit costs what it costs. Defaults to the system's for
-	// temporary files.
+	// Dir is the directory for the data of that server. It should be on a disk,
+	// because a commit in memory costs nothing. Defaults to the system's directory
+	// for temporary files.
 	Dir string
 
-	// Dump is a file of pg_dump's custom format that is restored into our own
-	// server and used like Database. Defaults to none.
+	// Dump is the path of a file in pg_dump's custom format. The benchmark restores
+	// it on its own server, and uses it like Database. Defaults to "", no file.
 	Dump string
 
-	// Events is how many events the room of the purge has. Defaults to 200,000.
+	// Events is the number of events of the room that is purged. Defaults to
+	// 200,000.
 	Events int
 
-	// Jobs is how many tiny purges there are. Defaults to 2,000.
+	// Jobs is the number of tiny purges. Defaults to 2,000.
 	Jobs int
 
-	// LargeEvents and SmallEvents are the sizes of the rooms that a worker's
-	// memory is compared for. They default to 500,000 and 20,000.
-	LargeEvents, SmallEvents int
+	// LargeEvents is the number of events of the large room for which the memory of
+	// a worker is measured. Defaults to 500,000.
+	LargeEvents int
 
-	// Progress is told what is being done, and what workers warn of. Several may
-	// write at a time, as to an [os.File]. Defaults to nobody.
+	// SmallEvents is the number of events of the small room for which the memory of
+	// a worker is measured. Defaults to 20,000.
+	SmallEvents int
+
+	// Progress gets messages about the progress, and the warnings of the workers. It
+	// must be safe for concurrent use, as an [os.File] is. Defaults to [io.Discard].
 	Progress io.Writer
 
-	// Rooms is how many small rooms are deleted. Defaults to 10,000.
+	// Rooms is the number of small rooms that are deleted. Defaults to 10,000.
 	Rooms int
 
 	// Runs is how often everything is measured. Defaults to 3.
 	Runs int
 
-	// Scheduler is the program that runs beside the workers of a sweep,
-	// cmd/scheduler. It has no default.
+	// Scheduler is the path of the program cmd/scheduler. It has no default.
 	Scheduler string
 
-	// SweepRooms is how many rooms a retention sweep goes through, a tenth of which
-	// has something to purge; at least 100. Defaults to 100,000.
+	// SweepRooms is the number of rooms of a retention sweep. A tenth of them has
+	// expired events. It is at least 100. Defaults to 100,000.
 	SweepRooms int
 
-	// Synapse is the URL of a Synapse that pages are read from too: of the newest
-	// Events of a room. Defaults to none.
+	// Synapse is the URL of a Synapse, whose pages are measured too. Defaults to "",
+	// no Synapse.
 	Synapse string
 
-	// SynapseDatabase is the URL of its database, which is only read, and by an api
-	// of our own too; SynapseToken the access token of a server admin who is in the
-	// room of which the pages are: the largest of the admin's. They have no default
-	// where Synapse is set.
-	SynapseDatabase, SynapseToken string
+	// SynapseDatabase is the URL of the database of that Synapse. It is only read.
+	// It has no default if Synapse is set.
+	SynapseDatabase string
 
-	// Worker is the program that is run as a worker process, cmd/worker. It has
-	// no default.
+	// SynapseToken is the access token of a server admin on that Synapse. The pages
+	// are those of the largest room of the admin. It has no default if Synapse is
+	// set.
+	SynapseToken string
+
+	// Worker is the path of the program cmd/worker. It has no default.
 	Worker string
 }
 
@@ -95,7 +101,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// cases are what there is to measure.
+// cases are the things to measure, in this order.
 var cases = []struct {
 	name    string
 	measure func(context.Context, *rig) ([]Row, error)
@@ -118,14 +124,16 @@ func Cases() []string {
 	return names
 }
 
-// caseTime bounds a case, which takes minutes with the default options.
-const caseTime = 6 * time.Hour
+// caseTimeout is the longest time of a case. With the default options, a case takes
+// minutes.
+const caseTimeout = 6 * time.Hour
 
-// Run measures. When it returns, its servers, databases and processes are gone.
+// Run runs the benchmark. When it returns, its servers, databases and processes are
+// gone.
 func Run(ctx context.Context, options Options) (table Table, err error) {
 	options = options.withDefaults()
 	if options.Case != "" && !slices.Contains(Cases(), options.Case) {
-		return Table{}, fmt.Errorf("there is no case %q, but %s", options.Case, strings.Join(Cases(), ", "))
+		return Table{}, fmt.Errorf("there is no case %q: use one of %s", options.Case, strings.Join(Cases(), ", "))
 	}
 	rig, err := newRig(ctx, options)
 	if err != nil {
@@ -137,7 +145,7 @@ func Run(ctx context.Context, options Options) (table Table, err error) {
 		if options.Case != "" && options.Case != c.name {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(ctx, caseTime)
+		ctx, cancel := context.WithTimeout(ctx, caseTimeout)
 		rows, err := c.measure(ctx, rig)
 		cancel()
 		if err != nil {

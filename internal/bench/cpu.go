@@ -12,15 +12,15 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A meter tells the processor time that those have taken whose work is measured: a
-// process, and the server's processes for a database that have not ended.
+// A meter measures the processor time of a process and of PostgreSQL's processes for
+// one database.
 type meter struct {
-	pid  int
-	conn *pgx.Conn // to another database
-	of   string    // the database
+	pid  int       // of the process
+	conn *pgx.Conn // to another database, so that it does not count
+	of   string    // the name of the database
 }
 
-// total is the time since those that are there began.
+// total returns the processor time that the running processes have used so far.
 func (m meter) total(ctx context.Context) (time.Duration, error) {
 	rows, err := m.conn.Query(ctx, `SELECT pid FROM pg_stat_activity WHERE datname = $1`, m.of)
 	if err != nil {
@@ -41,8 +41,8 @@ func (m meter) total(ctx context.Context) (time.Duration, error) {
 	return total, nil
 }
 
-// processorTime is what the threads of a process have taken, to the nanosecond: small
-// benchmarks are over in less than what getrusage counts in.
+// processorTime returns the processor time of a process. It reads schedstat, which
+// counts nanoseconds: getrusage is too coarse for small benchmarks.
 func processorTime(pid int) (time.Duration, error) {
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil {
@@ -55,7 +55,7 @@ func processorTime(pid int) (time.Duration, error) {
 	for _, thread := range threads {
 		text, err := os.ReadFile(thread)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // it ended
+			continue // the thread has ended
 		}
 		var running int64
 		if err == nil {

@@ -19,16 +19,17 @@ import (
 )
 
 const (
-	// tinyRoom is how many events the rooms of tiny purges have.
+	// tinyRoom is the number of events of the rooms of tiny purges.
 	tinyRoom = 12
 
-	// enqueuers is how many enqueue at a time.
+	// enqueuers is how many goroutines enqueue at once.
 	enqueuers = 16
 )
 
-// measureJobs purges many tiny rooms: how many jobs a second one and two workers
-// do, and how many are accepted, which writes a row and a status for each,
-// compared with enqueueing such tasks into asynq and nothing else.
+// measureJobs purges many tiny rooms. It measures how many jobs per second one worker
+// and two workers complete. It also measures how many jobs per second are accepted,
+// which writes a row and a status for each, compared with only enqueueing such tasks
+// with asynq.
 func measureJobs(ctx context.Context, r *rig) ([]Row, error) {
 	sizes := make([]int, r.options.Jobs)
 	for i := range sizes {
@@ -71,7 +72,7 @@ func measureJobs(ctx context.Context, r *rig) ([]Row, error) {
 	}, nil
 }
 
-// submitAll accepts a purge of each room, and returns how many a second.
+// submitAll accepts a purge of each room. It returns how many it accepted per second.
 func (d database) submitAll(ctx context.Context, rooms []room) (float64, error) {
 	s, err := d.submitter(ctx)
 	if err != nil {
@@ -81,8 +82,8 @@ func (d database) submitAll(ctx context.Context, rooms []room) (float64, error) 
 	return perSecond(len(rooms), func(i int) error { return s.submit(ctx, rooms[i]) })
 }
 
-// enqueueBare enqueues as many tasks as there are jobs, like those that package
-// tasks makes, into a database of Redis where nobody works.
+// enqueueBare enqueues one task for each job, like those of package tasks. It uses a
+// Redis database without workers. It returns how many it enqueued per second.
 func (r *rig) enqueueBare(ctx context.Context) (rate float64, err error) {
 	client, err := redisdb.Open(strings.TrimSuffix(r.redis.URL(), "/0") + "/1")
 	if err != nil {
@@ -103,7 +104,8 @@ func (r *rig) enqueueBare(ctx context.Context) (rate float64, err error) {
 	return rate, errors.Join(err, client.FlushDB(ctx).Err())
 }
 
-// perSecond does something n times, by several at a time.
+// perSecond calls do n times, several calls at once. It returns how many calls there
+// were per second.
 func perSecond(n int, do func(i int) error) (float64, error) {
 	started := time.Now()
 	var group errgroup.Group
@@ -115,8 +117,8 @@ func perSecond(n int, do func(i int) error) (float64, error) {
 	return float64(n) / time.Since(started).Seconds(), err
 }
 
-// workAll has the workers do the jobs that are there, and returns how many they
-// do a second, from when the first one takes one.
+// workAll runs workers until all jobs have ended. It returns how many jobs they
+// completed per second, counted from the start of the first job.
 func (d database) workAll(ctx context.Context, workers int) (float64, error) {
 	err := d.atWork(ctx, d.url(), workers, func(ctx context.Context, _ []*os.Process) error {
 		return d.awaitJobs(ctx, nil)

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// measureMemory purges a small and a large room, each by a worker process of its
-// own, and compares the most memory that these ever had.
+// measureMemory purges a small and a large room, each with a worker process of its
+// own, and compares the peak memory of these processes.
 func measureMemory(ctx context.Context, r *rig) ([]Row, error) {
 	t, err := r.template(ctx, "memory", r.options.LargeEvents, r.options.SmallEvents)
 	if err != nil {
@@ -43,8 +43,8 @@ func measureMemory(ctx context.Context, r *rig) ([]Row, error) {
 	return []Row{compare("memory", "worker's peak, MB", sample(name(0), peaks[0]), sample(name(1), peaks[1]), "≤ 1.2, below 64 MB")}, nil
 }
 
-// peakMemory is the most that a process ever had resident, in MB. It is not the
-// one of getrusage, which counts in what the parent had when it forked.
+// peakMemory returns the peak resident memory of a process, in MB. It does not use
+// getrusage, which includes the memory of the parent process at the fork.
 func peakMemory(pid int) (float64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -59,5 +59,5 @@ func peakMemory(pid int) (float64, error) {
 			return kilobytes * 1024 / 1e6, nil
 		}
 	}
-	return 0, errors.New("read a process's memory: its status does not tell the peak")
+	return 0, errors.New("read a process's memory: its status has no VmHWM")
 }

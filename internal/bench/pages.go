@@ -20,39 +20,44 @@ import (
 
 	"lethe/internal/matrix"
 	"lethe/internal/roomgen"
+	"lethe/internal/wait"
 )
 
 const (
-	// pageEvents is how many events a page has, and pageClients how many clients
-	// read pages at a time, each one after the other.
-	pageEvents  = 100
+	// pageEvents is the number of events of a page.
+	pageEvents = 100
+
+	// pageClients is the number of clients that read at the same time, each one page
+	// after the other.
 	pageClients = 4
 
-	// leastPages is how many pages each of them reads at least.
-	leastPages = 25
+	// minPages is the smallest number of pages that each client reads.
+	minPages = 25
 
-	// pageEvery is how often a page is asked for beside a purge, by the clock, and
-	// mostAtOnce how many are at most: a machine that cannot keep up is to be slow, but
-	// not to break down.
-	pageEvery  = 20 * time.Millisecond
-	mostAtOnce = 32
+	// pageEvery is the interval at which pages are requested during a purge.
+	pageEvery = 20 * time.Millisecond
 
-	// pageTime bounds a page.
-	pageTime = time.Minute
+	// maxReaders is the largest number of pages that are requested at once during a
+	// purge. It keeps a slow machine from breaking down.
+	maxReaders = 32
 
-	// largestPage bounds the bytes of one.
-	largestPage = 64 << 20
+	// pageTimeout is the longest time of a page.
+	pageTimeout = time.Minute
+
+	// maxPageSize is the size of the largest page, in bytes.
+	maxPageSize = 64 << 20
 )
 
-// A pager reads a page backwards from a place, and returns where the next one
-// begins; false if there is none.
+// A pager reads a page backwards from a place. It returns where the next page begins,
+// and whether there is one.
 type pager func(ctx context.Context, at matrix.Token) (next matrix.Token, more bool, err error)
 
-// A pace is how fast pages were read: per second, and per second of processors.
+// A pace is how fast pages were read: per second, and per second of processor time.
 type pace struct{ perSecond, perProcessor float64 }
 
-// measurePages reads pages of a room by the API, as a server admin and as a member,
-// and by one bare query each; and again while the room is purged.
+// measurePages reads the pages of a room through the API, as a server admin and as a
+// member, and with one bare query for each page. Then it reads them again while the
+// room is purged.
 func measurePages(ctx context.Context, r *rig) ([]Row, error) {
 	t, err := r.template(ctx, "purge", r.options.Events)
 	if err != nil {
@@ -110,8 +115,8 @@ func measurePages(ctx context.Context, r *rig) ([]Row, error) {
 	return append(rows, synapse...), err
 }
 
-// pagesByEachWay reads pages by the API as an admin and as a member, and by the bare
-// query.
+// pagesByEachWay reads pages through the API, as an admin and as a member, and with
+// the bare query.
 func (d database) pagesByEachWay(ctx context.Context, of room) (map[string]pace, error) {
 	paces := map[string]pace{}
 	err := d.rig.query(ctx, "postgres", func(conn *pgx.Conn) error {
@@ -147,13 +152,13 @@ func (d database) pagesByEachWay(ctx context.Context, of room) (map[string]pace,
 	return paces, err
 }
 
-// The access tokens of those who read.
+// The access tokens of the readers.
 const (
 	adminToken  = "bench-admin"
 	memberToken = "bench-member"
 )
 
-// makeReaders makes an admin, and gives a local member of the room an access token.
+// makeReaders creates an admin, and an access token for a local member of the room.
 func (d database) makeReaders(ctx context.Context, of room) error {
 	return d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
 		var user string
@@ -168,8 +173,8 @@ func (d database) makeReaders(ctx context.Context, of room) error {
 	})
 }
 
-// places returns where each client begins to read: spread evenly over the newest
-// events of the room, as many as are given.
+// places returns the place where each client begins to read. The places are spread
+// evenly over the newest events of the room; newest is their number.
 func (d database) places(ctx context.Context, of room, newest int64) (places []matrix.Token, err error) {
 	err = d.rig.query(ctx, d.name, func(conn *pgx.Conn) (err error) {
 		places, err = placesIn(ctx, conn, of.id, newest)
@@ -192,12 +197,12 @@ func placesIn(ctx context.Context, conn *pgx.Conn, room string, newest int64) (p
 	return places, nil
 }
 
-// readAll reads about all of a room, a part by each client, after some pages that do
-// not count: by these statements are prepared. Without a meter no time of processors is
-// told.
+// readAll reads about all pages of a room, each client a part of them. Some pages
+// before that do not count, so that all statements are prepared. Without a meter the
+// pace has no processor time.
 func readAll(ctx context.Context, places []matrix.Token, events int, page pager, m *meter) (pace, error) {
-	pages := max(events/pageEvents/pageClients, leastPages)
-	if err := readPart(ctx, places, leastPages, page); err != nil {
+	pages := max(events/pageEvents/pageClients, minPages)
+	if err := readPart(ctx, places, minPages, page); err != nil {
 		return pace{}, err
 	}
 	var before, after time.Duration
@@ -223,8 +228,8 @@ func readAll(ctx context.Context, places []matrix.Token, events int, page pager,
 	return read, nil
 }
 
-// readPart reads so many pages by each client at once, one after the other. A client
-// that comes to the room's begin begins again.
+// readPart reads pages: each client reads this many, one after the other. A client
+// that reaches the beginning of the room starts again from its place.
 func readPart(ctx context.Context, places []matrix.Token, pages int, page pager) error {
 	clients, ctx := errgroup.WithContext(ctx)
 	for _, place := range places {
@@ -245,7 +250,7 @@ func readPart(ctx context.Context, places []matrix.Token, pages int, page pager)
 	return clients.Wait()
 }
 
-// barePager reads pages by a query that does no more than to read their events.
+// barePager reads pages with a query that only reads the events.
 func barePager(pool *pgxpool.Pool, room string) pager {
 	return func(ctx context.Context, at matrix.Token) (next matrix.Token, more bool, err error) {
 		rows, err := pool.Query(ctx, `
@@ -277,11 +282,11 @@ func memberPages(room string) string {
 	return "/_matrix/client/v3/rooms/" + url.PathEscape(room) + "/messages"
 }
 
-// httpPager reads pages from an endpoint, and looks only for where they end. The
-// connections are kept.
+// httpPager reads pages from an endpoint. Of a page it parses only where the page
+// ends. It keeps its connections open.
 func httpPager(endpoint, token string) pager {
 	transport := &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: 10 * time.Second, DisableCompression: true}
-	client := &http.Client{Transport: transport, Timeout: pageTime}
+	client := &http.Client{Transport: transport, Timeout: pageTimeout}
 	return func(ctx context.Context, at matrix.Token) (next matrix.Token, more bool, err error) {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet,
 			fmt.Sprintf("%s?dir=b&limit=%d&from=%s", endpoint, pageEvents, at), http.NoBody)
@@ -293,13 +298,13 @@ func httpPager(endpoint, token string) pager {
 		if err != nil {
 			return next, false, err
 		}
-		body, err := io.ReadAll(io.LimitReader(response.Body, largestPage))
-		_ = response.Body.Close() // it was read
+		body, err := io.ReadAll(io.LimitReader(response.Body, maxPageSize))
+		_ = response.Body.Close() // it has been read
 		switch {
 		case err != nil:
 			return next, false, fmt.Errorf("read a page: %w", err)
 		case response.StatusCode == http.StatusServiceUnavailable, response.StatusCode == http.StatusGatewayTimeout:
-			return next, false, errTurnedAway
+			return next, false, errBusy
 		case response.StatusCode != http.StatusOK:
 			return next, false, fmt.Errorf("a page was refused with status %d", response.StatusCode)
 		}
@@ -308,14 +313,14 @@ func httpPager(endpoint, token string) pager {
 }
 
 var (
-	errNoPage = errors.New("what came is not a page")
+	errNoPage = errors.New("the response is not a page")
 
-	// errTurnedAway is for a reader who waited for so long that it was told to come
-	// again.
-	errTurnedAway = errors.New("a reader was turned away")
+	// errBusy is returned for a reader that waited too long, and was told to try again.
+	errBusy = errors.New("the room is busy")
 )
 
-// endOf finds where a page ends, which is the last of its keys but state.
+// endOf returns where a page ends. The key "end" is the last key of a page, except for
+// state.
 func endOf(body []byte) (next matrix.Token, more bool, err error) {
 	const key = `"end":`
 	i := bytes.LastIndex(body, []byte(key))
@@ -340,9 +345,10 @@ func endOf(body []byte) (next matrix.Token, more bool, err error) {
 	return next, more, err
 }
 
-// pagesBesidePurge returns how long pages of a room's newest tenth take a member, in
-// milliseconds: first while nothing else happens, then while the rest of the room is
-// purged; and the times between the commits of that purge.
+// pagesBesidePurge returns how long a member waits for pages of the newest tenth of a
+// room, in milliseconds: before, while nothing else happens, and beside, while the
+// rest of the room is purged. The gaps are the times between the commits of that
+// purge.
 func (d database) pagesBesidePurge(ctx context.Context, of room) (before, beside, gaps []float64, err error) {
 	places, err := d.places(ctx, of, of.events/10)
 	if err != nil {
@@ -350,11 +356,11 @@ func (d database) pagesBesidePurge(ctx context.Context, of room) (before, beside
 	}
 	err = d.rig.serving(ctx, d.url(), func(ctx context.Context, base string, _ *os.Process) (err error) {
 		page := httpPager(base+memberPages(of.id), memberToken)
-		if err := readPart(ctx, places, leastPages, page); err != nil {
+		if err := readPart(ctx, places, minPages, page); err != nil {
 			return err
 		}
 		over := make(chan struct{})
-		pages := max(min(int(of.events)/100, 500), leastPages)
+		pages := max(min(int(of.events)/100, 500), minPages)
 		if before, err = pagesByTheClock(ctx, places, page, over, pages); err != nil {
 			return err
 		}
@@ -375,30 +381,28 @@ func (d database) pagesBesidePurge(ctx context.Context, of room) (before, beside
 	return before, beside, gaps, err
 }
 
-// pagesByTheClock asks for a page every now and then, whether or not those before
-// have come, until it is over or there were enough. It returns how long each took, also
-// to be turned away.
+// pagesByTheClock requests a page at each interval, without waiting for the pages
+// before it, until over is closed or enough pages have begun. It returns how long each
+// page took, in milliseconds, including the pages that were refused.
 func pagesByTheClock(ctx context.Context, places []matrix.Token, page pager, over <-chan struct{}, enough int) ([]float64, error) {
 	var mu sync.Mutex
 	var times []float64
 	readers, ctx := errgroup.WithContext(ctx)
-	readers.SetLimit(mostAtOnce)
-	ticker := time.NewTicker(pageEvery)
-	defer ticker.Stop()
-	var err error
-asking:
-	for i := 0; i < enough; i++ {
+	readers.SetLimit(maxReaders)
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	begun := 0
+	wait.Every(reading, pageEvery, func(context.Context) {
 		select {
 		case <-over:
-			break asking
-		case <-ctx.Done():
-			err = ctx.Err()
-			break asking
-		case <-ticker.C:
+			stop()
+			return
+		default:
 		}
+		at := places[begun%len(places)]
 		readers.Go(func() error {
 			started := time.Now()
-			if _, _, err := page(ctx, places[i%len(places)]); err != nil && !errors.Is(err, errTurnedAway) {
+			if _, _, err := page(ctx, at); err != nil && !errors.Is(err, errBusy) {
 				return err
 			}
 			took := milliseconds(time.Since(started))
@@ -407,9 +411,12 @@ asking:
 			times = append(times, took)
 			return nil
 		})
-	}
-	err = errors.Join(readers.Wait(), err)
-	return times, err
+		if begun++; begun >= enough {
+			stop()
+		}
+	})
+	ended := ctx.Err() // before Wait, which ends ctx
+	return times, errors.Join(readers.Wait(), ended)
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -8,9 +8,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// plainPurge is a history purge of room $1 to depth $2, local events too, as one
-// who knows the schema would write it: set-based, in one transaction. It leaves
-// what Lethe's purge leaves.
+// plainPurge purges the history of room $1 up to depth $2, local events included. It
+// is what an expert in the schema would write: set-based, in one transaction. It
+// leaves the same rows as Lethe's purge.
 var plainPurge = []string{
 	`CREATE TEMPORARY TABLE gone (
 		event_id        text    NOT NULL PRIMARY KEY,
@@ -23,7 +23,7 @@ var plainPurge = []string{
 	WHERE e.room_id = $1 AND e.topological_ordering < $2 AND (NOT e.outlier OR s.event_id IS NULL)`,
 	`ANALYZE gone`,
 
-	// Where the room's history will end.
+	// The new end of the room's history.
 	`CREATE TEMPORARY TABLE ends ON COMMIT DROP AS
 	SELECT DISTINCT g.prev_event_id AS event_id
 	FROM event_edges g JOIN events e ON e.event_id = g.event_id
@@ -36,7 +36,7 @@ var plainPurge = []string{
 		  AND NOT EXISTS (SELECT FROM gone n WHERE n.event_id = g.event_id))`,
 	`INSERT INTO event_backward_extremities (event_id, room_id) SELECT event_id, $1 FROM ends ON CONFLICT DO NOTHING`,
 
-	// Unread counts, before what they count goes.
+	// Unread counts, before the events that they count are deleted.
 	`UPDATE event_push_summary y
 	SET notif_count = greatest(y.notif_count - c.notif, 0), unread_count = greatest(coalesce(y.unread_count, 0) - c.unread, 0)
 	FROM (
@@ -76,8 +76,8 @@ var plainPurge = []string{
 		WHERE x.room_id = $1), 0)
 	WHERE room_id = $1`,
 
-	// The state groups that nothing uses any more, and those beside them that
-	// only these kept.
+	// The state groups that no event uses any more, and the state groups that were
+	// only kept by these.
 	`CREATE TEMPORARY TABLE unused (state_group bigint NOT NULL PRIMARY KEY) ON COMMIT DROP`,
 	`WITH RECURSIVE reached (state_group) AS (
 		SELECT l.state_group FROM lost l
@@ -94,7 +94,8 @@ var plainPurge = []string{
 	INSERT INTO unused SELECT r.state_group FROM reached r JOIN state_groups g ON g.id = r.state_group AND g.room_id = $1`,
 	`ANALYZE unused`,
 
-	// Those that stay and were a difference to one that goes are written in full.
+	// A remaining state group that was stored as a difference to a deleted one is
+	// stored in full.
 	`CREATE TEMPORARY TABLE full_state (state_group bigint, type text, state_key text, event_id text) ON COMMIT DROP`,
 	`WITH RECURSIVE chain (root, state_group) AS (
 		SELECT e.state_group, e.state_group
@@ -116,9 +117,10 @@ var plainPurge = []string{
 	`DELETE FROM state_groups t USING unused d WHERE t.id = d.state_group`,
 }
 
-// purgePlainly purges a room by plain SQL in one transaction. Without triggers
-// nothing checks a reference: that is the floor, what the deletes alone cost. As
-// nothing cascades then either, the rows that would go by that are deleted too.
+// purgePlainly purges a room with plain SQL in one transaction. Without triggers,
+// PostgreSQL checks no references: this is the floor, the cost of the deletes alone.
+// PostgreSQL does not cascade deletes then either, so purgePlainly deletes those rows
+// itself.
 func purgePlainly(ctx context.Context, url, room string, depth int64, triggers bool) error {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
@@ -152,8 +154,8 @@ func purgePlainly(ctx context.Context, url, room string, depth int64, triggers b
 	return nil
 }
 
-// cascades returns a statement for each foreign key that would delete the rows
-// of deleted events.
+// cascades returns a statement for each foreign key that would delete rows together
+// with their event.
 func cascades(ctx context.Context, conn *pgx.Conn) ([]string, error) {
 	rows, err := conn.Query(ctx, `
 		SELECT format('DELETE FROM %s t USING gone g WHERE g.deletable AND t.%I = g.%I', c.conrelid::regclass, a.attname, k.attname)

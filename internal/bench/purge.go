@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A way is one in which a room can be purged.
+// A way is one way to purge a room.
 type way struct {
 	name  string
 	purge func(ctx context.Context, d database, r room) (took time.Duration, err error)
@@ -36,8 +36,8 @@ var ways = []way{
 	}},
 }
 
-// measurePurge purges nine tenths of a room in every way: how long that takes,
-// and how much write-ahead log each deleted event costs.
+// measurePurge purges nine tenths of a room in every way. It measures how long that
+// takes, and how much write-ahead log there is for each deleted event.
 func measurePurge(ctx context.Context, r *rig) ([]Row, error) {
 	t, err := r.template(ctx, "purge", r.options.Events)
 	if err != nil {
@@ -65,7 +65,7 @@ func measurePurge(ctx context.Context, r *rig) ([]Row, error) {
 					left = after.events
 				}
 				if after.events != left || left >= before.events {
-					return fmt.Errorf("of %d events %d are left, and the first way left %d", before.events, after.events, left)
+					return fmt.Errorf("%d of %d events are left, but the first way left %d", after.events, before.events, left)
 				}
 				seconds[w.name] = append(seconds[w.name], took.Seconds())
 				wal[w.name] = append(wal[w.name], float64(after.wal-before.wal)/float64(before.events-left))
@@ -86,8 +86,8 @@ func measurePurge(ctx context.Context, r *rig) ([]Row, error) {
 	}, nil
 }
 
-// purgeByJob purges a room by a worker of a role, and fails if the role does not
-// get the way of checking references that is to be measured.
+// purgeByJob purges a room with a worker, as the role of the URL. It fails if the worker
+// does not check references in the way that is measured.
 func (d database) purgeByJob(ctx context.Context, url string, setWise bool, r room) (time.Duration, error) {
 	db, err := postgres.Open(ctx, url, postgres.Options{})
 	if err != nil {
@@ -99,7 +99,7 @@ func (d database) purgeByJob(ctx context.Context, url string, setWise bool, r ro
 	case err != nil:
 		return 0, err
 	case setWise != (catalog.RowWise() == ""):
-		return 0, fmt.Errorf("the role goes another way: %q", catalog.RowWise())
+		return 0, fmt.Errorf("the worker checks references in the other way: %q", catalog.RowWise())
 	}
 	if err := d.purge(ctx, url, r); err != nil {
 		return 0, err
@@ -111,10 +111,10 @@ func (d database) purgeByJob(ctx context.Context, url string, setWise bool, r ro
 	return time.Duration(seconds * float64(time.Second)), err
 }
 
-// A survey is where a database is at a moment.
+// A survey is the state of a database at a moment.
 type survey struct {
-	events int64 // of the room
-	wal    int64 // bytes ever written
+	events int64 // events of the room
+	wal    int64 // bytes of write-ahead log that were ever written
 }
 
 func (d database) survey(ctx context.Context, room string) (survey, error) {

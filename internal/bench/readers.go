@@ -10,14 +10,15 @@ import (
 
 	"lethe/internal/lock"
 	"lethe/internal/redisdb"
+	"lethe/internal/wait"
 )
 
-// readerEvery is how often a reader comes. They come by the clock and not one
-// after the other: one that waited would keep the others from being counted.
+// readerEvery is the interval at which readers start. They do not wait for each
+// other: otherwise one long wait would hide the waits of the readers after it.
 const readerEvery = 10 * time.Millisecond
 
-// measureReaders purges a room while readers come and go, and compares their
-// wait for the room's lock with the time from one batch's commit to the next.
+// measureReaders purges a room while readers take the room's lock. It compares their
+// wait with the time from one batch's commit to the next.
 func measureReaders(ctx context.Context, r *rig) ([]Row, error) {
 	t, err := r.template(ctx, "purge", r.options.Events)
 	if err != nil {
@@ -61,28 +62,21 @@ func (d database) readBesidePurge(ctx context.Context, r room) (waits, gaps []fl
 		if err != nil {
 			return err
 		}
-		wait := milliseconds(time.Since(started))
+		waited := milliseconds(time.Since(started))
 		mu.Lock()
-		waits = append(waits, wait)
+		waits = append(waits, waited)
 		mu.Unlock()
 		return lease.Release(ctx)
 	}
 	err = d.atWork(ctx, d.url(), 1, func(ctx context.Context, _ []*os.Process) error {
 		readers, ctx := errgroup.WithContext(ctx)
-		over := make(chan struct{})
+		reading, stop := context.WithCancel(ctx)
+		defer stop()
 		readers.Go(func() error {
-			ticker := time.NewTicker(readerEvery)
-			defer ticker.Stop()
-			for {
-				select {
-				case <-over:
-					return nil
-				case <-ctx.Done():
-					return ctx.Err()
-				case <-ticker.C:
-					readers.Go(func() error { return read(ctx) })
-				}
-			}
+			wait.Every(reading, readerEvery, func(context.Context) {
+				readers.Go(func() error { return read(ctx) })
+			})
+			return nil
 		})
 		var last time.Time
 		purged := d.purgeAtWork(ctx, r, func(commit time.Time) {
@@ -91,7 +85,7 @@ func (d database) readBesidePurge(ctx context.Context, r room) (waits, gaps []fl
 			}
 			last = commit
 		})
-		close(over)
+		stop()
 		if err := readers.Wait(); purged == nil {
 			return err
 		}

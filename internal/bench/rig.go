@@ -19,32 +19,32 @@ import (
 )
 
 const (
-	// serverName is the homeserver that the made rooms are on.
+	// serverName is the name of the homeserver of the generated rooms.
 	serverName = "bench.test"
 
 	// sharedBuffers is a quarter of the memory of a small server, as PostgreSQL's
-	// manual advises. In the 128 MB that are its default a large room's indexes have
-	// no place, and what is measured is how pages come and go.
+	// manual recommends. The indexes of a large room do not fit into the default of
+	// 128 MB, and the benchmark would then mainly measure reads from the disk.
 	sharedBuffers = "1GB"
 
-	// cleanUpTime bounds the removal of what was made.
-	cleanUpTime = time.Minute
+	// cleanUpTimeout is the longest time for removing what was created.
+	cleanUpTimeout = time.Minute
 )
 
-// A rig is the servers that a benchmark runs on, and what it made there.
+// A rig is the servers of a benchmark, and what the benchmark has created on them.
 type rig struct {
 	options Options
-	schema  string // whose tables
-	version string // PostgreSQL's
+	schema  string // describes the tables, for the result
+	version string // of PostgreSQL
 
-	server *url.URL // of PostgreSQL, as a superuser
-	source string   // the database that templates are copies of
-	plain  *url.Userinfo
+	server *url.URL      // of PostgreSQL, as a superuser
+	source string        // the database that templates are copies of
+	plain  *url.Userinfo // of a role that is not a superuser
 	redis  *devstack.Redis
 
-	keyFile string // of the key that the workers sign with
+	keyFile string // path of the workers' signing key
 
-	prefix    string // of all names
+	prefix    string // of the names of databases and roles
 	templates map[string]template
 	closers   []func(context.Context) error // called last to first
 }
@@ -55,13 +55,14 @@ type template struct {
 	rooms []room
 }
 
-// A room is a generated one. At depth nine tenths of its events are below.
+// A room is a generated room.
 type room struct {
 	id     string
 	events int64
-	depth  int64
+	depth  int64 // nine tenths of the events have a smaller depth
 }
 
+// newRig starts the servers. The caller closes the rig.
 func newRig(ctx context.Context, options Options) (r *rig, err error) {
 	r = &rig{options: options, prefix: "lethe_bench_" + strings.ToLower(rand.Text()[:8]), templates: map[string]template{}}
 	if err = r.start(ctx); err != nil {
@@ -71,9 +72,9 @@ func newRig(ctx context.Context, options Options) (r *rig, err error) {
 	return r, nil
 }
 
-// close removes what was made, and adds to *err what could not be.
+// close removes everything that was created, and adds errors to *err.
 func (r *rig) close(ctx context.Context, err *error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
 	for i := len(r.closers) - 1; i >= 0; i-- {
 		*err = errors.Join(*err, r.closers[i](ctx))
@@ -101,7 +102,7 @@ func (r *rig) start(ctx context.Context) (err error) {
 	}
 	switch {
 	case r.options.Database != "" && r.options.Dump != "":
-		return errors.New("give a database or a dump, not both")
+		return errors.New("set a database or a dump, not both")
 	case r.options.Database != "":
 		err = r.useDatabase()
 	default:
@@ -113,8 +114,8 @@ func (r *rig) start(ctx context.Context) (err error) {
 	return r.makeRole(ctx)
 }
 
-// makeKey makes a signing key of our own. Rooms with members of other servers are
-// not shut down without.
+// makeKey creates a signing key. Without a key, rooms that have members on other
+// servers are not shut down.
 func (r *rig) makeKey() error {
 	file, err := os.CreateTemp("", "lethe-bench-*.signing.key")
 	if err != nil {
@@ -132,7 +133,7 @@ func (r *rig) makeKey() error {
 func (r *rig) useDatabase() (err error) {
 	r.server, err = url.Parse(r.options.Database)
 	if err != nil || r.server.Host == "" {
-		return errors.New("the database must be given as postgres://user:password@host/database") // no word of what it holds
+		return errors.New("the database must be given as postgres://user:password@host/database") // without the URL, which may have a password
 	}
 	r.source = strings.TrimPrefix(r.server.Path, "/")
 	r.schema = "copies of the database " + r.source
@@ -140,13 +141,13 @@ func (r *rig) useDatabase() (err error) {
 }
 
 func (r *rig) startPostgres(ctx context.Context) error {
-	// devstack's own choice may be in memory, where a commit costs nothing.
+	// The default directory of devstack may be in memory, where a commit costs nothing.
 	dir, err := os.MkdirTemp(r.options.Dir, "lethe-bench-")
 	if err != nil {
 		return fmt.Errorf("make a directory for PostgreSQL: %w", err)
 	}
 	r.closers = append(r.closers, func(context.Context) error { return os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { // the server's user may be another
+	if err := os.Chmod(dir, 0o755); err != nil { // the server may run as another user
 		return fmt.Errorf("make a directory for PostgreSQL: %w", err)
 	}
 	postgres, err := devstack.StartPostgres(ctx, devstack.PostgresOptions{Dir: dir + "/postgres", Durable: true, SharedBuffers: sharedBuffers})
@@ -157,7 +158,7 @@ func (r *rig) startPostgres(ctx context.Context) error {
 	if r.server, err = url.Parse(postgres.URL("postgres")); err != nil {
 		return err
 	}
-	// Whatever vacuums meanwhile is counted for one side alone.
+	// A vacuum would slow down only one of the two sides.
 	for _, sql := range []string{`ALTER SYSTEM SET autovacuum = off`, `SELECT pg_reload_conf()`} {
 		if err := r.exec(ctx, "postgres", sql); err != nil {
 			return err
@@ -175,8 +176,8 @@ func (r *rig) startPostgres(ctx context.Context) error {
 	return migrate.UpEmbedded(ctx, r.url(r.source))
 }
 
-// makeRole makes a role that may read and write every table, but not turn
-// triggers off.
+// makeRole creates a role that can read and write every table, but cannot disable
+// triggers.
 func (r *rig) makeRole(ctx context.Context) error {
 	password := rand.Text()
 	if err := r.exec(ctx, "postgres", "CREATE ROLE "+r.prefix+" LOGIN PASSWORD '"+password+"'"); err != nil {
@@ -190,11 +191,11 @@ func (r *rig) makeRole(ctx context.Context) error {
 	})
 }
 
-// template returns a database with rooms of these sizes, which it makes when it
-// is first asked for.
+// template returns a database with rooms of these sizes. The first call with a label
+// creates it.
 func (r *rig) template(ctx context.Context, label string, sizes ...int) (template, error) {
 	return r.templateOf(ctx, label, func(ctx context.Context, tx pgx.Tx) (rooms []room, err error) {
-		r.say("making %d rooms for %s, the largest of %d events", len(sizes), label, sizes[0])
+		r.say("creating %d rooms for %s, the first with %d events", len(sizes), label, sizes[0])
 		for i, size := range sizes {
 			room, err := makeRoom(ctx, tx, uint64(i+1), size)
 			if err != nil {
@@ -206,15 +207,15 @@ func (r *rig) template(ctx context.Context, label string, sizes ...int) (templat
 	})
 }
 
-// templateOf returns a database with the rooms that make makes when it is first
-// asked for.
+// templateOf returns a database with the rooms that make creates. The first call with
+// a label creates it.
 func (r *rig) templateOf(ctx context.Context, label string, make func(context.Context, pgx.Tx) ([]room, error)) (template, error) {
 	if t, ok := r.templates[label]; ok {
 		return t, nil
 	}
 	t := template{name: r.prefix + "_" + label}
 	fail := func(err error) (template, error) {
-		return template{}, fmt.Errorf("make the rooms for %s: %w", label, err)
+		return template{}, fmt.Errorf("create the rooms for %s: %w", label, err)
 	}
 	r.closers = append(r.closers, func(ctx context.Context) error { return r.dropDatabase(ctx, t.name) })
 	if err := r.copyDatabase(ctx, t.name, r.source); err != nil {
@@ -248,6 +249,7 @@ func (r *rig) templateOf(ctx context.Context, label string, make func(context.Co
 	return t, nil
 }
 
+// makeRoom generates a room of about this many events.
 func makeRoom(ctx context.Context, tx pgx.Tx, seed uint64, size int) (room, error) {
 	made, err := roomgen.Generate(ctx, tx, roomgen.Room{
 		Server: serverName, Seed: seed, Events: size, LocalMembers: max(1, min(12, size/100)), RemoteMembers: max(1, min(12, size/100)),
@@ -262,19 +264,19 @@ func makeRoom(ctx context.Context, tx pgx.Tx, seed uint64, size int) (room, erro
 	return r, err
 }
 
-// onCopy runs do on a new copy of a template, which is dropped afterwards.
+// onCopy runs do on a new copy of a template, and drops the copy.
 func (r *rig) onCopy(ctx context.Context, t template, do func(database) error) (err error) {
 	d := database{rig: r, name: r.prefix + "_copy"}
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTime)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 		defer cancel()
 		err = errors.Join(err, r.dropDatabase(ctx, d.name))
 	}()
 	if err := r.copyDatabase(ctx, d.name, t.name); err != nil {
 		return err
 	}
-	// So that nobody pays for the pages that the copying left to be written, and
-	// each page is logged in full by whoever changes it first.
+	// Without a checkpoint, do would also write the pages of the copy. After one, the
+	// first change of each page logs the page in full, for both sides alike.
 	if err := r.exec(ctx, d.name, `CHECKPOINT`); err != nil {
 		return err
 	}
@@ -289,7 +291,7 @@ func (r *rig) dropDatabase(ctx context.Context, name string) error {
 	return r.exec(ctx, "postgres", "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)")
 }
 
-// url is that of a database, as the superuser.
+// url returns the URL of a database, as the superuser.
 func (r *rig) url(database string) string {
 	u := *r.server
 	u.Path = "/" + database
@@ -304,6 +306,7 @@ func (r *rig) exec(ctx context.Context, database, sql string) error {
 	})
 }
 
+// query runs do on a connection of its own.
 func (r *rig) query(ctx context.Context, database string, do func(*pgx.Conn) error) error {
 	conn, err := pgx.Connect(ctx, r.url(database))
 	if err != nil {
@@ -316,6 +319,7 @@ func (r *rig) query(ctx context.Context, database string, do func(*pgx.Conn) err
 	return nil
 }
 
+// say reports progress.
 func (r *rig) say(format string, args ...any) {
-	_, _ = fmt.Fprintf(r.options.Progress, "bench: "+format+"\n", args...) // nobody misses it
+	_, _ = fmt.Fprintf(r.options.Progress, "bench: "+format+"\n", args...) // progress may be lost
 }

@@ -13,12 +13,11 @@ import (
 	"lethe/internal/tasks"
 )
 
-// smallRoom is how many events each of many rooms has.
+// smallRoom is the number of events of each small room.
 const smallRoom = 20
 
-// deletePlainly deletes all that the database has of room $1, as one who knows the
-// schema would write it: set-based, in one transaction, each table before those
-// that it references. The tables that are known by events alone come first.
+// These are the tables of a room, each before the tables that it references. The
+// tables of the first list have no room_id, and are found by the room's events.
 var (
 	plainByEvent = []string{
 		"event_auth", "event_edges", "event_json", "event_push_actions_staging", "event_relations",
@@ -39,15 +38,16 @@ var (
 	}
 )
 
-// Without triggers nothing checks a reference, and nothing cascades: that is the
-// floor, what the deletes alone cost.
+// deletePlainly deletes everything of a room with plain SQL, as an expert in the schema
+// would write it: set-based, in one transaction. Without triggers, PostgreSQL checks no
+// references and does not cascade: this is the floor, the cost of the deletes alone.
 func (d database) deletePlainly(ctx context.Context, room string, triggers bool) error {
 	err := d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			var there []string
+			var existing []string
 			if err := tx.QueryRow(ctx, `
 				SELECT array_agg(name) FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NOT NULL`,
-				slices.Concat(plainByEvent, plainByRoom, []string{"event_txn_id_device_id"})).Scan(&there); err != nil {
+				slices.Concat(plainByEvent, plainByRoom, []string{"event_txn_id_device_id"})).Scan(&existing); err != nil {
 				return err
 			}
 			statements := []string{
@@ -62,12 +62,12 @@ func (d database) deletePlainly(ctx context.Context, room string, triggers bool)
 				tables = append(slices.Clone(tables), "event_txn_id_device_id")
 			}
 			for _, table := range tables {
-				if slices.Contains(there, table) {
+				if slices.Contains(existing, table) {
 					statements = append(statements, `DELETE FROM `+table+` t USING gone g WHERE t.event_id = g.event_id`)
 				}
 			}
 			for _, table := range plainByRoom {
-				if slices.Contains(there, table) {
+				if slices.Contains(existing, table) {
 					statements = append(statements, `DELETE FROM `+table+` WHERE room_id = $1`)
 				}
 			}
@@ -81,7 +81,8 @@ func (d database) deletePlainly(ctx context.Context, room string, triggers bool)
 				if strings.Contains(sql, "$1") {
 					args = []any{room}
 				}
-				// With arguments CREATE TABLE AS needs them written into the text.
+				// CREATE TABLE AS takes no parameters: this mode writes the arguments into
+				// the text.
 				if _, err := tx.Exec(ctx, sql, append([]any{pgx.QueryExecModeExec}, args...)...); err != nil {
 					return fmt.Errorf("%w\n%s", err, sql)
 				}
@@ -95,9 +96,9 @@ func (d database) deletePlainly(ctx context.Context, room string, triggers bool)
 	return nil
 }
 
-// measureRooms deletes a large room, its users removed first, and compares that
-// with the same deletes as plain SQL; and many small rooms by one and by two
-// workers.
+// measureRooms removes the users of a large room and deletes it, and compares that
+// with the same deletes as plain SQL. It also deletes many small rooms, with one worker
+// and with two.
 func measureRooms(ctx context.Context, r *rig) ([]Row, error) {
 	large, err := r.template(ctx, "purge", r.options.Events)
 	if err != nil {
@@ -161,8 +162,9 @@ func (s submitter) submitDelete(ctx context.Context, r room) error {
 	return err
 }
 
-// deleteByJob deletes a room by a job, and returns the seconds from its acceptance
-// to its end, while a worker is there. What is left of the room is an error.
+// deleteByJob deletes a room with a job. It returns the seconds from the acceptance of
+// the job to its end; a worker runs before that. It fails if something of the room is
+// left.
 func (d database) deleteByJob(ctx context.Context, r room) (seconds float64, err error) {
 	err = d.atWork(ctx, d.url(), 1, func(ctx context.Context, _ []*os.Process) error {
 		s, err := d.submitter(ctx)
@@ -191,7 +193,8 @@ func (d database) deleteByJob(ctx context.Context, r room) (seconds float64, err
 	return seconds, err
 }
 
-// deleteAll deletes the rooms, and returns how many the workers do a second.
+// deleteAll deletes the rooms. It returns how many rooms the workers deleted per
+// second.
 func (d database) deleteAll(ctx context.Context, rooms []room, workers int) (float64, error) {
 	s, err := d.submitter(ctx)
 	if err != nil {

@@ -14,16 +14,16 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// listenTime bounds how long an api process takes to listen.
-const listenTime = 30 * time.Second
+// listenTimeout is how long an api may take until it listens.
+const listenTimeout = 30 * time.Second
 
-// serving runs do while an api process serves a database, with where it does.
+// serving runs do while an api serves a database. It passes the base URL of the api.
 func (r *rig) serving(ctx context.Context, database string, do func(ctx context.Context, base string, api *os.Process) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	working, stop := context.WithCancel(ctx)
 	defer stop()
 	cmd := r.program(working, r.options.API, database)
-	// It logs each request, as it does anywhere.
+	// The api logs each request, as it does in production.
 	cmd.Env = append(cmd.Env, "LETHE_API_LISTEN=127.0.0.1:0", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=info")
 	log, err := cmd.StderrPipe()
 	if err == nil {
@@ -37,13 +37,13 @@ func (r *rig) serving(ctx context.Context, database string, do func(ctx context.
 		r.readLog(log, listening)
 		err := cmd.Wait()
 		if working.Err() == nil {
-			return fmt.Errorf("the api ended by itself: %w", errors.Join(err, errWorker))
+			return fmt.Errorf("the api has ended: %w", errors.Join(err, errEnded))
 		}
 		return nil
 	})
 	group.Go(func() error {
 		defer stop()
-		late := time.NewTimer(listenTime)
+		late := time.NewTimer(listenTimeout)
 		defer late.Stop()
 		select {
 		case address := <-listening:
@@ -57,8 +57,8 @@ func (r *rig) serving(ctx context.Context, database string, do func(ctx context.
 	return group.Wait()
 }
 
-// readLog reads a process's log to its end. The first address that it names is sent
-// to listening; what is more than information is passed on.
+// readLog reads the log of a process to its end. It sends the first address in the log
+// to listening. It copies warnings and errors to the progress.
 func (r *rig) readLog(log io.Reader, listening chan<- string) {
 	lines := bufio.NewReader(log)
 	for {
@@ -71,7 +71,7 @@ func (r *rig) readLog(log io.Reader, listening chan<- string) {
 				listening = nil
 			}
 		case !bytes.Contains(line, []byte(`"level":"INFO"`)):
-			_, _ = r.options.Progress.Write(line) // nobody misses it
+			_, _ = r.options.Progress.Write(line) // progress may be lost
 		}
 		if err != nil {
 			return

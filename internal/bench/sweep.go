@@ -14,21 +14,23 @@ import (
 )
 
 const (
-	// sweepLifetime is that of every room, and sweepAge that of the events that have
-	// outlived it, in days.
+	// sweepLifetime is the lifetime of events, in days.
 	sweepLifetime = 30
-	sweepAge      = 60
 
-	// sweepRunning is how many purges of a sweep may run at a time, so that the
-	// limit is not what is measured.
+	// sweepAge is the age of the expired events, in days.
+	sweepAge = 60
+
+	// sweepRunning is the limit of purges that run at once. It is so high that it does
+	// not affect the result.
 	sweepRunning = 8
 )
 
-// sweptRooms are statements that make $1 rooms of five events: who made the room,
-// who joined, and three messages. Of each tenth room all but the last event have
-// expired, so a purge takes one message, and the two state events' places.
+// sweptRooms are statements that create $1 rooms of five events: m.room.create, one
+// m.room.member and three messages. In every tenth room all events but the last have
+// expired. A purge of such a room deletes one message, and makes the two state events
+// outliers.
 var sweptRooms = []string{
-	// The oldest arrive first, as they do: half of a stream is old.
+	// The oldest events come first in the stream, as in a real server.
 	`CREATE TEMPORARY TABLE made ON COMMIT DROP AS
 		SELECT '!swept' || room || ':' || $2 AS room_id, '$' || room || '.' || depth AS event_id, depth,
 		       CASE WHEN depth > 1 THEN '$' || room || '.' || depth - 1 END AS prev_event_id,
@@ -60,23 +62,26 @@ var sweptRooms = []string{
 	`INSERT INTO room_depth (room_id, min_depth) SELECT room_id, 1 FROM made WHERE depth = 1`,
 }
 
-// measureSweep sweeps many rooms: how many a second it decides about, compared with
-// a plain statement that reads all events, and how many purges it enqueues, compared
-// with bare asynq; how many of these one and two workers do; and, while there is a
-// bound to how many may be open, how many are, and what memory worker and scheduler
-// have.
+// measureSweep runs a retention sweep over many rooms. It measures:
+//
+//   - how many rooms per second the sweep decides about, compared with one statement
+//     that reads all events;
+//   - how many purges per second it enqueues, compared with asynq alone;
+//   - how many of these purges one worker and two workers complete;
+//   - how many purges are open at once, compared with the limit;
+//   - the memory of the worker and of the scheduler.
 func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
 	rooms := r.options.SweepRooms
 	due := rooms / 10
 	bound := min(1000, due/2)
 	t, err := r.templateOf(ctx, "sweep", func(ctx context.Context, tx pgx.Tx) ([]room, error) {
-		r.say("making %d rooms for sweep", rooms)
+		r.say("creating %d rooms for sweep", rooms)
 		return nil, makeSwept(ctx, tx, rooms)
 	})
 	if err != nil {
 		return nil, err
 	}
-	var decided, plain, enqueued, bare, idle, peak, scheduler, most []float64
+	var decided, plain, enqueued, bare, idle, peak, scheduler, maxOpen []float64
 	done := map[int][]float64{}
 	for run := range r.options.Runs {
 		r.say("sweep, run %d: alone", run+1)
@@ -89,7 +94,7 @@ func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
 			if err != nil {
 				return err
 			}
-			s, err := d.sweep(ctx, 1, min(4*due, 100_000), 0) // so many that it never waits
+			s, err := d.sweep(ctx, 1, min(4*due, 100_000), 0) // the limit is so high that the sweep never waits
 			if err != nil {
 				return err
 			}
@@ -107,7 +112,7 @@ func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
 					return err
 				}
 				done[workers] = append(done[workers], s.rate)
-				most, scheduler = append(most, float64(s.most)), append(scheduler, s.scheduler)
+				maxOpen, scheduler = append(maxOpen, float64(s.maxOpen)), append(scheduler, s.scheduler)
 				if workers == 1 {
 					idle, peak = append(idle, s.idle), append(peak, s.peak)
 				}
@@ -122,14 +127,15 @@ func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
 		compare("sweep", "rooms decided per second", sample("Lethe", decided), sample("plain SQL", plain), ""),
 		compare("sweep", "purges enqueued per second", sample("Lethe", enqueued), sample("asynq alone", bare), ""),
 		compare("sweep", "purges done per second", sample("2 workers", done[2]), sample("1 worker", done[1]), ""),
-		compare("sweep", "most purges open", sample("Lethe", []float64{quantile(most, 1)}), limit, "≤ 1"),
+		compare("sweep", "most purges open", sample("Lethe", []float64{quantile(maxOpen, 1)}), limit, "≤ 1"),
 		compare("sweep", "worker's peak, MB", sample(fmt.Sprintf("%d rooms", rooms), peak), sample("idle", idle), "below 64 MB"),
 		compare("sweep", "peak, MB", sample("scheduler", scheduler), sample("worker", peak), "below 64 MB"),
 	}, nil
 }
 
+// makeSwept creates the rooms of a sweep.
 func makeSwept(ctx context.Context, tx pgx.Tx, rooms int) error {
-	// Nothing that they reference is missing.
+	// The rooms are complete, so their references need no checks.
 	if _, err := tx.Exec(ctx, `SET LOCAL session_replication_role = replica`); err != nil {
 		return err
 	}
@@ -137,7 +143,8 @@ func makeSwept(ctx context.Context, tx pgx.Tx, rooms int) error {
 		args := []any{}
 		switch {
 		case i == 0:
-			// With arguments CREATE TABLE AS needs them written into the text.
+			// CREATE TABLE AS takes no parameters: this mode writes the arguments into the
+			// text.
 			age := sweepAge * 24 * time.Hour
 			args = []any{pgx.QueryExecModeExec, rooms, serverName, age.Milliseconds()}
 		case i < 3:
@@ -155,8 +162,8 @@ func makeSwept(ctx context.Context, tx pgx.Tx, rooms int) error {
 	return nil
 }
 
-// lookPlainly finds the rooms that have something to purge, of which there are so
-// many, by one statement, and returns the seconds that it took.
+// lookPlainly finds the rooms that have expired events with one statement. It returns
+// the seconds that this took. It fails if there are not as many rooms as are due.
 func (d database) lookPlainly(ctx context.Context, due int) (float64, error) {
 	var found int
 	started := time.Now()
@@ -175,18 +182,18 @@ func (d database) lookPlainly(ctx context.Context, due int) (float64, error) {
 	return took, err
 }
 
-// A sweepRun is what a sweep was seen to do.
+// A sweepRun is the result of one sweep.
 type sweepRun struct {
-	seconds    float64 // from when a worker took the sweep to its end
+	seconds    float64 // from the start of the sweep to its end
 	rate       float64 // of purges per second
-	most       int     // purges that were open at once
+	maxOpen    int     // the largest number of purges that were open at once
 	idle, peak float64 // memory of the first worker, in MB
-	scheduler  float64 // the most memory that the scheduler had, in MB
+	scheduler  float64 // peak memory of the scheduler, in MB
 }
 
-// sweep sweeps the rooms with so many workers, while no more than bound purges may
-// be open, and waits for the purges, of which there must be due; 0 does not wait,
-// and lets one of them run at a time.
+// sweep runs a sweep of the rooms with this many workers. The bound is the limit of
+// open purges. sweep waits for the purges, and fails if there are not as many as are
+// due. If due is 0, it does not wait for purges, and only one of them runs at a time.
 func (d database) sweep(ctx context.Context, workers, bound, due int) (s sweepRun, err error) {
 	running := sweepRunning
 	if due == 0 {
@@ -213,7 +220,7 @@ func (d database) sweep(ctx context.Context, workers, bound, due int) (s sweepRu
 		if err != nil {
 			return err
 		}
-		if s.most, err = d.awaitSweep(ctx, id, due > 0); err != nil {
+		if s.maxOpen, err = d.awaitSweep(ctx, id, due > 0); err != nil {
 			return err
 		}
 		if s.peak, err = peakMemory(processes[0].Pid); err != nil {
@@ -244,13 +251,11 @@ func (d database) sweep(ctx context.Context, workers, bound, due int) (s sweepRu
 	return s, err
 }
 
-// awaitSweep waits until the sweep has ended, and, if it is to, all purges, and
-// returns how many of these were open at most.
-func (d database) awaitSweep(ctx context.Context, id string, purges bool) (most int, err error) {
+// awaitSweep waits until the sweep has ended, and, if purges is true, all purges too.
+// It returns the largest number of purges that were open at once.
+func (d database) awaitSweep(ctx context.Context, id string, purges bool) (maxOpen int, err error) {
 	err = d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
-		ticker := time.NewTicker(look)
-		defer ticker.Stop()
-		for {
+		return poll(ctx, "the sweep", func() (bool, error) {
 			var ended bool
 			var failed *string
 			var open int
@@ -258,21 +263,14 @@ func (d database) awaitSweep(ctx context.Context, id string, purges bool) (most 
 				SELECT ended_at IS NOT NULL, error, (
 					SELECT count(*) FROM lethe.jobs WHERE queue = 'low' AND state IN ('queued', 'running'))
 				FROM lethe.jobs WHERE id = $1`, id).Scan(&ended, &failed, &open); err != nil {
-				return fmt.Errorf("look at the sweep: %w", err)
+				return false, fmt.Errorf("look at the sweep: %w", err)
 			}
 			if failed != nil {
-				return errors.New("the sweep failed: " + *failed)
+				return false, errors.New("the sweep failed: " + *failed)
 			}
-			most = max(most, open)
-			if ended && (!purges || open == 0) {
-				return nil
-			}
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("wait for the sweep: %w", context.Cause(ctx))
-			case <-ticker.C:
-			}
-		}
+			maxOpen = max(maxOpen, open)
+			return ended && (!purges || open == 0), nil
+		})
 	})
-	return most, err
+	return maxOpen, err
 }

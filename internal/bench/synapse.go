@@ -11,8 +11,8 @@ import (
 	"lethe/internal/matrix"
 )
 
-// measureSynapse reads pages from a Synapse, and the same from an api of ours on its
-// database.
+// measureSynapse reads pages from a Synapse, and the same pages from an api of Lethe on
+// the same database.
 func (r *rig) measureSynapse(ctx context.Context) ([]Row, error) {
 	var of room
 	var places []matrix.Token
@@ -27,7 +27,7 @@ func (r *rig) measureSynapse(ctx context.Context) ([]Row, error) {
 		JOIN events e ON e.room_id = m.room_id AND NOT e.outlier
 		WHERE t.token = $1
 		GROUP BY 1 ORDER BY 2 DESC LIMIT 1`, r.options.SynapseToken).Scan(&of.id, &of.events)
-	of.events = min(of.events, int64(r.options.Events)) // the newest
+	of.events = min(of.events, int64(r.options.Events)) // only the newest events
 	if err == nil {
 		places, err = placesIn(ctx, conn, of.id, of.events)
 	}

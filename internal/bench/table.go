@@ -9,10 +9,12 @@ import (
 	"text/tabwriter"
 )
 
-// A Table is what a benchmark found.
+// A Table is the result of a benchmark.
 type Table struct {
-	// Schema says whose tables were measured, and PostgreSQL which server.
-	Schema     string `json:"schema"`
+	// Schema describes the tables that were measured.
+	Schema string `json:"schema"`
+
+	// PostgreSQL is the version and the settings of the server.
 	PostgreSQL string `json:"postgresql"`
 
 	// Runs is how often each value was measured.
@@ -31,33 +33,33 @@ type Row struct {
 	// Ratio is the subject's median divided by the reference's.
 	Ratio float64 `json:"ratio"`
 
-	// Goal is what the ratio should be, for the reader; empty if there is none.
+	// Goal is what the ratio should be. It is for the reader. Empty without a goal.
 	Goal string `json:"goal,omitempty"`
 }
 
-// A Sample is one thing's values, one of each run.
+// A Sample is the values of one thing, one for each run.
 type Sample struct {
 	Name   string    `json:"name"`
 	Median float64   `json:"median"`
 	Values []float64 `json:"values"`
 }
 
-// sample names values.
+// sample returns a Sample of the values.
 func sample(name string, values []float64) Sample {
 	return Sample{Name: name, Median: quantile(values, 0.5), Values: values}
 }
 
-// compare makes a row of two samples.
+// compare returns a row that compares two samples.
 func compare(of, measure string, subject, reference Sample, goal string) Row {
 	row := Row{Case: of, Measure: measure, Subject: subject, Reference: reference, Goal: goal}
-	if reference.Median != 0 { // JSON has no infinity
+	if reference.Median != 0 { // JSON cannot represent infinity
 		row.Ratio = subject.Median / reference.Median
 	}
 	return row
 }
 
-// quantile is the smallest of the values that a share q of them does not
-// exceed; 0 if there are none.
+// quantile returns the smallest value such that a share q of the values is not larger.
+// It returns 0 without values.
 func quantile(values []float64, q float64) float64 {
 	if len(values) == 0 {
 		return 0
@@ -67,12 +69,12 @@ func quantile(values []float64, q float64) float64 {
 	return sorted[min(max(rank, 0), len(sorted)-1)]
 }
 
-// Print writes the table for people.
+// Print writes the table as text.
 func (t Table) Print(w io.Writer) error {
 	if _, err := fmt.Fprintf(w, "%s, PostgreSQL %s, medians of %d\n\n", t.Schema, t.PostgreSQL, t.Runs); err != nil {
 		return fmt.Errorf("print the table: %w", err)
 	}
-	// The tab writer keeps its first error until Flush.
+	// Flush returns the first error of the tab writer.
 	columns := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(columns, "case\tmeasure\tsubject\t\treference\t\tratio\tgoal")
 	for _, r := range t.Rows {
@@ -85,7 +87,7 @@ func (t Table) Print(w io.Writer) error {
 	return nil
 }
 
-// short writes a number with three digits that count.
+// short formats a number with three significant digits.
 func short(value float64) string {
 	if math.Abs(value) >= 100 {
 		return strconv.FormatFloat(value, 'f', 0, 64)

@@ -24,41 +24,36 @@ import (
 	"lethe/internal/tasks"
 )
 
-const (
-	// look is how often one looks whether they have ended. What is measured are
-	// the times in their rows.
-	look = 10 * time.Millisecond
-
-	// stopTime is how long a worker may take to stop; then it is killed.
-	stopTime = 30 * time.Second
-)
+// stopTimeout is how long a program may take to stop. Then it is killed.
+const stopTimeout = 30 * time.Second
 
 // A database is a copy of a template.
 type database struct {
 	rig  *rig
 	name string
 
-	// environment is what workers are told beside where the servers are.
+	// environment is variables for the workers, in addition to those of the servers.
 	environment []string
 
-	// beside are programs that run beside the workers, and are told the same.
+	// beside is programs that run at the same time as the workers, with the same
+	// environment.
 	beside []string
 }
 
-// url is the database's, as a superuser: purges check references all at once.
+// url returns the URL for a superuser. Its purges check references all at once.
 func (d database) url() string { return d.rig.url(d.name) }
 
-// plainURL is the database's, as a role that cannot turn triggers off: purges
-// leave the references to the server.
+// plainURL returns the URL for a role that cannot disable triggers. PostgreSQL checks
+// the references of its purges row by row.
 func (d database) plainURL() string {
-	u, _ := url.Parse(d.url()) // it was made from one
+	u, _ := url.Parse(d.url()) // url returned it
 	u.User = d.rig.plain
 	return u.String()
 }
 
-// atWork runs do while as many worker processes work on the database, as the
-// role of the URL: when each of them takes jobs. After the workers do is given the
-// processes beside them.
+// atWork runs do while this many workers work on the database, as the role of the
+// URL. It waits until all workers take jobs. The processes that it passes to do are the
+// workers, followed by the programs beside them.
 func (d database) atWork(ctx context.Context, url string, workers int, do func(context.Context, []*os.Process) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	working, stop := context.WithCancel(ctx)
@@ -77,7 +72,7 @@ func (d database) atWork(ctx context.Context, url string, workers int, do func(c
 		group.Go(func() error {
 			err := cmd.Wait()
 			if working.Err() == nil {
-				return fmt.Errorf("%s ended by itself: %w", program, errors.Join(err, errWorker))
+				return fmt.Errorf("%s has ended: %w", program, errors.Join(err, errEnded))
 			}
 			return nil
 		})
@@ -92,12 +87,12 @@ func (d database) atWork(ctx context.Context, url string, workers int, do func(c
 	return group.Wait()
 }
 
-// program is one of Lethe's programs on a database, which is told to stop when the
-// context ends.
+// program returns a command that runs one of Lethe's programs on a database. The
+// program gets SIGTERM when the context ends.
 func (r *rig) program(ctx context.Context, path, database string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = stopTime
+	cmd.WaitDelay = stopTimeout
 	cmd.Env = append(foreignEnvironment(),
 		"LETHE_DATABASE_URL="+database,
 		"LETHE_REDIS_URL="+r.redis.URL(),
@@ -108,7 +103,7 @@ func (r *rig) program(ctx context.Context, path, database string) *exec.Cmd {
 	return cmd
 }
 
-// awaitWorkers waits until so many workers have told asynq that they are there.
+// awaitWorkers waits until this many workers have registered with asynq.
 func (r *rig) awaitWorkers(ctx context.Context, workers int) error {
 	client, err := redisdb.Open(r.redis.URL())
 	if err != nil {
@@ -116,32 +111,24 @@ func (r *rig) awaitWorkers(ctx context.Context, workers int) error {
 	}
 	defer func() { _ = client.Close() }()
 	inspector := asynq.NewInspectorFromRedisClient(client)
-	ticker := time.NewTicker(look)
-	defer ticker.Stop()
-	for {
+	return poll(ctx, "the workers", func() (bool, error) {
 		servers, err := inspector.Servers()
 		if err != nil {
-			return fmt.Errorf("look for the workers: %w", err)
+			return false, fmt.Errorf("look for the workers: %w", err)
 		}
-		there := map[int]bool{} // each worker is several servers
+		running := map[int]bool{} // each worker is several servers of asynq
 		for _, server := range servers {
-			there[server.PID] = true
+			running[server.PID] = true
 		}
-		if len(there) >= workers {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the workers: %w", context.Cause(ctx))
-		case <-ticker.C:
-		}
-	}
+		return len(running) >= workers, nil
+	})
 }
 
-var errWorker = errors.New("it was not told to")
+// errEnded is the error of a process that ended before the benchmark stopped it.
+var errEnded = errors.New("ended too early")
 
-// foreignEnvironment is ours without the settings of Lethe, so that a
-// benchmark does not depend on them.
+// foreignEnvironment returns the environment without Lethe's settings, so that they do
+// not change the result.
 func foreignEnvironment() []string {
 	var environment []string
 	for _, entry := range os.Environ() {
@@ -152,7 +139,7 @@ func foreignEnvironment() []string {
 	return environment
 }
 
-// A submitter accepts purges as the api does.
+// A submitter accepts jobs as the api does.
 type submitter struct {
 	client *tasks.Client
 	close  func()
@@ -181,17 +168,17 @@ func (s submitter) submit(ctx context.Context, r room) error {
 	return err
 }
 
-// purge purges a room by a job, from its acceptance to its end, while a worker
-// of that role is there.
+// purge purges a room with a job, and waits for its end. The worker uses the role of the
+// URL.
 func (d database) purge(ctx context.Context, url string, r room) error {
 	return d.atWork(ctx, url, 1, func(ctx context.Context, _ []*os.Process) error {
 		return d.purgeAtWork(ctx, r, nil)
 	})
 }
 
-// purgeAtWork submits a purge and waits for its end. Each, if it is not nil, is
-// called with the time of each commit that a look finds.
-func (d database) purgeAtWork(ctx context.Context, r room, each func(time.Time)) error {
+// purgeAtWork submits a purge and waits for its end. It calls onCommit, if it is not
+// nil, with the time of each commit that it sees.
+func (d database) purgeAtWork(ctx context.Context, r room, onCommit func(time.Time)) error {
 	s, err := d.submitter(ctx)
 	if err != nil {
 		return err
@@ -200,40 +187,30 @@ func (d database) purgeAtWork(ctx context.Context, r room, each func(time.Time))
 	if err := s.submit(ctx, r); err != nil {
 		return err
 	}
-	return d.awaitJobs(ctx, each)
+	return d.awaitJobs(ctx, onCommit)
 }
 
-// awaitJobs waits until no job is left that has not ended. A job that failed is
-// an error.
-func (d database) awaitJobs(ctx context.Context, each func(time.Time)) error {
+// awaitJobs waits until all jobs have ended. A job that failed is an error.
+func (d database) awaitJobs(ctx context.Context, onCommit func(time.Time)) error {
 	return d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
-		ticker := time.NewTicker(look)
-		defer ticker.Stop()
 		var last time.Time
-		for {
+		return poll(ctx, "the jobs", func() (bool, error) {
 			var open bool
 			var failed *string
-			var moved time.Time
+			var committed time.Time
 			if err := conn.QueryRow(ctx, `
 				SELECT bool_or(ended_at IS NULL), min(error), max(updated_at) FROM lethe.jobs`).
-				Scan(&open, &failed, &moved); err != nil {
-				return fmt.Errorf("look at the jobs: %w", err)
+				Scan(&open, &failed, &committed); err != nil {
+				return false, fmt.Errorf("look at the jobs: %w", err)
 			}
 			switch {
 			case failed != nil:
-				return fmt.Errorf("a job failed: %s", *failed)
-			case each != nil && moved != last:
-				each(moved)
-				last = moved
+				return false, fmt.Errorf("a job failed: %s", *failed)
+			case onCommit != nil && committed != last:
+				onCommit(committed)
+				last = committed
 			}
-			if !open {
-				return nil
-			}
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("wait for the jobs: %w", context.Cause(ctx))
-			case <-ticker.C:
-			}
-		}
+			return !open, nil
+		})
 	})
 }

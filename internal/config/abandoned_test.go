@@ -8,6 +8,10 @@ import (
 	"lethe/internal/retention"
 )
 
+func defaultAbandoned() retention.Abandoned {
+	return retention.Abandoned{After: 30 * dayInMS, CoolOff: dayInMS, MaxPerRun: 100}
+}
+
 func TestAbandonedSettings(t *testing.T) {
 	t.Parallel()
 	config, err := Load([]string{write(t, `

@@ -6,7 +6,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// homeserverFile returns where Synapse's own configuration is, "" if nobody says.
+// homeserverFile returns the path of Synapse's configuration, "" if it is not set.
 func homeserverFile(variables map[string]string, own *file) string {
 	const section, key = "homeserver", "config_file"
 	if path, ok := variables[variable(section+"."+key)]; ok || own == nil {
@@ -14,13 +14,13 @@ func homeserverFile(variables map[string]string, own *file) string {
 	}
 	value := lookUp(lookUp(own.root, section), key)
 	if value == nil || value.Kind != yaml.ScalarNode || isNull(value) {
-		return "" // what is wrong with it is said when it is its turn
+		return "" // the error is reported when the setting is applied
 	}
 	return value.Value
 }
 
-// lookUp returns the value of a mapping's key, as PyYAML does the last of several;
-// nil if there is none.
+// lookUp returns the value of a key of a mapping, or nil. If the mapping has the
+// key twice, the last value counts, as in PyYAML.
 func lookUp(mapping *yaml.Node, key string) *yaml.Node {
 	if mapping == nil || mapping.Kind != yaml.MappingNode {
 		return nil
@@ -33,12 +33,12 @@ func lookUp(mapping *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-// loadHomeserverFile applies what Synapse's own configuration says of our
-// settings, which have the same paths there. All else in it is Synapse's affair.
+// loadHomeserverFile applies Synapse's configuration. It takes only the settings
+// that Lethe has too, which have the same paths there.
 func (l *loader) loadHomeserverFile(path string) {
 	data, err := readFile(path)
 	if err != nil {
-		l.unset["server_name"] = false // it may be in there
+		l.unset["server_name"] = false // the file may have it
 		l.refuse("homeserver.config_file", err)
 		return
 	}
@@ -51,8 +51,8 @@ func (l *loader) loadHomeserverFile(path string) {
 	(&synapseFile{loader: l, path: path}).apply(root)
 }
 
-// A synapseFile is Synapse's configuration that is being applied. What is null in
-// it is not set.
+// A synapseFile is a configuration of Synapse that is being applied. A key that is
+// null in it is not set.
 type synapseFile struct {
 	*loader
 	path string
@@ -67,7 +67,7 @@ func (f *synapseFile) apply(root *yaml.Node) {
 	f.leaves(policy, "retention.default_policy.", "min_lifetime", "max_lifetime")
 }
 
-// section returns the mapping that a key has in another, nil if it has none.
+// section returns the mapping that a key of another mapping has, or nil.
 func (f *synapseFile) section(mapping *yaml.Node, prefix, key string) *yaml.Node {
 	value := lookUp(mapping, key)
 	if value == nil || isNull(value) {
@@ -80,7 +80,7 @@ func (f *synapseFile) section(mapping *yaml.Node, prefix, key string) *yaml.Node
 	return value
 }
 
-// leaves applies those of a mapping's keys that are settings, each with the prefix.
+// leaves applies the named keys of a mapping. Their paths begin with the prefix.
 func (f *synapseFile) leaves(mapping *yaml.Node, prefix string, names ...string) {
 	for _, name := range names {
 		value := lookUp(mapping, name)
@@ -99,15 +99,15 @@ func (f *synapseFile) leaves(mapping *yaml.Node, prefix string, names ...string)
 			continue
 		}
 		text := value.Value
-		if name == "enabled" && value.Style == 0 { // in quotes it is no boolean
+		if name == "enabled" && value.Style == 0 { // quoted text is not a boolean
 			text = boolOfYAML11(text)
 		}
 		f.set(setting, origin(value.Line), text)
 	}
 }
 
-// boolOfYAML11 is how we write a boolean of YAML 1.1, which Synapse reads. Any
-// other text is returned as it is.
+// boolOfYAML11 returns "true" or "false" for a boolean of YAML 1.1, which Synapse
+// uses. It returns any other text unchanged.
 func boolOfYAML11(text string) string {
 	switch text {
 	case "true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON":

@@ -4,13 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 )
 
-// A Purpose is what a process does, which decides what it must be told.
+// A Purpose is what a process does. It decides which settings the process needs.
 type Purpose int
 
 const (
@@ -31,31 +32,29 @@ const (
 	fileVariable   = variablePrefix + "CONFIG"
 )
 
-// Load returns the settings for a process that serves all the purposes: the
-// defaults, overridden by what Synapse's own configuration says of them, if
-// homeserver.config_file names it, overridden by the YAML file that LETHE_CONFIG
-// names, if it is set, overridden by LETHE_* variables, of which those of secrets
-// may name a file instead. The environment is a list of NAME=value, as
-// [os.Environ] returns. What is set is checked whether a purpose needs it or
-// not, also where it is overridden.
+// Load returns the settings for a process that serves all the purposes. Each source
+// overrides the ones before it:
 //
-// The error lists everything that is wrong, a line each, with the key and its
-// place in the file or with the variable; it repeats no value. The Config is
-// then the zero value.
+//   - the defaults;
+//   - Synapse's own configuration, if homeserver.config_file names it;
+//   - the YAML file that LETHE_CONFIG names, if it is set;
+//   - the LETHE_* variables of the environment, which is a list of NAME=value, as
+//     [os.Environ] returns. The variable of a secret with _FILE appended names a
+//     file that holds the secret.
+//
+// Load checks every value, even one that is overridden or that no purpose needs.
+// The error lists everything that is wrong, one line each, with the key and its
+// place in the file or with the variable. It repeats no value. The Config is then
+// the zero value.
 func Load(environ []string, purposes ...Purpose) (Config, error) {
 	config := Default()
-	all := settings(&config)
-	l := loader{settings: make(map[string]setting, len(all)), unset: make(map[string]bool, len(all))}
-	for _, s := range all {
-		l.settings[s.path], l.unset[s.path] = s, true
-	}
-
-	variables := ours(environ)
+	l := newLoader(&config)
+	variables := letheVariables(environ)
 	var own *file
 	if path := variables[fileVariable]; path != "" {
 		own = l.openFile(path)
 	}
-	// It is set by the others, but they win over what is in it.
+	// The other two sources name Synapse's file, but they override what is in it.
 	if path := homeserverFile(variables, own); path != "" {
 		l.loadHomeserverFile(path)
 	}
@@ -63,11 +62,42 @@ func Load(environ []string, purposes ...Purpose) (Config, error) {
 		own.section("", own.root)
 	}
 	l.loadVariables(variables)
-	for _, s := range all {
-		if l.unset[s.path] && slices.ContainsFunc(purposes, func(p Purpose) bool { return slices.Contains(s.neededBy, p) }) {
-			l.refuse(s.path, fmt.Errorf("must be set, here or as %s", variable(s.path)))
+	l.checkNeeded(purposes)
+	l.checkTogether(config)
+	if len(l.errs) > 0 {
+		return Config{}, fmt.Errorf("load configuration:\n%w", errors.Join(l.errs...))
+	}
+	return config, nil
+}
+
+// A loader applies settings and collects the errors.
+type loader struct {
+	errs     []error
+	settings map[string]setting // by path
+	unset    map[string]bool    // paths that have neither a value nor an error yet
+}
+
+// newLoader returns a loader that changes config.
+func newLoader(config *Config) *loader {
+	l := &loader{settings: map[string]setting{}, unset: map[string]bool{}}
+	for _, s := range settings(config) {
+		l.settings[s.path], l.unset[s.path] = s, true
+	}
+	return l
+}
+
+// checkNeeded refuses to go without a setting that one of the purposes needs.
+func (l *loader) checkNeeded(purposes []Purpose) {
+	for _, path := range slices.Sorted(maps.Keys(l.settings)) {
+		needed := slices.ContainsFunc(purposes, func(p Purpose) bool { return slices.Contains(l.settings[path].neededBy, p) })
+		if needed && l.unset[path] {
+			l.refuse(path, fmt.Errorf("must be set, here or as %s", variable(path)))
 		}
 	}
+}
+
+// checkTogether refuses settings that contradict each other.
+func (l *loader) checkTogether(config Config) {
 	if l.unset["homeserver.url"] && config.Auth == AuthHomeserver {
 		l.refuse("homeserver.url", fmt.Errorf("must be set, here or as %s, since auth is %s",
 			variable("homeserver.url"), AuthHomeserver))
@@ -77,20 +107,9 @@ func Load(environ []string, purposes ...Purpose) (Config, error) {
 	for _, err := range config.Retention.Rules.Check() {
 		l.refuse("retention", err)
 	}
-	if len(l.errs) > 0 {
-		return Config{}, fmt.Errorf("load configuration:\n%w", errors.Join(l.errs...))
-	}
-	return config, nil
 }
 
-// A loader applies settings and gathers what is wrong with them.
-type loader struct {
-	errs     []error
-	settings map[string]setting // by path
-	unset    map[string]bool    // paths with neither a value nor an error yet
-}
-
-// set applies one setting; origin says where its text is from.
+// set applies one setting. The origin says where the text is from.
 func (l *loader) set(path, origin, text string) {
 	l.unset[path] = text == ""
 	s := l.settings[path]
@@ -104,7 +123,7 @@ func (l *loader) set(path, origin, text string) {
 	}
 }
 
-// pair refuses one of two settings without the other.
+// pair refuses one of two settings if the other is not set.
 func (l *loader) pair(path, text, other, otherText string) {
 	if text == "" && otherText != "" {
 		path, other = other, path
@@ -114,7 +133,7 @@ func (l *loader) pair(path, text, other, otherText string) {
 	l.refuse(other, fmt.Errorf("must be set, here or as %s, since %s is", variable(other), path))
 }
 
-// setMappings applies a setting that is a list of mappings, from a text.
+// setMappings applies a setting that is a list of mappings, from a text of YAML.
 func (l *loader) setMappings(s setting, origin, text string) {
 	list, err := parseMappings(text)
 	if err != nil {
@@ -124,13 +143,13 @@ func (l *loader) setMappings(s setting, origin, text string) {
 	s.mappings(list, ourKeys, func(_ int, place string, err error) { l.refuse(origin+place, err) })
 }
 
-// refuse records that what origin says cannot be used.
+// refuse records an error of what the origin says.
 func (l *loader) refuse(origin string, err error) {
 	l.errs = append(l.errs, fmt.Errorf("%s: %w", origin, err))
 }
 
-// loadVariables applies the variables, in the order of their names so that the
-// error is the same each time.
+// loadVariables applies the variables, sorted by name so that the error is always
+// the same.
 func (l *loader) loadVariables(variables map[string]string) {
 	paths, files := map[string]string{}, map[string]string{}
 	for path, s := range l.settings {
@@ -139,12 +158,7 @@ func (l *loader) loadVariables(variables map[string]string) {
 			files[variable(path)+secretSuffix] = path
 		}
 	}
-	names := make([]string, 0, len(variables))
-	for name := range variables {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(variables)) {
 		if path, ok := paths[name]; ok {
 			l.set(path, name, variables[name])
 		} else if path, ok := files[name]; ok {
@@ -155,8 +169,8 @@ func (l *loader) loadVariables(variables map[string]string) {
 	}
 }
 
-// ours returns the variables of environ that begin with LETHE_.
-func ours(environ []string) map[string]string {
+// letheVariables returns the variables of environ that begin with LETHE_.
+func letheVariables(environ []string) map[string]string {
 	variables := map[string]string{}
 	for _, entry := range environ {
 		if name, value, ok := strings.Cut(entry, "="); ok && strings.HasPrefix(name, variablePrefix) {
@@ -166,39 +180,39 @@ func ours(environ []string) map[string]string {
 	return variables
 }
 
-// serviceLink matches most of the variables that Kubernetes gives every pod for
+// serviceLink matches most of the variables that Kubernetes sets in every pod for
 // a Service whose name begins with "lethe".
 var serviceLink = regexp.MustCompile(`_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$`)
 
-// foreign reports whether a LETHE_ variable is not a setting and not meant as
-// one: a service link, or one for the tests.
+// foreign reports whether a LETHE_ variable belongs to Kubernetes or to the tests,
+// so that it is not a misspelt setting.
 func foreign(name, value string) bool {
-	// The last kind of link is LETHE_API_PORT=tcp://10.0.0.1:8470, whereas
-	// LETHE_API_PORT=8470 is an operator's mistake.
+	// LETHE_API_PORT=tcp://10.0.0.1:8470 is set by Kubernetes too.
+	// LETHE_API_PORT=8470 is a mistake of the operator.
 	return strings.HasPrefix(name, variablePrefix+"TEST_") ||
 		serviceLink.MatchString(name) ||
 		strings.HasSuffix(name, "_PORT") && strings.Contains(value, "://")
 }
 
-// mostBytes is how large a file may be.
-const mostBytes = 1 << 20
+// maxFileSize is the size of the largest file that is read, in bytes.
+const maxFileSize = 1 << 20
 
-// readFile reads a file that is not too large to be one of settings.
+// readFile reads a file of settings.
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }() // only read
-	data, err := io.ReadAll(io.LimitReader(f, mostBytes+1))
-	if err == nil && len(data) > mostBytes {
+	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
+	if err == nil && len(data) > maxFileSize {
 		err = errors.New("the file is larger than 1 MiB")
 	}
 	return data, err
 }
 
-// openFile reads our own file. If it cannot be read or is no YAML, it is nil, and
-// nothing counts as missing: that would only hide the one mistake.
+// openFile reads Lethe's own file. If the file cannot be read or is not YAML,
+// openFile returns nil, and no setting counts as missing: the file may have it.
 func (l *loader) openFile(path string) *file {
 	data, err := readFile(path)
 	if err != nil {

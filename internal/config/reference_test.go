@@ -1,14 +1,12 @@
 package config
 
 import (
-	"bytes"
 	"flag"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -19,88 +17,152 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// update has the reference written anew: `make docs`.
-var update = flag.Bool("update", false, "write docs/configuration.md anew")
+// update writes the generated documents: `make docs`.
+var update = flag.Bool("update", false, "write docs/configuration.md and docs/config.example.yaml")
 
-const (
-	referenceFile = "../../docs/configuration.md"
-	exampleFile   = "../../docs/config.example.yaml"
-)
-
-// An entry is a setting as the reference shows it. Its words are those of the
-// Config's field, or, for a field of another package's struct, those of the
-// example file.
-type entry struct {
-	setting
-	words      string
-	unset      bool   // there is no default
-	byDefault  string // as a file or variable has it
-	defaultSet bool   // whether the words tell a default at all
-}
-
-// TestReferenceIsFresh holds the reference against the code, as `make docs` writes
-// it.
+// TestReferenceIsFresh checks that both documents are what the table says, and
+// writes them with -update.
 func TestReferenceIsFresh(t *testing.T) {
 	t.Parallel()
-	fresh := reference(entries(t))
-	if *update {
-		require.NoError(t, os.WriteFile(referenceFile, []byte(fresh), 0o644))
+	for path, fresh := range map[string]string{
+		"../../docs/configuration.md":    reference(),
+		"../../docs/config.example.yaml": exampleFile(),
+	} {
+		if *update {
+			require.NoError(t, os.WriteFile(path, []byte(fresh), 0o644))
+		}
+		kept, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Empty(t, cmp.Diff(string(kept), fresh), "%s is stale: run make docs", path)
 	}
-	kept, err := os.ReadFile(referenceFile)
-	require.NoError(t, err)
-	require.Empty(t, cmp.Diff(string(kept), fresh), "docs/configuration.md is stale: run make docs")
 }
 
-// TestReferenceTellsTheDefaults sets each setting to what the reference says is its
-// default, and finds the Config as it was.
+// TestReferenceTellsTheDefaults sets each setting to the default that the reference
+// shows, and expects the same Config.
 func TestReferenceTellsTheDefaults(t *testing.T) {
 	t.Parallel()
-	for _, e := range entries(t) {
-		require.True(t, e.defaultSet, "%s: its comment does not say what it defaults to", e.path)
-		text := e.byDefault
-		if e.unset {
-			text = ""
-		}
-		// Those that cannot be set to nothing.
-		if e.path == "synapse_beside" {
+	for _, s := range table() {
+		if s.path == "synapse_beside" { // it cannot be set to nothing
 			require.Nil(t, Default().SynapseBeside)
 			continue
 		}
-		if e.path == "retention.abandoned.cron" {
-			require.Zero(t, Default().Retention.Rules.Abandoned.Cron)
+		config, err := Load([]string{variable(s.path) + "=" + s.defaultText})
+		require.NoError(t, err, s.path)
+		require.Empty(t, cmp.Diff(Default(), config), s.path)
+	}
+}
+
+// TestReferenceIsComplete checks that each row of the table has all its parts.
+func TestReferenceIsComplete(t *testing.T) {
+	t.Parallel()
+	for _, s := range table() {
+		require.Regexp(t, `^[A-Z](.|\n)*[.]$`, s.doc, "%s: the doc is one or more sentences", s.path)
+		require.NotContains(t, s.doc, "Defaults to", "%s: the row has the default", s.path)
+		require.NotEmpty(t, s.is, s.path)
+		require.True(t, (s.set == nil) != (s.mappings == nil), s.path)
+	}
+}
+
+// TestFieldsTellTheirDefaults checks the comments of the fields against the table.
+func TestFieldsTellTheirDefaults(t *testing.T) {
+	t.Parallel()
+	// Other packages have the fields of these settings, or two settings share one.
+	elsewhere := regexp.MustCompile(`\.tls_|^retention\.(abandoned|allowed|clamp|default|enabled|purge)`)
+	comments := fieldComments(t)
+	for _, s := range table() {
+		if elsewhere.MatchString(s.path) {
 			continue
 		}
-		config, err := Load([]string{variable(e.path) + "=" + text})
-		require.NoError(t, err, e.path)
-		require.Empty(t, cmp.Diff(Default(), config), e.path)
-	}
-}
-
-// entries returns what the code says of each setting, by path.
-func entries(t *testing.T) []entry {
-	t.Helper()
-	config := Default()
-	comments, examples := fieldComments(t), exampleComments(t)
-	var all []entry
-	for _, s := range settings(&config) {
-		e := entry{setting: s}
-		if words, ok := comments[s.path]; ok {
-			e.words, e.byDefault, e.defaultSet = cutDefault(words)
-			e.unset = slices.Contains([]string{"", "nil", "none"}, e.byDefault)
-		} else {
-			example, ok := examples[s.path]
-			require.True(t, ok, "%s has no comment in the Config, and is not in the example file", s.path)
-			e.words, e.byDefault, e.defaultSet = example.comment, example.value, true
-			e.unset = example.unset
+		comment, ok := comments[s.path]
+		require.True(t, ok, "no field has a comment of %s", s.path)
+		ends := []string{s.defaultText, `"` + s.defaultText + `"`}
+		if s.defaultText == "" {
+			ends = []string{`"", unset`, "nil, unset"}
 		}
-		require.NotEmpty(t, e.words, s.path)
-		all = append(all, e)
+		require.True(t, slices.ContainsFunc(ends, func(end string) bool {
+			return strings.HasSuffix(comment, " Defaults to "+end+".")
+		}), "%s: the comment of its field does not end with its default", s.path)
 	}
-	slices.SortFunc(all, func(a, b entry) int { return strings.Compare(sortKey(a.path), sortKey(b.path)) })
-	return all
 }
 
-// sortKey puts the settings without a section first.
+// table returns the rows of all settings.
+func table() []setting {
+	var config Config
+	return settings(&config)
+}
+
+// fieldComments returns the comments of the fields that name their setting, by path.
+func fieldComments(t *testing.T) map[string]string {
+	t.Helper()
+	named := regexp.MustCompile(`^\w+ \(([a-z0-9_.]+)\) is `)
+	file, err := parser.ParseFile(token.NewFileSet(), "config.go", nil, parser.ParseComments)
+	require.NoError(t, err)
+	comments := map[string]string{}
+	ast.Inspect(file, func(node ast.Node) bool {
+		if field, ok := node.(*ast.Field); ok {
+			text := strings.Join(strings.Fields(field.Doc.Text()), " ")
+			if found := named.FindStringSubmatch(text); found != nil {
+				comments[found[1]] = text
+			}
+		}
+		return true
+	})
+	return comments
+}
+
+// reference returns docs/configuration.md.
+func reference() string {
+	all := table()
+	slices.SortFunc(all, func(a, b setting) int { return strings.Compare(sortKey(a.path), sortKey(b.path)) })
+	var b strings.Builder
+	b.WriteString(referenceHead)
+	section := ""
+	for _, s := range all {
+		name, title := sectionOf(s.path), "Settings of every process"
+		if name != "" {
+			title = "`" + name + "`"
+		}
+		if title != section {
+			section = title
+			fmt.Fprintf(&b, "\n## %s\n", section)
+			for _, path := range []string{name, name + ".abandoned"} {
+				if doc, ok := sectionDocs[path]; ok {
+					fmt.Fprintf(&b, "\n%s\n", wrap(quoteKeys(doc), 120))
+				}
+			}
+		}
+		byDefault := "`" + s.defaultText + "`"
+		if s.defaultText == "" {
+			byDefault = "not set"
+		}
+		fmt.Fprintf(&b, "\n### `%s`\n\n%s\n\n", s.path, wrap(quoteKeys(s.doc), 120))
+		fmt.Fprintf(&b, "- variable: `%s`\n- value: %s\n- default: %s\n", variable(s.path), s.is, byDefault)
+		if s.secret {
+			fmt.Fprintf(&b, "- variable that names a file: `%s`\n", variable(s.path)+secretSuffix)
+		}
+		if names := neededBy(s); names != "" {
+			fmt.Fprintf(&b, "- needed by: %s\n", names)
+		}
+	}
+	return b.String()
+}
+
+// dottedKey matches the key of a setting that is in a section.
+var dottedKey = regexp.MustCompile(`\b(api|asynqmon|database|homeserver|lock|log|messages|redis|retention|scheduler|worker)\.[a-z_]+(\.[a-z_]+)?`)
+
+// quoteKeys shows the keys of settings as code.
+func quoteKeys(text string) string { return dottedKey.ReplaceAllString(text, "`$0`") }
+
+// sectionOf returns the first part of a path, "" for a setting without a section.
+func sectionOf(path string) string {
+	section, _, ok := strings.Cut(path, ".")
+	if !ok {
+		return ""
+	}
+	return section
+}
+
+// sortKey sorts the settings without a section first.
 func sortKey(path string) string {
 	if strings.Contains(path, ".") {
 		return "1" + path
@@ -108,197 +170,96 @@ func sortKey(path string) string {
 	return "0" + path
 }
 
-// fieldComments returns the comments of the fields that name their setting, without
-// the name, by path.
-func fieldComments(t *testing.T) map[string]string {
-	t.Helper()
-	named := regexp.MustCompile(`^\w+ \(([a-z0-9_.]+)\) (\w+)`)
-	files, err := filepath.Glob("*.go")
-	require.NoError(t, err)
-	var structs []*ast.StructType
-	values := map[string]string{} // of constants
-	for _, name := range files {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
-		require.NoError(t, err)
-		ast.Inspect(file, func(node ast.Node) bool {
-			switch n := node.(type) {
-			case *ast.StructType:
-				structs = append(structs, n)
-			case *ast.ValueSpec:
-				for i, value := range n.Values {
-					if literal, ok := value.(*ast.BasicLit); ok && literal.Kind == token.STRING {
-						values[n.Names[i].Name] = strings.Trim(literal.Value, `"`)
-					}
-				}
-			}
-			return true
-		})
-	}
-	see := regexp.MustCompile(` See \[[\w.]+\]\.`)
-	link := regexp.MustCompile(`\[(\w+)\]`)
-	comments := map[string]string{}
-	for _, s := range structs {
-		for _, field := range s.Fields.List {
-			text := strings.Join(strings.Fields(field.Doc.Text()), " ")
-			found := named.FindStringSubmatch(text)
-			if found == nil {
-				continue
-			}
-			subject := "It "
-			if found[2] == "are" {
-				subject = "They "
-			}
-			text = subject + text[strings.Index(text, ") ")+2:]
-			text = see.ReplaceAllString(text, "")
-			comments[found[1]] = link.ReplaceAllStringFunc(text, func(l string) string {
-				return "`" + values[strings.Trim(l, "[]")] + "`"
-			})
-		}
-	}
-	return comments
-}
-
-// cutDefault cuts a comment's last sentence off, which tells the default, and
-// returns the value in it.
-func cutDefault(comment string) (words, value string, ok bool) {
-	words, sentence, ok := strings.Cut(comment, " Defaults to ")
-	if quoted, found := strings.CutPrefix(sentence, `"`); found {
-		value, _, _ = strings.Cut(quoted, `"`)
-		return words, value, ok
-	}
-	value, _, _ = strings.Cut(strings.TrimSuffix(sentence, "."), ",")
-	value, _, _ = strings.Cut(value, ":")
-	return words, value, ok
-}
-
-// An example is a setting in the example file.
-type example struct {
-	comment string
-	value   string
-	unset   bool // it is only shown what it could be
-}
-
-// exampleComments returns what the example file says of each setting, by path.
-func exampleComments(t *testing.T) map[string]example {
-	t.Helper()
-	data, err := os.ReadFile(exampleFile)
-	require.NoError(t, err)
-	key := regexp.MustCompile(`^( *)(#?)([a-z_]+):(.*)$`)
-	examples := map[string]example{}
-	var sections, comment []string
-	above := ""
-	note := func() { // what a list's mappings are is told among them
-		if text := strings.Join(comment, " "); text != "" && len(sections) > 0 {
-			path := strings.Join(sections, ".")
-			e := examples[path]
-			e.comment += " " + text
-			examples[path] = e
-		}
-		comment = nil
-	}
-	for line := range strings.Lines(string(data)) {
-		if text, ok := strings.CutPrefix(strings.TrimSpace(line), "# "); ok {
-			comment = append(comment, text)
-			continue
-		}
-		found := key.FindStringSubmatch(strings.TrimRight(line, "\n"))
-		if found == nil && strings.TrimSpace(line) == "" {
-			comment = nil
-			continue
-		}
-		if found == nil || len(found[1])/2 > len(sections) {
-			note()
-			continue
-		}
-		sections = append(slices.Clone(sections[:len(found[1])/2]), found[3])
-		e := example{
-			comment: strings.Join(comment, " "), value: strings.TrimSpace(found[4]), unset: found[2] == "#" || found[4] == "",
-		}
-		if e.comment == "" { // it shares that of the line above
-			e.comment = above
-		}
-		examples[strings.Join(sections, ".")] = e
-		above, comment = e.comment, nil
-	}
-	return examples
-}
-
-// mayBe is what a setting's value may be, in the words of its refusal.
-func mayBe(e entry) string {
-	if e.mappings != nil {
-		return strings.TrimPrefix(errMappings.Error(), "must be ")
-	}
-	for _, impossible := range []string{"\x00", "\x00://"} {
-		if err := e.set(impossible); err != nil {
-			return regexp.MustCompile(`^(number \d+: )?(must be |a Redis URL is )`).ReplaceAllString(err.Error(), "")
-		}
-	}
-	if strings.HasSuffix(e.path, "_file") {
-		return "the path of a file"
-	}
-	return "a text"
-}
-
-// reference is the whole document.
-func reference(all []entry) string {
-	var b bytes.Buffer
-	b.WriteString(referenceHead)
-	section := ""
-	for _, e := range all {
-		of, _, ok := strings.Cut(e.path, ".")
-		if !ok {
-			of = "Of every process"
-		} else {
-			of = "`" + of + "`"
-		}
-		if of != section {
-			section = of
-			fmt.Fprintf(&b, "\n## %s\n", section)
-		}
-		fmt.Fprintf(&b, "\n### `%s`\n\n", e.path)
-		value := "`" + e.byDefault + "`"
-		if e.unset {
-			value = "not set"
-		}
-		fmt.Fprintf(&b, "- variable: `%s`\n- value: %s\n- default: %s\n", variable(e.path), mayBe(e), value)
-		if who := needers(e.setting); who != "" {
-			fmt.Fprintf(&b, "- needed by: %s\n", who)
-		}
-		fmt.Fprintf(&b, "\n%s\n", wrap(e.words))
-	}
-	return b.String()
-}
-
-// wrap breaks a text into lines of 120 characters.
-func wrap(text string) string {
+// exampleFile returns docs/config.example.yaml.
+func exampleFile() string {
 	var b strings.Builder
-	width := 0
-	for word := range strings.FieldsSeq(text) {
-		switch {
-		case width == 0:
-		case width+1+utf8.RuneCountInString(word) > 120:
+	b.WriteString(exampleHead)
+	var before []string // the sections of the row before
+	for _, s := range table() {
+		keys := strings.Split(s.path, ".")
+		sections, name := keys[:len(keys)-1], keys[len(keys)-1]
+		if len(sections) == 0 || len(before) == 0 || sections[0] != before[0] {
 			b.WriteByte('\n')
-			width = 0
-		default:
-			b.WriteByte(' ')
-			width++
 		}
-		b.WriteString(word)
-		width += utf8.RuneCountInString(word)
+		for i := range sections {
+			if len(before) <= i || !slices.Equal(before[:i+1], sections[:i+1]) {
+				comment(&b, i, sectionDocs[strings.Join(sections[:i+1], ".")])
+				fmt.Fprintf(&b, "%s%s:\n", indent(i), sections[i])
+			}
+		}
+		before = sections
+		depth := len(sections)
+		comment(&b, depth, s.doc)
+		if s.allowed != "" {
+			comment(&b, depth, "Allowed: "+s.allowed+".")
+		}
+		if names := neededBy(s); names != "" {
+			comment(&b, depth, "Needed by: "+names+".")
+		}
+		switch lines := strings.ReplaceAll(s.example, "\n", "\n"+indent(depth+1)); {
+		case s.defaultText == "" && s.example == "":
+			fmt.Fprintf(&b, "%s%s: \"\"\n", indent(depth), name)
+		case s.defaultText == "":
+			fmt.Fprintf(&b, "%s#%s: %s\n", indent(depth), name, lines)
+		case s.example != "": // it is the default, in several lines
+			fmt.Fprintf(&b, "%s%s:%s\n", indent(depth), name, lines)
+		default:
+			fmt.Fprintf(&b, "%s%s: %s\n", indent(depth), name, s.defaultText)
+		}
 	}
 	return b.String()
 }
 
-// needers names the processes that do not start without the setting.
-func needers(s setting) string {
+func indent(depth int) string { return strings.Repeat("  ", depth) }
+
+// comment writes a text as a comment of YAML.
+func comment(b *strings.Builder, depth int, text string) {
+	prefix := indent(depth) + "# "
+	for line := range strings.Lines(wrap(text, 90-len(prefix))) {
+		b.WriteString(strings.TrimRight(prefix+line, " \n") + "\n")
+	}
+}
+
+// wrap breaks a text into lines of at most width characters. Empty lines between
+// paragraphs stay.
+func wrap(text string, width int) string {
+	var b strings.Builder
+	column := 0
+	for i, paragraph := range strings.Split(text, "\n\n") {
+		if i > 0 {
+			b.WriteString("\n\n")
+			column = 0
+		}
+		for word := range strings.FieldsSeq(paragraph) {
+			switch {
+			case column == 0:
+			case column+1+utf8.RuneCountInString(word) > width:
+				b.WriteByte('\n')
+				column = 0
+			default:
+				b.WriteByte(' ')
+				column++
+			}
+			b.WriteString(word)
+			column += utf8.RuneCountInString(word)
+		}
+	}
+	return b.String()
+}
+
+// neededBy names the processes that do not start without the setting.
+func neededBy(s setting) string {
 	var names []string
 	for _, p := range []struct {
 		purpose Purpose
 		name    string
-	}{{ForAPI, "api"}, {ForWorker, "worker"}, {ForScheduler, "scheduler"}, {ForAsynqmon, "asynqmon"}, {ForDatabase, "lethe migrate, lethe doctor"}} {
+	}{
+		{ForAPI, "api"},
+		{ForWorker, "worker"},
+		{ForScheduler, "scheduler"},
+		{ForAsynqmon, "asynqmon"},
+		{ForDatabase, "lethe migrate, lethe doctor, lethe hold"},
+	} {
 		if slices.Contains(s.neededBy, p.purpose) {
 			names = append(names, p.name)
 		}
@@ -306,14 +267,27 @@ func needers(s setting) string {
 	return strings.Join(names, ", ")
 }
 
-const referenceHead = `# Every setting
+const referenceHead = `# Settings
 
-<!-- Written by "make docs" from the comments in internal/config; a test fails when it is stale. -->
+<!-- Written by "make docs" from the table of settings in internal/config. A test fails when this file is stale. -->
 
-A setting is a key in the YAML file that ` + "`LETHE_CONFIG`" + ` names, and an environment variable, which wins over the
-file: ` + "`worker.time_slice`" + ` is ` + "`LETHE_WORKER_TIME_SLICE`" + `. A variable that is set but empty counts as set. Unknown
-keys and unknown ` + "`LETHE_`" + ` variables are refused, and all mistakes are told at once, without repeating a value.
-A secret may be in a file that its variable with ` + "`_FILE`" + ` behind it names, such as ` + "`LETHE_DATABASE_URL_FILE`" + `; only
-one of the two may be set.
-Settings are read once, at the start. [config.example.yaml](config.example.yaml) has all of them in one file to copy.
+Each setting is a key in a YAML file and an environment variable. ` + "`LETHE_CONFIG`" + ` names the YAML file. The variable
+` + "of `worker.time_slice` is `LETHE_WORKER_TIME_SLICE`" + `. If both are set, the variable wins, even when it is empty.
+
+Settings that hold a secret can also be in a file of their own: ` + "`LETHE_DATABASE_URL_FILE`" + ` names a file that holds
+` + "`database.url`" + `. Set only one of ` + "`LETHE_DATABASE_URL` and `LETHE_DATABASE_URL_FILE`" + `.
+
+Lethe reads its settings once, when a process starts. It refuses unknown keys and unknown ` + "`LETHE_`" + ` variables. It
+reports all mistakes at once, and never repeats a value in an error. [config.example.yaml](config.example.yaml) has
+all settings in one file that you can copy.
+`
+
+const exampleHead = `# All settings of Lethe, with their defaults. LETHE_CONFIG names the file to use.
+# This file is written by "make docs" from the table of settings in internal/config.
+#
+# Each setting is also an environment variable, which wins over the file:
+# worker.time_slice is LETHE_WORKER_TIME_SLICE. configuration.md describes the rules.
+#
+# Durations have a unit: 300ms, 30s, 5m, 24h. A line that begins with "#" and no space
+# is an example of a setting that has no default.
 `

@@ -192,7 +192,7 @@ retention:
 	}
 	require.Empty(t, cmp.Diff(want, config))
 
-	// Whoever else sets something wins, one setting at a time, and may unset it.
+	// Every other source overrides the file, one setting at a time, and can unset it.
 	config, err = Load([]string{
 		write(t, "homeserver: {config_file: "+path+"}\nserver_name: a.org\nretention: {enabled: false, default_policy: {max_lifetime: 2y}}\n"),
 		"LETHE_SERVER_NAME=b.org", "LETHE_RETENTION_ALLOWED_LIFETIME_MAX=", "LETHE_RETENTION_PURGE_JOBS=",

@@ -1,8 +1,8 @@
 package config
 
-// A Secret is text that must not be printed, such as a URL with a password.
-// Convert it with string(s) where it is needed; every format verb, log handler
-// and text encoder shows it as "[secret]", or as "" if it is empty.
+// A Secret is a text that must not be printed, such as a URL with a password.
+// string(s) returns the text. Every format verb, log handler and text encoder
+// shows it as "[secret]", or as "" if it is empty.
 type Secret string
 
 // String implements [fmt.Stringer].

@@ -9,8 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// secretSuffix is what the variable that names a secret's file has behind the
-// secret's own.
+// secretSuffix ends the name of a variable that names the file of a secret.
 const secretSuffix = "_FILE"
 
 // loadSecretFile applies a secret from the file that a variable names.
@@ -29,16 +28,16 @@ func (l *loader) loadSecretFile(path, name string, variables map[string]string) 
 	l.set(path, name, text)
 }
 
-// readSecret returns what a file holds, without the end of its last line, which
-// editors and echo put there. Its error does not repeat the path: it may well be
-// the secret itself.
+// readSecret returns the contents of a file, without the line end that editors and
+// echo add. Its error does not repeat the path, because an operator may have put
+// the secret itself there.
 func readSecret(path string) (string, error) {
 	if path == "" {
 		return "", errors.New("names no file: unset it to go without one")
 	}
 	info, err := os.Stat(path)
 	if err == nil && !info.Mode().IsRegular() {
-		// Of a pipe nobody knows when it ends.
+		// Reading a pipe or a device may never end.
 		return "", errors.New("must name a file, not a folder, pipe or device")
 	}
 	var data []byte

@@ -17,10 +17,10 @@ var (
 	errNoScalar  = errors.New("must be one value, not a list or a mapping")
 )
 
-// parseYAML returns the mapping that is the file's only document.
+// parseYAML returns the mapping that is the only document of a file.
 //
-// The tree is read by hand rather than decoded into a Config, because the
-// decoder's errors name Go types instead of keys and quote the values.
+// The loader walks the tree instead of decoding it into a Config, because the
+// decoder's errors name Go types instead of keys, and quote values.
 func parseYAML(data []byte) (*yaml.Node, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	var document, second yaml.Node
@@ -43,7 +43,7 @@ func parseYAML(data []byte) (*yaml.Node, error) {
 	return root, nil
 }
 
-// syntaxError explains two mistakes that the parser's own words do not.
+// syntaxError explains two mistakes better than the parser does.
 func syntaxError(data []byte, err error) error {
 	line := 0
 	for text := range bytes.Lines(data) {
@@ -53,7 +53,8 @@ func syntaxError(data []byte, err error) error {
 			return fmt.Errorf("line %d is indented with a tab: YAML takes only spaces", line)
 		}
 	}
-	// The only message that quotes the file, and a password may begin with *.
+	// This is the only message that quotes the file, and a password may begin
+	// with *.
 	if strings.Contains(err.Error(), "unknown anchor") {
 		return errors.New("a value that begins with * must be quoted")
 	}
@@ -68,11 +69,11 @@ type file struct {
 	root  *yaml.Node
 }
 
-// keyName is what a key may be to be repeated in an error. A key that is
-// anything else may be a value in the wrong place.
+// keyName matches keys that an error may repeat. Any other key may be a value in
+// the wrong place.
 var keyName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,40}$`)
 
-// section applies a mapping whose keys follow the prefix, "" or "worker.".
+// section applies a mapping. The prefix of its keys is "", or such as "worker.".
 func (f *file) section(prefix string, mapping *yaml.Node) {
 	for i := 0; i+1 < len(mapping.Content); i += 2 {
 		key, value := mapping.Content[i], resolve(mapping.Content[i+1])
@@ -93,7 +94,7 @@ func (f *file) section(prefix string, mapping *yaml.Node) {
 			f.refuse(origin, errors.New("no such setting"))
 		} else if value.Kind == yaml.MappingNode {
 			f.section(path+".", value)
-		} else if !isNull(value) { // one whose keys are all commented out is null
+		} else if !isNull(value) { // a section is null if all its keys are commented out
 			f.refuse(origin, errNoMapping)
 		}
 	}
@@ -145,7 +146,8 @@ func (f *file) isSection(path string) bool {
 	return false
 }
 
-// resolve returns what an alias stands for, and every other node as it is.
+// resolve returns the node that an alias stands for. It returns any other node
+// unchanged.
 func resolve(node *yaml.Node) *yaml.Node {
 	if node.Kind == yaml.AliasNode {
 		return node.Alias

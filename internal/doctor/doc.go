@@ -1,6 +1,6 @@
-// Package doctor looks at the servers that Lethe is set up with, and says what
-// keeps it from working or from working fast, and what to do about it.
+// Package doctor examines the servers that Lethe's settings name. It reports what
+// keeps Lethe from working, or from working fast, and what to do about it.
 //
-// It promises to change nothing, to end soon, and to print no secret. It must
-// never decide what a process does: each looks for itself.
+// It changes nothing, ends soon, and prints no secret. Processes do not depend on
+// it: each checks what it needs by itself.
 package doctor

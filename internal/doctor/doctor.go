@@ -19,34 +19,38 @@ import (
 	"lethe/internal/store/purge"
 )
 
-// examineTime bounds the questions to one server.
-const examineTime = 30 * time.Second
+// examineTimeout is the longest time for the checks of one server.
+const examineTimeout = 30 * time.Second
 
 // A Verdict is how bad a finding is.
 type Verdict string
 
 const (
-	// OK is as it should be.
+	// OK means that nothing needs to be done.
 	OK Verdict = "ok"
-	// Advice is not in the way of Lethe's work.
+	// Advice means that Lethe works, but could work better.
 	Advice Verdict = "advice"
-	// Mend is in the way.
+	// Mend means that Lethe cannot work.
 	Mend Verdict = "MEND"
 )
 
-// A Finding is one thing that was looked at.
+// A Finding is the result of one check.
 type Finding struct {
+	// Verdict is how bad the finding is.
 	Verdict Verdict
 
-	// About is a word for what was looked at, Says what was found.
-	About, Says string
+	// About is a short name of what was checked, such as "schema".
+	About string
 
-	// Do is what to do, a statement or command each. Empty if there is nothing,
-	// or if Says tells it.
+	// Says is what was found.
+	Says string
+
+	// Do is the statements or commands that solve the problem. Empty if there is
+	// no problem, or if Says has the solution.
 	Do []string
 }
 
-// A Report is what was found, in the order in which it should be mended.
+// A Report is all findings, in the order in which problems should be solved.
 type Report []Finding
 
 // Healthy reports whether Lethe can work.
@@ -54,8 +58,8 @@ func (r Report) Healthy() bool {
 	return !slices.ContainsFunc(r, func(f Finding) bool { return f.Verdict == Mend })
 }
 
-// Print writes the report for people: a line for each finding, and below it what
-// to do.
+// Print writes the report as text: one line for each finding, followed by what to
+// do.
 func (r Report) Print(w io.Writer) error {
 	for _, f := range r {
 		lines := fmt.Sprintf("%-7s %-11s %s\n", f.Verdict, f.About, f.Says)
@@ -73,8 +77,7 @@ func (r *Report) add(verdict Verdict, about, says string, do ...string) {
 	*r = append(*r, Finding{Verdict: verdict, About: about, Says: says, Do: do})
 }
 
-// Examine looks at what the settings name: the database, and Redis if they name
-// one.
+// Examine checks the database and the Redis servers that the settings name.
 func Examine(ctx context.Context, settings config.Config) Report {
 	var report Report
 	report.examineDatabase(ctx, settings)
@@ -82,8 +85,9 @@ func Examine(ctx context.Context, settings config.Config) Report {
 	return report
 }
 
+// examineDatabase checks PostgreSQL.
 func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
-	ctx, cancel := context.WithTimeout(ctx, examineTime)
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
 	db, err := postgres.Open(ctx, string(settings.Database.URL), postgres.Options{ApplicationName: "lethe doctor", MaxConnections: 2})
 	if err == nil {
@@ -102,25 +106,25 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 	case err != nil:
 		r.add(Mend, "privileges", err.Error())
 	case len(grants) > 0:
-		r.add(Mend, "privileges", "the role may not do all that Lethe does; as the owner of these, or a superuser:", grants...)
+		r.add(Mend, "privileges", "the role lacks privileges that Lethe needs; run as the owner of the tables, or as a superuser:", grants...)
 	default:
-		r.add(OK, "privileges", "the role may do all that Lethe does")
+		r.add(OK, "privileges", "the role has all privileges that Lethe needs")
 	}
-	// The answers to the other questions may need what the role lacks.
-	fault := func(about string, err error) {
+	// The other checks may fail only because the role lacks privileges.
+	addError := func(about string, err error) {
 		var refused *pgconn.PgError
 		const insufficientPrivilege = "42501"
 		if errors.As(err, &refused) && refused.Code == insufficientPrivilege && len(grants) > 0 {
-			r.add(Mend, about, "not looked at, for want of privileges")
+			r.add(Mend, about, "not checked, because the role lacks privileges")
 			return
 		}
 		r.add(Mend, about, err.Error())
 	}
 
 	if err := migrate.CheckSchema(ctx, db); err != nil {
-		fault("schema", err)
+		addError("schema", err)
 	} else {
-		r.add(OK, "schema", "Lethe's tables and the homeserver's are those that this version knows")
+		r.add(OK, "schema", "this version of Lethe knows the tables of Lethe and of the homeserver")
 	}
 	catalog, err := purger.HistoryCatalog(ctx)
 	if err == nil {
@@ -131,27 +135,27 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 			r.add(Mend, "tables", strings.TrimSpace(line))
 		}
 	} else {
-		r.add(OK, "tables", "a purge knows everything that it could touch")
+		r.add(OK, "tables", "a purge knows all tables that it can change")
 		r.examineSpeed(ctx, purger, catalog)
 	}
-	r.examineServerName(ctx, db, settings, fault)
+	r.examineServerName(ctx, db, settings, addError)
 }
 
-// examineSpeed looks at what makes purges fast.
+// examineSpeed checks what makes purges fast.
 func (r *Report) examineSpeed(ctx context.Context, purger *purge.Purger, catalog purge.Catalog) {
 	grants, superuser, err := purger.LackingForSetWise(ctx, catalog)
-	const gain = "references are checked row by row, and all at once would be much faster: "
+	const slow = "references are checked row by row, which is much slower than checking them all at once: "
 	switch why := catalog.RowWise(); {
 	case err != nil:
 		r.add(Mend, "speed", err.Error())
 	case why == "" && len(grants) > 0:
-		r.add(Mend, "speed", "references are checked all at once, for which the role lacks:", grants...)
+		r.add(Mend, "speed", "references are checked all at once, but the role lacks privileges for that:", grants...)
 	case why == "":
 		r.add(OK, "speed", "references are checked all at once")
 	case superuser:
-		r.add(Advice, "speed", gain+why+"; before PostgreSQL 15 only a superuser may")
+		r.add(Advice, "speed", slow+why+"; before PostgreSQL 15 only a superuser can check them all at once")
 	default:
-		r.add(Advice, "speed", gain+why, grants...)
+		r.add(Advice, "speed", slow+why, grants...)
 	}
 
 	indexes, err := purger.LackingIndexes(ctx, catalog)
@@ -159,52 +163,54 @@ func (r *Report) examineSpeed(ctx context.Context, purger *purge.Purger, catalog
 	case err != nil:
 		r.add(Mend, "indexes", err.Error())
 	case len(indexes) > 0:
-		r.add(Advice, "indexes", "without these each batch of a purge reads a whole table:", indexes...)
+		r.add(Advice, "indexes", "indexes are missing, so each batch of a purge reads a whole table:", indexes...)
 	default:
-		r.add(OK, "indexes", "all that a purge relies on are there")
+		r.add(OK, "indexes", "a purge has all the indexes that it needs")
 	}
 }
 
-// examineServerName looks at what a worker must be told.
-func (r *Report) examineServerName(ctx context.Context, db *postgres.DB, settings config.Config, fault func(string, error)) {
+// examineServerName checks the settings that a worker needs.
+func (r *Report) examineServerName(ctx context.Context, db *postgres.DB, settings config.Config, addError func(string, error)) {
 	if settings.ServerName == "" {
-		r.add(Advice, "server name", "a worker needs to know it: set LETHE_SERVER_NAME")
+		r.add(Advice, "server name", "a worker needs it: set LETHE_SERVER_NAME")
 	} else if ours, err := migrate.HasUsersOf(ctx, db, settings.ServerName); err != nil {
-		fault("server name", err)
+		addError("server name", err)
 	} else if !ours {
-		r.add(Mend, "server name", "no user of the database is on "+settings.ServerName+": correct LETHE_SERVER_NAME")
+		r.add(Mend, "server name", "no user in the database is on "+settings.ServerName+": correct LETHE_SERVER_NAME")
 	} else {
-		r.add(OK, "server name", settings.ServerName+" is the database's")
+		r.add(OK, "server name", "the users in the database are on "+settings.ServerName)
 	}
 	made, err := migrate.MadeBySynapse(ctx, db)
 	if err != nil {
-		fault("synapse", err)
+		addError("synapse", err)
 	} else if made && settings.SynapseBeside == nil {
-		r.add(Advice, "synapse", "a worker needs to know whether one runs on this database: stop it, and set LETHE_SYNAPSE_BESIDE=false")
+		r.add(Advice, "synapse", "Synapse created this database: stop Synapse, and set LETHE_SYNAPSE_BESIDE=false, before you start a worker")
 	}
 }
 
+// examineRedis checks the Redis of the jobs and the Redis servers of the locks.
 func (r *Report) examineRedis(ctx context.Context, settings config.Config) {
-	ctx, cancel := context.WithTimeout(ctx, examineTime)
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
 	if settings.Redis.URL == "" {
-		r.add(Advice, "redis", "api, worker and scheduler need one: set LETHE_REDIS_URL")
+		r.add(Advice, "redis", "api, worker and scheduler need it: set LETHE_REDIS_URL")
 	} else {
-		r.judgeRedis("redis", []config.Secret{settings.Redis.URL}, func(clients []redis.UniversalClient) error {
+		r.checkRedis("redis", []config.Secret{settings.Redis.URL}, func(clients []redis.UniversalClient) error {
 			return redisdb.CheckPolicy(ctx, clients[0])
 		})
 	}
 	if len(settings.Lock.RedisURLs) > 0 {
-		r.judgeRedis("locks", settings.Lock.RedisURLs, func(clients []redis.UniversalClient) error {
+		r.checkRedis("locks", settings.Lock.RedisURLs, func(clients []redis.UniversalClient) error {
 			return redisdb.CheckQuorum(ctx, clients)
 		})
 	}
 }
 
-func (r *Report) judgeRedis(about string, urls []config.Secret, check func([]redis.UniversalClient) error) {
+// checkRedis adds the result of a check of Redis servers.
+func (r *Report) checkRedis(about string, urls []config.Secret, check func([]redis.UniversalClient) error) {
 	var clients []redis.UniversalClient
 	for _, url := range urls {
-		client, err := redisdb.OpenForLocks(string(url)) // it does not try again and again
+		client, err := redisdb.OpenForLocks(string(url)) // this client does not retry
 		if err != nil {
 			r.add(Mend, about, err.Error())
 			return
@@ -216,5 +222,5 @@ func (r *Report) judgeRedis(about string, urls []config.Secret, check func([]red
 		r.add(Mend, about, err.Error())
 		return
 	}
-	r.add(OK, about, "it answers, and keeps what it holds")
+	r.add(OK, about, "it answers, and does not evict keys")
 }

@@ -26,7 +26,11 @@ import (
 	"lethe/internal/redisdb"
 	"lethe/internal/retention"
 	"lethe/internal/roomgen"
-	"lethe/internal/store"
+	"lethe/internal/store/admin"
+	"lethe/internal/store/journal"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/purge"
 	"lethe/internal/tasks"
 )
 
@@ -64,7 +68,7 @@ func admit(t *testing.T, url string) *ward {
 
 func embedded(t *testing.T) *ward {
 	t.Helper()
-	return admit(t, devstacktest.Database(t, "embedded", store.MigrateEmbedded))
+	return admit(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded))
 }
 
 func (w *ward) exec(sql ...string) {
@@ -110,17 +114,18 @@ func finding(t *testing.T, report Report, about string) Finding {
 // returns why references were checked row by row.
 func (w *ward) purge(room roomgen.Summary) string {
 	w.t.Helper()
-	db, err := store.Open(w.ctx, w.plainURL(), store.Options{})
+	db, err := postgres.Open(w.ctx, w.plainURL(), postgres.Options{})
 	require.NoError(w.t, err)
 	defer db.Close()
-	catalog, err := db.Catalog(w.ctx)
+	queries := admin.New(db)
+	catalog, err := purge.New(db, purge.Options{}).HistoryCatalog(w.ctx)
 	require.NoError(w.t, err)
 
-	_, err = db.Requester(w.ctx, "nobody's", true)
-	require.ErrorIs(w.t, err, store.ErrNotFound)
-	_, err = db.TokenAtTimestamp(w.ctx, room.Room, math.MaxInt64)
+	_, err = queries.Requester(w.ctx, "nobody's", true)
+	require.ErrorIs(w.t, err, postgres.ErrNotFound)
+	_, err = queries.TokenAtTimestamp(w.ctx, room.Room, math.MaxInt64)
 	require.NoError(w.t, err)
-	_, token, err := db.EventPosition(w.ctx, room.Middle)
+	_, token, err := queries.EventPosition(w.ctx, room.Middle)
 	require.NoError(w.t, err)
 	server := devstacktest.Redis(w.t)
 	client, err := redisdb.Open(server.URL())
@@ -132,9 +137,9 @@ func (w *ward) purge(room roomgen.Summary) string {
 	id, err := submit.SubmitPurgeHistory(w.ctx,
 		tasks.PurgeHistory{Room: room.Room, Token: token, DeleteLocalEvents: true, Requester: "@a:b"})
 	require.NoError(w.t, err)
-	_, _, err = db.Rooms(w.ctx, store.RoomList{Order: "name", Limit: 10})
+	_, _, err = queries.Rooms(w.ctx, admin.RoomList{Order: "name", Limit: 10})
 	require.NoError(w.t, err)
-	_, err = db.RoomDetails(w.ctx, room.Room)
+	_, err = queries.RoomDetails(w.ctx, room.Room)
 	require.NoError(w.t, err)
 	key := filepath.Join(w.t.TempDir(), "signing.key")
 	require.NoError(w.t, os.WriteFile(key, []byte(matrix.GenerateSigningKey()), 0o600))
@@ -149,14 +154,14 @@ func (w *ward) purge(room roomgen.Summary) string {
 		_ = worker.Process.Signal(syscall.SIGTERM)
 		_ = worker.Wait()
 	}()
-	completes := func(kind jobs.Kind, id string) {
+	completes := func(kind journal.Kind, id string) {
 		var status jobs.Status
 		require.Eventually(w.t, func() bool {
 			var err error
 			status, err = board.Status(w.ctx, kind, id)
 			return err == nil && status.State.Ended()
 		}, time.Minute, 20*time.Millisecond)
-		require.Equal(w.t, jobs.Complete, status.State, status.Error)
+		require.Equal(w.t, journal.Complete, status.State, status.Error)
 	}
 	completes(jobs.PurgeHistory, id)
 	id, err = submit.SubmitDeleteRoom(w.ctx, tasks.DeleteRoom{
@@ -180,7 +185,7 @@ func TestTheGrantsAreEnough(t *testing.T) {
 		require.Equal(t, Mend, lacking.Verdict)
 		role := pgx.Identifier{w.role}.Sanitize()
 		require.Contains(t, lacking.Do, `GRANT SELECT, DELETE ON event_relations TO `+role+`;`)
-		require.Equal(t, "not looked at, for want of privileges", finding(t, report, "schema").Says)
+		require.Equal(t, "not checked, because the role lacks privileges", finding(t, report, "schema").Says)
 
 		w.exec(lacking.Do...)
 		report = examineAs(w, w.plainURL())
@@ -212,7 +217,7 @@ func TestTheGrantsAreEnough(t *testing.T) {
 	t.Run("Synapse", func(t *testing.T) {
 		t.Parallel()
 		url := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
-		require.NoError(t, store.Migrate(t.Context(), url))
+		require.NoError(t, migrate.Up(t.Context(), url))
 		check(t, admit(t, url))
 	})
 }
@@ -220,7 +225,7 @@ func TestTheGrantsAreEnough(t *testing.T) {
 // readPages reads pages as the role, all of a room and what a member of it sees.
 func (w *ward) readPages() {
 	w.t.Helper()
-	db, err := store.Open(w.ctx, w.plainURL(), store.Options{MaxConnections: 1})
+	db, err := postgres.Open(w.ctx, w.plainURL(), postgres.Options{MaxConnections: 1})
 	require.NoError(w.t, err)
 	defer db.Close()
 	var user, room string
@@ -244,15 +249,16 @@ func (w *ward) readPages() {
 // hold holds a room as the role, and releases it.
 func (w *ward) hold() {
 	w.t.Helper()
-	db, err := store.Open(w.ctx, w.plainURL(), store.Options{MaxConnections: 1})
+	db, err := postgres.Open(w.ctx, w.plainURL(), postgres.Options{MaxConnections: 1})
 	require.NoError(w.t, err)
 	defer db.Close()
-	_, err = db.PlaceHold(w.ctx, w.rooms[0].Room, "why", "@admin:x")
+	holds := journal.NewHolds(db)
+	_, err = holds.Place(w.ctx, w.rooms[0].Room, "why", "@admin:x")
 	require.NoError(w.t, err)
-	require.ErrorIs(w.t, db.CheckHold(w.ctx, w.rooms[0].Room), store.ErrHeld)
-	_, err = db.ReleaseHold(w.ctx, w.rooms[0].Room, "@admin:x")
+	require.ErrorIs(w.t, holds.Check(w.ctx, w.rooms[0].Room), journal.ErrHeld)
+	_, err = holds.Release(w.ctx, w.rooms[0].Room, "@admin:x")
 	require.NoError(w.t, err)
-	_, err = db.ResumeHeld(w.ctx, 1)
+	_, err = journal.New(db).ResumeHeld(w.ctx, 1)
 	require.NoError(w.t, err)
 }
 

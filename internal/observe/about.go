@@ -6,15 +6,14 @@ import (
 	"slices"
 )
 
-// aboutKey is the context's key of what its work is about.
+// aboutKey is the key of a context's attributes.
 type aboutKey struct{}
 
-// About returns a context whose work is about what the attributes say: a logger
-// of [NewLogger] that is given it, by InfoContext and the like, writes them on its
-// line, unless the line has an attribute of that name already. So a line that is
-// written deep in a job's work, by who knows nothing of jobs, still says of which
-// job it is. A second call adds to the first, and an attribute of the same name
-// takes the place of the first one's.
+// About returns a context with attributes for the log. When a logger of [NewLogger]
+// gets this context, for example by InfoContext, it adds the attributes to the line,
+// unless the line has an attribute of the same name. So code that knows nothing
+// of jobs still logs which job it works for. A second call adds more attributes,
+// and replaces those of the same name.
 func About(ctx context.Context, attributes ...slog.Attr) context.Context {
 	before, _ := ctx.Value(aboutKey{}).([]slog.Attr)
 	all := make([]slog.Attr, 0, len(before)+len(attributes))
@@ -26,12 +25,12 @@ func About(ctx context.Context, attributes ...slog.Attr) context.Context {
 	return context.WithValue(ctx, aboutKey{}, append(all, attributes...))
 }
 
-// aboutHandler adds to each record what its context is about.
+// aboutHandler adds the attributes of the context to each record.
 type aboutHandler struct {
 	slog.Handler
 
-	// keys are the names of the attributes that the logger has itself. Within a
-	// group, names are other names: there nothing is known.
+	// keys are the names of the logger's own attributes. Inside a group they are
+	// not complete.
 	keys []string
 }
 

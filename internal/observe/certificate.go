@@ -13,27 +13,27 @@ import (
 
 // CertificateOptions are the choices for a [Certificate].
 type CertificateOptions struct {
-	// Every is how often the files are looked at, at most. Defaults to 10s.
+	// Every is the shortest time between two checks of the files. Defaults to 10s.
 	Every time.Duration
 
-	// Log takes a warning when the files cannot be used any more. Defaults to
-	// none being written.
+	// Log gets a warning when the files have changed and cannot be used. Defaults
+	// to a logger that discards everything.
 	Log *slog.Logger
 }
 
-// A Certificate is a server's certificate and its key in two files, which are
-// read again when they have changed, as whoever renews certificates changes them.
-// What cannot be used is not: the last one that could stays. Make one with
-// [OpenCertificate]. It is safe for concurrent use.
+// A Certificate is a server's certificate and its key, in two files. It reads the
+// files again when they change, so that a certificate can be renewed without a
+// restart. If the new files cannot be used, it keeps the certificate that it has.
+// Make one with [OpenCertificate]. It is safe for concurrent use.
 type Certificate struct {
 	certFile, keyFile string
 	options           CertificateOptions
 
 	mu      sync.Mutex
 	current *tls.Certificate
-	cert    []byte // of the files when they were last looked at, and so is key
-	key     []byte // "
-	looked  time.Time
+	cert    []byte // contents of certFile when current was read
+	key     []byte // contents of keyFile when current was read
+	checked time.Time
 }
 
 // OpenCertificate reads the files, which are PEM. It fails if they cannot be used.
@@ -47,38 +47,38 @@ func OpenCertificate(certFile, keyFile string, options CertificateOptions) (*Cer
 	c := &Certificate{certFile: certFile, keyFile: keyFile, options: options}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.look(); err != nil {
+	if err := c.read(); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// TLS returns the settings of a server that shows the certificate.
+// TLS returns the TLS settings of a server with this certificate.
 func (c *Certificate) TLS() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return c.now(hello.Context()), nil
+			return c.latest(hello.Context()), nil
 		},
 	}
 }
 
-// now returns the certificate that is to be shown.
-func (c *Certificate) now(ctx context.Context) *tls.Certificate {
+// latest returns the certificate, after checking the files if it is time to.
+func (c *Certificate) latest(ctx context.Context) *tls.Certificate {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if time.Since(c.looked) >= c.options.Every {
-		if err := c.look(); err != nil {
-			c.options.Log.WarnContext(ctx, "certificate not renewed: the last one is still shown", "error", err)
+	if time.Since(c.checked) >= c.options.Every {
+		if err := c.read(); err != nil {
+			c.options.Log.WarnContext(ctx, "new certificate cannot be used; keeping the old one", "error", err)
 		}
 	}
 	return c.current
 }
 
-// look reads the files. One that was replaced a moment before the other does not
-// fit it, and is looked at again the next time.
-func (c *Certificate) look() error {
-	c.looked = time.Now()
+// read reads the files. While only one of the two has been replaced, they do not fit
+// together: the next check reads them again.
+func (c *Certificate) read() error {
+	c.checked = time.Now()
 	cert, err := os.ReadFile(c.certFile)
 	if err != nil {
 		return fmt.Errorf("read the certificate: %w", err)

@@ -1,14 +1,13 @@
-// Package observe is how a Lethe process is seen from outside: its log, its
-// metrics, its traces, its health, and the HTTP server that shows metrics and
-// health and also serves the API. It is the only package that knows OpenTelemetry.
+// Package observe makes a Lethe process visible from outside: its log, its metrics,
+// its traces and its health, and the HTTP server that serves metrics, health and
+// the API. It is the only package that uses OpenTelemetry.
 //
-// It promises that probing is cheap however often it is done, that a server stops
-// within the time that it was given, that nobody waits for a trace to be sent, and
-// that traces which nobody asked for cost nothing. It must never decide anything about
-// a job, and never write a secret: what it logs, counts or answers may be read
-// by anyone.
+// Probes are cheap, however frequent they are. A server stops within the time that
+// it was given. Work never waits for a trace to be sent. The package decides
+// nothing about a job, and writes no secret: anyone may read what it logs, counts
+// or answers.
 //
-// A logger is passed explicitly, never in a context. What its lines are about is in
-// the context: whoever runs a job says so once, by [About], with the attributes
-// job, room and kind.
+// A logger is always a parameter, and never in a context. The context holds what the
+// lines are about: a worker calls [About] once for each run of a job, with the
+// attributes job, room and kind.
 package observe

@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	// checkTimeout is how long a check may take.
+	// checkTimeout is the longest time of a check.
 	checkTimeout = 2 * time.Second
-	// checkEvery is the least time between two runs of the checks, so that a
-	// flood of probes is no flood for PostgreSQL.
+	// checkEvery is the shortest time between two runs of the checks. It protects
+	// PostgreSQL from frequent probes.
 	checkEvery = time.Second
 )
 
-// A Check says why the process cannot do its work, or nil. It must be done when
-// its context is, and be safe for use beside other checks. Its error's text is
-// shown to whoever asks, so it must hold no secret.
+// A Check returns why the process cannot do its work, or nil. It must return when
+// its context ends, and it must be safe to run at the same time as other checks. Its
+// error is public, so it must hold no secret.
 type Check func(ctx context.Context) error
 
 // Health serves a process's liveness, readiness and metrics.
@@ -33,15 +33,15 @@ type Health struct {
 	probes  singleflight.Group // has one key, ""
 	running singleflight.Group // by name of check
 
-	// Only the one probe that runs uses these.
+	// Only one probe at a time uses these fields.
 	failing map[string]string // error text by name of check
 	ran     time.Time
 }
 
-// NewHealth returns a Health that shows the registry's metrics and is ready
-// when every check passes. With no checks it is always ready. The map must not
-// be changed afterwards. It adds the checks to the registry, as
-// lethe_check_passing; a second call with the same registry panics.
+// NewHealth returns a Health that serves the registry's metrics, and that is ready
+// when every check passes. Without checks it is always ready. The map must not be
+// changed afterwards. NewHealth adds the metric lethe_check_passing to the registry;
+// a second call with the same registry panics.
 func NewHealth(registry *prometheus.Registry, checks map[string]Check) *Health {
 	h := &Health{
 		checks:  checks,
@@ -51,10 +51,10 @@ func NewHealth(registry *prometheus.Registry, checks map[string]Check) *Health {
 	return h
 }
 
-// passingChecks shows which of the checks pass, when it is asked.
+// passingChecks runs the checks and shows which ones pass, when it is collected.
 type passingChecks struct{ health *Health }
 
-var checkPassing = prometheus.NewDesc("lethe_check_passing", "1 if the check of readiness passes, else 0.", []string{"check"}, nil)
+var checkPassing = prometheus.NewDesc("lethe_check_passing", "1 if the readiness check passes, else 0.", []string{"check"}, nil)
 
 // Describe implements [prometheus.Collector].
 func (passingChecks) Describe(to chan<- *prometheus.Desc) { to <- checkPassing }
@@ -73,11 +73,10 @@ func (p passingChecks) Collect(to chan<- prometheus.Metric) {
 
 // Handler returns a handler of three paths, for GET and HEAD:
 //
-//   - /healthz answers 200 as long as the process answers at all;
-//   - /readyz answers 200 if every check passes, else 503 with the error of each
-//     that fails. All checks run at once, with 2 s for each, and their outcome
-//     stands for 1 s;
-//   - /metrics answers in Prometheus's format, and runs the checks as /readyz does.
+//   - /healthz answers 200.
+//   - /readyz answers 200 if every check passes, and otherwise 503 with the errors.
+//     The checks run at the same time, for at most 2 s. Their result is used for 1 s.
+//   - /metrics answers in Prometheus's format. It uses the checks as /readyz does.
 func (h *Health) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -107,9 +106,9 @@ func answer(w http.ResponseWriter, status int, body report) {
 	_ = json.NewEncoder(w).Encode(body) // only the client can be at fault
 }
 
-// check returns the errors of the checks that fail, at most checkEvery old.
-// Probes that come while the checks run share their outcome. It is nobody's
-// request that they run for: one that gives up must not fail the others.
+// check returns the errors of the checks that fail, at most checkEvery old. Probes
+// that arrive while the checks run share their result. The checks do not use the
+// context of a request, so that a probe that gives up does not fail the others.
 func (h *Health) check() map[string]string {
 	failing, _, _ := h.probes.Do("", func() (any, error) {
 		if h.ran.IsZero() || time.Since(h.ran) >= checkEvery {
@@ -121,7 +120,7 @@ func (h *Health) check() map[string]string {
 	return failing.(map[string]string)
 }
 
-// runAll runs every check, all at once.
+// runAll runs all checks at the same time.
 func (h *Health) runAll() map[string]string {
 	type outcome struct {
 		name string
@@ -140,9 +139,9 @@ func (h *Health) runAll() map[string]string {
 	return failing
 }
 
-// run runs one check, for at most checkTimeout even if the check does not heed
-// its context. Such a check goes on, and later runs wait for it rather than
-// start it again, so that there is never more than one.
+// run runs one check, for at most checkTimeout. A check that ignores the end of its
+// context continues in the background. Later runs wait for it instead of starting
+// it a second time.
 func (h *Health) run(name string, check Check) error {
 	done := h.running.DoChan(name, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
@@ -160,6 +159,6 @@ func (h *Health) run(name string, check Check) error {
 // userinfo matches the user and password of a URL.
 var userinfo = regexp.MustCompile(`://[^/\s]*@`)
 
-// redact hides the user and password of a URL. Checks promise not to show any;
-// this is for the library below that breaks the promise for them.
+// redact hides the user and password of URLs in a text. Errors of our own have none,
+// but errors of a library may.
 func redact(text string) string { return userinfo.ReplaceAllString(text, "://…@") }

@@ -11,15 +11,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// NewLogger returns a logger that writes one line per record to w, with what its
-// context is [About]. Level is
-// debug, info, warn or error; format is text or json. The configuration admits
-// no others; here they mean info and text.
+// NewLogger returns a logger that writes one line per record to w, with the
+// attributes that [About] has put into the context. The level is debug, info, warn or
+// error; the format is text or json. Anything else means info and text.
 func NewLogger(w io.Writer, level, format string) *slog.Logger {
 	options := new(slog.HandlerOptions)
-	var least slog.Level
-	if least.UnmarshalText([]byte(level)) == nil {
-		options.Level = least
+	var minimum slog.Level
+	if minimum.UnmarshalText([]byte(level)) == nil {
+		options.Level = minimum
 	}
 	if format == "json" {
 		return slog.New(aboutHandler{Handler: slog.NewJSONHandler(w, options)})
@@ -27,7 +26,7 @@ func NewLogger(w io.Writer, level, format string) *slog.Logger {
 	return slog.New(aboutHandler{Handler: slog.NewTextHandler(w, options)})
 }
 
-// AsynqLogger writes what asynq logs to a slog.Logger, at the same levels.
+// AsynqLogger writes the log of asynq to a slog.Logger, with the same levels.
 type AsynqLogger struct {
 	log *slog.Logger
 }
@@ -52,16 +51,16 @@ func (l AsynqLogger) Warn(args ...any) { l.write(slog.LevelWarn, args) }
 // Error implements [asynq.Logger].
 func (l AsynqLogger) Error(args ...any) { l.write(slog.LevelError, args) }
 
-// Fatal implements [asynq.Logger], but for ending the process, which only main
-// may do. asynq does not call it.
+// Fatal implements [asynq.Logger]. It does not end the process, because only main may
+// do that. asynq never calls it.
 func (l AsynqLogger) Fatal(args ...any) { l.write(slog.LevelError, args) }
 
 func (l AsynqLogger) write(level slog.Level, args []any) {
 	l.log.Log(context.Background(), level, strings.TrimSpace(fmt.Sprint(args...)))
 }
 
-// SetRedisLogger makes go-redis log to log, with the attribute component=redis,
-// instead of to standard error. It is for the whole process; the last call
+// SetRedisLogger makes go-redis write to log, with the attribute component=redis,
+// instead of to standard error. This is set for the whole process: the last call
 // wins.
 func SetRedisLogger(log *slog.Logger) {
 	redis.SetLogger(redisLogger{log.With("component", "redis")})
@@ -71,9 +70,8 @@ type redisLogger struct {
 	log *slog.Logger
 }
 
-// Printf implements go-redis's logging interface. go-redis tells no levels. By
-// default it speaks up only when a connection fails, and then tries again by
-// itself, so all it says is a warning.
+// Printf implements go-redis's logging interface, which has no levels. go-redis only
+// logs failed connections, and it tries again by itself: so each line is a warning.
 func (l redisLogger) Printf(ctx context.Context, format string, args ...any) {
 	l.log.WarnContext(ctx, strings.TrimSpace(fmt.Sprintf(format, args...)))
 }

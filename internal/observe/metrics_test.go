@@ -35,7 +35,7 @@ func TestMetrics(t *testing.T) {
 	metrics.QueueOldestSeconds.WithLabelValues("low").Set(7)
 	ShowPools(registry, map[string]func() Pool{
 		"database": func() Pool {
-			return Pool{Open: 5, InUse: 2, Most: 16, Waits: 9, WaitSeconds: 1.5, GivenUp: 1}
+			return Pool{Open: 5, InUse: 2, Max: 16, Waits: 9, WaitSeconds: 1.5, GivenUp: 1}
 		},
 		"redis_jobs": func() Pool { return Pool{Open: 1, InUse: 2} },
 	})
@@ -85,7 +85,7 @@ func TestMetrics(t *testing.T) {
 	}
 
 	require.NotContains(t, response.Body.String(), `connections_max{pool="redis_jobs"}`)
-	metrics.LookAway()
+	metrics.ClearQueueGauges()
 	require.NotContains(t, get(health, "/metrics").Body.String(), "lethe_queue_")
 
 	require.Panics(t, func() { NewMetrics(registry) })

@@ -2,53 +2,62 @@ package observe
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// A Pool is how the connections of a pool are used.
+// A Pool is the state of a connection pool.
 type Pool struct {
-	// Open is how many connections there are, InUse how many of them somebody has.
-	Open, InUse int
+	// Open is the number of connections.
+	Open int
 
-	// Most is how many there may be; 0 for no bound, or an unknown one.
-	Most int
+	// InUse is the number of connections in use.
+	InUse int
 
-	// Waits counts those who had to wait for a connection, WaitSeconds is for how
-	// long in all, and GivenUp counts those who waited in vain.
-	Waits, WaitSeconds, GivenUp float64
+	// Max is the largest number of connections, or 0 if it is not limited or not
+	// known.
+	Max int
+
+	// Waits is how often a caller had to wait for a connection.
+	Waits float64
+
+	// WaitSeconds is the total time of these waits, in seconds.
+	WaitSeconds float64
+
+	// GivenUp is how many of these waits ended without a connection.
+	GivenUp float64
 }
 
 var (
 	poolConnections = prometheus.NewDesc("lethe_pool_connections",
 		"Connections of a pool, by state.", []string{"pool", "state"}, nil)
-	poolMost = prometheus.NewDesc("lethe_pool_connections_max",
-		"How many connections a pool may have.", []string{"pool"}, nil)
+	poolMax = prometheus.NewDesc("lethe_pool_connections_max",
+		"The largest number of connections of a pool.", []string{"pool"}, nil)
 	poolWaits = prometheus.NewDesc("lethe_pool_waits_total",
-		"How often somebody waited for a connection of a pool.", []string{"pool"}, nil)
+		"How often a caller waited for a connection of a pool.", []string{"pool"}, nil)
 	poolWaitSeconds = prometheus.NewDesc("lethe_pool_wait_seconds_total",
-		"How long those have waited.", []string{"pool"}, nil)
+		"How long these callers have waited.", []string{"pool"}, nil)
 	poolGivenUp = prometheus.NewDesc("lethe_pool_waits_given_up_total",
-		"How many of those waited in vain.", []string{"pool"}, nil)
+		"How many of these waits ended without a connection.", []string{"pool"}, nil)
 )
 
-// pools shows pools, when it is asked.
+// pools shows the state of pools, when it is collected.
 type pools map[string]func() Pool
 
-// ShowPools shows pools, by name, in the registry: database is PostgreSQL's,
-// redis_jobs and redis_locks are Redis's. The functions are called at each look and
-// must answer at once. A second call with the same registry panics.
+// ShowPools adds pools to the registry, by name: database for PostgreSQL, redis_jobs
+// and redis_locks for Redis. Each request for the metrics calls the functions, which
+// must return at once. A second call with the same registry panics.
 func ShowPools(registry prometheus.Registerer, show map[string]func() Pool) {
 	registry.MustRegister(pools(show))
 }
 
 // Describe implements [prometheus.Collector].
 func (pools) Describe(to chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{poolConnections, poolMost, poolWaits, poolWaitSeconds, poolGivenUp} {
+	for _, desc := range []*prometheus.Desc{poolConnections, poolMax, poolWaits, poolWaitSeconds, poolGivenUp} {
 		to <- desc
 	}
 }
 
 // Collect implements [prometheus.Collector].
 func (p pools) Collect(to chan<- prometheus.Metric) {
-	for name, look := range p {
-		pool := look()
+	for name, state := range p {
+		pool := state()
 		gauge := func(desc *prometheus.Desc, value int, labels ...string) {
 			to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value), append([]string{name}, labels...)...)
 		}
@@ -57,8 +66,8 @@ func (p pools) Collect(to chan<- prometheus.Metric) {
 		}
 		gauge(poolConnections, pool.InUse, "in_use")
 		gauge(poolConnections, max(0, pool.Open-pool.InUse), "idle")
-		if pool.Most > 0 {
-			gauge(poolMost, pool.Most)
+		if pool.Max > 0 {
+			gauge(poolMax, pool.Max)
 		}
 		counter(poolWaits, pool.Waits)
 		counter(poolWaitSeconds, pool.WaitSeconds)

@@ -6,31 +6,29 @@ import (
 	"net/http"
 )
 
-// RequestIDHeader is the header in which a request brings its id, and in which it
-// gets it back.
+// RequestIDHeader is the header of a request's id, in the request and in the
+// response.
 const RequestIDHeader = "X-Request-Id"
 
-// mostRequestID is how many characters an id from outside may have.
-const mostRequestID = 64
+// maxRequestID is the length of the longest id that a request may have.
+const maxRequestID = 64
 
 type requestIDKey struct{}
 
-// WithRequestID returns a context of the request that has the id. A second call
-// gives it another.
+// WithRequestID returns a context of the request with this id. A second call
+// replaces the id.
 func WithRequestID(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, requestIDKey{}, id)
 }
 
-// RequestID returns the id of the request that the context is of, "" if it is of
-// none.
+// RequestID returns the id of the context's request, "" if there is no request.
 func RequestID(ctx context.Context) string {
 	id, _ := ctx.Value(requestIDKey{}).(string)
 	return id
 }
 
-// RequestIDOf returns the id that a request brings, if it brings one that is fit
-// to be written everywhere, and else a new one. Fit are up to 64 ASCII letters,
-// digits and the signs . _ : - .
+// RequestIDOf returns the id in the headers of a request if it is valid, and a new id
+// otherwise. A valid id has 1 to 64 ASCII letters, digits, or characters of ._:- .
 func RequestIDOf(header http.Header) string {
 	if ids := header.Values(RequestIDHeader); len(ids) == 1 && ValidRequestID(ids[0]) {
 		return ids[0]
@@ -38,8 +36,7 @@ func RequestIDOf(header http.Header) string {
 	return rand.Text()
 }
 
-// ValidRequestID reports whether an id is one that [RequestIDOf] would take from
-// outside.
+// ValidRequestID reports whether [RequestIDOf] accepts an id.
 func ValidRequestID(id string) bool {
 	for _, c := range []byte(id) {
 		switch {
@@ -48,5 +45,5 @@ func ValidRequestID(id string) bool {
 			return false
 		}
 	}
-	return id != "" && len(id) <= mostRequestID
+	return id != "" && len(id) <= maxRequestID
 }

@@ -11,38 +11,36 @@ import (
 	"time"
 )
 
-// ServerOptions are the choices for a [Server].
+// ServerOptions are the options of [Listen].
 type ServerOptions struct {
-	// DrainTimeout is how long requests may go on after the server was told to
-	// stop; then their connections are cut. Defaults to 10s.
+	// DrainTimeout is how long requests may continue after the server has begun to
+	// stop. Then their connections are closed. Defaults to 10s.
 	DrainTimeout time.Duration
 
-	// Log takes what net/http has to say, such as panics of handlers, as
-	// warnings. Defaults to none of it being written.
+	// Log gets the messages of net/http, such as panics of handlers, as warnings.
+	// Defaults to a logger that discards everything.
 	Log *slog.Logger
 
-	// TLS serves HTTPS, with the certificate of these settings. Defaults to nil,
-	// plain HTTP.
+	// TLS is the TLS settings for HTTPS. Defaults to nil, plain HTTP.
 	TLS *tls.Config
 
-	// WriteTimeout is how long a request may take, from the end of its headers
-	// to the end of its answer; then its connection is cut. Keep it above the
-	// longest that a handler may wait. Defaults to 2m.
+	// WriteTimeout is the longest time from the end of a request's headers to the
+	// end of the response. Then the connection is closed. Keep it above the longest
+	// wait of a handler. Defaults to 2m.
 	WriteTimeout time.Duration
 }
 
-// A Server serves one address over HTTP/1.1, or by TLS, with a deadline for every wait on
-// a client. Make one with [Listen].
+// A Server serves HTTP/1.1, with or without TLS, on one address. Every wait for a
+// client has a deadline. Make one with [Listen].
 type Server struct {
 	drain    time.Duration
 	listener net.Listener
 	server   *http.Server
 }
 
-// Listen takes the address, a host:port, and returns a server that will answer
-// with the handler. Port 0 takes a free port, which [Server.Addr] tells.
-// Clients can connect at once, and are answered once [Server.Serve] runs. The
-// caller must call Serve or [Server.Close].
+// Listen listens on the address, a host:port, and returns a server with the handler.
+// Port 0 takes a free port: see [Server.Addr]. Clients can connect at once, and get
+// responses when [Server.Serve] runs. The caller must call Serve or [Server.Close].
 func Listen(ctx context.Context, address string, handler http.Handler, options ServerOptions) (*Server, error) {
 	if options.DrainTimeout == 0 {
 		options.DrainTimeout = 10 * time.Second
@@ -57,8 +55,8 @@ func Listen(ctx context.Context, address string, handler http.Handler, options S
 	if err != nil {
 		return nil, fmt.Errorf("listen for HTTP: %w", err)
 	}
-	// HTTP/2 would come with TLS alone, and lets one connection do what each limit
-	// here means for one request.
+	// TLS alone would also enable HTTP/2, where one connection can have many requests
+	// at once. The limits below are for one request per connection.
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	return &Server{
@@ -75,20 +73,20 @@ func Listen(ctx context.Context, address string, handler http.Handler, options S
 			TLSConfig:         options.TLS,
 			WriteTimeout:      options.WriteTimeout,
 
-			// The handler answers "OPTIONS *" too.
+			// The handler gets "OPTIONS *" too.
 			DisableGeneralOptionsHandler: true,
 		},
 	}, nil
 }
 
-// Addr returns the host:port that the server is bound to.
+// Addr returns the host:port that the server listens on.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Close stops a server at once, cutting every connection, and frees its
-// address. Further calls do nothing.
+// Close closes all connections at once and frees the address. A second call does
+// nothing.
 func (s *Server) Close() error {
 	err := s.server.Close()
-	if closeErr := s.listener.Close(); !errors.Is(closeErr, net.ErrClosed) { // by the first, or by an earlier call
+	if closeErr := s.listener.Close(); !errors.Is(closeErr, net.ErrClosed) { // the line above, or an earlier call, has closed it
 		err = errors.Join(err, closeErr)
 	}
 	if err != nil {
@@ -97,12 +95,13 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// Serve answers requests until ctx ends. Then it takes no new ones, lets those
-// in flight finish within the drain timeout, and returns nil; if some did not
-// finish, it cuts their connections, ends their contexts and returns an error
-// that wraps [context.DeadlineExceeded]. Requests do not see the end of ctx
-// itself. If the listener fails, Serve returns why. Call it once: after a Serve
-// or a [Server.Close] it returns an error that wraps [http.ErrServerClosed].
+// Serve serves requests until ctx ends. Then it accepts no new ones, waits for the
+// requests in progress, and returns nil. Requests that take longer than the drain
+// timeout fail: Serve closes their connections, ends their contexts and returns an
+// error that wraps [context.DeadlineExceeded]. The end of ctx alone does not end the
+// context of a request. If the listener fails, Serve returns its error. Call Serve
+// once: after Serve or [Server.Close] it returns an error that wraps
+// [http.ErrServerClosed].
 func (s *Server) Serve(ctx context.Context) error {
 	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -125,7 +124,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	deadline, stop := context.WithTimeout(context.WithoutCancel(ctx), s.drain)
 	defer stop()
 	err := s.server.Shutdown(deadline)
-	// It has returned, or is about to, since Shutdown closed the listener.
+	// Shutdown has closed the listener, so Serve returns now.
 	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
 		err = errors.Join(err, served)
 	}

@@ -29,7 +29,7 @@ func recorder(t *testing.T) (*Tracer, func() map[string]tracetest.SpanStub) {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, tracer.Close(context.Background())) })
 	return tracer, func() map[string]tracetest.SpanStub {
-		require.NoError(t, tracer.provider.ForceFlush(context.Background()))
+		require.NoError(t, tracer.provider.(*sdktrace.TracerProvider).ForceFlush(context.Background()))
 		spans := map[string]tracetest.SpanStub{}
 		for _, span := range exporter.GetSpans() {
 			spans[span.Name] = span
@@ -113,22 +113,28 @@ func TestTraceIsNotBegunForWhatIsNone(t *testing.T) {
 // It is not parallel: what others allocate would count.
 func TestNoTracerDoesNothing(t *testing.T) {
 	var tracer *Tracer
-	ctx := t.Context()
-	allocations := testing.AllocsPerRun(100, func() {
-		inner, span := tracer.Serve(ctx, nil, "GET")
-		inner, _ = tracer.Run(inner, Origin{TraceParent: someParent}, false, "run")
-		inner, _ = tracer.Begin(inner, "tick")
-		inner, batch := StartSpan(inner, "batch")
-		batch.End(nil)
-		span.Name("x")
-		span.End(nil)
-		PassOn(inner, nil)
-		if inner != ctx || OriginOf(inner) != (Origin{}) {
-			t.Error("there is a trace")
-		}
-	})
-	require.Zero(t, allocations)
-	require.NoError(t, tracer.Close(ctx))
+	header := http.Header{"Traceparent": {someParent}}
+	serve, span := tracer.Serve(t.Context(), header, "GET")
+	run, _ := tracer.Run(t.Context(), Origin{TraceParent: someParent}, false, "run")
+	detached, _ := tracer.Run(t.Context(), Origin{TraceParent: someParent}, true, "run")
+	tick, _ := tracer.Begin(t.Context(), "tick")
+	span.Name("x")
+	span.Set(slog.Int("n", 1))
+	span.End(errors.New("failed"))
+	for _, ctx := range []context.Context{serve, run, detached, tick} {
+		require.Equal(t, Origin{}, OriginOf(ctx), "there is a trace")
+		require.Nil(t, ctx.Value(aboutKey{}), "the log has a trace_id")
+		PassOn(ctx, nil)
+		allocations := testing.AllocsPerRun(100, func() {
+			inner, batch := StartSpan(ctx, "batch")
+			batch.End(nil)
+			if inner != ctx {
+				t.Error("there is a span")
+			}
+		})
+		require.Zero(t, allocations, "a job has many batches")
+	}
+	require.NoError(t, tracer.Close(t.Context()))
 }
 
 // stuck is an exporter that takes nothing before it is closed, and heeds no context.
@@ -152,10 +158,10 @@ func TestExporterThatHangsKeepsNobody(t *testing.T) {
 		_, span := tracer.Begin(t.Context(), "span")
 		span.End(nil)
 	}
-	require.Less(t, time.Since(started), flushTime)
+	require.Less(t, time.Since(started), flushTimeout)
 	started = time.Now()
 	require.Error(t, tracer.Close(t.Context()))
-	require.Less(t, time.Since(started), 4*flushTime)
+	require.Less(t, time.Since(started), 4*flushTimeout)
 }
 
 // It is not parallel: the environment and OpenTelemetry's handler of errors are the

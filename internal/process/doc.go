@@ -1,10 +1,10 @@
-// Package process knows what each of Lethe's processes is made of, and runs any
-// of them, or all in one: it opens what they share, waits for the database,
-// serves health and metrics, and drains when its context ends. A scheduler may
-// also be one that ends by itself.
+// Package process runs Lethe's processes: the api, the worker, the scheduler and
+// asynqmon, each alone or several in one. It opens what they share, waits for the
+// servers that they need, serves health and metrics, and lets the work in progress
+// finish when its context ends. A scheduler can also run once and end.
 //
-// It promises that a process which cannot do its work says why and exits, that
-// one which only has to wait for a server waits and is not ready meanwhile, and
-// that after a drain nothing that it started is left. It must never decide
-// anything about a job or a request.
+// A process that can never do its work returns the reason. A process that only has
+// to wait for a server waits, and reports that it is not ready. After it has
+// returned, nothing that it started is left. The package decides nothing about a
+// job or a request.
 package process

@@ -15,22 +15,22 @@ import (
 	"lethe/internal/tasks"
 )
 
-// Main is the main function of a process that does what the purposes say: it
-// reads the configuration from the environment, runs until SIGTERM or SIGINT,
-// and returns the exit status. A second signal ends the process at once.
+// Main is the main function of a process that serves the purposes. It reads the
+// settings from the environment, runs until SIGTERM or SIGINT, and returns the exit
+// status. A second signal ends the process at once.
 func Main(purposes ...config.Purpose) int { return MainWithMonitor(nil, purposes...) }
 
-// MainWithMonitor is [Main] for [RunWithMonitor].
+// MainWithMonitor is [Main] for a process that shows the queues: see [Run].
 func MainWithMonitor(makeMonitor MonitorMaker, purposes ...config.Purpose) int {
 	ctx, stop := untilSignal()
 	defer stop()
 	if slices.Contains(purposes, config.ForAPI) {
-		collectLess()
+		relaxGC()
 	}
 	settings, err := config.Load(os.Environ(), purposes...)
 	if err == nil {
 		log := observe.NewLogger(os.Stderr, settings.Log.Level, settings.Log.Format)
-		err = RunWithMonitor(ctx, settings, log, makeMonitor, purposes...)
+		err = Run(ctx, settings, log, makeMonitor, purposes...)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lethe:", err)
@@ -39,9 +39,9 @@ func MainWithMonitor(makeMonitor MonitorMaker, purposes ...config.Purpose) int {
 	return 0
 }
 
-// MainOnce is [Main] for a scheduler that decides about the latest ticks and then
-// ends: see [RunOnce]. The exit status is 2 if the settings cannot be used or have
-// no such job, and 1 if anything else fails.
+// MainOnce is [Main] for a scheduler that runs once and ends: see [RunOnce]. The
+// exit status is 2 if the settings cannot be used or do not have the job, and 1 if
+// anything else fails.
 func MainOnce(once Once) int {
 	ctx, stop := untilSignal()
 	defer stop()
@@ -60,21 +60,21 @@ func MainOnce(once Once) int {
 	return 0
 }
 
-// apiGarbage is how much of what an api has in use it may have again as garbage, in
-// percent. Each page of history is much memory for a moment, beside little that stays:
-// with Go's own 100 a third of the time goes to looking for it.
-const apiGarbage = 400
+// apiGCPercent is the value of GOGC for an api. A page of history uses much memory
+// for a moment, while little memory stays in use. With Go's default of 100, a third
+// of the time goes to collecting garbage.
+const apiGCPercent = 400
 
-// collectLess collects garbage less often, unless GOGC says how often. GOMEMLIMIT still
-// bounds the whole.
-func collectLess() {
+// relaxGC makes the garbage collector run less often, unless GOGC is set.
+// GOMEMLIMIT still limits the memory.
+func relaxGC() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(apiGarbage)
+		debug.SetGCPercent(apiGCPercent)
 	}
 }
 
-// untilSignal is a context that ends with SIGTERM or SIGINT; a second signal ends
-// the process at once.
+// untilSignal returns a context that ends with SIGTERM or SIGINT. A second signal
+// ends the process at once.
 func untilSignal() (ctx context.Context, stop context.CancelFunc) {
 	ctx, stop = signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop)

@@ -1,9 +1,7 @@
 package process
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -12,18 +10,18 @@ import (
 	"lethe/internal/observe"
 )
 
-// show shows in the metrics what the process has whatever it is for: its pools of
-// connections, and how Redis does with statuses.
-func (p *process) show(registry *prometheus.Registry) {
+// showPools adds the metrics that every process has: its pools of connections, and
+// the statuses that Redis failed to store or return.
+func (p *process) showPools() {
 	for _, operation := range []string{"post", "read"} {
 		p.metrics.StatusFailures.WithLabelValues(operation)
 	}
 	p.board.OnFailure(func(operation string) { p.metrics.StatusFailures.WithLabelValues(operation).Inc() })
-	observe.ShowPools(registry, map[string]func() observe.Pool{
+	observe.ShowPools(p.registry, map[string]func() observe.Pool{
 		"database": func() observe.Pool {
 			c := p.db.Connections()
 			return observe.Pool{
-				Open: c.Open, InUse: c.InUse, Most: c.Max,
+				Open: c.Open, InUse: c.InUse, Max: c.Max,
 				Waits: float64(c.Waits), WaitSeconds: c.Waited.Seconds(), GivenUp: float64(c.GivenUp),
 			}
 		},
@@ -32,7 +30,7 @@ func (p *process) show(registry *prometheus.Registry) {
 	})
 }
 
-// redisPool is the pools of clients together.
+// redisPool returns the sum of the pools of the clients.
 func redisPool(clients ...redis.UniversalClient) (sum observe.Pool) {
 	for _, client := range clients {
 		stats := client.PoolStats()
@@ -45,19 +43,21 @@ func redisPool(clients ...redis.UniversalClient) (sum observe.Pool) {
 	return sum
 }
 
-// observeRead tells a histogram of durations by a lock's mode of those of readers.
+// observeRead returns a function that adds the duration of a reader's lock to a
+// histogram.
 func (p *process) observeRead(histogram *prometheus.HistogramVec) func(time.Duration) {
 	ofReaders := histogram.WithLabelValues("read")
 	return func(d time.Duration) { ofReaders.Observe(d.Seconds()) }
 }
 
+// observe adds a request to the metrics.
 func (p *process) observe(route, method string, status int, duration time.Duration) {
-	// Every code would be a histogram of its own, and a homeserver may have any.
+	// The class of the status keeps the number of histograms small: a homeserver
+	// may answer with any status.
 	p.metrics.HTTPRequestSeconds.WithLabelValues(route, method, fmt.Sprintf("%dxx", status/100)).Observe(duration.Seconds())
 }
 
-// observePage returns what takes down how long pages took, of which there are none
-// yet.
+// observePage returns a function that adds a page of history to the metrics.
 func (p *process) observePage() func(admin bool, duration time.Duration) {
 	users, admins := p.metrics.PageSeconds.WithLabelValues("user"), p.metrics.PageSeconds.WithLabelValues("admin")
 	return func(admin bool, duration time.Duration) {
@@ -66,12 +66,5 @@ func (p *process) observePage() func(admin bool, duration time.Duration) {
 		} else {
 			users.Observe(duration.Seconds())
 		}
-	}
-}
-
-// closeTracer sends the last traces. That it cannot is nobody's failure.
-func closeTracer(ctx context.Context, log *slog.Logger, tracer *observe.Tracer) {
-	if err := tracer.Close(ctx); err != nil {
-		log.WarnContext(ctx, "last traces not sent", "error", err)
 	}
 }

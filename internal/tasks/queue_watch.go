@@ -53,7 +53,7 @@ func (q *QueueWatch) Look(ctx context.Context) error {
 	defer cancel()
 	open, err := q.journal.Queues(ctx)
 	if err != nil {
-		q.metrics.LookAway()
+		q.metrics.ClearQueueGauges()
 		return err
 	}
 	type queue struct {

@@ -1,0 +1,118 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"lethe/internal/config"
+	"lethe/internal/observe"
+	"lethe/internal/redisdb"
+	"lethe/internal/store/migrate"
+	"lethe/internal/wait"
+)
+
+var (
+	// ErrBeside is returned by a worker whose database was created by Synapse, if
+	// the settings do not say whether that Synapse is running.
+	ErrBeside = errors.New("Synapse created this database: set LETHE_SYNAPSE_BESIDE to say whether it runs at the same time as Lethe")
+
+	// ErrServerName is returned by a worker if no user in the database has its
+	// server name. With a wrong name, the worker would take local events for remote
+	// events and delete them.
+	ErrServerName = errors.New("LETHE_SERVER_NAME is wrong: no user in this database has this server name")
+)
+
+const (
+	// retryInterval is the wait between two checks of the servers, before jitter.
+	retryInterval = time.Second
+
+	// checkTimeout is the longest time of one check.
+	checkTimeout = 10 * time.Second
+)
+
+// awaitServers waits until the process can start. It returns an error if waiting
+// cannot help, and nil if the context ends first.
+func (p *process) awaitServers(ctx context.Context) error {
+	canWait := func(err error) bool {
+		if errors.Is(err, migrate.ErrSchema) || errors.Is(err, ErrBeside) || errors.Is(err, ErrServerName) {
+			return false
+		}
+		if ctx.Err() == nil {
+			p.log.WarnContext(ctx, "waiting to start", "error", err)
+		}
+		return true
+	}
+	err := wait.Retry(ctx, wait.Backoff{Min: retryInterval}, canWait, func() error {
+		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+		defer cancel()
+		return p.check(ctx)
+	})
+	if ctx.Err() != nil {
+		return nil // the process is stopping, or another part has failed
+	}
+	return err
+}
+
+// check returns why the process cannot start, or nil.
+func (p *process) check(ctx context.Context) error {
+	if err := migrate.CheckSchema(ctx, p.db); err != nil {
+		return err
+	}
+	if p.needsRedis() {
+		if err := p.checkRedis(ctx); err != nil {
+			return err
+		}
+	}
+	if p.serves(config.ForWorker) {
+		return p.checkOwner(ctx)
+	}
+	return nil
+}
+
+// checkOwner returns why a worker must not change the database, or nil.
+func (p *process) checkOwner(ctx context.Context) error {
+	made, err := migrate.MadeBySynapse(ctx, p.db)
+	switch {
+	case err != nil:
+		return err
+	case made && p.settings.SynapseBeside == nil:
+		return ErrBeside
+	}
+	ours, err := migrate.HasUsersOf(ctx, p.db, p.settings.ServerName)
+	if err == nil && !ours {
+		err = ErrServerName
+	}
+	return err
+}
+
+// checkRedis returns why Redis cannot be used, or nil.
+func (p *process) checkRedis(ctx context.Context) error {
+	if err := redisdb.CheckPolicy(ctx, p.redis); err != nil || len(p.locks) == 1 {
+		return err
+	}
+	if err := redisdb.CheckQuorum(ctx, p.locks); err != nil {
+		return fmt.Errorf("check the locks' masters: %w", err)
+	}
+	return nil
+}
+
+// needsRedis reports whether the process can do nothing without Redis. An api can:
+// it accepts jobs and reads statuses. asynqmon shows on its pages that Redis cannot
+// be reached.
+func (p *process) needsRedis() bool {
+	return p.serves(config.ForWorker) || p.serves(config.ForScheduler)
+}
+
+func (p *process) checkSchema(ctx context.Context) error { return migrate.CheckSchema(ctx, p.db) }
+
+// health returns the handler of health and metrics. Call it once.
+func (p *process) health() http.Handler {
+	checks := map[string]observe.Check{"database": p.db.Ping, "schema": p.checkSchema}
+	if p.needsRedis() {
+		checks["redis"] = p.checkRedis
+	}
+	return observe.NewHealth(p.registry, checks).Handler()
+}
