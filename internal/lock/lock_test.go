@@ -59,7 +59,7 @@ func TestThreeMastersOneBlackHoled(t *testing.T) {
 	})
 }
 
-// A setup is what locks are kept in.
+// A setup is the Redis servers of a test.
 type setup struct {
 	urls    []string                // of every master
 	servers []server                // those that work
@@ -95,7 +95,7 @@ func (s *setup) with(broken server) *setup {
 	return s
 }
 
-// open returns clients with connections of their own, as of another process.
+// open returns clients with separate connections, as in another process.
 func (s *setup) open(t testing.TB) []redis.UniversalClient {
 	var clients []redis.UniversalClient
 	for i, url := range s.urls {
@@ -156,9 +156,9 @@ func (s *setup) gone(t testing.TB, keys ...string) {
 	}, 3*time.Second, time.Millisecond)
 }
 
-// exercise holds any set-up to what the package promises. The set-ups have their
-// turn one after another, since all at once would be too much for a small
-// machine; the tests of one run in parallel.
+// exercise tests what the package promises on any setup. The setups run one after
+// another, because all at once would be too much for a small machine. The tests of
+// one setup run in parallel.
 func exercise(t *testing.T, newSetup func(testing.TB) *setup) {
 	shared := newSetup(t)
 	for name, test := range map[string]func(*testing.T, *setup){
@@ -167,7 +167,7 @@ func exercise(t *testing.T, newSetup func(testing.TB) *setup) {
 		"WriterWaitsForReaders":               writerWaitsForReaders,
 		"WaitingWriterGoesBeforeNewReaders":   waitingWriterGoesBeforeNewReaders,
 		"ReadersAreLetInBetweenWriters":       readersAreLetInBetweenWriters,
-		"NobodyMeetsAWriter":                  nobodyMeetsAWriter,
+		"NobodyMeetsAWriter":                  writersAreAlone,
 		"LockIsKeptAlive":                     lockIsKeptAlive,
 		"LeaseIsKeptAlive":                    leaseIsKeptAlive,
 		"LeaseHasALimit":                      leaseHasALimit,
@@ -194,7 +194,7 @@ func exercise(t *testing.T, newSetup func(testing.TB) *setup) {
 		"ReaderWhoseWriterIsStuckIsToldTaken": readerWhoseWriterIsStuckIsToldTaken,
 		"WaitersAreWoken":                     waitersAreWoken,
 		"RequestsShareALease":                 requestsShareALease,
-		"NobodyJoinsForEver":                  nobodyJoinsForEver,
+		"NobodyJoinsForEver":                  leaseStopsAcceptingReaders,
 		"IdleLeaseIsGivenBack":                idleLeaseIsGivenBack,
 		"RequestsDoNotStarveWriters":          requestsDoNotStarveWriters,
 		"WritersWaitForNoIdleLease":           writersWaitForNoIdleLease,
@@ -208,7 +208,7 @@ func exercise(t *testing.T, newSetup func(testing.TB) *setup) {
 			test(t, shared)
 		})
 	}
-	// These break what they run on.
+	// These tests break their servers.
 	for name, test := range map[string]func(*testing.T, *setup){
 		"LostWhenRedisDies":           lostWhenRedisDies,
 		"LostWhenRedisHangs":          lostWhenRedisHangs,
@@ -308,8 +308,8 @@ func waitingWriterGoesBeforeNewReaders(t *testing.T, s *setup) {
 	require.NoError(t, receive(t, admitted).Release(t.Context()))
 }
 
-// Two writers that lock back to back, and readers who want in: each reader is
-// let in after the batch under way, or the one after it.
+// Two writers lock without a pause, and readers want to enter: each reader enters
+// after the current batch or the next one.
 func readersAreLetInBetweenWriters(t *testing.T, s *setup) {
 	const readers, visits, enough = 4, 8, 2000
 	room := newRoom()
@@ -361,7 +361,7 @@ func readersAreLetInBetweenWriters(t *testing.T, s *setup) {
 	require.LessOrEqual(t, waited.Load(), int64(2*readers*visits), "on average two at most")
 }
 
-func nobodyMeetsAWriter(t *testing.T, s *setup) {
+func writersAreAlone(t *testing.T, s *setup) {
 	const readers, writers = 16, 2
 	room := newRoom()
 	var lockers []*lock.Locker
@@ -812,11 +812,11 @@ func readerIsToldAtOnceWhenHangs(t *testing.T, s *setup) {
 	s.resume(t)
 }
 
-// Without polls, everyone who waits is woken by the one they wait for: readers
-// by the writer inside, the next writer by the last reader let in, and again by
-// the last reader out.
+// Without polls, waiters are woken by the user that they wait for: readers by the
+// writer inside, the next writer by the last refused reader that enters, and then by
+// the last reader that leaves.
 func waitersAreWoken(t *testing.T, s *setup) {
-	// So long the marks of refused readers last, who do not come by themselves.
+	// The marks of refused readers last that long, because the readers do not poll.
 	room, options := newRoom(), lock.Options{Timeout: soon}
 	x := mustLock(t, s.locker(t, options), room)
 	leases := make(chan *lock.Lease, 2)
@@ -839,7 +839,7 @@ func waitersAreWoken(t *testing.T, s *setup) {
 	})
 	for _, client := range s.inside {
 		require.Eventually(t, func() bool {
-			// A writer is not refused by the mark but by the lock.
+			// The lock refuses the writer, not the mark.
 			return client.ZCard(t.Context(), redisdb.RoomRefusedReaders(room)).Val() == 2 &&
 				client.PubSubNumSub(t.Context(), redisdb.RoomWakeUp(room)).Val()[redisdb.RoomWakeUp(room)] == 3
 		}, soon, time.Millisecond)
@@ -851,8 +851,8 @@ func waitersAreWoken(t *testing.T, s *setup) {
 	unlock(t, receive(t, locks))
 }
 
-// locker returns a Locker with connections of its own, as of another process. Its
-// commands have time enough on a machine that is busy with other tests.
+// locker returns a Locker with separate connections, as in another process. Its
+// commands have enough time on a machine that is busy with other tests.
 func (s *setup) locker(t testing.TB, options lock.Options) *lock.Locker {
 	if options.Timeout == 0 {
 		options.Timeout = 5 * time.Second
@@ -935,7 +935,7 @@ func receive[T any](t testing.TB, from <-chan T) T {
 	}
 }
 
-// still requires that nothing comes for a few looks.
+// still requires that nothing is received for a few polls.
 func still[T any](t testing.TB, from <-chan T) {
 	t.Helper()
 	select {
@@ -954,7 +954,7 @@ func inBackground(t testing.TB, work func() error) {
 
 func newRoom() string { return "!" + rand.Text() + ":example.org" }
 
-// fences gives out fence tokens in memory. The zero value is ready to use.
+// fences creates fence tokens in memory. The zero value is ready to use.
 type fences struct {
 	mu     sync.Mutex
 	newest map[string]int64
