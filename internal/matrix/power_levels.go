@@ -10,33 +10,33 @@ import (
 	"strings"
 )
 
-// CreatorPower is the power of a room's creators since version 12: more than any
-// level can be.
+// CreatorPower is the power of a room's creators since version 12. It is greater than
+// any level.
 const CreatorPower = math.MaxInt64
 
-// stringLevel is how a level may be spelled as a string, between spaces.
+// stringLevel matches a level as a string, without the spaces around it.
 var stringLevel = regexp.MustCompile(`^[+-]?[0-9]+$`)
 
-// PowerLevels say who may do what in a room. They come from
-// [ParsePowerLevels].
+// PowerLevels are the power of each user in a room, and the power that events need.
+// [ParsePowerLevels] returns them.
 type PowerLevels struct {
-	creators      map[string]bool // whose power has no bounds
+	creators      map[string]bool // users with unlimited power
 	users, events map[string]int64
 	usersDefault  int64
 	eventsDefault int64
 	stateDefault  int64
 }
 
-// ParsePowerLevels reads the content of a room's m.room.power_levels event. A nil
-// content is that of a room without one.
+// ParsePowerLevels parses the content of a room's m.room.power_levels event. A room
+// without this event has a nil content.
 //
-// Creators are the room's creators: the sender of its m.room.create event and,
-// since version 12, that event's additional_creators. Since then their power is
-// [CreatorPower] whatever the content says. Before, they have 100 in a room
-// without content, and else what it gives them.
+// Creators are the sender of the room's m.room.create event and, since version 12,
+// that event's additional_creators. Since version 12 their power is always
+// [CreatorPower]. Before, it is 100 without content, and otherwise the content sets
+// it.
 //
-// A level that is no integer, or in version 9 no string of one, gives an error.
-// Only users, events and the three defaults are read.
+// A level must be an integer; in version 9 it may be a string. ParsePowerLevels reads
+// only users, events and the three defaults.
 func ParsePowerLevels(version RoomVersion, content []byte, creators []string) (PowerLevels, error) {
 	levels, err := parsePowerLevels(version, content, creators)
 	if err != nil {
@@ -85,7 +85,7 @@ func parsePowerLevels(version RoomVersion, content []byte, creators []string) (P
 	return p, nil
 }
 
-// User returns the power of a user.
+// User returns a user's power.
 func (p PowerLevels) User(userID string) int64 {
 	if p.creators[userID] {
 		return CreatorPower
@@ -96,8 +96,8 @@ func (p PowerLevels) User(userID string) int64 {
 	return p.usersDefault
 }
 
-// Send returns the power that it takes to send an event of that type, as a state
-// event or not.
+// Send returns the power needed to send an event of the type, as a state event or
+// not.
 func (p PowerLevels) Send(eventType string, state bool) int64 {
 	if level, ok := p.events[eventType]; ok {
 		return level
@@ -108,8 +108,8 @@ func (p PowerLevels) Send(eventType string, state bool) int64 {
 	return p.eventsDefault
 }
 
-// levelsOf returns the levels of the object under the key; none if it is not
-// there.
+// levelsOf returns the levels in the object's value of the key, or nil if the key is
+// missing.
 func levelsOf(version RoomVersion, object map[string]any, key string) (map[string]int64, error) {
 	value, ok := object[key]
 	if !ok {
@@ -117,7 +117,7 @@ func levelsOf(version RoomVersion, object map[string]any, key string) (map[strin
 	}
 	values, ok := value.(map[string]any)
 	if !ok {
-		return nil, fmt.Errorf("%s: no object", key)
+		return nil, fmt.Errorf("%s: not an object", key)
 	}
 	levels := make(map[string]int64, len(values))
 	for name, value := range values {
@@ -138,14 +138,14 @@ func levelOf(version RoomVersion, value any) (int64, error) {
 	case string:
 		text = strings.TrimSpace(value)
 		if !version.stringLevels() || !stringLevel.MatchString(text) {
-			return 0, errors.New("a level that is no integer")
+			return 0, errors.New("a level that is not an integer")
 		}
 	default:
-		return 0, errors.New("a level that is no integer")
+		return 0, errors.New("a level that is not an integer")
 	}
 	level, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || level < -maxInteger || level > maxInteger {
-		return 0, errors.New("a level that is no integer within ±(2^53-1)")
+		return 0, errors.New("a level that is not an integer within ±(2^53-1)")
 	}
 	return level, nil
 }
