@@ -98,7 +98,7 @@ func TestSchedulesThatAreNone(t *testing.T) {
 		_, err := retention.Every(interval)
 		require.ErrorContains(t, err, "must be at least 1s", interval)
 	}
-	const fields, zone, never = "must be the five fields of cron", "must name a time zone", "has no time at all"
+	const fields, zone, never = "must be the five fields of cron", "must name a time zone", "never occurs"
 	for text, want := range map[string]string{
 		"": fields, " ": fields, "* * * *": fields, "* * * * * *": fields, "60 * * * *": fields, "* 24 * * *": fields,
 		"* * 0 * *": fields, "* * * 13 *": fields, "* * * * 7": fields, "*/0 * * * *": fields, "1-0 * * * *": fields, "-1 * * * *": fields,
