@@ -247,6 +247,6 @@ func TestCheck(t *testing.T) {
 	require.Empty(t, cmp.Diff(map[string]int{
 		"A retention policy's purge jobs configuration must have the 'interval' key set.":                                                         1,
 		"A retention policy's purge jobs configuration's 'shortest_max_lifetime' value can not be greater than its 'longest_max_lifetime' value.": 1,
-		"has the same name as number 1: every job needs its own name":                                                              2,
+		"has the same name as number 1: every job needs its own name":                                                                             2,
 	}, got))
 }
