@@ -1,4 +1,4 @@
-// Package lethe_test holds what must be true of the repository as a whole.
+// Package lethe_test tests properties of the whole repository.
 package lethe_test
 
 import (
