@@ -21,8 +21,8 @@ import (
 // forLong is a time to share that is longer than any test.
 const forLong = time.Hour
 
-// readers returns Readers of another process. A busy machine does not make them
-// go without a lease.
+// readers returns Readers as in another process. They have enough time to get a lease on
+// a busy machine.
 func (s *setup) readers(t testing.TB, options lock.ReadersOptions) *lock.Readers {
 	r := lock.NewReaders(s.locker(t, lock.Options{}), options)
 	t.Cleanup(r.Close)
@@ -36,7 +36,7 @@ func enter(t testing.TB, r *lock.Readers, room string) (leave func()) {
 	return leave
 }
 
-// entering enters in the background. What it returns gets the leave.
+// entering enters in the background. The channel receives leave.
 func entering(t testing.TB, r *lock.Readers, room string) <-chan func() {
 	entered := make(chan func(), 1)
 	inBackground(t, func() error {
@@ -122,8 +122,8 @@ func requestsDoNotStarveWriters(t *testing.T, s *setup) {
 	const (
 		processes, clients, turns = 2, 6, 4
 		page, share               = 10 * time.Millisecond, 30 * time.Millisecond
-		// Of each client: one page inside, those that begin while the lease is
-		// shared, and one that begins as the time ends.
+		// Each client has one page inside, those that begin while the lease is
+		// shared, and one that begins when that time ends.
 		most = processes * clients * (int64(share/page) + 2)
 	)
 	room := newRoom()
@@ -306,7 +306,7 @@ func TestPagesCostFewRoundTrips(t *testing.T) {
 	client, err := redisdb.OpenForLocks(devstacktest.Redis(t).URL())
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, client.Close()) })
-	// So that the scripts are known, and each is one command.
+	// The server now has the scripts, so that each is one command.
 	warm := lock.NewReaders(lock.New(client, nil, lock.Options{}), lock.ReadersOptions{})
 	enter(t, warm, newRoom())()
 	warm.Close()

@@ -27,7 +27,7 @@ func TestParsePowerLevels(t *testing.T) {
 		}
 		empty, err := ParsePowerLevels(version, []byte(`{}`), creators)
 		require.NoError(t, err)
-		require.Equal(t, creator, empty.User("@creator:a"), "an event takes what it does not give")
+		require.Equal(t, creator, empty.User("@creator:a"), "an event without users must take the creator's default power")
 		require.EqualValues(t, 50, empty.Send("m.room.name", true))
 
 		if version != "12" {
@@ -67,8 +67,7 @@ func TestParsePowerLevels(t *testing.T) {
 	}
 }
 
-// FuzzParsePowerLevels: no content gives anybody more than a level can be, but
-// the creators.
+// FuzzParsePowerLevels checks that only creators can have more than the maximum level.
 func FuzzParsePowerLevels(f *testing.F) {
 	for _, seed := range []string{`{}`, `{"users":{"@a:a":"100"},"events":{"t":1}}`, `{"users_default":9007199254740991}`, `{"users":[]}`, `{"users":{"@c:a":1}}`} {
 		f.Add([]byte(seed), "@a:a", "t")

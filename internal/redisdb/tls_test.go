@@ -69,7 +69,7 @@ func TestTLSByScheme(t *testing.T) {
 	}
 }
 
-func TestRedisHasToProveWhoItIs(t *testing.T) {
+func TestRedisCertificateIsVerified(t *testing.T) {
 	t.Parallel()
 	authority := devstacktest.NewAuthority(t)
 	cert, key := authority.Certificate(t, "localhost")

@@ -55,7 +55,7 @@ func TestCovers(t *testing.T) {
 	}
 }
 
-// drawJobs are jobs with small bounds, of which many are alike.
+// drawJobs draws jobs with small bounds, of which many are equal.
 func drawJobs(t *rapid.T) []retention.Job {
 	bound := func(label string) *int64 {
 		return rapid.OneOf(rapid.Just[*int64](nil), rapid.Custom(func(t *rapid.T) *int64 {
@@ -76,8 +76,8 @@ func drawJobs(t *rapid.T) []retention.Job {
 	return jobs
 }
 
-// TestJobsNeverPurgeByAWrongLifetime is C8: whichever jobs cover a room, the
-// lifetime is the room's own, or the default one where it has none.
+// TestJobsNeverPurgeByAWrongLifetime checks that a room is purged by its own lifetime, or
+// by the default one if it has none, whichever jobs cover it.
 func TestJobsNeverPurgeByAWrongLifetime(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -104,9 +104,9 @@ func TestJobsNeverPurgeByAWrongLifetime(t *testing.T) {
 	})
 }
 
-// TestWarningsTellEveryGap is R9: a lifetime that no job covers is within a gap,
-// and one that several cover within an overlap, and no other is.
-func TestWarningsTellEveryGap(t *testing.T) {
+// TestWarningsReportEveryGap checks that a lifetime is in a reported gap exactly if no
+// job covers it, and in a reported overlap exactly if several jobs do.
+func TestWarningsReportEveryGap(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		config := retention.Config{Enabled: true, Jobs: drawJobs(t)}
