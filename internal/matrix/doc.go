@@ -8,6 +8,6 @@
 // homeserver. It must never do I/O, read a clock, reveal a signing key, or import
 // another package of Lethe.
 //
-// [CanonicalJSON], [ContentHash], [EventID], [ParsePowerLevels], [Redact] and
-// [VerifySignature] check events that Lethe has written. Only tests call them.
+// [CanonicalJSON], [ContentHash], [EventID], [Redact] and [VerifySignature] check events
+// that Lethe has written. Only tests call them.
 package matrix

@@ -34,9 +34,6 @@ func (v RoomVersion) check() error {
 	return nil
 }
 
-// stringLevels reports whether power levels may be strings of digits.
-func (v RoomVersion) stringLevels() bool { return v == "9" }
-
 // newestVersion is the version whose rules apply to events of an unknown version.
 const newestVersion = 12
 

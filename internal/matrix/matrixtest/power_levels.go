@@ -1,6 +1,7 @@
-package matrix
+package matrixtest
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,7 +9,12 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"lethe/internal/matrix"
 )
+
+// maxLevel is the maximum absolute value of a level.
+const maxLevel = 1<<53 - 1
 
 // CreatorPower is the power of a room's creators since version 12. It is greater than
 // any level.
@@ -37,7 +43,7 @@ type PowerLevels struct {
 //
 // A level must be an integer; in version 9 it may be a string. ParsePowerLevels reads
 // only users, events and the three defaults.
-func ParsePowerLevels(version RoomVersion, content []byte, creators []string) (PowerLevels, error) {
+func ParsePowerLevels(version matrix.RoomVersion, content []byte, creators []string) (PowerLevels, error) {
 	levels, err := parsePowerLevels(version, content, creators)
 	if err != nil {
 		return PowerLevels{}, fmt.Errorf("power levels: %w", err)
@@ -45,14 +51,14 @@ func ParsePowerLevels(version RoomVersion, content []byte, creators []string) (P
 	return levels, nil
 }
 
-func parsePowerLevels(version RoomVersion, content []byte, creators []string) (PowerLevels, error) {
+func parsePowerLevels(version matrix.RoomVersion, content []byte, creators []string) (PowerLevels, error) {
 	p := PowerLevels{stateDefault: 50, creators: map[string]bool{}, users: map[string]int64{}}
-	if err := version.check(); err != nil {
-		return p, err
+	if !version.Supported() {
+		return p, fmt.Errorf("room version %.20q: %w", string(version), matrix.ErrRoomVersion)
 	}
 	for _, creator := range creators {
 		switch {
-		case version.roomIsCreateEvent():
+		case version == "12":
 			p.creators[creator] = true
 		case content == nil:
 			p.users[creator] = 100
@@ -85,6 +91,24 @@ func parsePowerLevels(version RoomVersion, content []byte, creators []string) (P
 	return p, nil
 }
 
+// parseObject parses a JSON object, with numbers as [json.Number].
+func parseObject(raw []byte) (map[string]any, error) {
+	// This also refuses duplicate keys.
+	if _, err := matrix.CanonicalJSON(raw); err != nil {
+		return nil, err
+	}
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	var object map[string]any
+	if err := decoder.Decode(&object); err != nil {
+		return nil, err
+	}
+	if object == nil {
+		return nil, errors.New("not an object")
+	}
+	return object, nil
+}
+
 // User returns a user's power.
 func (p PowerLevels) User(userID string) int64 {
 	if p.creators[userID] {
@@ -110,7 +134,7 @@ func (p PowerLevels) Send(eventType string, state bool) int64 {
 
 // levelsOf returns the levels in the object's value of the key, or nil if the key is
 // missing.
-func levelsOf(version RoomVersion, object map[string]any, key string) (map[string]int64, error) {
+func levelsOf(version matrix.RoomVersion, object map[string]any, key string) (map[string]int64, error) {
 	value, ok := object[key]
 	if !ok {
 		return nil, nil
@@ -130,21 +154,21 @@ func levelsOf(version RoomVersion, object map[string]any, key string) (map[strin
 	return levels, nil
 }
 
-func levelOf(version RoomVersion, value any) (int64, error) {
+func levelOf(version matrix.RoomVersion, value any) (int64, error) {
 	var text string
 	switch value := value.(type) {
 	case json.Number:
 		text = value.String()
 	case string:
 		text = strings.TrimSpace(value)
-		if !version.stringLevels() || !stringLevel.MatchString(text) {
+		if version != "9" || !stringLevel.MatchString(text) {
 			return 0, errors.New("a level that is not an integer")
 		}
 	default:
 		return 0, errors.New("a level that is not an integer")
 	}
 	level, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || level < -maxInteger || level > maxInteger {
+	if err != nil || level < -maxLevel || level > maxLevel {
 		return 0, errors.New("a level that is not an integer within ±(2^53-1)")
 	}
 	return level, nil
