@@ -43,6 +43,7 @@ var (
 	markdownLink = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 )
 
+// TestLinksLeadSomewhere checks the links between documents, and their anchors.
 func TestLinksLeadSomewhere(t *testing.T) {
 	t.Parallel()
 	texts := documents(t)
@@ -59,16 +60,16 @@ func TestLinksLeadSomewhere(t *testing.T) {
 				target = filepath.Join(filepath.Dir(name), filepath.FromSlash(path))
 			}
 			if _, err := os.Stat(target); err != nil {
-				t.Errorf("%s: there is no %s", name, link)
+				t.Errorf("%s: %s does not exist", name, link)
 			} else if hasAnchor && !anchors(texts[target])[anchor] {
-				t.Errorf("%s: there is no heading for %s", name, link)
+				t.Errorf("%s: no heading matches %s", name, link)
 			}
 		}
 	}
 }
 
-// anchors returns what the headings of a document can be linked by, as GitHub makes
-// it: in lower case, without signs, with hyphens for spaces.
+// anchors returns the anchors of a document's headings, as GitHub makes them: in
+// lower case, without punctuation, with hyphens for spaces.
 func anchors(text string) map[string]bool {
 	found := map[string]bool{}
 	for line := range strings.Lines(fencedBlock.ReplaceAllString(text, "")) {
@@ -89,8 +90,7 @@ func anchors(text string) map[string]bool {
 	return found
 }
 
-// TestNamedTestsExist holds the names of tests in the documents against those that
-// there are.
+// TestNamedTestsExist checks that every test that a document names exists.
 func TestNamedTestsExist(t *testing.T) {
 	t.Parallel()
 	tests := map[string]bool{}
@@ -115,9 +115,34 @@ func TestNamedTestsExist(t *testing.T) {
 		for _, found := range named.FindAllStringSubmatch(text, -1) {
 			count++
 			if !tests[found[1]] {
-				t.Errorf("%s: there is no test %s", name, found[1])
+				t.Errorf("%s: test %s does not exist", name, found[1])
 			}
 		}
 	}
 	require.NotZero(t, count)
+}
+
+// TestTableOfPackagesIsComplete compares the table in docs/how-it-works.md with the
+// folders below cmd and internal that hold production code.
+func TestTableOfPackagesIsComplete(t *testing.T) {
+	t.Parallel()
+	_, section, found := strings.Cut(documents(t)["docs/how-it-works.md"], "\n## The packages\n")
+	require.True(t, found)
+	section, _, _ = strings.Cut(section, "\n## ")
+	path := regexp.MustCompile("`((?:cmd|internal)/[^`]*)`")
+	var listed []string
+	for line := range strings.Lines(section) {
+		if cells := strings.Split(line, "|"); len(cells) == 4 {
+			for _, cell := range path.FindAllStringSubmatch(cells[1], -1) {
+				listed = append(listed, cell[1])
+			}
+		}
+	}
+	var folders []string
+	for folder := range productionFolders(t) {
+		if !isForTests(folder) {
+			folders = append(folders, folder)
+		}
+	}
+	require.ElementsMatch(t, folders, listed, "listA has the folders, listB the table")
 }

@@ -1,4 +1,4 @@
-// Package lethe_test holds what must be true of the repository as a whole.
+// Package lethe_test tests properties of the whole repository.
 package lethe_test
 
 import (
@@ -50,7 +50,7 @@ func TestMainsOnlyWire(t *testing.T) {
 		text, err := os.ReadFile(name)
 		require.NoError(t, err)
 		if lines := bytes.Count(text, []byte("\n")); lines >= 100 {
-			t.Errorf("%s has %d lines: what it does belongs into a package", name, lines)
+			t.Errorf("%s has %d lines: move its code to a package", name, lines)
 		}
 	}
 }
@@ -83,12 +83,12 @@ func TestProductionDoesNotImportTestPackages(t *testing.T) {
 	}
 }
 
-// isForTests reports whether a package is there for the tests of others, as
-// devstacktest is for those that need devstack.
+// isForTests reports whether a package is a test kit for other packages, as
+// devstacktest is.
 func isForTests(folder string) bool { return strings.HasSuffix(folder, "test") }
 
-// productionFolders returns the files below cmd and internal that are no tests,
-// by folder and name.
+// productionFolders returns the Go files below cmd and internal except tests, by
+// folder and name.
 func productionFolders(t *testing.T) map[string]map[string]*ast.File {
 	t.Helper()
 	folders := map[string]map[string]*ast.File{}
@@ -114,9 +114,8 @@ func productionFolders(t *testing.T) map[string]map[string]*ast.File {
 	return folders
 }
 
-// undocumented returns the exported names that a declaration leaves without a
-// comment. The comment of a group of constants or variables is enough for all
-// of it.
+// undocumented returns a declaration's exported names that have no comment. The
+// comment of a group of constants or variables covers the whole group.
 func undocumented(declaration ast.Decl) []string {
 	var names []string
 	switch d := declaration.(type) {
@@ -143,7 +142,7 @@ func undocumented(declaration ast.Decl) []string {
 	return names
 }
 
-// receiver returns the name of a receiver's type, of *T and T[A] too.
+// receiver returns the name of a receiver's type, also for *T and T[A].
 func receiver(expression ast.Expr) string {
 	switch e := expression.(type) {
 	case *ast.StarExpr:

@@ -18,18 +18,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// image is a name without a registry's host, and with a tag.
+// image matches an image's name with a tag and without a registry's host.
 var image = regexp.MustCompile(`^[a-z0-9-]+(/[a-z0-9-]+)?:([a-zA-Z0-9._-]+)$`)
 
 func requireShortImage(t *testing.T, name string) {
 	t.Helper()
 	match := image.FindStringSubmatch(name)
-	require.NotNil(t, match, "%q has no tag, or a host", name)
+	require.NotNil(t, match, "%q has no tag, or has a host", name)
 	require.NotEqual(t, "latest", match[2], name)
 }
 
-// composed reads docker-compose.yml as docker compose does, which refuses what it
-// does not know.
+// composed reads docker-compose.yml as docker compose does, which refuses unknown fields.
 func composed(t *testing.T, profiles ...string) *types.Project {
 	t.Helper()
 	folder, err := filepath.Abs(root)
@@ -43,7 +42,7 @@ func composed(t *testing.T, profiles ...string) *types.Project {
 	return project
 }
 
-// composeSecrets has the script make the secrets, and returns them by name.
+// composeSecrets runs the script that creates the secrets, and returns them by name.
 func composeSecrets(t *testing.T, folder string) map[string]string {
 	t.Helper()
 	said, err := exec.CommandContext(t.Context(), filepath.Join(root, "scripts/compose-secrets"), folder).CombinedOutput()
@@ -60,7 +59,7 @@ func composeSecrets(t *testing.T, folder string) map[string]string {
 	return secrets
 }
 
-// once are the services that end.
+// once lists the services that exit.
 var once = []string{"demo", "migrate"}
 
 func TestComposeServices(t *testing.T) {
@@ -99,7 +98,7 @@ func TestComposeContainersAreHardened(t *testing.T) {
 	}
 }
 
-func TestComposeMountsWhatIsThere(t *testing.T) {
+func TestComposeMountsExist(t *testing.T) {
 	t.Parallel()
 	project := composed(t, "demo")
 	for name, service := range project.Services {
@@ -111,7 +110,7 @@ func TestComposeMountsWhatIsThere(t *testing.T) {
 			}
 		}
 	}
-	// Grafana is told where its dashboards are by a file of its own.
+	// A provisioning file tells Grafana where the dashboards are.
 	provisioning, err := os.ReadFile(filepath.Join(root, "deploy/grafana/provisioning/dashboards/lethe.yml"))
 	require.NoError(t, err)
 	path := regexp.MustCompile(`(?m)^ *path: (\S+)$`).FindSubmatch(provisioning)
@@ -121,7 +120,7 @@ func TestComposeMountsWhatIsThere(t *testing.T) {
 	}), "no dashboards at %s", path[1])
 }
 
-func TestComposeWaitsForWhatIsHealthy(t *testing.T) {
+func TestComposeWaitsForHealthyServices(t *testing.T) {
 	t.Parallel()
 	project := composed(t, "demo")
 	for name, service := range project.Services {
@@ -162,7 +161,7 @@ func TestComposeSecrets(t *testing.T) {
 	project := composed(t, "demo")
 	folder := filepath.Join(t.TempDir(), "secrets")
 	secrets := composeSecrets(t, folder)
-	require.Equal(t, secrets, composeSecrets(t, folder), "a second call changes what is there")
+	require.Equal(t, secrets, composeSecrets(t, folder), "a second call must not change existing secrets")
 	require.NotEqual(t, secrets["grafana_password"], composeSecrets(t, filepath.Join(t.TempDir(), "others"))["grafana_password"])
 	info, err := os.Stat(folder)
 	require.NoError(t, err)
@@ -176,7 +175,7 @@ func TestComposeSecrets(t *testing.T) {
 		require.Equal(t, filepath.Join(project.WorkingDir, "deploy/compose/secrets", name), secret.File)
 		info, err := os.Stat(filepath.Join(folder, name))
 		require.NoError(t, err)
-		require.Equal(t, os.FileMode(0o644), info.Mode().Perm(), "a container's user has to read it")
+		require.Equal(t, os.FileMode(0o644), info.Mode().Perm(), "the user of a container must be able to read it")
 	}
 	require.Len(t, secrets, len(project.Secrets))
 
@@ -203,7 +202,7 @@ func TestComposeSecrets(t *testing.T) {
 	}
 }
 
-func TestComposeSettingsAreLethes(t *testing.T) {
+func TestComposeSettingsAreValid(t *testing.T) {
 	t.Parallel()
 	files := map[string]string{}
 	for name, text := range composeSecrets(t, t.TempDir()) {

@@ -10,13 +10,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// instructions returns a Dockerfile's, a line each, without comments.
+// instructions returns a Dockerfile's instructions, one line each, without comments.
 func instructions(t *testing.T, path string) []string {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	require.NoError(t, err)
 	var lines []string
-	var open bool // the line before goes on in this one
+	var open bool // whether the last line continues in this one
 	for line := range strings.Lines(string(data)) {
 		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") {
@@ -30,7 +30,7 @@ func instructions(t *testing.T, path string) []string {
 		}
 		open = strings.HasSuffix(line, `\`)
 	}
-	require.False(t, open, "the last line goes on")
+	require.False(t, open, "the last line ends with a backslash")
 	return lines
 }
 
@@ -55,7 +55,7 @@ func TestDockerfile(t *testing.T) {
 	for _, want := range []string{"ARG TARGETOS", "ARG TARGETARCH", "CGO_ENABLED=0", "GOARCH=$TARGETARCH", "-trimpath", "go mod verify"} {
 		require.Contains(t, building, want)
 	}
-	// The compiler has to be one that go.mod takes.
+	// The compiler must support the version in go.mod.
 	module, err := os.ReadFile(filepath.Join(root, "go.mod"))
 	require.NoError(t, err)
 	version := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindSubmatch(module)
@@ -66,14 +66,14 @@ func TestDockerfile(t *testing.T) {
 	require.Contains(t, image, "USER 65532:65532")
 	require.Contains(t, image, `CMD ["/lethe"]`)
 	for _, line := range image {
-		require.False(t, strings.HasPrefix(line, "RUN "), "scratch has nothing to run: %s", line)
+		require.False(t, strings.HasPrefix(line, "RUN "), "scratch has no programs to run: %s", line)
 		if strings.HasPrefix(line, "COPY ") {
 			require.True(t, strings.HasPrefix(line, "COPY --from=build "), line)
 		}
 	}
 }
 
-func TestDockerignoreLetsOnlySourcesThrough(t *testing.T) {
+func TestDockerignoreIncludesOnlySources(t *testing.T) {
 	t.Parallel()
 	lines := instructions(t, filepath.Join(root, ".dockerignore"))
 	require.Equal(t, "*", lines[0])

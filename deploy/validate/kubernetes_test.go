@@ -28,10 +28,10 @@ import (
 	"lethe/internal/config"
 )
 
-// overlays are the folders that somebody applies.
+// overlays lists the folders that an operator can apply.
 var overlays = []string{"base", "overlays/single-node", "overlays/production"}
 
-// A cluster is what one folder makes, by kind.
+// A cluster is the objects of one folder, by kind.
 type cluster struct {
 	accounts     []corev1.ServiceAccount
 	autoscalers  []autoscalingv2.HorizontalPodAutoscaler
@@ -50,15 +50,15 @@ type cluster struct {
 	pods []pod
 }
 
-// A pod is a template of one.
+// A pod is a pod template.
 type pod struct {
-	of        string // kind and name of what has it
+	of        string // kind and name of its owner
 	component string
 	meta      metav1.ObjectMeta
 	spec      corev1.PodSpec
 }
 
-// container returns the only container.
+// container returns the pod's only container.
 func (p pod) container(t *testing.T) corev1.Container {
 	t.Helper()
 	require.Empty(t, p.spec.InitContainers, p.of)
@@ -66,7 +66,7 @@ func (p pod) container(t *testing.T) corev1.Container {
 	return p.spec.Containers[0]
 }
 
-// program is the program of Lethe's image that a pod runs, "" for other images.
+// program returns the program of Lethe's image that the pod runs, or "" for other images.
 func (p pod) program(t *testing.T) string {
 	t.Helper()
 	if c := p.container(t); len(c.Command) > 0 {
@@ -75,8 +75,7 @@ func (p pod) program(t *testing.T) string {
 	return ""
 }
 
-// decode decodes an object into its type. A field that the type does not have is
-// an error.
+// decode decodes an object into its type. An unknown field is an error.
 func decode[T any](t *testing.T, into *[]T, text []byte) *T {
 	t.Helper()
 	var object T
@@ -142,7 +141,7 @@ func kustomized(t *testing.T, folder string) *cluster {
 	return c
 }
 
-// each runs a test on what every overlay makes.
+// each runs a test on the objects of every overlay.
 func each(t *testing.T, test func(*testing.T, *cluster)) {
 	t.Parallel()
 	for _, name := range overlays {
@@ -153,7 +152,7 @@ func each(t *testing.T, test func(*testing.T, *cluster)) {
 	}
 }
 
-func TestPodsKeepToTheRestrictedProfile(t *testing.T) {
+func TestPodsFollowTheRestrictedProfile(t *testing.T) {
 	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 	require.NoError(t, err)
 	each(t, func(t *testing.T, c *cluster) {
@@ -164,7 +163,7 @@ func TestPodsKeepToTheRestrictedProfile(t *testing.T) {
 			for _, result := range evaluator.EvaluatePod(level, &p.meta, &p.spec) {
 				require.True(t, result.Allowed, "%s: %s: %s", p.of, result.ForbiddenReason, result.ForbiddenDetail)
 			}
-			// And what the profile does not ask for.
+			// Lethe also requires what the profile does not.
 			container := p.container(t)
 			require.NotNil(t, container.SecurityContext.ReadOnlyRootFilesystem, p.of)
 			require.True(t, *container.SecurityContext.ReadOnlyRootFilesystem, p.of)
@@ -194,8 +193,8 @@ func TestAccountsHaveNoToken(t *testing.T) {
 	})
 }
 
-// given returns the environment of a pod's container and the files that are mounted
-// in it, by path. Each that it names has to be there.
+// given returns the environment of a pod's container and its mounted files by path. It
+// requires that the ConfigMaps and Secrets exist.
 func given(t *testing.T, c *cluster, p pod) (environment, files map[string]string) {
 	t.Helper()
 	environment, files = map[string]string{}, map[string]string{}
@@ -244,11 +243,11 @@ func given(t *testing.T, c *cluster, p pod) (environment, files map[string]strin
 			delete(volumes, mount.Name)
 		}
 	}
-	require.Empty(t, volumes, "%s: what is not mounted", p.of)
+	require.Empty(t, volumes, "%s has a volume that is not mounted", p.of)
 	return environment, files
 }
 
-// replaced puts secrets that can be used in the place of those to be replaced.
+// replaced replaces the secrets of the repository by valid ones.
 func replaced(files map[string]string) map[string]string {
 	files = maps.Clone(files)
 	for path, url := range map[string]string{
@@ -262,7 +261,7 @@ func replaced(files map[string]string) map[string]string {
 	return files
 }
 
-func TestSettingsAreLethes(t *testing.T) {
+func TestSettingsAreValid(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster) {
 		for _, p := range c.pods {
 			program := p.program(t)
@@ -344,7 +343,7 @@ func selected(t *testing.T, c *cluster, selector *metav1.LabelSelector) []pod {
 	return pods
 }
 
-func TestSelectorsSelectWhatTheyAreFor(t *testing.T) {
+func TestSelectors(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster) {
 		only := func(selector *metav1.LabelSelector, of string) {
 			pods := selected(t, c, selector)
@@ -371,7 +370,7 @@ func TestSelectorsSelectWhatTheyAreFor(t *testing.T) {
 	})
 }
 
-func TestNetworkPoliciesLetNothingElseThrough(t *testing.T) {
+func TestNetworkPoliciesDenyByDefault(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster) {
 		closed := 0
 		for _, network := range c.networks {
@@ -380,7 +379,7 @@ func TestNetworkPoliciesLetNothingElseThrough(t *testing.T) {
 			for _, expression := range network.Spec.PodSelector.MatchExpressions {
 				for _, component := range expression.Values {
 					require.True(t, slices.ContainsFunc(pods, func(p pod) bool { return p.component == component }),
-						"%s: there is no %s", network.Name, component)
+						"%s: no pod is a %s", network.Name, component)
 				}
 			}
 			for _, rule := range network.Spec.Ingress {
@@ -409,7 +408,7 @@ func TestNetworkPoliciesLetNothingElseThrough(t *testing.T) {
 func TestEachJobOfRetentionHasACronJob(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster) {
 		var settings config.Config
-		crons := map[string]string{} // schedules by the job that is decided about
+		crons := map[string]string{} // schedules by the name of the job
 		for _, cron := range c.cronJobs {
 			require.Equal(t, batchv1.ForbidConcurrent, cron.Spec.ConcurrencyPolicy, cron.Name)
 			require.NotNil(t, cron.Spec.StartingDeadlineSeconds, cron.Name)
@@ -434,8 +433,8 @@ func TestEachJobOfRetentionHasACronJob(t *testing.T) {
 			crons[value("--job")] = cron.Spec.Schedule
 			timeout, err := time.ParseDuration(value("--timeout"))
 			require.NoError(t, err)
-			most := time.Duration(*cron.Spec.JobTemplate.Spec.ActiveDeadlineSeconds) * time.Second
-			require.Greater(t, most, timeout+time.Minute, cron.Name)
+			deadline := time.Duration(*cron.Spec.JobTemplate.Spec.ActiveDeadlineSeconds) * time.Second
+			require.Greater(t, deadline, timeout+time.Minute, cron.Name)
 		}
 		schedules := map[string]string{}
 		for _, job := range settings.Retention.Rules.Jobs {
@@ -454,14 +453,14 @@ func TestCommandsAreAccepted(t *testing.T) {
 				continue
 			}
 			if len(args) == 0 {
-				require.True(t, strings.HasPrefix(p.of, "Deployment "), "%s does not end", p.of)
+				require.True(t, strings.HasPrefix(p.of, "Deployment "), "%s must exit", p.of)
 				continue
 			}
 			environment, files := given(t, c, p)
 			environ := append(inTest(t, environment, replaced(files)), "LETHE_RETENTION_ENABLED=false")
-			// What they cannot use, or a job of retention that there is not, would end
-			// them with 2. As it is, a scheduler has nothing to do, and the others find
-			// nobody at the addresses that they are given.
+			// Invalid options, or an unknown retention job, would give the status 2.
+			// Here a scheduler has nothing to do, and the others cannot connect to
+			// the addresses.
 			status, said := run(t, environ, program, args...)
 			if program == "/scheduler" {
 				require.Zero(t, status, "%s: %s", p.of, said)
@@ -497,10 +496,10 @@ func TestProductionScales(t *testing.T) {
 	environment, files := given(t, c, c.pods[i])
 	settings, err := load(t, "/worker", environment, replaced(files))
 	require.NoError(t, err)
-	require.Equal(t, fmt.Sprint(settings.Worker.Concurrency), trigger["threshold"], "a worker is for worker.concurrency jobs")
+	require.Equal(t, fmt.Sprint(settings.Worker.Concurrency), trigger["threshold"], "KEDA must start a worker for worker.concurrency jobs")
 	require.Contains(t, trigger["query"], "lethe_queue_jobs{")
 
-	// Whoever sets the number of pods, it is one alone.
+	// Only the autoscaler may set the number of pods.
 	for _, name := range []string{"lethe-api", "lethe-worker"} {
 		require.Contains(t, replicas, name)
 		require.Nil(t, replicas[name], "an apply would undo the scaling of %s", name)
@@ -520,8 +519,8 @@ func TestProductionScales(t *testing.T) {
 	}
 }
 
-// TestAnOverlayOfOnesOwn takes the one that docs/kubernetes.md shows.
-func TestAnOverlayOfOnesOwn(t *testing.T) {
+// TestOwnOverlay tests the overlay in docs/kubernetes.md.
+func TestOwnOverlay(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile(filepath.Join(root, "docs/kubernetes.md"))
 	require.NoError(t, err)

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// conforming returns an object that the schema of its kind allows.
+// conforming parses an object and validates it with the schema of its kind.
 func conforming(t *testing.T, text []byte, kind string) map[string]any {
 	t.Helper()
 	object, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
@@ -20,7 +20,7 @@ func conforming(t *testing.T, text []byte, kind string) map[string]any {
 	return object.(map[string]any)
 }
 
-// schema reads the schema of a kind.
+// schema returns the schema of a kind.
 func schema(t *testing.T, kind string) *jsonschema.Schema {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("schemas", strings.ToLower(kind)+".json"))
@@ -34,7 +34,7 @@ func schema(t *testing.T, kind string) *jsonschema.Schema {
 	return schema
 }
 
-func TestSchemasRefuseWhatTheyDoNotKnow(t *testing.T) {
+func TestSchemasRefuseUnknownFields(t *testing.T) {
 	t.Parallel()
 	for kind, object := range map[string]string{
 		"ScaledObject": `{"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "metadata": {}, "spec": {

@@ -18,15 +18,14 @@ import (
 // root is the top of the repository.
 const root = "../.."
 
-// bookkeeping is how long a worker that has drained takes at most to write down how
-// far its jobs are.
+// bookkeeping is how long a worker takes at most to give its jobs back after a drain.
 const bookkeeping = 10 * time.Second
 
-// apiDrain is how long requests may go on when a process is told to stop.
+// apiDrain is how long requests may continue after a process is told to stop.
 const apiDrain = 10 * time.Second
 
-// purposes tells by program what its settings have to be good for. asynqmon needs
-// the same servers as a scheduler.
+// purposes is the purpose of each program's settings. asynqmon needs the same servers as
+// a scheduler.
 var purposes = map[string]config.Purpose{
 	"/api":       config.ForAPI,
 	"/asynqmon":  config.ForScheduler,
@@ -35,17 +34,17 @@ var purposes = map[string]config.Purpose{
 	"/worker":    config.ForWorker,
 }
 
-// load has Lethe read the settings that a container has: its environment, and the
-// files of which it is told, by their path in the container.
+// load loads the settings of a container from its environment and from the files that
+// the environment names, by their paths in the container.
 func load(t *testing.T, program string, environment, files map[string]string) (config.Config, error) {
 	t.Helper()
 	purpose, ok := purposes[program]
-	require.True(t, ok, "%s is no program of the image", program)
+	require.True(t, ok, "the image has no program %s", program)
 	require.FileExists(t, filepath.Join(root, "cmd", program, "main.go"))
 	return config.Load(inTest(t, environment, files), purpose)
 }
 
-// inTest returns an environment whose files are in a folder of the test.
+// inTest returns the environment with the files in a temporary folder.
 func inTest(t *testing.T, environment, files map[string]string) []string {
 	t.Helper()
 	folder := t.TempDir()
@@ -78,7 +77,7 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// run runs a program of the image, and returns its exit status and what it says.
+// run runs a program of the image, and returns its exit status and its output.
 func run(t *testing.T, environ []string, program string, args ...string) (int, string) {
 	t.Helper()
 	build.Do(func() {

@@ -46,7 +46,7 @@ retention:
   abandoned: {enabled: soon, after: 23h, cool_off: 30m, cron: often, interval: 5, max_per_run: 0, exclude: [x.org, hunter2 is secret], only: 1}
 `), "LETHE_RETENTION_ABANDONED_AFTER=30"})
 	for _, wrong := range []string{
-		"retention.purge_jobs: number 1: name: must not be that of the job of retention.abandoned",
+		"retention.purge_jobs: number 1: name: must not be the name of the job of retention.abandoned",
 		"retention.abandoned.enabled: must be true or false", "retention.abandoned.after: must be at least 1d",
 		"retention.abandoned.cool_off: must be at least 1h", "retention.abandoned.cron: ", "retention.abandoned.interval: must be at least 1s",
 		"retention.abandoned.max_per_run: must be a whole number from 1 to 10000",

@@ -462,7 +462,7 @@ func TestURLsKeepTheirPassword(t *testing.T) {
 		{"redis.url", "redis://u:1#hunter2@h/0", "has an @ after the host"},
 		{"redis.url", "redis-cluster://u:hunter2@h:1,i:2", ""},
 		{"redis.url", "redis-cluster://u:1/hunter2@h,i", "has an @ after the host"},
-		{"redis.url", "redis-cluster://u:a%zzhunter2@h,i", "it is no URL"},
+		{"redis.url", "redis-cluster://u:a%zzhunter2@h,i", "invalid URL"},
 		{"redis.url", "redis-sentinel://:hunter2@h:1,i:2/3?master=m", ""},
 		{"redis.url", "redis-sentinel://:hunter2@h:1,i:2/3", "redis-sentinel needs ?master=name"},
 	} {

@@ -15,33 +15,32 @@ import (
 	"time"
 )
 
-// errPortTaken says that a server could not listen on the port it was given.
+// errPortTaken is returned if a server cannot listen on its port.
 var errPortTaken = errors.New("the port is taken")
 
-// A child is a process that lives no longer than ours.
+// A child is a process that ends no later than ours.
 type child struct {
 	cmd  *exec.Cmd
 	gone chan struct{} // closed when the process has ended and was reaped
-	err  error         // how it ended; to be read once gone is closed
+	err  error         // the result of Wait; valid once gone is closed
 }
 
-// spawn is the one way in which this package starts a process. The child gets
-// onOurDeath should we die without stopping it, where the system can do that.
+// spawn starts a process. Every process of this package starts here. If the system
+// supports it, the child gets the signal onOurDeath when our process dies.
 func spawn(cmd *exec.Cmd, onOurDeath syscall.Signal) (*child, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	// In a group of its own it does not get the terminal's Ctrl-C: we do, and
-	// stop our children when their clients are done.
+	// A separate process group keeps the terminal's Ctrl-C from the child. Our
+	// process gets it, and stops its children when their clients are done.
 	cmd.SysProcAttr.Setpgid = true
 	signalOnParentDeath(cmd.SysProcAttr, onOurDeath)
 
 	c := &child{cmd: cmd, gone: make(chan struct{})}
 	started := make(chan error)
 	go func() {
-		// To the kernel the parent is the thread that forked, and Go ends
-		// threads as it likes. So this goroutine keeps that thread for itself
-		// until the child is gone.
+		// For the kernel the parent is the thread that forked, and Go may end any
+		// thread. So this goroutine keeps its thread until the child has ended.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
@@ -55,19 +54,19 @@ func spawn(cmd *exec.Cmd, onOurDeath syscall.Signal) (*child, error) {
 	if err := <-started; err != nil {
 		err = fmt.Errorf("start %s in %s: %w", filepath.Base(cmd.Path), cmd.Dir, err)
 		if account := cmd.SysProcAttr.Credential; account != nil && errors.Is(err, os.ErrPermission) {
-			err = fmt.Errorf("%w (user %d, whom servers run as instead of root, must be able to enter the directory)", err, account.Uid)
+			err = fmt.Errorf("%w (servers run as user %d instead of root, which must be able to enter the directory)", err, account.Uid)
 		}
 		return nil, err
 	}
 	return c, nil
 }
 
-// run runs a program to its end and returns what it printed as part of the
-// error, if it fails. It is killed when ctx ends.
+// run runs a program until it ends. If the program fails, the error contains its
+// output. The program is killed when ctx ends.
 func run(ctx context.Context, cmd *exec.Cmd) error {
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
-	// A grandchild may keep the pipe open after the program was killed.
+	// A grandchild may keep the pipe open after the program is killed.
 	cmd.WaitDelay = time.Second
 	c, err := spawn(cmd, syscall.SIGKILL)
 	if err != nil {
@@ -86,10 +85,10 @@ func run(ctx context.Context, cmd *exec.Cmd) error {
 	return nil
 }
 
-// serve starts a server that logs into the file and returns when it accepts
-// connections. The error of one that does not ends with the end of its log.
+// serve starts a server that logs into the file, and returns when it accepts
+// connections. If it does not, the error ends with the end of its log.
 //
-// The log is asked, not the port: behind the port may be someone else.
+// serve watches the log and not the port, because another server may have the port.
 func serve(ctx context.Context, cmd *exec.Cmd, logFile string, onOurDeath syscall.Signal) (*child, error) {
 	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
@@ -117,8 +116,8 @@ func serve(ctx context.Context, cmd *exec.Cmd, logFile string, onOurDeath syscal
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
 	for {
-		// PostgreSQL and Redis have used the same words for decades; a sentinel
-		// does not use them.
+		// PostgreSQL and Redis have logged the same words for decades. A sentinel
+		// logs others.
 		log := strings.ToLower(said())
 		if strings.Contains(log, "ready to accept connections") || strings.Contains(log, "sentinel id is") {
 			return c, nil
@@ -137,7 +136,7 @@ func serve(ctx context.Context, cmd *exec.Cmd, logFile string, onOurDeath syscal
 	}
 }
 
-// stop asks the child to end and waits until it has. If ctx ends first it
+// stop sends the signal and waits until the child has ended. If ctx ends first, stop
 // kills the child and returns an error.
 func (c *child) stop(ctx context.Context, signal syscall.Signal) error {
 	if err := c.signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -152,8 +151,7 @@ func (c *child) stop(ctx context.Context, signal syscall.Signal) error {
 	}
 }
 
-// kill ends the child at once and returns when it has ended, which only the
-// kernel can delay.
+// kill kills the child and returns when it has ended.
 func (c *child) kill() {
 	_ = c.signal(syscall.SIGKILL) // fails only if the child has ended
 	<-c.gone

@@ -4,6 +4,6 @@ package devstack
 
 import "syscall"
 
-// Other systems have nothing like it: there a killed process leaves its
-// servers behind.
+// Other systems do not support this. There the servers of a killed process keep
+// running.
 func signalOnParentDeath(*syscall.SysProcAttr, syscall.Signal) {}

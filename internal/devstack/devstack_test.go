@@ -21,11 +21,11 @@ import (
 	"lethe/internal/devstack/devstacktest"
 )
 
-// timeout bounds every wait of these tests.
+// timeout limits every wait of these tests.
 const timeout = time.Minute
 
-// asParent makes the test binary play the process that starts servers and is
-// then killed.
+// asParent makes the test binary act as the process that starts servers and is then
+// killed.
 const asParent = "LETHE_TEST_DEVSTACK_PARENT"
 
 func TestMain(m *testing.M) {
@@ -50,7 +50,7 @@ func playParent() {
 	}
 	fmt.Println(postgres.URL("postgres"))
 	fmt.Println(redis.URL())
-	// Until we are killed, or until who would kill us is gone.
+	// Wait until we are killed, or until the test process has ended.
 	_, _ = bufio.NewReader(os.Stdin).ReadByte()
 }
 
@@ -83,7 +83,7 @@ func TestServersDieWithTheirParent(t *testing.T) {
 		require.Eventually(t, func() bool { return !listens(address) }, timeout, 10*time.Millisecond)
 	}
 
-	// What it leaves in a directory that is kept is no obstacle.
+	// A server can start in a directory that a killed process has left.
 	require.Eventually(t, func() bool {
 		_, err := os.Stat(filepath.Join(folder, "postgres", "data", "postmaster.pid"))
 		return os.IsNotExist(err)
@@ -135,7 +135,7 @@ func testContext(t *testing.T) context.Context {
 // traversable returns a temporary directory that the servers' user can enter.
 func traversable(t *testing.T) string {
 	t.Helper()
-	folder, err := os.MkdirTemp("", "lethe-test-") // t.TempDir's parent is closed to others
+	folder, err := os.MkdirTemp("", "lethe-test-") // other users cannot enter the parent of t.TempDir
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(folder)) })
 	require.NoError(t, os.Chmod(folder, 0o755))
@@ -192,6 +192,6 @@ func TestAbandonedDirectoriesAreRemoved(t *testing.T) {
 	require.NoError(t, other.Close())
 	left, err := filepath.Glob(filepath.Join(os.TempDir(), "lethe-redis-*"))
 	require.NoError(t, err)
-	require.Equal(t, made, left, "also an old one, as long as its process lives")
+	require.Equal(t, made, left, "an old directory must stay while its process lives")
 	require.NoError(t, inUse.Close())
 }

@@ -13,12 +13,12 @@ import (
 // A directory holds a server's data and its log.
 type directory struct {
 	path  string
-	owner *syscall.Credential // whom the server runs as; nil is ourselves
-	claim *os.File            // of a temporary directory, see claimed; else nil
+	owner *syscall.Credential // the user that the server runs as; nil for our own
+	claim *os.File            // the lock of a temporary directory, see claimed; else nil
 }
 
-// openDirectory makes the directory if it is not there; an empty path stands
-// for a new temporary one.
+// openDirectory creates the directory if it does not exist. If path is empty, it
+// creates a temporary one.
 func openDirectory(path, server string) (directory, error) {
 	d, err := directory{}, error(nil)
 	if d.owner, err = serverAccount(); err != nil {
@@ -38,11 +38,11 @@ func openDirectory(path, server string) (directory, error) {
 	return d, nil
 }
 
-// command returns one that runs a program in the directory as its owner.
+// command returns a command that runs a program in the directory, as its owner.
 func (d directory) command(program string, args ...string) *exec.Cmd {
 	cmd := exec.Command(program, args...)
 	cmd.Dir = d.path
-	// We read what servers log: in English.
+	// This package reads the servers' logs, which must be in English.
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: d.owner}
 	return cmd
@@ -63,8 +63,8 @@ func (d directory) remove() error {
 	return nil
 }
 
-// makeTemporary makes a directory and claims it. On the way it removes those of
-// processes that were killed before they could.
+// makeTemporary creates a temporary directory and claims it. It first removes the
+// directories that killed processes have left.
 func makeTemporary(prefix string) (string, *os.File, error) {
 	parent := temporaryParent()
 	abandoned, _ := filepath.Glob(filepath.Join(parent, prefix+"*")) // the pattern is well formed
@@ -82,19 +82,20 @@ func makeTemporary(prefix string) (string, *os.File, error) {
 	return path, claim, nil
 }
 
-// temporaryParent prefers memory: cloning a database makes some thousand small
-// files, which on many disks takes 20 times as long.
+// temporaryParent returns the parent of temporary directories. It prefers memory, because
+// copying a database creates thousands of small files, which takes 20 times as long on
+// many disks.
 func temporaryParent() string {
-	const memory, plenty = "/dev/shm", 4 << 30
+	const memory, minFree = "/dev/shm", 4 << 30
 	var free syscall.Statfs_t
-	if os.Getenv("TMPDIR") == "" && syscall.Statfs(memory, &free) == nil && free.Bavail*uint64(free.Bsize) >= plenty {
+	if os.Getenv("TMPDIR") == "" && syscall.Statfs(memory, &free) == nil && free.Bavail*uint64(free.Bsize) >= minFree {
 		return memory
 	}
 	return os.TempDir()
 }
 
-// claimed opens a directory and locks it for as long as the file is open, that
-// is, at most until our process ends. It fails if it is locked.
+// claimed opens a directory and locks it. The lock lasts until the file is closed or
+// our process ends. claimed fails if the directory is locked.
 func claimed(path string) (*os.File, error) {
 	claim, err := os.Open(path)
 	if err != nil {
@@ -106,11 +107,11 @@ func claimed(path string) (*os.File, error) {
 	return claim, nil
 }
 
-// removeAbandoned removes a temporary directory that nobody claims. What it may
-// not or cannot remove stays.
+// removeAbandoned removes a temporary directory that no process claims. It ignores
+// errors.
 func removeAbandoned(path string) {
 	info, err := os.Lstat(path)
-	// One made just now may not be claimed yet.
+	// The owner of a new directory may not have claimed it yet.
 	if err != nil || !info.IsDir() || time.Since(info.ModTime()) < time.Minute {
 		return
 	}

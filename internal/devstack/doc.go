@@ -1,11 +1,13 @@
-// Package devstack starts a private PostgreSQL and a private Redis, also as a
-// Cluster or with a sentinel, from the programs that are installed on the
-// machine: for "lethe dev", and for every test.
+// Package devstack starts a private PostgreSQL and a private Redis, for "lethe dev" and
+// for the tests. It uses the programs that are installed on the machine. Redis may also
+// be a Cluster or have a sentinel.
 //
-// It promises that a server listens on 127.0.0.1 alone, on a free port; that
-// what it returns answers; that the servers live no longer than the process
-// that started them, even if that process is killed; and that root is not
-// needed, and dropped where there is. It must never touch a server that it did
-// not start, and its servers must never hold what matters: anyone on the
-// machine may connect, without a password.
+// It promises that a server listens only on 127.0.0.1, on a free port; that a returned
+// server accepts connections; that a server ends with the process that started it, even
+// if that process is killed; and that servers do not run as root. It must never touch a
+// server that it did not start. Its servers must never contain important data, because
+// every user of the machine can connect without a password.
+//
+// Only tests kill, pause and restart servers, drop databases, and start a Cluster or a
+// sentinel.
 package devstack

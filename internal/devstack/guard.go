@@ -9,24 +9,24 @@ import (
 	"strconv"
 )
 
-// A Guard lets clients in by TLS alone, and only with a password.
+// A Guard requires TLS and a password from clients.
 type Guard struct {
-	// Authority is the certificate of who has signed Certificate, in PEM. It is
-	// what clients have to trust.
+	// Authority is the certificate of the authority that signed Certificate, in
+	// PEM. Clients must trust it.
 	Authority []byte
 
-	// Certificate and Key are the server's, in PEM.
+	// Certificate and Key are the server's certificate and key, in PEM.
 	Certificate, Key []byte
 
-	// Host is the name in the certificate by which URLs name the server. It must
-	// be that of 127.0.0.1. Defaults to "localhost".
+	// Host is the server's name in its certificate and in URLs. It must resolve to
+	// 127.0.0.1. Defaults to "localhost".
 	Host string
 
-	// Password is what clients have to know. It is no empty one.
+	// Password is the password of clients. It must not be empty.
 	Password string
 }
 
-// The names of a Guard's files in the directory of the server.
+// The names of a Guard's files in the server's directory.
 const (
 	authorityFile = "ca.crt"
 	certFile      = "server.crt"
@@ -41,8 +41,8 @@ func (g *Guard) host() string {
 	return g.Host
 }
 
-// write puts files into the directory, for the server's user alone to read; the
-// authority is for clients.
+// write writes the guard's files and the given ones into the directory. Only the
+// server's user can read them.
 func (g *Guard) write(d directory, files map[string][]byte) error {
 	files[authorityFile], files[certFile], files[keyFile] = g.Authority, g.Certificate, g.Key
 	for name, text := range files {
@@ -60,8 +60,8 @@ func (g *Guard) write(d directory, files map[string][]byte) error {
 	return nil
 }
 
-// redisArguments makes what a Redis behind the guard needs. The password is in a
-// file, which is the first argument: arguments show in every list of processes.
+// redisArguments returns the arguments of a Redis with the guard. The password is in a
+// file, which is the first argument, because lists of processes show arguments.
 func (g *Guard) redisArguments(d directory) ([]string, error) {
 	const configFile = "redis.conf"
 	err := g.write(d, map[string][]byte{configFile: []byte("requirepass " + strconv.Quote(g.Password) + "\n")})
@@ -82,7 +82,7 @@ func (g *Guard) redisURL(port int, d directory) string {
 	return u.String()
 }
 
-// initArguments makes initdb give the superuser the password.
+// initArguments returns the arguments with which initdb sets the superuser's password.
 func (g *Guard) initArguments(d directory) ([]string, error) {
 	if err := g.write(d, map[string][]byte{passwordFile: []byte(g.Password + "\n")}); err != nil {
 		return nil, err
@@ -90,16 +90,16 @@ func (g *Guard) initArguments(d directory) ([]string, error) {
 	return []string{"--auth=scram-sha-256", "--pwfile=" + d.file(passwordFile)}, nil
 }
 
-// admitByTLSAlone says so to the PostgreSQL whose data are in the folder.
-func (g *Guard) admitByTLSAlone(data string) error {
-	path := filepath.Join(data, "pg_hba.conf") // which initdb has made, so its owner is right
+// requireTLS makes the PostgreSQL with the given data directory accept only TLS.
+func (g *Guard) requireTLS(data string) error {
+	path := filepath.Join(data, "pg_hba.conf") // initdb has created it with the right owner
 	if err := os.WriteFile(path, []byte("hostssl all all 127.0.0.1/32 scram-sha-256\n"), 0o600); err != nil {
 		return fmt.Errorf("write the guard's rule: %w", err)
 	}
 	return nil
 }
 
-// addTo makes the URL of a PostgreSQL one that gets past the guard.
+// addTo adds to the URL of a PostgreSQL what the guard requires.
 func (g *Guard) addTo(u *url.URL, port int, d directory) {
 	u.User = url.UserPassword(u.User.Username(), g.Password)
 	u.Host = net.JoinHostPort(g.host(), strconv.Itoa(port))

@@ -14,14 +14,12 @@ import (
 	"syscall"
 )
 
-// ErrMissing is what the errors of [StartPostgres] and [StartRedis] wrap when
-// the machine lacks the server's programs. The message says which, and how to
-// install them.
+// ErrMissing is wrapped by errors of [StartPostgres] and [StartRedis] if the server's
+// programs are not installed. The message names them and says how to install them.
 var ErrMissing = errors.New("a server is not installed")
 
-// postgresPrograms returns the folder that holds PostgreSQL's programs, all of
-// one version: the first such in PATH, else the newest of Debian's, which are
-// not in PATH.
+// postgresPrograms returns the folder with PostgreSQL's programs, all of one version:
+// the first such folder in PATH, or the newest of Debian's, which are not in PATH.
 func postgresPrograms() (string, error) {
 	const debian = "/usr/lib/postgresql/*/bin"
 	installed, err := filepath.Glob(debian)
@@ -40,12 +38,12 @@ func postgresPrograms() (string, error) {
 			return folder, nil
 		}
 	}
-	return "", fmt.Errorf("%w: initdb, postgres and pg_restore are together neither in a folder of PATH nor in %s: apt-get install --no-install-recommends postgresql",
+	return "", fmt.Errorf("%w: no folder of PATH or %s has initdb, postgres and pg_restore: apt-get install --no-install-recommends postgresql",
 		ErrMissing, debian)
 }
 
-// majorVersion returns the 15 of /usr/lib/postgresql/15/bin, and 0 for a
-// folder that is not named so.
+// majorVersion returns the 15 of /usr/lib/postgresql/15/bin, and 0 for any other
+// folder.
 func majorVersion(folder string) int {
 	version, _ := strconv.Atoi(filepath.Base(filepath.Dir(folder)))
 	return version
@@ -59,8 +57,8 @@ func redisProgram() (string, error) {
 	return program, nil
 }
 
-// serverAccount returns whom servers run as when we are root, which PostgreSQL
-// refuses to be; otherwise nil.
+// serverAccount returns the user that servers run as if we are root, because PostgreSQL
+// refuses to run as root. Otherwise it returns nil.
 func serverAccount() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -70,7 +68,7 @@ func serverAccount() (*syscall.Credential, error) {
 		account, err = user.Lookup("nobody")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("find a user other than root, postgres or nobody, for the servers: %w", err)
+		return nil, fmt.Errorf("find the user postgres or nobody to run the servers: %w", err)
 	}
 	uid, err := strconv.ParseUint(account.Uid, 10, 32)
 	if err != nil {
@@ -83,8 +81,8 @@ func serverAccount() (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
-// onFreePort calls start with a port that was free a moment ago, and again
-// with another one if someone was faster.
+// onFreePort calls start with a free port. If another process takes the port first, it
+// calls start again with another port.
 func onFreePort(start func(port int) error) error {
 	var err error
 	for range 5 {
@@ -99,9 +97,9 @@ func onFreePort(start func(port int) error) error {
 	return err
 }
 
-// freePort looks below the ports that systems give to outgoing connections: of
-// those a client could take one while its server restarts, and a client that
-// redials would in the end connect to itself.
+// freePort returns a free port below those for outgoing connections. A client could take
+// one of those while its server restarts, and a client that redials could then connect
+// to itself.
 func freePort() (int, error) {
 	var err error
 	for range 100 {

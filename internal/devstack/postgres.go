@@ -17,15 +17,15 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// How long a server may take to start (initdb included) and to stop. The
-// caller's context may end a start sooner.
+// The time limits for starting a server, including initdb, and for stopping it. The
+// caller's context may end a start earlier.
 const (
 	startTimeout = time.Minute
 	stopTimeout  = 15 * time.Second
 )
 
-// ErrDatabaseExists is what the error of [Postgres.CreateDatabase] wraps when
-// there is a database of that name.
+// ErrDatabaseExists is wrapped by the error of [Postgres.CreateDatabase] if the
+// database exists.
 var ErrDatabaseExists = errors.New("the database exists")
 
 // errClosed is the error of a server's methods after Close.
@@ -33,33 +33,32 @@ var errClosed = errors.New("the server is closed")
 
 // PostgresOptions are the options of [StartPostgres].
 type PostgresOptions struct {
-	// Dir is the directory for the data and the log. It belongs to the server:
-	// it is made if absent, given to the server's user if we are root (who must
-	// be able to enter it), and kept by Close, so that a second start with it
-	// finds the databases of the first. Two servers cannot have one at the same
-	// time. Defaults to a temporary directory that Close removes: in TMPDIR if that is
-	// set, else in memory if there is plenty, else wherever the system has them.
+	// Dir is the directory for the data and the log. It is created if it does not
+	// exist. If we are root, its owner becomes the server's user, which must be able
+	// to enter it. Close keeps the directory, and another start with it finds the
+	// databases. Two running servers cannot share a directory. Defaults to a
+	// temporary directory that Close removes: in TMPDIR if that is set, else in
+	// memory if enough is free, else in the system's temporary directory.
 	Dir string
 
-	// Durable makes a commit survive a crash of the machine. Without it a
-	// commit survives a crash of the server alone, and the whole directory may
-	// be lost with the machine; that is several times faster. Defaults to
-	// false.
+	// Durable makes commits survive a crash of the machine. Without it they survive
+	// only a crash of the server, which is several times faster, and a crash of the
+	// machine may destroy the directory. Defaults to false.
 	Durable bool
 
 	// SharedBuffers is the server's setting of that name, such as "1GB". Defaults to
 	// the server's own default, 128MB.
 	SharedBuffers string
 
-	// Guard lets only those in who know the password of lethe, by TLS. Defaults to
-	// nil: everybody on the machine.
+	// Guard requires TLS and the password of the user lethe. Defaults to nil: every
+	// user of the machine can connect.
 	Guard *Guard
 }
 
-// Postgres is a running PostgreSQL server: UTF-8, C collation, UTC, at most 200
-// connections. It listens on a port of 127.0.0.1 only, not on a Unix socket,
-// whose path could be too long; the superuser is lethe. Its
-// methods may be called by several goroutines.
+// Postgres is a running PostgreSQL server with UTF-8, C collation, UTC, and at most 200
+// connections. It listens only on a port of 127.0.0.1, and not on a Unix socket, whose
+// path could be too long. The superuser is lethe. Its methods are safe for concurrent
+// use.
 type Postgres struct {
 	programs string
 	dir      directory
@@ -71,16 +70,16 @@ type Postgres struct {
 	mu     sync.Mutex // held while the server starts or stops
 	server *child     // nil once closed
 
-	// admin is where statements about databases run. It is kept, as to connect
-	// takes longer than to create a database. Whoever has received it sends it
-	// back; nil stands for none so far.
+	// admin has the connection for statements about databases. It is kept open,
+	// because connecting takes longer than creating a database. A receiver sends it
+	// back. It is nil before the first statement.
 	admin chan *pgx.Conn
 }
 
-// StartPostgres starts a server and returns when it accepts connections; the
-// caller closes it. The context bounds the start alone, which fails after a
-// minute at the latest. The error wraps [ErrMissing] if PostgreSQL is not
-// installed; any other one holds the end of the server's log.
+// StartPostgres starts a server and returns when it accepts connections. The caller
+// closes it. The context limits only the start, which takes a minute at most. The error
+// wraps [ErrMissing] if PostgreSQL is not installed. Any other error contains the end of
+// the server's log.
 func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -107,8 +106,8 @@ func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, err
 	return p, nil
 }
 
-// URL returns the connection string of a database of that name, whether or not
-// there is one. The database postgres always exists.
+// URL returns the connection string of a database, even if it does not exist. The
+// database postgres always exists.
 func (p *Postgres) URL(database string) string {
 	u := url.URL{
 		Scheme:   "postgres",
@@ -123,18 +122,17 @@ func (p *Postgres) URL(database string) string {
 	return u.String()
 }
 
-// CreateDatabase creates a database as a copy of the template, to which nobody
-// may be connected, or an empty one if the template is "". The error wraps
-// [ErrDatabaseExists] if the name is taken.
+// CreateDatabase creates a database as a copy of the template, which must have no
+// connections, or an empty one if the template is "". The error wraps
+// [ErrDatabaseExists] if the database exists.
 func (p *Postgres) CreateDatabase(ctx context.Context, name, template string) error {
 	if template == "" {
 		template = "template0"
 	}
 	err := p.exec(ctx, func(version int) string {
 		sql := "CREATE DATABASE " + quote(name) + " TEMPLATE " + quote(template)
-		// Where nothing need survive the machine, to copy the files takes a
-		// quarter of what it takes to log them page by page, as PostgreSQL does
-		// from 15 on and copied before.
+		// Copying the files takes a quarter of the time. Since version 15 PostgreSQL
+		// by default logs them page by page, which only a durable server needs.
 		if !p.durable && version >= 15 {
 			sql += " STRATEGY FILE_COPY"
 		}
@@ -150,8 +148,8 @@ func (p *Postgres) CreateDatabase(ctx context.Context, name, template string) er
 	return nil
 }
 
-// DropDatabase drops a database and cuts off whoever is connected to it. One
-// that does not exist is no error.
+// DropDatabase drops a database and closes the connections to it. It does nothing if
+// the database does not exist.
 func (p *Postgres) DropDatabase(ctx context.Context, name string) error {
 	drop := "DROP DATABASE IF EXISTS " + quote(name) + " WITH (FORCE)"
 	if err := p.exec(ctx, func(int) string { return drop }); err != nil {
@@ -160,11 +158,11 @@ func (p *Postgres) DropDatabase(ctx context.Context, name string) error {
 	return nil
 }
 
-// Restore fills an empty database, which must exist, from a file that pg_dump
-// wrote in its custom format. Owners and privileges in it are left out: all
-// belongs to lethe. After an error the database holds a part of the file.
+// Restore fills an existing empty database from a file in pg_dump's custom format. It
+// ignores the owners and privileges in the file: everything belongs to lethe. After an
+// error the database has a part of the contents.
 func (p *Postgres) Restore(ctx context.Context, database, dumpFile string) error {
-	// Not as the server's user: he may not be allowed to read the file.
+	// This does not run as the server's user, which may lack the right to read the file.
 	dumpFile, err := filepath.Abs(dumpFile)
 	if err != nil {
 		return fmt.Errorf("restore database %s: %w", database, err)
@@ -177,9 +175,9 @@ func (p *Postgres) Restore(ctx context.Context, database, dumpFile string) error
 	return nil
 }
 
-// Restart stops the server, which cuts off its clients, and starts it on the
-// same port with the same data. After an error the server is not running, and
-// Restart may be called again.
+// Restart stops the server, which closes its connections, and starts it on the same
+// port with the same data. After an error the server is not running, and Restart may be
+// called again.
 func (p *Postgres) Restart(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -197,9 +195,9 @@ func (p *Postgres) Restart(ctx context.Context) error {
 	return nil
 }
 
-// Close stops the server, which cuts off its clients, and removes its data if
-// their directory is temporary. It returns within 15 s. A second call does
-// nothing and returns nil.
+// Close stops the server, which closes its connections, and removes its data if the
+// directory is temporary. It returns within 15 s. A second call does nothing and
+// returns nil.
 func (p *Postgres) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -216,7 +214,7 @@ func (p *Postgres) Close() error {
 			_ = conn.Close(ctx)
 		}
 		p.admin <- nil
-	case <-ctx.Done(): // somebody has it still, who will find it broken
+	case <-ctx.Done(): // a statement still uses the connection, and will fail
 	}
 	if err != nil {
 		return fmt.Errorf("close PostgreSQL: %w", err)
@@ -226,12 +224,12 @@ func (p *Postgres) Close() error {
 
 func (p *Postgres) data() string { return filepath.Join(p.dir.path, "data") }
 
-// initialise makes the data directory, unless an earlier start has.
+// initialise creates the data directory, unless an earlier start has done so.
 func (p *Postgres) initialise(ctx context.Context) error {
 	if _, err := os.Stat(p.data()); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	// Under another name until it is whole: we may be killed on the way.
+	// The directory has another name until it is complete, because we may be killed.
 	unfinished := p.data() + ".unfinished"
 	if err := os.RemoveAll(unfinished); err != nil {
 		return fmt.Errorf("remove an unfinished data directory: %w", err)
@@ -251,7 +249,7 @@ func (p *Postgres) initialise(ctx context.Context) error {
 		return err
 	}
 	if p.guard != nil {
-		if err := p.guard.admitByTLSAlone(unfinished); err != nil {
+		if err := p.guard.requireTLS(unfinished); err != nil {
 			return err
 		}
 	}
@@ -279,7 +277,7 @@ func (p *Postgres) serve(ctx context.Context) error {
 	if p.guard != nil {
 		args = append(args, "-c", "ssl=on", "-c", "ssl_cert_file="+p.dir.file(certFile), "-c", "ssl_key_file="+p.dir.file(keyFile))
 	}
-	// SIGQUIT, not SIGKILL, which would leave its own children to themselves.
+	// SIGQUIT, because after SIGKILL the server's own children would keep running.
 	server, err := serve(ctx, p.dir.command(filepath.Join(p.programs, "postgres"), args...), p.dir.log(), syscall.SIGQUIT)
 	if err != nil {
 		return err
@@ -288,11 +286,11 @@ func (p *Postgres) serve(ctx context.Context) error {
 	return nil
 }
 
-// stop ends the server by what PostgreSQL calls a fast shutdown: sessions are
-// cut off, their transactions rolled back.
+// stop does what PostgreSQL calls a fast shutdown: it closes the sessions and rolls
+// their transactions back.
 func (p *Postgres) stop(ctx context.Context) error { return p.server.stop(ctx, syscall.SIGINT) }
 
-// exec runs the statement for the server's major version. Statements run one at a
+// exec runs the statement for the server's major version. It runs one statement at a
 // time.
 func (p *Postgres) exec(ctx context.Context, statement func(version int) string) error {
 	var conn *pgx.Conn
@@ -315,7 +313,7 @@ func (p *Postgres) exec(ctx context.Context, statement func(version int) string)
 		}
 	}
 	major, _, _ := strings.Cut(conn.PgConn().ParameterStatus("server_version"), ".")
-	version, _ := strconv.Atoi(major) // 0 for one that is not released yet
+	version, _ := strconv.Atoi(major) // 0 for an unreleased version
 	_, err := conn.Exec(ctx, statement(version))
 	return err
 }

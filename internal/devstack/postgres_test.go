@@ -26,7 +26,7 @@ func TestPostgresKeepsItsData(t *testing.T) {
 	require.NoError(t, err)
 
 	require.NoError(t, server.Restart(ctx))
-	require.Error(t, before.Ping(ctx), "a restart cuts clients off")
+	require.Error(t, before.Ping(ctx), "a restart must close connections")
 	answer(t, url)
 
 	require.NoError(t, server.Close())
@@ -70,14 +70,14 @@ func TestPostgresIsWhatSynapseNeeds(t *testing.T) {
 	}
 
 	require.NoError(t, server.DropDatabase(ctx, "rooms"))
-	require.Error(t, conn.Ping(ctx), "dropping cuts clients off")
+	require.Error(t, conn.Ping(ctx), "dropping must close connections")
 	require.NoError(t, server.DropDatabase(ctx, "rooms"), "a second time")
 }
 
 func TestPostgresSaysWhyItDoesNotStart(t *testing.T) {
 	t.Parallel()
 	dir := traversable(t)
-	require.NoError(t, os.MkdirAll(filepath.Join(dir, "data"), 0o755)) // what no initdb has made
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "data"), 0o755)) // not created by initdb
 	_, err := devstack.StartPostgres(testContext(t), devstack.PostgresOptions{Dir: dir})
 	require.ErrorContains(t, err, "postgres ended before it was ready, exit status")
 	require.ErrorContains(t, err, "postgresql.conf", "the log is part of the error")
@@ -88,6 +88,6 @@ func TestRootNeedsADirectoryForTheServersUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("others run their servers themselves")
 	}
-	_, err := devstack.StartPostgres(testContext(t), devstack.PostgresOptions{Dir: t.TempDir()}) // whose parent is closed
+	_, err := devstack.StartPostgres(testContext(t), devstack.PostgresOptions{Dir: t.TempDir()}) // other users cannot enter its parent
 	require.ErrorContains(t, err, "must be able to enter the directory")
 }

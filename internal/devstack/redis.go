@@ -12,27 +12,25 @@ import (
 
 // RedisOptions are the options of [StartRedis].
 type RedisOptions struct {
-	// AOF makes the data survive the server: with it, what was answered before
-	// a Kill is there after a Restart; without it, the server comes back empty.
-	// A crash of the machine may cost a second of data. Defaults to false.
+	// AOF keeps the data through a Kill and a Restart. Without it the server restarts
+	// empty. A crash of the machine may lose a second of data. Defaults to false.
 	AOF bool
 
-	// Dir is the directory for the data and the log. It belongs to the server:
-	// it is made if absent, given to the server's user if we are root (who must
-	// be able to enter it), and kept by Close, so that, with AOF, a second start
-	// with it finds the data of the first. Two servers cannot share one.
-	// Defaults to a temporary directory that Close removes: in TMPDIR if that is
-	// set, else in memory if there is plenty, else wherever the system has them.
+	// Dir is the directory for the data and the log. It is created if it does not
+	// exist. If we are root, its owner becomes the server's user, which must be able
+	// to enter it. Close keeps the directory, and with AOF another start with it
+	// finds the data. Two servers cannot share a directory. Defaults to a temporary
+	// directory that Close removes: in TMPDIR if that is set, else in memory if
+	// enough is free, else in the system's temporary directory.
 	Dir string
 
-	// Guard lets only those in who know the password, by TLS. Defaults to nil:
-	// everybody on the machine.
+	// Guard requires TLS and a password. Defaults to nil: every user of the machine
+	// can connect.
 	Guard *Guard
 }
 
-// Redis is a Redis server of its own process, which evicts nothing and listens
-// on a port of 127.0.0.1 only. Its methods may be called by
-// several goroutines.
+// Redis is a running Redis server, which evicts no keys and listens only on a port of
+// 127.0.0.1. Its methods are safe for concurrent use.
 type Redis struct {
 	program string
 	dir     directory
@@ -45,10 +43,10 @@ type Redis struct {
 	server *child     // nil once closed
 }
 
-// StartRedis starts a server and returns when it accepts connections; the
-// caller closes it. The context bounds the start alone, which fails after a
-// minute at the latest. The error wraps [ErrMissing] if Redis is not installed;
-// any other one holds the end of the server's log.
+// StartRedis starts a server and returns when it accepts connections. The caller closes
+// it. The context limits only the start, which takes a minute at most. The error wraps
+// [ErrMissing] if Redis is not installed. Any other error contains the end of the
+// server's log.
 func StartRedis(ctx context.Context, options RedisOptions) (*Redis, error) {
 	var prepare func(directory) ([]string, error)
 	if options.Guard != nil {
@@ -58,7 +56,7 @@ func StartRedis(ctx context.Context, options RedisOptions) (*Redis, error) {
 }
 
 // startRedis is StartRedis with further arguments, which prepare returns for the
-// directory of the server.
+// server's directory.
 func startRedis(ctx context.Context, options RedisOptions, prepare func(directory) ([]string, error)) (*Redis, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -87,8 +85,8 @@ func startRedis(ctx context.Context, options RedisOptions, prepare func(director
 	return r, nil
 }
 
-// URL returns the connection string of the server's database 0, with all that it
-// takes to get past a Guard.
+// URL returns the connection string of the server's database 0, with the password and
+// the authority of a Guard.
 func (r *Redis) URL() string {
 	if r.guard != nil {
 		return r.guard.redisURL(r.port, r.dir)
@@ -98,8 +96,8 @@ func (r *Redis) URL() string {
 
 func (r *Redis) address() string { return localAddress(r.port) }
 
-// Kill ends the server as a crash would, and returns when it has ended. On one
-// that has ended it does nothing.
+// Kill kills the server and returns when it has ended. It does nothing if the server
+// has ended.
 func (r *Redis) Kill() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -108,18 +106,18 @@ func (r *Redis) Kill() {
 	}
 }
 
-// Pause stops the server in the middle of what it does: connections stay open,
-// the kernel accepts new ones, nothing is answered. A second call does nothing.
-// It fails if the server is not running.
+// Pause stops the process: connections stay open, the kernel accepts new ones, and
+// commands get no answer. A second call does nothing. It fails if the server is not
+// running.
 func (r *Redis) Pause() error { return r.signal(syscall.SIGSTOP) }
 
-// Resume ends a Pause: what was asked meanwhile is answered. On a server that
-// is not paused it does nothing. It fails if the server is not running.
+// Resume ends a Pause. The server then answers the commands sent during the pause. It
+// does nothing if the server is not paused, and fails if it is not running.
 func (r *Redis) Resume() error { return r.signal(syscall.SIGCONT) }
 
-// Restart kills the server, unless it was, and starts it on the same port. It
-// comes back with what it held with [RedisOptions].AOF, else empty. After an
-// error the server is not running, and Restart may be called again.
+// Restart kills the server, if it runs, and starts it on the same port. It keeps its
+// data with [RedisOptions].AOF, and is empty without. After an error the server is not
+// running, and Restart may be called again.
 func (r *Redis) Restart(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -135,15 +133,15 @@ func (r *Redis) Restart(ctx context.Context) error {
 	return nil
 }
 
-// Close kills the server, also a paused one, and removes its data if their
-// directory is temporary. A second call does nothing and returns nil.
+// Close kills the server, even a paused one, and removes its data if the directory is
+// temporary. A second call does nothing and returns nil.
 func (r *Redis) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.server == nil {
 		return nil
 	}
-	// There is nothing to gain from asking: an answered write is in the file.
+	// A regular shutdown is not needed: every answered write is in the file.
 	r.server.kill()
 	r.server = nil
 	if err := r.dir.remove(); err != nil {
@@ -161,7 +159,7 @@ func (r *Redis) serve(ctx context.Context) error {
 	if r.guard != nil {
 		port = []string{"--port", "0", "--tls-port", strconv.Itoa(r.port)}
 	}
-	// What is more comes first, as it may be the name of a file.
+	// These come first, because the first may be the name of a file.
 	cmd := r.dir.command(r.program, append(append(slices.Clone(r.more), port...),
 		"--bind", "127.0.0.1",
 		"--dir", r.dir.path,
@@ -169,7 +167,7 @@ func (r *Redis) serve(ctx context.Context) error {
 		"--appendonly", appendOnly,
 		"--maxmemory-policy", "noeviction",
 	)...)
-	// SIGKILL, which ends a paused server too.
+	// SIGKILL also ends a paused server.
 	server, err := serve(ctx, cmd, r.dir.log(), syscall.SIGKILL)
 	if err != nil {
 		return err

@@ -10,25 +10,29 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
+
+	"lethe/internal/wait"
 )
 
-// clusterNodes is the least that a Redis Cluster can have.
+// clusterNodes is the minimum number of masters of a Redis Cluster.
 const clusterNodes = 3
 
-// RedisCluster is a Redis Cluster of three masters without replicas, each of
-// which evicts nothing and listens on ports of 127.0.0.1 only, without a
-// password. Its methods may be called by several goroutines, as those of [Redis]
-// may.
+// pollInterval is how often a starting server is asked whether it is ready.
+const pollInterval = 10 * time.Millisecond
+
+// RedisCluster is a Redis Cluster of three masters without replicas. They evict no keys,
+// listen only on ports of 127.0.0.1, and need no password. Its methods are safe for
+// concurrent use.
 type RedisCluster struct {
-	// Nodes are the masters. One that comes back after a Kill has lost its data,
+	// Nodes are the masters. After a Kill and a Restart a master has lost its data,
 	// but is part of the Cluster again.
 	Nodes []*Redis
 }
 
-// StartRedisCluster starts a Cluster and returns when every node serves it,
-// which takes two seconds or more; the caller closes it. The context bounds the
-// start alone, which fails after a minute at the latest. The error wraps
-// [ErrMissing] if Redis is not installed; it must be version 7 or later.
+// StartRedisCluster starts a Cluster and returns when every node serves it, which takes
+// two seconds or more. The caller closes it. The context limits only the start, which
+// takes a minute at most. The error wraps [ErrMissing] if Redis is not installed. It
+// needs Redis 7 or later.
 func StartRedisCluster(ctx context.Context) (*RedisCluster, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -36,8 +40,8 @@ func StartRedisCluster(ctx context.Context) (*RedisCluster, error) {
 	for range clusterNodes {
 		node, err := startRedis(ctx, RedisOptions{}, func(directory) ([]string, error) {
 			bus, err := freePort()
-			// Ten thousand above the other port, as is usual, could be any
-			// client's.
+			// The default, ten thousand above the other port, could be in use by a
+			// client.
 			return []string{"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus)}, err
 		})
 		if err != nil {
@@ -51,7 +55,7 @@ func StartRedisCluster(ctx context.Context) (*RedisCluster, error) {
 	return c, nil
 }
 
-// URL returns the connection string of the Cluster, which names all nodes.
+// URL returns the connection string of the Cluster, with all nodes.
 func (c *RedisCluster) URL() string {
 	var addresses []string
 	for _, node := range c.Nodes {
@@ -60,22 +64,21 @@ func (c *RedisCluster) URL() string {
 	return "redis-cluster://" + strings.Join(addresses, ",")
 }
 
-// Kill ends every node as a crash would.
+// Kill kills every node.
 func (c *RedisCluster) Kill() {
 	for _, node := range c.Nodes {
 		node.Kill()
 	}
 }
 
-// Pause stops every node in the middle of what it does, see [Redis.Pause].
+// Pause stops the process of every node, see [Redis.Pause].
 func (c *RedisCluster) Pause() error { return c.each((*Redis).Pause) }
 
 // Resume ends a Pause.
 func (c *RedisCluster) Resume() error { return c.each((*Redis).Resume) }
 
-// Restart kills every node, unless it was, starts it empty on the same ports,
-// and returns when the Cluster is served again. After an error Restart may be
-// called again.
+// Restart kills every node that runs, starts all nodes empty on the same ports, and
+// returns when they serve the Cluster. After an error Restart may be called again.
 func (c *RedisCluster) Restart(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -92,7 +95,7 @@ func (c *RedisCluster) Restart(ctx context.Context) error {
 // returns nil.
 func (c *RedisCluster) Close() error { return c.each((*Redis).Close) }
 
-// join makes the nodes one Cluster.
+// join joins the nodes to a Cluster.
 func (c *RedisCluster) join(ctx context.Context) error {
 	const slots = 16384
 	for i, node := range c.Nodes {
@@ -120,8 +123,7 @@ func (c *RedisCluster) each(do func(*Redis) error) error {
 	return group.Wait()
 }
 
-// awaitCluster returns when the node serves the Cluster, and sees that every
-// other one does.
+// awaitCluster returns when the node serves the Cluster and knows all other nodes.
 func (r *Redis) awaitCluster(ctx context.Context) error {
 	client := r.client()
 	defer func() { _ = client.Close() }()
@@ -132,24 +134,20 @@ func (r *Redis) awaitCluster(ctx context.Context) error {
 	})
 }
 
-// client returns a client of this very server, not of what it is part of.
+// client returns a client for this server only, also in a Cluster.
 func (r *Redis) client() *redis.Client {
 	return redis.NewClient(&redis.Options{Addr: r.address(), ContextTimeoutEnabled: true})
 }
 
-// await asks until the answer is yes.
+// await calls ready until it returns true.
 func await(ctx context.Context, what string, ready func() (bool, error)) error {
-	poll := time.NewTicker(10 * time.Millisecond)
-	defer poll.Stop()
 	for {
 		ok, err := ready()
 		if ok && err == nil {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s was not ready in time: %w", what, errors.Join(context.Cause(ctx), err))
-		case <-poll.C:
+		if cause := wait.For(ctx, pollInterval); cause != nil {
+			return fmt.Errorf("%s was not ready in time: %w", what, errors.Join(cause, err))
 		}
 	}
 }

@@ -11,26 +11,25 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// sentinelMaster is what the sentinel calls the master.
+// sentinelMaster is the sentinel's name for the master.
 const sentinelMaster = "lethe"
 
-// RedisSentinel is a Redis with a replica, and a sentinel that makes the replica
-// the master a second or so after the master has gone.
+// RedisSentinel is a Redis with a replica and a sentinel. About a second after the
+// master has ended, the sentinel makes the replica the master.
 type RedisSentinel struct {
-	// Master is the master until it is killed. It must not be restarted: it
-	// would be a second one for a moment.
+	// Master is the master until it is killed. It must not be restarted, because
+	// there would be two masters for a moment.
 	Master *Redis
 
-	// Replica is the master from then on.
+	// Replica is the replica, and the master after Master was killed.
 	Replica *Redis
 
 	sentinel *Redis
 }
 
-// StartRedisSentinel starts the three and returns when the sentinel would fail
-// over; the caller closes them. The context bounds the start alone, which fails
-// after a minute at the latest. The error wraps [ErrMissing] if Redis is not
-// installed.
+// StartRedisSentinel starts the three servers and returns when the sentinel is ready to
+// fail over. The caller closes the RedisSentinel. The context limits only the start,
+// which takes a minute at most. The error wraps [ErrMissing] if Redis is not installed.
 func StartRedisSentinel(ctx context.Context) (*RedisSentinel, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -42,7 +41,7 @@ func StartRedisSentinel(ctx context.Context) (*RedisSentinel, error) {
 }
 
 func (s *RedisSentinel) start(ctx context.Context) error {
-	// It would wait 5 s for a second replica.
+	// By default the master waits 5 s for a second replica.
 	atOnce := []string{"--repl-diskless-sync-delay", "0"}
 	var err error
 	s.Master, err = startRedis(ctx, RedisOptions{}, func(directory) ([]string, error) { return atOnce, nil })
@@ -55,7 +54,7 @@ func (s *RedisSentinel) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A sentinel looks for replicas when it starts, and then not for 10 s.
+	// A sentinel looks for replicas when it starts, and then only after 10 s.
 	master := s.Master.client()
 	defer func() { _ = master.Close() }()
 	err = await(ctx, "the replica", func() (bool, error) {
@@ -77,8 +76,8 @@ func (s *RedisSentinel) start(ctx context.Context) error {
 	})
 }
 
-// configure writes the sentinel's configuration, which a sentinel rewrites and
-// cannot do without.
+// configure writes the sentinel's configuration file. A sentinel requires one and
+// rewrites it.
 func (s *RedisSentinel) configure(dir directory) ([]string, error) {
 	file := filepath.Join(dir.path, "sentinel.conf")
 	text := fmt.Sprintf("sentinel monitor %[1]s 127.0.0.1 %[2]d 1\nsentinel down-after-milliseconds %[1]s 1000\n",
@@ -94,12 +93,12 @@ func (s *RedisSentinel) configure(dir directory) ([]string, error) {
 	return []string{file, "--sentinel"}, nil
 }
 
-// URL returns the connection string of whichever server is the master.
+// URL returns the connection string of the current master.
 func (s *RedisSentinel) URL() string {
 	return "redis-sentinel://" + s.sentinel.address() + "/0?master=" + sentinelMaster
 }
 
-// Close kills all three and removes their data. A second call does nothing and
+// Close kills all three servers and removes their data. A second call does nothing and
 // returns nil.
 func (s *RedisSentinel) Close() error {
 	var errs []error

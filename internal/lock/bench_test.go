@@ -15,8 +15,8 @@ import (
 	"lethe/internal/redisdb"
 )
 
-// An uncontended Lock and Unlock should cost no more than four times those of
-// BenchmarkRedsync on as many masters.
+// An uncontended Lock and Unlock should take at most four times as long as
+// BenchmarkRedsync with the same number of masters.
 func BenchmarkLock(b *testing.B) {
 	onMasters(b, func(b *testing.B, s *setup) {
 		locker, room := s.locker(b, lock.Options{}), newRoom()
@@ -43,7 +43,7 @@ func BenchmarkRedsync(b *testing.B) {
 	})
 }
 
-// RLock and Release on one master should cost no more than one and a half times
+// RLock and Release on one master should take at most 1.5 times as long as
 // BenchmarkScripts.
 func BenchmarkRLock(b *testing.B) {
 	onMasters(b, func(b *testing.B, s *setup) {
@@ -66,8 +66,8 @@ func BenchmarkScripts(b *testing.B) {
 	}
 }
 
-// BenchmarkHandOver measures the time from one writer's Unlock to the return of
-// another's Lock, who has waited for a while.
+// BenchmarkHandOver measures the time from one writer's Unlock to the return of a waiting
+// writer's Lock.
 func BenchmarkHandOver(b *testing.B) {
 	onMasters(b, func(b *testing.B, s *setup) {
 		one, other, room := s.locker(b, lock.Options{}), s.locker(b, lock.Options{}), newRoom()

@@ -2,11 +2,11 @@ package lock
 
 import "time"
 
-// What a reader's lease cannot do without.
+// The scripts of a reader's lease.
 var (
 	ScriptAcquire = scriptAcquire
 	ScriptRelease = scriptRelease
 )
 
-// NeverPoll makes those who wait look only when woken.
+// NeverPoll makes waiters try again only after a wake-up.
 func (l *Locker) NeverPoll() { l.firstPause = time.Hour }

@@ -7,28 +7,28 @@ import (
 	"time"
 )
 
-// errResting is the error of a command that is not sent to a master which did
-// not answer the one before.
-var errResting = errors.New("did not answer a moment ago")
+// errSkipped is the error of a command that is not sent, because the master did
+// not answer the last one.
+var errSkipped = errors.New("did not answer a moment ago")
 
-// A health knows which masters of a Locker do not answer. A black-holed one
-// would cost its timeout each time that the others disagree, and a connection
-// each time that anything is asked. So it is left alone, but for one command in
-// a while. Never so many are that the others are no quorum.
+// A health records which masters of a Locker do not answer. A black-holed master
+// would cost its timeout whenever the others disagree, and a connection for every
+// command. So it is skipped, except for one command after each rest. The masters
+// that are not skipped are always a quorum.
 type health struct {
 	rest time.Duration
 
 	mu      sync.Mutex
-	resting []time.Time // until when, by master; zero while it answers
+	resting []time.Time // the end of each master's rest; zero if it answers
 }
 
 func newHealth(masters int, rest time.Duration) *health {
 	return &health{rest: rest, resting: make([]time.Time, masters)}
 }
 
-// rests reports whether the master is to be left alone. When it has rested the
-// first caller is to try.
-func (h *health) rests(master int) bool {
+// skip reports whether a command must not be sent to the master. After the rest,
+// the first caller may send one.
+func (h *health) skip(master int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
@@ -42,8 +42,8 @@ func (h *health) rests(master int) bool {
 	return false
 }
 
-// note takes down how a command ended.
-func (h *health) note(master int, err error) {
+// record records the result of a command.
+func (h *health) record(master int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var timeout net.Error

@@ -20,26 +20,26 @@ type Lease struct {
 	room    string
 	id      string    // in Redis
 	mark    string    // in Redis, when refused
-	limit   time.Time // no renewal goes beyond it
+	limit   time.Time // the latest expiry of a renewal
 	tenure  *tenure
 }
 
-// RLock lets the caller into the room together with other readers. It waits
-// behind a writer, whether inside or waiting, but goes before the next one.
+// RLock takes a lease of the room, which it shares with other readers. It waits
+// for a writer that is inside or waiting, but goes before the next writer.
 //
-// When ctx ends or [Options.Wait] is over, the error wraps ErrTaken and the
-// cause of ctx or context.DeadlineExceeded. When Redis fails, the error wraps
-// ErrUnavailable and comes at once, at most twice [Options.Timeout] later, so
-// that the caller may do without. After an error there is no lease.
+// If ctx ends or [Options.Wait] is over, the error wraps ErrTaken and the cause of
+// ctx or context.DeadlineExceeded. If Redis fails, RLock returns within twice
+// [Options.Timeout] with an error that wraps ErrUnavailable, so that the caller
+// can read without a lease. After an error there is no lease.
 //
-// The caller releases. The lease is kept alive until then, until ctx ends or
-// until [Options.MaxLease] is over.
+// The caller calls [Lease.Release]. The lease is renewed until then, until ctx
+// ends, or until [Options.MaxLease] is over.
 func (l *Locker) RLock(ctx context.Context, room string) (*Lease, error) {
 	lease, _, err := l.lease(ctx, room)
 	return lease, err
 }
 
-// lease is RLock, and says whether a writer was in the way.
+// lease is RLock. It also reports whether a writer refused the reader.
 func (l *Locker) lease(ctx context.Context, room string) (_ *Lease, refused bool, err error) {
 	if ctx.Err() != nil {
 		return nil, false, fmt.Errorf("lease room %q: %w", room, context.Cause(ctx))
@@ -47,11 +47,11 @@ func (l *Locker) lease(ctx context.Context, room string) (_ *Lease, refused bool
 	wait, cancel := context.WithTimeout(ctx, l.options.Wait)
 	defer cancel()
 	waiter := l.newWaiter(room)
-	defer waiter.leave()
+	defer waiter.stop()
 	mark := rand.Text()
 	for {
-		// A new one each time: what is slow to undo on one master must undo the
-		// attempt before, and not this one.
+		// Each attempt has its own id: a slow command that undoes an attempt on
+		// one master must not undo the next attempt.
 		lease := &Lease{options: l.options, masters: l.masters(), room: room, id: rand.Text(), mark: mark}
 		err := lease.acquire(ctx)
 		if err == nil {
@@ -62,15 +62,14 @@ func (l *Locker) lease(ctx context.Context, room string) (_ *Lease, refused bool
 		}
 		refused = true
 		if cause := waiter.pause(wait); cause != nil {
-			// The next writer need not wait for this reader.
+			// The next writer does not have to wait for this reader.
 			_, _ = lease.remove(ctx, true)
 			return nil, refused, fmt.Errorf("lease room %q: %w: %w", room, err, cause)
 		}
 	}
 }
 
-// acquire starts the lease unless a writer is in the way: then it returns
-// ErrTaken.
+// acquire starts the lease. It returns ErrTaken if the room has a writer.
 func (s *Lease) acquire(ctx context.Context) error {
 	keys := []string{
 		redisdb.RoomWriteLock(s.room),
@@ -88,9 +87,8 @@ func (s *Lease) acquire(ctx context.Context) error {
 			err = ErrTaken
 		}
 		if !errors.Is(err, ErrTaken) || len(s.masters.nodes) > 1 {
-			// Of a failure the answer may be all that was lost, and fewer than a
-			// quorum may have let the reader in. Such a lease would keep writers
-			// out until it expires.
+			// A failed command may have added the lease, and so may fewer masters
+			// than a quorum. Such a lease would block writers until it expires.
 			_, _ = s.remove(ctx, false)
 		}
 		return err
@@ -100,7 +98,7 @@ func (s *Lease) acquire(ctx context.Context) error {
 	return nil
 }
 
-// renew is the tenure's.
+// renew gives the lease more time. The tenure calls it.
 func (s *Lease) renew(ctx context.Context) (time.Time, error) {
 	start := time.Now()
 	ttl := min(s.options.Lease, s.limit.Sub(start))
@@ -117,18 +115,18 @@ func (s *Lease) renew(ctx context.Context) (time.Time, error) {
 	return localExpiry(start, ttl), nil
 }
 
-// localExpiry is when a lease of ttl, asked for at start, has surely not yet
-// expired in Redis, which counts in milliseconds by a clock of its own.
+// localExpiry returns a time until which a lease of ttl, requested at start, has
+// certainly not expired in Redis, which has its own clock and counts milliseconds.
 func localExpiry(start time.Time, ttl time.Duration) time.Time {
 	drift := time.Duration(float64(ttl)*clockDrift) + 2*time.Millisecond
 	return start.Add(ttl - drift)
 }
 
-// remove takes the lease out of Redis, and also the mark of a refused reader if
-// forget says so, and reports whether the lease was there.
-func (s *Lease) remove(ctx context.Context, forget bool) (bool, error) {
+// remove removes the lease from Redis, with the mark of a refused reader if
+// withMark is set. It reports whether the lease existed.
+func (s *Lease) remove(ctx context.Context, withMark bool) (bool, error) {
 	keys := []string{redisdb.RoomWriteLock(s.room), redisdb.RoomReadLeases(s.room)}
-	if forget {
+	if withMark {
 		keys = append(keys, redisdb.RoomRefusedReaders(s.room))
 	}
 	return s.masters.giveBack(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
@@ -136,15 +134,15 @@ func (s *Lease) remove(ctx context.Context, forget bool) (bool, error) {
 	})
 }
 
-// Context is derived from the one given to [Locker.RLock]. It ends with the
-// lease: with cause ErrLockLost when that could not be renewed or has reached
-// [Options.MaxLease], with context.Canceled when it is released.
+// Context returns a context derived from that given to [Locker.RLock]. It ends
+// with the lease. The cause is ErrLockLost if the lease could not be renewed or
+// has reached [Options.MaxLease], and context.Canceled if it was released.
 func (s *Lease) Context() context.Context { return s.tenure.ctx }
 
-// Release ends the lease. It works in a ctx that has ended and takes no longer
-// than about [Options.Timeout]. It returns ErrLockLost when the lease had
-// expired, and ErrUnavailable, beside that or alone, when Redis could not be
-// asked; the lease then expires by itself. A second call does nothing and returns nil.
+// Release ends the lease. It works even if ctx has ended, and takes about
+// [Options.Timeout] at most. The error wraps ErrLockLost if the lease had expired,
+// and ErrUnavailable if Redis failed: the lease then expires by itself. A second
+// call does nothing and returns nil.
 func (s *Lease) Release(ctx context.Context) error {
 	if !s.tenure.end() {
 		return nil
@@ -153,5 +151,5 @@ func (s *Lease) Release(ctx context.Context) error {
 	if removed {
 		return nil
 	}
-	return fmt.Errorf("release room %q: %w", s.room, s.tenure.lossOf(err))
+	return fmt.Errorf("release room %q: %w", s.room, s.tenure.releaseError(err))
 }

@@ -13,48 +13,47 @@ import (
 )
 
 var (
-	// ErrTaken is returned when the room was still in use by another when the
-	// caller's time to wait was over.
+	// ErrTaken is returned if the room is still in use when the caller's time to
+	// wait is over.
 	ErrTaken = errors.New("room is taken")
-	// ErrUnavailable is returned when Redis could not be asked, or not in time.
+	// ErrUnavailable is returned if Redis fails or does not answer in time.
 	ErrUnavailable = errors.New("Redis is unavailable")
-	// ErrLockLost is the cause of the context of a lock or lease that is no
-	// longer its owner's, and is returned when such a one is given back.
+	// ErrLockLost is the cause of the context of a lock or lease that its owner
+	// has lost. Unlock and Release return it too.
 	ErrLockLost = errors.New("lock lost")
 )
 
-// clockDrift is the share of a lease that is given up, because the clocks of
-// Redis and of its owner do not run at quite the same rate.
+// clockDrift is the share of a lease that its owner does not use, because the
+// clocks of Redis and of the owner run at slightly different rates.
 const clockDrift = 0.01
 
-// A Fencer gives out fence tokens: postgres.DB does.
+// A Fencer creates fence tokens.
 type Fencer interface {
-	// NextFence returns a number greater than all that it returned before for
-	// the room, to this process or any other.
+	// NextFence returns a number that is greater than every number it has returned
+	// for the room, in any process.
 	NextFence(ctx context.Context, room string) (int64, error)
 }
 
-// Options say how long things last. The zero value of each field stands for
-// its default.
+// Options are the durations of a Locker. A zero field has its default.
 type Options struct {
-	// KeepAlive is the time between two renewals of a lock or lease. Several
-	// should fit into Lease, so that one may fail. Defaults to three tenths of
-	// Lease: 3 s.
+	// KeepAlive is the time between two renewals of a lock or lease. It should be
+	// much shorter than Lease, so that a renewal may fail. Defaults to three
+	// tenths of Lease: 3 s.
 	KeepAlive time.Duration
-	// Lease is how long a lock or lease outlives a process that vanished, and
-	// how long Redis may be away before a lock is lost. Whole milliseconds.
-	// Defaults to 10 s.
+	// Lease is how long a lock or lease exists after its process has died, and
+	// how long Redis may be down before a lock is lost. It is in whole
+	// milliseconds. Defaults to 10 s.
 	Lease time.Duration
-	// MaxLease is how long a reader may keep its lease, however often renewed,
-	// and so the longest that a writer waits for a reader. Defaults to 30 s.
+	// MaxLease is how long a reader may keep its lease, including renewals. A
+	// writer waits no longer for a reader. Defaults to 30 s.
 	MaxLease time.Duration
 	// Timeout is how long one command to one Redis may take. The client must honour
 	// deadlines: see [redisdb.OpenForLocks]. Defaults to 500 ms.
 	Timeout time.Duration
-	// Wait is how long Lock and RLock wait for the room, if their context does
-	// not end before. It limits only the wait; their context limits the lock or
-	// lease as well. A writer that must outwait a slow reader needs more than
-	// MaxLease. Defaults to 1 min.
+	// Wait is how long Lock and RLock wait for the room, unless their context
+	// ends before. It limits only the wait, and the context also limits the lock
+	// or lease. A writer that must wait for slow readers needs more than MaxLease.
+	// Defaults to 1 min.
 	Wait time.Duration
 }
 
@@ -77,33 +76,33 @@ type Locker struct {
 	clients []redis.UniversalClient
 	fencer  Fencer
 	options Options
-	bells   bells
+	wakeups wakeups
 	health  *health
 
-	firstPause time.Duration // minPause, save in tests
+	firstPause time.Duration // minPause, except in tests
 }
 
-// New returns a Locker that locks in the Redis, the Redis Cluster or the
-// sentinels' master of client, which remains the caller's to close, and takes
-// fence tokens from fencer. It does not connect. A Locker that is used for RLock
-// only needs no fencer.
+// New returns a Locker that keeps its locks in the Redis, the Redis Cluster or the
+// sentinels' master of client, and takes fence tokens from fencer. It does not
+// connect. The caller closes the client. A Locker that is used only for RLock
+// needs no fencer.
 func New(client redis.UniversalClient, fencer Fencer, options Options) *Locker {
 	return NewQuorum([]redis.UniversalClient{client}, fencer, options)
 }
 
-// NewQuorum is [New] on several Redis masters that know nothing of each other,
-// of which more than half decide: an odd number, at least one, the same for
-// every process. It panics if there is none.
+// NewQuorum is [New] for several independent Redis masters, of which more than
+// half decide. Their number must be odd and the same in every process. NewQuorum
+// panics without a client.
 func NewQuorum(clients []redis.UniversalClient, fencer Fencer, options Options) *Locker {
 	if len(clients) == 0 {
-		panic("lock: no Redis to lock in")
+		panic("lock: NewQuorum needs a client")
 	}
 	options = options.withDefaults()
 	return &Locker{
 		clients: clients,
 		fencer:  fencer,
 		options: options,
-		bells:   bells{clients: clients, timeout: options.Timeout},
+		wakeups: wakeups{clients: clients, timeout: options.Timeout},
 		health:  newHealth(len(clients), options.Timeout),
 
 		firstPause: minPause,
@@ -122,17 +121,17 @@ type Lock struct {
 	fence   int64
 }
 
-// Lock makes the caller the room's only user. It waits for a writer before it,
-// for readers who were refused meanwhile, and then, while it refuses new ones,
-// for the readers inside; and it goes on through a Redis that fails for a while.
+// Lock makes the caller the room's only user. It waits for a writer before it and
+// for the readers which that writer refused. Then it refuses new readers and waits
+// for the readers inside. It retries if Redis fails.
 //
-// When ctx ends or [Options.Wait] is over, the error wraps what stood in the
-// way, ErrTaken or ErrUnavailable, and the cause of ctx or
-// context.DeadlineExceeded; it can return a few times [Options.Timeout] later
-// than that, since a command under way is not abandoned. An error of the
-// Fencer is wrapped and returned at once. After an error nothing is locked.
+// If ctx ends or [Options.Wait] is over, the error wraps ErrTaken or
+// ErrUnavailable, and the cause of ctx or context.DeadlineExceeded. Lock can return
+// a few times [Options.Timeout] later than that, because it does not abandon a
+// command. It returns an error of the Fencer at once. After an error nothing is
+// locked.
 //
-// The caller unlocks. The lock is kept alive until then or until ctx ends.
+// The caller calls [Lock.Unlock]. The lock is renewed until then or until ctx ends.
 func (l *Locker) Lock(ctx context.Context, room string) (*Lock, error) {
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("lock room %q: %w", room, context.Cause(ctx))
@@ -140,7 +139,7 @@ func (l *Locker) Lock(ctx context.Context, room string) (*Lock, error) {
 	wait, cancel := context.WithTimeout(ctx, l.options.Wait)
 	defer cancel()
 	waiter := l.newWaiter(room)
-	defer waiter.leave()
+	defer waiter.stop()
 	for {
 		lock, err := l.tryLock(ctx, wait, waiter)
 		if err == nil {
@@ -155,31 +154,30 @@ func (l *Locker) Lock(ctx context.Context, room string) (*Lock, error) {
 	}
 }
 
-// tryLock locks the waiter's room if no writer has it and no reader was refused
-// just now. An error that wraps ErrTaken or ErrUnavailable is worth another try.
+// tryLock locks the waiter's room, unless a writer has it or a refused reader goes
+// first. The caller may try again if the error wraps ErrTaken or ErrUnavailable.
 func (l *Locker) tryLock(ctx, wait context.Context, waiter *waiter) (*Lock, error) {
 	lock := &Lock{masters: l.masters(), room: waiter.room}
 	if err := lock.giveWay(ctx); err != nil {
 		return nil, err
 	}
 	lock.mutex = lock.masters.mutex(redisdb.RoomWriteLock(lock.room), l.options.Lease)
-	// Detached, because redsync cleans up after a failure with the same context:
-	// a caller who leaves at the wrong moment would block the room for a lease.
+	// Not ctx, because redsync uses the same context to clean up after a failure.
+	// If it were cancelled, the room would stay locked until the lease expires.
 	if err := lock.mutex.TryLockContext(context.WithoutCancel(ctx)); err != nil {
 		return nil, lock.masters.denied(err)
 	}
-	// Kept alive from here on: readers and the fencer may take their time.
+	// The lock is renewed from here on, because readers and the fencer may be slow.
 	lock.tenure = l.options.begin(ctx, lock.mutex.Until(), lock.extend)
 	if err := lock.enter(wait, waiter, l.fencer); err != nil {
-		// What matters is why the room could not be entered; what cannot be
-		// unlocked expires.
+		// The error of enter is what matters. If unlocking fails, the lock expires.
 		_ = lock.Unlock(ctx)
 		return nil, err
 	}
 	return lock, nil
 }
 
-// giveWay returns ErrTaken while a refused reader has yet to be let in.
+// giveWay returns ErrTaken while a refused reader waits, which goes first.
 func (x *Lock) giveWay(ctx context.Context) error {
 	free, err := x.masters.ask(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
 		refused, err := scriptRefused.Run(ctx, master, []string{redisdb.RoomRefusedReaders(x.room)}).Int()
@@ -191,10 +189,9 @@ func (x *Lock) giveWay(ctx context.Context) error {
 	return err
 }
 
-// enter waits, as long as wait does not end, until the readers have left, and
-// takes the fence token.
+// enter waits until the readers have left, or wait ends, and takes the fence token.
 func (x *Lock) enter(wait context.Context, waiter *waiter, fencer Fencer) error {
-	deadline, _ := wait.Deadline() // there is one: Options.Wait
+	deadline, _ := wait.Deadline() // from Options.Wait
 	ctx, cancel := context.WithDeadline(x.tenure.ctx, deadline)
 	defer cancel()
 	if err := x.drain(ctx, waiter); err != nil {
@@ -202,15 +199,15 @@ func (x *Lock) enter(wait context.Context, waiter *waiter, fencer Fencer) error 
 	}
 	fence, err := fencer.NextFence(ctx, x.room)
 	if !x.tenure.live() {
-		// Lost on the way, or ctx has ended: the fencer's error may only say so.
+		// The lock is lost, or ctx has ended. The fencer's error may only say that.
 		return ErrTaken
 	}
 	x.fence = fence
 	return err
 }
 
-// drain waits until no reader is left. When ctx ends before, it returns what it
-// waited for.
+// drain waits until no reader is inside. If ctx ends before, it returns the last
+// reason to wait.
 func (x *Lock) drain(ctx context.Context, waiter *waiter) error {
 	for {
 		empty, err := x.empty(ctx)
@@ -228,20 +225,20 @@ func (x *Lock) drain(ctx context.Context, waiter *waiter) error {
 	}
 }
 
-// empty reports whether no reader is inside. The error wraps ErrLockLost when
-// the lock is another's.
+// empty reports whether no reader is inside. The error wraps ErrLockLost if the
+// lock has another owner.
 func (x *Lock) empty(ctx context.Context) (bool, error) {
 	keys := []string{redisdb.RoomWriteLock(x.room), redisdb.RoomReadLeases(x.room)}
 	return x.masters.ask(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
 		readers, err := scriptDrain.Run(ctx, master, keys, x.mutex.Value()).Int()
 		if err == nil && readers < 0 {
-			err = ErrLockLost // this master has no say
+			err = ErrLockLost // this master's answer does not count
 		}
 		return readers == 0, err
 	})
 }
 
-// extend is the tenure's.
+// extend gives the lock more time. The tenure calls it.
 func (x *Lock) extend(ctx context.Context) (time.Time, error) {
 	if _, err := x.mutex.ExtendContext(ctx); err != nil {
 		err = x.masters.denied(err)
@@ -253,24 +250,24 @@ func (x *Lock) extend(ctx context.Context) (time.Time, error) {
 	return x.mutex.Until(), nil
 }
 
-// Context is derived from the one given to [Locker.Lock]. It ends with the
-// lock: with cause ErrLockLost when that is lost, with context.Canceled when it
-// is unlocked.
+// Context returns a context derived from that given to [Locker.Lock]. It ends with
+// the lock. The cause is ErrLockLost if the lock was lost, and context.Canceled if
+// it was unlocked.
 func (x *Lock) Context() context.Context { return x.tenure.ctx }
 
-// Fence is the lock's fence token, greater than that of every lock of the room
-// before it.
+// Fence returns the lock's fence token. It is greater than that of every earlier
+// lock of the room.
 func (x *Lock) Fence() int64 { return x.fence }
 
-// Unlock lets others in. It works in a ctx that has ended and takes no longer
-// than about [Options.Timeout]. It returns ErrLockLost when the lock was no
-// longer the caller's, and ErrUnavailable, beside that or alone, when Redis could
-// not be asked; the lock then expires by itself. A second call does nothing and returns nil.
+// Unlock ends the lock. It works even if ctx has ended, and takes about
+// [Options.Timeout] at most. The error wraps ErrLockLost if the caller had lost the
+// lock, and ErrUnavailable if Redis failed: the lock then expires by itself. A
+// second call does nothing and returns nil.
 func (x *Lock) Unlock(ctx context.Context) error {
 	if !x.tenure.end() {
 		return nil
 	}
-	// Not redsync's, which would wake nobody.
+	// redsync's own Unlock would not publish a wake-up.
 	unlocked, err := x.masters.giveBack(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
 		return scriptUnlock.Run(ctx, master, []string{redisdb.RoomWriteLock(x.room)},
 			x.mutex.Value(), redisdb.RoomWakeUp(x.room)).Bool()
@@ -278,5 +275,5 @@ func (x *Lock) Unlock(ctx context.Context) error {
 	if unlocked {
 		return nil
 	}
-	return fmt.Errorf("unlock room %q: %w", x.room, x.tenure.lossOf(err))
+	return fmt.Errorf("unlock room %q: %w", x.room, x.tenure.releaseError(err))
 }

@@ -23,11 +23,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	logging.Disable() // go-redis logs each connection that it does not get
-	// The tests wait for leases to end far more than they work. An argument of
-	// the command line still counts for more.
+	logging.Disable() // go-redis logs each failed connection
+	// The tests mostly wait for leases to expire. An argument on the command line
+	// overrides this.
 	_ = flag.Set("test.parallel", "12")
-	// A client that has been closed gives up a server that was away within 1 s.
+	// A closed client stops dialling a dead server within 1 s.
 	devstacktest.Main(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
 }
 
@@ -59,11 +59,11 @@ func TestThreeMastersOneBlackHoled(t *testing.T) {
 	})
 }
 
-// A setup is what locks are kept in.
+// A setup is the Redis servers of a test.
 type setup struct {
 	urls    []string                // of every master
-	servers []server                // those that work
-	inside  []redis.UniversalClient // of servers, for a look behind the scenes
+	servers []server                // the working ones
+	inside  []redis.UniversalClient // clients of servers, to look at their data
 	fences  fences
 }
 
@@ -73,7 +73,7 @@ type server interface {
 	Kill()
 	Pause() error
 	Resume() error
-	Restart(context.Context) error // with nothing in it
+	Restart(context.Context) error // without data
 }
 
 func newSetup(t testing.TB, servers ...server) *setup {
@@ -89,13 +89,13 @@ func threeMasters(t testing.TB) *setup {
 	return newSetup(t, devstacktest.Redis(t), devstacktest.Redis(t), devstacktest.Redis(t))
 }
 
-// with adds a master that does not work.
+// with adds a broken master.
 func (s *setup) with(broken server) *setup {
 	s.urls = append(s.urls, broken.URL())
 	return s
 }
 
-// open returns clients with connections of their own, as of another process.
+// open returns clients with separate connections, as in another process.
 func (s *setup) open(t testing.TB) []redis.UniversalClient {
 	var clients []redis.UniversalClient
 	for i, url := range s.urls {
@@ -110,7 +110,7 @@ func (s *setup) open(t testing.TB) []redis.UniversalClient {
 	return clients
 }
 
-// kill ends every server that works.
+// kill kills every working server.
 func (s *setup) kill() {
 	for _, server := range s.servers {
 		server.Kill()
@@ -129,7 +129,7 @@ func (s *setup) resume(t testing.TB) {
 	}
 }
 
-// start starts the servers after a kill. What was in them is gone.
+// start starts the servers after a kill, without data.
 func (s *setup) start(t testing.TB) {
 	for _, server := range s.servers {
 		require.NoError(t, server.Restart(t.Context()))
@@ -143,22 +143,21 @@ func (s *setup) del(t testing.TB, key string) {
 	}
 }
 
-// gone requires that none of the keys is left, or only for as long as it takes
-// to tell the last master.
+// gone requires that the keys do not exist. The last master may need some time.
 func (s *setup) gone(t testing.TB, keys ...string) {
 	t.Helper()
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		for master, client := range s.inside {
-			for _, key := range keys { // of which a Cluster takes one at a time
+			for _, key := range keys { // a Cluster accepts one at a time
 				assert.Zero(c, client.Exists(t.Context(), key).Val(), "%s on master %d", key, master)
 			}
 		}
 	}, 3*time.Second, time.Millisecond)
 }
 
-// exercise holds any set-up to what the package promises. The set-ups have their
-// turn one after another, since all at once would be too much for a small
-// machine; the tests of one run in parallel.
+// exercise tests what the package promises on any setup. The setups run one after
+// another, because all at once would be too much for a small machine. The tests of
+// one setup run in parallel.
 func exercise(t *testing.T, newSetup func(testing.TB) *setup) {
 	shared := newSetup(t)
 	for name, test := range map[string]func(*testing.T, *setup){
@@ -167,7 +166,7 @@ func exercise(t *testing.T, newSetup func(testing.TB) *setup) {
 		"WriterWaitsForReaders":               writerWaitsForReaders,
 		"WaitingWriterGoesBeforeNewReaders":   waitingWriterGoesBeforeNewReaders,
 		"ReadersAreLetInBetweenWriters":       readersAreLetInBetweenWriters,
-		"NobodyMeetsAWriter":                  nobodyMeetsAWriter,
+		"WritersAreAlone":                     writersAreAlone,
 		"LockIsKeptAlive":                     lockIsKeptAlive,
 		"LeaseIsKeptAlive":                    leaseIsKeptAlive,
 		"LeaseHasALimit":                      leaseHasALimit,
@@ -194,7 +193,7 @@ func exercise(t *testing.T, newSetup func(testing.TB) *setup) {
 		"ReaderWhoseWriterIsStuckIsToldTaken": readerWhoseWriterIsStuckIsToldTaken,
 		"WaitersAreWoken":                     waitersAreWoken,
 		"RequestsShareALease":                 requestsShareALease,
-		"NobodyJoinsForEver":                  nobodyJoinsForEver,
+		"LeaseStopsAcceptingReaders":          leaseStopsAcceptingReaders,
 		"IdleLeaseIsGivenBack":                idleLeaseIsGivenBack,
 		"RequestsDoNotStarveWriters":          requestsDoNotStarveWriters,
 		"WritersWaitForNoIdleLease":           writersWaitForNoIdleLease,
@@ -208,7 +207,7 @@ func exercise(t *testing.T, newSetup func(testing.TB) *setup) {
 			test(t, shared)
 		})
 	}
-	// These break what they run on.
+	// These tests break their servers.
 	for name, test := range map[string]func(*testing.T, *setup){
 		"LostWhenRedisDies":           lostWhenRedisDies,
 		"LostWhenRedisHangs":          lostWhenRedisHangs,
@@ -226,11 +225,10 @@ func exercise(t *testing.T, newSetup func(testing.TB) *setup) {
 	}
 }
 
-// Short enough to outlive several of them in a test, long enough for a busy
-// machine.
+// Short enough for several of them in a test, long enough for a busy machine.
 var short = lock.Options{Lease: time.Second, KeepAlive: 150 * time.Millisecond}
 
-// soon bounds what happens as soon as the machine finds the time.
+// soon limits what happens as soon as the machine has time.
 const soon = 15 * time.Second
 
 func writersExcludeEachOther(t *testing.T, s *setup) {
@@ -248,7 +246,7 @@ func writersExcludeEachOther(t *testing.T, s *setup) {
 				}
 				seen := count.Load()
 				done.Add(1)
-				count.Store(seen + 1) // loses what another writer adds meanwhile
+				count.Store(seen + 1) // would lose another writer's increment
 				if err := x.Unlock(t.Context()); err != nil {
 					return err
 				}
@@ -308,8 +306,8 @@ func waitingWriterGoesBeforeNewReaders(t *testing.T, s *setup) {
 	require.NoError(t, receive(t, admitted).Release(t.Context()))
 }
 
-// Two writers that lock back to back, and readers who want in: each reader is
-// let in after the batch under way, or the one after it.
+// Two writers lock without a pause, and readers want to enter: each reader enters
+// after the current batch or the next one.
 func readersAreLetInBetweenWriters(t *testing.T, s *setup) {
 	const readers, visits, enough = 4, 8, 2000
 	room := newRoom()
@@ -361,7 +359,7 @@ func readersAreLetInBetweenWriters(t *testing.T, s *setup) {
 	require.LessOrEqual(t, waited.Load(), int64(2*readers*visits), "on average two at most")
 }
 
-func nobodyMeetsAWriter(t *testing.T, s *setup) {
+func writersAreAlone(t *testing.T, s *setup) {
 	const readers, writers = 16, 2
 	room := newRoom()
 	var lockers []*lock.Locker
@@ -445,7 +443,7 @@ func leaseHasALimit(t *testing.T, s *setup) {
 	options := short
 	options.MaxLease = 2 * short.Lease
 	lease := rlock(t, s.locker(t, options), room)
-	x := mustLock(t, s.locker(t, lock.Options{}), room) // nobody releases the lease
+	x := mustLock(t, s.locker(t, lock.Options{}), room) // the lease is not released
 	lost(t, lease.Context())
 	unlock(t, x)
 	require.ErrorIs(t, lease.Release(t.Context()), lock.ErrLockLost)
@@ -651,7 +649,7 @@ func oddRoomsAreApart(t *testing.T, s *setup) {
 		room := base + odd
 		x := mustLock(t, locker, room)
 		refused(t, s, room)
-		t.Cleanup(func() { unlock(t, x) }) // together, so that no two are the same
+		t.Cleanup(func() { unlock(t, x) }) // at the end, so that all rooms are locked at once
 	}
 }
 
@@ -728,7 +726,7 @@ func lostWhenRedisDies(t *testing.T, s *setup) {
 
 func lostWhenRedisHangs(t *testing.T, s *setup) {
 	options := short
-	options.Timeout = time.Hour // no command returns before the lock's time is up
+	options.Timeout = time.Hour // no command times out before the lock expires
 	x, lease := mustLock(t, s.locker(t, options), newRoom()), rlock(t, s.locker(t, options), newRoom())
 	s.pause(t)
 	hung := time.Now()
@@ -812,11 +810,11 @@ func readerIsToldAtOnceWhenHangs(t *testing.T, s *setup) {
 	s.resume(t)
 }
 
-// Without polls, everyone who waits is woken by the one they wait for: readers
-// by the writer inside, the next writer by the last reader let in, and again by
-// the last reader out.
+// Without polls, waiters are woken by the user that they wait for: readers by the
+// writer inside, the next writer by the last refused reader that enters, and then by
+// the last reader that leaves.
 func waitersAreWoken(t *testing.T, s *setup) {
-	// So long the marks of refused readers last, who do not come by themselves.
+	// The marks of refused readers last that long, because the readers do not poll.
 	room, options := newRoom(), lock.Options{Timeout: soon}
 	x := mustLock(t, s.locker(t, options), room)
 	leases := make(chan *lock.Lease, 2)
@@ -839,7 +837,7 @@ func waitersAreWoken(t *testing.T, s *setup) {
 	})
 	for _, client := range s.inside {
 		require.Eventually(t, func() bool {
-			// A writer is not refused by the mark but by the lock.
+			// The lock refuses the writer, not the mark.
 			return client.ZCard(t.Context(), redisdb.RoomRefusedReaders(room)).Val() == 2 &&
 				client.PubSubNumSub(t.Context(), redisdb.RoomWakeUp(room)).Val()[redisdb.RoomWakeUp(room)] == 3
 		}, soon, time.Millisecond)
@@ -851,8 +849,8 @@ func waitersAreWoken(t *testing.T, s *setup) {
 	unlock(t, receive(t, locks))
 }
 
-// locker returns a Locker with connections of its own, as of another process. Its
-// commands have time enough on a machine that is busy with other tests.
+// locker returns a Locker with separate connections, as in another process. Its
+// commands have enough time on a machine that is busy with other tests.
 func (s *setup) locker(t testing.TB, options lock.Options) *lock.Locker {
 	if options.Timeout == 0 {
 		options.Timeout = 5 * time.Second
@@ -930,22 +928,22 @@ func receive[T any](t testing.TB, from <-chan T) T {
 	case value := <-from:
 		return value
 	case <-time.After(soon):
-		t.Fatal("nothing comes")
+		t.Fatal("nothing was received")
 		panic("not reached")
 	}
 }
 
-// still requires that nothing comes for a few looks.
+// still requires that nothing is received for a few polls.
 func still[T any](t testing.TB, from <-chan T) {
 	t.Helper()
 	select {
 	case <-from:
-		t.Fatal("came too early")
+		t.Fatal("received too early")
 	case <-time.After(60 * time.Millisecond):
 	}
 }
 
-// inBackground runs work, which must have succeeded when the test has ended.
+// inBackground runs work, which must succeed before the test ends.
 func inBackground(t testing.TB, work func() error) {
 	var group errgroup.Group
 	group.Go(work)
@@ -954,7 +952,7 @@ func inBackground(t testing.TB, work func() error) {
 
 func newRoom() string { return "!" + rand.Text() + ":example.org" }
 
-// fences gives out fence tokens in memory. The zero value is ready to use.
+// fences creates fence tokens in memory. The zero value is ready to use.
 type fences struct {
 	mu     sync.Mutex
 	newest map[string]int64

@@ -13,34 +13,34 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// masters are the independent Redis masters as one attempt at a lock or lease,
-// and then that, uses them. What more than half of them say is so.
+// masters are the independent Redis masters, as used by one attempt to take a lock
+// or lease and then by that lock or lease. More than half of them decide.
 //
-// Why that is safe: a reader's lease is on a quorum where there was no writer,
-// and a writer has found a quorum, where the mutex is its own, without readers.
-// The two have a master in common, and there one of them came first: either the
-// writer saw the lease, or the reader saw the writer.
+// This is safe because a reader's lease is on a quorum that had no writer, and a
+// writer has its mutex on a quorum that had no readers. The two quorums share a
+// master, and on that master one of the two came first: either the writer saw the
+// lease, or the reader saw the writer.
 type masters struct {
 	nodes   []node
 	timeout time.Duration // of one command
 }
 
-// A node is one of them.
+// A node is one master.
 type node struct {
 	client redis.UniversalClient
 	health *health
 	index  int // in health
 
-	// What is under way, or not even begun, when a quorum has decided may be
-	// slow. Giving back must not overtake taking: so turn is held during each
-	// command, and over is set by the one that gives back.
+	// When a quorum has decided, slow commands to the other masters may still run
+	// or wait to run. The command that gives a lock back must not overtake the one
+	// that takes it. So turn is held during each command, and over is set by the
+	// command that gives back.
 	turn  sync.Mutex
 	over  bool
-	asked bool // anything
+	asked bool // whether any command was sent
 }
 
-// errOver is the error of a command that comes after what was taken, or was to
-// be, has been given back.
+// errOver is the error of a command after the lock or lease was given back.
 var errOver = errors.New("given back")
 
 func newMasters(clients []redis.UniversalClient, health *health, timeout time.Duration) *masters {
@@ -53,25 +53,25 @@ func newMasters(clients []redis.UniversalClient, health *health, timeout time.Du
 
 func (m *masters) quorum() int { return len(m.nodes)/2 + 1 }
 
-// undecided reports whether so many failures keep a quorum from being found.
+// undecided reports whether a quorum is impossible after so many failures.
 func (m *masters) undecided(failures int) bool { return failures > len(m.nodes)-m.quorum() }
 
-// A question is a command that a master answers with yes or no; beside an error
-// the answer counts for nothing.
+// A question is a command that a master answers with yes or no. The answer is
+// invalid if there is an error.
 type question func(context.Context, redis.UniversalClient) (bool, error)
 
-// ask puts a question to every master at once and reports whether a quorum says
-// yes. It returns as soon as that is certain; what is still under way then goes
-// on for at most twice the timeout, once for its turn to come. When too few
-// masters answer the error wraps ErrUnavailable and their errors.
+// ask sends a question to every master at once and reports whether a quorum says
+// yes. It returns as soon as that is certain. The other commands may then run for
+// up to twice the timeout, because each also waits for its turn. If too few
+// masters answer, the error wraps ErrUnavailable and their errors.
 //
-// It does not end with ctx: a command that is cut short may have done its work,
-// and looks as if Redis had failed.
+// ask does not end with ctx: a cancelled command may have taken effect, and would
+// look like a failure of Redis.
 func (m *masters) ask(ctx context.Context, q question) (bool, error) {
 	return m.vote(ctx, q, false)
 }
 
-// giveBack is an ask that undoes what others did. Nothing is asked after it.
+// giveBack is an ask that undoes earlier ones. It is the last.
 func (m *masters) giveBack(ctx context.Context, q question) (bool, error) {
 	return m.vote(ctx, q, true)
 }
@@ -128,27 +128,26 @@ func (n *node) ask(ctx context.Context, timeout time.Duration, q question, last 
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	yes, err := q(ctx, n.client)
-	n.health.note(n.index, err)
+	n.health.record(n.index, err)
 	return yes && err == nil, err
 }
 
-// begin returns why a command is not to be sent, if so. It is called with turn
-// held.
+// begin returns an error if a command must not be sent. The caller holds turn.
 func (n *node) begin(last bool) error {
 	if n.over && !last {
 		return errOver
 	}
 	n.over = n.over || last
-	// What may have been taken is given back, however long that takes.
-	if !(last && n.asked) && n.health.rests(n.index) {
-		return errResting
+	// A command that gives back is sent even to a master that does not answer.
+	if !(last && n.asked) && n.health.skip(n.index) {
+		return errSkipped
 	}
 	n.asked = true
 	return nil
 }
 
-// mutex returns a redsync mutex on all masters. Like ask it returns as soon as
-// the outcome is certain, so that a black-holed master costs nothing.
+// mutex returns a redsync mutex on all masters. Like ask, its methods return as
+// soon as the outcome is certain, so that a black-holed master costs no time.
 func (m *masters) mutex(name string, expiry time.Duration) *redsync.Mutex {
 	pools := make([]redsyncredis.Pool, len(m.nodes))
 	for i := range m.nodes {
@@ -160,8 +159,8 @@ func (m *masters) mutex(name string, expiry time.Duration) *redsync.Mutex {
 		redsync.WithFailFast(true))
 }
 
-// denied returns an error of the mutex as what it means: ErrTaken when enough
-// masters answered, but too few of them yes; else it wraps ErrUnavailable.
+// denied translates an error of the mutex. It returns ErrTaken if enough masters
+// answered and too few said yes. Otherwise the error wraps ErrUnavailable.
 func (m *masters) denied(err error) error {
 	tooLate := errors.Is(err, redsync.ErrFailed) || errors.Is(err, redsync.ErrExtendFailed)
 	if tooLate || m.undecided(failures(err)) {
@@ -170,7 +169,7 @@ func (m *masters) denied(err error) error {
 	return ErrTaken
 }
 
-// failures counts the masters that failed, as opposed to saying no.
+// failures counts the masters that failed, without those that said no.
 func failures(err error) int {
 	switch err := any(err).(type) { // not errors.As: each branch of the tree counts
 	case *redsync.RedisError:
@@ -187,10 +186,9 @@ func failures(err error) int {
 
 func unavailable(err error) error { return fmt.Errorf("%w: %w", ErrUnavailable, err) }
 
-// A pool is a node as redsync uses it. Each command takes its turn and has its
-// own time: redsync ends the context of those that are under way when a quorum
-// has decided, and then the third master would neither learn of a lock nor
-// forget it.
+// A pool adapts a node to redsync. Each command takes its turn and has its own
+// timeout. redsync cancels the running commands when a quorum has decided. Without
+// a pool the third master would neither get a lock nor release it.
 type pool struct {
 	node    *node
 	timeout time.Duration
@@ -215,28 +213,28 @@ type conn struct {
 	node   *node
 }
 
-// SetNX implements redsync's Conn: it takes the mutex.
+// SetNX implements redsync's Conn. It takes the mutex.
 func (c conn) SetNX(name, value string, expiry time.Duration) (bool, error) {
 	if err := c.node.begin(false); err != nil {
 		return false, err
 	}
 	taken, err := c.Conn.SetNX(name, value, expiry)
-	c.node.health.note(c.node.index, err)
+	c.node.health.record(c.node.index, err)
 	return taken, err
 }
 
-// Eval implements redsync's Conn: it extends the mutex, or gives it back.
+// Eval implements redsync's Conn. It extends the mutex or gives it back.
 func (c conn) Eval(script *redsyncredis.Script, keysAndArgs ...any) (any, error) {
-	// An extension has an expiry beside the key and the owner's value.
+	// Only an extension has an expiry after the key and the owner's value.
 	if err := c.node.begin(len(keysAndArgs) == 2); err != nil {
 		return nil, err
 	}
 	status, err := c.Conn.Eval(script, keysAndArgs...)
-	c.node.health.note(c.node.index, err)
+	c.node.health.record(c.node.index, err)
 	return status, err
 }
 
-// Close implements redsync's Conn; redsync closes each once.
+// Close implements redsync's Conn. redsync calls it once.
 func (c conn) Close() error {
 	defer c.node.turn.Unlock()
 	defer c.cancel()

@@ -34,13 +34,13 @@ func TestAMinorityDecidesNothing(t *testing.T) {
 	s, room := threeMasters(t), newRoom()
 	ctx, key := t.Context(), redisdb.RoomWriteLock(room)
 
-	// A writer's value on one master, as one that failed there may leave it.
+	// A failed writer may leave its value on one master.
 	require.NoError(t, s.inside[0].Set(ctx, key, "another", 0).Err())
 	require.NoError(t, rlock(t, s.locker(t, lock.Options{}), room).Release(ctx))
 	unlock(t, mustLock(t, s.locker(t, lock.Options{}), room))
 	require.Equal(t, "another", s.inside[0].Get(ctx, key).Val())
 
-	// On two it is in the way, and what the third had said yes to is undone.
+	// On two masters it blocks others, and the lock on the third is undone.
 	require.NoError(t, s.inside[1].Set(ctx, key, "another", 0).Err())
 	refused(t, s, room)
 	_, err := s.locker(t, lock.Options{Wait: short.KeepAlive}).RLock(ctx, room)
@@ -49,7 +49,7 @@ func TestAMinorityDecidesNothing(t *testing.T) {
 	s.gone(t, key, redisdb.RoomReadLeases(room), redisdb.RoomRefusedReaders(room))
 }
 
-func TestALeaseOfAMinorityKeepsNoWriterOut(t *testing.T) {
+func TestLeaseOfAMinorityDoesNotBlockWriters(t *testing.T) {
 	t.Parallel()
 	s, room := threeMasters(t), newRoom()
 	lease := rlock(t, s.locker(t, lock.Options{}), room)

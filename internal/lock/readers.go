@@ -10,109 +10,107 @@ import (
 	"lethe/internal/expiring"
 )
 
-// ReadersOptions say how [Readers] share leases. The zero value of each field
-// stands for its default.
+// ReadersOptions say how [Readers] share leases. A zero field has its default.
 type ReadersOptions struct {
-	// Held is told how long each lease was held, when it is given back. Defaults to
-	// nil, which tells nobody.
+	// Held is called when a lease is released, with the time for which it was held.
+	// Defaults to nil: no call.
 	Held func(time.Duration)
 
-	// Most is how many rooms have a shared lease at a time. The requests to
-	// further rooms get a lease each. Defaults to 10,000.
-	Most int
+	// MaxRooms is how many rooms may have a shared lease at a time. Requests to
+	// other rooms get a lease each. Defaults to 10,000.
+	MaxRooms int
 
-	// Share is how long, from when a lease was got, later requests to the room
-	// join it, and how long it is kept at most without a request. So it is what a
-	// writer waits in vain at most, and what it waits for besides the requests
-	// inside. It should be much shorter than [Options.Lease]. Defaults to 50 ms.
+	// Share is how long after its start a lease accepts further requests to its
+	// room, and how long it is kept without a request. A writer waits for a lease
+	// without requests no longer than that. Share should be much shorter than
+	// [Options.Lease]. Defaults to 50 ms.
 	Share time.Duration
 
-	// Wait is how long Enter waits for a room that a writer has. Defaults to 5 s.
+	// Wait is how long Enter waits for a room with a writer. Defaults to 5 s.
 	Wait time.Duration
 
-	// Waited is told how long each request waited, whether or not it got in.
-	// Defaults to nil, which tells nobody.
+	// Waited is called for each request, with the time for which it waited, also
+	// if it failed. Defaults to nil: no call.
 	Waited func(time.Duration)
 
-	// WithoutLease is called for each request that was let in without a lease.
-	// Defaults to nil, which tells nobody.
+	// WithoutLease is called for each request that enters without a lease. Defaults
+	// to nil: no call.
 	WithoutLease func()
 }
 
-// contention is for how long a room in which a reader met a writer counts as one
-// with writers: longer than a purge pauses.
+// contention is how long a room counts as contended after a reader has met a
+// writer there. It is longer than the pauses of a purge.
 const contention = 10 * time.Second
 
-// redisRest is for how long Redis, after it failed, is asked by one request
-// alone.
+// redisRest is the time between two requests to a Redis that has failed.
 const redisRest = time.Second
 
-// Readers lets the requests of one process into rooms: those that come to one
-// room together share one lease. So most pages of a busy room cost no round trip
-// to Redis, and the others one. It is safe for concurrent use.
+// Readers lets the requests of one process into rooms. Requests that come to a
+// room at about the same time share one lease. So most pages of a busy room cost
+// no round trip to Redis, and the others one. It is safe for concurrent use.
 //
-// A lease is joined for [ReadersOptions.Share] only. Whoever comes later needs a
-// new one, which Redis refuses while a writer waits: so a writer waits for the
-// requests that came until then, and for nobody else. Without a request a lease
-// is kept until that time is over too, but only where no reader has met a writer
-// in the last 10 s: the batches of a purge wait for no idle lease, but perhaps
-// the first.
+// A lease accepts further requests only for [ReadersOptions.Share]. A later request
+// needs a new lease, which Redis refuses while a writer waits: so a writer waits
+// only for the requests of the current lease. A lease without requests is kept
+// until that time is over, unless the room is contended: so the batches of a purge
+// do not wait for idle leases, except perhaps the first batch.
 type Readers struct {
 	locker  *Locker
 	options ReadersOptions
 	ctx     context.Context
 	cancel  context.CancelFunc
-	tasks   sync.WaitGroup // asking for leases, and giving them back
+	tasks   sync.WaitGroup // goroutines that take or release leases
 
-	// contended has the rooms that count as rooms with writers.
+	// contended has the rooms in which a reader has met a writer.
 	contended *expiring.Map[string, struct{}]
 
 	mu     sync.Mutex
 	closed bool
-	byRoom map[string]*share   // what the next request joins
-	shares map[*share]struct{} // all that may have a lease
-	asked  time.Time           // when Redis, which failed, was asked last; zero while it works
+	byRoom map[string]*share   // the share that the next request joins
+	shares map[*share]struct{} // all shares that may have a lease
+	asked  time.Time           // the last request to a Redis that has failed; zero while Redis works
 }
 
-// A share is a lease and those who use it.
+// A share is a lease and its users.
 type share struct {
 	room string
 
-	// cancel ends the asking for the lease.
+	// cancel cancels the request for the lease.
 	cancel context.CancelFunc
 
-	// ready is closed when lease and err are set, and stay so. A share may have
-	// neither: then its requests are in without a lease.
+	// ready is closed when lease and err have their final values. If both are nil,
+	// the users enter without a lease.
 	ready chan struct{}
 	lease *Lease
 	err   error
 
-	// leased is when the lease was got.
+	// leased is when the lease began.
 	leased time.Time
 
-	// The rest is guarded by Readers.mu.
+	// The fields below are guarded by Readers.mu.
 
-	// until is when nobody joins any more; zero while the lease is asked for.
+	// until is when the share stops accepting users. It is zero while the lease is
+	// requested.
 	until time.Time
 
-	// users are those who wait for the lease or use it.
+	// users is the number of requests that wait for the lease or use it.
 	users int
 
-	// hasty says that the lease is not kept without users.
-	hasty bool
+	// noIdle says that the lease is released as soon as it has no users.
+	noIdle bool
 
-	// idle releases the lease at until, unless somebody uses it.
+	// idle releases the lease at until, if it has no users.
 	idle *time.Timer
 
-	// over says that the lease has been given back, or is not wanted any more.
+	// over says that the lease has been released or is no longer needed.
 	over bool
 }
 
-// NewReaders returns Readers that lease rooms from the locker. The caller closes
-// it, when all who entered have left.
+// NewReaders returns Readers that take their leases from the locker. The caller
+// closes it after all requests have left.
 func NewReaders(locker *Locker, options ReadersOptions) *Readers {
-	if options.Most <= 0 {
-		options.Most = 10_000
+	if options.MaxRooms <= 0 {
+		options.MaxRooms = 10_000
 	}
 	if options.Share <= 0 {
 		options.Share = 50 * time.Millisecond
@@ -123,28 +121,27 @@ func NewReaders(locker *Locker, options ReadersOptions) *Readers {
 	r := &Readers{
 		locker: locker, options: options,
 		byRoom: map[string]*share{}, shares: map[*share]struct{}{},
-		contended: expiring.New[string, struct{}](options.Most),
+		contended: expiring.New[string, struct{}](options.MaxRooms),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
 
-// Enter lets the caller into the room beside other readers; leave is called when
-// the reading is done, and does nothing when called again. While a writer is
-// inside, or waits, Enter waits for at most [ReadersOptions.Wait], and then fails
-// with [ErrTaken]. When Redis fails, or the Readers is closed, it lets the caller
-// in without a lease: its picture of the room is one moment's anyway. When ctx
-// ends, the error wraps its cause.
+// Enter lets the caller into the room together with other readers. The caller calls
+// leave when it has finished reading. A second call of leave does nothing. While a
+// writer is inside or waits, Enter waits for up to [ReadersOptions.Wait], and then
+// fails with [ErrTaken]. If Redis fails, or the Readers is closed, the caller
+// enters without a lease, because its snapshot is consistent anyway. If ctx ends,
+// the error wraps its cause.
 //
-// A request whose lease is lost, since it took longer than [Options.MaxLease] or
-// Redis went away, is not told.
+// The caller is not told if its lease is lost because it reads for longer than
+// [Options.MaxLease] or Redis fails.
 func (r *Readers) Enter(ctx context.Context, room string) (leave func(), err error) {
 	begun := time.Now()
 	if r.options.Waited != nil {
 		defer func() { r.options.Waited(time.Since(begun)) }()
 	}
-	// Only those who wait need the timer.
-	var patience <-chan time.Time
+	var timeout <-chan time.Time // made only if the caller waits
 	for {
 		s := r.join(room)
 		if s == nil {
@@ -154,23 +151,23 @@ func (r *Readers) Enter(ctx context.Context, room string) (leave func(), err err
 		select {
 		case <-s.ready:
 		default:
-			if patience == nil {
+			if timeout == nil {
 				timer := time.NewTimer(r.options.Wait)
 				defer timer.Stop()
-				patience = timer.C
+				timeout = timer.C
 			}
 			select {
 			case <-s.ready:
 			case <-ctx.Done():
 				r.leave(s)
 				return nil, fmt.Errorf("enter room %q: %w", room, context.Cause(ctx))
-			case <-patience:
+			case <-timeout:
 				r.leave(s)
 				return nil, fmt.Errorf("enter room %q: %w", room, ErrTaken)
 			}
 		}
 		if s.err != nil {
-			// The locker's patience, not this caller's, is over.
+			// The locker's time to wait is over, and perhaps not this caller's.
 			r.leave(s)
 			if time.Since(begun) >= r.options.Wait {
 				return nil, fmt.Errorf("enter room %q: %w", room, ErrTaken)
@@ -191,8 +188,8 @@ func (r *Readers) withoutLease() {
 	}
 }
 
-// join makes the caller a user of the room's share, a new one if need be. It is
-// nil if the caller is to do without.
+// join makes the caller a user of the room's share, or of a new one. It returns nil
+// if the caller enters without a lease.
 func (r *Readers) join(room string) *share {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -208,21 +205,21 @@ func (r *Readers) join(room string) *share {
 		return nil
 	}
 	s = &share{room: room, ready: make(chan struct{}), users: 1}
-	if ok || len(r.byRoom) < r.options.Most {
+	if ok || len(r.byRoom) < r.options.MaxRooms {
 		r.byRoom[room] = s
 	} else {
-		s.hasty = true
+		s.noIdle = true
 	}
 	r.shares[s] = struct{}{}
 	ctx, cancel := context.WithCancel(r.ctx)
 	s.cancel = cancel
-	r.tasks.Go(func() { r.ask(ctx, s) })
+	r.tasks.Go(func() { r.takeLease(ctx, s) })
 	return s
 }
 
-// mayAsk reports whether Redis is to be asked. After it failed one request tries
-// now and then; a Redis that does not answer would make all of them wait. The
-// caller holds mu.
+// mayAsk reports whether a request may ask Redis for a lease. After a failure only
+// one request per redisRest may, because a Redis that does not answer makes it
+// wait. The caller holds mu.
 func (r *Readers) mayAsk() bool {
 	if r.asked.IsZero() {
 		return true
@@ -234,8 +231,8 @@ func (r *Readers) mayAsk() bool {
 	return true
 }
 
-// ask gets the share its lease.
-func (r *Readers) ask(ctx context.Context, s *share) {
+// takeLease takes the share's lease.
+func (r *Readers) takeLease(ctx context.Context, s *share) {
 	lease, refused, err := r.locker.lease(ctx, s.room)
 	r.mu.Lock()
 	now := time.Now()
@@ -253,18 +250,18 @@ func (r *Readers) ask(ctx context.Context, s *share) {
 		r.contended.Put(s.room, struct{}{}, contention)
 	}
 	_, contended := r.contended.Get(s.room)
-	s.hasty = s.hasty || contended
+	s.noIdle = s.noIdle || contended
 	switch {
 	case r.closed:
-		r.end(s)
+		r.release(s)
 	case s.err != nil:
-		r.forget(s)
+		r.detach(s)
 	}
-	gone := s.users == 0
+	unused := s.users == 0
 	r.mu.Unlock()
 	close(s.ready)
-	if gone {
-		r.settle(s)
+	if unused {
+		r.releaseUnused(s)
 	}
 }
 
@@ -274,38 +271,38 @@ func (r *Readers) leave(s *share) {
 	s.users--
 	last := s.users == 0
 	if last && s.until.IsZero() {
-		// Nobody waits for the lease any more. What ask got nevertheless it gives
-		// back.
+		// No request waits for the lease any more. If takeLease still gets it, it
+		// releases it.
 		s.cancel()
-		r.forget(s)
-		s.hasty, last = true, false
+		r.detach(s)
+		s.noIdle, last = true, false
 	}
 	r.mu.Unlock()
 	if last {
-		r.settle(s)
+		r.releaseUnused(s)
 	}
 }
 
-// settle gives the lease of a share without users back, or sees to it that it
-// will be.
-func (r *Readers) settle(s *share) {
+// releaseUnused releases the lease of a share without users, now or at the end of
+// its time.
+func (r *Readers) releaseUnused(s *share) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s.users > 0 || s.over {
 		return
 	}
-	if left := time.Until(s.until); left > 0 && !s.hasty && s.lease != nil && !r.closed {
+	if left := time.Until(s.until); left > 0 && !s.noIdle && s.lease != nil && !r.closed {
 		if s.idle == nil {
-			s.idle = time.AfterFunc(left, func() { r.settle(s) })
+			s.idle = time.AfterFunc(left, func() { r.releaseUnused(s) })
 		}
 		return
 	}
-	r.end(s)
+	r.release(s)
 }
 
-// end gives the share's lease back. The caller holds mu.
-func (r *Readers) end(s *share) {
-	r.forget(s)
+// release releases the share's lease. The caller holds mu.
+func (r *Readers) release(s *share) {
+	r.detach(s)
 	s.over = true
 	delete(r.shares, s)
 	if s.idle != nil {
@@ -316,7 +313,7 @@ func (r *Readers) end(s *share) {
 		return
 	}
 	r.tasks.Go(func() {
-		// A lease that was lost, or that Redis does not take back, expires.
+		// If this fails, the lease expires.
 		_ = s.lease.Release(context.Background())
 		if r.options.Held != nil {
 			r.options.Held(time.Since(s.leased))
@@ -324,22 +321,21 @@ func (r *Readers) end(s *share) {
 	})
 }
 
-// forget sees to it that nobody joins the share. The caller holds mu.
-func (r *Readers) forget(s *share) {
+// detach keeps further requests from joining the share. The caller holds mu.
+func (r *Readers) detach(s *share) {
 	if r.byRoom[s.room] == s {
 		delete(r.byRoom, s.room)
 	}
 }
 
-// Close gives all leases back, even of those who have not left, and returns when
-// that is done, a few times [Options.Timeout] later at most. A second call does
-// nothing.
+// Close releases all leases, even those with users, which takes a few times
+// [Options.Timeout] at most. A second call does nothing.
 func (r *Readers) Close() {
 	r.mu.Lock()
 	r.closed = true
 	for s := range r.shares {
-		if !s.until.IsZero() { // else ask has yet to learn of it
-			r.end(s)
+		if !s.until.IsZero() { // otherwise takeLease will release it
+			r.release(s)
 		}
 	}
 	r.mu.Unlock()

@@ -18,11 +18,11 @@ import (
 	"lethe/internal/redisdb"
 )
 
-// forLong is a time to share that no test outlives.
+// forLong is a time to share that is longer than any test.
 const forLong = time.Hour
 
-// readers returns Readers of another process. A busy machine does not make them
-// go without a lease.
+// readers returns Readers as in another process. They have enough time to get a lease on
+// a busy machine.
 func (s *setup) readers(t testing.TB, options lock.ReadersOptions) *lock.Readers {
 	r := lock.NewReaders(s.locker(t, lock.Options{}), options)
 	t.Cleanup(r.Close)
@@ -36,7 +36,7 @@ func enter(t testing.TB, r *lock.Readers, room string) (leave func()) {
 	return leave
 }
 
-// entering enters in the background. What it returns gets the leave.
+// entering enters in the background. The channel receives leave.
 func entering(t testing.TB, r *lock.Readers, room string) <-chan func() {
 	entered := make(chan func(), 1)
 	inBackground(t, func() error {
@@ -47,8 +47,8 @@ func entering(t testing.TB, r *lock.Readers, room string) <-chan func() {
 	return entered
 }
 
-// leases requires that so many leases of the room are in Redis: of several masters
-// in a quorum, for one of them may have let a reader in too late.
+// leases requires that Redis has that number of leases of the room. With several
+// masters a quorum must have it, because one may have been too late.
 func (s *setup) leases(t testing.TB, room string, want int64) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -97,8 +97,8 @@ func requestsShareALease(t *testing.T, s *setup) {
 	require.LessOrEqual(t, held[0], time.Since(began))
 }
 
-// Who comes after the time to share needs a lease of its own.
-func nobodyJoinsForEver(t *testing.T, s *setup) {
+// A request that comes after the time to share needs a new lease.
+func leaseStopsAcceptingReaders(t *testing.T, s *setup) {
 	room := newRoom()
 	r := s.readers(t, lock.ReadersOptions{Share: time.Nanosecond})
 	one, two := enter(t, r, room), enter(t, r, room)
@@ -116,14 +116,14 @@ func idleLeaseIsGivenBack(t *testing.T, s *setup) {
 	s.gone(t, redisdb.RoomReadLeases(room))
 }
 
-// A writer waits for the requests inside and for those that join them in time,
-// and for nobody else, however many come.
+// A writer waits only for the requests inside and for those that join them in time,
+// however many come.
 func requestsDoNotStarveWriters(t *testing.T, s *setup) {
 	const (
 		processes, clients, turns = 2, 6, 4
 		page, share               = 10 * time.Millisecond, 30 * time.Millisecond
-		// Of each client: one page inside, those that begin while the lease is
-		// shared, and one that begins as the time ends.
+		// Each client has one page inside, those that begin while the lease is
+		// shared, and one that begins when that time ends.
 		most = processes * clients * (int64(share/page) + 2)
 	)
 	room := newRoom()
@@ -166,7 +166,7 @@ func requestsDoNotStarveWriters(t *testing.T, s *setup) {
 	require.NoError(t, group.Wait())
 }
 
-// Where readers and writers meet, no writer waits for a lease that nobody uses.
+// In a contended room no writer waits for an idle lease.
 func writersWaitForNoIdleLease(t *testing.T, s *setup) {
 	room := newRoom()
 	r := s.readers(t, lock.ReadersOptions{Share: forLong, Wait: soon})
@@ -182,7 +182,7 @@ func writersWaitForNoIdleLease(t *testing.T, s *setup) {
 	s.leases(t, room, 1)
 	two()
 	s.gone(t, redisdb.RoomReadLeases(room))
-	// Nor any time later, without having met one again.
+	// Nor later, without meeting a reader again.
 	enter(t, r, room)()
 	unlock(t, mustLock(t, s.locker(t, lock.Options{Wait: soon}), room))
 }
@@ -208,7 +208,7 @@ func requestBehindAWriterIsToldTaken(t *testing.T, s *setup) {
 	s.eventuallyExists(t, redisdb.RoomRefusedReaders(room))
 	cancel()
 	require.ErrorIs(t, receive(t, failed), context.Canceled)
-	// One who gives up takes nobody along.
+	// A request that gives up does not affect the others.
 	still(t, entered)
 	unlock(t, writer)
 	receive(t, entered)()
@@ -235,7 +235,7 @@ func requestsWithoutALeaseLeaveNothing(t *testing.T, s *setup) {
 
 func roomsInMemoryAreBounded(t *testing.T, s *setup) {
 	first, second := newRoom(), newRoom()
-	r := s.readers(t, lock.ReadersOptions{Most: 1, Share: forLong})
+	r := s.readers(t, lock.ReadersOptions{MaxRooms: 1, Share: forLong})
 	enter(t, r, first)()
 	one, two := enter(t, r, second), enter(t, r, second)
 	s.leases(t, second, 2)
@@ -255,8 +255,8 @@ func lostLeaseIsNoError(t *testing.T, s *setup) {
 	enter(t, r, room)()
 }
 
-// While Redis does not answer, requests are let in, and only one now and then
-// waits for it.
+// While Redis does not answer, requests enter without a lease, and only one per
+// redisRest waits for it.
 func requestsGoOnWithoutRedis(t *testing.T, s *setup) {
 	var without atomic.Int64
 	r := lock.NewReaders(s.locker(t, lock.Options{Timeout: 400 * time.Millisecond}),
@@ -306,7 +306,7 @@ func TestPagesCostFewRoundTrips(t *testing.T) {
 	client, err := redisdb.OpenForLocks(devstacktest.Redis(t).URL())
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, client.Close()) })
-	// So that the scripts are known, and each is one command.
+	// The server now has the scripts, so that each is one command.
 	warm := lock.NewReaders(lock.New(client, nil, lock.Options{}), lock.ReadersOptions{})
 	enter(t, warm, newRoom())()
 	warm.Close()

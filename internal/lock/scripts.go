@@ -2,14 +2,13 @@ package lock
 
 import "github.com/redis/go-redis/v9"
 
-// Leases are timed by the Redis server's own clock, so that no two clocks are
-// ever compared; only durations cross the network. A wake-up that cannot be
-// published, as when the user may not, costs those who wait a moment and nobody
-// else anything: so it is called with pcall.
+// Leases expire by the Redis server's own clock. Only durations cross the network,
+// so that no two clocks are compared. Wake-ups are published with pcall, because
+// the user may lack the permission: the waiters then only wait a little longer.
 
-// scriptAcquire adds a lease unless a writer is in the room or waits for it. A
-// reader who is refused leaves a mark, to be let in before the next writer, and
-// the last of those who is let in wakes the writer.
+// scriptAcquire adds a lease, unless a writer is in the room or waits for its
+// readers. A refused reader leaves a mark, so that it goes before the next writer.
+// The last marked reader that gets its lease wakes the writer.
 // O(log n + m) for n leases of which m have expired.
 //
 // KEYS[1] -> redisdb.RoomWriteLock
@@ -21,7 +20,7 @@ import "github.com/redis/go-redis/v9"
 // ARGV[4] -> how long the mark lasts, in milliseconds
 // ARGV[5] -> redisdb.RoomWakeUp
 //
-// Returns 1 when the lease was added, 0 when the reader was refused.
+// Returns 1 if the lease was added, 0 if the reader was refused.
 var scriptAcquire = redis.NewScript(`
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -41,15 +40,15 @@ end
 return 1
 `)
 
-// scriptRenew gives a lease more time, if it has not expired. It does not look
-// for a writer: a reader who is in may finish.
+// scriptRenew gives a lease more time, if it has not expired. It ignores writers,
+// because a reader inside may finish.
 // O(log n) for n leases.
 //
 // KEYS[1] -> redisdb.RoomReadLeases
 // ARGV[1] -> id of the lease
 // ARGV[2] -> its time from now, in milliseconds
 //
-// Returns 1 when the lease was renewed, 0 when it has expired.
+// Returns 1 if the lease was renewed, 0 if it has expired.
 var scriptRenew = redis.NewScript(`
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -64,19 +63,20 @@ end
 return 1
 `)
 
-// scriptRelease removes a lease. The last reader out wakes the writer, if one
-// waits. It also removes the mark that a reader leaves on a master which refuses
-// it while others let it in; the last one wakes the writers who gave way.
+// scriptRelease removes a lease. The last reader wakes the writer, if one waits. The
+// script also removes the reader's mark, which exists on masters that refused the
+// reader while others gave it the lease. The last mark wakes the writers that gave
+// way.
 // O(log n) for n leases.
 //
 // KEYS[1] -> redisdb.RoomWriteLock
 // KEYS[2] -> redisdb.RoomReadLeases
-// KEYS[3] -> redisdb.RoomRefusedReaders; none to keep the mark
+// KEYS[3] -> redisdb.RoomRefusedReaders; absent to keep the mark
 // ARGV[1] -> id of the lease
 // ARGV[2] -> redisdb.RoomWakeUp
 // ARGV[3] -> id of the mark
 //
-// Returns 1 when the lease was there, else 0.
+// Returns 1 if the lease existed, else 0.
 var scriptRelease = redis.NewScript(`
 local removed = redis.call("ZREM", KEYS[2], ARGV[1])
 local wake = removed == 1 and redis.call("EXISTS", KEYS[1]) == 1 and redis.call("EXISTS", KEYS[2]) == 0
@@ -89,8 +89,8 @@ end
 return removed
 `)
 
-// scriptRefused counts the readers who were refused and have yet to be let in.
-// O(log n + m) for n readers of whom m have been given up.
+// scriptRefused counts the refused readers that still wait.
+// O(log n + m) for n marks of which m have expired.
 //
 // KEYS[1] -> redisdb.RoomRefusedReaders
 //
@@ -104,15 +104,15 @@ redis.call("ZREMRANGEBYSCORE", KEYS[1], "-inf", time[1] * 1000 + math.floor(time
 return redis.call("ZCARD", KEYS[1])
 `)
 
-// scriptDrain counts the readers inside. The answer is only worth something
-// while the writer owns the mutex, for then nobody new can come in.
+// scriptDrain counts the readers inside. The count is valid only while the writer
+// owns the mutex, because then no new reader can enter.
 // O(log n + m) for n leases of which m have expired.
 //
 // KEYS[1] -> redisdb.RoomWriteLock
 // KEYS[2] -> redisdb.RoomReadLeases
 // ARGV[1] -> the writer's value of the mutex
 //
-// Returns the number of live leases, or -1 when the mutex is not the writer's.
+// Returns the number of live leases, or -1 if the writer does not own the mutex.
 var scriptDrain = redis.NewScript(`
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then
 	return -1
@@ -123,13 +123,13 @@ redis.call("ZREMRANGEBYSCORE", KEYS[2], "-inf", now)
 return redis.call("ZCARD", KEYS[2])
 `)
 
-// scriptUnlock is redsync's Unlock, and wakes everyone who waits. O(1).
+// scriptUnlock is redsync's Unlock, and also wakes all waiters. O(1).
 //
 // KEYS[1] -> redisdb.RoomWriteLock
 // ARGV[1] -> the writer's value of the mutex
 // ARGV[2] -> redisdb.RoomWakeUp
 //
-// Returns 1 when the mutex was the writer's, else 0.
+// Returns 1 if the writer owned the mutex, else 0.
 var scriptUnlock = redis.NewScript(`
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then
 	return 0

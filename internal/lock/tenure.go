@@ -10,27 +10,26 @@ import (
 	"lethe/internal/wait"
 )
 
-// A tenure is the time for which one process owns something in Redis. It asks
-// for more time as long as it lives, and its context ends when time is up.
+// A tenure is the time for which a process owns a lock or lease. It extends that
+// time until it is stopped. Its context ends when the time is over.
 type tenure struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	expiry *time.Timer               // ends ctx at until, whatever Redis does
-	until  atomic.Pointer[time.Time] // never later than what Redis says
+	expiry *time.Timer               // ends ctx at until, even if Redis does not answer
+	until  atomic.Pointer[time.Time] // never later than the expiry in Redis
 	kept   chan struct{}             // closed when keep has returned
 	ended  atomic.Bool
 }
 
-// begin starts a tenure that lasts until the given time, then longer each time
-// that extend gives a new one. An error of extend that wraps ErrLockLost ends
-// the tenure at once; after any other error extend is tried again. It is to
-// take no longer than Options.Timeout.
+// begin starts a tenure that lasts until the given time. Each call of extend
+// returns a later one. An error of extend that wraps ErrLockLost ends the tenure at
+// once. After any other error extend is called again. It must take no longer than
+// Options.Timeout.
 func (o Options) begin(ctx context.Context, until time.Time, extend func(context.Context) (time.Time, error)) *tenure {
 	t := &tenure{kept: make(chan struct{})}
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	t.until.Store(&until)
-	// A timer of its own, so that a process that was stopped, or that waits for
-	// a dead Redis, learns in time that it owns nothing any more.
+	// The timer ends the context in time even if extend waits for a dead Redis.
 	t.expiry = time.AfterFunc(time.Until(until), func() { t.cancel(ErrLockLost) })
 	go t.keep(o, extend)
 	return t
@@ -51,20 +50,20 @@ func (t *tenure) keep(o Options, extend func(context.Context) (time.Time, error)
 			t.cancel(ErrLockLost)
 			return
 		default:
-			// Redis may be back before time is up.
+			// Redis may answer again before the time is over.
 			pause = o.KeepAlive / 8
 		}
 	}
 }
 
-// live reports whether the tenure goes on. Unlike the context it needs no timer
-// to have fired, which in a process that was stopped can be late.
+// live reports whether the tenure lasts. Unlike the context it does not depend on
+// the timer, which can fire late in a process that was stopped.
 func (t *tenure) live() bool {
 	return t.ctx.Err() == nil && time.Now().Before(*t.until.Load())
 }
 
-// end stops the tenure, waits for its goroutine, and reports whether this was
-// the first call; a later one does nothing.
+// end stops the tenure, waits for its goroutine, and reports whether this is the
+// first call. A later call does nothing.
 func (t *tenure) end() bool {
 	if t.ended.Swap(true) {
 		return false
@@ -75,10 +74,10 @@ func (t *tenure) end() bool {
 	return true
 }
 
-// lossOf says why what the tenure was of could not be given back. Err is what
-// Redis failed with, nil if it answered that nothing was there. What was lost
-// before stays lost, whether or not Redis can be asked.
-func (t *tenure) lossOf(err error) error {
+// releaseError returns the error of a failed release. Err is the error of Redis, or
+// nil if Redis had no such lock or lease. A tenure that was lost before wraps
+// ErrLockLost in both cases.
+func (t *tenure) releaseError(err error) error {
 	switch {
 	case err == nil:
 		return ErrLockLost

@@ -12,43 +12,44 @@ import (
 	"lethe/internal/wait"
 )
 
-// Whoever waits looks again when woken, and in case that nobody does also after
-// a pause: a short one at first, then twice as long each time.
+// A waiter tries again after a wake-up or after a pause. The first pause is
+// minPause. Each further one is twice as long, up to maxPause.
 const (
 	minPause = 10 * time.Millisecond
 	maxPause = 250 * time.Millisecond
 )
 
-// markLasts is how long a refused reader's mark lasts: so long that the reader
-// has come back, even if nobody wakes it and a master is black-holed.
+// markLasts is how long a refused reader's mark lasts. In that time the reader
+// tries again, even without a wake-up and with a black-holed master.
 func (o Options) markLasts() time.Duration { return 2*maxPause + o.Timeout }
 
-// A waiter waits until it is worth another look at a room, for one caller.
+// A waiter waits for a room on behalf of one caller.
 type waiter struct {
-	bells *bells
-	room  string
-	ear   chan struct{} // nil before the first pause
-	first time.Duration // the pause after a wake-up
-	next  time.Duration // the pause to come
+	wakeups *wakeups
+	room    string
+	ch      chan struct{} // nil before the first pause
+	first   time.Duration // the pause after a wake-up
+	next    time.Duration // the next pause
 }
 
 func (l *Locker) newWaiter(room string) *waiter {
-	return &waiter{bells: &l.bells, room: room, first: l.firstPause, next: l.firstPause}
+	return &waiter{wakeups: &l.wakeups, room: room, first: l.firstPause, next: l.firstPause}
 }
 
-// pause returns nil when it is worth another look, or the cause of a context
+// pause returns nil when the caller should try again, or the cause of a context
 // that has ended.
 func (w *waiter) pause(ctx context.Context) error {
-	if w.ear == nil {
-		w.ear = w.bells.listen(w.room)
+	if w.ch == nil {
+		w.ch = w.wakeups.subscribe(w.room)
 	}
-	// Not all at the same time, or several could lock a part of the masters each.
+	// If several waiters tried at the same moment, each could lock some of the
+	// masters and none a quorum.
 	timer := time.NewTimer(w.next/2 + rand.N(w.next/2))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-w.ear:
+	case <-w.ch:
 		w.next = w.first
 	case <-timer.C:
 		w.next = min(2*w.next, maxPause)
@@ -56,104 +57,105 @@ func (w *waiter) pause(ctx context.Context) error {
 	return nil
 }
 
-// leave must be called when the waiting is over.
-func (w *waiter) leave() {
-	if w.ear != nil {
-		w.bells.leave(w.room, w.ear)
+// stop must be called when the caller waits no more.
+func (w *waiter) stop() {
+	if w.ch != nil {
+		w.wakeups.unsubscribe(w.room, w.ch)
 	}
 }
 
-// bells wake the waiters of one Locker. A room that someone waits for has a bell,
-// with a subscription to each master.
-type bells struct {
+// wakeups wake the waiters of one Locker. While a room has waiters, wakeups keep
+// a subscription to each master for it.
+type wakeups struct {
 	clients []redis.UniversalClient
 	timeout time.Duration // of one command
 
 	mu     sync.Mutex
-	byRoom map[string]*bell
+	byRoom map[string]*roomWakeups
 }
 
-type bell struct {
-	silence context.CancelFunc
-	ears    map[chan struct{}]struct{}
+// roomWakeups are the waiters of one room.
+type roomWakeups struct {
+	cancel context.CancelFunc // ends the subscriptions
+	chs    map[chan struct{}]struct{}
 }
 
-// listen returns what gets a value when it is worth another look at the room,
-// as may be at once; the caller leaves.
-func (b *bells) listen(room string) chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	ear := make(chan struct{}, 1)
-	if bell, ok := b.byRoom[room]; ok {
-		ear <- struct{}{} // something may have happened since it looked
-		bell.ears[ear] = struct{}{}
-		return ear
+// subscribe returns a channel that receives a value when the room may be free.
+// It may receive one at once. The caller calls unsubscribe.
+func (w *wakeups) subscribe(room string) chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ch := make(chan struct{}, 1)
+	if waiting, ok := w.byRoom[room]; ok {
+		ch <- struct{}{} // the room may have become free since the caller tried
+		waiting.chs[ch] = struct{}{}
+		return ch
 	}
-	ctx, silence := context.WithCancel(context.Background())
-	if b.byRoom == nil {
-		b.byRoom = map[string]*bell{}
+	ctx, cancel := context.WithCancel(context.Background())
+	if w.byRoom == nil {
+		w.byRoom = map[string]*roomWakeups{}
 	}
-	b.byRoom[room] = &bell{silence, map[chan struct{}]struct{}{ear: {}}}
-	for _, client := range b.clients {
-		go b.toll(ctx, client, room)
+	w.byRoom[room] = &roomWakeups{cancel, map[chan struct{}]struct{}{ch: {}}}
+	for _, client := range w.clients {
+		go w.listen(ctx, client, room)
 	}
-	return ear
+	return ch
 }
 
-// leave undoes a listen. The last one out ends the subscriptions.
-func (b *bells) leave(room string, ear chan struct{}) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	bell := b.byRoom[room]
-	delete(bell.ears, ear)
-	if len(bell.ears) == 0 {
-		bell.silence()
-		delete(b.byRoom, room)
+// unsubscribe undoes a subscribe. The last one of a room ends its subscriptions.
+func (w *wakeups) unsubscribe(room string, ch chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	waiting := w.byRoom[room]
+	delete(waiting.chs, ch)
+	if len(waiting.chs) == 0 {
+		waiting.cancel()
+		delete(w.byRoom, room)
 	}
 }
 
-// ring wakes those who wait for the room.
-func (b *bells) ring(room string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if bell, ok := b.byRoom[room]; ok {
-		for ear := range bell.ears {
+// notify wakes the room's waiters.
+func (w *wakeups) notify(room string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if waiting, ok := w.byRoom[room]; ok {
+		for ch := range waiting.chs {
 			select {
-			case ear <- struct{}{}:
-			default: // is awake
+			case ch <- struct{}{}:
+			default: // already notified
 			}
 		}
 	}
 }
 
-// toll rings for what one master publishes, until ctx ends. A master that is
-// away is tried again; those who wait still look from time to time.
-func (b *bells) toll(ctx context.Context, client redis.UniversalClient, room string) {
+// listen notifies the room's waiters of one master's messages until ctx ends. It
+// subscribes again if a subscription fails. Meanwhile the waiters still try after
+// each pause.
+func (w *wakeups) listen(ctx context.Context, client redis.UniversalClient, room string) {
 	for {
-		b.follow(ctx, client, room)
+		w.receive(ctx, client, room)
 		if wait.For(ctx, maxPause) != nil {
 			return
 		}
 	}
 }
 
-// follow rings for what the master publishes until the subscription fails or
-// ctx ends.
-func (b *bells) follow(ctx context.Context, client redis.UniversalClient, room string) {
+// receive notifies the room's waiters until the subscription fails or ctx ends.
+func (w *wakeups) receive(ctx context.Context, client redis.UniversalClient, room string) {
 	subscription := client.Subscribe(ctx)
 	defer context.AfterFunc(ctx, func() { _ = subscription.Close() })()
 	defer func() { _ = subscription.Close() }()
-	begin, cancel := context.WithTimeout(ctx, b.timeout)
+	begin, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
 	if subscription.Subscribe(begin, redisdb.RoomWakeUp(room)) != nil {
 		return
 	}
 	for {
-		// The first is that the subscription has begun: something may have
-		// happened before.
+		// The first message confirms the subscription. It counts as a wake-up,
+		// because the room may have become free before.
 		if _, err := subscription.Receive(ctx); err != nil {
 			return
 		}
-		b.ring(room)
+		w.notify(room)
 	}
 }

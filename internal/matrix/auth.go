@@ -7,9 +7,9 @@ import (
 // A StateKey names one piece of a room's state: a type and a state key.
 type StateKey struct{ Type, Key string }
 
-// AuthTypes lists which events of the room's current state authorise the event:
-// those of them that there are become its AuthEvents. Each is listed once. An
-// m.room.create event has none, and since version 12 none names that event.
+// AuthTypes lists the state that authorises the event, each piece once. The room's
+// current state events of these become the event's AuthEvents. An m.room.create
+// event has none. Since version 12 the create event is not listed.
 func AuthTypes(version RoomVersion, e Event) []StateKey {
 	if e.Type == "m.room.create" {
 		return nil

@@ -21,22 +21,20 @@ const (
 	maxInteger = 1<<53 - 1
 
 	// maxNesting is how deep arrays and objects may be nested. An event of
-	// 64 KiB could nest tens of thousands, which no homeserver accepts.
+	// 64 KiB could have tens of thousands of levels, which no homeserver accepts.
 	maxNesting = 1000
 )
 
-// ErrJSON is returned for text that is not JSON, or has no canonical form.
-var ErrJSON = errors.New("no canonical JSON")
+// ErrJSON is returned for text that is not JSON or has no canonical form.
+var ErrJSON = errors.New("not canonical JSON")
 
-// CanonicalJSON returns the one spelling of a JSON value that hashes and
-// signatures are made of: keys sorted, no space, no escape that is not needed,
-// integers in plain digits.
+// CanonicalJSON returns the canonical form of a JSON value, which hashes and
+// signatures are made of: sorted keys, no spaces, no unnecessary escapes, integers
+// as plain digits. An integer with an exponent (1e10) is written without it.
 //
-// What has no canonical form, or could be read as two different things, gives an
-// error that wraps [ErrJSON]: a number with a fraction or beyond ±(2^53-1), an
-// object with the same key twice, half of a surrogate pair, text that is not
-// UTF-8, and more than 1000 levels of nesting. An integer spelled with an
-// exponent (1e10) is written out.
+// The error wraps [ErrJSON] if the value has no canonical form or is ambiguous: for
+// a number with a fraction or beyond ±(2^53-1), an object with a duplicate key, half
+// of a surrogate pair, text that is not UTF-8, and more than 1000 levels of nesting.
 func CanonicalJSON(raw []byte) ([]byte, error) {
 	value, err := parseJSON(raw)
 	if err != nil {
@@ -57,13 +55,13 @@ func parseObject(raw []byte) (map[string]any, error) {
 	}
 	object, ok := value.(map[string]any)
 	if !ok {
-		return nil, fmt.Errorf("the value is no object: %w", ErrJSON)
+		return nil, fmt.Errorf("the value is not an object: %w", ErrJSON)
 	}
 	return object, nil
 }
 
-// parseJSON parses any JSON value, with numbers as [json.Number]. These are not
-// judged: what a hash does not cover may well hold a fraction.
+// parseJSON parses any JSON value, with numbers as [json.Number]. It accepts
+// fractions, which are valid outside the hashed part of an event.
 func parseJSON(raw []byte) (any, error) {
 	switch {
 	case !utf8.Valid(raw):
@@ -113,10 +111,10 @@ func parseValue(decoder *json.Decoder, depth int) (any, error) {
 			if !ok {
 				return nil, unexpected(io.ErrUnexpectedEOF)
 			}
-			// Two parsers that disagree on which one counts would read two
-			// events under one id.
+			// Parsers disagree on which value counts, and would read different
+			// events with the same id.
 			if _, twice := object[key]; twice {
-				return nil, fmt.Errorf("an object has a key twice: %w", ErrJSON)
+				return nil, fmt.Errorf("an object has a duplicate key: %w", ErrJSON)
 			}
 			if object[key], err = parseValue(decoder, depth+1); err != nil {
 				return nil, err
@@ -130,17 +128,17 @@ func parseValue(decoder *json.Decoder, depth int) (any, error) {
 	return value, nil
 }
 
-// unexpected is for what a decoder says of JSON that was found valid.
+// unexpected wraps an error of the decoder for JSON that was found valid.
 func unexpected(err error) error { return fmt.Errorf("parse: %w: %w", ErrJSON, err) }
 
 func errNesting() error { return fmt.Errorf("more than %d levels: %w", maxNesting, ErrJSON) }
 
-// hasLoneSurrogate reports whether valid JSON escapes half of a surrogate pair,
-// which is no character. The decoder would silently make U+FFFD of it, and so
-// another event.
+// hasLoneSurrogate reports whether valid JSON has the escape of half a surrogate
+// pair, which is not a character. The decoder would silently replace it by U+FFFD
+// and so change the event.
 func hasLoneSurrogate(raw []byte) bool {
 	for i := 0; i < len(raw); i++ {
-		if raw[i] != '\\' { // only strings have any
+		if raw[i] != '\\' { // escapes occur only in strings
 			continue
 		}
 		i++
@@ -160,7 +158,7 @@ func hasLoneSurrogate(raw []byte) bool {
 	return false
 }
 
-// escapedRune returns what \uXXXX at the start of text stands for, or -1.
+// escapedRune returns the code of a \uXXXX at the start of text, or -1.
 func escapedRune(text []byte) rune {
 	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
 		return -1
@@ -172,10 +170,10 @@ func escapedRune(text []byte) rune {
 	return rune(code)
 }
 
-// appendCanonical appends the canonical JSON of what parseJSON returns, or of
-// the like in Go's own types: booleans, strings, integers, floats that are
-// integers, maps with string keys, slices, and pointers to them. A nil map or
-// slice is an empty one.
+// appendCanonical appends the canonical JSON of a value. The value is one that
+// parseJSON returns, or has Go's own types: booleans, strings, integers, floats
+// without a fraction, maps with string keys, slices, and pointers to these. A nil map
+// or slice is an empty one.
 func appendCanonical(dst []byte, value any, depth int) ([]byte, error) {
 	if depth > maxNesting {
 		return nil, errNesting()
@@ -218,7 +216,7 @@ func appendArray(dst []byte, array []any, depth int) ([]byte, error) {
 
 func appendObject(dst []byte, object map[string]any, depth int) ([]byte, error) {
 	dst = append(dst, '{')
-	// The order of UTF-8 bytes is that of code points.
+	// UTF-8 bytes sort like code points.
 	for i, key := range slices.Sorted(maps.Keys(object)) {
 		if i > 0 {
 			dst = append(dst, ',')
@@ -258,7 +256,7 @@ func appendReflected(dst []byte, value reflect.Value, depth int) ([]byte, error)
 			object[key.String()] = element.Interface()
 		}
 		return appendObject(dst, object, depth)
-	// Bytes are somebody's encoding of something, not an array of numbers.
+	// A byte slice is encoded data, not an array of numbers.
 	case value.Kind() == reflect.Slice && value.Type().Elem().Kind() != reflect.Uint8:
 		array := make([]any, value.Len())
 		for i := range array {
@@ -274,8 +272,8 @@ func appendNumber(dst []byte, text string) ([]byte, error) {
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
 		return appendInteger(dst, n)
 	}
-	// Without a fraction and a negative exponent the number is an integer, which
-	// a float64 holds exactly if it is small enough.
+	// Without a fraction and a negative exponent the number is an integer. A float64
+	// represents it exactly if it is small enough.
 	n, err := strconv.ParseFloat(text, 64)
 	if err != nil || strings.ContainsAny(text, ".") || strings.Contains(strings.ToLower(text), "e-") {
 		return nil, errNumber()
@@ -298,7 +296,7 @@ func appendInteger(dst []byte, n int64) ([]byte, error) {
 }
 
 func errNumber() error {
-	return fmt.Errorf("a number that is no integer within ±(2^53-1): %w", ErrJSON)
+	return fmt.Errorf("a number that is not an integer within ±(2^53-1): %w", ErrJSON)
 }
 
 func appendString(dst []byte, s string) ([]byte, error) {

@@ -95,8 +95,8 @@ func TestCanonicalJSONOfGo(t *testing.T) {
 	}
 }
 
-// FuzzCanonicalJSON: the canonical form says the same as the text, and is its own
-// canonical form.
+// FuzzCanonicalJSON checks that the canonical form has the same value as the text, and
+// does not change when it is canonicalised again.
 func FuzzCanonicalJSON(f *testing.F) {
 	for _, seed := range []string{
 		`{"b":[1,-0,1e3],"a":{"\u65E5":null,"":true}}`, `"\uD83D\uDE00\/\\u"`, `"\uD83D"`, `{"a":1,"a":2}`, `1.5`, `[[[[]]]]`, "\"\x7f\"", `9007199254740992`,
@@ -122,8 +122,8 @@ func FuzzCanonicalJSON(f *testing.F) {
 	})
 }
 
-// normalised returns the value without negative zeros, which have no canonical
-// form of their own.
+// normalised returns the value with 0 for negative zeros, which canonical JSON cannot
+// represent.
 func normalised(value any) any {
 	switch value := value.(type) {
 	case float64:

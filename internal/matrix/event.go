@@ -8,71 +8,73 @@ import (
 )
 
 const (
-	// maxEvent is how many bytes of canonical JSON an event may have.
+	// maxEvent is the maximum size of an event's canonical JSON, in bytes.
 	maxEvent = 65536
 
-	// maxPrevEvents and maxAuthEvents are how many events one may name.
+	// maxPrevEvents and maxAuthEvents are the maximum numbers of events in an
+	// event's PrevEvents and AuthEvents.
 	maxPrevEvents = 20
 	maxAuthEvents = 10
 )
 
-// ErrTooLarge is returned for an event that no homeserver would accept for its
-// size: more than 64 KiB of JSON, more than 255 bytes of type, sender, room id or
-// state key, more than 20 previous or 10 auth events.
+// ErrTooLarge is returned for an event that homeservers reject for its size: more
+// than 64 KiB of JSON, a type, sender, room id or state key of more than 255 bytes,
+// more than 20 previous events or more than 10 auth events.
 var ErrTooLarge = errors.New("the event is too large")
 
-// An Event is what an event says, before it is sealed.
+// An Event is the contents of an event before it is sealed.
 type Event struct {
 	// Type is the event's type, such as m.room.member.
 	Type string
 
-	// RoomID is the id of the event's room. It is "" for an m.room.create event
-	// since version 12, whose own id becomes the room's.
+	// RoomID is the id of the event's room. Since version 12 it is "" for an
+	// m.room.create event, whose own id becomes the room's id.
 	RoomID string
 
-	// Sender is the user id of the user who says it.
+	// Sender is the user id of the sender.
 	Sender string
 
-	// StateKey makes the event a state event. Defaults to nil: it is none.
+	// StateKey makes the event a state event. Defaults to nil: not a state event.
 	StateKey *string
 
-	// Content may hold what encoding/json makes of JSON, and Go's own booleans,
-	// strings, integers, maps with string keys and slices. Numbers must be
-	// integers within ±(2^53-1). Defaults to nil: an empty object.
+	// Content may have the types that encoding/json returns, and Go's own
+	// booleans, strings, integers, maps with string keys and slices. Numbers must
+	// be integers within ±(2^53-1). Defaults to nil: an empty object.
 	Content map[string]any
 
 	// Depth is one more than the largest depth of the previous events.
 	Depth int64
 
-	// PrevEvents are the ids of the events that this one follows, AuthEvents
-	// those of the state events that allow it: see [AuthTypes].
+	// PrevEvents are the ids of the events that this event follows. AuthEvents are
+	// the ids of the state events that allow it: see [AuthTypes].
 	PrevEvents, AuthEvents []string
 
-	// OriginServerTS is when the event was made, in Unix milliseconds.
+	// OriginServerTS is when the event was created, in Unix milliseconds.
 	OriginServerTS int64
 }
 
-// A SealedEvent is an event that nobody can change any more without changing its
-// id.
+// A SealedEvent is an event with its id, hashes and signatures. Any change would
+// change its id.
 type SealedEvent struct {
 	// ID is the event's id.
 	ID string
 
-	// JSON is the event in canonical JSON, with its hashes and signatures and
-	// without the key unsigned, which is nobody's but each server's own.
+	// JSON is the event in canonical JSON, with its hashes and signatures. It does
+	// not have the key unsigned, which differs between servers.
 	JSON []byte
 
-	// Event is what the event says. Its RoomID is always set.
+	// Event is the contents of the event. Its RoomID is always set.
 	Event
 }
 
-// Seal hashes the event, signs it in the name of the sender's server, which must
-// be serverName, and names it. A nil key leaves it unsigned, which only a room
-// without remote members can stand. Seal changes nothing that e refers to;
-// sealing an equal event again gives an equal one.
+// Seal computes the event's hash and id, and signs the event for the sender's
+// server, which must be serverName. If key is nil the event is not signed, which
+// is valid only in a room without remote members. Seal does not change e. Sealing an
+// equal event again gives an equal result.
 //
-// Errors wrap [ErrRoomVersion], [ErrTooLarge], or [ErrJSON] for a content that
-// has no canonical form. Whether the sender may say it is not judged.
+// Errors wrap [ErrRoomVersion], [ErrTooLarge], or [ErrJSON] for a content without a
+// canonical form. Seal does not check whether the sender is allowed to send the
+// event.
 func (e Event) Seal(version RoomVersion, serverName string, key *SigningKey) (SealedEvent, error) {
 	sealed, err := e.seal(version, serverName, key)
 	if err != nil {
@@ -85,8 +87,8 @@ func (e Event) seal(version RoomVersion, serverName string, key *SigningKey) (Se
 	if err := e.check(version, serverName); err != nil {
 		return SealedEvent{}, err
 	}
-	// From here on the event is what others will parse, not what Go types the
-	// content came in.
+	// Parse the event as other servers will, independently of the Go types in its
+	// content.
 	raw, err := appendCanonical(nil, e.fields(), 0)
 	if err != nil {
 		return SealedEvent{}, err
@@ -96,7 +98,7 @@ func (e Event) seal(version RoomVersion, serverName string, key *SigningKey) (Se
 		return SealedEvent{}, err
 	}
 	if e.Type == "m.room.create" && event.content()["room_version"] != string(version) {
-		return SealedEvent{}, errors.New("its content names another room version")
+		return SealedEvent{}, errors.New("its content has another room version")
 	}
 	hash, err := event.contentHash()
 	if err != nil {
@@ -129,7 +131,7 @@ func (e Event) seal(version RoomVersion, serverName string, key *SigningKey) (Se
 	return sealed, nil
 }
 
-// fields are the event's keys and values before it has hashes and signatures.
+// fields returns the event's keys and values without hashes and signatures.
 func (e Event) fields() map[string]any {
 	fields := map[string]any{
 		"auth_events":      e.AuthEvents,
@@ -149,7 +151,7 @@ func (e Event) fields() map[string]any {
 	return fields
 }
 
-// check returns an error for what no homeserver would take for an event.
+// check returns an error if no homeserver would accept the event.
 func (e Event) check(version RoomVersion, serverName string) error {
 	if err := version.check(); err != nil {
 		return err
@@ -168,7 +170,7 @@ func (e Event) check(version RoomVersion, serverName string) error {
 	}
 	for _, id := range slices.Concat(e.PrevEvents, e.AuthEvents) {
 		if !strings.HasPrefix(id, "$") || len(id) > maxIdentifier {
-			return errors.New("it names an event by what is no event id")
+			return errors.New("it has an invalid event id among its previous and auth events")
 		}
 	}
 	switch server, _ := ServerOf(e.Sender); {
@@ -177,18 +179,18 @@ func (e Event) check(version RoomVersion, serverName string) error {
 	case e.Depth < 0:
 		return errors.New("its depth is negative")
 	case !ValidUserID(e.Sender):
-		return errors.New("its sender is no user id")
+		return errors.New("its sender is not a user id")
 	case server != serverName:
-		return errors.New("its sender is of another server")
+		return errors.New("its sender belongs to another server")
 	}
 	if e.Type == "m.room.create" {
 		return e.checkCreate(version)
 	}
 	switch {
 	case !strings.HasPrefix(e.RoomID, "!"):
-		return errors.New("its room has no room id")
+		return errors.New("it has no valid room id")
 	case version.roomIsCreateEvent() && slices.Contains(e.AuthEvents, "$"+e.RoomID[1:]):
-		return errors.New("its auth events include the create event, which its room id stands for")
+		return errors.New("its auth events include the create event, which the room id already names")
 	}
 	return nil
 }
@@ -200,9 +202,9 @@ func (e Event) checkCreate(version RoomVersion) error {
 	case len(e.PrevEvents) > 0 || len(e.AuthEvents) > 0:
 		return errors.New("it is not the room's first event")
 	case version.roomIsCreateEvent() && e.RoomID != "":
-		return errors.New("it has a room id, which its own id is to become")
+		return errors.New("it has a room id, but its own id becomes the room id")
 	case !version.roomIsCreateEvent() && !strings.HasPrefix(e.RoomID, "!"):
-		return errors.New("its room has no room id")
+		return errors.New("it has no valid room id")
 	}
 	return nil
 }

@@ -1,7 +1,7 @@
 package matrix
 
-// EventFormat returns the number of the format that events of the room version
-// are stored in, false if the version is not one of 1 to 12.
+// EventFormat returns the number of the storage format for events of the room
+// version. It is false if the version is not one of 1 to 12.
 func (v RoomVersion) EventFormat() (format int, ok bool) {
 	switch v {
 	case "1", "2":

@@ -9,12 +9,11 @@ import (
 	"maps"
 )
 
-// ErrSignature is returned for an event that the server has not signed with the
-// key, or not as it is.
+// ErrSignature is returned if an event has no valid signature of the server and key.
 var ErrSignature = errors.New("no valid signature")
 
-// A parsedEvent is the JSON object of an event whose type is a string and whose
-// content is an object. Nothing else about it is known.
+// A parsedEvent is the JSON object of an event. Its type is a string and its content
+// an object. Other keys are not checked.
 type parsedEvent map[string]any
 
 func parseEvent(version RoomVersion, raw []byte) (parsedEvent, error) {
@@ -37,8 +36,8 @@ func parseEvent(version RoomVersion, raw []byte) (parsedEvent, error) {
 func (e parsedEvent) kind() string            { return e["type"].(string) }
 func (e parsedEvent) content() map[string]any { return e["content"].(map[string]any) }
 
-// EventID returns the id of any event from its JSON: $ and the hash of what a
-// redaction leaves of it, so that it does not change with one.
+// EventID returns the id of any event from its JSON: $ and the hash of the redacted
+// event. So a redaction does not change the id.
 func EventID(version RoomVersion, raw []byte) (string, error) {
 	event, err := parseEvent(version, raw)
 	if err != nil {
@@ -51,9 +50,8 @@ func EventID(version RoomVersion, raw []byte) (string, error) {
 	return id, nil
 }
 
-// ContentHash returns the hash of any event from its JSON, as in its
-// hashes.sha256: that of all it says, so that a redacted event does not match its
-// own any more.
+// ContentHash returns the hash of any event from its JSON, as in its hashes.sha256.
+// It covers the whole event, so a redacted event no longer matches its hash.
 func ContentHash(raw []byte) (string, error) {
 	event, err := parseObject(raw)
 	if err != nil {
@@ -66,9 +64,9 @@ func ContentHash(raw []byte) (string, error) {
 	return hash, nil
 }
 
-// VerifySignature returns nil if the server's signature of the event with that
-// key is valid, and else an error that wraps [ErrSignature], or says why the text
-// is no event. A redacted event keeps its signatures.
+// VerifySignature returns nil if the event has a valid signature of the server and
+// key. The error wraps [ErrSignature], or says why the text is not an event. A
+// redacted event keeps its signatures.
 func VerifySignature(version RoomVersion, raw []byte, serverName, keyID string, public ed25519.PublicKey) error {
 	event, err := parseEvent(version, raw)
 	if err != nil {
@@ -82,7 +80,7 @@ func VerifySignature(version RoomVersion, raw []byte, serverName, keyID string, 
 	ofServer, _ := signatures[serverName].(map[string]any)
 	text, _ := ofServer[keyID].(string)
 	signature, err := decodeBase64(text)
-	// A key of another length would make Verify panic.
+	// Verify panics if the key has another length.
 	if err != nil || len(public) != ed25519.PublicKeySize || !ed25519.Verify(public, signed, signature) {
 		return fmt.Errorf("verify the signature of %.255q with %.255q: %w", serverName, keyID, ErrSignature)
 	}
@@ -106,7 +104,7 @@ func (e parsedEvent) sign(version RoomVersion, key *SigningKey) (string, error) 
 	return base64.RawStdEncoding.EncodeToString(key.sign(covered)), nil
 }
 
-// signedBytes are what a signature and the event's id cover.
+// signedBytes returns the bytes that the event's signatures and id cover.
 func (e parsedEvent) signedBytes(version RoomVersion) ([]byte, error) {
 	return appendCanonical(nil, e.redacted(version).without("signatures"), 0)
 }
@@ -120,7 +118,7 @@ func (e parsedEvent) contentHash() (string, error) {
 	return base64.RawStdEncoding.EncodeToString(hash[:]), nil
 }
 
-// without returns a copy of the object that lacks the keys.
+// without returns a copy of the object without the keys.
 func (e parsedEvent) without(keys ...string) map[string]any {
 	left := maps.Clone(map[string]any(e))
 	for _, key := range keys {

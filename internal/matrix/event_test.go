@@ -42,8 +42,8 @@ func TestEventsOfTheSpecification(t *testing.T) {
 	}
 }
 
-// TestEventOfAHomeserver: a create event of a real homeserver of room version 12
-// has the id that it got there, so its room does too.
+// TestEventOfAHomeserver checks that a create event of room version 12 has the same id,
+// and so the same room id, as on a real homeserver.
 func TestEventOfAHomeserver(t *testing.T) {
 	t.Parallel()
 	raw := []byte(`{"auth_events":[],"prev_events":[],"type":"m.room.create","sender":"@carol:lab.test","content":{"room_version":"12"},"depth":1,
@@ -76,7 +76,7 @@ func TestSeal(t *testing.T) {
 	for _, version := range []RoomVersion{"9", "10", "11", "12"} {
 		signed, err := message().Seal(version, "domain", key)
 		require.NoError(t, err)
-		require.Equal(t, message(), signed.Event, "sealing changes nothing")
+		require.Equal(t, message(), signed.Event, "Seal must not change the event")
 		canonical, err := CanonicalJSON(signed.JSON)
 		require.NoError(t, err)
 		require.Equal(t, string(canonical), string(signed.JSON))
@@ -96,7 +96,7 @@ func TestSeal(t *testing.T) {
 	}
 	require.Len(t, ids, 1, "without redactable keys the versions agree")
 
-	// Each thing that an event says is in its id.
+	// The id depends on every field of the event.
 	for name, change := range map[string]func(*Event){
 		"type": func(e *Event) { e.Type = "x" }, "room": func(e *Event) { e.RoomID = "!x:domain" }, "sender": func(e *Event) { e.Sender = "@x:domain" },
 		"state key": func(e *Event) { e.StateKey = new("") }, "content": func(e *Event) { e.Content = nil }, "depth": func(e *Event) { e.Depth++ },
@@ -159,7 +159,7 @@ func TestSealRefuses(t *testing.T) {
 		}
 		require.Zero(t, sealed, name)
 	}
-	// Up to version 11 a create event names its room.
+	// Up to version 11 a create event has a room id.
 	old := create()
 	old.Content["room_version"] = "11"
 	_, err = old.Seal("11", "domain", nil)
@@ -169,7 +169,7 @@ func TestSealRefuses(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "!r:domain", sealed.RoomID)
 
-	// The largest event that is accepted is of 64 KiB exactly.
+	// The largest accepted event has exactly 64 KiB.
 	event := message()
 	sealed, err = event.Seal("12", "domain", nil)
 	require.NoError(t, err)
@@ -189,7 +189,7 @@ func TestVerifySignatureRefuses(t *testing.T) {
 	require.NoError(t, err)
 	verify := func(raw string) error { return VerifySignature("11", []byte(raw), "domain", "ed25519:1", key.Public()) }
 	require.NoError(t, verify(string(sealed.JSON)))
-	// What a redaction takes away is not signed, but by way of the hash.
+	// The signature covers what a redaction removes only through the hash.
 	require.NoError(t, verify(strings.Replace(string(sealed.JSON), `"n":1`, `"n":2`, 1)))
 	for _, raw := range []string{
 		strings.Replace(string(sealed.JSON), `"depth":7`, `"depth":8`, 1),
@@ -210,8 +210,8 @@ func TestVerifySignatureRefuses(t *testing.T) {
 	require.ErrorIs(t, VerifySignature("1", sealed.JSON, "domain", "ed25519:1", key.Public()), ErrRoomVersion)
 }
 
-// FuzzEventID: an event's id does not depend on how its JSON is spelled, or on
-// what is unsigned, and whatever is sealed is named and verified alike.
+// FuzzEventID checks that an event's id does not depend on the spelling of its JSON or
+// on unsigned, and that a sealed event has the same id and a valid signature.
 func FuzzEventID(f *testing.F) {
 	f.Add([]byte(minimalEvent), "t", "@u:domain", "body", int64(1))
 	f.Add([]byte(`{"type":"m.room.create","content":{"room_version":"12"}}`), "m.room.member", "@:domain", "\u2028\x00", int64(-1))

@@ -58,8 +58,8 @@ func TestValidRoomID(t *testing.T) {
 	}
 }
 
-// FuzzValidRoomID: a valid room id has its sigil, and either a valid server or
-// the length of a hash.
+// FuzzValidRoomID checks that a valid room id begins with !, and has either a valid
+// server name or the length of a hash.
 func FuzzValidRoomID(f *testing.F) {
 	for _, seed := range []string{"!abc:example.org", "!:[::1]:1", "!jYKpvDx92ssSdEiqXwywLvrm7zyNB2KW7pJf7Ukz-bI", "!", "!a:b:c", "@a:b"} {
 		f.Add(seed)

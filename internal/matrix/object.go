@@ -7,28 +7,26 @@ import (
 
 // A Field is a key of a JSON object with its value.
 type Field struct {
-	// Name is what the key says.
+	// Name is the decoded key.
 	Name []byte
 
-	// Key and Value are the key and the value as they are spelled; both are valid
-	// JSON.
+	// Key and Value are the JSON text of the key and the value.
 	Key, Value []byte
 }
 
-// An Object is a JSON object that has been split and not decoded: its fields in
-// the order of the text, and no name twice. Its bytes are those of the text that
-// it was split from, and must not be changed.
+// An Object is a JSON object that has been split but not decoded. Its fields are in
+// the order of the text, and have different names. Its bytes are those of the
+// original text, and must not be changed.
 type Object []Field
 
-// manyFields is from how many fields on names are compared by a map: objects of
-// events have few, but an event of 64 KiB could have thousands.
+// manyFields is the number of fields from which a map finds names. Most objects have
+// fewer, but an event of 64 KiB can have thousands.
 const manyFields = 32
 
-// SplitObject splits the text of a JSON object, and appends its fields to dst,
-// which may be nil. All of the text is checked: what SplitObject takes is valid
-// JSON and valid UTF-8, is an object, and is nested no deeper than 1000 levels.
-// If a name is there twice the last value counts, as for most parsers. For
-// everything else it returns dst and false.
+// SplitObject splits the text of a JSON object, and appends its fields to dst, which
+// may be nil. It checks that the whole text is valid JSON and valid UTF-8, is an
+// object, and has at most 1000 levels of nesting. Otherwise it returns dst and false.
+// If a name occurs twice the last value counts, as in most parsers.
 func SplitObject(dst Object, raw []byte) (Object, bool) {
 	if !utf8.Valid(raw) {
 		return dst, false
@@ -45,7 +43,7 @@ func SplitObject(dst Object, raw []byte) (Object, bool) {
 	return s.all, true
 }
 
-// Get returns the value of a name as it is spelled, nil if there is no such name.
+// Get returns the JSON text of a name's value, or nil if the name is missing.
 func (o Object) Get(name string) json.RawMessage {
 	for i := range o {
 		if string(o[i].Name) == name {
@@ -55,7 +53,7 @@ func (o Object) Get(name string) json.RawMessage {
 	return nil
 }
 
-// Text returns what a JSON string says. It is false for everything else.
+// Text decodes a JSON string. It is false for any other value.
 func Text(value []byte) (string, bool) {
 	if len(value) < 2 || value[0] != '"' || value[len(value)-1] != '"' {
 		return "", false
@@ -68,7 +66,7 @@ func Text(value []byte) (string, bool) {
 	return text, err == nil
 }
 
-// Says reports whether a JSON value is a string that says the text.
+// Says reports whether a JSON value is a string with the given text.
 func Says(value []byte, text string) bool {
 	if len(value) < 2 || value[0] != '"' || value[len(value)-1] != '"' {
 		return false
@@ -80,7 +78,7 @@ func Says(value []byte, text string) bool {
 	return ok && said == text
 }
 
-// plain reports whether a string's spelling is what it says.
+// plain reports whether a string has no escapes.
 func plain(spelled []byte) bool {
 	for _, c := range spelled {
 		if !ordinary[c] {
@@ -90,14 +88,14 @@ func plain(spelled []byte) bool {
 	return true
 }
 
-// A splitter walks once over a text. Its methods begin at what they are named
-// for, and stop behind it; they are false where the text is not JSON.
+// A splitter parses a text once. Each method begins at the element it is named for
+// and stops after it. It returns false if the text is not JSON.
 type splitter struct {
 	text  []byte
 	at    int
 	all   Object
-	first int            // of this object's fields
-	named map[string]int // where a name's field is, once there are many
+	first int            // index of this object's first field in all
+	named map[string]int // index of each name, if there are many fields
 }
 
 func (s *splitter) space() {
@@ -111,7 +109,7 @@ func (s *splitter) space() {
 	}
 }
 
-// next skips space and returns the byte behind it, 0 at the end.
+// next skips space and returns the byte after it, or 0 at the end.
 func (s *splitter) next() byte {
 	s.space()
 	if s.at >= len(s.text) {
@@ -139,7 +137,7 @@ func (s *splitter) value(depth int) bool {
 	}
 }
 
-// object walks over an object; if split, it is the one whose fields are wanted.
+// object parses an object. If split is set, it collects the object's fields.
 func (s *splitter) object(depth int, split bool) bool {
 	if depth >= maxNesting {
 		return false
@@ -182,7 +180,7 @@ func (s *splitter) object(depth int, split bool) bool {
 	}
 }
 
-// add adds a field, or gives that of the same name another value.
+// add adds a field, or replaces the value of the field with the same name.
 func (s *splitter) add(key, value []byte) bool {
 	field := Field{Name: key[1 : len(key)-1], Key: key, Value: value}
 	if !plain(field.Name) {
@@ -275,7 +273,7 @@ func (s *splitter) string() bool {
 	}
 }
 
-// ordinary are the bytes that stand for themselves in a string.
+// ordinary has the bytes that need no escape in a string.
 var ordinary = func() (table [256]bool) {
 	for c := range table {
 		table[c] = c >= ' ' && c != '"' && c != '\\'

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// nested is a value inside so many arrays or objects.
+// nested returns a value inside the given number of arrays or objects.
 func nested(opening, value, closing string, levels int) string {
 	return strings.Repeat(opening, levels) + value + strings.Repeat(closing, levels)
 }
@@ -26,7 +26,7 @@ func TestSplitObject(t *testing.T) {
 	require.Equal(t, `1e400`, string(object.Get("")))
 	require.Nil(t, object.Get("x"))
 
-	// An object that is appended to another has names of its own.
+	// The names of an appended object are independent of the first object's.
 	both, ok := SplitObject(object, []byte(`{"a":2}`))
 	require.True(t, ok)
 	require.Len(t, both, 4)
@@ -43,7 +43,7 @@ func TestSplitObject(t *testing.T) {
 	}
 }
 
-// Many fields are compared in another way than few.
+// Objects with many fields compare names differently.
 func TestSplitObjectOfManyFields(t *testing.T) {
 	t.Parallel()
 	const count = 20_000
@@ -76,8 +76,8 @@ func TestText(t *testing.T) {
 	}
 }
 
-// FuzzSplitObject holds the splitter against encoding/json: the same texts, the
-// same names, the same values.
+// FuzzSplitObject compares SplitObject with encoding/json: both accept the same texts,
+// with the same names and values.
 func FuzzSplitObject(f *testing.F) {
 	for _, text := range []string{
 		`{}`, ` { } `, `{"a":1,"a":2}`, `{"a":1,"\u0061":2}`, `{"a":[{"b":[]},null,true,false,-0.5e+10,1E-3,"\"\\\/\b\f\n\r\t\u00ff"]}`, `null`, `[]`, ``,
@@ -92,7 +92,7 @@ func FuzzSplitObject(f *testing.F) {
 		var want map[string]json.RawMessage
 		wanted := utf8.Valid(text) && json.Unmarshal(text, &want) == nil && want != nil
 		if ok != wanted {
-			// Only what is nested very deep may be taken differently.
+			// They may differ only for very deep nesting.
 			require.False(t, ok, "%q", text)
 			require.Greater(t, strings.Count(string(text), "[")+strings.Count(string(text), "{"), maxNesting, "%q", text)
 			return

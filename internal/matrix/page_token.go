@@ -7,37 +7,38 @@ import (
 	"strings"
 )
 
-// ErrPageToken is returned for text that is no page token.
+// ErrPageToken is returned for text that is not a page token.
 var ErrPageToken = errors.New("not a page token")
 
-// maxPageToken is how many bytes a token's place and its rest may each have. A
-// homeserver's own have about 50, and 20 more for each of its writers.
+// maxPageToken is the maximum size of a token's place and of its rest, in bytes. A
+// homeserver's tokens have about 50, and 20 more for each writer.
 const maxPageToken = 4096
 
-// ownRest is what follows the place in a token of ours: nine places in streams
-// that say nothing of a room. Older homeservers refuse more of them, and newer
-// ones add what is missing.
+// ownRest follows the place in Lethe's own tokens. It has nine places in streams that
+// are irrelevant to rooms. Older homeservers refuse more than nine, and newer ones
+// add the missing ones.
 const ownRest = "_0_0_0_0_0_0_0_0_0"
 
 // A PageToken is a place in the timeline of a room, as clients pass it around:
 //
 //   - t<topological>-<stream>, just after the event with these orderings: see
 //     [Token].
-//   - s<stream>, just after what had arrived when the stream was there.
-//   - m<stream>~<writer>.<stream>~…, the same where several processes write the
-//     stream: each of those named is at the place that follows it, and all
-//     others are at the first.
+//   - s<stream>, just after the events that had arrived at this position of the
+//     stream.
+//   - m<stream>~<writer>.<stream>~…, the same if several processes write the
+//     stream: each named writer is at the position after its name, and all others
+//     are at the first position.
 //
-// The rest of the token, from the first underscore on, are places in other
-// streams. It is kept as it is. The zero PageToken is none, and is written "".
+// The rest of the token, from the first underscore on, has places in other streams.
+// It is not changed. The zero PageToken is no token, and is written as "".
 type PageToken struct {
 	text    string // the whole token, as it was written
-	place   int    // how long its first component is
-	at      Token  // of a live token only Stream is set
+	place   int    // length of its first component
+	at      Token  // a live token sets only Stream
 	writers []WriterPosition
 }
 
-// A WriterPosition says how far a process had written the stream of events.
+// A WriterPosition is how far a process had written the stream of events.
 type WriterPosition struct {
 	// Writer is the number that the homeserver gave the process.
 	Writer int64
@@ -69,19 +70,19 @@ func historicPageToken(at Token, rest string) PageToken {
 	return PageToken{text: string(append(text, rest...)), place: place, at: at}
 }
 
-// Historic returns where a historic token is, false if it is a live one.
+// Historic returns the place of a historic token. It is false for a live token.
 func (t PageToken) Historic() (Token, bool) { return t.at, t.text != "" && t.text[0] == 't' }
 
-// Stream returns where the token is in the stream; for one of several writers
-// where those are that it does not name.
+// Stream returns the token's position in the stream. In a token with writers it is
+// the position of the writers that the token does not name.
 func (t PageToken) Stream() int64 { return t.at.Stream }
 
-// Writers returns where the writers are that a live token names. All are beyond
-// [PageToken.Stream], and none is named twice. The caller must not change them.
+// Writers returns the positions of the writers that a live token names. Each writer
+// occurs once, and its position is beyond [PageToken.Stream]. The caller must not
+// change the result.
 func (t PageToken) Writers() []WriterPosition { return t.writers }
 
-// String formats the token as it is written on the wire: one that was parsed as
-// it was.
+// String returns the token in wire format. A parsed token has its original text.
 func (t PageToken) String() string { return t.text }
 
 // MarshalText implements [encoding.TextMarshaler].
@@ -97,9 +98,9 @@ func (t *PageToken) UnmarshalText(text []byte) error {
 	return err
 }
 
-// ParsePageToken parses a token of any form. The place has one spelling only; the
-// rest may have any number of components, each a number or a place of several
-// writers. Each of the two may have 4096 bytes. Errors wrap [ErrPageToken].
+// ParsePageToken parses a token of any form. Each place has only one spelling. The
+// rest may have any number of components, each a number or a place with writers. The
+// place and the rest may have 4096 bytes each. Errors wrap [ErrPageToken].
 func ParsePageToken(s string) (PageToken, error) {
 	place, rest, more := strings.Cut(s, "_")
 	if len(place) > maxPageToken || len(rest) > maxPageToken {
@@ -138,7 +139,7 @@ func parsePlace(s string) (t PageToken, ok bool) {
 		for ok && more {
 			var part string
 			part, rest, more = strings.Cut(rest, "~")
-			if part != "" { // a token that names no writer may end in ~
+			if part != "" { // a token without writers may end in ~
 				ok = t.addWriter(part)
 			}
 		}
@@ -146,11 +147,11 @@ func parsePlace(s string) (t PageToken, ok bool) {
 	return t, ok
 }
 
-// maxWriters is how many writers a token may name: homeservers have a dozen, and
-// each costs a comparison per event.
+// maxWriters is the maximum number of writers in a token. Homeservers have about a
+// dozen, and each costs a comparison per event.
 const maxWriters = 64
 
-// addWriter adds what <writer>.<stream> says.
+// addWriter adds the writer of a <writer>.<stream>.
 func (t *PageToken) addWriter(part string) bool {
 	writer, stream, _ := strings.Cut(part, ".")
 	var w WriterPosition
@@ -169,7 +170,7 @@ func (t *PageToken) addWriter(part string) bool {
 	return true
 }
 
-// parseOrdering parses a number in the one spelling that it has.
+// parseOrdering parses a number in its only valid spelling.
 func parseOrdering(s string) (int64, bool) {
 	digits := strings.TrimPrefix(s, "-")
 	if !allDigits(digits) || (digits[0] == '0' && (len(digits) > 1 || len(digits) < len(s))) {
@@ -179,7 +180,7 @@ func parseOrdering(s string) (int64, bool) {
 	return n, err == nil
 }
 
-// isComponent reports whether a homeserver may have written it after the place.
+// isComponent reports whether s is a valid component after the place.
 func isComponent(s string) bool {
 	several, ok := strings.CutPrefix(s, "m")
 	if !ok {
@@ -196,7 +197,7 @@ func isComponent(s string) bool {
 	return ok
 }
 
-// allDigits reports whether the text is a number without a sign.
+// allDigits reports whether s is a number without a sign.
 func allDigits(s string) bool {
 	for i := range len(s) {
 		if s[i] < '0' || s[i] > '9' {

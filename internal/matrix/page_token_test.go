@@ -87,7 +87,7 @@ func TestPageTokenMoves(t *testing.T) {
 		again, err := ParsePageToken(want)
 		require.NoError(t, err)
 		require.Equal(t, again, moved)
-		require.Equal(t, text, token.String(), "it moves nothing itself")
+		require.Equal(t, text, token.String(), "Moved must not change the token")
 	}
 	require.Empty(t, PageToken{}.String())
 	_, historic := PageToken{}.Historic()
@@ -108,8 +108,8 @@ func TestPageTokenInJSON(t *testing.T) {
 	require.Equal(t, want, got, "a failure leaves the token as it was")
 }
 
-// FuzzParsePageToken: what is accepted is written as it was, its place has one
-// spelling, and what is moved is accepted with the same rest.
+// FuzzParsePageToken checks that an accepted token keeps its text, that its place has
+// only one spelling, and that a moved token is valid and keeps the rest.
 func FuzzParsePageToken(f *testing.F) {
 	for _, seed := range []string{
 		"s1", "s0_0_0_0_0_0_0_0_0_0", "t12--345_1", "m5~", "m5~1.6~2.7_m1~2.3_-4", "t-1-2", "s01", "s1__2", "m5~1.5", "_", "",

@@ -4,11 +4,11 @@ import (
 	"fmt"
 )
 
-// A kept key is one that redacted events keep, from its first to its last room
-// version. A last of 0 means that newer ones keep it too.
+// kept says which room versions keep a key in redacted events, from the first to the
+// last. A last of 0 means that all newer versions keep it too.
 type kept struct{ first, last int }
 
-// keptKeys are those of an event.
+// keptKeys are the kept keys of an event.
 var keptKeys = map[string]kept{
 	"auth_events":      {first: 1},
 	"content":          {first: 1},
@@ -27,8 +27,9 @@ var keptKeys = map[string]kept{
 	"type":             {first: 1},
 }
 
-// keptContent is, by type, those of an event's content. Since version 11 all of
-// m.room.create's is kept, and a part of m.room.member's third_party_invite.
+// keptContent is the kept keys of an event's content, by event type. Since version 11
+// the whole content of m.room.create is kept, and a part of m.room.member's
+// third_party_invite.
 var keptContent = map[string]map[string]kept{
 	"m.room.aliases":            {"aliases": {first: 1, last: 5}},
 	"m.room.create":             {"creator": {first: 1}},
@@ -42,21 +43,21 @@ var keptContent = map[string]map[string]kept{
 	"m.room.redaction": {"redacts": {first: 11}},
 }
 
-// in reports whether events of the version keep the key.
+// in reports whether the version keeps the key.
 func (k kept) in(version int) bool {
 	return k.first > 0 && k.first <= version && (k.last == 0 || version <= k.last)
 }
 
 // RedactionKeeps reports whether a redacted event keeps a key. Unlike [Redact] it
-// knows all versions, and takes one that it does not know for the newest.
+// supports all room versions. It treats an unknown version as the newest.
 func RedactionKeeps(version RoomVersion, key []byte) bool {
 	return keptKeys[string(key)].in(version.number())
 }
 
-// AppendRedactedContent appends to dst what a redaction leaves of the content of
-// an event of that type: JSON, spelled as it was. What is no object becomes an
-// empty one. Unlike [Redact] it knows all versions, and takes one that it does
-// not know for the newest; and it reads contents that no server would make.
+// AppendRedactedContent appends to dst the redacted content of an event of the given
+// type. It keeps the JSON text of the values. Content that is not an object becomes an
+// empty object. Unlike [Redact] it supports all room versions, treats an unknown
+// version as the newest, and accepts content that no server would create.
 func AppendRedactedContent(dst []byte, version RoomVersion, kind string, content []byte) []byte {
 	object, ok := SplitObject(nil, content)
 	switch {
@@ -92,14 +93,13 @@ func keepsAllContent(version RoomVersion, kind string) bool {
 	return version.newRedactions() && kind == "m.room.create"
 }
 
-// keepsSigned reports whether what is signed is kept of an object in the content.
+// keepsSigned reports whether the key signed is kept of an object in the content.
 func keepsSigned(version RoomVersion, kind, key string) bool {
 	return version.newRedactions() && kind == "m.room.member" && key == "third_party_invite"
 }
 
-// Redact returns the canonical JSON of what is left of an event when it has been
-// redacted: what the room's rules rest on. Its id and its signatures are those
-// of the whole event; the key unsigned is gone. A second redaction changes
+// Redact returns the canonical JSON of the redacted event. The result has the id and
+// the signatures of the whole event, and no key unsigned. A second redaction changes
 // nothing.
 func Redact(version RoomVersion, raw []byte) ([]byte, error) {
 	event, err := parseEvent(version, raw)
@@ -133,7 +133,7 @@ func redactedContent(version RoomVersion, kind string, content map[string]any) m
 	return left
 }
 
-// keep returns those of an object's keys that the version keeps.
+// keep returns an object with only the keys that the version keeps.
 func keep(from map[string]any, keys map[string]kept, version RoomVersion) map[string]any {
 	left := map[string]any{}
 	for key, lasts := range keys {

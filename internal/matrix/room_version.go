@@ -8,14 +8,14 @@ import (
 
 // ErrRoomVersion is returned for a room version that is not
 // [RoomVersion.Supported].
-var ErrRoomVersion = errors.New("a room version that is not supported")
+var ErrRoomVersion = errors.New("unsupported room version (need 9 to 12)")
 
-// A RoomVersion says by which rules the events of a room are made and judged.
-// It is a room's room_version in the database, so it may be any text.
+// A RoomVersion names the rules for the events of a room. It is the room's
+// room_version in the database, so it may be any text.
 type RoomVersion string
 
-// Supported reports whether the version is one of those whose events this
-// package can make and judge: 9, 10, 11 and 12.
+// Supported reports whether this package can create events of the version: 9, 10, 11
+// or 12.
 func (v RoomVersion) Supported() bool {
 	switch v {
 	case "9", "10", "11", "12":
@@ -34,14 +34,10 @@ func (v RoomVersion) check() error {
 	return nil
 }
 
-// stringLevels reports whether power levels may be strings of digits.
-func (v RoomVersion) stringLevels() bool { return v == "9" }
-
-// newestVersion is the version whose rules are taken for those of an unknown one
-// where events have to be read all the same.
+// newestVersion is the version whose rules apply to events of an unknown version.
 const newestVersion = 12
 
-// number returns the version as a number from 1 on.
+// number returns the version as a number, and newestVersion for an unknown version.
 func (v RoomVersion) number() int {
 	number, err := strconv.Atoi(string(v))
 	if err != nil || number < 1 || number > newestVersion {
@@ -50,14 +46,14 @@ func (v RoomVersion) number() int {
 	return number
 }
 
-// RedactsInContent reports whether a redaction says in its content what it
-// redacts, and not beside it. A version that is unknown is taken for the newest.
+// RedactsInContent reports whether the key redacts is in a redaction's content, and
+// not at its top level. An unknown version is treated as the newest.
 func (v RoomVersion) RedactsInContent() bool { return v.newRedactions() }
 
-// newRedactions reports whether redactions keep what version 11 made them keep.
+// newRedactions reports whether redactions follow the rules since version 11.
 func (v RoomVersion) newRedactions() bool { return v.number() >= 11 }
 
-// roomIsCreateEvent reports whether the room's id is that of its create event.
-// Such an event names no room, the others do not name it among their auth
-// events, and the creators' power has no bounds.
+// roomIsCreateEvent reports whether the room's id is made of the id of its create
+// event. The create event then has no room id, the other events do not list it among
+// their auth events, and the creators have unlimited power.
 func (v RoomVersion) roomIsCreateEvent() bool { return v == "12" }

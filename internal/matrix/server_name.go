@@ -7,8 +7,8 @@ import (
 )
 
 var (
-	// port and dnsName follow the grammar of the Matrix specification's
-	// appendix; like a homeserver, Lethe does not judge a port's value.
+	// port and dnsName follow the grammar in the appendix of the Matrix
+	// specification. Like a homeserver, Lethe does not check a port's value.
 	port    = regexp.MustCompile(`^[0-9]{1,5}$`)
 	dnsName = regexp.MustCompile(`^[A-Za-z0-9.-]{1,230}$`)
 )

@@ -27,8 +27,8 @@ func TestValidServerName(t *testing.T) {
 	}
 }
 
-// FuzzValidServerName: a valid name can be the authority of a URL, and nothing
-// in it can end the authority early.
+// FuzzValidServerName checks that a valid name can be the authority of a URL, and
+// contains nothing that ends the authority.
 func FuzzValidServerName(f *testing.F) {
 	for _, seed := range []string{"matrix.org:8888", "[::1]:8448", "[fe80::1%eth0]", "1.2.3.4", "a/b", "a@b", "a:99999"} {
 		f.Add(seed)
@@ -38,7 +38,7 @@ func FuzzValidServerName(f *testing.F) {
 			return
 		}
 		if u, err := url.Parse("https://" + name + "/x"); err != nil || u.Host != name || u.Path != "/x" {
-			t.Errorf("%q is no authority: %+v, %v", name, u, err)
+			t.Errorf("%q is not an authority: %+v, %v", name, u, err)
 		}
 	})
 }

@@ -11,26 +11,25 @@ import (
 	"strings"
 )
 
-// keyVersion is the part of a key's id that tells a server's keys apart.
+// keyVersion matches the version in a key's id, which distinguishes a server's keys.
 var keyVersion = regexp.MustCompile(`^[A-Za-z0-9_]{1,100}$`)
 
-// A SigningKey is a homeserver's key, with which it signs its users' events. It
-// comes from [ParseSigningKey]; the zero value cannot sign. However it is
-// printed, logged or encoded, it shows no more than its id.
+// A SigningKey is the key with which a homeserver signs its users' events.
+// [ParseSigningKey] returns one; the zero value cannot sign. Printing, logging or
+// encoding it shows only its id.
 type SigningKey struct {
 	id     string
 	public ed25519.PublicKey
 
-	// sign holds the secret. It is a function because nothing that prints or
-	// encodes values looks into one.
+	// sign contains the secret. It is a function, because functions are never printed
+	// or encoded.
 	sign func(message []byte) []byte
 }
 
-// ParseSigningKey parses the text of a homeserver's key file. A line is the
-// algorithm, the key's version and its seed in base64, as in
-// "ed25519 a_XLZw …". The first line that is neither blank nor a comment, which
-// begins with #, is the key; the others are not read. Errors do not repeat the
-// text.
+// ParseSigningKey parses the text of a homeserver's key file. A line has the
+// algorithm, the key's version and its seed in base64, as in "ed25519 a_XLZw …". The
+// first line that is neither blank nor a comment with # is the key. Later lines are
+// ignored. Errors do not contain the text.
 func ParseSigningKey(text string) (*SigningKey, error) {
 	for number, line := range strings.Split(text, "\n") {
 		line = strings.TrimSpace(line)
@@ -49,7 +48,7 @@ func ParseSigningKey(text string) (*SigningKey, error) {
 func parseKeyLine(line string) (*SigningKey, error) {
 	words := strings.Fields(line)
 	if len(words) != 3 {
-		return nil, errors.New("not three words: algorithm, version, seed")
+		return nil, errors.New("need three words: algorithm, version, seed")
 	}
 	if words[0] != "ed25519" {
 		return nil, errors.New("the algorithm is not ed25519")
@@ -69,19 +68,19 @@ func parseKeyLine(line string) (*SigningKey, error) {
 	}, nil
 }
 
-// ID returns the key's id, as in "ed25519:a_XLZw".
+// ID returns the key's id, such as "ed25519:a_XLZw".
 func (k SigningKey) ID() string { return k.id }
 
-// Public returns the public key, with which others verify signatures.
+// Public returns the public key, which verifies signatures.
 func (k SigningKey) Public() ed25519.PublicKey { return k.public }
 
-// String implements [fmt.Stringer]. It is the key's id.
+// String implements [fmt.Stringer] and returns the key's id.
 func (k SigningKey) String() string { return k.id }
 
-// GoString implements [fmt.GoStringer]. It is the key's id.
+// GoString implements [fmt.GoStringer] and returns the key's id.
 func (k SigningKey) GoString() string { return "matrix.SigningKey(" + k.id + ")" }
 
-// LogValue implements [slog.LogValuer]. It is the key's id.
+// LogValue implements [slog.LogValuer] and returns the key's id.
 func (k SigningKey) LogValue() slog.Value { return slog.StringValue(k.id) }
 
 // decodeBase64 decodes base64 with or without padding.
@@ -89,8 +88,8 @@ func decodeBase64(s string) ([]byte, error) {
 	return base64.RawStdEncoding.DecodeString(strings.TrimRight(s, "="))
 }
 
-// GenerateSigningKey makes a new signing key, and returns what a key file of it
-// holds.
+// GenerateSigningKey generates a signing key and returns the contents of its key
+// file.
 func GenerateSigningKey() string {
 	seed := make([]byte, ed25519.SeedSize)
 	_, _ = rand.Read(seed) // never fails

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// specSeed and what it signs are from the Matrix specification's appendix.
+// specSeed and the signed texts are from the appendix of the Matrix specification.
 const specSeed = "YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1"
 
 func specKey(t testing.TB) *SigningKey {
@@ -47,7 +47,7 @@ func TestParseSigningKey(t *testing.T) {
 		key, err := ParseSigningKey(text)
 		require.Error(t, err, text)
 		require.Nil(t, key)
-		require.NotContains(t, err.Error(), specSeed[5:20], "an error tells the key")
+		require.NotContains(t, err.Error(), specSeed[5:20], "an error must not contain the key")
 	}
 }
 
@@ -76,8 +76,8 @@ func TestSigningKeyIsNotRevealed(t *testing.T) {
 	}
 }
 
-// FuzzParseSigningKey: what is accepted can sign, and has an id that fits into an
-// event; errors do not repeat a long word of the text.
+// FuzzParseSigningKey checks that an accepted key can sign and has an id that fits into
+// an event, and that errors do not contain long words of the text.
 func FuzzParseSigningKey(f *testing.F) {
 	for _, seed := range []string{"ed25519 1 " + specSeed, "# x\n\ned25519 a_XLZw " + specSeed + "=\r\n", "ed25519 1 x", "", "rsa 1 " + specSeed} {
 		f.Add(seed)
@@ -99,7 +99,7 @@ func FuzzParseSigningKey(f *testing.F) {
 	})
 }
 
-func TestGeneratedSigningKeyIsOne(t *testing.T) {
+func TestGeneratedSigningKeyIsValid(t *testing.T) {
 	t.Parallel()
 	text := GenerateSigningKey()
 	key, err := ParseSigningKey(text)

@@ -47,8 +47,8 @@ func TestTokenInJSON(t *testing.T) {
 	require.Equal(t, want, got, "a failure leaves the token as it was")
 }
 
-// FuzzParseToken: what is accepted has one spelling, and what is formatted is
-// accepted.
+// FuzzParseToken checks that an accepted token has only one spelling, and that
+// ParseToken accepts every formatted token.
 func FuzzParseToken(f *testing.F) {
 	for _, seed := range []string{"t12-345", "t12--345", "t-1-2", "s1", "t01-2", "t1--0", ""} {
 		f.Add(seed, int64(12), int64(-345))

@@ -1,8 +1,6 @@
-// Package monitor knows asynqmon, which shows the queues of asynq in a browser,
-// and how it is made to fit Lethe's Redis and a page that nobody else may use.
+// Package monitor serves asynqmon, which shows asynq's queues in a browser.
 //
-// It promises that asynqmon reaches Redis as every other process does, and that
-// a browser loads nothing from elsewhere and lends the page to no other. It must
-// never decide who may see the page: package httpapi does, and it does not serve
-// a request before.
+// It promises that asynqmon connects to Redis like every other process, and that
+// browsers load nothing from other sites and do not show the pages in a frame. It must
+// never decide who may see the pages: package httpapi authorises each request first.
 package monitor

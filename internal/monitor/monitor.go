@@ -17,13 +17,13 @@ import (
 	"lethe/internal/redisdb"
 )
 
-// Options are what [New] can be told.
+// Options are the options of [New].
 type Options struct {
-	// Root is the path of the first page, below which are all others, such as
-	// "/asynqmon". Defaults to "": the pages have all paths.
+	// Root is the path of the first page, such as "/asynqmon". The other pages are
+	// below it. Defaults to "", the root of the server.
 	Root string
 
-	// ReadOnly refuses what would change something. Defaults to false.
+	// ReadOnly refuses requests that change something. Defaults to false.
 	ReadOnly bool
 }
 
@@ -34,9 +34,9 @@ type Handler struct {
 	policy string
 }
 
-// New returns a Handler of the queues in the Redis that the URL names, as for
-// [redisdb.Open]. It does not connect: while Redis cannot be reached, the JSON
-// API answers 500. The caller closes it.
+// New returns a Handler for the queues in the Redis of the URL, which is one for
+// [redisdb.Open]. It does not connect. While Redis cannot be reached, the JSON API
+// answers 500. The caller closes the Handler.
 func New(redisURL string, options Options) (*Handler, error) {
 	client, err := redisdb.Open(redisURL)
 	if err != nil {
@@ -70,7 +70,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.pages.ServeHTTP(w, r)
 }
 
-// connection gives asynqmon our client, whatever kind of Redis that is for.
+// connection passes our client to asynqmon, for any kind of Redis.
 type connection struct{ client redis.UniversalClient }
 
 // MakeRedisClient implements asynq's RedisConnOpt.
@@ -78,10 +78,10 @@ func (c connection) MakeRedisClient() any { return c.client }
 
 var inlineScript = regexp.MustCompile(`(?s)<script>(.*?)</script>`)
 
-// contentPolicy is what a browser may load for the pages: what we serve, and no
-// more. The fonts that asynqmon wants from elsewhere are for its looks alone. Of
-// scripts within a page only those run that its first page has now, by their
-// hash, so that what a task holds can never be one.
+// contentPolicy returns the Content-Security-Policy of the pages. A browser loads only
+// what this handler serves, without the fonts that asynqmon loads from another site.
+// Inline scripts run only if their hash is that of a script in the first page, so that
+// the contents of a task can never run.
 func contentPolicy(pages http.Handler, root string) (string, error) {
 	request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, root+"/", http.NoBody)
 	if err != nil {
@@ -101,7 +101,7 @@ func contentPolicy(pages http.Handler, root string) (string, error) {
 		"font-src 'self'; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'", nil
 }
 
-// A document takes what a handler writes.
+// A document records what a handler writes.
 type document struct {
 	header http.Header
 	body   bytes.Buffer

@@ -52,7 +52,7 @@ func TestQueuesOfEveryKindOfRedis(t *testing.T) {
 	}
 }
 
-func TestRedisThatIsAway(t *testing.T) {
+func TestRedisIsDown(t *testing.T) {
 	t.Parallel()
 	h, err := monitor.New("redis://:hunter2@127.0.0.1:1?max_retries=-1", monitor.Options{})
 	require.NoError(t, err)

@@ -1,7 +1,7 @@
-// Package redisdb knows what Lethe keeps in Redis: how it is reached, the name
-// of every key, and what the server must be configured like.
+// Package redisdb opens connections to Redis, names every key that Lethe keeps
+// there, and checks the server's configuration.
 //
-// It promises that all keys of one room, and all keys of one job, share a
-// Redis Cluster slot, and that no two things share a key. It must never hold
-// what cannot be lost: Redis dispatches, PostgreSQL is the truth.
+// It promises that all keys of a room, and all keys of a job, share a Redis Cluster
+// slot, and that every key has one meaning. It must never hold data that cannot be
+// lost: Redis dispatches, and PostgreSQL is the source of truth.
 package redisdb

@@ -16,32 +16,32 @@ import (
 // ErrEviction is returned by [CheckPolicy] when the server may evict keys.
 var ErrEviction = errors.New("Redis may evict keys: set maxmemory-policy to noeviction")
 
-// ValidURL reports what is wrong with a Redis URL, without repeating a
-// password that it holds. The forms are
+// ValidURL returns an error if a Redis URL is invalid. The error does not contain a
+// password from the URL. The forms are
 //
 //	redis://[user:password@]host[:6379][/db]            one server
 //	redis-sentinel://[user:password@]host[:26379][,host…][/db]?master=name
 //	redis-cluster://[user:password@]host[:6379][,host…]
 //	rediss://…  rediss-sentinel://…  rediss-cluster://…    the same by TLS
 //
-// By TLS a server has to show a certificate for the host that it was reached by,
-// of an authority that this machine trusts, or of those in the PEM file that the
-// option ca_file names. The options cert_file and key_file name our own
-// certificate and its key, for a server that asks for one.
+// With TLS a server's certificate must be for the host that the client connects to.
+// It must be signed by an authority that the machine trusts, or by one in the PEM
+// file of the option ca_file. The options cert_file and key_file name a client
+// certificate and its key.
 //
-// A password's @, /, ?, # and % are percent-encoded. The hosts of a Cluster
-// are any of its nodes, those of redis-sentinel are sentinels. Sentinels and
-// master take the same user and password, unless the options username and
-// password name the master's. Further options are those of
-// [redis.ParseURL], [redis.ParseFailoverURL] and [redis.ParseClusterURL].
+// @, /, ?, # and % in a password are percent-encoded. The hosts of a Cluster are any
+// of its nodes, and those of redis-sentinel are sentinels. Sentinels and master have
+// the same user and password, unless the options username and password name the
+// master's. Other options are those of [redis.ParseURL], [redis.ParseFailoverURL]
+// and [redis.ParseClusterURL].
 func ValidURL(raw string) error {
 	_, err := parse(raw)
 	return err
 }
 
-// Open returns a client for the server, the Cluster or the master of the
-// sentinels that the URL names; see [ValidURL]. It does not connect: an
-// unreachable server shows in the first command. The caller closes the client.
+// Open returns a client for the server, the Cluster or the sentinels' master of the
+// URL; see [ValidURL]. It does not connect: the first command fails if the server
+// cannot be reached. The caller closes the client.
 func Open(raw string) (redis.UniversalClient, error) {
 	t, err := parse(raw)
 	if err != nil {
@@ -50,22 +50,20 @@ func Open(raw string) (redis.UniversalClient, error) {
 	return t.open()
 }
 
-// OpenForLocks is [Open] for a client of package lock, which asks Redis once and
-// does not retry inside the client: a writer that waits asks again anyway, and a
-// reader wants to know at once that Redis is away. Unless the URL's dial_timeout
-// says otherwise, a connection is given up after 500 ms. The caller closes the
-// client.
+// OpenForLocks is [Open] for package lock. The client does not retry commands,
+// because package lock does that, and a reader must learn at once that Redis is
+// down. The dial timeout is 500 ms, unless the URL sets dial_timeout. The caller
+// closes the client.
 func OpenForLocks(raw string) (redis.UniversalClient, error) {
 	t, err := parse(raw)
 	if err != nil {
 		return nil, err
 	}
-	t.hasten()
+	t.disableRetries()
 	return t.open()
 }
 
-// A target is a parsed URL: the options of whichever client it asks for. The
-// others are nil.
+// A target is a parsed URL: the options of one kind of client. The others are nil.
 type target struct {
 	tls      tlsFiles
 	server   *redis.Options
@@ -73,9 +71,9 @@ type target struct {
 	cluster  *redis.ClusterOptions
 }
 
-// open makes the client. Without ContextTimeoutEnabled a deadline of the
-// caller's does not reach the socket, and a black-holed server makes every call
-// take the client's own 5 s.
+// open creates the client. It sets ContextTimeoutEnabled, because otherwise the
+// caller's deadline does not apply to the socket, and every call to a black-holed
+// server takes the client's own 5 s.
 func (t target) open() (redis.UniversalClient, error) {
 	if err := t.secure(); err != nil {
 		return nil, err
@@ -93,8 +91,8 @@ func (t target) open() (redis.UniversalClient, error) {
 	}
 }
 
-// hasten makes the client try once.
-func (t target) hasten() {
+// disableRetries makes the client try each command and each dial once.
+func (t target) disableRetries() {
 	const none, once = -1, 1 // 0 would mean three and five
 	set := func(retries, dials *int, dial *time.Duration) {
 		*retries, *dials = none, once
@@ -105,7 +103,7 @@ func (t target) hasten() {
 	switch {
 	case t.sentinel != nil:
 		set(&t.sentinel.MaxRetries, &t.sentinel.DialerRetries, &t.sentinel.DialTimeout)
-	case t.cluster != nil: // it follows redirections all the same
+	case t.cluster != nil: // it still follows redirections
 		set(&t.cluster.MaxRetries, &t.cluster.DialerRetries, &t.cluster.DialTimeout)
 	default:
 		set(&t.server.MaxRetries, &t.server.DialerRetries, &t.server.DialTimeout)
@@ -114,7 +112,7 @@ func (t target) hasten() {
 
 const (
 	lockDialTimeout = 500 * time.Millisecond
-	policyTimeout   = time.Second // for a master of several, which may be black-holed
+	policyTimeout   = time.Second // for one of several masters, which may be black-holed
 )
 
 var (
@@ -124,11 +122,11 @@ var (
 	errStrayAt = errors.New("the Redis URL has an @ after the host: in a password, write / as %2F, ? as %3F and # as %23")
 )
 
-// parse reads a URL. Its errors never quote a part that a badly encoded
-// password could have got into.
+// parse parses a URL. Its errors quote no part that could contain a badly encoded
+// password.
 func parse(raw string) (t target, err error) {
 	scheme, rest, _ := strings.Cut(raw, "://")
-	// Behind the host such an @ means that a piece of the password is there.
+	// An @ after the host means that this is a part of the password.
 	authority, tail := rest, ""
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
 		authority, tail = rest[:i], rest[i:]
@@ -193,13 +191,13 @@ func parseCluster(authority, tail string, byTLS bool) (*redis.ClusterOptions, er
 		return nil, err
 	}
 	if u.Path != "" && u.Path != "/" && u.Path != "/0" {
-		return nil, errors.New("a Redis Cluster has database 0 alone")
+		return nil, errors.New("a Redis Cluster has only database 0")
 	}
 	return redis.ParseClusterURL(u.String())
 }
 
-// single rewrites an authority of several hosts as the client library wants
-// it: the first host, and an option addr for each further one.
+// single rewrites an authority of several hosts for the client library: the first
+// host, and an option addr for each further host.
 func single(authority, tail, port string, byTLS bool) (*url.URL, error) {
 	user, hosts := "", authority
 	if i := strings.LastIndex(authority, "@"); i >= 0 {
@@ -219,7 +217,7 @@ func single(authority, tail, port string, byTLS bool) (*url.URL, error) {
 	}
 	u, err := url.Parse(scheme + user + addresses[0] + tail)
 	if err != nil {
-		return nil, errors.New("it is no URL: percent-encode what is special in the password")
+		return nil, errors.New("invalid URL: percent-encode special characters in the password")
 	}
 	query := u.Query()
 	for _, address := range addresses[1:] {
@@ -229,10 +227,9 @@ func single(authority, tail, port string, byTLS bool) (*url.URL, error) {
 	return u, nil
 }
 
-// CheckPolicy returns an error that wraps [ErrEviction] unless the server, or
-// every master of the Cluster, keeps every key until it expires. asynq loses
-// active tasks for good where it may not. A server that does not show its policy
-// passes.
+// CheckPolicy returns an error that wraps [ErrEviction] if the server, or a master of
+// the Cluster, may evict keys. asynq would then lose active tasks for good. A server
+// that does not show its policy passes.
 func CheckPolicy(ctx context.Context, client redis.UniversalClient) error {
 	if cluster, ok := client.(*redis.ClusterClient); ok {
 		return cluster.ForEachMaster(ctx, func(ctx context.Context, master *redis.Client) error {
@@ -242,9 +239,9 @@ func CheckPolicy(ctx context.Context, client redis.UniversalClient) error {
 	return checkPolicy(ctx, client)
 }
 
-// CheckQuorum is [CheckPolicy] for independent masters that package lock uses
-// together. Fewer than half of them may be out of reach; one that may evict is
-// one too many. It takes at most a second or so.
+// CheckQuorum is [CheckPolicy] for the independent masters of package lock. Fewer
+// than half of them may be out of reach, and none may evict keys. It takes about a
+// second at most.
 func CheckQuorum(ctx context.Context, masters []redis.UniversalClient) error {
 	ctx, cancel := context.WithTimeout(ctx, policyTimeout)
 	defer cancel()
@@ -252,19 +249,19 @@ func CheckQuorum(ctx context.Context, masters []redis.UniversalClient) error {
 	for _, master := range masters {
 		go func() { results <- CheckPolicy(ctx, master) }()
 	}
-	var evicts, away []error
+	var evicts, unreachable []error
 	for range masters {
 		if err := <-results; errors.Is(err, ErrEviction) {
 			evicts = append(evicts, err)
 		} else if err != nil {
-			away = append(away, err)
+			unreachable = append(unreachable, err)
 		}
 	}
 	if len(evicts) > 0 {
 		return errors.Join(evicts...)
 	}
-	if len(away) >= len(masters)-len(masters)/2 {
-		return fmt.Errorf("%d of %d Redis masters are out of reach: %w", len(away), len(masters), errors.Join(away...))
+	if len(unreachable) >= len(masters)-len(masters)/2 {
+		return fmt.Errorf("%d of %d Redis masters are out of reach: %w", len(unreachable), len(masters), errors.Join(unreachable...))
 	}
 	return nil
 }
@@ -272,7 +269,7 @@ func CheckQuorum(ctx context.Context, masters []redis.UniversalClient) error {
 func checkPolicy(ctx context.Context, client redis.UniversalClient) error {
 	info, err := client.Info(ctx, "memory").Result()
 	if err != nil {
-		return fmt.Errorf("ask Redis for its memory policy: %w", err)
+		return fmt.Errorf("get the memory policy of Redis: %w", err)
 	}
 	for line := range strings.SplitSeq(info, "\n") {
 		policy, ok := strings.CutPrefix(strings.TrimSpace(line), "maxmemory_policy:")

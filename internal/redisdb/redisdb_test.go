@@ -36,8 +36,8 @@ func TestKeysOfOneRoomShareASlotAndNoTwoThingsAKey(t *testing.T) {
 	assert.Equal(t, "abc", hashTag(redisdb.JobStatus("abc")))
 }
 
-// hashTag is what decides the Cluster slot: what stands between the first brace
-// that opens and the first after it that closes.
+// hashTag returns the part of a key that decides the Cluster slot: the text between
+// the first opening brace and the next closing one.
 func hashTag(key string) string {
 	_, rest, _ := strings.Cut(key, "{")
 	tag, _, _ := strings.Cut(rest, "}")
@@ -110,7 +110,7 @@ func TestCheckQuorum(t *testing.T) {
 	}
 	require.NoError(t, redisdb.CheckQuorum(t.Context(), masters))
 	require.NoError(t, servers[0].Pause())
-	require.NoError(t, redisdb.CheckQuorum(t.Context(), masters), "one may be away")
+	require.NoError(t, redisdb.CheckQuorum(t.Context(), masters), "one may be down")
 	require.NoError(t, masters[1].ConfigSet(t.Context(), "maxmemory-policy", "allkeys-lru").Err())
 	require.ErrorIs(t, redisdb.CheckQuorum(t.Context(), masters), redisdb.ErrEviction)
 	servers[1].Kill()

@@ -10,11 +10,11 @@ import (
 	"strings"
 )
 
-// tlsFiles are the files that a URL names for TLS, "" where it names none.
+// tlsFiles are the TLS files of a URL. A file that is not set is "".
 type tlsFiles struct{ ca, cert, key string }
 
-// cutTLSFiles returns the files that the options of a URL's tail name, and the
-// tail without them, which the client library does not know.
+// cutTLSFiles returns the TLS files in the options of a URL's tail, and the tail
+// without these options, which the client library does not know.
 func cutTLSFiles(tail string, byTLS bool) (files tlsFiles, rest string, err error) {
 	path, query, _ := strings.Cut(tail, "?")
 	options, err := url.ParseQuery(query)
@@ -39,7 +39,7 @@ func cutTLSFiles(tail string, byTLS bool) (files tlsFiles, rest string, err erro
 	return files, path, nil
 }
 
-// secure makes the client use the files.
+// secure sets the TLS files in the client's options.
 func (t target) secure() error {
 	var config *tls.Config
 	switch {
@@ -53,8 +53,8 @@ func (t target) secure() error {
 	if config == nil {
 		return nil
 	}
-	// The library names the first host for all. Without a name each server is
-	// asked for that which it was reached by.
+	// The library expects the first host's name from all servers. Without a name
+	// it expects each server's own.
 	config.ServerName, config.MinVersion = "", tls.VersionTLS12
 	if t.tls.ca != "" {
 		text, err := os.ReadFile(t.tls.ca)
@@ -63,7 +63,7 @@ func (t target) secure() error {
 		}
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(text) {
-			return errors.New("the ca_file of the Redis URL holds no certificate in PEM")
+			return errors.New("the ca_file of the Redis URL contains no PEM certificate")
 		}
 	}
 	if t.tls.cert == "" {
@@ -79,6 +79,6 @@ func (t target) secure() error {
 	if _, err := load(nil); err != nil {
 		return err
 	}
-	config.GetClientCertificate = load // again for each connection, as they may change
+	config.GetClientCertificate = load // for each connection, because the files may change
 	return nil
 }

@@ -42,7 +42,7 @@ func TestTLSByScheme(t *testing.T) {
 	require.NotNil(t, single.TLSConfig.RootCAs)
 	require.NotNil(t, single.TLSConfig.GetClientCertificate)
 	require.False(t, single.TLSConfig.InsecureSkipVerify)
-	require.Empty(t, cluster.TLSConfig.ServerName, "the first node's name is asked of all")
+	require.Empty(t, cluster.TLSConfig.ServerName, "the first node's name must not be expected of all")
 	require.Nil(t, open(t, redisdb.Open, "redis-cluster://a").(*redis.ClusterClient).Options().TLSConfig)
 
 	for raw, want := range map[string]string{
@@ -58,18 +58,18 @@ func TestTLSByScheme(t *testing.T) {
 	}
 	for raw, want := range map[string]string{
 		"rediss://u:secret@h?ca_file=/nowhere":                                                   "read the ca_file of the Redis URL: open /nowhere: no such file or directory",
-		"rediss://u:secret@h?ca_file=" + folder + "/key":                                         "the ca_file of the Redis URL holds no certificate in PEM",
+		"rediss://u:secret@h?ca_file=" + folder + "/key":                                         "the ca_file of the Redis URL contains no PEM certificate",
 		"rediss://u:secret@h?cert_file=/nowhere&key_file=/nowhere":                               "read the cert_file and key_file of the Redis URL: open /nowhere",
 		"rediss-cluster://u:secret@h?cert_file=" + folder + "/cert&key_file=" + folder + "/cert": "read the cert_file and key_file of the Redis URL",
 	} {
-		require.NoError(t, redisdb.ValidURL(raw), "it is no mistake of the URL's")
+		require.NoError(t, redisdb.ValidURL(raw), "the URL itself is valid")
 		_, err := redisdb.Open(raw)
 		assert.ErrorContains(t, err, want, raw)
 		assert.NotContains(t, err.Error(), "secret")
 	}
 }
 
-func TestRedisHasToProveWhoItIs(t *testing.T) {
+func TestRedisCertificateIsVerified(t *testing.T) {
 	t.Parallel()
 	authority := devstacktest.NewAuthority(t)
 	cert, key := authority.Certificate(t, "localhost")

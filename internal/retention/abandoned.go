@@ -5,38 +5,37 @@ import (
 	"time"
 )
 
-// AbandonedJob is the name of the job that deletes abandoned rooms. No other job
-// may have it.
+// AbandonedJob is the name of the job that deletes abandoned rooms. It is reserved.
 const AbandonedJob = "abandoned-rooms"
 
-// Abandoned says which rooms are deleted since no user of this server is in them.
+// Abandoned says which rooms are deleted because no user of this server is in them.
 type Abandoned struct {
-	// Enabled says that there are any, whether or not retention is enabled.
-	// Defaults to false.
+	// Enabled turns the job on, also if retention is not enabled. Defaults to
+	// false.
 	Enabled bool
 
-	// After is for how long nobody must have been in a room, in ms. It has no
-	// default.
+	// After is how long a room must have had no user of this server, in ms. It has
+	// no default.
 	After int64
 
-	// CoolOff is how far two looks that find a room abandoned must be apart before
-	// it is deleted, in ms. It has no default.
+	// CoolOff is the minimum time between the two runs that find a room abandoned
+	// before it is deleted, in ms. It has no default.
 	CoolOff int64
 
-	// Interval and Cron say when the job is due; only one of them may. Defaults to
-	// none, once a day.
+	// Interval and Cron say when the job is due. Only one of them may be set.
+	// Defaults to once a day.
 	Interval, Cron Schedule
 
-	// MaxPerRun is how many rooms one run of the job deletes at most. It has no
+	// MaxPerRun is the maximum number of rooms that one run deletes. It has no
 	// default.
 	MaxPerRun int
 
-	// Exclude are rooms that stay: their ids, their aliases, and the names of
-	// servers, whose rooms they are. Defaults to none.
+	// Exclude lists rooms that are never deleted: ids and aliases of rooms, and
+	// names of servers, which exclude all of their rooms. Defaults to none.
 	Exclude []string
 }
 
-// Job is the job that looks for abandoned rooms. No room's policy is covered by it.
+// Job returns the job that deletes abandoned rooms.
 func (a Abandoned) Job() Job {
 	job := Job{Name: AbandonedJob, Schedule: Everything().Schedule}
 	switch {
@@ -48,14 +47,14 @@ func (a Abandoned) Job() Job {
 	return job
 }
 
-// GoneBefore is the moment before which the last user must have gone, at now, in
-// Unix ms.
+// GoneBefore returns the time, in Unix ms, before which the last user of a room must
+// have left, so that the room is abandoned at now.
 func (a Abandoned) GoneBefore(now time.Time) int64 { return ago(now, a.After) }
 
-// Cooled reports whether a room that was found abandoned at seen, zero if it was
-// not, and is at now, may be deleted.
+// Cooled reports whether a room that is abandoned at now may be deleted. Seen is when
+// a run first found it abandoned, or zero.
 func (a Abandoned) Cooled(seen, now time.Time) bool {
 	return !seen.IsZero() && ago(now, a.CoolOff) >= seen.UnixMilli()
 }
 
-var errTwoSchedules = errors.New("abandoned has an interval and a cron: only one of them can say when it is due")
+var errTwoSchedules = errors.New("abandoned has an interval and a cron: set only one of them")

@@ -1,8 +1,7 @@
-// Package retention knows how long events are kept: policies of rooms, the
-// server's own, and the jobs that purge by them.
+// Package retention decides how long events are kept. It implements the policies of
+// rooms, the default policy, and the jobs that purge rooms by these.
 //
 // It promises that the same configuration and the same rows always give the same
-// decision. It must never read a clock or a database: whoever asks tells it what
-// there is and what time it is. It reads no file but those of the time zones that
-// an operator names.
+// decision. It must never read a clock or a database: the caller passes the time and
+// the rows. It reads only the files of the time zones in the configuration.
 package retention

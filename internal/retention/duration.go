@@ -6,16 +6,16 @@ import (
 	"strconv"
 )
 
-// ErrDuration is returned for a text that is no duration.
+// ErrDuration is returned for text that is not a duration.
 var ErrDuration = errors.New("must be a whole number, from 0, with its unit s, m, h, d, w or y, such as 12h or 30d; without one it is milliseconds")
 
-// A unit is what the letter at the end of a duration stands for.
+// A unit is the letter at the end of a duration, and its length.
 type unit struct {
 	letter byte
 	ms     int64
 }
 
-// units are all of them, the longest first. A year is 365 days.
+// units lists all units, the longest first. A year is 365 days.
 var units = []unit{
 	{'y', 365 * 24 * 3600 * 1000},
 	{'w', 7 * 24 * 3600 * 1000},
@@ -25,9 +25,10 @@ var units = []unit{
 	{'s', 1000},
 }
 
-// ParseDuration reads a duration as Synapse's retention settings have it: digits,
-// and a unit or none, which is ms. It returns ms. Whatever else, and more ms than
-// an int64 holds, is [ErrDuration], which does not repeat the text.
+// ParseDuration parses a duration in the format of Synapse's retention settings:
+// digits, and a unit. Without a unit the duration is in ms. ParseDuration returns ms.
+// For any other text, and if the result overflows, it returns [ErrDuration], which does
+// not contain the text.
 func ParseDuration(text string) (ms int64, err error) {
 	factor := int64(1)
 	if n := len(text); n > 0 {
@@ -38,7 +39,7 @@ func ParseDuration(text string) (ms int64, err error) {
 			}
 		}
 	}
-	// ParseInt takes a sign.
+	// ParseInt would accept a sign.
 	for _, c := range []byte(text) {
 		if c < '0' || c > '9' {
 			return 0, ErrDuration
@@ -51,8 +52,8 @@ func ParseDuration(text string) (ms int64, err error) {
 	return number * factor, nil
 }
 
-// FormatDuration writes a duration of ms, from 0, as [ParseDuration] reads it,
-// with the longest unit that fits: 1209600000 is 2w.
+// FormatDuration formats a duration of at least 0 ms for [ParseDuration], with the
+// longest unit that divides it: 1209600000 is 2w.
 func FormatDuration(ms int64) string {
 	for _, u := range units {
 		if ms != 0 && ms%u.ms == 0 {

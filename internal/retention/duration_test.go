@@ -49,7 +49,7 @@ func TestFormatDuration(t *testing.T) {
 	})
 }
 
-// TestDurationGrammar holds the reader against the grammar, in numbers of any size.
+// TestDurationGrammar compares ParseDuration with the grammar, for numbers of any size.
 func TestDurationGrammar(t *testing.T) {
 	t.Parallel()
 	grammar := regexp.MustCompile(`^([0-9]+)([smhdwy]?)$`)

@@ -55,7 +55,7 @@ func TestCovers(t *testing.T) {
 	}
 }
 
-// drawJobs are jobs with small bounds, of which many are alike.
+// drawJobs draws jobs with small bounds, of which many are equal.
 func drawJobs(t *rapid.T) []retention.Job {
 	bound := func(label string) *int64 {
 		return rapid.OneOf(rapid.Just[*int64](nil), rapid.Custom(func(t *rapid.T) *int64 {
@@ -76,8 +76,8 @@ func drawJobs(t *rapid.T) []retention.Job {
 	return jobs
 }
 
-// TestJobsNeverPurgeByAWrongLifetime is C8: whichever jobs cover a room, the
-// lifetime is the room's own, or the default one where it has none.
+// TestJobsNeverPurgeByAWrongLifetime checks that a room is purged by its own lifetime, or
+// by the default one if it has none, whichever jobs cover it.
 func TestJobsNeverPurgeByAWrongLifetime(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -104,16 +104,16 @@ func TestJobsNeverPurgeByAWrongLifetime(t *testing.T) {
 	})
 }
 
-// TestWarningsTellEveryGap is R9: a lifetime that no job covers is within a gap,
-// and one that several cover within an overlap, and no other is.
-func TestWarningsTellEveryGap(t *testing.T) {
+// TestWarningsReportEveryGap checks that a lifetime is in a reported gap exactly if no
+// job covers it, and in a reported overlap exactly if several jobs do.
+func TestWarningsReportEveryGap(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		config := retention.Config{Enabled: true, Jobs: drawJobs(t)}
 		warnings := config.Warnings()
-		told := func(about retention.Doubt, lifetime int64) bool {
+		told := func(about retention.WarningKind, lifetime int64) bool {
 			return slices.ContainsFunc(warnings, func(w retention.Warning) bool {
-				return w.About == about && (w.Over == nil || lifetime > *w.Over) && (w.UpTo == nil || lifetime <= *w.UpTo)
+				return w.Kind == about && (w.Over == nil || lifetime > *w.Over) && (w.UpTo == nil || lifetime <= *w.UpTo)
 			})
 		}
 		for lifetime := range int64(11) {
@@ -128,7 +128,7 @@ func TestWarningsTellEveryGap(t *testing.T) {
 		}
 		for _, w := range warnings {
 			require.NotEmpty(t, w.String())
-			if w.About == retention.Overlap {
+			if w.Kind == retention.Overlap {
 				middle := int64(0)
 				if w.Over != nil {
 					middle = *w.Over + 1
@@ -167,17 +167,17 @@ func TestWarnings(t *testing.T) {
 			`the purge jobs ["a" "c"] both purge rooms with a max_lifetime over 2d`,
 		}},
 		"idle": {retention.Config{Jobs: []retention.Job{retention.Everything(), job("a", new(day), new(day))}}, []string{
-			`the purge job "a" never purges a room: no max_lifetime is over the lower of its bounds and within the upper`,
+			`the purge job "a" never purges a room: no max_lifetime is within its bounds`,
 		}},
 		"default not covered": {retention.Config{DefaultPolicy: *some(day), Jobs: []retention.Job{job("a", new(day), nil)}}, []string{
 			"no purge job covers a max_lifetime up to 1d: rooms with such a policy are never purged",
 			"no purge job covers the default policy's max_lifetime of 1d: rooms without a policy are never purged",
 		}},
 		"default too long": {retention.Config{DefaultPolicy: *some(day), AllowedLifetimeMax: new(hour), Jobs: []retention.Job{retention.Everything()}}, []string{
-			"the default policy's max_lifetime of 1d is outside the allowed lifetimes: rooms without a policy are purged by the nearest of these",
+			"the default policy's max_lifetime of 1d is outside the allowed lifetimes: rooms without a policy are purged by the nearest allowed one",
 		}},
 		"default too short": {retention.Config{DefaultPolicy: *some(0), AllowedLifetimeMin: new(hour), Jobs: []retention.Job{retention.Everything()}}, []string{
-			"the default policy's max_lifetime of 0 is outside the allowed lifetimes: rooms without a policy are purged by the nearest of these",
+			"the default policy's max_lifetime of 0 is outside the allowed lifetimes: rooms without a policy are purged by the nearest allowed one",
 		}},
 		"default allowed": {retention.Config{
 			DefaultPolicy: *some(day), AllowedLifetimeMin: new(day), AllowedLifetimeMax: new(day), Jobs: []retention.Job{retention.Everything()},
@@ -247,6 +247,6 @@ func TestCheck(t *testing.T) {
 	require.Empty(t, cmp.Diff(map[string]int{
 		"A retention policy's purge jobs configuration must have the 'interval' key set.":                                                         1,
 		"A retention policy's purge jobs configuration's 'shortest_max_lifetime' value can not be greater than its 'longest_max_lifetime' value.": 1,
-		"is the same job as number 1, or has its name: each needs a name of its own":                                                              2,
+		"has the same name as number 1: every job needs its own name":                                                                             2,
 	}, got))
 }

@@ -5,44 +5,44 @@ import (
 	"time"
 )
 
-// A Config is what the operator says of retention. The zero Config keeps all.
+// A Config is the operator's settings of retention. The zero Config keeps all events.
 type Config struct {
-	// Enabled says that retention policies count at all. Defaults to false.
+	// Enabled turns retention on. Defaults to false.
 	Enabled bool
 
-	// DefaultPolicy is the policy of a room that has none, and what a room's
-	// policy leaves open. Defaults to no limits.
+	// DefaultPolicy is the policy of a room that has none. It also applies where a
+	// room's policy sets nothing. Defaults to no limits.
 	DefaultPolicy Policy
 
-	// AllowedLifetimeMin and AllowedLifetimeMax bound the lifetime by which a room
-	// is purged, in ms, whatever its policy says; where they disagree, the second
-	// wins. Defaults to nil, no bounds.
+	// AllowedLifetimeMin and AllowedLifetimeMax limit the lifetime by which a room
+	// is purged, in ms, whatever its policy is. If they contradict each other, the
+	// second wins. Defaults to nil: no limits.
 	AllowedLifetimeMin, AllowedLifetimeMax *int64
 
-	// Jobs purge the rooms, each those that it covers. None keeps all events,
-	// hidden or not. Defaults to none.
+	// Jobs purge the rooms that they cover. Without jobs all events are kept, also
+	// hidden ones. Defaults to none.
 	Jobs []Job
 
-	// Abandoned says which rooms are deleted altogether. Defaults to none.
+	// Abandoned says which rooms are deleted entirely. Defaults to none.
 	Abandoned Abandoned
 
-	// ClampReads hides events from users by the lifetime within those bounds, by
-	// which they are purged. Defaults to false: by the policy as it is.
+	// ClampReads hides events from users by the same limited lifetime by which they
+	// are purged. Defaults to false: by the lifetime of the policy.
 	ClampReads bool
 }
 
-// A Policy is one room's, or the server's own. Lifetimes are in ms, below 0 as
-// if 0; nil is no limit. MinLifetime has no effect.
+// A Policy is the policy of a room or the default policy. Lifetimes are in ms, and a
+// negative one counts as 0. A nil lifetime is no limit. MinLifetime has no effect.
 type Policy struct {
 	MinLifetime, MaxLifetime *int64
 }
 
-// HiddenBefore tells which events users no longer see of a room with the given
-// policy, nil if it has none: those that are no state events and were sent
-// before the time that is returned, in ms. It is false if none is hidden.
+// HiddenBefore returns which events are hidden from users, in a room with the given
+// policy, which is nil if the room has none: those that were sent before the returned
+// time, in ms, except state events. It is false if no events are hidden.
 //
-// Sent means by the sender's clock, whereas events are purged by when they
-// arrived here: so an event may be hidden long before it goes, or for ever.
+// The time of sending is by the sender's clock, but events are purged by the time of
+// arrival. So an event may be hidden long before it is purged, or for ever.
 func (c Config) HiddenBefore(room *Policy, now time.Time) (before int64, hidden bool) {
 	lifetime, limited := c.maxLifetime(room)
 	if !c.Enabled || !limited {
@@ -54,9 +54,9 @@ func (c Config) HiddenBefore(room *Policy, now time.Time) (before int64, hidden 
 	return ago(now, lifetime), true
 }
 
-// Lifetime tells by which lifetime a room with the given policy is purged, in
-// ms, from 0; nil if it has none. It is false if nothing limits it, and the room
-// is not to be purged.
+// Lifetime returns the lifetime, in ms, by which a room with the given policy is
+// purged. The policy is nil if the room has none. Lifetime is false if the room has no
+// limit and is not purged.
 func (c Config) Lifetime(room *Policy) (ms int64, limited bool) {
 	lifetime, limited := c.maxLifetime(room)
 	if !limited {
@@ -65,9 +65,9 @@ func (c Config) Lifetime(room *Policy) (ms int64, limited bool) {
 	return c.clamp(lifetime), true
 }
 
-// ExpiredBefore tells which events of a room with the given policy, nil if it
-// has none, are to be purged: those that arrived here before the time that is
-// returned, in ms. It is false if none is.
+// ExpiredBefore returns which events are purged, in a room with the given policy,
+// which is nil if the room has none: those that arrived before the returned time, in
+// ms. It is false if no events are purged.
 func (c Config) ExpiredBefore(room *Policy, now time.Time) (before int64, expires bool) {
 	lifetime, limited := c.Lifetime(room)
 	if !c.Enabled || !limited {
@@ -76,7 +76,7 @@ func (c Config) ExpiredBefore(room *Policy, now time.Time) (before int64, expire
 	return ago(now, lifetime), true
 }
 
-// maxLifetime is the room's max_lifetime, or else the default one, from 0.
+// maxLifetime returns the room's max_lifetime, or the default, but at least 0.
 func (c Config) maxLifetime(room *Policy) (ms int64, limited bool) {
 	limit := c.DefaultPolicy.MaxLifetime
 	if room != nil && room.MaxLifetime != nil {
@@ -88,7 +88,7 @@ func (c Config) maxLifetime(room *Policy) (ms int64, limited bool) {
 	return max(*limit, 0), true
 }
 
-// clamp brings a lifetime within the allowed bounds.
+// clamp limits a lifetime to the allowed lifetimes.
 func (c Config) clamp(lifetime int64) int64 {
 	if c.AllowedLifetimeMin != nil {
 		lifetime = max(lifetime, *c.AllowedLifetimeMin)
@@ -99,8 +99,8 @@ func (c Config) clamp(lifetime int64) int64 {
 	return max(lifetime, 0)
 }
 
-// ago is when something began that lasts lifetime ms, which are not negative,
-// and ends now; the earliest time there is if that is earlier still.
+// ago returns the time that was lifetime ms before now, or the minimum on overflow.
+// Lifetime must not be negative.
 func ago(now time.Time, lifetime int64) int64 {
 	ms := now.UnixMilli()
 	if ms < math.MinInt64+lifetime {

@@ -18,7 +18,7 @@ const (
 	day    = 24 * hour
 )
 
-// some is a policy with that max_lifetime.
+// some returns a policy with the max_lifetime.
 func some(lifetime int64) *retention.Policy { return &retention.Policy{MaxLifetime: new(lifetime)} }
 
 func TestHiddenBefore(t *testing.T) {
@@ -66,7 +66,7 @@ func TestHiddenBefore(t *testing.T) {
 	}
 }
 
-// TestCappingOrder is the order in which a lifetime is brought within bounds.
+// TestCappingOrder tests the order in which the allowed lifetimes apply.
 func TestCappingOrder(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -76,8 +76,8 @@ func TestCappingOrder(t *testing.T) {
 		{hour, day, 2 * day, day},
 		{3 * day, day, 2 * day, 2 * day},
 		{day, day, day, day},
-		// Bounds that disagree are refused when they are set; were they not, then
-		// the upper one would win.
+		// Settings with contradicting bounds are refused. Otherwise the upper bound
+		// would win.
 		{hour, 2 * day, day, day},
 		{3 * day, 2 * day, day, day},
 		{0, day, 2 * day, day},
@@ -89,10 +89,10 @@ func TestCappingOrder(t *testing.T) {
 		require.Equal(t, test.want, got, "%+v", test)
 	}
 	_, limited := retention.Config{AllowedLifetimeMax: new(day)}.Lifetime(&retention.Policy{MinLifetime: new(hour)})
-	require.False(t, limited, "bounds are no lifetime")
+	require.False(t, limited, "bounds must not count as a lifetime")
 }
 
-// drawPolicy is any policy, or none, as a hostile database may hold it.
+// drawPolicy draws any policy, or none, that a hostile database may contain.
 func drawPolicy(t *rapid.T, label string) *retention.Policy {
 	if rapid.IntRange(0, 3).Draw(t, label+" none") == 0 {
 		return nil
@@ -114,7 +114,7 @@ func drawLifetime(t *rapid.T, label string) *int64 {
 	).Draw(t, label)
 }
 
-// since is now - lifetime, or the earliest time there is, without overflow.
+// since returns now - lifetime, or the minimum on overflow.
 func since(now time.Time, lifetime int64) int64 {
 	n := new(big.Int).Sub(big.NewInt(now.UnixMilli()), big.NewInt(lifetime))
 	if !n.IsInt64() {

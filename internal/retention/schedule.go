@@ -6,55 +6,54 @@ import (
 	"math"
 	"strings"
 	"time"
-	_ "time/tzdata" // where the machine has no time zones
+	_ "time/tzdata" // for machines without time zones
 
 	"github.com/robfig/cron/v3"
 )
 
-// leastInterval is the least time between two ticks, in ms. Whoever writes less
-// has most likely left out the unit.
-const leastInterval = 1000
+// minInterval is the minimum time between two ticks, in ms. A smaller one most likely
+// lacks its unit.
+const minInterval = 1000
 
-// A Schedule says when a job is due: at its ticks. They depend on nothing but
-// the schedule, so all processes agree on them, however often they restart.
-// The zero Schedule has none.
+// A Schedule is the times when a job is due, which are its ticks. They depend only on
+// the schedule, so all processes agree on them, also after restarts. The zero Schedule
+// has no ticks.
 type Schedule struct {
 	interval int64 // between ticks, in ms; 0 for cron
 	text     string
 	spec     *cron.SpecSchedule // nil for an interval
 }
 
-// Every makes a Schedule whose ticks are the multiples of the interval since the
-// Unix epoch, in ms. So the ticks of days are at midnight UTC, and those of weeks
-// on Thursdays. Less than a second is an error.
+// Every returns a Schedule whose ticks are the multiples of the interval, in ms, since
+// the Unix epoch. So a schedule of one day has its ticks at midnight UTC, and one of a
+// week on Thursdays. An interval of less than a second is an error.
 func Every(interval int64) (Schedule, error) {
-	if interval < leastInterval {
+	if interval < minInterval {
 		return Schedule{}, errors.New("must be at least 1s: a number without a unit is milliseconds")
 	}
 	return Schedule{interval: interval}, nil
 }
 
-// The most that a schedule may be, in bytes.
-const longestCron = 200
+// maxCron is the maximum size of a cron text, in bytes.
+const maxCron = 200
 
-// cronParser reads five fields, or a word such as @daily.
+// cronParser parses five fields, or a word such as @daily.
 var cronParser = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
 
-// ParseCron makes a Schedule of the five fields of cron, minute, hour, day of the
-// month, month and day of the week, or of @hourly, @daily, @weekly, @monthly or
-// @yearly. Its clock is UTC's, unless CRON_TZ= and the name of a time zone are in
-// front of it.
+// ParseCron parses the five fields of cron, which are minute, hour, day of the month,
+// month and day of the week, or @hourly, @daily, @weekly, @monthly or @yearly. The times
+// are in UTC, unless the text begins with CRON_TZ= and the name of a time zone.
 //
-// Where a clock is put forward, the ticks of the hour that is left out are an
-// hour earlier or later; where it is put back, those of the hour that comes twice
-// are there once. A text that has no tick is an error, which does not repeat it.
+// When clocks are put forward, the ticks of the missing hour are an hour earlier or
+// later. When clocks are put back, the ticks of the repeated hour occur once. A text
+// without ticks is an error, which does not contain the text.
 func ParseCron(text string) (Schedule, error) {
-	if len(text) > longestCron {
-		return Schedule{}, fmt.Errorf("must not be longer than %d bytes", longestCron)
+	if len(text) > maxCron {
+		return Schedule{}, fmt.Errorf("must not be longer than %d bytes", maxCron)
 	}
 	fields := strings.Fields(text)
 	zone := time.UTC
-	// The parser knows the zone too, but it fails hard where nothing follows it.
+	// The parser supports zones too, but panics if nothing follows the zone.
 	if len(fields) > 0 {
 		for _, prefix := range []string{"CRON_TZ=", "TZ="} {
 			name, ok := strings.CutPrefix(fields[0], prefix)
@@ -62,7 +61,7 @@ func ParseCron(text string) (Schedule, error) {
 				continue
 			}
 			var err error
-			// "Local" is another one on each machine.
+			// "Local" differs between machines.
 			if zone, err = time.LoadLocation(name); err != nil || name == "" || zone == time.Local {
 				return Schedule{}, errors.New("must name a time zone after CRON_TZ=, such as CRON_TZ=Europe/Berlin")
 			}
@@ -79,13 +78,13 @@ func ParseCron(text string) (Schedule, error) {
 		return Schedule{}, bad
 	}
 	spec, ok := parsed.(*cron.SpecSchedule)
-	if !ok { // @every, whose ticks depend on when the process was started
+	if !ok { // @every, whose ticks depend on the start of the process
 		return Schedule{}, bad
 	}
 	spec.Location = zone
 	s := Schedule{text: strings.Join(strings.Fields(text), " "), spec: spec}
 	if _, ok := s.nextCron(time.Unix(0, 0)); !ok {
-		return Schedule{}, errors.New("has no time at all, such as the 30th of February")
+		return Schedule{}, errors.New("never occurs, such as the 30th of February")
 	}
 	return s, nil
 }
@@ -93,12 +92,12 @@ func ParseCron(text string) (Schedule, error) {
 // IsZero reports whether the Schedule has no ticks.
 func (s Schedule) IsZero() bool { return s.interval == 0 && s.spec == nil }
 
-// Equal reports whether two Schedules were made of the same.
+// Equal reports whether two Schedules have the same interval or text.
 func (s Schedule) Equal(other Schedule) bool {
 	return s.interval == other.interval && s.text == other.text
 }
 
-// String is the interval as a duration, or the text of cron with single spaces.
+// String returns the interval as a duration, or the cron text with single spaces.
 func (s Schedule) String() string {
 	if s.spec == nil {
 		return FormatDuration(s.interval)
@@ -106,8 +105,8 @@ func (s Schedule) String() string {
 	return s.text
 }
 
-// Previous returns the latest tick that is not after now, in UTC; the zero time
-// if there is none.
+// Previous returns the latest tick that is not after now, in UTC, or the zero time if
+// there is no such tick.
 func (s Schedule) Previous(now time.Time) time.Time {
 	switch {
 	case s.interval > 0:
@@ -124,8 +123,8 @@ func (s Schedule) Previous(now time.Time) time.Time {
 	return time.Time{}
 }
 
-// Next returns the earliest tick after a time, in UTC; the zero time if there is
-// none.
+// Next returns the earliest tick after a time, in UTC, or the zero time if there is no
+// such tick.
 func (s Schedule) Next(after time.Time) time.Time {
 	switch {
 	case s.interval > 0:
@@ -142,7 +141,7 @@ func (s Schedule) Next(after time.Time) time.Time {
 	return time.Time{}
 }
 
-// sinceTick is how long ago the last tick of an interval was at a time, in ms.
+// sinceTick returns the time between the last tick of an interval and ms, in ms.
 func (s Schedule) sinceTick(ms int64) int64 {
 	since := ms % s.interval
 	if since < 0 {
@@ -151,16 +150,16 @@ func (s Schedule) sinceTick(ms int64) int64 {
 	return since
 }
 
-// mostDays is more than lie between two ticks of any cron: the 29th of February
-// is missing in some years that are divisible by 100.
-const mostDays = 3000
+// maxDays is more than the days between two ticks of any cron. The longest time is
+// between two 29ths of February around a year such as 2100.
+const maxDays = 3000
 
-// nextCron and previousCron go through the same days, so that they agree. A tick
-// that falls into a change of the clock may be on the day beside its own: so they
-// begin a day early, and look at one more than they need.
+// nextCron and previousCron check the same days, so that they agree. A tick during a
+// change of the clocks may be on a neighbouring day, so they begin a day early and
+// check one more day than necessary.
 func (s Schedule) nextCron(after time.Time) (tick time.Time, found bool) {
 	day := civil(after.In(s.spec.Location)).AddDate(0, 0, -1)
-	for range mostDays {
+	for range maxDays {
 		before := found
 		s.ticks(day, func(t time.Time) {
 			if t.After(after) && (!found || t.Before(tick)) {
@@ -177,7 +176,7 @@ func (s Schedule) nextCron(after time.Time) (tick time.Time, found bool) {
 
 func (s Schedule) previousCron(now time.Time) (tick time.Time, found bool) {
 	day := civil(now.In(s.spec.Location)).AddDate(0, 0, 1)
-	for range mostDays {
+	for range maxDays {
 		before := found
 		s.ticks(day, func(t time.Time) {
 			if !t.After(now) && (!found || t.After(tick)) {
@@ -192,7 +191,7 @@ func (s Schedule) previousCron(now time.Time) (tick time.Time, found bool) {
 	return tick, found
 }
 
-// civil is the day of a time, without its zone.
+// civil returns the day of a time, without its zone.
 func civil(t time.Time) time.Time {
 	year, month, day := t.Date()
 	return time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
@@ -216,11 +215,11 @@ func (s Schedule) ticks(day time.Time, yield func(time.Time)) {
 	}
 }
 
-// everyDay is the bit of the parser that says that a field of days was a star.
+// everyDay is the parser's bit for a star in a field of days.
 const everyDay = 1 << 63
 
-// includes reports whether a day has ticks. As ever in cron, a day of the month
-// and a day of the week that are both given mean either.
+// includes reports whether a day has ticks. If both a day of the month and a day of
+// the week are given, either matches, as always in cron.
 func (s Schedule) includes(day time.Time) bool {
 	if s.spec.Month&(1<<uint(day.Month())) == 0 {
 		return false

@@ -65,14 +65,14 @@ func TestTicks(t *testing.T) {
 		{parseCron(t, "CRON_TZ=Europe/Berlin 30 2 * * *"), "2026-03-28T12:00:00Z", "2026-03-28T01:30:00Z", "2026-03-29T01:30:00Z"},
 		{parseCron(t, "CRON_TZ=Europe/Berlin 30 2 * * *"), "2026-03-29T12:00:00Z", "2026-03-29T01:30:00Z", "2026-03-30T00:30:00Z"},
 		{parseCron(t, "CRON_TZ=Europe/Berlin 30 2 * * *"), "2026-10-25T12:00:00Z", "2026-10-25T01:30:00Z", "2026-10-26T01:30:00Z"},
-		// Here midnight was left out, and once a whole day.
+		// In these zones midnight was skipped, and once a whole day.
 		{parseCron(t, "CRON_TZ=America/Sao_Paulo 0 0 * * *"), "2018-11-04T12:00:00Z", "2018-11-04T02:00:00Z", "2018-11-05T02:00:00Z"},
 		{parseCron(t, "CRON_TZ=Pacific/Apia 0 12 * * *"), "2011-12-30T09:00:00Z", "2011-12-29T22:00:00Z", "2011-12-30T22:00:00Z"},
 	} {
 		name := test.schedule.String() + " " + test.now
 		now := at(t, test.now)
 		require.Equal(t, test.previous, test.schedule.Previous(now).Format(time.RFC3339Nano), name)
-		if strings.HasPrefix(test.after, "+") { // years that no layout knows
+		if strings.HasPrefix(test.after, "+") { // years that no layout can parse
 			require.Equal(t, int64(math.MaxInt64), test.schedule.Next(now).UnixMilli(), name)
 		} else {
 			require.Equal(t, test.after, test.schedule.Next(now).Format(time.RFC3339Nano), name)
@@ -92,13 +92,13 @@ func TestTicks(t *testing.T) {
 	require.False(t, parseCron(t, "@daily").IsZero())
 }
 
-func TestSchedulesThatAreNone(t *testing.T) {
+func TestInvalidSchedules(t *testing.T) {
 	t.Parallel()
 	for _, interval := range []int64{math.MinInt64, -1, 0, 60, 999} {
 		_, err := retention.Every(interval)
 		require.ErrorContains(t, err, "must be at least 1s", interval)
 	}
-	const fields, zone, never = "must be the five fields of cron", "must name a time zone", "has no time at all"
+	const fields, zone, never = "must be the five fields of cron", "must name a time zone", "never occurs"
 	for text, want := range map[string]string{
 		"": fields, " ": fields, "* * * *": fields, "* * * * * *": fields, "60 * * * *": fields, "* 24 * * *": fields,
 		"* * 0 * *": fields, "* * * 13 *": fields, "* * * * 7": fields, "*/0 * * * *": fields, "1-0 * * * *": fields, "-1 * * * *": fields,
@@ -124,7 +124,7 @@ func TestScheduleText(t *testing.T) {
 	require.NotEmpty(t, cmp.Diff(every(t, day), every(t, hour)))
 }
 
-// drawCron is a text of five fields that has ticks.
+// drawCron draws a text of five fields that has ticks.
 func drawCron(t *rapid.T) string {
 	field := func(label string, least, most int) string {
 		few := rapid.SliceOfN(rapid.IntRange(least, most), 1, 3)
@@ -144,8 +144,8 @@ func drawCron(t *rapid.T) string {
 	}, " ")
 }
 
-// TestTicksOfCron holds the ticks against those of the parser's own library, which
-// knows only the next one, and trips over clocks that are changed.
+// TestTicksOfCron compares the ticks with those of the parser's library, which returns
+// only the next tick and fails at changes of the clocks.
 func TestTicksOfCron(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -155,7 +155,7 @@ func TestTicksOfCron(t *testing.T) {
 		require.NoError(t, err)
 		now := time.Unix(rapid.Int64Range(0, 4e9).Draw(t, "now"), rapid.Int64Range(0, 1).Draw(t, "ns")).UTC()
 		next := library.Next(now)
-		if next.IsZero() { // it gives up after five years
+		if next.IsZero() { // the library gives up after five years
 			return
 		}
 		require.Equal(t, next, schedule.Next(now))
@@ -164,8 +164,8 @@ func TestTicksOfCron(t *testing.T) {
 	})
 }
 
-// TestTicksAgree is what a scheduler rests on: the ticks before and after a time
-// are neighbours, whatever the clocks do.
+// TestTicksAgree checks that the ticks before and after a time are neighbours, also at
+// changes of the clocks. Schedulers depend on this.
 func TestTicksAgree(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

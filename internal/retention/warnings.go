@@ -7,54 +7,55 @@ import (
 	"slices"
 )
 
-// A Warning is something that a Config may say, but hardly means.
+// A Warning is about something valid in a Config that is probably a mistake.
 type Warning struct {
-	// About is what it is.
-	About Doubt
+	// Kind is the kind of the warning.
+	Kind WarningKind
 
-	// Jobs are the names of the jobs that it is about, none for a [Gap] and for
-	// what is about the default policy.
+	// Jobs are the names of the jobs that the warning is about. A [Gap] and
+	// warnings about the default policy have none.
 	Jobs []string
 
-	// Over and UpTo are the lifetimes that it is about, in ms: those above the
-	// first, and not above the second. nil is no bound.
+	// Over and UpTo are the lifetimes that the warning is about, in ms: above the
+	// first, up to and including the second. nil is no bound.
 	Over, UpTo *int64
 }
 
-// A Doubt is what is doubtful about a Config.
-type Doubt int
+// A WarningKind is a kind of [Warning].
+type WarningKind int
 
-// What may be doubtful about a Config.
+// The kinds of warnings.
 const (
-	// Gap: rooms whose policy has one of the lifetimes are never purged, since no
-	// job covers it.
-	Gap Doubt = iota
-	// Overlap: two jobs purge the rooms whose policy has one of the lifetimes.
+	// Gap means that no job covers the lifetimes, so rooms with them are never
+	// purged.
+	Gap WarningKind = iota
+	// Overlap means that two jobs purge rooms with the lifetimes.
 	Overlap
-	// Idle: no lifetime is within a job's bounds.
+	// Idle means that no lifetime is within a job's bounds.
 	Idle
-	// DefaultNotCovered: no job covers the lifetime of the default policy, UpTo.
+	// DefaultNotCovered means that no job covers the default policy's lifetime,
+	// UpTo.
 	DefaultNotCovered
-	// DefaultNotAllowed: the lifetime of the default policy, UpTo, is outside
-	// those that are allowed. Rooms are purged by the nearest of these.
+	// DefaultNotAllowed means that the default policy's lifetime, UpTo, is outside
+	// the allowed lifetimes. Rooms are purged by the nearest allowed one.
 	DefaultNotAllowed
 )
 
-// String says it to the operator.
+// String returns the warning's text for the operator.
 func (w Warning) String() string {
-	switch w.About {
+	switch w.Kind {
 	case Gap:
 		return "no purge job covers a max_lifetime " + w.lifetimes() + ": rooms with such a policy are never purged"
 	case Overlap:
 		return fmt.Sprintf("the purge jobs %q both purge rooms with a max_lifetime %s", w.Jobs, w.lifetimes())
 	case Idle:
-		return fmt.Sprintf("the purge job %q never purges a room: no max_lifetime is over the lower of its bounds and within the upper", w.Jobs[0])
+		return fmt.Sprintf("the purge job %q never purges a room: no max_lifetime is within its bounds", w.Jobs[0])
 	case DefaultNotCovered:
 		return fmt.Sprintf("no purge job covers the default policy's max_lifetime of %s: rooms without a policy are never purged", FormatDuration(*w.UpTo))
 	case DefaultNotAllowed:
-		return fmt.Sprintf("the default policy's max_lifetime of %s is outside the allowed lifetimes: rooms without a policy are purged by the nearest of these", FormatDuration(*w.UpTo))
+		return fmt.Sprintf("the default policy's max_lifetime of %s is outside the allowed lifetimes: rooms without a policy are purged by the nearest allowed one", FormatDuration(*w.UpTo))
 	}
-	panic(fmt.Sprintf("retention: no words for doubt %d", w.About))
+	panic(fmt.Sprintf("retention: unknown kind of warning %d", w.Kind))
 }
 
 func (w Warning) lifetimes() string {
@@ -69,12 +70,11 @@ func (w Warning) lifetimes() string {
 	return "over " + FormatDuration(*w.Over) + " and up to " + FormatDuration(*w.UpTo)
 }
 
-// Warnings tells what is doubtful about a Config that [Config.Check] finds
-// nothing wrong with. One that is not enabled has no effect, and gets none.
+// Warnings returns the warnings about a Config that [Config.Check] accepts. A Config
+// that is not enabled has no warnings.
 //
-// An overlap is told of each job with the one that reaches furthest of those
-// that begin before it. So no overlap goes unnoticed, but not every pair of jobs
-// is named.
+// Warnings compares each job with only one of the jobs that begin before it: the one
+// that reaches furthest. So every overlap is reported, but not every pair of jobs.
 func (c Config) Warnings() []Warning {
 	if !c.Enabled {
 		return nil
@@ -85,33 +85,33 @@ func (c Config) Warnings() []Warning {
 		return warnings
 	}
 	if !slices.ContainsFunc(c.Jobs, func(job Job) bool { return job.Covers(nil, c.DefaultPolicy) }) {
-		warnings = append(warnings, Warning{About: DefaultNotCovered, UpTo: byDefault})
+		warnings = append(warnings, Warning{Kind: DefaultNotCovered, UpTo: byDefault})
 	}
 	if c.clamp(*byDefault) != *byDefault {
-		warnings = append(warnings, Warning{About: DefaultNotAllowed, UpTo: byDefault})
+		warnings = append(warnings, Warning{Kind: DefaultNotAllowed, UpTo: byDefault})
 	}
 	return warnings
 }
 
-// coverage tells of the lifetimes that no job covers, and of those that more
-// than one does, from the shortest to the longest.
+// coverage returns warnings about lifetimes that no job or more than one job covers,
+// from the shortest to the longest.
 func (c Config) coverage() []Warning {
-	// A reach is the lifetimes of a job: over low, up to high.
-	type reach struct {
+	// A span is the lifetimes of a job: over low, up to high.
+	type span struct {
 		low, high int64
 		name      string
 	}
-	const least, most = -1, math.MaxInt64
+	const minLifetime, maxLifetime = -1, math.MaxInt64
 	bound := func(ms int64) *int64 {
-		if ms == least || ms == most {
+		if ms == minLifetime || ms == maxLifetime {
 			return nil
 		}
 		return &ms
 	}
 	var warnings []Warning
-	var reaches []reach
+	var spans []span
 	for _, job := range c.Jobs {
-		r := reach{least, most, job.Name}
+		r := span{minLifetime, maxLifetime, job.Name}
 		if job.ShortestMaxLifetime != nil {
 			r.low = *job.ShortestMaxLifetime
 		}
@@ -119,20 +119,20 @@ func (c Config) coverage() []Warning {
 			r.high = *job.LongestMaxLifetime
 		}
 		if r.low == r.high {
-			warnings = append(warnings, Warning{About: Idle, Jobs: []string{job.Name}})
+			warnings = append(warnings, Warning{Kind: Idle, Jobs: []string{job.Name}})
 			continue
 		}
-		reaches = append(reaches, r)
+		spans = append(spans, r)
 	}
-	slices.SortStableFunc(reaches, func(a, b reach) int { return cmp.Compare(a.low, b.low) })
-	furthest := reach{least, least, ""}
-	for _, r := range reaches {
+	slices.SortStableFunc(spans, func(a, b span) int { return cmp.Compare(a.low, b.low) })
+	furthest := span{minLifetime, minLifetime, ""}
+	for _, r := range spans {
 		switch {
 		case r.low > furthest.high:
-			warnings = append(warnings, Warning{About: Gap, Over: bound(furthest.high), UpTo: bound(r.low)})
+			warnings = append(warnings, Warning{Kind: Gap, Over: bound(furthest.high), UpTo: bound(r.low)})
 		case r.low < furthest.high:
 			warnings = append(warnings, Warning{
-				About: Overlap, Jobs: []string{furthest.name, r.name},
+				Kind: Overlap, Jobs: []string{furthest.name, r.name},
 				Over: bound(r.low), UpTo: bound(min(furthest.high, r.high)),
 			})
 		}
@@ -140,8 +140,8 @@ func (c Config) coverage() []Warning {
 			furthest = r
 		}
 	}
-	if furthest.high < most {
-		warnings = append(warnings, Warning{About: Gap, Over: bound(furthest.high)})
+	if furthest.high < maxLifetime {
+		warnings = append(warnings, Warning{Kind: Gap, Over: bound(furthest.high)})
 	}
 	return warnings
 }

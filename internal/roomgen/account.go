@@ -7,13 +7,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// device is the id of the device that every made-up local user sends from.
+// device is the id of the device of every generated local user.
 const device = "DEMO"
 
-// Account makes a user with a device and an access token that does not expire.
-// A user who exists becomes an admin, or ceases to be one, and gets the token
-// as well. A second call changes nothing; a token that is another user's is an
-// error.
+// Account creates a user with a device and an access token that does not expire. If
+// the user exists, Account sets whether the user is an admin and adds the token. A
+// second call changes nothing. A token of another user is an error.
 func Account(ctx context.Context, db Database, userID, accessToken string, admin bool) error {
 	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		if err := lock(ctx, tx); err != nil {
@@ -37,7 +36,7 @@ func Account(ctx context.Context, db Database, userID, accessToken string, admin
 	return nil
 }
 
-// insertUsers makes those of the users that do not exist, and their devices.
+// insertUsers creates the users that do not exist, and their devices.
 func insertUsers(ctx context.Context, tx pgx.Tx, ids []string) error {
 	if _, err := tx.Exec(ctx, `
 		INSERT INTO users (name, creation_ts, approved, shadow_banned)
@@ -54,8 +53,8 @@ func insertUsers(ctx context.Context, tx pgx.Tx, ids []string) error {
 	return nil
 }
 
-// lock makes the transaction the only one of this package's, because numbers
-// are taken from the largest that there is.
+// lock waits until no other transaction of this package runs, because each takes its
+// numbers from the largest existing ones.
 func lock(ctx context.Context, tx pgx.Tx) error {
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('lethe.roomgen', 0))`); err != nil {
 		return fmt.Errorf("wait for other generators: %w", err)

@@ -5,17 +5,17 @@ import (
 	"encoding/json"
 )
 
-// A member is a user who is in the room.
+// A member is a joined user.
 type member struct {
 	id    string
 	local bool
-	join  string // the event that let the user in
+	join  string // id of the user's join event
 }
 
 // A stateKey names a piece of a room's state.
 type stateKey struct{ kind, key string }
 
-// An event is one as it is sent, and what its rows need beside.
+// An event is an event as it is sent, with other data for its rows.
 type event struct {
 	AuthEvents     []string                     `json:"auth_events"`
 	Content        map[string]any               `json:"content"`
@@ -35,11 +35,11 @@ type event struct {
 	stream   int64
 	received int64
 	by       *member
-	txn      string // what the client called it, if that is remembered
+	txn      string // the client's transaction id, if it is stored
 }
 
-// encode writes the event as event_json has it, with what merely looks like a
-// hash and a signature.
+// encode returns the event's JSON for event_json, with a fake hash and a fake
+// signature.
 func (e *event) encode(server string) (string, error) {
 	hash, left, right := digest("hash", e.id), digest("signature", e.id, 0), digest("signature", e.id, 1)
 	e.Hashes = map[string]string{"sha256": base64.RawStdEncoding.EncodeToString(hash[:])}
@@ -50,7 +50,7 @@ func (e *event) encode(server string) (string, error) {
 	return string(encoded), err
 }
 
-// metadata is what a homeserver remembers of an event beside the event.
+// metadata returns the event's internal metadata, as a homeserver stores it.
 func (e *event) metadata() string {
 	switch {
 	case !e.by.local:

@@ -14,59 +14,59 @@ import (
 )
 
 const (
-	// writeEvery bounds how many events are held in memory.
+	// writeEvery is the maximum number of events in memory.
 	writeEvery = 2000
 
-	// fullEvery is after how many state groups one is stored in full and not as
-	// a difference to the one before.
+	// fullEvery is the number of state groups of which one is stored in full, and
+	// the others as differences to the one before.
 	fullEvery = 100
 
-	// remembered is how many of the last messages may be reacted to, edited,
-	// redacted or be made the root of a thread.
+	// remembered is the number of recent messages to which reactions, edits,
+	// redactions and threads may refer.
 	remembered = 50
 
 	roomVersion   = "10"
 	formatVersion = 3 // of the events of that version
 
-	// seedOfRooms is the half of each room's seed that is the same for all.
+	// seedOfRooms is the half of the seed that all rooms share.
 	seedOfRooms = 0x6c65746865
 )
 
-// A generator makes one room, event after event.
+// A generator generates one room, event by event.
 type generator struct {
 	room    Room
 	rand    *rand.Rand
 	rows    *rows
 	last    *numbers
 	members []member
-	plan    []func() // what the next events are, as long as that is settled
-	total   int      // events that there will be
+	plan    []func() // the next events, if they are not random
+	total   int      // final number of events
 	summary Summary
 
 	depth, group int64    // the last event's
 	tips         []string // the forward extremities
-	before       []string // what the last event came after
+	before       []string // the previous events of the last event
 
 	state  map[stateKey]*event
 	recent []*event // messages, the oldest first
-	thread *thread  // the one that is being written in
-	newest int64    // where the last event is in the stream
-	bumped int64    // and the last message
+	thread *thread  // the current thread
+	newest int64    // stream ordering of the last event
+	bumped int64    // stream ordering of the last message
 	failed error    // the first event that could not be encoded
 }
 
-// numbers are those that were given out last, of which each is one room's.
+// numbers are the last stream ordering and state group that were used in any room.
 type numbers struct{ stream, group int64 }
 
-// A thread is a message, and those that were sent below it.
+// A thread is a root message and the messages in its thread.
 type thread struct {
 	root   string
 	latest *event
-	left   int // how many more there will be
+	left   int // number of messages still to come
 }
 
-// generate makes rooms, in one transaction. Their events take turns as time
-// goes: in the stream of all rooms, one that arrived later comes later.
+// generate generates rooms in one transaction. Their events are ordered by time of
+// arrival in the stream of all rooms.
 func generate(ctx context.Context, db Database, rooms ...Room) ([]Summary, error) {
 	var summaries []Summary
 	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
@@ -74,8 +74,8 @@ func generate(ctx context.Context, db Database, rooms ...Room) ([]Summary, error
 			return err
 		}
 		var last numbers
-		// A homeserver that is running takes its numbers from the sequences, which
-		// may be ahead of the tables. Not every database has them.
+		// The sequences of a homeserver may be ahead of the tables. Not every
+		// database has them.
 		if err := tx.QueryRow(ctx, `
 			SELECT greatest((SELECT max(stream_ordering) FROM events), pg_sequence_last_value(to_regclass('events_stream_seq')), 0),
 			       greatest((SELECT max(id) FROM state_groups), pg_sequence_last_value(to_regclass('state_group_id_seq')), 0)`).
@@ -125,7 +125,7 @@ func generate(ctx context.Context, db Database, rooms ...Room) ([]Summary, error
 	return summaries, err
 }
 
-// begin prepares to make a room, and makes what is not one of its events.
+// begin prepares a room's generator and writes the rows that do not belong to events.
 func begin(ctx context.Context, rows *rows, last *numbers, room Room) (*generator, error) {
 	if room.Server == "" {
 		return nil, errors.New("Server is not set")
@@ -156,8 +156,8 @@ func begin(ctx context.Context, rows *rows, last *numbers, room Room) (*generato
 	return g, insertUsers(ctx, rows.tx, locals)
 }
 
-// earliest returns the generator whose next event is the first to arrive, nil
-// when all are done.
+// earliest returns the generator whose next event arrives first, or nil if all are
+// done.
 func earliest(generators []*generator) *generator {
 	var first *generator
 	for _, g := range generators {
@@ -168,13 +168,13 @@ func earliest(generators []*generator) *generator {
 	return first
 }
 
-// arrival is when the next event arrives, in Unix milliseconds.
+// arrival returns when the next event arrives, in Unix milliseconds.
 func (g *generator) arrival() int64 {
 	left := float64(g.total-1-g.summary.Events) / float64(max(g.total-1, 1)) // 1 for the first, 0 for the last
 	return g.room.End.Add(-time.Duration(left * float64(g.room.Span))).UnixMilli()
 }
 
-// setUp plans the events that a room begins with, and lets the members in.
+// setUp plans the first events of a room and the joins of its members.
 func (g *generator) setUp() {
 	creator := &g.members[0]
 	set := func(kind string, content map[string]any) {
@@ -198,7 +198,7 @@ func (g *generator) setUp() {
 	}
 }
 
-// join lets a member in.
+// join adds a member's join event.
 func (g *generator) join(m *member) {
 	name := localpart(m.id)
 	e := g.set(m, "m.room.member", m.id, map[string]any{"displayname": name, "membership": "join"})
@@ -206,7 +206,7 @@ func (g *generator) join(m *member) {
 	g.rows.add("room_memberships", e.id, m.id, m.id, e.RoomID, "join", name, e.stream)
 }
 
-// next makes the next event: what is planned, or one of the room's daily life.
+// next adds the next event: the next planned one, or a random one.
 func (g *generator) next() {
 	if len(g.plan) > 0 {
 		planned := g.plan[0]
@@ -244,7 +244,7 @@ func (g *generator) next() {
 	}
 }
 
-// say makes a message that is related to another as given, or not.
+// say adds a message, with a relation to another event if one is given.
 func (g *generator) say(by *member, relation map[string]any) *event {
 	content := map[string]any{"body": sentence(g.rand, 2, 25), "msgtype": "m.text"}
 	if relation != nil {
@@ -260,7 +260,7 @@ func (g *generator) say(by *member, relation map[string]any) *event {
 	g.bumped = e.stream
 	if relation["rel_type"] == "m.thread" {
 		g.notify(e, mentioned, g.thread.root)
-		return e // which no other is about: threads do not branch
+		return e // no other event refers to it, because threads do not nest
 	}
 	g.notify(e, mentioned, "main")
 	if len(g.recent) == remembered {
@@ -270,8 +270,8 @@ func (g *generator) say(by *member, relation map[string]any) *event {
 	return e
 }
 
-// notify tells some of the local members of a message, and one who is mentioned
-// in any case.
+// notify adds notifications of a message for some of the local members, and always
+// for a mentioned one.
 func (g *generator) notify(e *event, mentioned *member, thread string) {
 	for i := range g.members {
 		m := &g.members[i]
@@ -287,12 +287,11 @@ func (g *generator) notify(e *event, mentioned *member, thread string) {
 	}
 }
 
-// beginThread makes the message the root of a thread, instead of the one that
-// was written in until now.
+// beginThread ends the current thread and makes the message the root of a new one.
 func (g *generator) beginThread(root *event) {
 	g.endThread()
 	g.thread = &thread{root: root.id, left: 3 + g.rand.IntN(20)}
-	// It can be the root of one thread only.
+	// A message can be the root of only one thread.
 	g.recent = slices.DeleteFunc(g.recent, func(e *event) bool { return e == root })
 }
 
@@ -331,15 +330,15 @@ func (g *generator) edit(what *event) {
 	g.rows.addSearch(e, "content.body", text)
 }
 
-// redact makes the sender of a message take it back. The message's own rows stay
-// as they are: a homeserver censors them only later.
+// redact adds a redaction of a message by its sender. The message's own rows do not
+// change, because a homeserver censors them only later.
 func (g *generator) redact(what *event) {
 	e := g.make(event{Type: "m.room.redaction", by: what.by, Redacts: what.id, Content: map[string]any{}})
 	g.rows.add("redactions", e.id, what.id, false, e.received, false)
 	g.recent = slices.DeleteFunc(g.recent, func(r *event) bool { return r == what })
 }
 
-// set makes an event that sets state.
+// set adds a state event.
 func (g *generator) set(by *member, kind, key string, content map[string]any) *event {
 	e := g.make(event{Type: kind, StateKey: &key, Content: content, by: by})
 	g.rows.add("state_events", e.id, e.RoomID, kind, key)
@@ -350,7 +349,7 @@ func (g *generator) set(by *member, kind, key string, content map[string]any) *e
 	return e
 }
 
-// make completes an event and makes the rows that each event has.
+// make completes an event and adds the rows that every event has.
 func (g *generator) make(e event) *event {
 	n := g.summary.Events
 	e.id, e.received = eventID(g.room.ID, g.room.Seed, n), g.arrival()
@@ -367,8 +366,8 @@ func (g *generator) make(e event) *event {
 		g.rows.add("event_txn_id_device_id", e.id, e.RoomID, e.by.id, device, e.txn, e.received)
 	}
 
-	// Now and then the other server has not heard of the last event yet, and the
-	// next event comes after both.
+	// Sometimes the other server has not received the last event yet. Then the next
+	// event follows both.
 	late := !e.by.local && e.StateKey == nil && len(g.tips) == 1 && len(g.before) > 0 && n+1 < g.total && g.rand.IntN(30) == 0
 	if late {
 		e.PrevEvents = g.before
@@ -423,7 +422,7 @@ func (g *generator) authOf(e *event) []string {
 	return auth
 }
 
-// makeGroup makes the state group of the state that an event has just set.
+// makeGroup adds a state group after a state event.
 func (g *generator) makeGroup(e *event) {
 	prev := g.group
 	g.last.group++
@@ -440,7 +439,7 @@ func (g *generator) makeGroup(e *event) {
 	g.summary.StateGroups++
 }
 
-// end makes what says how the room is now.
+// end adds the rows about the current state of the room.
 func (g *generator) end() {
 	g.endThread()
 	room, locals := g.room.ID, 0
@@ -476,7 +475,7 @@ func (g *generator) end() {
 	g.summary.LastDepth, g.summary.LastStream = g.depth, g.newest
 }
 
-// localpart is a user's name without the server's.
+// localpart returns a user id's name without the server.
 func localpart(id string) string {
 	name, _, _ := strings.Cut(strings.TrimPrefix(id, "@"), ":")
 	return name

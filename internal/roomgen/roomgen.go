@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ErrExists is returned for a room whose id is taken.
+// ErrExists is returned if a room with the id exists.
 var ErrExists = errors.New("the room exists already")
 
 // A Database is a *pgxpool.Pool, a *pgx.Conn or a pgx.Tx.
@@ -17,38 +17,37 @@ type Database interface {
 	Begin(ctx context.Context) (pgx.Tx, error)
 }
 
-// A Room says what room to make. Only Server must be set.
+// A Room describes a room to generate. Only Server is required.
 type Room struct {
-	// Creator is the user id of the user of this server who makes the room and
-	// has the power in it. Defaults to alice.
+	// Creator is the user id of the room's creator, a user of this server. Defaults
+	// to alice.
 	Creator string
 
-	// End is when the last event arrived. Defaults to now.
+	// End is when the last event arrives. Defaults to now.
 	End time.Time
 
-	// Events is how many events the room has, but at least those that set it up
-	// and let its members join. Defaults to 200.
+	// Events is the number of events. The room has at least the events that set it
+	// up and the joins of its members. Defaults to 200.
 	Events int
 
-	// ID is the room's id. Defaults to one that is made of Seed and Server.
+	// ID is the room's id. Defaults to one made from Seed and Server.
 	ID string
 
-	// LocalMembers is how many users of this server are in the room, of whom the
-	// creator is one in any case. Those who have no account get one without a
-	// password. Defaults to 4.
+	// LocalMembers is the number of members of this server, including the creator.
+	// Members without an account get one without a password. Defaults to 4.
 	LocalMembers int
 
-	// Name is the room's first name. Defaults to "Room", and the seed.
+	// Name is the room's first name. Defaults to "Room" and the seed.
 	Name string
 
-	// RemoteMembers is how many users of RemoteServer are in the room; none if
-	// it is negative. Defaults to 3.
+	// RemoteMembers is the number of members of RemoteServer. A negative number
+	// means no members. Defaults to 3.
 	RemoteMembers int
 
 	// RemoteServer is the name of the other server. Defaults to "far.example".
 	RemoteServer string
 
-	// Seed makes one room differ from another. Defaults to 0.
+	// Seed distinguishes rooms. Defaults to 0.
 	Seed uint64
 
 	// Server is this server's name.
@@ -57,32 +56,32 @@ type Room struct {
 	// Span is the time from the first event to the last. Defaults to 30 days.
 	Span time.Duration
 
-	// StateEvery is after how many events the topic or the name changes; never
-	// if it is negative. Each change makes a state group. Defaults to 100.
+	// StateEvery is the number of events between two changes of the topic or the
+	// name. A negative number means no changes. Each change adds a state group.
+	// Defaults to 100.
 	StateEvery int
 }
 
-// A Summary says what was made.
+// A Summary describes a generated room.
 type Summary struct {
-	// Room is the room's id, Name its name at the end, and Creator the user id
-	// of its creator.
+	// Room is the room's id, Name its final name, and Creator the user id of its
+	// creator.
 	Room, Name, Creator string
 
-	// Events counts all events, StateEvents those of them that set state, and
-	// StateGroups the states that the room was in.
+	// Events is the number of all events, StateEvents the number of state events,
+	// and StateGroups the number of state groups.
 	Events, StateEvents, StateGroups int
 
-	// Middle is the id of the event half-way: one to purge up to.
+	// Middle is the id of the middle event, up to which tests may purge.
 	Middle string
 
-	// LastDepth and LastStream are where the last event is in the room and in
-	// the stream of all rooms.
+	// LastDepth and LastStream are the last event's depth and stream ordering.
 	LastDepth, LastStream int64
 }
 
-// Generate makes a room, in one transaction. Its events come after all that the
-// database has in the stream, whatever their times are. A second call with the
-// same room fails with [ErrExists].
+// Generate generates a room in one transaction. In the stream its events follow all
+// existing events, whatever their times are. A second call with the same room fails
+// with [ErrExists].
 func Generate(ctx context.Context, db Database, room Room) (Summary, error) {
 	summaries, err := generate(ctx, db, room)
 	if err != nil {
@@ -125,7 +124,7 @@ func (r Room) withDefaults() Room {
 	return r
 }
 
-// members returns who joins, in this order. The creator is the first.
+// members returns the members in the order of their joins. The creator is the first.
 func (r Room) members() []member {
 	all := []member{{id: r.Creator, local: true}}
 	for i := 0; len(all) < r.LocalMembers; i++ {
@@ -139,8 +138,8 @@ func (r Room) members() []member {
 	return all
 }
 
-// Demo makes three rooms to try things on, of 20,000, 2,000 and 200 events, the
-// last of which arrived at the time given. A second call fails with [ErrExists].
+// Demo generates three demo rooms, of 20,000, 2,000 and 200 events. The last event
+// arrives at now. A second call fails with [ErrExists].
 func Demo(ctx context.Context, db Database, server string, now time.Time) ([]Summary, error) {
 	const day = 24 * time.Hour
 	summaries, err := generate(

@@ -18,8 +18,8 @@ func TestMain(m *testing.M) { devstacktest.Main(m) }
 
 var end = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// connect opens a connection that is closed when the test has ended, and a
-// context that bounds the test.
+// connect returns a connection that is closed when the test ends, and a context that
+// limits the test.
 func connect(t *testing.T, url string) (context.Context, *pgx.Conn) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -37,7 +37,7 @@ func value[T any](t *testing.T, ctx context.Context, conn *pgx.Conn, sql string,
 	return v
 }
 
-// faults are queries that must find nothing, by what they look for.
+// faults are queries that must find no rows, by the fault they look for.
 var faults = map[string]string{
 	"event without JSON": `
 		SELECT FROM events e LEFT JOIN event_json j USING (event_id) WHERE e.room_id = $1 AND j.event_id IS NULL`,
@@ -103,7 +103,7 @@ func TestGenerate(t *testing.T) {
 	require.Equal(t, "@alice:lab.test", summary.Creator)
 	require.Equal(t, 5000, summary.Events)
 	require.EqualValues(t, 5000, summary.LastStream)
-	require.Greater(t, summary.StateGroups, 200, "so that some are in full")
+	require.Greater(t, summary.StateGroups, 200, "some groups must be stored in full")
 	counts := map[string]int{
 		`events WHERE NOT outlier AND topological_ordering = depth AND event_id ~ '^\$[A-Za-z0-9_-]{43}$'`: summary.Events,
 		`state_events`:         summary.StateEvents,
@@ -141,16 +141,16 @@ func TestGenerate(t *testing.T) {
 	_, err = roomgen.Generate(ctx, conn, roomgen.Room{})
 	require.ErrorContains(t, err, "Server")
 
-	// Another room comes after the first.
+	// A second room's events follow the first's.
 	room.Seed, room.Events, room.RemoteMembers, room.Creator = 8, 1, -1, "@zoe:lab.test"
 	second, err := roomgen.Generate(ctx, conn, room)
 	require.NoError(t, err)
-	require.Equal(t, 9, second.Events, "no room is smaller than its setting up")
+	require.Equal(t, 9, second.Events, "a room has at least the events that set it up")
 	require.EqualValues(t, 5009, second.LastStream)
 	require.Equal(t, summary.Events, value[int](t, ctx, conn, `SELECT count(*) FROM events WHERE room_id = $1`, summary.Room))
 }
 
-func TestGenerateTwiceTheSame(t *testing.T) {
+func TestGenerateTwice(t *testing.T) {
 	t.Parallel()
 	generate := func() (roomgen.Summary, string) {
 		ctx, conn := connect(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded))
@@ -164,8 +164,8 @@ func TestGenerateTwiceTheSame(t *testing.T) {
 	require.Equal(t, oneJSON, otherJSON)
 }
 
-// TestGenerateInSynapsesDatabase makes a room where a real homeserver keeps its
-// own, with more constraints and triggers than we have.
+// TestGenerateInSynapsesDatabase generates a room in a real homeserver's database, which
+// has more constraints and triggers than ours.
 func TestGenerateInSynapsesDatabase(t *testing.T) {
 	t.Parallel()
 	ctx, conn := connect(t, devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump")))
@@ -219,6 +219,6 @@ func TestAccount(t *testing.T) {
 	require.NoError(t, roomgen.Account(ctx, conn, "@admin:lab.test", "three", false))
 	require.Equal(t, "@user:lab.test 0 DEMO", value[string](t, ctx, conn, holder, "two"))
 	require.Equal(t, "@admin:lab.test 0 DEMO", value[string](t, ctx, conn, holder, "three"))
-	require.Error(t, roomgen.Account(ctx, conn, "@user:lab.test", "one", false), "it is another user's")
+	require.Error(t, roomgen.Account(ctx, conn, "@user:lab.test", "one", false), "the token belongs to another user")
 	require.Equal(t, 3, value[int](t, ctx, conn, `SELECT count(*) FROM access_tokens`))
 }

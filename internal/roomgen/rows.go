@@ -7,8 +7,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// columns are those that are written, of each table that is written by COPY.
-// Tables are in the order of writing: what is referenced comes first.
+// columns lists the tables that are written by COPY, and their columns. The order is
+// the order of writing: a table follows the tables that it references.
 var columns = []struct {
 	table string
 	names []string
@@ -52,24 +52,24 @@ var columns = []struct {
 	}},
 }
 
-// rows gathers rows, to write them table by table.
+// rows collects rows and writes them table by table.
 type rows struct {
 	tx      pgx.Tx
 	waiting map[string][][]any
 
-	// What search finds, by columns, since it is no plain COPY.
+	// The columns of event_search, which is not written by COPY.
 	found struct {
 		ids, rooms, senders, keys, texts []string
 		times, streams                   []int64
 	}
 }
 
-// add gathers a row: a value for each of the table's columns.
+// add adds a row, with a value for each of the table's columns.
 func (r *rows) add(table string, values ...any) {
 	r.waiting[table] = append(r.waiting[table], values)
 }
 
-// write writes what was gathered.
+// write writes the collected rows.
 func (r *rows) write(ctx context.Context) error {
 	for _, c := range columns {
 		waiting := r.waiting[c.table]
@@ -95,7 +95,7 @@ func (r *rows) write(ctx context.Context) error {
 	return nil
 }
 
-// addSearch gathers what search is to find an event by.
+// addSearch adds a row of event_search.
 func (r *rows) addSearch(e *event, key, text string) {
 	f := &r.found
 	f.ids, f.rooms, f.senders = append(f.ids, e.id), append(f.rooms, e.RoomID), append(f.senders, e.Sender)

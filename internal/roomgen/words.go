@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// people are the names of members. Those of this server are taken from the
-// beginning, those of the other from the end.
+// people are the names of members. This server's members have names from the
+// beginning, the other server's from the end.
 var people = []string{
 	"alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy", "kim", "leo", "mia",
 	"noor", "olga", "pat", "quinn", "rosa", "sven", "tara", "uma", "vera", "wim", "xena", "yan", "zoe",
@@ -31,8 +31,8 @@ var words = strings.Fields(`
 
 var reactions = []string{"👍", "❤️", "😄", "🎉", "👀", "🙏"}
 
-// personName is the i-th name, or for -1 and below the last, the one before, and
-// so on. Names that come round again are numbered.
+// personName returns the i-th name. For -1 and below it counts from the end. Repeated
+// names get a number.
 func personName(i int) string {
 	if i < 0 {
 		i = -1 - i
@@ -41,7 +41,7 @@ func personName(i int) string {
 	return people[i%len(people)] + round(i/len(people))
 }
 
-// round tells the bearers of one name apart; the first has nothing.
+// round returns the number of a repeated name. The first has none.
 func round(i int) string {
 	if i == 0 {
 		return ""
@@ -49,10 +49,10 @@ func round(i int) string {
 	return strconv.Itoa(i + 1)
 }
 
-// sentence makes up some words to say.
-func sentence(r *rand.Rand, least, most int) string {
+// sentence returns a random sentence of minWords to maxWords words.
+func sentence(r *rand.Rand, minWords, maxWords int) string {
 	var b strings.Builder
-	for i := range least + r.IntN(most-least+1) {
+	for i := range minWords + r.IntN(maxWords-minWords+1) {
 		if i > 0 {
 			b.WriteByte(' ')
 		}
@@ -61,18 +61,18 @@ func sentence(r *rand.Rand, least, most int) string {
 	return b.String()
 }
 
-// digest is what stands for a hash, a signature or an id: 32 bytes that depend
-// on all that is given.
+// digest returns 32 bytes that depend on its arguments, for a fake hash, signature or
+// id.
 func digest(of ...any) [sha256.Size]byte { return sha256.Sum256([]byte(fmt.Sprintln(of...))) }
 
-// eventID is the id of the n-th event of a room: a hash of its own, as from room
-// version 4 on, but not of the event.
+// eventID returns the id of the n-th event of a room. It has the format of room
+// version 4 and later, but is not a hash of the event.
 func eventID(room string, seed uint64, n int) string {
 	id := digest("event", room, seed, n)
 	return "$" + base64.RawURLEncoding.EncodeToString(id[:])
 }
 
-// roomID is the id of a room that has none: 18 letters and the server.
+// roomID returns the default id of a room: 18 letters and the server.
 func roomID(seed uint64, server string) string {
 	letters := digest("room", seed, server)
 	id := []byte("!")

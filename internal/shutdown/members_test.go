@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/matrix"
+	"lethe/internal/matrix/matrixtest"
 	"lethe/internal/roomgen"
 	"lethe/internal/shutdown"
 	"lethe/internal/store/journal"
@@ -408,9 +409,9 @@ func TestNewRooms(t *testing.T) {
 			}
 			require.Equal(t, version == "9" || version == "10", strings.Contains(events[0].JSON, `"creator":"@alice:x"`))
 			content := one[string](h, `SELECT json::json ->> 'content' FROM event_json WHERE event_id = $1`, events[2].ID)
-			levels, err := matrix.ParsePowerLevels(version, []byte(content), []string{"@alice:x"})
+			levels, err := matrixtest.ParsePowerLevels(version, []byte(content), []string{"@alice:x"})
 			require.NoError(t, err)
-			require.Equal(t, map[bool]int64{true: matrix.CreatorPower, false: 100}[version == "12"], levels.User("@alice:x"))
+			require.Equal(t, map[bool]int64{true: matrixtest.CreatorPower, false: 100}[version == "12"], levels.User("@alice:x"))
 			require.EqualValues(t, -10, levels.User("@bob:x"))
 			require.EqualValues(t, 0, levels.Send("m.room.message", false))
 			require.Equal(t, map[bool]int64{true: 150, false: 100}[version == "12"], levels.Send("m.room.tombstone", true))

@@ -15,14 +15,14 @@ import (
 
 // An Authority signs certificates. Make one with [NewAuthority].
 type Authority struct {
-	// PEM is its own certificate, which who trusts it needs.
+	// PEM is the authority's own certificate, for clients that trust it.
 	PEM []byte
 
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
 }
 
-// NewAuthority makes an authority that nobody trusts yet.
+// NewAuthority creates an authority.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -37,8 +37,8 @@ func NewAuthority(t testing.TB) *Authority {
 	return &Authority{PEM: encode("CERTIFICATE", der), certificate: certificate, key: key}
 }
 
-// Certificate makes a certificate of a server or client that has the names, which
-// may be addresses, for an hour, and its key, both in PEM.
+// Certificate creates a certificate for a server or client, and its key, both in PEM. The
+// names may be addresses. The certificate is valid for an hour.
 func (a *Authority) Certificate(t testing.TB, names ...string) (certificate, key []byte) {
 	t.Helper()
 	own, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

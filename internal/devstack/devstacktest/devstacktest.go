@@ -20,40 +20,41 @@ import (
 	"lethe/internal/devstack"
 )
 
-// timeout bounds each thing that a test asks for here. It is far more than any
-// of them takes, also on a busy machine.
+// timeout limits each operation. It is much longer than any of them takes, even on a
+// busy machine.
 const timeout = 2 * time.Minute
 
-// buildTimeout bounds the build of the programs, which may have to compile all
-// that they import.
+// buildTimeout limits the build of the programs, which may have to compile all
+// dependencies.
 const buildTimeout = 10 * time.Minute
 
-// checksVariable is the environment variable that says how many checks rapid makes.
+// checksVariable is the environment variable for the number of rapid's checks.
 const checksVariable = "LETHE_TEST_CHECKS"
 
-// programsVariable is the environment variable that names a folder of programs
-// that were built for the tests of more than one package.
+// programsVariable is the environment variable that names the folder with built
+// programs.
 const programsVariable = "LETHE_TEST_PROGRAMS"
 
-// The test process's one of each, made by the first test that asks and removed
-// by Main.
+// The shared resources of the test process. The first test that needs one creates it,
+// and Main removes it.
 var (
 	mainRuns  atomic.Bool
 	postgres  = sync.OnceValues(startPostgres)
-	started   atomic.Pointer[devstack.Postgres] // what postgres returned
+	started   atomic.Pointer[devstack.Postgres] // the result of postgres
 	binaries  = sync.OnceValues(buildBinaries)
-	built     atomic.Pointer[string] // what binaries returned
+	built     atomic.Pointer[string] // the result of binaries
 	databases atomic.Int64           // for names
 
 	templatesMu sync.Mutex
 	templates   = map[string]func() (string, error){} // by label
 )
 
-// Main is the body of a package's TestMain: it has rapid make thirty checks, or
-// as many as LETHE_TEST_CHECKS or -rapid.checks say, since here each asks a
-// server many times; it runs the tests, stops what they
-// shared, fails if they left goroutines behind (the options say which are none
-// of their fault), and exits.
+// Main is the body of a package's TestMain. It runs the tests, stops the shared
+// servers, fails if goroutines are left, and exits. The options name goroutines to
+// ignore.
+//
+// Main sets the number of rapid's checks to thirty, because each check makes many
+// requests to a server. LETHE_TEST_CHECKS or -rapid.checks set another number.
 func Main(m *testing.M, options ...goleak.Option) {
 	mainRuns.Store(true)
 	if flag.Lookup("rapid.checks") != nil { // where a test imports it
@@ -70,7 +71,7 @@ func Main(m *testing.M, options ...goleak.Option) {
 	if folder := built.Load(); folder != nil {
 		errs = append(errs, os.RemoveAll(*folder))
 	}
-	if code == 0 { // a test that failed may well have left some
+	if code == 0 { // a failed test may leave goroutines
 		errs = append(errs, goleak.Find(options...))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -80,9 +81,9 @@ func Main(m *testing.M, options ...goleak.Option) {
 	os.Exit(code)
 }
 
-// Postgres returns the server that all tests of the process share; Main stops
-// it. A test that restarts it disturbs those that run in parallel: it starts
-// one of its own with [devstack.StartPostgres].
+// Postgres returns the server that all tests of the process share. Main stops it. A test
+// must not restart it, because other tests run in parallel: such a test starts its own
+// with [devstack.StartPostgres].
 func Postgres(t testing.TB) *devstack.Postgres {
 	t.Helper()
 	needMain(t)
@@ -91,17 +92,17 @@ func Postgres(t testing.TB) *devstack.Postgres {
 	return server
 }
 
-// EmptyDatabase returns the URL of a new empty database, which is dropped when
-// the test has ended.
+// EmptyDatabase returns the URL of a new empty database. It is dropped when the test
+// ends.
 func EmptyDatabase(t testing.TB) string {
 	t.Helper()
 	return database(t, "")
 }
 
-// Database returns the URL of a new database, which is dropped when the test
-// has ended. It is a copy of one that prepare makes once per test process for
-// each template label: prepare gets the URL of an empty database, and leaves no
-// connection to it behind. If prepare fails, so does every test that asks.
+// Database returns the URL of a new database, which is dropped when the test ends. It is
+// a copy of a template. For each template label, prepare fills the template once per
+// test process: it gets the URL of an empty database, and must close its connections. If
+// prepare fails, every test with the label fails.
 func Database(t testing.TB, template string, prepare func(ctx context.Context, url string) error) string {
 	t.Helper()
 	return cloneOf(t, "prepared: "+template, func(ctx context.Context, server *devstack.Postgres, name string) error {
@@ -109,9 +110,9 @@ func Database(t testing.TB, template string, prepare func(ctx context.Context, u
 	})
 }
 
-// Restored returns the URL of a new database with the contents of a file of
-// pg_dump's custom format, which is dropped when the test has ended. The file
-// is read once per test process.
+// Restored returns the URL of a new database with the contents of a file in pg_dump's
+// custom format. It is dropped when the test ends. The file is read once per test
+// process.
 func Restored(t testing.TB, dumpFile string) string {
 	t.Helper()
 	return cloneOf(t, "restored: "+dumpFile, func(ctx context.Context, server *devstack.Postgres, name string) error {
@@ -119,8 +120,8 @@ func Restored(t testing.TB, dumpFile string) string {
 	})
 }
 
-// Redis returns a server for this test alone, which it may flush, pause, kill
-// and restart. It is closed when the test has ended.
+// Redis returns a server only for this test, which may flush, pause, kill and restart
+// it. It is closed when the test ends.
 func Redis(t testing.TB) *devstack.Redis {
 	t.Helper()
 	server, err := devstack.StartRedis(t.Context(), devstack.RedisOptions{})
@@ -129,8 +130,8 @@ func Redis(t testing.TB) *devstack.Redis {
 	return server
 }
 
-// RedisCluster returns a Cluster of three masters for this test alone. It is
-// closed when the test has ended.
+// RedisCluster returns a Cluster of three masters only for this test. It is closed when
+// the test ends.
 func RedisCluster(t testing.TB) *devstack.RedisCluster {
 	t.Helper()
 	cluster, err := devstack.StartRedisCluster(t.Context())
@@ -139,8 +140,8 @@ func RedisCluster(t testing.TB) *devstack.RedisCluster {
 	return cluster
 }
 
-// RedisSentinel returns a master, a replica and a sentinel for this test alone.
-// They are closed when the test has ended.
+// RedisSentinel returns a master, a replica and a sentinel only for this test. They are
+// closed when the test ends.
 func RedisSentinel(t testing.TB) *devstack.RedisSentinel {
 	t.Helper()
 	sentinel, err := devstack.StartRedisSentinel(t.Context())
@@ -149,23 +150,22 @@ func RedisSentinel(t testing.TB) *devstack.RedisSentinel {
 	return sentinel
 }
 
-// Shared returns the path of a file in the folder shared that lies beside the
-// repository: fixtures too large to be part of it. Where the file is not there
-// the test is skipped.
+// Shared returns the path of a file in the folder "shared" beside the repository, which
+// has fixtures that are too large for it. If the file is missing, the test is skipped.
 func Shared(t testing.TB, path ...string) string {
 	t.Helper()
 	root, err := repository()
 	must(t, err)
 	file := filepath.Join(append([]string{filepath.Dir(root), "shared"}, path...)...)
 	if _, err := os.Stat(file); err != nil {
-		t.Skipf("%s is not there: the fixtures are not part of the repository", file)
+		t.Skipf("%s is missing: the fixtures are not part of the repository", file)
 	}
 	return file
 }
 
-// Binaries returns the folder of the programs below cmd: the absolute path that
-// LETHE_TEST_PROGRAMS has, for make test builds them once for all packages; else
-// they are built once per test process, and Main removes them.
+// Binaries returns the folder with the built programs of cmd. It is the absolute path in
+// LETHE_TEST_PROGRAMS, which make test sets after building them once for all packages.
+// Otherwise Binaries builds them once per test process, and Main removes them.
 func Binaries(t testing.TB) string {
 	t.Helper()
 	needMain(t)
@@ -177,8 +177,8 @@ func Binaries(t testing.TB) string {
 	return folder
 }
 
-// database returns the URL of a new copy of the template, or of a new empty
-// database if that is "".
+// database returns the URL of a new copy of the template, or of a new empty database if
+// template is "".
 func database(t testing.TB, template string) string {
 	t.Helper()
 	server := Postgres(t)
@@ -187,7 +187,7 @@ func database(t testing.TB, template string) string {
 	defer cancel()
 	must(t, server.CreateDatabase(ctx, name, template))
 	t.Cleanup(func() {
-		// The test's own context has ended.
+		// The test's context has ended.
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
 		must(t, server.DropDatabase(ctx, name))
@@ -202,7 +202,7 @@ func cloneOf(t testing.TB, label string, fill func(ctx context.Context, server *
 	template := templates[label]
 	if template == nil {
 		template = sync.OnceValues(func() (string, error) {
-			// Not the context of the test that happened to come first.
+			// Not the context of the first test, because others share the template.
 			ctx, cancel := context.WithTimeout(context.Background(), timeout)
 			defer cancel()
 			name := newName("template")
@@ -213,7 +213,7 @@ func cloneOf(t testing.TB, label string, fill func(ctx context.Context, server *
 		})
 		templates[label] = template
 	}
-	templatesMu.Unlock() // tests with other templates need not wait for this one
+	templatesMu.Unlock() // tests with other templates do not wait
 	name, err := template()
 	must(t, err)
 	return database(t, name)
@@ -247,8 +247,7 @@ func buildBinaries() (string, error) {
 	return folder, nil
 }
 
-// repository returns the folder of go.mod, above that of the package whose
-// tests run.
+// repository returns the folder of go.mod, which is above the package under test.
 func repository() (string, error) {
 	start, err := os.Getwd()
 	if err != nil {
@@ -259,12 +258,12 @@ func repository() (string, error) {
 			return folder, nil
 		}
 		if folder == filepath.Dir(folder) {
-			return "", fmt.Errorf("find the repository: there is no go.mod above %s", start)
+			return "", fmt.Errorf("find the repository: no go.mod above %s", start)
 		}
 	}
 }
 
-// needMain fails the test if nobody would clean up after it.
+// needMain fails the test if the package does not use Main, which cleans up.
 func needMain(t testing.TB) {
 	t.Helper()
 	if !mainRuns.Load() {

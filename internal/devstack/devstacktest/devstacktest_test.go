@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { devstacktest.Main(m) }
 
-func TestEmptyDatabasesAreApart(t *testing.T) {
+func TestEmptyDatabasesAreSeparate(t *testing.T) {
 	t.Parallel()
 	one, other := devstacktest.EmptyDatabase(t), devstacktest.EmptyDatabase(t)
 	require.NotEqual(t, one, other)
@@ -41,7 +41,7 @@ func TestDatabaseIsDroppedAfterTheTest(t *testing.T) {
 func TestTemplateIsPreparedOnce(t *testing.T) {
 	t.Parallel()
 	var prepared atomic.Int32
-	label := fmt.Sprintf("%p", &prepared) // a second run of the test is to prepare its own
+	label := fmt.Sprintf("%p", &prepared) // a second run of the test prepares another template
 	prepare := func(ctx context.Context, url string) error {
 		prepared.Add(1)
 		conn, err := pgx.Connect(ctx, url)
@@ -71,7 +71,7 @@ func TestRestored(t *testing.T) {
 	}
 }
 
-func TestSharedSkipsWhatIsNotThere(t *testing.T) {
+func TestSharedSkipsMissingFiles(t *testing.T) {
 	t.Parallel()
 	var skipped bool
 	t.Run("asks", func(t *testing.T) {

@@ -1,9 +1,8 @@
-// Package devstacktest gives tests their servers and databases: one PostgreSQL
-// for a test process, with a database of its own for each test, and a Redis of
-// its own for each test that asks.
+// Package devstacktest provides servers and databases for tests: one PostgreSQL per
+// test process with separate databases for each test, and a separate Redis for each
+// test.
 //
-// It promises that tests, and packages, may run in parallel without seeing each
-// other, and that what it hands out is gone when the test that asked has ended.
-// It fails a test, and never skips one, when a server is not installed. Nothing
-// but tests may import it.
+// It promises that tests and packages can run in parallel without affecting each other,
+// and that everything it provides is removed when the test ends. If a server is not
+// installed it fails the test, and never skips it. Only tests may import it.
 package devstacktest

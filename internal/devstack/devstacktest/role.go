@@ -11,12 +11,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// roles numbers the roles that [AsPlainRole] has made.
+// roles is the number of roles that [AsPlainRole] has created.
 var roles atomic.Int64
 
-// AsPlainRole returns the URL of the same database for a new role that is not a
-// superuser and owns nothing, but may read and write the tables that are there
-// now, as an operator may set Lethe up. Each call makes another role.
+// AsPlainRole returns the URL of the same database for a new role. The role is not a
+// superuser and owns nothing, but may read and write all existing tables, as an operator
+// may set it up. Each call creates another role.
 func AsPlainRole(t testing.TB, database string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), timeout)
