@@ -11,10 +11,3 @@ func TestMain(m *testing.M) { devstacktest.Main(m) }
 
 // A lab is a database of the test's own.
 type lab struct{ *storetest.Lab }
-
-func setup(t *testing.T) *lab {
-	t.Helper()
-	return &lab{storetest.New(t)}
-}
-
-const room = storetest.Room
