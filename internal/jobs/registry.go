@@ -28,7 +28,7 @@ func Queues() []journal.Queue { return []journal.Queue{Critical, Default, Low} }
 // A Yield is a reason for which a run gives its job back without having failed.
 type Yield string
 
-// The reasons. [Yields] describes each.
+// The reasons. docs/metrics.md describes each.
 const (
 	YieldDrain       Yield = "drain"
 	YieldHeld        Yield = "held"
@@ -46,7 +46,7 @@ const (
 // An Action is what the reconciler does to a job.
 type Action string
 
-// The actions. [Actions] describes each.
+// The actions. docs/metrics.md describes each.
 const (
 	ActionReleased Action = "released"
 	ActionMissed   Action = "missed"
@@ -54,21 +54,21 @@ const (
 	ActionResumed  Action = "resumed"
 )
 
-// A Word is a value of a metric's label, with what it means.
-type Word[T ~string] struct {
-	Name  T
-	Means string
+// Actions returns all actions of the reconciler.
+func Actions() []Action {
+	return []Action{ActionReleased, ActionMissed, ActionEnqueued, ActionResumed}
 }
 
-// A Definition describes a kind of job.
+// A Definition describes a kind of job: all that depends on the kind and is not the
+// job's work. What the words mean is in docs/metrics.md.
 type Definition struct {
 	Kind journal.Kind
 
-	// Means says what a job of the kind does.
-	Means string
-
 	// Queue is the queue of its tasks, unless a job names another.
 	Queue journal.Queue
+
+	// TaskAction is the word for the kind in the admin API's list of tasks.
+	TaskAction string
 
 	// Ends are the states in which a job of the kind may end.
 	Ends []journal.State
@@ -76,96 +76,39 @@ type Definition struct {
 	// Yields are the reasons for which a run may give a job of the kind back.
 	Yields []Yield
 
-	// TaskAction is the word for the kind in the admin API's list of tasks.
-	TaskAction string
-
 	// Sweep are the outcomes that the kind counts for each room, nil unless it is a
 	// sweep.
-	Sweep []Word[string]
+	Sweep []string
 }
 
-// anyRun are the reasons for which a run of any kind may give its job back.
-var anyRun = []Yield{YieldDrain, YieldRoomBusy, YieldSlice, YieldTimeout, YieldUnreachable}
-
-// Registry describes all kinds of jobs. Whatever depends on the kind of a job, and is
-// not its work, is here: its queue, its metrics, and the words for it.
-func Registry() []Definition {
-	always := []journal.State{journal.Complete, journal.Failed}
-	ofRoom := append(slices.Clone(anyRun), YieldHeld, YieldLowQueue, YieldRate, YieldRoomLocked)
-	ofSweep := append(slices.Clone(anyRun), YieldQueueFull)
-	return []Definition{
-		{
-			Kind: PurgeHistory, Queue: Default, TaskAction: "purge_history",
-			Means: "purges the history of a room up to a depth",
-			Ends:  always, Yields: ofRoom,
-		},
-		{
-			Kind: DeleteRoom, Queue: Critical, TaskAction: "shutdown_and_purge_room",
-			Means:  "shuts a room down, and may delete all of it",
-			Ends:   append(slices.Clone(always), journal.Cancelled),
-			Yields: append(slices.Clone(ofRoom), YieldPurgeDelay),
-		},
-		{
-			Kind: RetentionSweep, Queue: Default, TaskAction: "retention_sweep",
-			Means: "makes a purge of each room that has expired events",
-			Ends:  always, Yields: ofSweep,
-			Sweep: []Word[string]{
-				{"enqueued", "a purge was made"},
-				{"deleting", "the room has a delete"},
-				{"purging", "the room has a purge"},
-				{"held", "the room is held"},
-				{"nothing_expired", "the room has no expired events"},
-				{"no_limit", "the room keeps everything"},
-				{"other_job", "another retention job covers the room"},
-				{"failed", "the decision failed, or the purge was refused"},
-			},
-		},
-		{
-			Kind: AbandonedSweep, Queue: Default, TaskAction: "abandoned_sweep",
-			Means: "makes a delete of each room that is abandoned",
-			Ends:  always, Yields: ofSweep,
-			Sweep: []Word[string]{
-				{"enqueued", "a delete was made"},
-				{"deleting", "the room has a delete"},
-				{"held", "the room is held"},
-				{"excluded", "the settings exclude the room"},
-				{"members", "local users are in the room, are invited or have knocked"},
-				{"recent", "the last local user left too recently"},
-				{"undated", "the time at which the last local user left is unknown"},
-				{"cooling_off", "no earlier sweep has found the room abandoned for long enough"},
-				{"capped", "the sweep had made as many deletes as it may"},
-				{"failed", "the decision failed, or the delete was refused"},
-			},
-		},
+var (
+	registry = []Definition{
+		{PurgeHistory, Default, "purge_history", anyEnd, yieldsOfRooms(), nil},
+		{DeleteRoom, Critical, "shutdown_and_purge_room", append(slices.Clone(anyEnd), journal.Cancelled), yieldsOfRooms(YieldPurgeDelay), nil},
+		{RetentionSweep, Default, "retention_sweep", anyEnd, yieldsOfAll(YieldQueueFull), []string{
+			"enqueued", "deleting", "purging", "held", "nothing_expired", "no_limit", "other_job", "failed",
+		}},
+		{AbandonedSweep, Default, "abandoned_sweep", anyEnd, yieldsOfAll(YieldQueueFull), []string{
+			"enqueued", "deleting", "held", "excluded", "members", "recent", "undated", "cooling_off", "capped", "failed",
+		}},
 	}
+
+	anyEnd = []journal.State{journal.Complete, journal.Failed}
+)
+
+// yieldsOfAll are the reasons for which a run of any kind may give its job back, and
+// further ones.
+func yieldsOfAll(further ...Yield) []Yield {
+	return append([]Yield{YieldDrain, YieldRoomBusy, YieldSlice, YieldTimeout, YieldUnreachable}, further...)
 }
 
-// Yields describes the reasons for which a run gives its job back.
-func Yields() []Word[Yield] {
-	return []Word[Yield]{
-		{YieldSlice, "its time slice is over, and other jobs take their turn"},
-		{YieldRoomBusy, "another job of the room is running"},
-		{YieldRoomLocked, "the room's lock was not free in time"},
-		{YieldHeld, "the room is held; the job continues when the hold is released"},
-		{YieldPurgeDelay, "a delete waits between shutdown and purge"},
-		{YieldLowQueue, "as many jobs of sweeps are running as may"},
-		{YieldQueueFull, "as many jobs of sweeps are open as may"},
-		{YieldRate, "the sweeps have deleted as many rows per second as they may"},
-		{YieldDrain, "the worker is stopping"},
-		{YieldUnreachable, "the database could not be reached"},
-		{YieldTimeout, "the run took too long"},
-	}
+// yieldsOfRooms are those of a kind that has a room, and further ones.
+func yieldsOfRooms(further ...Yield) []Yield {
+	return append(yieldsOfAll(YieldHeld, YieldLowQueue, YieldRate, YieldRoomLocked), further...)
 }
 
-// Actions describes what the reconciler does to jobs.
-func Actions() []Word[Action] {
-	return []Word[Action]{
-		{ActionReleased, "taken from a worker that vanished"},
-		{ActionMissed, "found without a task in asynq, which is normal while a worker checks whether the job's room is free"},
-		{ActionEnqueued, "given a task: after a release, after a minute without one, or because it never had one"},
-		{ActionResumed, "put back into the queue after its room's hold was released"},
-	}
-}
+// Registry returns the definitions of all kinds of jobs.
+func Registry() []Definition { return slices.Clone(registry) }
 
 // QueueOf returns the queue of a job's tasks: the one that it names, or that of its
 // kind. A sweep is not in the queue of its purges, or it would have to wait until
@@ -174,7 +117,7 @@ func QueueOf(job journal.Job) journal.Queue {
 	if job.Queue != "" {
 		return job.Queue
 	}
-	for _, definition := range Registry() {
+	for _, definition := range registry {
 		if definition.Kind == job.Kind {
 			return definition.Queue
 		}

@@ -31,7 +31,7 @@ func showWorker(metrics *observe.Metrics) {
 			metrics.JobYields.WithLabelValues(kind, string(reason))
 		}
 		for _, outcome := range definition.Sweep {
-			sweepCounter(metrics, definition.Kind).WithLabelValues(outcome.Name)
+			sweepCounter(metrics, definition.Kind).WithLabelValues(outcome)
 		}
 	}
 	metrics.LockWaitSeconds.WithLabelValues(modeWrite)
@@ -49,7 +49,7 @@ func sweepCounter(metrics *observe.Metrics, kind journal.Kind) *prometheus.Count
 // showReconciler shows the zeros of what a reconciler counts.
 func showReconciler(metrics *observe.Metrics) {
 	for _, action := range jobs.Actions() {
-		metrics.ReconcilerActions.WithLabelValues(string(action.Name))
+		metrics.ReconcilerActions.WithLabelValues(string(action))
 	}
 	for _, definition := range jobs.Registry() {
 		metrics.JobsEnded.WithLabelValues(string(definition.Kind), string(journal.Failed))

@@ -28,21 +28,13 @@ func (q *Queries) ForwardExtremities(ctx context.Context, room string) ([]Extrem
 	if !postgres.Storable(room) {
 		return nil, nil
 	}
-	var extremities []Extremity
-	err := postgres.RetryRead(ctx, func() error {
-		rows, err := q.db.Query(ctx, `
-			SELECT x.event_id, g.state_group, e.depth, e.received_ts
-			FROM event_forward_extremities x
-			JOIN events e USING (event_id)
-			JOIN event_to_state_groups g USING (event_id)
-			WHERE x.room_id = $1
-			ORDER BY x.event_id`, room)
-		if err != nil {
-			return err
-		}
-		extremities, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Extremity])
-		return err
-	})
+	extremities, err := postgres.ReadAll(ctx, q.db, pgx.RowToStructByPos[Extremity], `
+		SELECT x.event_id, g.state_group, e.depth, e.received_ts
+		FROM event_forward_extremities x
+		JOIN events e USING (event_id)
+		JOIN event_to_state_groups g USING (event_id)
+		WHERE x.room_id = $1
+		ORDER BY x.event_id`, room)
 	if err != nil {
 		return nil, fmt.Errorf("list the forward extremities: %w", err)
 	}

@@ -35,20 +35,12 @@ func (q *Queries) RoomState(ctx context.Context, room, ofType string, after Stat
 	if !postgres.Storable(room) || !postgres.Storable(ofType) {
 		return nil, nil
 	}
-	var entries []StateEntry
-	err := postgres.RetryRead(ctx, func() error {
-		// A type and a key have one event at most. Its id is compared so that the
-		// zero entry is before all others, even one that has neither.
-		rows, err := q.db.Query(ctx, `
-			SELECT type, state_key, event_id FROM current_state_events
-			WHERE room_id = $1 AND ($2 = '' OR type = $2) AND (type, state_key, event_id) > ($3, $4, $5)
-			ORDER BY type, state_key LIMIT $6`, room, ofType, after.Type, after.Key, after.EventID, limit)
-		if err != nil {
-			return err
-		}
-		entries, err = pgx.CollectRows(rows, pgx.RowToStructByPos[StateEntry])
-		return err
-	})
+	// A type and a key have one event at most. Its id is compared so that the
+	// zero entry is before all others, even one that has neither.
+	entries, err := postgres.ReadAll(ctx, q.db, pgx.RowToStructByPos[StateEntry], `
+		SELECT type, state_key, event_id FROM current_state_events
+		WHERE room_id = $1 AND ($2 = '' OR type = $2) AND (type, state_key, event_id) > ($3, $4, $5)
+		ORDER BY type, state_key LIMIT $6`, room, ofType, after.Type, after.Key, after.EventID, limit)
 	if err != nil {
 		return nil, fmt.Errorf("list the room's state: %w", err)
 	}

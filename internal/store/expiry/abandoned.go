@@ -103,31 +103,23 @@ func (q *Queries) SeenRooms(ctx context.Context, after string, limit int, rule A
 	if !postgres.Storable(after) {
 		return nil, fmt.Errorf("%s: %w", operation, postgres.ErrNotFound)
 	}
-	var rooms []SeenRoom
-	err := postgres.RetryRead(ctx, func() error {
-		rows, err := q.db.Query(ctx, `
-			SELECT r.room_id, `+abandonment+`,
-			       EXISTS (
-			         SELECT FROM lethe.jobs j
-			         WHERE j.room_id = r.room_id AND j.kind = 'delete_room' AND j.state IN ('queued', 'running', 'held')),
-			       EXISTS (SELECT FROM lethe.holds h WHERE h.room_id = r.room_id AND h.released_at IS NULL),
-			       a.seen_at
-			FROM (SELECT room_id, creator FROM rooms WHERE room_id > $4 ORDER BY room_id LIMIT $5) r
-			LEFT JOIN lethe.abandoned_rooms a ON a.room_id = r.room_id
-			ORDER BY r.room_id`, rule.ServerName, rule.Before, rule.Exclude, after, limit)
-		if err != nil {
-			return err
+	rooms, err := postgres.ReadAll(ctx, q.db, func(row pgx.CollectableRow) (r SeenRoom, err error) {
+		var seen *time.Time
+		err = row.Scan(&r.Room, &r.Abandonment, &r.Deleting, &r.Held, &seen)
+		if seen != nil {
+			r.SeenAt = *seen
 		}
-		rooms, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r SeenRoom, err error) {
-			var seen *time.Time
-			err = row.Scan(&r.Room, &r.Abandonment, &r.Deleting, &r.Held, &seen)
-			if seen != nil {
-				r.SeenAt = *seen
-			}
-			return r, err
-		})
-		return err
-	})
+		return r, err
+	}, `
+		SELECT r.room_id, `+abandonment+`,
+		       EXISTS (
+		         SELECT FROM lethe.jobs j
+		         WHERE j.room_id = r.room_id AND j.kind = 'delete_room' AND j.state IN ('queued', 'running', 'held')),
+		       EXISTS (SELECT FROM lethe.holds h WHERE h.room_id = r.room_id AND h.released_at IS NULL),
+		       a.seen_at
+		FROM (SELECT room_id, creator FROM rooms WHERE room_id > $4 ORDER BY room_id LIMIT $5) r
+		LEFT JOIN lethe.abandoned_rooms a ON a.room_id = r.room_id
+		ORDER BY r.room_id`, rule.ServerName, rule.Before, rule.Exclude, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", operation, err)
 	}

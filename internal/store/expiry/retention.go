@@ -63,41 +63,33 @@ func (q *Queries) RetentionRooms(ctx context.Context, after string, limit int) (
 	if !postgres.Storable(after) {
 		return nil, fmt.Errorf("%s: %w", operation, postgres.ErrNotFound)
 	}
-	var rooms []RoomRetention
-	err := postgres.RetryRead(ctx, func() error {
-		// The index of the current state is asked for one room after the other,
-		// each the next above the last: DISTINCT would read all the state of all
-		// rooms, or at least of those of the page, of which one may have a million
-		// members. The table of rooms is no help: it also has those that nobody
-		// here was ever in.
-		rows, err := q.db.Query(ctx, `
-			WITH RECURSIVE page (room_id, number) AS (
-				SELECT (SELECT room_id FROM current_state_events WHERE room_id > $1 ORDER BY room_id LIMIT 1), 1
-				UNION ALL
-				SELECT (SELECT c.room_id FROM current_state_events c WHERE c.room_id > page.room_id ORDER BY c.room_id LIMIT 1),
-				       number + 1
-				FROM page
-				WHERE page.room_id IS NOT NULL AND number < $2
-			)
-			SELECT page.room_id, r.min_lifetime, r.max_lifetime, coalesce(open.deleting, false), coalesce(open.purging, false),
-			       EXISTS (SELECT FROM lethe.holds h WHERE h.room_id = page.room_id AND h.released_at IS NULL)
+	// The index of the current state is asked for one room after the other,
+	// each the next above the last: DISTINCT would read all the state of all
+	// rooms, or at least of those of the page, of which one may have a million
+	// members. The table of rooms is no help: it also has those that nobody
+	// here was ever in.
+	rooms, err := postgres.ReadAll(ctx, q.db, func(row pgx.CollectableRow) (r RoomRetention, err error) {
+		return r, row.Scan(&r.Room, &r.MinLifetime, &r.MaxLifetime, &r.Deleting, &r.Purging, &r.Held)
+	}, `
+		WITH RECURSIVE page (room_id, number) AS (
+			SELECT (SELECT room_id FROM current_state_events WHERE room_id > $1 ORDER BY room_id LIMIT 1), 1
+			UNION ALL
+			SELECT (SELECT c.room_id FROM current_state_events c WHERE c.room_id > page.room_id ORDER BY c.room_id LIMIT 1),
+			       number + 1
 			FROM page
-			LEFT JOIN (current_state_events c JOIN room_retention r ON r.room_id = c.room_id AND r.event_id = c.event_id)
-			       ON c.room_id = page.room_id AND `+timeline.IsRetentionPolicy+`
-			CROSS JOIN LATERAL (
-				SELECT bool_or(kind = 'delete_room') AS deleting, bool_or(kind = 'purge_history') AS purging
-				FROM lethe.jobs
-				WHERE jobs.room_id = page.room_id AND state IN ('queued', 'running', 'held')) open
-			WHERE page.room_id IS NOT NULL
-			ORDER BY number`, after, limit)
-		if err != nil {
-			return err
-		}
-		rooms, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r RoomRetention, err error) {
-			return r, row.Scan(&r.Room, &r.MinLifetime, &r.MaxLifetime, &r.Deleting, &r.Purging, &r.Held)
-		})
-		return err
-	})
+			WHERE page.room_id IS NOT NULL AND number < $2
+		)
+		SELECT page.room_id, r.min_lifetime, r.max_lifetime, coalesce(open.deleting, false), coalesce(open.purging, false),
+		       EXISTS (SELECT FROM lethe.holds h WHERE h.room_id = page.room_id AND h.released_at IS NULL)
+		FROM page
+		LEFT JOIN (current_state_events c JOIN room_retention r ON r.room_id = c.room_id AND r.event_id = c.event_id)
+		       ON c.room_id = page.room_id AND `+timeline.IsRetentionPolicy+`
+		CROSS JOIN LATERAL (
+			SELECT bool_or(kind = 'delete_room') AS deleting, bool_or(kind = 'purge_history') AS purging
+			FROM lethe.jobs
+			WHERE jobs.room_id = page.room_id AND state IN ('queued', 'running', 'held')) open
+		WHERE page.room_id IS NOT NULL
+		ORDER BY number`, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", operation, err)
 	}

@@ -195,17 +195,9 @@ func checkHold(row pgx.Row) error {
 // List returns up to limit holds, those placed last first; with released also those
 // that were released.
 func (h *Holds) List(ctx context.Context, released bool, limit int) ([]Hold, error) {
-	var holds []Hold
-	err := postgres.RetryRead(ctx, func() error {
-		rows, err := h.db.Query(ctx, `
-			SELECT `+holdColumns+` FROM lethe.holds
-			WHERE $1 OR released_at IS NULL ORDER BY placed_at DESC, id DESC LIMIT $2`, released, limit)
-		if err != nil {
-			return err
-		}
-		holds, err = pgx.CollectRows(rows, scanHold)
-		return err
-	})
+	holds, err := postgres.ReadAll(ctx, h.db, scanHold, `
+		SELECT `+holdColumns+` FROM lethe.holds
+		WHERE $1 OR released_at IS NULL ORDER BY placed_at DESC, id DESC LIMIT $2`, released, limit)
 	if err != nil {
 		return nil, fmt.Errorf("list the holds: %w", err)
 	}
@@ -225,7 +217,7 @@ func (j *Journal) HoldJob(ctx context.Context, run Run) error {
 // It looks at what is, and not at releases: a hold that was released while a job
 // was about to wait for it leaves no job behind.
 func (j *Journal) ResumeHeld(ctx context.Context, limit int) ([]Job, error) {
-	jobs, err := j.manyJobs(ctx, `
+	jobs, err := postgres.Collect(ctx, j.db, scanJob, `
 		UPDATE lethe.jobs
 		SET state = 'queued', generation = generation + 1, task_missing_since = `+neverEnqueued+`, updated_at = clock_timestamp()
 		WHERE id IN (

@@ -38,7 +38,7 @@ func insertJobs(ctx context.Context, db postgres.Querier, jobs []Job) (accepted 
 			columns[i] = append(columns[i], value)
 		}
 	}
-	rows, err := db.Query(ctx, `
+	return postgres.Collect(ctx, db, pgx.RowTo[string], `
 		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, queue, trace_parent, request_id, task_missing_since)
 		SELECT id, kind, room_id, parameters, requester, nullif(queue, ''), nullif(trace_parent, ''), nullif(request_id, ''),
 		       CASE WHEN missing THEN timestamptz `+neverEnqueued+` END
@@ -46,10 +46,6 @@ func insertJobs(ctx context.Context, db postgres.Querier, jobs []Job) (accepted 
 		     AS j (id, kind, room_id, parameters, requester, queue, trace_parent, request_id, missing)
 		ON CONFLICT DO NOTHING RETURNING id`,
 		columns[0], columns[1], columns[2], columns[3], columns[4], columns[5], columns[6], columns[7], missing)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 // InsertJob writes the row of a new, queued job; from then on it is accepted.

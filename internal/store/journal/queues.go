@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"lethe/internal/store/postgres"
+
 	"github.com/jackc/pgx/v5"
 )
 
@@ -36,7 +38,7 @@ type OpenJobs struct {
 func (j *Journal) Queues(ctx context.Context) ([]OpenJobs, error) {
 	// All that have not ended are in an index of their own, however many have. The
 	// rooms of those that run are few, so to compare with them costs nothing.
-	rows, err := j.db.Query(ctx, `
+	open, err := postgres.Collect(ctx, j.db, pgx.RowToStructByPos[OpenJobs], `
 		WITH clock AS (
 			SELECT clock_timestamp() AS now
 		), open AS (
@@ -53,10 +55,6 @@ func (j *Journal) Queues(ctx context.Context) ([]OpenJobs, error) {
 		             AND room_id NOT IN (SELECT room_id FROM open WHERE state = 'running')), '0')),
 		       greatest('0', coalesce(max(now - updated_at) FILTER (WHERE state = 'running'), '0'))
 		FROM open, clock GROUP BY queue, kind`, maxCounted)
-	if err != nil {
-		return nil, fmt.Errorf("count the open jobs: %w", err)
-	}
-	open, err := pgx.CollectRows(rows, pgx.RowToStructByPos[OpenJobs])
 	if err != nil {
 		return nil, fmt.Errorf("count the open jobs: %w", err)
 	}

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"lethe/internal/store/postgres"
 )
 
 // neverEnqueued is the task_missing_since of a job whose generation asynq never
@@ -19,7 +19,7 @@ const neverEnqueued = `'-infinity'`
 // returned so. Any number of callers may do this at once.
 func (j *Journal) ReleaseStale(ctx context.Context, stale time.Duration, most, limit int) ([]Job, error) {
 	// A row that is locked is being moved by its run at this moment.
-	jobs, err := j.manyJobs(ctx, `
+	jobs, err := postgres.Collect(ctx, j.db, scanJob, `
 		UPDATE lethe.jobs
 		SET generation = generation + 1, failures = failures + 1, heartbeat_at = NULL, updated_at = clock_timestamp(),
 		    last_failure = coalesce(last_failure, 'its worker vanished'),
@@ -44,7 +44,7 @@ func (j *Journal) ReleaseStale(ctx context.Context, stale time.Duration, most, l
 // for at least missing, or never; for these the caller has a task to enqueue.
 // Those that had one get a new generation.
 func (j *Journal) RequeueMissing(ctx context.Context, missing time.Duration, limit int) ([]Job, error) {
-	jobs, err := j.manyJobs(ctx, `
+	jobs, err := postgres.Collect(ctx, j.db, scanJob, `
 		UPDATE lethe.jobs
 		SET generation = generation + CASE WHEN task_missing_since = `+neverEnqueued+` THEN 0 ELSE 1 END,
 		    task_missing_since = `+neverEnqueued+`, updated_at = clock_timestamp()
@@ -62,7 +62,7 @@ func (j *Journal) RequeueMissing(ctx context.Context, missing time.Duration, lim
 // QueuedJobs returns up to limit queued jobs in the order of their ids, from
 // the first after the given id.
 func (j *Journal) QueuedJobs(ctx context.Context, after string, limit int) ([]Job, error) {
-	jobs, err := j.manyJobs(ctx, `
+	jobs, err := postgres.Collect(ctx, j.db, scanJob, `
 		SELECT `+jobColumns+` FROM lethe.jobs WHERE state = 'queued' AND id > $1 ORDER BY id LIMIT $2`, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("list queued jobs: %w", err)
@@ -97,12 +97,4 @@ func (j *Journal) markTask(ctx context.Context, id string, generation int, since
 		return fmt.Errorf("record the job's task: %w", err)
 	}
 	return nil
-}
-
-func (j *Journal) manyJobs(ctx context.Context, sql string, args ...any) ([]Job, error) {
-	rows, err := j.db.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, scanJob)
 }

@@ -65,26 +65,18 @@ func (j *Journal) ListJobs(ctx context.Context, list JobList) ([]ListedJob, erro
 	if list.Room != nil && (*list.Room == "" || !postgres.Storable(*list.Room)) {
 		return nil, nil
 	}
-	var jobs []ListedJob
-	err := postgres.RetryRead(ctx, func() error {
-		rows, err := j.db.Query(ctx, `
-			SELECT * FROM (
-				SELECT id, `+listedKind+` AS kind, room_id, state, floor(extract(epoch FROM updated_at) * 1000)::bigint AS changed_ts,
-				       coalesce(checkpoint ->> 'phase', '') AS phase,
-				       coalesce(checkpoint -> 'shutdown_room', checkpoint -> 'sweep') AS result, error
-				FROM lethe.jobs
-				WHERE `+listedKind+` = ANY ($1) AND state = ANY ($2) AND ($3::text IS NULL OR room_id = $3)
-				  AND (ended_at IS NULL OR ended_at > clock_timestamp() - $5::interval)
-				  AND ($4::bigint IS NULL OR floor(extract(epoch FROM updated_at) * 1000) <= $4)
-				ORDER BY changed_ts DESC, id DESC
-				LIMIT $6) j
-			ORDER BY changed_ts, id`, list.Kinds, list.States, list.Room, list.Until, list.EndedWithin, list.Limit)
-		if err != nil {
-			return err
-		}
-		jobs, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ListedJob])
-		return err
-	})
+	jobs, err := postgres.ReadAll(ctx, j.db, pgx.RowToStructByPos[ListedJob], `
+		SELECT * FROM (
+			SELECT id, `+listedKind+` AS kind, room_id, state, floor(extract(epoch FROM updated_at) * 1000)::bigint AS changed_ts,
+			       coalesce(checkpoint ->> 'phase', '') AS phase,
+			       coalesce(checkpoint -> 'shutdown_room', checkpoint -> 'sweep') AS result, error
+			FROM lethe.jobs
+			WHERE `+listedKind+` = ANY ($1) AND state = ANY ($2) AND ($3::text IS NULL OR room_id = $3)
+			  AND (ended_at IS NULL OR ended_at > clock_timestamp() - $5::interval)
+			  AND ($4::bigint IS NULL OR floor(extract(epoch FROM updated_at) * 1000) <= $4)
+			ORDER BY changed_ts DESC, id DESC
+			LIMIT $6) j
+		ORDER BY changed_ts, id`, list.Kinds, list.States, list.Room, list.Until, list.EndedWithin, list.Limit)
 	if err != nil {
 		return nil, fmt.Errorf("list the jobs: %w", err)
 	}

@@ -157,6 +157,24 @@ func (db *DB) ReadRow(ctx context.Context, dest []any, sql string, args ...any) 
 	})
 }
 
+// ReadAll reads all rows of a query, with [RetryRead].
+func ReadAll[T any](ctx context.Context, db *DB, scan pgx.RowToFunc[T], sql string, args ...any) (all []T, err error) {
+	err = RetryRead(ctx, func() error {
+		all, err = Collect(ctx, db, scan, sql, args...)
+		return err
+	})
+	return all, err
+}
+
+// Collect reads all rows of a query.
+func Collect[T any](ctx context.Context, q Querier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scan)
+}
+
 // A Querier runs queries: a [DB] or a transaction.
 type Querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"lethe/internal/store/postgres"
+
 	"github.com/jackc/pgx/v5"
 )
 
@@ -141,7 +143,7 @@ var purgeIndexes = []struct {
 // that a process of Lethe's does.
 func (p *Purger) LackingPrivileges(ctx context.Context) (grants []string, err error) {
 	tables, wanted := pairs(allPrivileges())
-	rows, err := p.db.Query(ctx, `
+	grants, err = postgres.Collect(ctx, p.db, pgx.RowTo[string], `
 		WITH lacking AS (
 			SELECT 1 AS rank, 'TEMPORARY' AS privilege, 'DATABASE ' || quote_ident(current_database()) AS object
 			WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')
@@ -162,9 +164,6 @@ func (p *Purger) LackingPrivileges(ctx context.Context) (grants []string, err er
 		)
 		SELECT format('GRANT %s ON %s TO %I;', string_agg(privilege, ', ' ORDER BY privilege DESC), object, current_user)
 		FROM lacking GROUP BY rank, object ORDER BY rank, object`, tables, wanted, sequences)
-	if err == nil {
-		grants, err = pgx.CollectRows(rows, pgx.RowTo[string])
-	}
 	if err != nil {
 		return nil, fmt.Errorf("look for privileges: %w", err)
 	}
@@ -204,15 +203,11 @@ func (p *Purger) LackingForSetWise(ctx context.Context, catalog Catalog) (grants
 		}
 	}
 	tables, wanted := pairs(needed)
-	rows, err := p.db.Query(ctx, `
+	more, err := postgres.Collect(ctx, p.db, pgx.RowTo[string], `
 		SELECT format('GRANT %s ON %s TO %I;', string_agg(DISTINCT privilege, ', ' ORDER BY privilege DESC), name, current_user)
 		FROM unnest($1::text[], $2::text[]) AS w (name, privilege)
 		WHERE NOT has_table_privilege(to_regclass(name), privilege)
 		GROUP BY name ORDER BY name`, tables, wanted)
-	if err != nil {
-		return fail(err)
-	}
-	more, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return fail(err)
 	}
@@ -251,7 +246,7 @@ func (p *Purger) LackingIndexes(ctx context.Context, catalog Catalog) (statement
 		}
 	}
 	// An index serves if it begins with these columns and holds all rows.
-	rows, err := p.db.Query(ctx, `
+	statements, err = postgres.Collect(ctx, p.db, pgx.RowTo[string], `
 		SELECT format('CREATE INDEX CONCURRENTLY ON %s (%s);', w.name, w.columns)
 		FROM unnest($1::text[], $2::text[], $3::bigint[]) AS w (name, columns, large)
 		WHERE pg_relation_size(to_regclass(w.name)) >= w.large AND NOT EXISTS (
@@ -263,9 +258,6 @@ func (p *Purger) LackingIndexes(ctx context.Context, catalog Catalog) (statement
 				JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
 				WHERE k.place <= i.indnkeyatts), length(w.columns) + 1))
 		ORDER BY 1`, tables, columns, large)
-	if err == nil {
-		statements, err = pgx.CollectRows(rows, pgx.RowTo[string])
-	}
 	if err != nil {
 		return nil, fmt.Errorf("look for indexes: %w", err)
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"lethe/internal/store/postgres"
+
 	"github.com/jackc/pgx/v5"
 )
 
@@ -231,11 +233,7 @@ func (b *batch) checkReferences(ctx context.Context) error {
 	if len(checks) == 0 {
 		return nil
 	}
-	rows, err := b.Query(ctx, strings.Join(checks, " UNION ALL"))
-	if err != nil {
-		return fmt.Errorf("check the references: %w", err)
-	}
-	found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	found, err := postgres.Collect(ctx, b, pgx.RowTo[string], strings.Join(checks, " UNION ALL"))
 	if err != nil {
 		return fmt.Errorf("check the references: %w", err)
 	}

@@ -26,16 +26,8 @@ func MoveAliases(ctx context.Context, b *journal.Batch, to, creator string) ([]s
 
 // LocalAliases returns this server's aliases that lead to the room, in order.
 func LocalAliases(ctx context.Context, db *postgres.DB, room string) ([]string, error) {
-	var aliases []string
-	err := postgres.RetryRead(ctx, func() error {
-		rows, err := db.Query(ctx, `
-			SELECT room_alias FROM room_aliases WHERE room_id = $1 ORDER BY room_alias`, room)
-		if err != nil {
-			return err
-		}
-		aliases, err = pgx.CollectRows(rows, pgx.RowTo[string])
-		return err
-	})
+	aliases, err := postgres.ReadAll(ctx, db, pgx.RowTo[string], `
+		SELECT room_alias FROM room_aliases WHERE room_id = $1 ORDER BY room_alias`, room)
 	if err != nil {
 		return nil, fmt.Errorf("list the room's local aliases: %w", err)
 	}

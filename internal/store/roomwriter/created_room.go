@@ -47,15 +47,7 @@ func FindCreatedRoom(ctx context.Context, db *postgres.DB, creator, jobID string
 		Room, JSON string
 		Ready      bool
 	}
-	var candidates []candidate
-	err = postgres.RetryRead(ctx, func() error {
-		rows, err := db.Query(ctx, createdRoomSQL, creator, jobID, beingMade)
-		if err != nil {
-			return err
-		}
-		candidates, err = pgx.CollectRows(rows, pgx.RowToStructByPos[candidate])
-		return err
-	})
+	candidates, err := postgres.ReadAll(ctx, db, pgx.RowToStructByPos[candidate], createdRoomSQL, creator, jobID, beingMade)
 	if err != nil {
 		return "", false, fmt.Errorf("%s: %w", operation, err)
 	}

@@ -22,18 +22,10 @@ type LocalMember struct {
 // their ids, from the first after the given id. Banned users and those who have
 // left are none.
 func LocalMembers(ctx context.Context, db *postgres.DB, room, after string, limit int) ([]LocalMember, error) {
-	var members []LocalMember
-	err := postgres.RetryRead(ctx, func() error {
-		rows, err := db.Query(ctx, `
-			SELECT user_id, membership FROM local_current_membership
-			WHERE room_id = $1 AND user_id > $2 AND membership IN ('join', 'invite', 'knock')
-			ORDER BY user_id LIMIT $3`, room, after, limit)
-		if err != nil {
-			return err
-		}
-		members, err = pgx.CollectRows(rows, pgx.RowToStructByPos[LocalMember])
-		return err
-	})
+	members, err := postgres.ReadAll(ctx, db, pgx.RowToStructByPos[LocalMember], `
+		SELECT user_id, membership FROM local_current_membership
+		WHERE room_id = $1 AND user_id > $2 AND membership IN ('join', 'invite', 'knock')
+		ORDER BY user_id LIMIT $3`, room, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("list the room's local members: %w", err)
 	}

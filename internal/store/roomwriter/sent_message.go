@@ -14,19 +14,11 @@ import (
 // says by [JobIDKey] that it is the job's. It looks through all of the room's
 // messages, so the room should be new.
 func SentMessage(ctx context.Context, db *postgres.DB, room, sender, jobID string) (bool, error) {
-	var events []string
-	err := postgres.RetryRead(ctx, func() error {
-		// As text, for the same reason as in createdRoomSQL.
-		rows, err := db.Query(ctx, `
-			SELECT j.json FROM events e JOIN event_json j ON j.event_id = e.event_id
-			WHERE e.room_id = $1 AND e.type = 'm.room.message' AND e.sender = $2 AND strpos(j.json, $3) > 0
-			LIMIT 100`, room, sender, jobID)
-		if err != nil {
-			return err
-		}
-		events, err = pgx.CollectRows(rows, pgx.RowTo[string])
-		return err
-	})
+	// As text, for the same reason as in createdRoomSQL.
+	events, err := postgres.ReadAll(ctx, db, pgx.RowTo[string], `
+		SELECT j.json FROM events e JOIN event_json j ON j.event_id = e.event_id
+		WHERE e.room_id = $1 AND e.type = 'm.room.message' AND e.sender = $2 AND strpos(j.json, $3) > 0
+		LIMIT 100`, room, sender, jobID)
 	if err != nil {
 		return false, fmt.Errorf("look for the job's message: %w", err)
 	}

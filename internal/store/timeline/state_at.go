@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"lethe/internal/store/postgres"
+
 	"github.com/jackc/pgx/v5"
 )
 
@@ -45,7 +47,7 @@ const mostRead = "100"
 // group that is not there has none.
 func (s *Snapshot) MembersAt(ctx context.Context, stateGroup int64, users []string) ([]string, error) {
 	// The highest group wins, which is the nearest.
-	rows, err := s.tx.Query(ctx, `
+	members, err := postgres.Collect(ctx, s.tx, pgx.RowTo[string], `
 		WITH RECURSIVE `+chainsOf("ARRAY[$1::bigint]")+`, users AS MATERIALIZED (
 			SELECT DISTINCT unnest(`+unseen("$2::text[]")+`) AS user_id
 		), members AS MATERIALIZED (
@@ -72,10 +74,6 @@ func (s *Snapshot) MembersAt(ctx context.Context, stateGroup int64, users []stri
 		SELECT event_id
 		FROM (SELECT DISTINCT ON (state_key) state_key, event_id FROM found ORDER BY state_key, state_group DESC) m
 		ORDER BY state_key COLLATE "C"`, stateGroup, users)
-	if err != nil {
-		return nil, fmt.Errorf("read members of a state: %w", err)
-	}
-	members, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return nil, fmt.Errorf("read members of a state: %w", err)
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"lethe/internal/store/postgres"
+
 	"github.com/jackc/pgx/v5"
 )
 
@@ -19,7 +21,7 @@ func (s *Snapshot) WholeState(ctx context.Context, group int64, members []string
 	// A group is a difference to the one before it, so what is nearest counts. The
 	// chain is followed by one group at a time, and not for ever, whatever the table
 	// of edges holds.
-	rows, err := s.tx.Query(ctx, `
+	ids, err := postgres.Collect(ctx, s.tx, pgx.RowTo[string], `
 		WITH RECURSIVE chain (state_group, distance) AS (
 			SELECT $1::bigint, 0
 			UNION ALL
@@ -36,10 +38,6 @@ func (s *Snapshot) WholeState(ctx context.Context, group int64, members []string
 			LIMIT $3
 		) AS nearest
 		ORDER BY type = 'm.room.member', type, state_key`, group, members, limit, longestChain)
-	var ids []string
-	if err == nil {
-		ids, err = pgx.CollectRows(rows, pgx.RowTo[string])
-	}
 	if err != nil {
 		return nil, fmt.Errorf("read the state of a state group: %w", err)
 	}
