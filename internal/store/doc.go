@@ -1,4 +1,4 @@
-// Package store is the roof of all packages that know SQL, which is below it alone:
+// Package store is the parent of all packages that contain SQL:
 //
 //   - postgres: the pool, transactions and snapshots
 //   - journal: the schema lethe, with jobs, batches, fences, holds and schedules
@@ -9,5 +9,5 @@
 //   - purge: deleting history, rooms and state groups
 //   - migrate: the versions of the schema
 //
-// It promises nothing by itself, and must never have code.
+// No package outside of it contains SQL. It must never have code itself.
 package store

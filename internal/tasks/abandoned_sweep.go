@@ -12,19 +12,21 @@ import (
 	"lethe/internal/store/journal"
 )
 
-// abandonedSkips say why a sweep for abandoned rooms has left rooms, beside those
-// that are held, or have a delete.
+// abandonedSkips counts the rooms that a sweep for abandoned rooms has skipped,
+// apart from held rooms and rooms with a delete.
 type abandonedSkips struct {
-	// Excluded are so by the settings, and Members have users of this server.
+	// Excluded counts rooms that the settings exclude, and Members rooms with users of
+	// this server.
 	Excluded int64 `json:"excluded,omitempty"`
 	Members  int64 `json:"members,omitempty"`
 
-	// Recent were left a short while ago, and of Undated nobody knows when.
+	// Recent counts rooms that were left too short a time ago, and Undated rooms of
+	// which the time is unknown.
 	Recent  int64 `json:"recent,omitempty"`
 	Undated int64 `json:"undated,omitempty"`
 
-	// CoolingOff are abandoned, but no look of long enough ago has found them so,
-	// and Capped are left to the next run.
+	// CoolingOff counts abandoned rooms that no sweep has found abandoned long enough
+	// ago, and Capped rooms that are left to the next run.
 	CoolingOff int64 `json:"cooling_off,omitempty"`
 	Capped     int64 `json:"capped,omitempty"`
 }
@@ -37,8 +39,8 @@ func abandonedOutcomes(r *sweepResult) map[string]int64 {
 	}
 }
 
-// abandonedRule is the rule as the settings have it at this moment. Where there is
-// none any more, that is [expiry.ErrNotAbandoned].
+// abandonedRule returns the rule of the present settings. If they have no rule any
+// more, it fails with [expiry.ErrNotAbandoned].
 func (w *Worker) abandonedRule(ctx context.Context) (rule expiry.AbandonedRule, now time.Time, err error) {
 	settings := w.options.Retention.Abandoned
 	if !settings.Enabled {
@@ -53,8 +55,8 @@ func (w *Worker) abandonedRule(ctx context.Context) (rule expiry.AbandonedRule, 
 }
 
 // newAbandonedSweep returns the work of a sweep that makes a delete of each room
-// that is abandoned, and was when an earlier one looked: it is a retention sweep
-// that looks at rooms otherwise.
+// that is abandoned now and was found abandoned by an earlier sweep. It is a
+// retention sweep with other checks of the rooms.
 func (w *Worker) newAbandonedSweep(_ context.Context, job journal.Job, run journal.Run) (work, error) {
 	s := &retentionSweep{worker: w, run: run, config: w.options.Retention, job: w.options.Retention.Abandoned.Job()}
 	if !s.config.Abandoned.Enabled {
@@ -63,34 +65,34 @@ func (w *Worker) newAbandonedSweep(_ context.Context, job journal.Job, run journ
 	if w.options.Beside {
 		return nil, errBeside
 	}
-	var now time.Time // of the last look
-	s.by = sweeper{
+	var now time.Time // of the last check
+	s.sweeper = sweeper{
 		kind: jobs.AbandonedSweep,
-		look: func(ctx context.Context) (page sweepPage, err error) {
-			page, now, err = s.lookForAbandoned(ctx)
+		check: func(ctx context.Context) (page sweepPage, err error) {
+			page, now, err = s.checkAbandoned(ctx)
 			return page, err
 		},
 		record: func(ctx context.Context, b *journal.Batch, page sweepPage) error {
-			look := expiry.Look{After: s.at.After, UpTo: page[len(page)-1].room, At: now}
+			checked := expiry.CheckedRange{After: s.at.After, UpTo: page[len(page)-1].room, At: now}
 			for _, v := range page {
 				if v.abandoned && v.job == nil {
-					look.Abandoned = append(look.Abandoned, v.room)
+					checked.Abandoned = append(checked.Abandoned, v.room)
 				}
 			}
-			return expiry.RecordLook(ctx, b, look)
+			return expiry.RecordAbandoned(ctx, b, checked)
 		},
 		outcomes: abandonedOutcomes,
 	}
 	return s, decodeCheckpoint(job, &s.at)
 }
 
-// lookForAbandoned decides about the next page of rooms.
-func (s *retentionSweep) lookForAbandoned(ctx context.Context) (sweepPage, time.Time, error) {
+// checkAbandoned decides about the next page of rooms.
+func (s *retentionSweep) checkAbandoned(ctx context.Context) (sweepPage, time.Time, error) {
 	rule, now, err := s.worker.abandonedRule(ctx)
 	if err != nil {
 		return nil, now, err
 	}
-	rooms, err := s.worker.expiry.SeenRooms(ctx, s.at.After, s.worker.options.SweepRooms, rule)
+	rooms, err := s.worker.expiry.AbandonmentRooms(ctx, s.at.After, s.worker.options.SweepRooms, rule)
 	if err != nil {
 		return nil, now, err
 	}

@@ -15,7 +15,7 @@ import (
 // errDraining is the cause that ends a wait for a lock when the worker drains.
 var errDraining = errors.New("the worker is draining")
 
-// A roomBatch is an open batch under its room's write lock.
+// A roomBatch is an open batch and the room's write lock that it works under.
 type roomBatch struct {
 	*journal.Batch
 	worker *Worker
@@ -24,12 +24,12 @@ type roomBatch struct {
 	locked time.Time
 	span   observe.Span
 
-	outer context.Context // of the run: the lock may be lost when it is given back
+	outer context.Context // the run's, which may outlive the lock
 	close func()
 }
 
 // begin takes the room's write lock and opens a batch. The context that it returns
-// ends with the lock. The caller commits the batch, and in any case ends it.
+// ends with the lock. The caller must call end, whether or not it commits the batch.
 func (w *Worker) begin(ctx context.Context, kind journal.Kind, room string, run journal.Run) (context.Context, *roomBatch, error) {
 	locking, cancel := context.WithCancelCause(ctx)
 	// Draining ends the wait for the lock, but not the batch.
@@ -52,11 +52,12 @@ func (w *Worker) begin(ctx context.Context, kind journal.Kind, room string, run 
 	return ctx, b, nil
 }
 
-// took is how long the batch has taken so far.
+// took returns how long the batch has taken so far.
 func (b *roomBatch) took() time.Duration { return time.Since(b.locked) }
 
-// end rolls back what was not committed, and gives the room's lock back. It is
-// deferred with the batch's error, to which it adds the loss of the lock.
+// end rolls back an uncommitted batch, and releases the room's lock. The caller
+// defers it with the batch's error. If the lock was lost, end adds that to the
+// error.
 func (b *roomBatch) end(err *error) {
 	defer b.close()
 	b.Rollback(b.outer)
@@ -69,28 +70,28 @@ func (b *roomBatch) end(err *error) {
 	if cause := context.Cause(b.lock.Context()); *err != nil && cause != nil {
 		*err = fmt.Errorf("%w: %w", cause, *err)
 	}
-	// What was committed stays so, whatever becomes of the lock: the fence saw to
-	// that. At worst the room is free only after the lease.
+	// A commit stays valid whatever becomes of the lock, because the fence was checked.
+	// At worst the room stays locked until the lease ends.
 	if err := b.lock.Unlock(b.outer); err != nil {
 		b.worker.log.WarnContext(b.outer, "room not unlocked", "error", err)
 	}
 	metrics.LockHoldSeconds.WithLabelValues(modeWrite).Observe(b.took().Seconds())
 }
 
-// A tally counts what the batches of a job deleted. It is part of checkpoints.
+// A tally counts what the batches of a job have deleted. It is part of checkpoints.
 type tally struct {
 	Batches            int64 `json:"batches"`
 	EventsDeleted      int64 `json:"events_deleted"`
 	StateGroupsDeleted int64 `json:"state_groups_deleted"`
 
-	// RowWiseBatches counts the batches whose references the server had to check
-	// row by row, and RowWiseWhy says why the last of them did.
+	// RowWiseBatches counts the batches whose references the server had to check row by
+	// row. RowWiseWhy is the reason for the last of them.
 	RowWiseBatches int64  `json:"row_wise_batches"`
 	RowWiseWhy     string `json:"row_wise_why,omitempty"`
 }
 
-// rowWise counts a batch that was checked row by row for the reason, "" if it was
-// not.
+// rowWise counts a batch that was checked row by row for the reason. It does nothing
+// if the reason is "".
 func (t *tally) rowWise(why string) {
 	if why != "" {
 		t.RowWiseBatches++
@@ -98,8 +99,8 @@ func (t *tally) rowWise(why string) {
 	}
 }
 
-// countDeleted counts what a committed batch has deleted: the difference between
-// two tallies, and rows of other tables.
+// countDeleted adds what a committed batch has deleted to the metrics: the
+// difference between two tallies, and the rows of other tables.
 func (w *Worker) countDeleted(kind journal.Kind, before, after tally, rows int64) {
 	events, groups := after.EventsDeleted-before.EventsDeleted, after.StateGroupsDeleted-before.StateGroupsDeleted
 	w.metrics.EventsPurged.Add(float64(events))

@@ -15,38 +15,37 @@ import (
 	"lethe/internal/store/purge"
 )
 
-// DeleteRoom asks for a room to be shut down, and then deleted if Purge is set.
+// DeleteRoom is a request to shut a room down, and to delete it if Purge is set.
 type DeleteRoom struct {
 	Room string
 
-	// Requester is the user id of the admin who asks.
+	// Requester is the user id of the admin who requests it.
 	Requester string
 
-	// NewRoomUser is the user id of the local user who makes the room that
-	// replaces this one; "" for none. RoomName is that room's name, and Message
-	// what is said in it.
+	// NewRoomUser is the user id of the local user who makes the room that replaces
+	// this one; with "" no room replaces it. RoomName is the new room's name, and
+	// Message the text of the message in it.
 	NewRoomUser, RoomName, Message string
 
 	// Block keeps local users from joining the room again.
 	Block bool
 
-	// Purge deletes the room when it is shut down, and ForcePurge even if local
-	// users are still joined to it then.
+	// Purge deletes the room after its shutdown. ForcePurge does so even if local users
+	// are still joined to it.
 	Purge, ForcePurge bool
 
-	// PurgeDelay is the pause between the two, in which clients get to know that
+	// PurgeDelay is the pause between shutdown and purge, in which clients learn that
 	// their users have left.
 	PurgeDelay time.Duration
 
-	// Exclusive refuses the delete with [journal.ErrRoomBusy] while the room has a
-	// job of any kind that has not ended. Otherwise it waits for a history purge,
-	// and only another delete refuses it.
+	// Exclusive refuses the delete with [journal.ErrRoomBusy] while the room has an
+	// open job of any kind. Otherwise only another delete refuses it, and it waits for
+	// a history purge.
 	Exclusive bool
 }
 
-// SubmitDeleteRoom accepts a delete and returns its job's id. An error means that
-// it was not accepted; it is [journal.ErrRoomBusy] if the room has a delete that has
-// not ended.
+// SubmitDeleteRoom accepts a delete and returns its job's id. After an error it is
+// not accepted. It fails with [journal.ErrRoomBusy] if the room has an open delete.
 func (c *Client) SubmitDeleteRoom(ctx context.Context, request DeleteRoom) (id string, err error) {
 	id, err = c.submit(ctx, jobs.DeleteRoom, request.Room, request.Requester, request.parameters(), request.Exclusive)
 	if err != nil {
@@ -55,7 +54,7 @@ func (c *Client) SubmitDeleteRoom(ctx context.Context, request DeleteRoom) (id s
 	return id, nil
 }
 
-// IsOf reports whether a job does what the request asks for, by any requester.
+// IsOf reports whether a job does what is requested, whoever its requester is.
 func (d DeleteRoom) IsOf(job journal.Job) bool {
 	var its deleteRoomParameters
 	return job.Kind == jobs.DeleteRoom && job.Room == d.Room &&
@@ -69,8 +68,8 @@ func (d DeleteRoom) parameters() deleteRoomParameters {
 	}
 }
 
-// deleteRoomParameters are those of the job's row, by the names that Synapse
-// gives them in its own task table. The delay is in milliseconds.
+// deleteRoomParameters are the parameters in the job's row. They have the names of
+// Synapse's own task table. The delay is in milliseconds.
 type deleteRoomParameters struct {
 	NewRoomUserID string `json:"new_room_user_id,omitempty"`
 	NewRoomName   string `json:"new_room_name,omitempty"`
@@ -80,9 +79,9 @@ type deleteRoomParameters struct {
 	ForcePurge    bool   `json:"force_purge"`
 	PurgeDelay    int64  `json:"purge_delay_ms,omitempty"`
 
-	// Abandoned says that a sweep has made the delete. Nobody is in the room, so it
-	// is not shut down; if it is not abandoned any more when the delete begins, it
-	// stays.
+	// Abandoned says that a sweep has made the delete. No local user is in the room, so
+	// it is not shut down. If the room is no longer abandoned when the delete begins,
+	// it stays.
 	Abandoned bool `json:"abandoned,omitempty"`
 }
 
@@ -92,31 +91,31 @@ const (
 	phasePurging      = "purging"
 )
 
-// deleteRoomCheckpoint is how far a delete is.
+// deleteRoomCheckpoint is the checkpoint of a delete.
 type deleteRoomCheckpoint struct {
 	Phase string `json:"phase"`
 	shutdown.Progress
 
-	// PurgeAt is when the purge may begin, in Unix milliseconds of PostgreSQL's
-	// clock; 0 before the shutdown has ended, and if there is no delay.
+	// PurgeAt is the time from which the purge may begin, in Unix milliseconds of
+	// PostgreSQL's clock. It is 0 before the shutdown has ended, and without a delay.
 	PurgeAt int64 `json:"purge_at,omitempty"`
 
-	// Size is how much the next batch takes on: users, and then rows.
+	// Size is the size of the next batch: in users, and then in events.
 	Size int `json:"size"`
 
-	// At is where in the room the next batch goes on.
+	// At is the position in the room where the next batch goes on.
 	At purge.RoomPosition `json:"at"`
 
 	tally
 	RowsDeleted int64 `json:"rows_deleted"`
 }
 
-// A DeleteStatus is what there is to say of a delete beside its state.
+// A DeleteStatus is the status of a delete without the job's state.
 type DeleteStatus struct {
 	// Phase is "shutting_down" or "purging"; "" before it has begun.
 	Phase string `json:"phase"`
 
-	// Shutdown is what the shutdown has done so far. Its lists are never nil.
+	// Shutdown is the result of the shutdown so far. Its lists are never nil.
 	Shutdown shutdown.Result `json:"shutdown_room"`
 }
 
@@ -134,8 +133,8 @@ func DeleteStatusOf(checkpoint []byte) (DeleteStatus, error) {
 }
 
 const (
-	// firstUsers is how many users the first group has, and maxUsers how many one
-	// has at most: all of them wait for the slowest.
+	// firstUsers is the size of the first group of users, and maxUsers the largest
+	// size: all users of a group wait for the slowest.
 	firstUsers = 10
 	maxUsers   = 200
 
@@ -151,7 +150,7 @@ type deleteRoom struct {
 	parameters deleteRoomParameters
 	at         deleteRoomCheckpoint
 
-	// room deletes the room, nil if it is only shut down.
+	// room deletes the room. It is nil if the room is only shut down.
 	room *purge.Room
 }
 
@@ -195,7 +194,8 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal
 		}
 		request.Abandoned = &rule
 	}
-	// Before any user is removed: a room that cannot be deleted is not half closed.
+	// This comes before any user is removed, so that a room which cannot be deleted is
+	// not half shut down.
 	var err error
 	d.room, err = w.purger.Room(ctx, request)
 	return d, err
@@ -226,15 +226,15 @@ func (d *deleteRoom) nextShutdown(ctx context.Context) error {
 		return err
 	}
 	if plan.At.Done() {
-		// That need not be written: a run that begins from the checkpoint before comes
-		// to the same conclusion.
+		// This need not be stored: a run that begins from the previous checkpoint comes
+		// to the same result.
 		d.at.Progress = plan.At
 		return nil
 	}
 	return d.shutDown(ctx, plan)
 }
 
-// shutDown takes a step of the shutdown.
+// shutDown does one step of the shutdown.
 func (d *deleteRoom) shutDown(ctx context.Context, plan shutdown.Plan) (err error) {
 	ctx, b, err := d.begin(ctx)
 	if err != nil {
@@ -253,9 +253,9 @@ func (d *deleteRoom) shutDown(ctx context.Context, plan shutdown.Plan) (err erro
 	return d.commit(ctx, b, next)
 }
 
-// beginPurge ends the shutdown, and waits until the room may be purged. The wait
-// is in the queue, so it costs nobody a place. That the purge has begun is written
-// with its first batch.
+// beginPurge ends the shutdown, and waits until the room may be purged. The job
+// waits in the queue, so it occupies no worker. Its first batch records that the
+// purge has begun.
 func (d *deleteRoom) beginPurge(ctx context.Context) error {
 	if d.parameters.PurgeDelay > 0 {
 		now, err := d.worker.db.Now(ctx)
@@ -289,7 +289,7 @@ func (d *deleteRoom) record(ctx context.Context, next deleteRoomCheckpoint) (err
 
 func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
 	if d.at.Batches > 0 {
-		d.room.Abandoned = nil // what the rule looks at is gone
+		d.room.Abandoned = nil // the rows that the rule reads are gone
 	}
 	parts, err := d.room.Next(ctx, d.at.At)
 	if err != nil || len(parts) == 0 {
@@ -302,8 +302,8 @@ func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
 	return false, d.worker.throttle(ctx, rows)
 }
 
-// deleteParts deletes a batch of the room, and returns how many events and state
-// groups it has deleted.
+// deleteParts deletes a batch of the room, and returns the number of deleted events
+// and state groups.
 func (d *deleteRoom) deleteParts(ctx context.Context, parts purge.Parts) (rows int64, err error) {
 	ctx, b, err := d.begin(ctx)
 	if err != nil {
@@ -324,8 +324,8 @@ func (d *deleteRoom) deleteParts(ctx context.Context, parts purge.Parts) (rows i
 	return done.Events + done.StateGroups, d.commit(ctx, b, next)
 }
 
-// size is how much the next batch of the purge takes on, as that of a sweep's
-// history purge.
+// size returns the size of the next batch of the purge, limited as in
+// [purgeHistory.size].
 func (d *deleteRoom) size() int {
 	if rate := d.worker.options.RowsPerSecond; d.parameters.Abandoned && rate > 0 {
 		return min(d.at.Size, rate)
@@ -348,8 +348,8 @@ func (d *deleteRoom) commit(ctx context.Context, b *roomBatch, next deleteRoomCh
 	return nil
 }
 
-// refusal is the text of an error that an API would have refused the job with,
-// after the status that it would have answered; "" for any other.
+// refusal returns the text of an error for which an API would have refused the job,
+// with the HTTP status in front. It returns "" for any other error.
 func refusal(err error) string {
 	for _, refused := range []error{purge.ErrBeyondExtremities, purge.ErrUsersJoined} {
 		if errors.Is(err, refused) {

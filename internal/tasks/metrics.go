@@ -10,11 +10,11 @@ import (
 	"lethe/internal/store/journal"
 )
 
-// modeWrite is the mode of a room's lock that a job takes.
+// modeWrite is the lock mode in the metrics of jobs.
 const modeWrite = "write"
 
-// showWorker shows the zeros of what a worker counts. A series that begins with its
-// first event has no increase that an alert could see.
+// showWorker shows a worker's counters at 0. A series that begins with its first
+// event has no increase that an alert could see.
 func showWorker(metrics *observe.Metrics) {
 	for _, definition := range jobs.Registry() {
 		kind := string(definition.Kind)
@@ -38,7 +38,8 @@ func showWorker(metrics *observe.Metrics) {
 	metrics.LockHoldSeconds.WithLabelValues(modeWrite)
 }
 
-// sweepCounter is the counter of the rooms that sweeps of the kind decided about.
+// sweepCounter returns the counter of the rooms that sweeps of the kind have
+// decided.
 func sweepCounter(metrics *observe.Metrics, kind journal.Kind) *prometheus.CounterVec {
 	if kind == jobs.AbandonedSweep {
 		return metrics.AbandonedRooms
@@ -46,7 +47,7 @@ func sweepCounter(metrics *observe.Metrics, kind journal.Kind) *prometheus.Count
 	return metrics.SweepRooms
 }
 
-// showReconciler shows the zeros of what a reconciler counts.
+// showReconciler shows a reconciler's counters at 0.
 func showReconciler(metrics *observe.Metrics) {
 	for _, action := range jobs.Actions() {
 		metrics.ReconcilerActions.WithLabelValues(string(action))
@@ -56,7 +57,7 @@ func showReconciler(metrics *observe.Metrics) {
 	}
 }
 
-// showSchedules shows the zeros of what a scheduler counts.
+// showSchedules shows a scheduler's counters at 0.
 func showSchedules(metrics *observe.Metrics, due []scheduled) {
 	for _, job := range due {
 		for _, outcome := range []string{journal.TickNoted, journal.TickAccepted, journal.TickSkipped} {
@@ -65,7 +66,7 @@ func showSchedules(metrics *observe.Metrics, due []scheduled) {
 	}
 }
 
-// about is what the log and the traces say of a job wherever they speak of it.
+// about returns a job's attributes for logs and traces.
 func about(job journal.Job) []slog.Attr {
 	return []slog.Attr{slog.String("job", job.ID), slog.String("room", job.Room), slog.String("kind", string(job.Kind))}
 }

@@ -17,27 +17,27 @@ import (
 	"lethe/internal/store/purge"
 )
 
-// PurgeHistory asks for the history of a room to be purged.
+// PurgeHistory is a request to purge the history of a room.
 type PurgeHistory struct {
 	Room string
 
-	// Token is the page token of the first event that stays. Only its
-	// topological part counts: all events of that depth stay.
+	// Token is the page token of the first event that stays. Only its topological part
+	// counts: all events of that depth stay.
 	Token matrix.Token
 
 	// DeleteLocalEvents says that events sent by this server's users go too.
 	DeleteLocalEvents bool
 
-	// Requester is the user id of the admin who asks.
+	// Requester is the user id of the admin who requests it.
 	Requester string
 
-	// Exclusive refuses the purge with [journal.ErrRoomBusy] while the room has a
-	// job that has not ended. Otherwise the purge waits its turn.
+	// Exclusive refuses the purge with [journal.ErrRoomBusy] while the room has an open
+	// job. Otherwise the purge waits for its turn.
 	Exclusive bool
 }
 
-// SubmitPurgeHistory accepts a purge and returns its job's id. An error means
-// that it was not accepted. A second call makes a second job.
+// SubmitPurgeHistory accepts a purge and returns its job's id. After an error it is
+// not accepted. A second call makes a second job.
 func (c *Client) SubmitPurgeHistory(ctx context.Context, purge PurgeHistory) (id string, err error) {
 	id, err = c.submit(ctx, jobs.PurgeHistory, purge.Room, purge.Requester,
 		purgeHistoryParameters{Token: purge.Token, DeleteLocalEvents: purge.DeleteLocalEvents}, purge.Exclusive)
@@ -47,19 +47,19 @@ func (c *Client) SubmitPurgeHistory(ctx context.Context, purge PurgeHistory) (id
 	return id, nil
 }
 
-// purgeHistoryParameters are those of the job's row, by the names that Synapse
-// gives them in its own task table.
+// purgeHistoryParameters are the parameters in the job's row. They have the names of
+// Synapse's own task table.
 type purgeHistoryParameters struct {
 	Token             matrix.Token `json:"token"`
 	DeleteLocalEvents bool         `json:"delete_local_events"`
 
-	// RetentionJob is the name of the retention job by which a sweep made the
-	// purge; empty if somebody has asked for it. What the sweep has decided is the
-	// most that goes: what the room's policy keeps when the purge runs, stays.
+	// RetentionJob is the name of the retention job whose sweep has made the purge; ""
+	// if an admin has requested it. The purge deletes at most what the sweep has
+	// decided: it keeps whatever the room's policy keeps when the purge runs.
 	RetentionJob string `json:"retention_job,omitempty"`
 
-	// ExpiredBefore is the moment by which the sweep has decided, in Unix
-	// milliseconds: what arrived before it had expired.
+	// ExpiredBefore is the moment that the sweep has used, in Unix milliseconds: events
+	// that arrived before it had expired.
 	ExpiredBefore *int64 `json:"expired_before,omitempty"`
 }
 
@@ -69,17 +69,17 @@ const (
 	phaseStateGroups = "state_groups"
 )
 
-// purgeHistoryCheckpoint is how far a history purge is.
+// purgeHistoryCheckpoint is the checkpoint of a history purge.
 type purgeHistoryCheckpoint struct {
 	Phase string `json:"phase"`
 
-	// From is the depth that the room is purged to, nothing at the beginning of
-	// a walk. There are two: Late is set in the second, which finds what
-	// arrived below the first one's cuts.
+	// From is the depth to which the room is purged, nil at the beginning of a walk.
+	// There are two walks. Late is set in the second, which purges events that have
+	// arrived below the cuts of the first.
 	From *int64 `json:"from,omitempty"`
 	Late bool   `json:"late,omitempty"`
 
-	// Size is how much the next batch takes on, in events or state groups.
+	// Size is the size of the next batch, in events or state groups.
 	Size int `json:"size"`
 
 	tally
@@ -94,7 +94,7 @@ type purgeHistory struct {
 	purge  *purge.History
 	at     purgeHistoryCheckpoint
 
-	// swept says that a sweep has made the purge. Expired says that the room has
+	// swept says that a sweep has made the purge. expired says that the room has
 	// expired events by its present policy, or that the policy does not matter.
 	swept, expired bool
 }
@@ -134,10 +134,10 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 	return p, err
 }
 
-// expiredBefore is the depth up to which a sweep's purge may go by the room's policy
-// at this moment, and whether it may go at all. The policy or the settings may have
-// changed since the sweep decided, by the moment that it is given, so that more
-// stays now.
+// expiredBefore returns the depth up to which the room's present policy lets a
+// sweep's purge go, and whether anything has expired at all. decided is the moment
+// that the sweep has used. The policy or the settings may have changed since, so
+// that more events must stay.
 func (w *Worker) expiredBefore(ctx context.Context, request purge.HistoryRequest, decided *int64) (depth int64, expired bool, err error) {
 	var policy retention.Policy
 	now, err := expiryClock(func() (now time.Time, err error) {
@@ -152,7 +152,7 @@ func (w *Worker) expiredBefore(ctx context.Context, request purge.HistoryRequest
 	case !expires:
 		return request.Before, false, nil
 	case decided != nil && before >= *decided:
-		return request.Before, true, nil // all that had expired still has
+		return request.Before, true, nil // what had expired then has still expired
 	}
 	cuts, err := w.expiry.RetentionCuts(ctx, []expiry.RoomCut{{Room: request.Room, Before: before}})
 	if err != nil || cuts[0] == nil {
@@ -168,7 +168,7 @@ func (p *purgeHistory) next(ctx context.Context) (done bool, err error) {
 	switch p.at.Phase {
 	case phaseEvents:
 		if !p.expired {
-			// What an earlier run has purged may have left state groups.
+			// An earlier run may have left state groups.
 			p.at.Phase, p.at.Size = phaseStateGroups, p.worker.firstBatch()
 			return p.at.Batches == 0, nil
 		}
@@ -179,7 +179,7 @@ func (p *purgeHistory) next(ctx context.Context) (done bool, err error) {
 	return false, fmt.Errorf("the checkpoint has the unknown phase %q", p.at.Phase)
 }
 
-// nextEvents purges the next levels that hold something to purge.
+// nextEvents purges the next levels that have something to purge.
 func (p *purgeHistory) nextEvents(ctx context.Context) error {
 	from := int64(math.MinInt64)
 	if p.at.From != nil {
@@ -199,12 +199,12 @@ func (p *purgeHistory) nextEvents(ctx context.Context) error {
 	return p.throttle(ctx, rows, err)
 }
 
-// endWalk goes on to the second walk, or to the state groups after it. That need not
-// be written: a run that begins from the checkpoint before comes to the same
-// conclusion.
+// endWalk begins the second walk, or, after it, the phase of the state groups. This
+// need not be stored: a run that begins from the previous checkpoint comes to the
+// same result.
 func (p *purgeHistory) endWalk(ctx context.Context) error {
 	if p.at.Batches == 0 && !p.at.Late && !p.swept {
-		// Each batch checks this; a purge that finds nothing is refused as well.
+		// Each batch checks this. A purge that finds nothing must be refused too.
 		if err := p.purge.Guard(ctx); err != nil {
 			return err
 		}
@@ -217,7 +217,8 @@ func (p *purgeHistory) endWalk(ctx context.Context) error {
 	return nil
 }
 
-// purgeEvents purges a batch of events, and returns how many it has dealt with.
+// purgeEvents purges a batch of events, and returns their number, kept ones
+// included.
 func (p *purgeHistory) purgeEvents(ctx context.Context, from int64) (rows int64, err error) {
 	ctx, b, err := p.worker.begin(ctx, jobs.PurgeHistory, p.purge.Room, p.run)
 	if err != nil {
@@ -237,9 +238,8 @@ func (p *purgeHistory) purgeEvents(ctx context.Context, from int64) (rows int64,
 	return done.Deleted + done.Kept, p.commit(ctx, b, next)
 }
 
-// nextStateGroups collects some of the state groups that the purge left without
-// a use. They belong to the room: those of an earlier purge that failed on its
-// way are among them.
+// nextStateGroups collects some of the state groups that have become unused. They
+// belong to the room: those of an earlier, failed purge are among them.
 func (p *purgeHistory) nextStateGroups(ctx context.Context) (done bool, err error) {
 	step, err := p.purge.NextStateGroups(ctx)
 	if err != nil || step == purge.StateGroupsCollected {
@@ -249,8 +249,8 @@ func (p *purgeHistory) nextStateGroups(ctx context.Context) (done bool, err erro
 	return false, p.throttle(ctx, rows, err)
 }
 
-// collectStateGroups deals with a batch of state groups, and returns how many it
-// has deleted.
+// collectStateGroups processes a batch of state groups, and returns the number of
+// deleted ones.
 func (p *purgeHistory) collectStateGroups(ctx context.Context, step purge.StateGroupStep) (rows int64, err error) {
 	ctx, b, err := p.worker.begin(ctx, jobs.PurgeHistory, p.purge.Room, p.run)
 	if err != nil {
@@ -279,8 +279,8 @@ func (p *purgeHistory) commit(ctx context.Context, b *roomBatch, next purgeHisto
 	return nil
 }
 
-// throttle takes what a batch of a sweep's purge has deleted from what sweeps may
-// delete, and returns the batch's error if there was one.
+// throttle counts the rows that a batch of a sweep's purge has deleted against the
+// fleet's limit. It returns the batch's error if there was one.
 func (p *purgeHistory) throttle(ctx context.Context, rows int64, err error) error {
 	if err != nil || !p.swept {
 		return err
@@ -288,12 +288,13 @@ func (p *purgeHistory) throttle(ctx context.Context, rows int64, err error) erro
 	return p.worker.throttle(ctx, rows)
 }
 
-// minEvents is how many events a batch takes on however slow the last one was: up
-// to here, the cost of a batch does not depend on their number.
+// minEvents is the smallest size of a batch, however slow the last one was: up to
+// here the cost of a batch does not depend on its size.
 const minEvents = 50
 
-// size is how much the next batch takes on: if the rows per second are limited, no
-// more than that, so that no purge has to pause for long afterwards.
+// size returns the size of the next batch. If the rows per second are limited, the
+// batch is no larger than the limit, so that no purge has to pause for long after
+// it.
 func (p *purgeHistory) size() int {
 	if rate := p.worker.options.RowsPerSecond; p.swept && rate > 0 {
 		return min(p.at.Size, rate)

@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	// queueWatchEvery is how often the queues are looked at.
+	// queueWatchEvery is the interval between two checks.
 	queueWatchEvery = 15 * time.Second
 
-	// queueWatchTime bounds one look.
+	// queueWatchTime bounds one check.
 	queueWatchTime = 5 * time.Second
 )
 
-// A QueueWatch shows in the metrics how long the queues are, and how old what is in
-// them. It asks PostgreSQL, which is the truth: what asynq has lost still waits.
+// A QueueWatch shows the length of the queues and the age of their jobs in the
+// metrics. It asks PostgreSQL and not asynq, which may have lost a waiting job.
 // Every scheduler has one, and all show the same.
 type QueueWatch struct {
 	journal *journal.Journal
@@ -29,25 +29,24 @@ type QueueWatch struct {
 	metrics *observe.Metrics
 }
 
-// NewQueueWatch returns a QueueWatch that shows nothing before [QueueWatch.Run].
+// NewQueueWatch returns a QueueWatch. It shows nothing before [QueueWatch.Run].
 func NewQueueWatch(db *postgres.DB, log *slog.Logger, metrics *observe.Metrics) *QueueWatch {
 	return &QueueWatch{journal: journal.New(db), log: log, metrics: metrics}
 }
 
-// Run looks at once and then every 15 s until the context ends. A look that fails
-// is logged, and until the next that does not, nothing is shown.
+// Run checks at once and then every 15 s until the context ends. It logs a failed
+// check, and the metrics then show nothing until the next successful one.
 func (q *QueueWatch) Run(ctx context.Context) {
-	q.look(ctx)
-	wait.Every(ctx, queueWatchEvery, q.look)
-}
-
-func (q *QueueWatch) look(ctx context.Context) {
-	if err := q.Look(ctx); err != nil && ctx.Err() == nil {
-		q.log.WarnContext(ctx, "queues not looked at", "error", err)
+	check := func(ctx context.Context) {
+		if err := q.Look(ctx); err != nil && ctx.Err() == nil {
+			q.log.WarnContext(ctx, "queues not checked", "error", err)
+		}
 	}
+	check(ctx)
+	wait.Every(ctx, queueWatchEvery, check)
 }
 
-// Look looks once.
+// Look checks the queues once.
 func (q *QueueWatch) Look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, queueWatchTime)
 	defer cancel()

@@ -19,24 +19,24 @@ import (
 )
 
 const (
-	// reconcileInterval is how often a replica looks.
+	// reconcileInterval is the interval between two checks of a replica.
 	reconcileInterval = 2 * time.Second
 
-	// reconcileTime bounds one look.
+	// reconcileTime bounds one check.
 	reconcileTime = 30 * time.Second
 
-	// taskMissing is for how long asynq must have had no task of a queued job
-	// before the job gets another.
+	// taskMissing is how long asynq must have had no task of a queued job before the
+	// job gets another task.
 	taskMissing = time.Minute
 
-	// maxReconciled bounds how many jobs one look deals with, of each sort. The
-	// rest is seen in the next.
+	// maxReconciled bounds how many jobs of each sort one check processes. The next
+	// check processes the rest.
 	maxReconciled = 500
 )
 
-// A Reconciler finds the jobs that a worker or asynq has lost, and those whose
-// rooms are not held any more, and enqueues them again. Any number of replicas may look at once: each step is decided by one
-// statement on the job's row.
+// A Reconciler enqueues again the jobs that a worker or asynq has lost, and the jobs
+// whose rooms are no longer held. Any number of replicas may run at once: each
+// decision is one statement on the job's row.
 type Reconciler struct {
 	journal  *journal.Journal
 	redis    redis.UniversalClient
@@ -46,12 +46,12 @@ type Reconciler struct {
 	log      *slog.Logger
 	metrics  *observe.Metrics
 
-	// after is the id of the last queued job that was looked for in asynq.
+	// after is the id of the last queued job that was searched for in asynq.
 	after string
 }
 
-// NewReconciler returns a Reconciler that looks through the Redis client, which
-// stays the caller's to close.
+// NewReconciler returns a Reconciler that uses the Redis client. The caller closes
+// the client.
 func NewReconciler(db *postgres.DB, client redis.UniversalClient, board *jobs.Board, log *slog.Logger,
 	metrics *observe.Metrics,
 ) *Reconciler {
@@ -62,18 +62,18 @@ func NewReconciler(db *postgres.DB, client redis.UniversalClient, board *jobs.Bo
 	}
 }
 
-// Run looks every 2 s until the context ends. A look that fails is logged, and
-// the next one tries again.
+// Run checks every 2 s until the context ends. It logs a failed check, and the next
+// one tries again.
 func (r *Reconciler) Run(ctx context.Context) {
 	wait.Every(ctx, reconcileInterval, func(ctx context.Context) {
 		if err := r.Look(ctx); err != nil && ctx.Err() == nil {
-			r.log.WarnContext(ctx, "reconciler could not look", "error", err)
+			r.log.WarnContext(ctx, "reconciler's check failed", "error", err)
 		}
 	})
 }
 
-// Look looks once. Without Redis it changes nothing: there is no use in a new
-// generation that cannot be enqueued.
+// Look checks the jobs once. Without Redis it changes nothing: a new generation
+// that cannot be enqueued is of no use.
 func (r *Reconciler) Look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, reconcileTime)
 	defer cancel()
@@ -102,7 +102,7 @@ func (r *Reconciler) Look(ctx context.Context) error {
 	if err := r.findMissing(ctx); err != nil {
 		return err
 	}
-	// Those released or resumed just now are among these.
+	// The jobs that were just released or resumed are among these.
 	missing, err := r.journal.RequeueMissing(ctx, taskMissing, maxReconciled)
 	if err != nil {
 		return err
@@ -119,7 +119,7 @@ func (r *Reconciler) Look(ctx context.Context) error {
 	return nil
 }
 
-// showQueues makes sure that asynq's inspector finds the queues.
+// showQueues makes the queues known to asynq's inspector.
 func (r *Reconciler) showQueues(ctx context.Context) error {
 	var names []any
 	for _, queue := range jobs.Queues() {
@@ -131,8 +131,8 @@ func (r *Reconciler) showQueues(ctx context.Context) error {
 	return nil
 }
 
-// findMissing looks for the tasks of some queued jobs, and marks the jobs that
-// have none. Successive looks go through all jobs.
+// findMissing searches asynq for the tasks of some queued jobs, and marks the jobs
+// without a task. Successive checks go through all jobs.
 func (r *Reconciler) findMissing(ctx context.Context) error {
 	queued, err := r.journal.QueuedJobs(ctx, r.after, maxReconciled)
 	if err != nil {
@@ -161,9 +161,9 @@ func (r *Reconciler) findMissing(ctx context.Context) error {
 	return nil
 }
 
-// hasTask reports whether asynq has a task that will come to the job. One that
-// is active will not, or the job would run by now: its worker has died, or its
-// lease was lost, and asynq may never give it out again.
+// hasTask reports whether asynq has a task that will start the job. An active task
+// will not, or the job would be running by now: its worker has died or has lost the
+// lease, and asynq may never deliver it again.
 func (r *Reconciler) hasTask(job journal.Job) (bool, error) {
 	task, err := r.inspect.GetTaskInfo(string(jobs.QueueOf(job)), taskID(job.ID, job.Generation))
 	if errors.Is(err, asynq.ErrTaskNotFound) || errors.Is(err, asynq.ErrQueueNotFound) {
@@ -180,8 +180,8 @@ func (r *Reconciler) count(ctx context.Context, job journal.Job, action jobs.Act
 	r.metrics.ReconcilerActions.WithLabelValues(string(action)).Inc()
 	level := slog.LevelInfo
 	if action == jobs.ActionMissed {
-		// Mostly a worker is just looking whether it may run. If nothing comes of it,
-		// the job is enqueued.
+		// Usually a worker is just trying to claim the job. If it does not, the job is
+		// enqueued.
 		level = slog.LevelDebug
 	}
 	r.log.Log(ctx, level, "job "+string(action)+" by the reconciler", "job", job.ID, "room", job.Room, "kind", job.Kind,

@@ -21,7 +21,7 @@ import (
 	"lethe/internal/wait"
 )
 
-// retentionRequester is who asks for the purges of a sweep.
+// retentionRequester is the requester of the jobs that sweeps make.
 const retentionRequester = "retention"
 
 var (
@@ -30,18 +30,18 @@ var (
 	errNoSuchJob    = errors.New("no job of that name is configured: the sweep was left")
 )
 
-// RetentionSweep asks for a sweep of all rooms.
+// RetentionSweep is a request to sweep all rooms.
 type RetentionSweep struct {
 	// Job is the name of the retention job whose rooms are purged.
 	Job string
 
-	// Tick is when it was due.
+	// Tick is the time at which the sweep was due.
 	Tick time.Time
 }
 
-// SubmitRetentionSweep accepts a sweep and returns its job's id. An error means
-// that it was not accepted. A second call makes a second sweep, which finds what
-// the first one has left.
+// SubmitRetentionSweep accepts a sweep and returns its job's id. After an error it
+// is not accepted. A second call makes a second sweep, which handles what the first
+// one has left.
 func (c *Client) SubmitRetentionSweep(ctx context.Context, sweep RetentionSweep) (id string, err error) {
 	id, err = c.submit(ctx, jobs.RetentionSweep, "", retentionRequester,
 		retentionSweepParameters{Job: sweep.Job, Tick: sweep.Tick.UTC()}, false)
@@ -51,48 +51,48 @@ func (c *Client) SubmitRetentionSweep(ctx context.Context, sweep RetentionSweep)
 	return id, nil
 }
 
-// retentionSweepParameters are those of the job's row: the name of the retention
-// job that the sweep is a run of, and the tick that it was due at, in UTC. When a sweep
-// runs late, what has expired since goes too: so the tick is for the journal alone.
+// retentionSweepParameters are the parameters in the job's row: the name of the
+// retention job, and the tick in UTC. A late sweep also purges what has expired
+// since its tick, so the tick is there only for the record.
 type retentionSweepParameters struct {
 	Job  string    `json:"job"`
 	Tick time.Time `json:"tick"`
 }
 
-// retentionSweepCheckpoint is how far a sweep is.
+// retentionSweepCheckpoint is the checkpoint of a sweep.
 type retentionSweepCheckpoint struct {
-	// After is the id of the last room that it has decided about.
+	// After is the id of the last room that the sweep has decided.
 	After string `json:"after"`
 
 	Sweep sweepResult `json:"sweep"`
 }
 
-// A sweepResult says what became of the rooms, each of which is counted once but
-// in Rooms.
+// A sweepResult counts the rooms of a sweep by outcome. Rooms counts all of them.
 type sweepResult struct {
 	Rooms    int64 `json:"rooms"`
 	Enqueued int64 `json:"enqueued"`
 	Skipped  struct {
-		// Deleting and Purging have a job that does so.
+		// Deleting and Purging count rooms with an open job of that kind.
 		Deleting int64 `json:"deleting"`
 		Purging  int64 `json:"purging"`
 
-		// Held are those of which nothing may be deleted.
+		// Held counts held rooms.
 		Held int64 `json:"held"`
 
-		// NothingExpired have nothing to purge, NoLimit keep everything, and
-		// OtherJob are left to another retention job, if one covers them.
+		// NothingExpired counts rooms with nothing to purge, NoLimit rooms that keep
+		// everything, and OtherJob rooms that belong to another retention job, or to
+		// none.
 		NothingExpired int64 `json:"nothing_expired"`
 		NoLimit        int64 `json:"no_limit"`
 		OtherJob       int64 `json:"other_job"`
 
 		abandonedSkips
 
-		// Failed could not be decided about, or have a purge that was refused.
+		// Failed counts rooms that could not be decided, or whose purge was refused.
 		Failed int64 `json:"failed"`
 	} `json:"skipped"`
 
-	// Failures are the first of those that failed.
+	// Failures are the first failed rooms.
 	Failures []sweepFailure `json:"failures,omitempty"`
 }
 
@@ -102,14 +102,14 @@ type sweepFailure struct {
 }
 
 const (
-	// maxFailuresTold bounds how many failed rooms a sweep names.
-	maxFailuresTold = 10
+	// maxNamedFailures bounds how many failed rooms a sweep names.
+	maxNamedFailures = 10
 
 	// sweepWait is about how long a sweep waits in the queue for purges to end.
 	sweepWait = time.Second
 
-	// enqueuers is how many tasks are enqueued at a time.
-	enqueuers = 16
+	// maxEnqueuers bounds how many tasks are enqueued at a time.
+	maxEnqueuers = 16
 
 	// enqueueAllTime bounds the enqueueing of a page's tasks.
 	enqueueAllTime = 10 * time.Second
@@ -117,12 +117,12 @@ const (
 
 func (r *sweepResult) fail(room string, err error) {
 	r.Skipped.Failed++
-	if len(r.Failures) < maxFailuresTold {
+	if len(r.Failures) < maxNamedFailures {
 		r.Failures = append(slices.Clone(r.Failures), sweepFailure{room, err.Error()})
 	}
 }
 
-// outcomes are the counts of a retention sweep by name.
+// outcomes returns the counts of a retention sweep by name.
 func (r *sweepResult) outcomes() map[string]int64 {
 	return map[string]int64{
 		"enqueued": r.Enqueued, "deleting": r.Skipped.Deleting, "purging": r.Skipped.Purging, "held": r.Skipped.Held,
@@ -131,9 +131,9 @@ func (r *sweepResult) outcomes() map[string]int64 {
 	}
 }
 
-// retentionSweep is the work of a sweep: it decides about each room, a page at a
-// time, and makes a purge of each that has something to purge. Sweeps have no room,
-// which to the queue is one room, so they take turns.
+// retentionSweep is the work of a sweep. It decides about all rooms, a page at a
+// time, and makes a purge of each room with something to purge. The queue treats
+// sweeps as jobs of one room, the empty one, so they take turns.
 type retentionSweep struct {
 	worker *Worker
 	run    journal.Run
@@ -141,22 +141,21 @@ type retentionSweep struct {
 	job    retention.Job
 	at     retentionSweepCheckpoint
 
-	// by is what tells this sort of sweep from another.
-	by sweeper
+	// sweeper is what differs between kinds of sweeps.
+	sweeper sweeper
 }
 
-// A sweeper is one sort of sweep.
+// A sweeper is one kind of sweep.
 type sweeper struct {
 	kind journal.Kind
 
-	// look decides about the next page of rooms, which is empty after the last.
-	look func(ctx context.Context) (sweepPage, error)
+	// check decides about the next page of rooms, which is empty after the last.
+	check func(ctx context.Context) (sweepPage, error)
 
-	// record writes, as part of the batch, what the sweep has seen of the page. It may
-	// be nil.
+	// record stores the decisions about the page as part of the batch. It may be nil.
 	record func(ctx context.Context, b *journal.Batch, page sweepPage) error
 
-	// outcomes are the counts by name.
+	// outcomes returns the counts by name.
 	outcomes func(*sweepResult) map[string]int64
 }
 
@@ -178,11 +177,11 @@ func (w *Worker) newRetentionSweep(_ context.Context, job journal.Job, run journ
 	if w.options.Beside {
 		return nil, errBeside
 	}
-	s.by = sweeper{kind: jobs.RetentionSweep, look: s.look, outcomes: (*sweepResult).outcomes}
+	s.sweeper = sweeper{kind: jobs.RetentionSweep, check: s.check, outcomes: (*sweepResult).outcomes}
 	return s, decodeCheckpoint(job, &s.at)
 }
 
-func (s *retentionSweep) look(ctx context.Context) (sweepPage, error) {
+func (s *retentionSweep) check(ctx context.Context) (sweepPage, error) {
 	rooms, err := s.worker.expiry.RetentionRooms(ctx, s.at.After, s.worker.options.SweepRooms)
 	if err != nil || len(rooms) == 0 {
 		return nil, err
@@ -192,14 +191,15 @@ func (s *retentionSweep) look(ctx context.Context) (sweepPage, error) {
 
 func (s *retentionSweep) progress() any { return s.at }
 
-// next deals with the next page of rooms.
+// next processes the next page of rooms.
 func (s *retentionSweep) next(ctx context.Context) (done bool, err error) {
 	options := s.worker.options
 	open, err := s.worker.journal.OpenLowJobs(ctx)
 	if err != nil {
 		return false, err
 	}
-	// Not for each purge that ends, since then a page is looked at for one room.
+	// Wait until a quarter of the queue is free: otherwise each purge that ends would
+	// cause a check of a whole page for one room.
 	free := options.MaxQueued - open
 	if free < max(1, options.MaxQueued/4) {
 		return false, s.wait()
@@ -210,12 +210,12 @@ func (s *retentionSweep) next(ctx context.Context) (done bool, err error) {
 		_, failure := outcomeOf(err)
 		span.End(failure)
 	}()
-	page, err := s.by.look(ctx)
+	page, err := s.sweeper.check(ctx)
 	switch {
 	case err != nil:
 		return false, err
 	case len(page) == 0:
-		s.worker.log.InfoContext(ctx, "sweep has looked at every room", "retention_job", s.job.Name,
+		s.worker.log.InfoContext(ctx, "sweep has checked every room", "retention_job", s.job.Name,
 			"result", encode(s.at.Sweep))
 		return true, nil
 	}
@@ -232,8 +232,8 @@ func (s *retentionSweep) next(ctx context.Context) (done bool, err error) {
 	return false, nil
 }
 
-// accept commits the page's jobs with the checkpoint after the page, and returns the
-// ids of those that were accepted.
+// accept commits the page's jobs together with the checkpoint after the page, and
+// returns the ids of the accepted jobs.
 func (s *retentionSweep) accept(ctx context.Context, page sweepPage, started time.Time) (accepted []string, err error) {
 	b := s.worker.journal.BeginSweep(s.run, lockLease)
 	defer b.Rollback(ctx)
@@ -241,8 +241,8 @@ func (s *retentionSweep) accept(ctx context.Context, page sweepPage, started tim
 	if err != nil {
 		return nil, err
 	}
-	if s.by.record != nil {
-		if err := s.by.record(ctx, b, page); err != nil {
+	if s.sweeper.record != nil {
+		if err := s.sweeper.record(ctx, b, page); err != nil {
 			return nil, err
 		}
 	}
@@ -256,53 +256,54 @@ func (s *retentionSweep) accept(ctx context.Context, page sweepPage, started tim
 	return swept.Accepted, nil
 }
 
-// wait gives the place to others until purges have ended.
+// wait yields until purges have ended.
 func (s *retentionSweep) wait() error {
 	return errYield{reason: jobs.YieldQueueFull, after: wait.Jitter(sweepWait)}
 }
 
-// moved goes on from a checkpoint that was committed.
+// moved takes over a committed checkpoint, and counts what it has changed.
 func (s *retentionSweep) moved(next retentionSweepCheckpoint, took time.Duration) {
 	metrics := s.worker.metrics
-	metrics.JobBatches.WithLabelValues(string(s.by.kind)).Inc()
-	metrics.JobBatchSeconds.WithLabelValues(string(s.by.kind)).Observe(took.Seconds())
-	before := s.by.outcomes(&s.at.Sweep)
-	for outcome, n := range s.by.outcomes(&next.Sweep) {
-		sweepCounter(metrics, s.by.kind).WithLabelValues(outcome).Add(float64(n - before[outcome]))
+	kind := s.sweeper.kind
+	metrics.JobBatches.WithLabelValues(string(kind)).Inc()
+	metrics.JobBatchSeconds.WithLabelValues(string(kind)).Observe(took.Seconds())
+	before := s.sweeper.outcomes(&s.at.Sweep)
+	for outcome, n := range s.sweeper.outcomes(&next.Sweep) {
+		sweepCounter(metrics, kind).WithLabelValues(outcome).Add(float64(n - before[outcome]))
 	}
 	s.at = next
 }
 
-// A verdict is what a sweep has decided about a room.
+// A verdict is a sweep's decision about a room.
 type verdict struct {
 	room string
 
-	// skip counts the room, unless there is a job for it or it failed.
+	// skip counts the room. It is called unless the room has failed or gets a job.
 	skip func(*sweepResult)
 	job  *journal.Job
 	err  error
 
-	// abandoned says that a sweep for abandoned rooms has found it so.
+	// abandoned says that a sweep for abandoned rooms has found the room abandoned.
 	abandoned bool
 }
 
-// A sweepPage is the verdicts of some rooms, in the order of their ids.
+// A sweepPage is the verdicts of a page of rooms, in the order of their ids.
 type sweepPage []verdict
 
-// expiryClock is the time by which lifetimes end: that of the database, which read
-// returns, or this machine's, whichever is behind. A clock that is ahead must not
-// cost an event its last days.
+// expiryClock returns the time that decides what has expired. It is the database's
+// time, which read returns, or this machine's, whichever is earlier: a clock that is
+// ahead must not delete an event days too soon.
 func expiryClock(read func() (time.Time, error)) (time.Time, error) {
-	ours := time.Now()
+	local := time.Now()
 	now, err := read()
-	if err == nil && ours.Before(now) {
-		now = ours
+	if err == nil && local.Before(now) {
+		now = local
 	}
 	return now, err
 }
 
-// decide decides about rooms. What counts is not when the sweep was due but this
-// moment: however late it is, all goes that has expired, and nothing else.
+// decide decides about rooms. It uses the present time and not the sweep's tick:
+// however late the sweep is, exactly what has expired is purged.
 func (s *retentionSweep) decide(ctx context.Context, rooms []expiry.RoomRetention) (sweepPage, error) {
 	now, err := expiryClock(func() (time.Time, error) { return s.worker.db.Now(ctx) })
 	if err != nil {
@@ -334,14 +335,14 @@ func (s *retentionSweep) decide(ctx context.Context, rooms []expiry.RoomRetentio
 	return page, s.cut(ctx, page, cuts, cutOf)
 }
 
-// cut finds where to cut those rooms of the page that may have something to purge.
-// If that fails for all together, each is asked for alone.
+// cut finds the depths at which to cut those rooms of the page that may have
+// something to purge. If that fails for all together, it tries each room alone.
 func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []expiry.RoomCut, cutOf []int) error {
 	if len(cuts) == 0 {
 		return nil
 	}
 	tokens, err := s.worker.expiry.RetentionCuts(ctx, cuts)
-	if postgres.OfRows(err) && len(cuts) > 1 {
+	if postgres.IsRowError(err) && len(cuts) > 1 {
 		for i := range cuts {
 			if err := s.cut(ctx, page, cuts[i:i+1], cutOf[i:i+1]); err != nil {
 				return err
@@ -349,7 +350,7 @@ func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []expiry.
 		}
 		return nil
 	}
-	if postgres.OfRows(err) {
+	if postgres.IsRowError(err) {
 		page[cutOf[0]].err = err
 		return nil
 	}
@@ -370,14 +371,14 @@ func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []expiry.
 			ID: jobs.NewID(), Kind: jobs.PurgeHistory, Room: cuts[i].Room, Parameters: parameters,
 			Requester: retentionRequester, State: journal.Queued, Generation: 1, Queue: jobs.Low,
 			TraceParent: observe.OriginOf(ctx).TraceParent,
-			// Until it has one: should we die before, the reconciler knows at once.
-			TaskMissing: true,
+			TaskMissing: true, // so that the reconciler enqueues it at once if this process dies before
 		}
 	}
 	return nil
 }
 
-// upTo is the page as far as there are no more jobs than maxJobs, which is at least 1.
+// upTo returns the beginning of the page that has at most maxJobs jobs. maxJobs is
+// at least 1.
 func (p sweepPage) upTo(maxJobs int) sweepPage {
 	for i, v := range p {
 		if v.job == nil {
@@ -401,7 +402,8 @@ func (p sweepPage) jobs() []journal.Job {
 	return all
 }
 
-// count adds the rooms of the page, of whose jobs became what swept says.
+// count adds the rooms of the page to the result. swept says what has become of
+// their jobs.
 func (p sweepPage) count(result *sweepResult, swept journal.SweptJobs) {
 	accepted := make(map[string]bool, len(swept.Accepted))
 	for _, id := range swept.Accepted {
@@ -418,21 +420,21 @@ func (p sweepPage) count(result *sweepResult, swept journal.SweptJobs) {
 			result.Enqueued++
 		case swept.Refused[v.job.ID] != nil:
 			result.fail(v.room, swept.Refused[v.job.ID])
-		case v.job.Kind == jobs.DeleteRoom: // somebody was quicker
+		case v.job.Kind == jobs.DeleteRoom: // the room has got another delete meanwhile
 			result.Skipped.Deleting++
-		default: // another sweep was
+		default: // another sweep has made a purge meanwhile
 			result.Skipped.Purging++
 		}
 	}
 }
 
-// enqueue enqueues the tasks of the jobs that were accepted. What is left is the
-// reconciler's: once one has failed, the others are not tried.
+// enqueue enqueues the tasks of the accepted jobs. After the first failure it leaves
+// the others to the reconciler.
 func (s *retentionSweep) enqueue(ctx context.Context, made []journal.Job, accepted []string) {
 	if len(accepted) == 0 {
 		return
 	}
-	// They are accepted, whatever ends the sweep.
+	// The jobs are accepted, even if the sweep is ended now.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), enqueueAllTime)
 	defer cancel()
 	wanted := make(map[string]bool, len(accepted))
@@ -446,7 +448,7 @@ func (s *retentionSweep) enqueue(ctx context.Context, made []journal.Job, accept
 		enqueued []journal.Job
 		failed   error
 	)
-	group.SetLimit(enqueuers)
+	group.SetLimit(maxEnqueuers)
 	for _, job := range made {
 		if !wanted[job.ID] || stop.Load() {
 			continue
@@ -464,7 +466,7 @@ func (s *retentionSweep) enqueue(ctx context.Context, made []journal.Job, accept
 			return nil
 		})
 	}
-	_ = group.Wait() // none returns an error
+	_ = group.Wait() // no function returns an error
 	log := s.worker.log
 	if failed != nil {
 		log.WarnContext(ctx, "jobs not enqueued: left to the reconciler", "jobs", len(accepted)-len(enqueued), "error", failed)

@@ -369,7 +369,7 @@ func TestBadRoomIsIsolated(t *testing.T) {
 	sweep = l.newSweep(l.worker(WorkerOptions{Retention: keeping(day)}), l.sweep("all"))
 	_, err := sweep.next(l.Ctx)
 	require.ErrorContains(t, err, "rejections")
-	require.False(t, postgres.OfRows(err))
+	require.False(t, postgres.IsRowError(err))
 }
 
 // A sweep may be called again from any of its checkpoints, and by two at once:

@@ -26,60 +26,59 @@ import (
 	"lethe/internal/wait"
 )
 
-// WorkerOptions are what a [Worker] is made of.
+// WorkerOptions are the options of a [Worker].
 type WorkerOptions struct {
-	// BatchEvents is the most events that a batch selects, unless one depth
-	// level has more. Defaults to 20,000.
+	// BatchEvents is the maximum number of events in a batch, unless one depth level
+	// has more. Defaults to 20,000.
 	BatchEvents int
 
-	// BatchTime is how long a batch should take. Defaults to 250 ms.
+	// BatchTime is the time that a batch aims at. Defaults to 250 ms.
 	BatchTime time.Duration
 
-	// Beside says that a homeserver runs on the database. Then no job that purges
-	// is begun: that is not safe yet. Defaults to false.
+	// Beside says that a homeserver runs on the database. Jobs that purge then fail:
+	// they are not safe yet beside a homeserver. Defaults to false.
 	Beside bool
 
-	// Concurrency is how many jobs run at a time; beside them run the purges of
-	// sweeps, of which there are as many at most. Defaults to 4.
+	// Concurrency is the number of jobs that run at a time, not counting the jobs of
+	// sweeps. It also bounds the number of those. Defaults to 4.
 	Concurrency int
 
-	// DrainTimeout is how long Run waits for batches in progress when its
-	// context has ended. Defaults to 25 s.
+	// DrainTimeout is how long Run waits for batches in progress after its context has
+	// ended. Defaults to 25 s.
 	DrainTimeout time.Duration
 
-	// Homeserver writes the events of shutdowns. Defaults to nil, an embedded one
-	// of ServerName that signs nothing.
+	// Homeserver does the steps of shutdowns that need events. Defaults to nil, which
+	// means an embedded one for ServerName without a signing key.
 	Homeserver shutdown.Homeserver
 
-	// MaxQueued is how many purges of sweeps may be open at a time: a sweep waits
+	// MaxQueued is the maximum number of open jobs that sweeps have made. A sweep waits
 	// until there are fewer. Defaults to 1000.
 	MaxQueued int
 
-	// MaxRunning is how many of them may run at a time, in the whole fleet.
+	// MaxRunning is the maximum number of these that run at a time in the whole fleet.
 	// Defaults to 2.
 	MaxRunning int
 
-	// Retention says which rooms sweeps purge, and by what. Defaults to nothing:
-	// sweeps fail.
+	// Retention configures what sweeps purge. Defaults to nothing, with which sweeps
+	// fail.
 	Retention retention.Config
 
-	// RowsPerSecond is how many rows the purges of sweeps may delete, in the whole
-	// fleet: an event with all that belongs to it is one, and so is a state group.
-	// Defaults to 0, no limit.
+	// RowsPerSecond limits how many rows the jobs of sweeps delete per second in the
+	// whole fleet. An event with everything that belongs to it counts as one row, and
+	// so does a state group. Defaults to 0, no limit.
 	RowsPerSecond int
 
 	// ServerName is the homeserver's name. It has no default.
 	ServerName string
 
-	// SweepRooms is how many rooms a sweep decides about at a time, up to
+	// SweepRooms is the number of rooms that a sweep decides at a time, up to
 	// [expiry.MaxRooms]. Defaults to 500.
 	SweepRooms int
 
-	// TimeSlice is how long a job runs before it makes room for others.
-	// Defaults to 30 s.
+	// TimeSlice is how long a job runs before it yields to others. Defaults to 30 s.
 	TimeSlice time.Duration
 
-	// Tracer traces the runs of jobs. Defaults to nil, no traces.
+	// Tracer traces the runs of jobs. Defaults to nil, which traces nothing.
 	Tracer *observe.Tracer
 }
 
@@ -112,34 +111,35 @@ func (o WorkerOptions) withDefaults() WorkerOptions {
 }
 
 const (
-	// lockLease is the lease of a room's lock, keepAlive how often it is
-	// extended: a killed worker's room is free after the lease.
+	// lockLease is the lease of a room's lock, and keepAlive the interval at which it
+	// is extended. The room of a killed worker is free after the lease.
 	lockLease = 10 * time.Second
 	keepAlive = 3 * time.Second
 
-	// lockWait bounds the wait for a room's lock. It is as long as a reader may
-	// keep its lease.
+	// lockWait bounds the wait for a room's lock. A reader keeps its lease at most this
+	// long.
 	lockWait = 30 * time.Second
 
-	// maxFailures is how many failures in a row end a job.
+	// maxFailures is the number of failures in a row after which a job fails.
 	maxFailures = 20
 
-	// The wait after a failed batch doubles from the first to the second.
+	// minBackoff is the wait after the first failed batch. The wait doubles with each
+	// further failure, up to maxBackoff.
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = 5 * time.Second
 
-	// bookkeepingBackoff is the wait between the tries to write a job's end or yield.
+	// bookkeepingBackoff is the wait between attempts to store a job's end or yield.
 	bookkeepingBackoff = 200 * time.Millisecond
 
 	// busyWait is about how long a job waits in the queue for its room.
 	busyWait = 2 * time.Second
 
-	// bookkeepingTime bounds the writing of a job's end or yield.
+	// bookkeepingTime bounds all attempts to store a job's end or yield.
 	bookkeepingTime = 10 * time.Second
 )
 
-// errYield says that a run gave its job back to the queue; after is how long it
-// should stay there.
+// errYield is the result of a run that gives its job back to the queue. after is how
+// long the job must stay there.
 type errYield struct {
 	reason jobs.Yield
 	after  time.Duration
@@ -147,11 +147,11 @@ type errYield struct {
 
 func (e errYield) Error() string { return "yield: " + string(e.reason) }
 
-// Services are what a [Worker] works with. All of them stay the caller's to close.
+// Services are the servers and tools that a [Worker] uses. The caller closes them.
 type Services struct {
 	DB *postgres.DB
 
-	// Redis is where tasks come from, and Locks where rooms are locked: the same
+	// Redis is the server of the tasks, and Locks those of the rooms' locks: the same
 	// client, or one for each of several independent masters, from
 	// [redisdb.OpenForLocks].
 	Redis redis.UniversalClient
@@ -178,13 +178,14 @@ type Worker struct {
 	log      *slog.Logger
 	metrics  *observe.Metrics
 
-	// drain ends when the worker is to stop. It is no parent of the handlers'
-	// contexts: asynq would put a task back at once, while its handler works.
+	// drain ends when the worker stops. It is not the parent of the handlers' contexts:
+	// when such a context ends, asynq requeues the task at once, while its handler
+	// still works.
 	drain    context.Context
 	endDrain context.CancelFunc
 }
 
-// NewWorker returns a Worker that takes nothing before [Worker.Run].
+// NewWorker returns a Worker. It takes no task before [Worker.Run].
 func NewWorker(services Services, options WorkerOptions) *Worker {
 	options = options.withDefaults()
 	if options.Homeserver == nil {
@@ -212,18 +213,19 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 	}
 }
 
-// Run takes and runs jobs until the context ends; then each running job yields
-// after its batch. It is called once.
+// Run takes and runs jobs until the context ends. Then each running job yields after
+// its batch. It must be called only once.
 func (w *Worker) Run(ctx context.Context) error {
-	// The heart beats until the last run has ended, so its context is its own.
+	// Heartbeats go on until the last run has ended, so they need a context of their
+	// own.
 	beating, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var heart sync.WaitGroup
 	heart.Go(func() { w.heart.Run(beating) })
 	defer heart.Wait()
 	defer stop()
 
-	// The jobs of sweeps have places of their own. They must not take those of other
-	// jobs while they wait for their turn or pause, nor wait for them for ever.
+	// Jobs of sweeps have slots of their own. They must not occupy the slots of other
+	// jobs while they wait or pause, nor wait for these without end.
 	servers := []*asynq.Server{
 		w.server(queues, w.options.Concurrency),
 		w.server(lowQueues, min(w.options.MaxRunning, w.options.Concurrency)),
@@ -245,7 +247,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	return nil
 }
 
-// server takes tasks from the queues.
+// server returns a server that takes tasks from the queues.
 func (w *Worker) server(queues map[string]int, concurrency int) *asynq.Server {
 	return asynq.NewServerFromRedisClient(w.redis, asynq.Config{
 		Concurrency:              concurrency,
@@ -266,7 +268,7 @@ func (w *Worker) server(queues map[string]int, concurrency int) *asynq.Server {
 	})
 }
 
-// handle runs a job's slice. It is what asynq calls, perhaps twice for a task.
+// handle runs a slice of a job. asynq calls it, perhaps twice for the same task.
 func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 	body, err := decode(task)
 	if err != nil {
@@ -298,10 +300,10 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 	running := w.metrics.JobsRunning.WithLabelValues(string(job.Kind))
 	running.Inc()
 	defer running.Dec()
-	// Of a sweep's thousand purges each has a trace of its own.
+	// A sweep may make a thousand purges, so each has a trace of its own.
 	ctx, span := w.options.Tracer.Run(ctx, origin, job.Queue == jobs.Low, string(job.Kind), append(about(job),
 		slog.Int("generation", run.Generation), slog.Int("attempt", run.Attempt), slog.String("request_id", origin.RequestID))...)
-	defer span.End(nil) // should it panic
+	defer span.End(nil) // in case of a panic
 	err = w.runSlice(ctx, job, run, log)
 	outcome, failure := outcomeOf(err)
 	span.Set(slog.String("outcome", outcome))
@@ -309,7 +311,8 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 	return w.settle(ctx, job, run, err, log)
 }
 
-// outcomeOf names how a slice ended, and returns its error if the job has failed.
+// outcomeOf names the outcome of a slice. failure is its error if the job has
+// failed.
 func outcomeOf(err error) (outcome string, failure error) {
 	var yield errYield
 	switch {
@@ -323,22 +326,22 @@ func outcomeOf(err error) (outcome string, failure error) {
 	return string(journal.Failed), err
 }
 
-// errBeside is why a job that purges fails beside a running homeserver.
+// errBeside is the failure of a job that would purge beside a running homeserver.
 var errBeside = errors.New("a homeserver runs on the database, and purging beside it is not safe yet: " +
 	"stop it and unset homeserver.as_token, or shut the room down without a purge")
 
-// work is a job of one kind, as a run sees it.
+// A work does the batches of one kind of job during a run.
 type work interface {
-	// next does one batch, and reports whether the work is done. It can be
-	// called on a job in any state of progress.
+	// next does one batch, and reports whether the work is done. It may be called on a
+	// job at any point of its progress.
 	next(ctx context.Context) (done bool, err error)
 
-	// progress is the job's checkpoint.
+	// progress returns the job's checkpoint.
 	progress() any
 }
 
-// constructors make the works of all kinds of jobs, from where the job's row says
-// that it is.
+// constructors make the work of each kind of job, beginning at the checkpoint in the
+// job's row.
 var constructors = map[journal.Kind]func(*Worker, context.Context, journal.Job, journal.Run) (work, error){
 	jobs.PurgeHistory:   (*Worker).newPurgeHistory,
 	jobs.DeleteRoom:     (*Worker).newDeleteRoom,
@@ -355,7 +358,7 @@ func (w *Worker) newWork(ctx context.Context, job journal.Job, run journal.Run) 
 	return construct(w, ctx, job, run)
 }
 
-// newWorkFromRow returns the work of a run whose job is read again.
+// newWorkFromRow reads the run's job again, and returns its work.
 func (w *Worker) newWorkFromRow(ctx context.Context, run journal.Run) (work, error) {
 	job, err := w.journal.Job(ctx, run.JobID)
 	if err != nil {
@@ -375,14 +378,16 @@ func decodeCheckpoint(job journal.Job, checkpoint any) error {
 	return nil
 }
 
-// runSlice does batch after batch until the work is done, the slice is over or
-// the job has failed. It returns nil when the work is done, an errYield when
-// there is more, [journal.ErrSuperseded] when the job is another's, and otherwise
-// why the job failed. [journal.ErrHeld] says that it has to wait for a hold's end.
+// runSlice does batches until the work is done, the slice is over or the job has
+// failed. It returns nil if the work is done, an errYield if there is more to do,
+// [journal.ErrSuperseded] if the run no longer owns the job, [journal.ErrHeld] if
+// the job must wait for the end of a hold, and otherwise the reason why the job
+// failed.
 func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run, log *slog.Logger) error {
 	log.InfoContext(ctx, "job runs", "generation", run.Generation, "attempt", run.Attempt)
 	posted := &postedStatus{board: w.board, about: about(job), status: jobs.StatusOf(job)}
-	// Most jobs of sweeps end before the first heartbeat, which would post them.
+	// Heartbeats post the status too. Most jobs of sweeps end before the first
+	// heartbeat, and need no post.
 	if job.Queue != jobs.Low {
 		posted.post(ctx)
 	}
@@ -394,7 +399,7 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 	deadline := time.Now().Add(w.options.TimeSlice)
 	backoff := wait.Backoff{Min: minBackoff, Max: maxBackoff}
 	var work work
-	claimed := true // the job is as it was claimed: only this run can have moved it
+	claimed := true // job is up to date, because no run has changed the row since the claim
 	for {
 		if w.drain.Err() != nil {
 			return errYield{reason: jobs.YieldDrain}
@@ -407,7 +412,7 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 		switch {
 		case work != nil:
 			if done, err = step(ctx, work, log); err == nil {
-				backoff.Reset() // only a batch is progress: work that was made again may fail again
+				backoff.Reset() // not after newWork, whose batch may fail again
 			}
 		case claimed:
 			work, err = w.newWork(ctx, job, run)
@@ -425,9 +430,9 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 			return err
 		}
 		w.metrics.JobRetries.WithLabelValues(string(job.Kind)).Inc()
-		// From the row again: a commit whose answer was lost has moved it.
+		// Read the row again: a commit whose answer was lost has moved the checkpoint.
 		work, claimed = nil, false
-		_ = backoff.Wait(running) // if it ends early, the loop sees why
+		_ = backoff.Wait(running) // if the wait ends early, the loop finds out why
 	}
 }
 
@@ -443,7 +448,7 @@ type postedStatus struct {
 func (p *postedStatus) post(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.board.Post(observe.About(ctx, p.about...), p.status) // a heartbeat's context is about no job
+	p.board.Post(observe.About(ctx, p.about...), p.status) // a heartbeat's context names no job
 }
 
 func (p *postedStatus) setProgress(progress any) {
@@ -463,9 +468,9 @@ func (w *Worker) untilDrain(ctx context.Context) (context.Context, context.Cance
 	}
 }
 
-// step does a work's next batch. A panic in it is an error: left to asynq it
-// would end the run, but not the job, which would then only seem to have lost
-// its worker.
+// step does a work's next batch. It turns a panic into an error. If asynq handled
+// the panic, it would end the run but not the job, which would look as if its worker
+// had vanished.
 func step(ctx context.Context, work work, log *slog.Logger) (done bool, err error) {
 	defer func() {
 		if panicked := recover(); panicked != nil {
@@ -476,8 +481,8 @@ func step(ctx context.Context, work work, log *slog.Logger) (done bool, err erro
 	return work.next(ctx)
 }
 
-// classify decides what a failed batch means: nil if it is to be tried again,
-// otherwise what [Worker.runSlice] returns.
+// classify decides how to continue after a failed batch. It returns nil if the batch
+// must be tried again, and otherwise the result of [Worker.runSlice].
 func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *slog.Logger) error {
 	var yield errYield
 	switch {
@@ -486,7 +491,7 @@ func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *
 	case errors.As(err, &yield), errors.Is(err, journal.ErrHeld):
 		return err
 	case errors.Is(err, errDraining):
-		return nil // the loop sees it
+		return nil // the loop checks for it
 	case ctx.Err() != nil: // asynq gave the task up
 		return errYield{reason: jobs.YieldTimeout}
 	case errors.Is(err, lock.ErrTaken):
@@ -500,7 +505,8 @@ func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *
 		log.WarnContext(ctx, "lock lost: the batch was rolled back", "error", err)
 		return nil
 	case errors.Is(err, lock.ErrUnavailable), errors.Is(err, shutdown.ErrHomeserver), postgres.Unreachable(err):
-		// No fault of the job's, so it does not count, however long it lasts.
+		// The job is not to blame, so this does not count as a failure, however long it
+		// lasts.
 		log.WarnContext(ctx, "server unreachable: the batch will be tried again", "error", err)
 		return nil
 	case postgres.Transient(err):
@@ -517,16 +523,16 @@ func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *
 	return err
 }
 
-// settle writes how a slice ended, and tells asynq.
+// settle stores the result of a slice, and returns asynq's.
 func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, err error, log *slog.Logger) error {
-	// Whatever ended the slice must not keep its end from being written.
+	// The result must be stored even if the end of the context has ended the slice.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookkeepingTime)
 	defer cancel()
 
 	var yield errYield
 	switch {
 	case errors.Is(err, journal.ErrSuperseded):
-		log.WarnContext(ctx, "job is another run's now", "attempt", run.Attempt)
+		log.WarnContext(ctx, "job belongs to another run now", "attempt", run.Attempt)
 		return nil
 	case errors.As(err, &yield):
 		if err := w.retry(ctx, func() error { return w.journal.YieldJob(ctx, run) }); err != nil {
@@ -534,14 +540,14 @@ func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, e
 			return nil
 		}
 		log.InfoContext(ctx, "job yields", "reason", yield.reason)
-		w.post(ctx, job.ID) // what the slice has done, which no heartbeat may have told
+		w.post(ctx, job.ID) // no heartbeat may have posted the last progress
 		return w.yield(job.Kind, yield)
 	case errors.Is(err, journal.ErrHeld):
 		if err := w.retry(ctx, func() error { return w.journal.HoldJob(ctx, run) }); err != nil {
 			log.WarnContext(ctx, "job not held: left to the reconciler", "error", err)
 			return nil
 		}
-		// Its task is done: when the hold ends, the reconciler makes another.
+		// The task is done: when the hold ends, the reconciler enqueues another.
 		w.metrics.JobYields.WithLabelValues(string(job.Kind), string(jobs.YieldHeld)).Inc()
 		log.InfoContext(ctx, "job waits for the end of a hold", "error", err)
 		w.post(ctx, job.ID)
@@ -551,15 +557,15 @@ func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, e
 	state, reason := journal.Complete, ""
 	switch {
 	case errors.Is(err, expiry.ErrNotAbandoned):
-		// Nothing was done, and nothing is wrong.
+		// Nothing was deleted, and nothing has failed.
 		state = journal.Cancelled
 		log.InfoContext(ctx, "room not deleted", "reason", err)
 	case err != nil:
 		state, reason = journal.Failed, reasonFor(err)
 	}
 	if err := w.retry(ctx, func() error { return w.journal.EndJob(ctx, run, state, reason) }); err != nil {
-		// The work is done or refused for good; whoever takes the job over comes
-		// to the same end.
+		// The work is done, or refused for good. The next run of the job comes to the
+		// same end.
 		log.WarnContext(ctx, "the job's end was not written: left to the reconciler", "error", err)
 		return nil
 	}
@@ -569,22 +575,22 @@ func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, e
 	return nil
 }
 
-// post posts the status of a job as its row has it. If that cannot be read, those
-// who ask will look at the row.
+// post posts the status of a job from its row. If the row cannot be read, the next
+// reader of the status reads it.
 func (w *Worker) post(ctx context.Context, id string) {
 	if job, err := w.journal.Job(ctx, id); err == nil {
 		w.board.Post(ctx, jobs.StatusOf(job))
 	}
 }
 
-// reasonFor is the text that a failed job's status gives for the error. What an
-// API would have refused begins with the status that it would have answered.
+// reasonFor returns the error text of a failed job's status. If an API would have
+// refused the job, the text begins with the HTTP status of that refusal.
 func reasonFor(err error) string {
 	return cmp.Or(refusal(err), err.Error())
 }
 
-// retry repeats an operation of the bookkeeping while it fails for a passing reason,
-// until the context ends.
+// retry repeats an operation of the bookkeeping while its error is transient, until
+// the context ends.
 func (w *Worker) retry(ctx context.Context, do func() error) error {
 	return wait.Retry(ctx, wait.Backoff{Min: bookkeepingBackoff}, postgres.Transient, do)
 }
@@ -594,22 +600,23 @@ func (w *Worker) yield(kind journal.Kind, yield errYield) error {
 	return yield
 }
 
-// firstBatch is the size of a job's first batch, from which it finds the size
-// that takes the time that a batch should.
+// firstBatch returns the size of a job's first batch. Later sizes follow from the
+// time that batches take.
 func (w *Worker) firstBatch() int { return min(200, w.options.BatchEvents) }
 
-// firstRows is the size of a delete's first batch of rows.
+// firstRows returns the size of a delete's first batch.
 func (w *Worker) firstRows() int { return min(firstRows, w.options.BatchEvents) }
 
-// nextBatch is the size of the batch after one of the given size that took so
-// long. It at most doubles, since a quick batch may have met little, and does not
-// fall below minSize: a batch of that size is slow for another reason.
+// nextBatch returns the size of the next batch, after one of the given size that
+// took the given time. The size at most doubles, since a quick batch may have found
+// little to do. It does not fall below minSize: a slow batch of that size is slow
+// for another reason.
 func (w *Worker) nextBatch(size, minSize int, took time.Duration) int {
 	factor := min(max(w.options.BatchTime.Seconds()/max(took.Seconds(), 1e-6), 0.25), 2)
 	return min(max(int(float64(size)*factor), minSize), w.options.BatchEvents)
 }
 
-// encode writes a checkpoint as JSON; one that cannot be written is empty.
+// encode returns a checkpoint as JSON, or "" if that fails.
 func encode(v any) string {
 	encoded, err := json.Marshal(v)
 	if err != nil {

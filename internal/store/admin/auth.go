@@ -7,13 +7,13 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// A Requester is the user whom an access token speaks for: the user that it
-// puppets, or else its owner.
+// A Requester is the user of an access token: the user that the token puppets, or
+// else its owner.
 type Requester struct {
 	UserID string
 
-	// DeviceID is the device that the access token belongs to, "" if it has none,
-	// as one that puppets.
+	// DeviceID is the access token's device, "" if it has none. A puppeting token has
+	// none.
 	DeviceID string
 
 	// TokenID is the access token's own id.
@@ -28,17 +28,18 @@ type Requester struct {
 	// Locked says that an admin has locked the account.
 	Locked bool
 
-	// TokenExpired says that the access token's time is over.
+	// TokenExpired says that the access token has expired.
 	TokenExpired bool
 
-	// AccountExpired says that the account's time is over. It is false where
-	// accounts do not expire.
+	// AccountExpired says that the account has expired. It is false where accounts do
+	// not expire.
 	AccountExpired bool
 }
 
 const (
-	// requesterSQL judges a puppeted user as itself, whoever puppets it. A
-	// deactivated user keeps its admin flag, so it must not be found at all.
+	// requesterSQL reads the flags of the puppeted user, not those of the token's
+	// owner. A deactivated user keeps its admin flag, so the query must not find it at
+	// all.
 	requesterSQL = `
 		SELECT u.name, coalesce(t.device_id, ''), t.id, u.admin = 1, u.is_guest = 1, u.locked,
 		       coalesce(t.valid_until_ms < extract(epoch FROM now()) * 1000, false),
@@ -47,15 +48,15 @@ const (
 		JOIN users u ON u.name = coalesce(t.puppets_user_id, t.user_id)
 		WHERE t.token = $1 AND u.deactivated = 0`
 
-	// expirationSQL is left out unless it is wanted: Synapse fills the table
-	// only while accounts expire, and old rows mean nothing after that.
+	// expirationSQL is used only on request: Synapse fills the table only while
+	// accounts expire, and old rows mean nothing after that.
 	expirationSQL = `SELECT v.expiration_ts_ms FROM account_validity v WHERE v.user_id = u.name`
 )
 
-// Requester finds whom an access token speaks for. A token that nobody has, or
-// whose user is deactivated, is [postgres.ErrNotFound]; a requester that is locked or
-// expired is returned, for the caller to refuse. With accountValidity, accounts
-// expire as Synapse's account_validity table says.
+// Requester returns the user of an access token. An unknown token, and one whose
+// user is deactivated, is [postgres.ErrNotFound]. A locked or expired requester is
+// returned; the caller must refuse it. With accountValidity, accounts expire as
+// Synapse's account_validity table says.
 func (q *Queries) Requester(ctx context.Context, accessToken string, accountValidity bool) (Requester, error) {
 	const operation = "find the requester"
 	if !postgres.Storable(accessToken) {

@@ -7,12 +7,12 @@ import (
 	"lethe/internal/store/journal"
 )
 
-// The index is unique, so of two that block a room at a time one comes first.
+// The index is unique, so if two users block a room at the same time, one comes
+// first.
 const blockRoom = `INSERT INTO blocked_rooms (room_id, user_id) VALUES ($1, $2) ON CONFLICT (room_id) DO NOTHING`
 
-// BlockRoom keeps users of this server from joining a room, which need not be
-// known, in the requester's name. A room that is blocked already keeps its first
-// blocker.
+// BlockRoom keeps users of this server from joining a room, known or not, in the
+// requester's name. A room that is blocked already keeps its first blocker.
 func (q *Queries) BlockRoom(ctx context.Context, room, requester string) error {
 	if _, err := q.db.Exec(ctx, blockRoom, room, requester); err != nil {
 		return fmt.Errorf("block the room: %w", err)

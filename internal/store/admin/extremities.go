@@ -11,19 +11,19 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// An Extremity is one of a room's newest events: no event came after it yet.
+// An Extremity is one of a room's newest events: no other event follows it.
 type Extremity struct {
 	EventID    string
 	StateGroup int64
 	Depth      int64
 
-	// ReceivedTS is when it arrived here, in Unix milliseconds, nil if nobody
-	// knows.
+	// ReceivedTS is the event's time of arrival here, in Unix milliseconds, nil if it
+	// is unknown.
 	ReceivedTS *int64
 }
 
-// ForwardExtremities returns a room's forward extremities in the order of their
-// ids. A room that is unknown has none.
+// ForwardExtremities returns a room's forward extremities in the order of their ids.
+// An unknown room has none.
 func (q *Queries) ForwardExtremities(ctx context.Context, room string) ([]Extremity, error) {
 	if !postgres.Storable(room) {
 		return nil, nil
@@ -42,17 +42,17 @@ func (q *Queries) ForwardExtremities(ctx context.Context, room string) ([]Extrem
 }
 
 // DeleteForwardExtremities deletes all of a room's forward extremities but the
-// newest in the stream, and returns how many they were. A room without any is
-// [postgres.ErrNotFound], and one that is held is [journal.ErrHeld].
+// newest in the stream, and returns the number of deleted ones. A room without any
+// is [postgres.ErrNotFound], and a held room is [journal.ErrHeld].
 func (q *Queries) DeleteForwardExtremities(ctx context.Context, room string) (deleted int64, err error) {
 	const operation = "delete the forward extremities"
 	if !postgres.Storable(room) {
 		return 0, fmt.Errorf("%s: %w", operation, postgres.ErrNotFound)
 	}
 	err = q.db.InTransaction(ctx, func(tx pgx.Tx) error {
-		// A purge must not delete the one that stays because it saw a higher one
-		// beside it. Its batches lock the room's fence, and here it is locked
-		// against them; whoever adds an event locks the room.
+		// A purge must not delete the extremity that stays because it saw a higher one
+		// beside it. Its batches lock the room's fence, which is locked against them
+		// here. A process that adds an event locks the room.
 		if _, err := tx.Exec(ctx, `
 			INSERT INTO lethe.room_fences AS f (room_id, fence) SELECT room_id, 0 FROM rooms WHERE room_id = $1
 			ON CONFLICT (room_id) DO UPDATE SET fence = f.fence`, room); err != nil {
@@ -61,7 +61,7 @@ func (q *Queries) DeleteForwardExtremities(ctx context.Context, room string) (de
 		if _, err := tx.Exec(ctx, `SELECT FROM rooms WHERE room_id = $1 FOR NO KEY UPDATE`, room); err != nil {
 			return err
 		}
-		// A hold locks the same fence, so it was placed before, or waits.
+		// A hold locks the same fence: it was placed before, or it waits.
 		if err := journal.CheckHold(ctx, tx, room); err != nil {
 			return err
 		}

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A Room is what a server admin sees of a room. What nobody knows is nil.
+// A Room is what a server admin sees of a room. Unknown fields are nil.
 type Room struct {
 	ID                string
 	Name              *string
@@ -23,16 +23,16 @@ type Room struct {
 	HistoryVisibility *string
 	Type              *string
 
-	// Federatable says that other servers may join. Public says that the room
-	// directory shows the room. What nobody knows is false.
+	// Federatable says that users of other servers may join. Public says that the room
+	// directory shows the room. Both are false if unknown.
 	Federatable, Public bool
 
-	// How many members are joined, how many of these are local, and how many
-	// state events hold now.
+	// JoinedMembers and JoinedLocalMembers are the numbers of joined members and of the
+	// local ones among them. StateEvents is the number of events in the current state.
 	JoinedMembers, JoinedLocalMembers, StateEvents *int64
 }
 
-// roomColumns are what [Room.columns] reads.
+// roomColumns are the columns that [Room.columns] scans.
 const roomColumns = `
 	r.room_id, s.name, s.canonical_alias, r.room_version, r.creator, s.encryption, s.join_rules, s.guest_access,
 	s.history_visibility, s.room_type, coalesce(s.is_federatable, false), coalesce(r.is_public, false),
@@ -48,28 +48,27 @@ func (r *Room) columns() []any {
 
 // A RoomList says which rooms to list.
 type RoomList struct {
-	// From is how many rooms to pass over, Limit how many to return at most.
+	// From is the number of rooms to skip, and Limit the maximum number to return.
 	From, Limit int64
 
-	// Order is what to order by: name, canonical_alias, joined_members,
+	// Order is the order of the list: name, canonical_alias, joined_members,
 	// joined_local_members, version, creator, encryption, federatable, public,
 	// join_rules, guest_access, history_visibility or state_events. Numbers and
-	// versions begin with the highest, all else with the lowest, and rooms that
-	// are alike are ordered by their ids, in the same direction. Reverse turns
-	// all of it round.
+	// versions begin with the highest, all others with the lowest. Rooms that are equal
+	// are ordered by their ids, in the same direction. Reverse reverses the whole list.
 	Order   string
 	Reverse bool
 
-	// Search, unless "", must be part of the name or of the alias before its
-	// colon, in any letter case, or be the room's id.
+	// Search, unless "", must be part of the name or of the alias before its colon, in
+	// any letter case, or be the room's id.
 	Search string
 
-	// Public and Empty, unless nil, must be what the room is. A room is empty
-	// when nobody is joined.
+	// Public and Empty, unless nil, must match the room. A room is empty when it has no
+	// joined member.
 	Public, Empty *bool
 }
 
-// roomOrders are the column and the direction of each order.
+// roomOrders maps each order to its column and direction.
 var roomOrders = map[string][2]string{
 	"name":                 {"s.name", "ASC"},
 	"canonical_alias":      {"s.canonical_alias", "ASC"},
@@ -86,11 +85,11 @@ var roomOrders = map[string][2]string{
 	"state_events":         {"c.current_state_events", "DESC"},
 }
 
-// likeLiterally makes LIKE take every character for itself.
+// likeLiterally escapes a text for LIKE.
 var likeLiterally = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 
-// Rooms lists rooms, and counts all that would be listed without From and
-// Limit. An order that is none is an error.
+// Rooms lists rooms. total is their number without From and Limit. An unknown order
+// is an error.
 func (q *Queries) Rooms(ctx context.Context, list RoomList) (rooms []Room, total int64, err error) {
 	const operation = "list the rooms"
 	order, ok := roomOrders[list.Order]
@@ -104,9 +103,9 @@ func (q *Queries) Rooms(ctx context.Context, list RoomList) (rooms []Room, total
 	if !postgres.Storable(list.Search) {
 		return nil, 0, nil
 	}
-	// In a database of the C locale, as Synapse's is, lower() knows only the
-	// letters of ASCII. So the term is also tried as Go lowers it, which finds
-	// what is small already.
+	// In a database of the C locale, such as Synapse's, lower() knows only ASCII
+	// letters. So the search also tries the term as Go lowers it, which finds names
+	// that are in lower case already.
 	term := likeLiterally.Replace(list.Search)
 	const matching = `
 		FROM room_stats_state s
@@ -121,8 +120,8 @@ func (q *Queries) Rooms(ctx context.Context, list RoomList) (rooms []Room, total
 		  AND ($5::boolean IS NULL OR (c.joined_members = 0) = $5)`
 	filter := []any{list.Search, term, strings.ToLower(term), list.Public, list.Empty}
 	err = postgres.RetryRead(ctx, func() error {
-		// Not one statement with a window: that would have to carry every room
-		// through the sort, and says nothing when the page is empty.
+		// A single statement with a window function would carry every room through the
+		// sort, and would return no total for an empty page.
 		if err := q.db.QueryRow(ctx, `SELECT count(*) `+matching, filter...).Scan(&total); err != nil {
 			return err
 		}
@@ -143,23 +142,23 @@ func (q *Queries) Rooms(ctx context.Context, list RoomList) (rooms []Room, total
 	return rooms, total, nil
 }
 
-// RoomDetails is all that a server admin sees of a room.
+// RoomDetails is everything that a server admin sees of a room.
 type RoomDetails struct {
 	Room
 	Avatar, Topic *string
 
-	// LocalDevices is how many devices the joined local members have.
+	// LocalDevices is the number of devices of the joined local members.
 	LocalDevices int64
 
 	// Forgotten says that every local user who was in the room has forgotten it.
 	Forgotten bool
 
-	// Tombstone is the id of the state event that says where the room went, nil
-	// if there is none.
+	// Tombstone is the id of the state event that names the room's successor, nil if
+	// there is no such event.
 	Tombstone *string
 }
 
-// RoomDetails reads a room. One that is unknown is [postgres.ErrNotFound].
+// RoomDetails reads a room. An unknown room is [postgres.ErrNotFound].
 func (q *Queries) RoomDetails(ctx context.Context, room string) (RoomDetails, error) {
 	const operation = "read the room"
 	if !postgres.Storable(room) {
@@ -186,8 +185,8 @@ func (q *Queries) RoomDetails(ctx context.Context, room string) (RoomDetails, er
 	return d, nil
 }
 
-// JoinedMembers returns the ids of the users who are joined to a room, in
-// order. A room that is unknown is [postgres.ErrNotFound].
+// JoinedMembers returns the ids of the users who are joined to a room, in order. An
+// unknown room is [postgres.ErrNotFound].
 func (q *Queries) JoinedMembers(ctx context.Context, room string) ([]string, error) {
 	const operation = "list the room's members"
 	if !postgres.Storable(room) {
@@ -206,8 +205,8 @@ func (q *Queries) JoinedMembers(ctx context.Context, room string) ([]string, err
 	return members, nil
 }
 
-// RoomOfAlias finds the room that a local alias leads to. An alias that leads
-// to none is [postgres.ErrNotFound].
+// RoomOfAlias returns the room that a local alias leads to. An unknown alias is
+// [postgres.ErrNotFound].
 func (q *Queries) RoomOfAlias(ctx context.Context, alias string) (room string, err error) {
 	const operation = "find the alias's room"
 	if !postgres.Storable(alias) {

@@ -7,11 +7,11 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// EventNear finds a room's event that was sent nearest to a moment, ts in Unix
-// milliseconds by the senders' clocks: at it or after it, or, backwards, at it
-// or before it. Of several that were sent at once it is the first in the room's
-// order, or the last. Events outside the timeline and rejected ones do not
-// count. None is [postgres.ErrNotFound].
+// EventNear returns the room's event that was sent nearest to a moment: at it or
+// after it, or, backwards, at it or before it. ts is the moment in Unix milliseconds
+// by the senders' clocks. Of several events of the same time it returns the first in
+// the room's order, or, backwards, the last. Outliers and rejected events do not
+// count. No such event is [postgres.ErrNotFound].
 func (q *Queries) EventNear(ctx context.Context, room string, ts int64, backwards bool) (
 	eventID string, sentTS int64, err error,
 ) {

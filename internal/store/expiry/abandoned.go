@@ -12,8 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ErrNotAbandoned is returned instead of deleting a room that is to be deleted only
-// if it is abandoned, and is not. The error's text ends with the [Abandonment].
+// ErrNotAbandoned is returned instead of deleting a room that is not abandoned, for
+// a delete that requires it. The error's text ends with the [Abandonment].
 var ErrNotAbandoned = errors.New("the room is not abandoned")
 
 // An AbandonedRule says which rooms are abandoned.
@@ -21,41 +21,42 @@ type AbandonedRule struct {
 	// ServerName is this server's name.
 	ServerName string
 
-	// Before is a moment in Unix milliseconds: the last user of this server must
-	// have gone before it.
+	// Before is a moment in Unix milliseconds. The last user of this server must have
+	// left before it.
 	Before int64
 
-	// Exclude are the rooms that never are: ids, aliases, and the names of servers,
-	// whose rooms they are.
+	// Exclude are rooms that are never abandoned: room ids, aliases, and server names,
+	// which stand for all rooms of the server.
 	Exclude []string
 }
 
-// An Abandonment is what a room is by an [AbandonedRule].
+// An Abandonment is the result of applying an [AbandonedRule] to a room.
 type Abandonment string
 
 const (
-	// Abandoned: no user of this server is in it, or was since the moment.
+	// Abandoned means that no user of this server is in the room, or was since the
+	// moment.
 	Abandoned Abandonment = "abandoned"
-	// AbandonedExcluded: the rule says that it never is.
+	// AbandonedExcluded means that the rule excludes the room.
 	AbandonedExcluded Abandonment = "excluded"
-	// AbandonedMembers: a user of this server is in it, is invited or asks to be let
-	// in.
+	// AbandonedMembers means that a user of this server is joined, is invited or has
+	// knocked.
 	AbandonedMembers Abandonment = "members"
-	// AbandonedRecent: the last one has gone since the moment.
+	// AbandonedRecent means that the last user left after the moment.
 	AbandonedRecent Abandonment = "recent"
-	// AbandonedUndated: nobody can say when the last one has gone, since none ever
-	// was in it, or the event is not there.
+	// AbandonedUndated means that the time at which the last user left is unknown: no
+	// user of this server was ever in the room, or the event is gone.
 	AbandonedUndated Abandonment = "undated"
 )
 
-// abandonment is what the room r, a row of rooms, is by the rule whose ServerName,
-// Before and Exclude are $1, $2 and $3.
+// abandonment is the SQL that applies a rule to the room r, a row of rooms. The
+// rule's ServerName, Before and Exclude are $1, $2 and $3.
 //
-// Who is in it is asked of local_current_membership: of a room that all users here
-// have left Synapse drops the current state, but these rows stay, each with the
-// event that says so. When somebody has gone is when that event arrived here, not
-// when it says it was sent: another server that bans a user may say anything. The
-// server of a room is the one in its id, or its creator's where the id has none.
+// Members are looked up in local_current_membership: when all local users have left
+// a room, Synapse drops the room's current state but keeps these rows, each with the
+// event that made the membership. A user left when that event arrived here, not when
+// it claims to be sent: another server that bans a user may claim any time. The
+// server of a room is the one in its id, or its creator's if the id has none.
 const abandonment = `
 	CASE WHEN r.room_id = ANY ($3)
 	       OR coalesce(substr(r.room_id, nullif(strpos(r.room_id, ':'), 0) + 1),
@@ -79,23 +80,24 @@ const abandonment = `
 	       WHERE m.room_id = r.room_id)
 	END`
 
-// A SeenRoom is what a sweep for abandoned rooms must know of a room.
-type SeenRoom struct {
+// A RoomAbandonment is what a sweep for abandoned rooms must know of a room.
+type RoomAbandonment struct {
 	Room        string
 	Abandonment Abandonment
 
-	// Deleting says that the room has a delete that has not ended, and Held that
-	// nothing of it may be deleted.
+	// Deleting says that the room has a delete that has not ended, and Held that the
+	// room is held.
 	Deleting, Held bool
 
-	// SeenAt is since when sweeps have found it abandoned, zero if the last has not.
+	// SeenAt is the time since which sweeps have found the room abandoned. It is zero
+	// if the last sweep has not.
 	SeenAt time.Time
 }
 
-// SeenRooms lists rooms by their ids, of which the first is the next above after; ""
-// begins with the first of all. Fewer than limit are the last ones. A limit below 1
-// or above [MaxRooms] is an error.
-func (q *Queries) SeenRooms(ctx context.Context, after string, limit int, rule AbandonedRule) ([]SeenRoom, error) {
+// AbandonmentRooms lists up to limit rooms by their ids, from the first after the
+// given id; "" begins with the first room. Fewer rooms than limit are the last ones.
+// A limit below 1 or above [MaxRooms] is an error.
+func (q *Queries) AbandonmentRooms(ctx context.Context, after string, limit int, rule AbandonedRule) ([]RoomAbandonment, error) {
 	const operation = "list rooms that may be abandoned"
 	if limit < 1 || limit > MaxRooms {
 		return nil, fmt.Errorf("%s: the limit is %d", operation, limit)
@@ -103,7 +105,7 @@ func (q *Queries) SeenRooms(ctx context.Context, after string, limit int, rule A
 	if !postgres.Storable(after) {
 		return nil, fmt.Errorf("%s: %w", operation, postgres.ErrNotFound)
 	}
-	rooms, err := postgres.ReadAll(ctx, q.db, func(row pgx.CollectableRow) (r SeenRoom, err error) {
+	rooms, err := postgres.ReadAll(ctx, q.db, func(row pgx.CollectableRow) (r RoomAbandonment, err error) {
 		var seen *time.Time
 		err = row.Scan(&r.Room, &r.Abandonment, &r.Deleting, &r.Held, &seen)
 		if seen != nil {
@@ -127,53 +129,56 @@ func (q *Queries) SeenRooms(ctx context.Context, after string, limit int, rule A
 }
 
 // GuardAbandoned fails with [ErrNotAbandoned] unless the room is abandoned by the
-// rule. It stays so until the end of a transaction that has locked the room's row.
+// rule. If the transaction has locked the room's row, the room stays abandoned until
+// its end.
 func GuardAbandoned(ctx context.Context, q postgres.Querier, room string, rule AbandonedRule) error {
-	var is Abandonment
+	var result Abandonment
 	err := q.QueryRow(ctx, `SELECT `+abandonment+` FROM rooms r WHERE r.room_id = $4`,
-		rule.ServerName, rule.Before, rule.Exclude, room).Scan(&is)
+		rule.ServerName, rule.Before, rule.Exclude, room).Scan(&result)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return fmt.Errorf("%w: it is not known", ErrNotAbandoned)
+		return fmt.Errorf("%w: it is unknown", ErrNotAbandoned)
 	case err != nil:
-		return fmt.Errorf("look whether the room is abandoned: %w", err)
-	case is != Abandoned:
-		return fmt.Errorf("%w: %s", ErrNotAbandoned, is)
+		return fmt.Errorf("check whether the room is abandoned: %w", err)
+	case result != Abandoned:
+		return fmt.Errorf("%w: %s", ErrNotAbandoned, result)
 	}
 	return nil
 }
 
-// A Look is what a sweep has seen of a range of rooms.
-type Look struct {
-	// After is the id of the room before the range, and UpTo its last.
+// A CheckedRange is the result of a sweep for a range of rooms.
+type CheckedRange struct {
+	// After is the id of the room before the range, and UpTo that of its last room.
 	After, UpTo string
 
-	// Abandoned are those that it has found abandoned, but for those that it makes
-	// a delete of: should that fail, they are to be found so by two looks again.
+	// Abandoned are the rooms that the sweep has found abandoned, without those that it
+	// makes a delete of: should that delete fail, two more sweeps must find the room
+	// abandoned.
 	Abandoned []string
 
-	// At is when.
+	// At is the time of the check.
 	At time.Time
 }
 
-// RecordLook remembers, as part of the batch of a sweep for abandoned rooms, what it
-// has seen.
-func RecordLook(ctx context.Context, b *journal.Batch, look Look) error {
-	seen := append([]string{}, look.Abandoned...) // not NULL, which no room is unlike
+// RecordAbandoned stores the result for a range of rooms, as part of the sweep's
+// batch.
+func RecordAbandoned(ctx context.Context, b *journal.Batch, checked CheckedRange) error {
+	abandoned := append([]string{}, checked.Abandoned...) // not NULL, for which <> ALL is never true
 	if _, err := b.Exec(ctx, `
 		DELETE FROM lethe.abandoned_rooms WHERE room_id > $1 AND room_id <= $2 AND room_id <> ALL ($3)`,
-		look.After, look.UpTo, seen); err != nil {
+		checked.After, checked.UpTo, abandoned); err != nil {
 		return fmt.Errorf("forget abandoned rooms: %w", err)
 	}
 	if _, err := b.Exec(ctx, `
 		INSERT INTO lethe.abandoned_rooms (room_id, seen_at) SELECT room_id, $2 FROM unnest($1::text[]) AS room_id
-		ON CONFLICT DO NOTHING`, seen, look.At); err != nil {
-		return fmt.Errorf("remember the abandoned rooms: %w", err)
+		ON CONFLICT DO NOTHING`, abandoned, checked.At); err != nil {
+		return fmt.Errorf("record abandoned rooms: %w", err)
 	}
 	return nil
 }
 
-// ForgetAbandoned forgets what was seen of the rooms above after: there are none.
+// ForgetAbandoned deletes the results for all rooms after the given id. Call it when
+// no rooms are left after it.
 func (q *Queries) ForgetAbandoned(ctx context.Context, after string) error {
 	if _, err := q.db.Exec(ctx, `DELETE FROM lethe.abandoned_rooms WHERE room_id > $1`, after); err != nil {
 		return fmt.Errorf("forget abandoned rooms: %w", err)

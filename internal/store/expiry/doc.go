@@ -1,7 +1,7 @@
-// Package expiry knows what sweeps decide by: the retention policies of rooms, where
-// to cut a room at a moment, and which rooms this server's users have abandoned.
+// Package expiry knows how sweeps decide: the retention policies of rooms, where to
+// cut a room at a moment, and which rooms this server's users have abandoned.
 //
 // It promises that a page of rooms costs the same however large the rooms are, and
-// that what counts as expired is judged by the time of arrival at this server. It
-// must never delete anything of a room.
+// that expiry depends on the time of arrival at this server. It must never delete
+// anything of a room.
 package expiry

@@ -1,6 +1,6 @@
 package expiry
 
-// What tests look at the plan of.
+// Statements whose plans tests check.
 const (
 	NeverSort     = neverSort
 	RetentionCuts = retentionCuts

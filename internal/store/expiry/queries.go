@@ -2,7 +2,7 @@ package expiry
 
 import "lethe/internal/store/postgres"
 
-// Queries reads what sweeps decide by. It is safe for concurrent use.
+// Queries reads what sweeps need for their decisions. It is safe for concurrent use.
 type Queries struct{ db *postgres.DB }
 
 // New returns Queries on the database.

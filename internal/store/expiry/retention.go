@@ -12,9 +12,9 @@ import (
 	"lethe/internal/store/timeline"
 )
 
-// RetentionNow reads the retention policy of a room's current state, as
-// [timeline.Snapshot.RetentionPolicy] does, and the database's clock. Without a policy both
-// lifetimes are nil.
+// RetentionNow returns the retention policy of a room's current state, as
+// [timeline.Snapshot.RetentionPolicy] does, and the time of the database's clock.
+// Without a policy both lifetimes are nil.
 func (q *Queries) RetentionNow(ctx context.Context, room string) (minLifetime, maxLifetime *int64, now time.Time, err error) {
 	const operation = "read the room's retention policy and the clock"
 	if !postgres.Storable(room) {
@@ -34,27 +34,27 @@ func (q *Queries) RetentionNow(ctx context.Context, room string) (minLifetime, m
 	return minLifetime, maxLifetime, now, nil
 }
 
-// MaxRooms is how many rooms [Queries.RetentionRooms] and
-// [Queries.RetentionCuts] take on at once at most.
+// MaxRooms is the maximum number of rooms in one call of [Queries.RetentionRooms] or
+// [Queries.RetentionCuts].
 const MaxRooms = 1000
 
 // A RoomRetention is what a retention sweep must know of a room.
 type RoomRetention struct {
 	Room string
 
-	// MinLifetime and MaxLifetime are those of its policy in ms, which may be any
-	// number; nil where it leaves them open, or has none.
+	// MinLifetime and MaxLifetime are the lifetimes of the room's policy in ms, which
+	// may be any number. They are nil if the policy leaves them out, or if there is no
+	// policy.
 	MinLifetime, MaxLifetime *int64
 
-	// Deleting and Purging say that the room has a job of that kind that has not
-	// ended, and Held that nothing of it may be deleted.
+	// Deleting and Purging say that the room has a job of that kind that has not ended,
+	// and Held that the room is held.
 	Deleting, Purging, Held bool
 }
 
-// RetentionRooms lists rooms that have a current state, by their ids, of which
-// the first is the next above after; "" begins with the first of all. Fewer than
-// limit are the last ones. A limit below 1 or above [MaxRooms] is an
-// error.
+// RetentionRooms lists up to limit rooms that have a current state by their ids,
+// from the first after the given id; "" begins with the first room. Fewer rooms than
+// limit are the last ones. A limit below 1 or above [MaxRooms] is an error.
 func (q *Queries) RetentionRooms(ctx context.Context, after string, limit int) ([]RoomRetention, error) {
 	const operation = "list rooms for retention"
 	if limit < 1 || limit > MaxRooms {
@@ -63,11 +63,10 @@ func (q *Queries) RetentionRooms(ctx context.Context, after string, limit int) (
 	if !postgres.Storable(after) {
 		return nil, fmt.Errorf("%s: %w", operation, postgres.ErrNotFound)
 	}
-	// The index of the current state is asked for one room after the other,
-	// each the next above the last: DISTINCT would read all the state of all
-	// rooms, or at least of those of the page, of which one may have a million
-	// members. The table of rooms is no help: it also has those that nobody
-	// here was ever in.
+	// The index of the current state is asked for one room after another, each time for
+	// the next above the last. DISTINCT would read the state of all rooms, or at least
+	// of all rooms of the page, and one of these may have a million members. The table
+	// rooms does not help: it also has rooms that no local user was ever in.
 	rooms, err := postgres.ReadAll(ctx, q.db, func(row pgx.CollectableRow) (r RoomRetention, err error) {
 		return r, row.Scan(&r.Room, &r.MinLifetime, &r.MaxLifetime, &r.Deleting, &r.Purging, &r.Held)
 	}, `
@@ -100,23 +99,23 @@ func (q *Queries) RetentionRooms(ctx context.Context, after string, limit int) (
 type RoomCut struct {
 	Room string
 
-	// Before is a moment of arrival here, in Unix milliseconds. Events that
-	// arrived before it go.
+	// Before is a moment of arrival here, in Unix milliseconds. Events that arrived
+	// before it are to be purged.
 	Before int64
 }
 
-// The rooms are asked for as ranges that hold only themselves, for the reason that
-// TokenAtTimestamp has. But how large they are is not known to the planner, which
-// may take it for cheaper to sort a whole room by its arrivals than to read them
-// in that order; so it must not sort.
+// The rooms are selected by ranges that hold only one room, for the reason given in
+// TokenAtTimestamp. But the planner does not know how large a range is, and may
+// expect sorting a whole room by arrival to be cheaper than reading it in that
+// order. So it must not sort.
 const (
 	neverSort = `
 	SELECT set_config('enable_sort', 'off', true), set_config('enable_incremental_sort', 'off', true),
 	       set_config('jit', 'off', true)`
 
-	// What a purge would find is looked for from the token downwards: there is what
-	// has expired since the last purge, while that one left nothing but state events
-	// below its own token, of which there may be many.
+	// What a purge would delete is searched for from the token downwards: the newly
+	// expired events are there. The last purge has left only state events below its own
+	// token, but these may be many.
 	retentionCuts = `
 	WITH RECURSIVE cuts AS (
 		SELECT * FROM unnest($1::text[], $2::bigint[], $3::integer[]) AS c (room_id, ts, number)
@@ -145,12 +144,12 @@ const (
 		LIMIT 1) something`
 )
 
-// RetentionCuts finds the page token of a moment in each of many rooms, as
-// [admin.Queries.TokenAtTimestamp] does in one, in the order of the cuts. It is nil where
-// there is none, and where a purge up to it that takes local events too would
-// find nothing. More cuts than [MaxRooms] are an error.
+// RetentionCuts returns the page token of a moment in each of many rooms, in the
+// order of the cuts, as [admin.Queries.TokenAtTimestamp] does for one room. The
+// token is nil if there is none, and if a purge up to it, local events included,
+// would delete nothing. More cuts than [MaxRooms] are an error.
 //
-// Each distinct moment is searched for once, so cuts that share theirs cost less.
+// Each distinct moment is searched for once, so cuts with the same moment cost less.
 func (q *Queries) RetentionCuts(ctx context.Context, cuts []RoomCut) ([]*matrix.Token, error) {
 	const operation = "find the tokens of moments"
 	if len(cuts) > MaxRooms {
@@ -165,7 +164,7 @@ func (q *Queries) RetentionCuts(ctx context.Context, cuts []RoomCut) ([]*matrix.
 	var tokens []*matrix.Token
 	err := postgres.RetryRead(ctx, func() error {
 		tokens = make([]*matrix.Token, len(cuts))
-		// Both are one transaction, and one round trip.
+		// Both statements are one transaction and one round trip.
 		pipeline := &pgx.Batch{}
 		pipeline.Queue(neverSort)
 		pipeline.Queue(retentionCuts, rooms, moments, numbers).Query(func(rows pgx.Rows) error {

@@ -13,8 +13,8 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// ErrSuperseded is returned to a run that no longer owns its job: the job has
-// ended, or another run has taken it over.
+// ErrSuperseded is returned to a run that no longer owns its job: the job has ended,
+// or another run has taken it over.
 var ErrSuperseded = errors.New("the job belongs to another run")
 
 // A Run is one delivery of a job's task to a worker. Only the newest run of a job
@@ -25,40 +25,40 @@ type Run struct {
 	Attempt    int
 }
 
-// A RoomLock is the room's write lock that a batch works under.
+// A RoomLock is the write lock of the room that a batch works in.
 type RoomLock struct {
 	Room string
 
 	// Fence is the token that came with the lock.
 	Fence int64
 
-	// Lease is the lock's lease. The server ends a batch that does nothing for so
-	// long: its worker was stopped, and the lock is gone.
+	// Lease is the lock's lease. The server ends a batch that is idle for this long:
+	// its worker was stopped and has lost the lock.
 	Lease time.Duration
 }
 
 const (
-	// rowLockWait bounds a batch's wait for a row that another transaction has
-	// locked. The batch is then rolled back and tried again.
+	// rowLockWait bounds how long a batch waits for a row that another transaction has
+	// locked. After that the batch is rolled back and tried again.
 	rowLockWait = 5 * time.Second
 
-	// StatementTime bounds one statement of a batch. A batch aims at a fraction of
-	// a second, but one depth level or one state group is the least that it can do.
+	// StatementTime bounds one statement of a batch. A batch aims at a fraction of a
+	// second, but it cannot do less than one depth level or one state group.
 	StatementTime = 15 * time.Minute
 )
 
-// A Batch is the transaction of one batch of a job. It begins with its first
-// statement, in one round trip with it, which is also when it checks that it may
-// work: it fails with [ErrFenced] unless its fence token is the room's newest, and
-// with [ErrHeld] if the room is held. It serves one goroutine.
+// A Batch is the transaction of one batch of a job. It begins in one round trip with
+// its first statement. That statement fails with [ErrFenced] unless the fence token
+// is the room's newest, and with [ErrHeld] if the room is held. A Batch serves one
+// goroutine.
 type Batch struct {
 	run  Run
 	lock RoomLock
 	tx   *postgres.LazyTx
 }
 
-// Begin opens a batch of the run's job in the locked room. The caller commits it or
-// rolls it back. It sends nothing.
+// Begin opens a batch of the run's job in the locked room. It sends nothing. The
+// caller must commit the batch or roll it back.
 func (j *Journal) Begin(run Run, lock RoomLock) *Batch {
 	return &Batch{run: run, lock: lock, tx: j.db.LazyTx(func(pipeline *pgx.Batch) {
 		setUpBatch(pipeline, lock.Lease)
@@ -66,23 +66,23 @@ func (j *Journal) Begin(run Run, lock RoomLock) *Batch {
 	})}
 }
 
-// BeginSweep is [Journal.Begin] for a job that has no room. Two runs of it may be
-// in a batch at once, and of these only the newest can commit.
+// BeginSweep is [Journal.Begin] for a job without a room. Two runs of the job may be
+// in a batch at once, and only the newest run can commit.
 func (j *Journal) BeginSweep(run Run, lease time.Duration) *Batch {
 	return &Batch{run: run, tx: j.db.LazyTx(func(pipeline *pgx.Batch) { setUpBatch(pipeline, lease) })}
 }
 
 // setUpBatch sets up a batch's transaction.
 //
-// It is READ COMMITTED, and not REPEATABLE READ: what is deleted must be judged by
-// what is there when the locks are held, not by an older snapshot.
+// It is READ COMMITTED, not REPEATABLE READ: what to delete must be decided by what
+// is there while the locks are held, not by an older snapshot.
 //
-// A batch touches a small part of large tables, by index, again and again:
-// compiling its plans never pays, and a plan that reads a whole table because its
-// pages come in order would do so in every batch. The batch does not wait for the
-// disk either: a crash of the server may take the last batches with their
-// checkpoints, and the job does them again. The job's end is on the disk before it
-// is announced, and all that came before with it.
+// A batch reads a small part of large tables by index, many times. JIT compilation
+// of its plans never pays. Without the lower random_page_cost the planner may read a
+// whole table in every batch, because its pages come in order. The batch does not
+// wait for the disk either: a crash of the server may lose the last batches with
+// their checkpoints, and the job repeats them. The job's end is on disk before it is
+// announced, and with it everything before.
 func setUpBatch(pipeline *pgx.Batch, lease time.Duration) {
 	pipeline.Queue(`
 		SELECT set_config('idle_in_transaction_session_timeout', $1, true),
@@ -94,10 +94,10 @@ func setUpBatch(pipeline *pgx.Batch, lease time.Duration) {
 		postgres.Milliseconds(lease), postgres.Milliseconds(rowLockWait), postgres.Milliseconds(StatementTime))
 }
 
-// Room is the id of the batch's room, "" for a job that has none.
+// Room returns the id of the batch's room, "" for a job without a room.
 func (b *Batch) Room() string { return b.lock.Room }
 
-// JobID is the id of the batch's job.
+// JobID returns the id of the batch's job.
 func (b *Batch) JobID() string { return b.run.JobID }
 
 // Send runs the statements of a pipeline in one round trip. Their results go to
@@ -110,7 +110,7 @@ func (b *Batch) Run(ctx context.Context, statements []postgres.Statement) (delet
 	return b.tx.Run(ctx, statements)
 }
 
-// Exec runs a statement.
+// Exec runs a statement, as [pgx.Tx] does.
 func (b *Batch) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	return b.tx.Exec(ctx, sql, args...)
 }
@@ -125,32 +125,33 @@ func (b *Batch) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	return b.tx.QueryRow(ctx, sql, args...)
 }
 
-// Conn begins the batch, if no statement has, and returns its connection.
+// Conn returns the batch's connection. It begins the batch if no statement has.
 func (b *Batch) Conn(ctx context.Context) (*pgx.Conn, error) { return b.tx.Conn(ctx) }
 
-// Savepoint runs do, and undoes what it wrote if it fails: its error is then
-// undone. After an err the batch can only be rolled back. Savepoints may be nested.
+// Savepoint runs do inside a savepoint. If do fails, what it wrote is undone and its
+// error is returned as undone; the batch can go on. After an err the batch can only
+// be rolled back. Savepoints may be nested.
 func (b *Batch) Savepoint(ctx context.Context, do func() error) (undone, err error) {
 	return b.tx.Savepoint(ctx, do)
 }
 
 // Rollback undoes the batch, also when the context has ended. It does nothing after
-// a commit. After it the batch may be used again: its next statement begins and
-// checks it again.
+// a commit. After it the batch may be used again: the next statement begins it and
+// repeats the checks.
 func (b *Batch) Rollback(ctx context.Context) { b.tx.Rollback(ctx) }
 
-// Commit makes the checkpoint the job's, and commits it together with all that the
-// batch did. It fails with [ErrSuperseded] if the run no longer owns the job. A
-// batch without a statement is checked as every other is, so committing one
-// records work that was done elsewhere. After an error the batch is to be rolled
-// back. An error that is not of the server may hide a commit that took place.
+// Commit stores the checkpoint in the job's row and commits the batch. It fails with
+// [ErrSuperseded] if the run no longer owns the job. A batch without a statement is
+// checked like any other, so committing one records work that was done elsewhere.
+// After an error the caller must roll the batch back. If the error is not from the
+// server, the commit may have taken place.
 func (b *Batch) Commit(ctx context.Context, checkpoint any) error {
 	encoded, err := json.Marshal(checkpoint)
 	if err != nil {
 		return fmt.Errorf("encode the checkpoint: %w", err)
 	}
-	// The last statement of the batch, so that the job's row, where the heartbeat is
-	// written too, is locked no longer than the commit takes.
+	// This is the batch's last statement, so that the job's row is locked no longer
+	// than the commit takes: the heartbeat writes the same row.
 	tag, err := b.tx.Exec(ctx, `
 		UPDATE lethe.jobs
 		SET checkpoint = $4, failures = 0, last_failure = NULL, updated_at = clock_timestamp()

@@ -11,25 +11,26 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ErrFenced is returned by a batch whose fence token is no longer the room's
-// newest: another owner has locked the room since.
+// ErrFenced is returned by a batch whose fence token is no longer the room's newest:
+// another owner has locked the room since.
 var ErrFenced = errors.New("another owner has locked the room since")
 
-// fenceWait bounds how long a new owner waits for the old owner's last batch.
-// A batch that went to sleep is ended by the server after the lock's lease, so
-// a wait this long means a batch that is still at work.
+// fenceWait bounds how long a new owner waits for the old owner's last batch. The
+// server ends an idle batch after the lock's lease, so a longer wait means that the
+// batch is still working.
 const fenceWait = 15 * time.Second
 
-// NextFence gives out the room's next fence token. It waits for a batch in
-// progress under the token before, at most 15 s; after that no such batch can
-// commit any more.
+// NextFence returns the room's next fence token. It waits at most 15 s for a batch
+// that runs under the previous token. After that no batch with an older token can
+// commit.
 func (j *Journal) NextFence(ctx context.Context, room string) (int64, error) {
 	var fence int64
 	err := j.db.InOneTrip(ctx, func(pipeline *pgx.Batch) {
-		// To wait for the disk would be to wait for all that the batch before has
-		// written. A crash of the server may take the token, and then with it every
-		// batch that it was for. But it must not be given out again, for its owner may
-		// live on: so tokens are microseconds, and the next is above it all the same.
+		// Waiting for the disk would mean waiting for everything that the previous
+		// batch has written. A crash of the server may lose the token, and with it
+		// every batch that used it. But the same token must not be given out again, for
+		// its owner may still run. So tokens are microseconds of the clock, and always
+		// above the previous token.
 		pipeline.Queue(`SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit', 'off', true)`,
 			postgres.Milliseconds(fenceWait))
 		pipeline.Queue(`
@@ -44,13 +45,12 @@ func (j *Journal) NextFence(ctx context.Context, room string) (int64, error) {
 	return fence, nil
 }
 
-// checkRoom has the pipeline fail with [ErrFenced] unless the token is the room's
+// checkRoom makes the pipeline fail with [ErrFenced] unless the token is the room's
 // newest, and with [ErrHeld] if the room is held. Neither can change until the
-// transaction ends: a new owner's NextFence waits for the share lock, and so does a
-// PlaceHold.
+// transaction ends: NextFence and Holds.Place wait for the share lock.
 func checkRoom(pipeline *pgx.Batch, room string, fence int64) {
-	// Two statements, each with a snapshot of its own: in one, the second half would
-	// not see a hold that was placed while the first waited.
+	// Two statements, because each has a snapshot of its own: in a single one, the
+	// second half would not see a hold that was placed while the first half waited.
 	pipeline.Queue(`SELECT fence FROM lethe.room_fences WHERE room_id = $1 FOR SHARE`, room).QueryRow(func(row pgx.Row) error {
 		var newest int64
 		err := row.Scan(&newest)

@@ -12,30 +12,30 @@ import (
 )
 
 var (
-	// ErrHeld is returned instead of deleting anything of a room that is held. The
-	// error's text ends with the hold's reason.
+	// ErrHeld is returned instead of deleting anything of a held room. The error's text
+	// ends with the hold's reason.
 	ErrHeld = errors.New("the room is held, and nothing of it may be deleted")
 
-	// ErrBatchRuns is returned when a batch of the room was at work for so long that
-	// nothing was done. It may be tried again.
+	// ErrBatchRuns is returned when a batch of the room kept working for so long that
+	// nothing was done. The caller may try again.
 	ErrBatchRuns = errors.New("a batch of the room is at work")
 )
 
-// A Hold says that nothing of a room may be deleted, from when it was placed until
-// it is released.
+// A Hold says that nothing of a room may be deleted, from when it is placed until it
+// is released.
 type Hold struct {
 	Room string
 
-	// Reason is why, in the words of who placed it.
+	// Reason says why, in the words of the user who placed it.
 	Reason string
 
-	// PlacedBy and ReleasedBy tell who did so: the user id of an admin, or what an
-	// operator says.
+	// PlacedBy and ReleasedBy are the users who did so: the user id of an admin, or the
+	// name that an operator gave.
 	PlacedBy, ReleasedBy string
 
 	PlacedAt time.Time
 
-	// ReleasedAt is zero while the room is held by it.
+	// ReleasedAt is zero until the hold is released.
 	ReleasedAt time.Time
 }
 
@@ -64,12 +64,12 @@ func oneHold(ctx context.Context, db postgres.Querier, sql string, args ...any) 
 
 const openHold = `SELECT ` + holdColumns + ` FROM lethe.holds WHERE room_id = $1 AND released_at IS NULL`
 
-// holdReason is the reason why the room $1 is held, "" if it is not.
+// holdReason selects the reason why the room $1 is held, "" if it is not.
 const holdReason = `
 	SELECT coalesce((SELECT reason FROM lethe.holds WHERE room_id = $1 AND released_at IS NULL), '')`
 
-// holdWait bounds how long a hold waits for the batch in progress. Most take a
-// quarter of a second.
+// holdWait bounds how long a hold waits for the batch in progress. Most batches take
+// a quarter of a second.
 const holdWait = 20 * time.Second
 
 // Holds reads and writes the holds of rooms. It is safe for concurrent use.
@@ -78,20 +78,20 @@ type Holds struct{ db *postgres.DB }
 // NewHolds returns the Holds in the database.
 func NewHolds(db *postgres.DB) *Holds { return &Holds{db: db} }
 
-// Place holds a room, known or not, and returns the hold. It waits for a batch of
-// the room in progress, at most 20 s, and fails with [ErrBatchRuns] after that.
-// Once it has returned, nothing more of the room is deleted.
+// Place holds a room, known or not, and returns the hold. It waits at most 20 s for
+// a batch of the room in progress, and then fails with [ErrBatchRuns]. Once Place
+// has returned, nothing more of the room is deleted.
 //
-// A room has one hold at a time. A second call for the same reason returns that
-// one; for another it is [ErrExists], with the hold that there is.
+// A room has one hold at a time. A second call for the same reason returns the
+// existing hold. A call for another reason returns it with [ErrExists].
 func (h *Holds) Place(ctx context.Context, room, reason, by string) (Hold, error) {
 	hold, err := h.change(ctx, room, func(tx pgx.Tx) (Hold, error) {
-		there, err := oneHold(ctx, tx, openHold, room)
+		existing, err := oneHold(ctx, tx, openHold, room)
 		switch {
-		case err == nil && there.Reason != postgres.Sanitize(reason):
-			return there, ErrExists
+		case err == nil && existing.Reason != postgres.Sanitize(reason):
+			return existing, ErrExists
 		case !errors.Is(err, postgres.ErrNotFound):
-			return there, err
+			return existing, err
 		}
 		return oneHold(ctx, tx, `
 			INSERT INTO lethe.holds (room_id, reason, placed_by) VALUES ($1, $2, $3) RETURNING `+holdColumns,
@@ -103,9 +103,9 @@ func (h *Holds) Place(ctx context.Context, room, reason, by string) (Hold, error
 	return hold, nil
 }
 
-// Release ends the room's hold, and returns it. The jobs that it holds go on
-// when the reconciler next looks. A room that is not held is [postgres.ErrNotFound], so a
-// second call is.
+// Release ends the room's hold and returns it. The next run of the reconciler
+// resumes the held jobs. For a room that is not held, so also in a second call, it
+// returns [postgres.ErrNotFound].
 func (h *Holds) Release(ctx context.Context, room, by string) (Hold, error) {
 	hold, err := h.change(ctx, room, func(tx pgx.Tx) (Hold, error) {
 		return oneHold(ctx, tx, `
@@ -118,19 +118,21 @@ func (h *Holds) Release(ctx context.Context, room, by string) (Hold, error) {
 	return hold, nil
 }
 
-// change runs do while no batch of the room is in progress and nothing else
-// changes its hold.
+// change runs do while no batch of the room is in progress and no other transaction
+// changes the room's hold.
 //
-// There is no window in which a batch could miss a hold. Every batch takes a share
-// lock on the room's fence before it looks for holds, and keeps it to its end;
-// here the same row is locked against that. So either the batch came first, and
-// this waits until it has committed or is gone; or this did, and the batch waits,
-// and looks with a snapshot that was taken when the hold was committed.
+// No batch can miss a hold. Every batch takes a share lock on the room's fence
+// before it checks for holds, and keeps the lock to its end. change locks the same
+// row exclusively. If the batch came first, change waits until the batch has ended.
+// If change came first, the batch waits, and then checks with a snapshot taken after
+// the hold was committed.
 func (h *Holds) change(ctx context.Context, room string, do func(pgx.Tx) (Hold, error)) (hold Hold, err error) {
 	if room == "" || !postgres.Storable(room) {
 		return Hold{}, postgres.ErrNotFound
 	}
 	err = h.db.InTransaction(ctx, func(tx pgx.Tx) error {
+		// A room that was never locked has no fence yet. If its first token is taken at
+		// the same time, one of the two transactions waits here for the other.
 		if _, err := tx.Exec(ctx, `SELECT set_config('lock_timeout', $1, true)`, postgres.Milliseconds(holdWait)); err != nil {
 			return err
 		}
@@ -151,7 +153,8 @@ func (h *Holds) change(ctx context.Context, room string, do func(pgx.Tx) (Hold, 
 	return hold, err
 }
 
-// Of returns the hold of a room, [postgres.ErrNotFound] if it is not held.
+// Of returns the hold of a room. It is [postgres.ErrNotFound] if the room is not
+// held.
 func (h *Holds) Of(ctx context.Context, room string) (Hold, error) {
 	const operation = "look for a hold of the room"
 	if !postgres.Storable(room) {
@@ -168,19 +171,19 @@ func (h *Holds) Of(ctx context.Context, room string) (Hold, error) {
 	return hold, nil
 }
 
-// Check fails with [ErrHeld] if the room is held at this moment. It is for work
-// that is done elsewhere, before it is requested; each batch checks by itself.
+// Check fails with [ErrHeld] if the room is held at this moment. Call it before
+// requesting work that is done elsewhere; each batch checks by itself.
 func (h *Holds) Check(ctx context.Context, room string) error {
 	return postgres.RetryRead(ctx, func() error { return CheckHold(ctx, h.db, room) })
 }
 
-// CheckHold is [Holds.Check] in a transaction. There it holds until the end if the
-// room's fence was locked before.
+// CheckHold is [Holds.Check] in a transaction. If the transaction has locked the
+// room's fence before, the result stays true until its end.
 func CheckHold(ctx context.Context, q postgres.Querier, room string) error {
 	return checkHold(q.QueryRow(ctx, holdReason, room))
 }
 
-// checkHold evaluates what [holdReason] returns.
+// checkHold reads the row of [holdReason].
 func checkHold(row pgx.Row) error {
 	var reason string
 	if err := row.Scan(&reason); err != nil {
@@ -192,8 +195,8 @@ func checkHold(row pgx.Row) error {
 	return nil
 }
 
-// List returns up to limit holds, those placed last first; with released also those
-// that were released.
+// List returns up to limit holds, the last placed first. With released set, it
+// includes released holds.
 func (h *Holds) List(ctx context.Context, released bool, limit int) ([]Hold, error) {
 	holds, err := postgres.ReadAll(ctx, h.db, scanHold, `
 		SELECT `+holdColumns+` FROM lethe.holds
@@ -204,18 +207,18 @@ func (h *Holds) List(ctx context.Context, released bool, limit int) ([]Hold, err
 	return holds, nil
 }
 
-// HoldJob makes the run's job wait until its room is not held any more. A run that
-// no longer owns its job gets [ErrSuperseded].
+// HoldJob makes the run's job wait until its room is no longer held. A run that no
+// longer owns its job gets [ErrSuperseded].
 func (j *Journal) HoldJob(ctx context.Context, run Run) error {
 	return j.moveJob(ctx, "hold the job", run, `state = 'held', heartbeat_at = NULL`)
 }
 
-// ResumeHeld puts up to limit held jobs whose rooms are not held any more back in
-// the queue, under a new generation, for which the caller has a task to enqueue,
-// and returns them. Any number of callers may do this at once.
+// ResumeHeld puts up to limit held jobs whose rooms are no longer held back in the
+// queue under a new generation, and returns them. The caller must enqueue a task for
+// each. Any number of callers may do this at once.
 //
-// It looks at what is, and not at releases: a hold that was released while a job
-// was about to wait for it leaves no job behind.
+// It checks the holds that exist and not their releases: if a hold is released while
+// a job is about to wait for it, the job is found all the same.
 func (j *Journal) ResumeHeld(ctx context.Context, limit int) ([]Job, error) {
 	jobs, err := postgres.Collect(ctx, j.db, scanJob, `
 		UPDATE lethe.jobs

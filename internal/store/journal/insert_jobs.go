@@ -13,12 +13,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// InsertJobs writes the rows of new, queued jobs in one commit, and returns the
-// ids of those that it wrote; these are accepted. Left out is a job whose id is
-// taken, and a delete of a room that has one already, here or in the database.
-// Left out is also a purge in [LowQueue] of a room that has one there. Of a job
-// only ID, Kind, Room, Parameters, Requester, Queue, TraceParent, RequestID and
-// TaskMissing are read; the last says that asynq has no task of it yet.
+// InsertJobs writes the rows of new, queued jobs in one commit, and returns the ids
+// of those that it wrote. These jobs are accepted. It leaves out a job whose id is
+// taken, a delete of a room that already has one, here or in the database, and a
+// purge in [LowQueue] of a room that already has one there. Of a job it reads only
+// ID, Kind, Room, Parameters, Requester, Queue, TraceParent, RequestID and
+// TaskMissing. If TaskMissing is set, asynq has no task of the job yet.
 func (j *Journal) InsertJobs(ctx context.Context, jobs []Job) (accepted []string, err error) {
 	accepted, err = insertJobs(ctx, j.db, jobs)
 	if err != nil {
@@ -48,10 +48,11 @@ func insertJobs(ctx context.Context, db postgres.Querier, jobs []Job) (accepted 
 		columns[0], columns[1], columns[2], columns[3], columns[4], columns[5], columns[6], columns[7], missing)
 }
 
-// InsertJob writes the row of a new, queued job; from then on it is accepted.
-// Of the job only ID, Kind, Room, Parameters, Requester, Queue, TraceParent and
-// RequestID are read. If alone is set and the room has a job that has not ended, it is [ErrRoomBusy], and so
-// is a delete of a room that has one already; an id that is taken is [ErrExists].
+// InsertJob writes the row of a new, queued job; the job is then accepted. Of the
+// job it reads only ID, Kind, Room, Parameters, Requester, Queue, TraceParent and
+// RequestID. It fails with [ErrExists] if the id is taken. It fails with
+// [ErrRoomBusy] if the job is a delete and the room already has one, or if alone is
+// set and the room has any job that has not ended.
 func (j *Journal) InsertJob(ctx context.Context, job Job, alone bool) error {
 	err := j.insertJob(ctx, job, alone)
 	if err != nil {
@@ -62,17 +63,17 @@ func (j *Journal) InsertJob(ctx context.Context, job Job, alone bool) error {
 
 func (j *Journal) insertJob(ctx context.Context, job Job, alone bool) error {
 	if !alone {
-		accepted, err := j.arrivals.insert(ctx, job)
+		accepted, err := j.inserts.insert(ctx, job)
 		var refused *pgconn.PgError
 		if accepted || err != nil && !errors.As(err, &refused) {
 			return err
 		}
-		// The statement for all does not say why a job was left out, and fails for all
-		// if the server takes one of them for no job at all.
-		return j.insertAlone(ctx, j.db, job)
+		// The statement for many jobs does not say why it left one out, and it fails
+		// for all if the server refuses one.
+		return j.insertOne(ctx, j.db, job)
 	}
 	return j.db.InTransaction(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT `+oneAtATime+` FROM (SELECT $1::text AS room_id) j`, job.Room); err != nil {
+		if _, err := tx.Exec(ctx, `SELECT `+lockRoomJobs+` FROM (SELECT $1::text AS room_id) j`, job.Room); err != nil {
 			return err
 		}
 		var busy bool
@@ -84,17 +85,18 @@ func (j *Journal) insertJob(ctx context.Context, job Job, alone bool) error {
 		if busy {
 			return ErrRoomBusy
 		}
-		return j.insertAlone(ctx, tx, job)
+		return j.insertOne(ctx, tx, job)
 	})
 }
 
-func (j *Journal) insertAlone(ctx context.Context, db postgres.Execer, job Job) error {
+func (j *Journal) insertOne(ctx context.Context, db postgres.Execer, job Job) error {
 	_, err := db.Exec(ctx, `
 		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, queue, trace_parent, request_id)
 		VALUES ($1, $2, $3, $4, $5, nullif($6, ''), nullif($7, ''), nullif($8, ''))`,
 		job.ID, job.Kind, job.Room, string(job.Parameters), job.Requester, job.Queue, job.TraceParent, job.RequestID)
 	var pg *pgconn.PgError
-	// An id that is too long for an index names it, too.
+	// The code is checked because the error for an id too long for an index names the
+	// index too.
 	if errors.As(err, &pg) && pg.Code == "23505" {
 		switch pg.ConstraintName {
 		case "jobs_pkey":
@@ -107,83 +109,83 @@ func (j *Journal) insertAlone(ctx context.Context, db postgres.Execer, job Job) 
 }
 
 const (
-	// maxArrivals bounds how many jobs one statement inserts.
-	maxArrivals = 500
+	// maxGroup bounds how many jobs one statement inserts.
+	maxGroup = 500
 
-	// arrivalsTime bounds that statement. It serves many callers, so it does not
-	// end with any one's context.
-	arrivalsTime = 10 * time.Second
+	// groupInsertTime bounds that statement. It serves many callers, so it must not end
+	// with the context of one of them.
+	groupInsertTime = 10 * time.Second
 )
 
-// arrivals inserts the jobs that arrive at one time together: while one commit is
-// on its way to the disk, those that come gather for the next.
-type arrivals struct {
+// A groupInserter inserts jobs that arrive at the same time in one commit. While
+// that commit is being written to disk, new jobs gather for the next one.
+type groupInserter struct {
 	insertAll func(ctx context.Context, jobs []Job) (accepted []string, err error)
 
 	mu      sync.Mutex
-	busy    bool // somebody inserts, and will wake the first of those who wait
-	waiting []*arrival
+	busy    bool // a caller is inserting, and will wake the first waiting one
+	waiting []*pendingInsert
 }
 
-// An arrival is a job that waits to be inserted.
-type arrival struct {
+// A pendingInsert is a job that waits to be inserted.
+type pendingInsert struct {
 	job Job
 
-	// turn is closed when the job's caller is to insert all that have gathered,
-	// done when its job was among those that another one did.
+	// turn is closed when the job's caller must insert all waiting jobs, done when
+	// another caller has inserted the job.
 	turn, done chan struct{}
 
 	accepted bool
 	err      error
 }
 
-// insert reports whether the job was accepted.
-func (a *arrivals) insert(ctx context.Context, job Job) (accepted bool, err error) {
-	me := &arrival{job: job, turn: make(chan struct{}), done: make(chan struct{})}
-	a.mu.Lock()
-	a.waiting = append(a.waiting, me)
-	if !a.busy {
-		a.busy = true
-		close(me.turn)
+// insert inserts the job, and reports whether it was accepted.
+func (g *groupInserter) insert(ctx context.Context, job Job) (accepted bool, err error) {
+	own := &pendingInsert{job: job, turn: make(chan struct{}), done: make(chan struct{})}
+	g.mu.Lock()
+	g.waiting = append(g.waiting, own)
+	if !g.busy {
+		g.busy = true
+		close(own.turn)
 	}
-	a.mu.Unlock()
-	// Not longer than two statements take: whoever leaves before could not know
-	// whether its job is among those that are being inserted.
+	g.mu.Unlock()
+	// This waits no longer than two statements take. It ignores the context: a caller
+	// that left earlier could not know whether its job is among those being inserted.
 	select {
-	case <-me.done:
-	case <-me.turn:
-		a.insertWaiting(ctx)
+	case <-own.done:
+	case <-own.turn:
+		g.insertWaiting(ctx)
 	}
-	return me.accepted, me.err
+	return own.accepted, own.err
 }
 
-// insertWaiting inserts what has gathered, the caller's own first, and leaves what
-// came meanwhile to the first of those.
-func (a *arrivals) insertWaiting(ctx context.Context) {
-	a.mu.Lock()
-	together := a.waiting[:min(len(a.waiting), maxArrivals)]
-	a.waiting = a.waiting[len(together):]
-	a.mu.Unlock()
+// insertWaiting inserts the waiting jobs, the caller's own first. It then wakes the
+// first of the jobs that have arrived meanwhile, to insert these.
+func (g *groupInserter) insertWaiting(ctx context.Context) {
+	g.mu.Lock()
+	group := g.waiting[:min(len(g.waiting), maxGroup)]
+	g.waiting = g.waiting[len(group):]
+	g.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), arrivalsTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), groupInsertTime)
 	defer cancel()
-	jobs := make([]Job, len(together))
-	for i, each := range together {
-		jobs[i] = each.job
+	jobs := make([]Job, len(group))
+	for i, pending := range group {
+		jobs[i] = pending.job
 	}
-	ids, err := a.insertAll(ctx, jobs)
+	ids, err := g.insertAll(ctx, jobs)
 	accepted := make(map[string]bool, len(ids))
 	for _, id := range ids {
 		accepted[id] = true
 	}
-	for _, each := range together {
-		each.accepted, each.err = accepted[each.job.ID], err
-		close(each.done)
+	for _, pending := range group {
+		pending.accepted, pending.err = accepted[pending.job.ID], err
+		close(pending.done)
 	}
 
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.busy = len(a.waiting) > 0; a.busy {
-		close(a.waiting[0].turn)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.busy = len(g.waiting) > 0; g.busy {
+		close(g.waiting[0].turn)
 	}
 }

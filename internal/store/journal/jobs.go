@@ -13,13 +13,14 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ErrExists is returned when a job of that id exists already.
+// ErrExists is returned when the id is taken.
 var ErrExists = errors.New("exists already")
 
-// ErrRoomBusy is returned when another job has the room.
+// ErrRoomBusy is returned when another job occupies the room.
 var ErrRoomBusy = errors.New("another job has the room")
 
-// ErrLowQueue is returned when as many jobs of [LowQueue] are open, or run, as may.
+// ErrLowQueue is returned when [LowQueue] has as many open or running jobs as
+// allowed.
 var ErrLowQueue = errors.New("the low queue has as many jobs as it may")
 
 // A Job is a row of lethe.jobs.
@@ -34,17 +35,17 @@ type Job struct {
 	Generation int
 	Attempt    int
 
-	// Queue is the queue of the job's task, "" for that of its kind.
+	// Queue is the queue of the job's task, "" for the default of its kind.
 	Queue Queue
 
 	// Failures counts the failures since the last committed batch.
 	Failures int
 
-	// Error says why the job failed; empty unless it did.
+	// Error says why the job failed, "" unless it did.
 	Error string
 
-	// TraceParent and RequestID say what made the job: the span of a trace, and the
-	// id of a request. They are empty if there is none.
+	// TraceParent and RequestID name the origin of the job: the span of a trace, and
+	// the id of a request. They are "" if there was no such origin.
 	TraceParent, RequestID string
 
 	// TaskMissing says that asynq was found to have no task of the job.
@@ -54,7 +55,7 @@ type Job struct {
 	EndedFor time.Duration
 }
 
-// jobColumns are what [scanJob] reads.
+// jobColumns are the columns that [scanJob] reads.
 const jobColumns = `
 	id, kind, room_id, parameters, requester, state, checkpoint, generation, attempt, failures, coalesce(error, ''),
 	coalesce(queue, ''), coalesce(trace_parent, ''), coalesce(request_id, ''), task_missing_since IS NOT NULL, coalesce(clock_timestamp() - ended_at, interval '0')`
@@ -66,7 +67,7 @@ func scanJob(row pgx.CollectableRow) (Job, error) {
 	return j, err
 }
 
-// oneJob runs a query for at most one job; none is [postgres.ErrNotFound].
+// oneJob runs a query for at most one job. No job is [postgres.ErrNotFound].
 func oneJob(ctx context.Context, db postgres.Querier, sql string, args ...any) (Job, error) {
 	rows, err := db.Query(ctx, sql, args...)
 	if err != nil {
@@ -75,7 +76,7 @@ func oneJob(ctx context.Context, db postgres.Querier, sql string, args ...any) (
 	return oneRow(rows)
 }
 
-// oneRow reads at most one job; none is [postgres.ErrNotFound].
+// oneRow reads at most one job. No job is [postgres.ErrNotFound].
 func oneRow(rows pgx.Rows) (Job, error) {
 	job, err := pgx.CollectExactlyOneRow(rows, scanJob)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -84,14 +85,14 @@ func oneRow(rows pgx.Rows) (Job, error) {
 	return job, err
 }
 
-// oneAtATime makes whoever decides by what jobs a room has wait for each other:
-// two that look at the same time would not see each other's job.
-const oneAtATime = `pg_advisory_xact_lock(hashtextextended('lethe.jobs ' || room_id, 0))`
+// lockRoomJobs takes the lock for decisions that depend on the jobs of a room.
+// Without it, two transactions at the same time would not see each other's job.
+const lockRoomJobs = `pg_advisory_xact_lock(hashtextextended('lethe.jobs ' || room_id, 0))`
 
-// lowOneAtATime does so for whoever decides by what jobs the low queue has. It is
-// taken after the lock of a room, if both are. A job of another queue is not to
-// wait for it, and takes that of its room again.
-const lowOneAtATime = `
+// lockLowQueue takes the lock for decisions that depend on the jobs of the low
+// queue. If a transaction takes both locks, it takes this one second. A job of
+// another queue must not wait for it, and takes its room's lock again instead.
+const lockLowQueue = `
 	pg_advisory_xact_lock(hashtextextended(CASE WHEN queue = 'low' THEN 'lethe.jobs of the low queue' ELSE 'lethe.jobs ' || room_id END, 0))`
 
 // Job reads a job. An unknown id is [postgres.ErrNotFound].
@@ -107,8 +108,8 @@ func (j *Journal) Job(ctx context.Context, id string) (Job, error) {
 	return job, nil
 }
 
-// OpenJob returns the room's oldest job of that kind that has not ended;
-// [postgres.ErrNotFound] if there is none.
+// OpenJob returns the room's oldest job of that kind that has not ended, or
+// [postgres.ErrNotFound].
 func (j *Journal) OpenJob(ctx context.Context, kind Kind, room string) (Job, error) {
 	const operation = "look for an open job of the room"
 	if !postgres.Storable(room) {
@@ -128,13 +129,14 @@ func (j *Journal) OpenJob(ctx context.Context, kind Kind, room string) (Job, err
 	return job, nil
 }
 
-// ClaimJob makes the caller the job's run. A job that runs can be claimed again
-// once its heartbeat is older than stale. It is [ErrSuperseded] when the job has
-// ended, has another generation or is run by somebody else, [ErrRoomBusy] while
-// another job of the room is running, and [ErrLowQueue] while mostLow other jobs
-// of the low queue are, if it is one of these; 0 is no limit.
-func (j *Journal) ClaimJob(ctx context.Context, id string, generation int, stale time.Duration, mostLow int) (Job, error) {
-	job, err := j.claimJob(ctx, id, generation, stale, mostLow)
+// ClaimJob makes the caller the job's run. A running job can be claimed once its
+// heartbeat is older than stale. ClaimJob fails with [ErrSuperseded] if the job has
+// ended, has another generation or belongs to another run. It fails with
+// [ErrRoomBusy] while another job of the room is running. If the job is in the low
+// queue, it fails with [ErrLowQueue] while maxLow other jobs of that queue are
+// running; 0 is no limit.
+func (j *Journal) ClaimJob(ctx context.Context, id string, generation int, stale time.Duration, maxLow int) (Job, error) {
+	job, err := j.claimJob(ctx, id, generation, stale, maxLow)
 	if errors.Is(err, postgres.ErrNotFound) {
 		err = j.whyNotClaimed(ctx, id, generation, stale)
 	}
@@ -144,14 +146,15 @@ func (j *Journal) ClaimJob(ctx context.Context, id string, generation int, stale
 	return job, nil
 }
 
-// claimJob is [Journal.ClaimJob] that only says [postgres.ErrNotFound] if it did not. It is
-// one round trip: of all claims in the low queue, one at a time is between its lock
-// and its commit.
-func (j *Journal) claimJob(ctx context.Context, id string, generation int, stale time.Duration, mostLow int) (job Job, err error) {
-	// Not by the batch's error, which makes pgx forget its statements.
+// claimJob is [Journal.ClaimJob], but fails with [postgres.ErrNotFound] for every
+// reason. It takes one round trip: claims in the low queue wait for each other
+// between lock and commit, so that time must be short.
+func (j *Journal) claimJob(ctx context.Context, id string, generation int, stale time.Duration, maxLow int) (job Job, err error) {
+	// Not returned from the callback: pgx forgets its prepared statements after an
+	// error of a pipeline.
 	claimed := postgres.ErrNotFound
 	err = j.db.InOneTrip(ctx, func(pipeline *pgx.Batch) {
-		pipeline.Queue(`SELECT `+oneAtATime+`, `+lowOneAtATime+` FROM lethe.jobs WHERE id = $1`, id)
+		pipeline.Queue(`SELECT `+lockRoomJobs+`, `+lockLowQueue+` FROM lethe.jobs WHERE id = $1`, id)
 		pipeline.Queue(`
 			UPDATE lethe.jobs j
 			SET state = 'running', attempt = attempt + 1, heartbeat_at = clock_timestamp(), task_missing_since = NULL,
@@ -166,7 +169,7 @@ func (j *Journal) claimJob(ctx context.Context, id string, generation int, stale
 				SELECT count(*) FROM lethe.jobs o
 				WHERE o.queue = 'low' AND o.id <> j.id AND o.state = 'running'
 				  AND o.heartbeat_at >= clock_timestamp() - $3::interval))
-			RETURNING `+jobColumns, id, generation, stale, mostLow).Query(func(rows pgx.Rows) error {
+			RETURNING `+jobColumns, id, generation, stale, maxLow).Query(func(rows pgx.Rows) error {
 			if job, claimed = oneRow(rows); errors.Is(claimed, postgres.ErrNotFound) {
 				return nil
 			}
@@ -176,8 +179,8 @@ func (j *Journal) claimJob(ctx context.Context, id string, generation int, stale
 	return job, cmp.Or(err, claimed)
 }
 
-// whyNotClaimed tells why a job was not claimed, as far as that is still so. What
-// has changed meanwhile it takes for a room that is busy: the claim is tried again.
+// whyNotClaimed returns why a job cannot be claimed at this moment. If the reason
+// has gone by now, it returns [ErrRoomBusy], and the claim is tried again.
 func (j *Journal) whyNotClaimed(ctx context.Context, id string, generation int, stale time.Duration) error {
 	var busy, low bool
 	err := j.db.ReadRow(ctx, []any{&busy, &low}, `
@@ -198,14 +201,14 @@ func (j *Journal) whyNotClaimed(ctx context.Context, id string, generation int, 
 	return ErrRoomBusy
 }
 
-// Heartbeat keeps the runs' jobs from being taken over, and returns those of
-// them that no longer own their job. It uses a connection of its own.
+// Heartbeat keeps other workers from taking the runs' jobs over. It returns the runs
+// that no longer own their job. It uses a connection of its own.
 func (j *Journal) Heartbeat(ctx context.Context, runs []Run) (lost []Run, err error) {
 	ids, generations, attempts := make([]string, len(runs)), make([]int, len(runs)), make([]int, len(runs))
 	for i, run := range runs {
 		ids[i], generations[i], attempts[i] = run.JobID, run.Generation, run.Attempt
 	}
-	rows, err := j.db.QueryPulse(ctx, `
+	rows, err := j.db.QueryHeartbeat(ctx, `
 		WITH runs AS (
 			SELECT * FROM unnest($1::text[], $2::int[], $3::int[]) AS r (id, generation, attempt)
 		), beaten AS (
@@ -226,21 +229,21 @@ func (j *Journal) Heartbeat(ctx context.Context, runs []Run) (lost []Run, err er
 	return lost, nil
 }
 
-// YieldJob puts the run's job back in the queue, to be claimed again under the
-// same generation. A run that no longer owns its job gets [ErrSuperseded].
+// YieldJob puts the run's job back in the queue under the same generation. A run
+// that no longer owns its job gets [ErrSuperseded].
 func (j *Journal) YieldJob(ctx context.Context, run Run) error {
 	return j.moveJob(ctx, "yield the job", run, `state = 'queued', heartbeat_at = NULL`)
 }
 
-// EndJob ends the run's job in the given state, with the reason if it failed.
-// A run that no longer owns its job gets [ErrSuperseded].
+// EndJob ends the run's job in the given state. The reason says why it failed. A run
+// that no longer owns its job gets [ErrSuperseded].
 func (j *Journal) EndJob(ctx context.Context, run Run, state State, reason string) error {
 	return j.moveJob(ctx, "end the job", run, `
 		state = $4, error = nullif($5, ''), heartbeat_at = NULL, ended_at = clock_timestamp()`, state, postgres.Sanitize(reason))
 }
 
-// FailBatch counts a failed batch of the run's job, and returns how many have
-// failed in a row. A run that no longer owns its job gets [ErrSuperseded].
+// FailBatch counts a failed batch of the run's job, and returns the number of
+// failures in a row. A run that no longer owns its job gets [ErrSuperseded].
 func (j *Journal) FailBatch(ctx context.Context, run Run, reason string) (failures int, err error) {
 	err = j.db.QueryRow(ctx, `
 		UPDATE lethe.jobs SET failures = failures + 1, last_failure = $4, updated_at = clock_timestamp()
@@ -255,6 +258,8 @@ func (j *Journal) FailBatch(ctx context.Context, run Run, reason string) (failur
 	return failures, nil
 }
 
+// moveJob updates the row of the run's job. A run that no longer owns its job gets
+// [ErrSuperseded].
 func (j *Journal) moveJob(ctx context.Context, operation string, run Run, assignments string, args ...any) error {
 	tag, err := j.db.Exec(ctx, `
 		UPDATE lethe.jobs SET updated_at = clock_timestamp(), `+assignments+`

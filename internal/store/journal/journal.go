@@ -6,20 +6,20 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// A Kind is a kind of job, such as "purge_history". The package jobs lists them.
+// A Kind is a kind of job, such as "purge_history". Package jobs lists all kinds.
 type Kind string
 
-// A Queue is a queue of tasks. The package jobs lists them.
+// A Queue is a queue of tasks. Package jobs lists all queues.
 type Queue string
 
-// LowQueue is the queue of the jobs that sweeps make. The numbers of those that are
-// open, and of those that run, are limited.
+// LowQueue is the queue for the jobs that sweeps make. Two settings limit how many
+// of them may be open and how many may run.
 const LowQueue Queue = "low"
 
 // A State is a state of a job.
 type State string
 
-// The states of a job. The last three are its end.
+// The states of a job. A job ends in one of the last three.
 const (
 	Queued    State = "queued"
 	Running   State = "running"
@@ -32,18 +32,19 @@ const (
 // EndStates are the states in which a job has ended.
 func EndStates() []State { return []State{Complete, Failed, Cancelled} }
 
-// Ended reports whether a job in the state has ended. It then stays in it.
+// Ended reports whether a job in this state has ended. An ended job keeps its state.
 func (s State) Ended() bool { return slices.Contains(EndStates(), s) }
 
 // A Journal reads and writes the rows of jobs. It is safe for concurrent use.
 type Journal struct {
-	db       *postgres.DB
-	arrivals arrivals
+	db      *postgres.DB
+	inserts groupInserter
 }
 
-// New returns a Journal in the database. Inserts through one Journal share commits.
+// New returns a Journal in the database. Concurrent inserts through one Journal
+// share commits.
 func New(db *postgres.DB) *Journal {
 	j := &Journal{db: db}
-	j.arrivals.insertAll = j.InsertJobs
+	j.inserts.insertAll = j.InsertJobs
 	return j
 }

@@ -10,34 +10,34 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// maxCounted bounds how many jobs one look at the queues counts.
+// maxCounted bounds how many jobs [Journal.Queues] counts.
 const maxCounted = 100_000
 
-// OpenJobs are those jobs that have not ended of one queue and kind.
+// OpenJobs describes the jobs of one queue and kind that have not ended.
 type OpenJobs struct {
-	// Queue is the queue that was named for them, "" for that of their kind.
+	// Queue is the queue that the jobs name, "" for the default of their kind.
 	Queue Queue
 	Kind  Kind
 
-	// Queued and Running count them by state.
+	// Queued and Running are the numbers of jobs by state.
 	Queued, Running int
 
-	// Oldest is how long that one has been waiting for a worker that waits longest:
-	// from when it was made or, if it has run, from when its last run gave it back.
-	// One does not wait for a worker whose room has another job that runs, nor one
-	// that its purge delay keeps. 0 if none waits.
+	// Oldest is the longest time that a queued job has been waiting for a worker, 0 if
+	// no job waits. The wait begins when the job is made, or when its last run has put
+	// it back. A job does not count while another job of its room is running, or during
+	// its purge delay.
 	Oldest time.Duration
 
-	// Stalled is for how long that running one has committed nothing, nor failed to,
-	// for which that is longest. 0 if none runs.
+	// Stalled is the longest time since a running job has committed or failed a batch,
+	// 0 if no job runs.
 	Stalled time.Duration
 }
 
-// Queues counts the jobs that have not ended, by queue and kind; what has none is
-// left out. It looks at 100,000 of them at most, and then counts no more.
+// Queues counts the jobs that have not ended, by queue and kind. It leaves out kinds
+// without a job. It counts at most 100,000 jobs.
 func (j *Journal) Queues(ctx context.Context) ([]OpenJobs, error) {
-	// All that have not ended are in an index of their own, however many have. The
-	// rooms of those that run are few, so to compare with them costs nothing.
+	// The open jobs have an index of their own, however many jobs have ended. Few rooms
+	// have a running job, so comparing with these costs nothing.
 	open, err := postgres.Collect(ctx, j.db, pgx.RowToStructByPos[OpenJobs], `
 		WITH clock AS (
 			SELECT clock_timestamp() AS now

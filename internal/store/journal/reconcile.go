@@ -8,17 +8,17 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// neverEnqueued is the task_missing_since of a job whose generation asynq never
-// had a task of.
+// neverEnqueued is the task_missing_since of a job whose current generation was
+// never enqueued in asynq.
 const neverEnqueued = `'-infinity'`
 
-// ReleaseStale takes up to limit running jobs whose heartbeat is older than
-// stale from their runs, and returns them queued under a new generation, for
-// which the caller has a task to enqueue. A job that has failed most times in a
-// row, its vanished workers among them, is ended as failed instead, and
-// returned so. Any number of callers may do this at once.
-func (j *Journal) ReleaseStale(ctx context.Context, stale time.Duration, most, limit int) ([]Job, error) {
-	// A row that is locked is being moved by its run at this moment.
+// ReleaseStale takes up to limit running jobs whose heartbeat is older than stale
+// from their runs. It queues them under a new generation and returns them; the
+// caller must enqueue a task for each. A job that has failed maxFailures times in a
+// row, vanished workers included, is ended as failed instead, and returned too. Any
+// number of callers may do this at once.
+func (j *Journal) ReleaseStale(ctx context.Context, stale time.Duration, maxFailures, limit int) ([]Job, error) {
+	// SKIP LOCKED: the run of a locked row is updating it at this moment.
 	jobs, err := postgres.Collect(ctx, j.db, scanJob, `
 		UPDATE lethe.jobs
 		SET generation = generation + 1, failures = failures + 1, heartbeat_at = NULL, updated_at = clock_timestamp(),
@@ -33,16 +33,16 @@ func (j *Journal) ReleaseStale(ctx context.Context, stale time.Duration, most, l
 			SELECT id FROM lethe.jobs
 			WHERE state = 'running' AND heartbeat_at < clock_timestamp() - $1::interval
 			LIMIT $3 FOR UPDATE SKIP LOCKED)
-		RETURNING `+jobColumns, stale, most, limit)
+		RETURNING `+jobColumns, stale, maxFailures, limit)
 	if err != nil {
 		return nil, fmt.Errorf("release stale jobs: %w", err)
 	}
 	return jobs, nil
 }
 
-// RequeueMissing returns up to limit queued jobs that asynq has had no task of
-// for at least missing, or never; for these the caller has a task to enqueue.
-// Those that had one get a new generation.
+// RequeueMissing returns up to limit queued jobs that asynq has had no task of for
+// at least missing, or never. The caller must enqueue a task for each. A job that
+// had a task gets a new generation.
 func (j *Journal) RequeueMissing(ctx context.Context, missing time.Duration, limit int) ([]Job, error) {
 	jobs, err := postgres.Collect(ctx, j.db, scanJob, `
 		UPDATE lethe.jobs
@@ -75,20 +75,19 @@ func (j *Journal) MarkTaskEnqueued(ctx context.Context, id string, generation in
 	return j.markTask(ctx, id, generation, `NULL`)
 }
 
-// MarkTaskMissing records that asynq has no such task: since now, unless that
-// was known before.
+// MarkTaskMissing records that asynq has no such task. The time counts from the
+// first such call.
 func (j *Journal) MarkTaskMissing(ctx context.Context, id string, generation int) error {
 	return j.markTask(ctx, id, generation, `coalesce(task_missing_since, clock_timestamp())`)
 }
 
-// MarkTaskNever records that asynq never got such a task, so that the
-// reconciler need not wait to enqueue it.
+// MarkTaskNever records that asynq never got such a task, so that the reconciler
+// enqueues it at once.
 func (j *Journal) MarkTaskNever(ctx context.Context, id string, generation int) error {
 	return j.markTask(ctx, id, generation, neverEnqueued)
 }
 
-// markTask does nothing for a job that is no longer queued under this
-// generation.
+// markTask does nothing for a job that is no longer queued under this generation.
 func (j *Journal) markTask(ctx context.Context, id string, generation int, since string) error {
 	_, err := j.db.Exec(ctx, `
 		UPDATE lethe.jobs SET task_missing_since = `+since+`

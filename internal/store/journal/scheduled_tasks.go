@@ -13,41 +13,41 @@ import (
 
 // A JobList says which jobs to list.
 type JobList struct {
-	// Kinds and States are those to list. A delete of an abandoned room is of the
-	// kind [ListedPurge] here.
+	// Kinds and States are the kinds and states to list. A delete of an abandoned room
+	// has the kind [ListedPurge] here.
 	Kinds  []Kind
 	States []State
 
-	// Room, unless nil, is the id of their room. Those without one are not found by
-	// "".
+	// Room, unless nil, is the id of the jobs' room. "" finds no job, not even those
+	// without a room.
 	Room *string
 
-	// Until, unless nil, is when they must have changed last, in Unix
-	// milliseconds.
+	// Until, unless nil, is a time in Unix milliseconds. Only jobs that last changed
+	// until then are listed.
 	Until *int64
 
-	// EndedWithin bounds how long ago those that have ended did.
+	// EndedWithin is how long ago an ended job may have ended.
 	EndedWithin time.Duration
 
-	// Limit is how many to return at most: those that changed last.
+	// Limit is the maximum number of jobs. Those that changed last are listed.
 	Limit int
 }
 
-// A ListedJob is what a list says of a job.
+// A ListedJob is the entry of a job in a list.
 type ListedJob struct {
 	ID    string
 	Kind  Kind
 	Room  string
 	State State
 
-	// ChangedTS is when the job changed last, in Unix milliseconds.
+	// ChangedTS is the time of the job's last change, in Unix milliseconds.
 	ChangedTS int64
 
-	// Phase is the phase that the job is in, "" before the first.
+	// Phase is the job's current phase, "" before the first.
 	Phase string
 
-	// Result is how far the shutdown of the room is, or the sweep of all rooms, nil
-	// unless that has begun.
+	// Result is the progress of the room's shutdown, or of the sweep, nil before it has
+	// begun.
 	Result json.RawMessage
 
 	// Error says why the job failed, nil unless it did.
@@ -57,7 +57,7 @@ type ListedJob struct {
 // ListedPurge is the kind under which deletes of abandoned rooms are listed.
 const ListedPurge Kind = "purge_room"
 
-// listedKind is a job's kind as it is listed.
+// listedKind selects the kind under which a job is listed.
 const listedKind = `CASE WHEN kind = 'delete_room' AND parameters @> '{"abandoned": true}' THEN '` + string(ListedPurge) + `' ELSE kind END`
 
 // ListJobs lists jobs in the order of their last change.

@@ -11,70 +11,72 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A Schedule is a row of lethe.schedules: what was decided last about a job of
-// retention.
+// A Schedule is a row of lethe.schedules: the last decision about one of the jobs of
+// the retention settings.
 type Schedule struct {
 	Job string
 
-	// LastTick is the last tick that was decided about.
+	// LastTick is the last tick that was decided.
 	LastTick time.Time
 
-	// NextTick is the one after it, zero if there is none.
+	// NextTick is the tick after it, zero if there will be no other.
 	NextTick time.Time
 }
 
-// A Tick is a time at which a job of retention is due.
+// A Tick is a time at which a retention job is due.
 type Tick struct {
 	// Job is the name of the job.
 	Job string
 
-	// At is the tick, Next the one after it; zero if there is none.
+	// At is the time of the tick, and Next the time of the tick after it, zero if there
+	// will be no other.
 	At, Next time.Time
 
-	// Sweep is the job that the tick makes. Only ID, Kind, Room, Parameters,
-	// Requester and TraceParent are read. Its parameter "job" is the name of the job, and its ID
+	// Sweep is the job that the tick makes. Only ID, Kind, Room, Parameters, Requester
+	// and TraceParent are read. Its parameter "job" is the name of the job. Its ID is
 	// always the same for the same tick.
 	Sweep Job
 
-	// Disbelieved is the last tick that the row had when it was read, if it was one
-	// of the future: then the row is set back to this tick. It has no effect if the
-	// row has another by now, since it is then the caller who is late. Defaults to
-	// zero, the row is believed.
+	// Disbelieved, unless zero, is the row's last tick as the caller has read it, if
+	// that tick lay in the future. The row is then set back to this tick. If the row
+	// has changed since, the caller is late and Disbelieved has no effect. Defaults to
+	// zero, which believes the row.
 	Disbelieved time.Time
 
-	// Insist runs the tick of a job that has no row yet, and one that was noted or
-	// skipped before. Defaults to false: it is left.
+	// Insist also runs the tick of a job without a row, and a tick that was noted or
+	// skipped before. Defaults to false, which leaves these alone.
 	Insist bool
 }
 
-// The outcomes of a tick. The first three are in lethe.schedules.
+// The outcomes of a tick. The first three are stored in lethe.schedules.
 const (
-	// TickNoted: the job was new, and the tick counts as past.
+	// TickNoted means that the job was new. The tick counts as past.
 	TickNoted = "noted"
-	// TickAccepted: the tick's sweep is accepted.
+	// TickAccepted means that the tick's sweep was accepted.
 	TickAccepted = "accepted"
-	// TickSkipped: the tick has no sweep, since one of the same job has not ended.
+	// TickSkipped means that the tick has no sweep, because a sweep of the same job has
+	// not ended.
 	TickSkipped = "skipped"
-	// TickPast: the tick, or a later one, was decided about before.
+	// TickPast means that this tick, or a later one, was decided before.
 	TickPast = "past"
 )
 
-// A TakenTick is what became of a tick.
+// A TakenTick is the result of [Schedules.TakeTick].
 type TakenTick struct {
 	// Outcome is one of the outcomes of a tick.
 	Outcome string
 
-	// Sweep is the one that was accepted, the one that the tick was skipped for,
-	// or, of a past tick, its own or else the job's last. Its ID is "" if there is
-	// none.
+	// Sweep is the accepted sweep, or the sweep for which the tick was skipped. For a
+	// past tick it is the tick's own sweep or else the job's last. Its ID is "" if
+	// there is no such sweep.
 	Sweep Job
 
 	// SetBack says that the row had the tick that was not believed.
 	SetBack bool
 }
 
-// tickWait bounds the wait for another replica that decides about the same job,
-// and how long the server lets one that was stopped meanwhile keep the row.
+// tickWait bounds the wait for another replica that decides about the same job. The
+// server also ends a replica's transaction that is idle for this long.
 const tickWait = 5 * time.Second
 
 // Schedules reads and writes the schedules of retention's jobs. It is safe for
@@ -112,8 +114,8 @@ func (s *Schedules) Read(ctx context.Context, jobs []string) (map[string]Schedul
 	return schedules, nil
 }
 
-// SetNextTick records when a job is due next, for settings that have changed; zero
-// is never. It does nothing once the job's last tick is another.
+// SetNextTick records when a job is due next after a change of the settings; zero is
+// never. It does nothing if the job's last tick has changed.
 func (s *Schedules) SetNextTick(ctx context.Context, job string, last, next time.Time) error {
 	_, err := s.db.Exec(ctx, `UPDATE lethe.schedules SET next_tick = $3 WHERE job = $1 AND last_tick = $2`,
 		job, last, orNull(next))
@@ -123,13 +125,13 @@ func (s *Schedules) SetNextTick(ctx context.Context, job string, last, next time
 	return nil
 }
 
-// TakeTick decides about a tick, for all replicas, in one commit: the job's row
-// moves to it and its sweep is there, or neither. So each tick has one sweep,
-// however many ask and whatever is killed meanwhile. What is accepted counts as
-// never enqueued until [Journal.MarkTaskEnqueued]: a caller that dies before loses
-// nothing.
+// TakeTick decides about a tick, for all replicas, in one commit that both updates
+// the job's row and inserts the sweep. So each tick has one sweep, however many
+// replicas try and whichever of them is killed. An accepted sweep counts as never
+// enqueued until [Journal.MarkTaskEnqueued], so nothing is lost if the caller dies
+// before.
 //
-// A second call finds the tick past. That does not rest on the row alone, which
+// A second call finds the tick past. That does not depend on the row alone, which
 // may have been deleted or set back: a tick whose sweep is in lethe.jobs gets no
 // other.
 func (s *Schedules) TakeTick(ctx context.Context, tick Tick) (taken TakenTick, err error) {
@@ -149,7 +151,8 @@ func takeTick(ctx context.Context, tx pgx.Tx, tick Tick) (taken TakenTick, err e
 		postgres.Milliseconds(tickWait)); err != nil {
 		return taken, err
 	}
-	// One of those who find no row makes it, and the others wait here for its end.
+	// If several replicas find no row, one inserts it and the others wait here for its
+	// end.
 	made, err := tx.Exec(ctx, `
 		INSERT INTO lethe.schedules (job, last_tick, next_tick, outcome) VALUES ($1, $2, $3, 'noted')
 		ON CONFLICT DO NOTHING`, tick.Job, tick.At, orNull(tick.Next))
@@ -169,13 +172,13 @@ func takeTick(ctx context.Context, tx pgx.Tx, tick Tick) (taken TakenTick, err e
 	}
 	taken.SetBack = !tick.Disbelieved.IsZero() && last.Equal(tick.Disbelieved)
 	taken.Outcome = TickPast
-	if taken.Sweep, err = sweepOrNone(ctx, tx, tick.Sweep.ID); err != nil {
+	if taken.Sweep, err = findSweep(ctx, tx, tick.Sweep.ID); err != nil {
 		return taken, err
 	}
 	stays := last.After(tick.At) || last.Equal(tick.At) && (outcome == TickAccepted || !tick.Insist)
 	if stays && !taken.SetBack {
 		if taken.Sweep.ID == "" {
-			taken.Sweep, err = sweepOrNone(ctx, tx, lastSweep)
+			taken.Sweep, err = findSweep(ctx, tx, lastSweep)
 		}
 		return taken, err
 	}
@@ -190,15 +193,15 @@ func takeTick(ctx context.Context, tx pgx.Tx, tick Tick) (taken TakenTick, err e
 		SET last_tick = $2, next_tick = $3, taken_at = clock_timestamp(),
 		    outcome = CASE WHEN $4 THEN 'skipped' ELSE 'accepted' END,
 		    sweep_id = CASE WHEN $4 THEN sweep_id ELSE $5 END,
-		    -- Who insists may come back to a tick that was skipped.
+		    -- With Insist a skipped tick may be taken again.
 		    skipped = skipped + ($4 AND (outcome <> 'skipped' OR last_tick <> $2))::int
 		WHERE job = $1`, tick.Job, tick.At, orNull(tick.Next), skipped, taken.Sweep.ID)
 	return taken, err
 }
 
-// makeSweep accepts a tick's sweep, unless one of the same job has not ended, which
-// is then returned. That is asked of the jobs and not of the schedule's row, which
-// may have been deleted.
+// makeSweep accepts a tick's sweep, unless a sweep of the same job has not ended; it
+// then returns that one. It asks the jobs and not the schedule's row, which may have
+// been deleted.
 func makeSweep(ctx context.Context, tx pgx.Tx, tick Tick) (outcome string, sweep Job, err error) {
 	sweep, err = oneJob(ctx, tx, `
 		SELECT `+jobColumns+` FROM lethe.jobs
@@ -214,8 +217,8 @@ func makeSweep(ctx context.Context, tx pgx.Tx, tick Tick) (outcome string, sweep
 	return TickAccepted, sweep, err
 }
 
-// sweepOrNone reads a job, which is zero if there is none.
-func sweepOrNone(ctx context.Context, tx pgx.Tx, id string) (Job, error) {
+// findSweep reads a job. An unknown id gives a zero Job.
+func findSweep(ctx context.Context, tx pgx.Tx, id string) (Job, error) {
 	job, err := oneJob(ctx, tx, `SELECT `+jobColumns+` FROM lethe.jobs WHERE id = $1`, id)
 	if errors.Is(err, postgres.ErrNotFound) {
 		return Job{}, nil
@@ -223,7 +226,7 @@ func sweepOrNone(ctx context.Context, tx pgx.Tx, id string) (Job, error) {
 	return job, err
 }
 
-// orNull is a time as a column takes it that has NULL for none.
+// orNull returns nil for the zero time, which is stored as NULL.
 func orNull(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil

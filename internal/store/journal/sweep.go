@@ -8,7 +8,7 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// OpenLowJobs counts the jobs of [LowQueue] that have not ended, but for held ones.
+// OpenLowJobs counts the jobs of [LowQueue] that have not ended, without held ones.
 func (j *Journal) OpenLowJobs(ctx context.Context) (int, error) {
 	var open int
 	if err := j.db.ReadRow(ctx, []any{&open}, openLowJobs); err != nil {
@@ -17,23 +17,23 @@ func (j *Journal) OpenLowJobs(ctx context.Context) (int, error) {
 	return open, nil
 }
 
-// Held ones are not among them: they are no load, and may stay for years.
+// openLowJobs leaves out held jobs: they are no load, and may stay for years.
 const openLowJobs = `SELECT count(*) FROM lethe.jobs WHERE queue = 'low' AND state IN ('queued', 'running')`
 
-// SweptJobs is what became of the jobs that a sweep made.
+// SweptJobs says which jobs of a sweep were written.
 type SweptJobs struct {
-	// Accepted are the ids of those that were written.
+	// Accepted are the ids of the jobs that were written.
 	Accepted []string
 
-	// Refused tells why the database took none of the others, by their ids. What
-	// is in neither is left out as [Journal.InsertJobs] does.
+	// Refused are the errors of the jobs that the database refused, by their ids. A job
+	// in neither field was left out, as [Journal.InsertJobs] does.
 	Refused map[string]error
 }
 
-// InsertSwept writes the rows of the jobs that a sweep made for some rooms, as
-// [Journal.InsertJobs] does, as part of the sweep's batch. So the sweep neither
-// loses a room nor meets it twice, whenever it is cut short. A job that the database
-// refuses does not keep the others from being written.
+// InsertSwept writes the rows of a sweep's jobs as part of the sweep's batch, as
+// [Journal.InsertJobs] does. So the sweep neither loses a room nor handles it twice,
+// wherever it is interrupted. If the database refuses a job, the others are still
+// written.
 //
 // It fails with [ErrLowQueue] if more than maxOpen jobs of [LowQueue] would be open.
 func InsertSwept(ctx context.Context, b *Batch, jobs []Job, maxOpen int) (SweptJobs, error) {
@@ -48,7 +48,7 @@ func insertSwept(ctx context.Context, b *Batch, jobs []Job, maxOpen int) (swept 
 	if len(jobs) == 0 {
 		return SweptJobs{}, nil
 	}
-	// Sweeps take turns, but one that was stopped may wake while another runs.
+	// Sweeps take turns, but a stopped one may wake while another runs.
 	if _, err := b.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('lethe.jobs of sweeps', 0))`); err != nil {
 		return SweptJobs{}, fmt.Errorf("wait for other sweeps: %w", err)
 	}
@@ -59,7 +59,7 @@ func insertSwept(ctx context.Context, b *Batch, jobs []Job, maxOpen int) (swept 
 	if open+len(jobs) > maxOpen {
 		return SweptJobs{}, ErrLowQueue
 	}
-	// All at once, and one by one if the database refuses that.
+	// Insert all at once, and one by one if the database refuses that.
 	insert := func(some []Job) (accepted []string, undone, err error) {
 		undone, err = b.Savepoint(ctx, func() (err error) {
 			accepted, err = insertJobs(ctx, b, some)
@@ -71,7 +71,7 @@ func insertSwept(ctx context.Context, b *Batch, jobs []Job, maxOpen int) (swept 
 	if err == nil && undone == nil {
 		return SweptJobs{Accepted: accepted}, nil
 	}
-	if err != nil || !postgres.OfRows(undone) {
+	if err != nil || !postgres.IsRowError(undone) {
 		return SweptJobs{}, cmp.Or(err, undone)
 	}
 	swept.Refused = map[string]error{}
@@ -80,7 +80,7 @@ func insertSwept(ctx context.Context, b *Batch, jobs []Job, maxOpen int) (swept 
 		switch {
 		case err != nil:
 			return SweptJobs{}, err
-		case postgres.OfRows(undone):
+		case postgres.IsRowError(undone):
 			swept.Refused[job.ID] = undone
 		case undone != nil:
 			return SweptJobs{}, undone
@@ -91,8 +91,7 @@ func insertSwept(ctx context.Context, b *Batch, jobs []Job, maxOpen int) (swept 
 	return swept, nil
 }
 
-// MarkTasksEnqueued is [Journal.MarkTaskEnqueued] for many jobs, each under its
-// generation.
+// MarkTasksEnqueued is [Journal.MarkTaskEnqueued] for many jobs.
 func (j *Journal) MarkTasksEnqueued(ctx context.Context, jobs []Job) error {
 	ids, generations := make([]string, len(jobs)), make([]int, len(jobs))
 	for i, job := range jobs {

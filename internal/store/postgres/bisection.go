@@ -1,11 +1,12 @@
 package postgres
 
-// Bisection is the common table expression that searches for every moment, a ts of
-// the table moments, in the stream of all rooms: high is its place where
-// low >= high. An event without an arrival time counts as arrived before all
-// others. An empty table gives a null, and no event is before that.
+// Bisection is a common table expression that finds the place of each moment in the
+// stream of all rooms. The moments are the column ts of a table called moments. The
+// place is high in the row where low >= high. An event without an arrival time
+// counts as older than all others. If there are no events the place is NULL, which
+// no event is before.
 //
-// OFFSET 0 has each place looked at once, and not for each use.
+// OFFSET 0 makes the planner check each place once, and not once per use.
 const Bisection = `
 		bisection (ts, low, high) AS (
 			SELECT ts, 0::bigint, (SELECT max(stream_ordering) + 1 FROM events) FROM moments

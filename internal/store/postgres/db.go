@@ -14,16 +14,17 @@ import (
 	"lethe/internal/wait"
 )
 
-// ErrNotFound is returned for what is not in the database.
+// ErrNotFound is returned when the database has no such row.
 var ErrNotFound = errors.New("not found")
 
-// Options are what [Open] needs beside the database's URL.
+// Options are the settings of [Open]. The zero value gives the defaults.
 type Options struct {
 	// ApplicationName is the name of the connections in pg_stat_activity.
 	// Defaults to "lethe".
 	ApplicationName string
 
-	// MaxConnections bounds the pool. Defaults to 16.
+	// MaxConnections is the size of the pool, without the connection for heartbeats.
+	// Defaults to 16.
 	MaxConnections int
 }
 
@@ -41,25 +42,26 @@ func (o Options) withDefaults() Options {
 type DB struct {
 	pool *pgxpool.Pool
 
-	// pulse is one connection kept for heartbeats, which are written however busy
-	// the pool is.
-	pulse *pgxpool.Pool
+	// heartbeats is a pool of one connection, so that heartbeats are written however
+	// busy the other pool is.
+	heartbeats *pgxpool.Pool
 }
 
-// Open prepares a pool for the database that the URL names. It does not connect:
-// an unreachable database shows in the first query. The caller closes the DB.
+// Open returns a pool of connections to the database at the URL. It does not
+// connect: the first query fails if the database is unreachable. The caller must
+// close the DB.
 func Open(ctx context.Context, url string, options Options) (*DB, error) {
 	options = options.withDefaults()
 	pool, err := openPool(ctx, url, options.ApplicationName, options.MaxConnections)
 	if err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	pulse, err := openPool(ctx, url, options.ApplicationName+" heartbeat", 1)
+	heartbeats, err := openPool(ctx, url, options.ApplicationName+" heartbeat", 1)
 	if err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	return &DB{pool: pool, pulse: pulse}, nil
+	return &DB{pool: pool, heartbeats: heartbeats}, nil
 }
 
 func openPool(ctx context.Context, url, name string, maxConnections int) (*pgxpool.Pool, error) {
@@ -70,18 +72,18 @@ func openPool(ctx context.Context, url, name string, maxConnections int) (*pgxpo
 	config.MaxConns = int32(maxConnections)
 	config.ConnConfig.ConnectTimeout = 5 * time.Second
 	config.ConnConfig.RuntimeParams["application_name"] = name
-	// A cancelled context must end the statement in the server too. Otherwise its
-	// transaction would keep the room's fence until the statement is done.
+	// Cancelling a context must end the statement in the server too. Otherwise the
+	// statement's transaction would keep the room's fence locked until it is done.
 	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: 2 * time.Second}
 	}
 	return pgxpool.NewWithConfig(ctx, config)
 }
 
-// Close closes all connections, after waiting for those in use. A second call does
+// Close waits for the connections in use, and closes all. A second call does
 // nothing.
 func (db *DB) Close() {
-	db.pulse.Close()
+	db.heartbeats.Close()
 	db.pool.Close()
 }
 
@@ -93,7 +95,7 @@ func (db *DB) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Now is the time by the database's clock.
+// Now returns the time by the database's clock.
 func (db *DB) Now(ctx context.Context) (time.Time, error) {
 	var now time.Time
 	if err := db.ReadRow(ctx, []any{&now}, `SELECT clock_timestamp()`); err != nil {
@@ -124,21 +126,21 @@ func (db *DB) Send(ctx context.Context, pipeline *pgx.Batch) error {
 	return db.pool.SendBatch(ctx, pipeline).Close()
 }
 
-// Acquire takes a connection out of the pool. The caller releases it.
+// Acquire takes a connection out of the pool. The caller must release it.
 func (db *DB) Acquire(ctx context.Context) (*pgxpool.Conn, error) { return db.pool.Acquire(ctx) }
 
-// QueryPulse runs a query on the connection that is kept for heartbeats. It has no
-// other use: two at a time wait for each other.
-func (db *DB) QueryPulse(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	return db.pulse.Query(ctx, sql, args...)
+// QueryHeartbeat runs a query on the connection that is reserved for heartbeats. Two
+// calls at a time wait for each other.
+func (db *DB) QueryHeartbeat(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return db.heartbeats.Query(ctx, sql, args...)
 }
 
 // readRetryTime is how long a read waits for a database that restarts.
 const readRetryTime = 5 * time.Second
 
-// RetryRead repeats a read for up to 5 s while the database cannot be reached.
-// After a restart of the server every pooled connection is dead, and each is found
-// out by the read that gets it.
+// RetryRead repeats a read for up to 5 s while the database cannot be reached. After
+// a restart of the server every pooled connection is dead, and only the read that
+// gets such a connection notices it.
 func RetryRead(ctx context.Context, read func() error) error {
 	waiting, cancel := context.WithTimeout(ctx, readRetryTime)
 	defer cancel()
@@ -192,11 +194,11 @@ func (db *DB) InTransaction(ctx context.Context, do func(pgx.Tx) error) error {
 	return pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, do)
 }
 
-// InOneTrip runs the statements that queue puts into the pipeline in a READ
-// COMMITTED transaction, in one round trip with its begin and commit. Each has a
-// snapshot of its own. If one fails the server runs none of those after it, and
-// the pool closes the connection, which ends the transaction. An error of a
-// callback does not keep the rest from being committed.
+// InOneTrip runs the statements that queue adds to the pipeline in a READ COMMITTED
+// transaction. It takes one round trip, with begin and commit. Each statement has a
+// snapshot of its own. If one fails, the server skips those after it, and the pool
+// closes the connection, which ends the transaction. An error of a callback does not
+// stop the commit.
 func (db *DB) InOneTrip(ctx context.Context, queue func(*pgx.Batch)) error {
 	var pipeline pgx.Batch
 	pipeline.Queue(beginReadCommitted)

@@ -10,9 +10,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Transient reports whether the error may be gone at another try: the server was
-// unreachable, restarting or short of something, the transaction lost a race, or a
-// wait was cut short.
+// Transient reports whether another attempt may succeed: the server was unreachable,
+// restarting or short of a resource, the transaction lost a race, or a wait was cut
+// short.
 func Transient(err error) bool {
 	var pg *pgconn.PgError
 	switch {
@@ -27,12 +27,12 @@ func Transient(err error) bool {
 		"57", // shutting down, starting up, cancelled
 		"58", // system error
 	) || pg.Code == "25P03" || // idle in a transaction for too long
-		pg.Code == "23503" // a reference appeared meanwhile
+		pg.Code == "23503" // another transaction added a reference
 }
 
-// Unreachable reports whether the error says that the database cannot be used at
-// this moment, for a reason that lies neither in the job nor in its data. A refused
-// connection counts: the operator is changing something.
+// Unreachable reports whether the database cannot be used at this moment, for a
+// reason that lies neither in the job nor in its data. A refused connection counts:
+// usually the operator is changing something.
 func Unreachable(err error) bool {
 	var connect *pgconn.ConnectError
 	var pg *pgconn.PgError
@@ -47,9 +47,9 @@ func Unreachable(err error) bool {
 	return pgconn.SafeToRetry(err) || isConnectionError(err)
 }
 
-// OfRows reports whether the error is about rows that a statement met, so that the
-// same statement may work for the rows of another room.
-func OfRows(err error) bool {
+// IsRowError reports whether the error comes from the rows that a statement
+// processed. The same statement may then succeed with the rows of another room.
+func IsRowError(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && !Transient(err) && hasClass(pg, "22", // data exception
 		"23", // integrity constraint
@@ -59,9 +59,9 @@ func OfRows(err error) bool {
 	)
 }
 
-// OfData reports whether the error says that the data is not as it should be. It
-// does not if the server or the connection failed.
-func OfData(err error) bool {
+// IsDataError reports whether the error says that the data is not as expected. A
+// failure of the server or of the connection is no data error.
+func IsDataError(err error) bool {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		return hasClass(pg, "21", "22", "23", // cardinality, data, integrity
@@ -70,7 +70,7 @@ func OfData(err error) bool {
 	return !Transient(err)
 }
 
-// HasCode reports whether the error is one of the server's with that SQLSTATE.
+// HasCode reports whether the server returned the error with this SQLSTATE.
 func HasCode(err error, code string) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == code
@@ -80,8 +80,8 @@ func hasClass(err *pgconn.PgError, classes ...string) bool {
 	return slices.ContainsFunc(classes, func(class string) bool { return strings.HasPrefix(err.Code, class) })
 }
 
-// isConnectionError reports whether the connection failed, and not what was sent
-// over it.
+// isConnectionError reports whether the connection failed, as opposed to the
+// statement.
 func isConnectionError(err error) bool {
 	var network net.Error
 	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||

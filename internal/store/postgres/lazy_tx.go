@@ -13,15 +13,15 @@ import (
 
 const beginReadCommitted = `BEGIN ISOLATION LEVEL READ COMMITTED`
 
-// endTime bounds the rollback of a transaction. A server that does not answer
-// within it has its connection closed.
-const endTime = 5 * time.Second
+// rollbackTime bounds a rollback. If the server has not answered by then, the pool
+// closes the connection.
+const rollbackTime = 5 * time.Second
 
-// A LazyTx is a transaction that begins with its first statement, in one round
-// trip with it. It takes a connection no earlier. It serves one goroutine.
+// A LazyTx is a transaction that begins in one round trip with its first statement.
+// It takes a connection no earlier. It serves one goroutine.
 //
-// As with pgx, a context that ends during a statement does not roll the
-// transaction back: its owner always calls [LazyTx.Rollback].
+// As with pgx, a context that ends during a statement does not roll the transaction
+// back: the caller must always call [LazyTx.Rollback].
 type LazyTx struct {
 	db    *DB
 	begin func(*pgx.Batch)
@@ -29,9 +29,9 @@ type LazyTx struct {
 	trips int
 }
 
-// LazyTx returns a READ COMMITTED transaction. The statements that open puts into
-// the pipeline run right after its begin, before any other. An error of one of
-// their callbacks fails the first statement. Open may be nil.
+// LazyTx returns a READ COMMITTED transaction. The statements that open adds to the
+// pipeline run right after BEGIN, before all others. An error of one of their
+// callbacks fails the first statement. open may be nil.
 func (db *DB) LazyTx(open func(*pgx.Batch)) *LazyTx {
 	return &LazyTx{db: db, begin: func(pipeline *pgx.Batch) {
 		pipeline.Queue(beginReadCommitted)
@@ -51,8 +51,8 @@ func (tx *LazyTx) Send(ctx context.Context, pipeline *pgx.Batch) error {
 	return err
 }
 
-// send is [LazyTx.Send] that also reports whether the transaction had begun when
-// the error occurred.
+// send is [LazyTx.Send]. It also reports whether the transaction had begun when the
+// error occurred.
 func (tx *LazyTx) send(ctx context.Context, pipeline *pgx.Batch) (begun bool, err error) {
 	if tx.conn == nil {
 		conn, err := tx.db.Acquire(ctx)
@@ -92,9 +92,9 @@ func afterLast(pipeline *pgx.Batch, do func()) {
 	}
 }
 
-// A Statement is one of several that are sent together.
+// A Statement is one of the statements that [LazyTx.Run] sends together.
 type Statement struct {
-	// What says what it does, as the beginning of an error's text.
+	// What describes the statement. An error's text begins with it.
 	What string
 
 	SQL  string
@@ -124,7 +124,7 @@ func (tx *LazyTx) Run(ctx context.Context, statements []Statement) (deleted int6
 	return deleted, err
 }
 
-// Exec runs a statement.
+// Exec runs a statement, as [pgx.Tx] does.
 func (tx *LazyTx) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
 	if tx.Begun() {
 		tx.trips++
@@ -139,8 +139,8 @@ func (tx *LazyTx) Exec(ctx context.Context, sql string, args ...any) (tag pgconn
 	return tag, err
 }
 
-// QueryRow runs a query for one row, when the row is scanned if it is the first
-// statement.
+// QueryRow runs a query for one row. As the first statement it is sent when the row
+// is scanned.
 func (tx *LazyTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	if tx.Begun() {
 		tx.trips++
@@ -168,7 +168,8 @@ func (tx *LazyTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows,
 	return conn.Query(ctx, sql, args...)
 }
 
-// Conn begins the transaction, if no statement has, and returns its connection.
+// Conn returns the transaction's connection. It begins the transaction if no
+// statement has.
 func (tx *LazyTx) Conn(ctx context.Context) (*pgx.Conn, error) {
 	if !tx.Begun() {
 		if err := tx.Send(ctx, &pgx.Batch{}); err != nil {
@@ -178,15 +179,16 @@ func (tx *LazyTx) Conn(ctx context.Context) (*pgx.Conn, error) {
 	return tx.conn.Conn(), nil
 }
 
-// Savepoint runs do, and undoes what it wrote if it fails: its error is then
-// undone. After an err the transaction cannot go on. Savepoints may be nested.
+// Savepoint runs do inside a savepoint. If do fails, what it wrote is undone and its
+// error is returned as undone; the transaction can go on. After an err the
+// transaction can only be rolled back. Savepoints may be nested.
 func (tx *LazyTx) Savepoint(ctx context.Context, do func() error) (undone, err error) {
 	if _, err := tx.Exec(ctx, `SAVEPOINT attempt`); err != nil {
 		return nil, fmt.Errorf("set a savepoint: %w", err)
 	}
 	leave := `RELEASE SAVEPOINT attempt`
 	if undone = do(); undone != nil {
-		// Released as well: the one around it has the same name.
+		// Release it too: an outer savepoint has the same name.
 		leave = `ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt`
 	}
 	if _, err := tx.conn.Conn().PgConn().Exec(ctx, leave).ReadAll(); err != nil {
@@ -195,8 +197,8 @@ func (tx *LazyTx) Savepoint(ctx context.Context, do func() error) (undone, err e
 	return undone, nil
 }
 
-// Commit commits the transaction and gives its connection back. It does nothing if
-// no statement was sent.
+// Commit commits the transaction and releases its connection. It does nothing if no
+// statement was sent.
 func (tx *LazyTx) Commit(ctx context.Context) error {
 	if !tx.Begun() {
 		return nil
@@ -212,21 +214,21 @@ func (tx *LazyTx) Commit(ctx context.Context) error {
 	return nil
 }
 
-// Rollback undoes the transaction, also when the context has ended, and gives its
-// connection back. It does nothing after a commit, and a second call does nothing.
-// After it the LazyTx may be used as a new transaction.
+// Rollback undoes the transaction, also when the context has ended, and releases its
+// connection. It does nothing after a commit, and a second call does nothing. After
+// it the LazyTx may be used as a new transaction.
 func (tx *LazyTx) Rollback(ctx context.Context) {
 	if tx.conn == nil {
 		return
 	}
 	defer tx.release()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTime)
 	defer cancel()
 	_, _ = tx.conn.Conn().PgConn().Exec(ctx, `ROLLBACK`).ReadAll()
 }
 
-// release gives the connection back to the pool, which closes one that has not
-// ended its transaction.
+// release returns the connection to the pool. The pool closes a connection whose
+// transaction has not ended.
 func (tx *LazyTx) release() {
 	tx.conn.Release()
 	tx.conn, tx.trips = nil, 0

@@ -11,11 +11,11 @@ import (
 // moment.
 const BeginSnapshot = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`
 
-// setSnapshot sets the planner up for reads of a small part of large tables, by
-// index, again and again: planning a query anew takes longer than running it, and
-// compiling it never pays. The timeouts bound what has no other bound: a statement
-// that a hostile filter makes slow, and a reader that was stopped, whose snapshot
-// keeps the server from vacuuming.
+// setSnapshot prepares the planner for many small reads of large tables by index.
+// Planning a query again takes longer than running it, and JIT compilation never
+// pays. The timeouts bound what has no other bound: a statement that a hostile
+// filter makes slow, and a reader that was stopped, whose snapshot keeps the server
+// from vacuuming.
 //
 // One statement sets all of it: several would each cost as much.
 const setSnapshot = `
@@ -27,9 +27,9 @@ const setSnapshot = `
 		       set_config('idle_in_transaction_session_timeout', '60s', true)`
 
 // Snapshot calls read with a transaction that sees the database as it was at its
-// first query, and ends it when read returns. An error of read is returned as it
-// is. If the first query finds that the connection is dead, as after a restart of
-// the server, read is called again.
+// first query. The transaction ends when read returns. An error of read is returned
+// as it is. If the first query finds a dead connection, as after a restart of the
+// server, Snapshot calls read again.
 func (db *DB) Snapshot(ctx context.Context, read func(context.Context, *LazyTx) error) error {
 	var failed error
 	err := RetryRead(ctx, func() error {
@@ -39,8 +39,7 @@ func (db *DB) Snapshot(ctx context.Context, read func(context.Context, *LazyTx) 
 		}}
 		defer tx.Rollback(ctx) // nothing was written
 		failed = nil
-		// Taken before the read begins, so that one which finds no connection has
-		// not begun.
+		// Acquire the connection first, so that read does not begin without one.
 		conn, err := db.Acquire(ctx)
 		if err != nil {
 			return err

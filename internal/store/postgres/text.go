@@ -7,14 +7,14 @@ import (
 	"unicode/utf8"
 )
 
-// Storable reports whether PostgreSQL can hold the text. No row has a text that it
-// cannot hold, and a query for one fails.
+// Storable reports whether PostgreSQL can hold the text. If it cannot, no row has
+// the text, and a query for it fails.
 func Storable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsRune(s, 0)
 }
 
-// OnlyStorable returns those of the texts that PostgreSQL can hold. Ids that come
-// from the JSON of events may be any text.
+// OnlyStorable returns the texts that PostgreSQL can hold. An id from the JSON of an
+// event may be any text.
 func OnlyStorable(texts []string) []string {
 	storable := make([]string, 0, len(texts))
 	for _, text := range texts {
@@ -25,10 +25,10 @@ func OnlyStorable(texts []string) []string {
 	return storable
 }
 
-// Sanitize replaces what PostgreSQL cannot hold in a text by U+FFFD.
+// Sanitize replaces whatever PostgreSQL cannot hold by U+FFFD.
 func Sanitize(text string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-// Milliseconds writes a timeout in the form that PostgreSQL's settings take.
+// Milliseconds formats a timeout for PostgreSQL's settings.
 func Milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }

@@ -94,7 +94,7 @@ func (w *EventWriter) begin(ctx context.Context) error {
 // err, after which the transaction cannot go on.
 func (w *EventWriter) Attempt(ctx context.Context, do func() error) (refused, err error) {
 	undone, err := w.b.Savepoint(ctx, do)
-	if undone != nil && (ctx.Err() != nil || !postgres.OfData(undone)) {
+	if undone != nil && (ctx.Err() != nil || !postgres.IsDataError(undone)) {
 		return nil, undone
 	}
 	return undone, err
