@@ -9,34 +9,34 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// A batch is a batch of a purge: the transaction, and what is known of the
-// database that it deletes from.
+// A batch is a batch of a purge, with the catalog of the database that it deletes
+// from.
 type batch struct {
 	*journal.Batch
 	purger  *Purger
 	catalog Catalog
 }
 
-// A step is one statement of a batch. One that mentions $1 is given the room.
-type step struct {
-	what string
-	sql  string
+// A statement is one statement of a batch. If it mentions $1, it gets the room's id.
+// What describes it in errors.
+type statement struct {
+	what, sql string
 }
 
-// run runs the steps in order, in one round trip, and returns how many rows they
-// deleted.
-func (b *batch) run(ctx context.Context, steps []step) (deleted int64, err error) {
-	statements := make([]postgres.Statement, len(steps))
-	for i, s := range steps {
-		statements[i] = postgres.Statement{What: s.what, SQL: s.sql}
+// run runs the statements in order, in one round trip, and returns the number of
+// deleted rows.
+func (b *batch) run(ctx context.Context, statements []statement) (deleted int64, err error) {
+	all := make([]postgres.Statement, len(statements))
+	for i, s := range statements {
+		all[i] = postgres.Statement{What: s.what, SQL: s.sql}
 		if strings.Contains(s.sql, "$1") {
-			statements[i].Args = []any{b.Room()}
+			all[i].Args = []any{b.Room()}
 		}
 	}
-	return b.Run(ctx, statements)
+	return b.Run(ctx, all)
 }
 
-// exec runs one statement, and returns how many rows it touched.
+// exec runs one statement, and returns the number of rows that it has written.
 func (b *batch) exec(ctx context.Context, what, sql string, args ...any) (rows int64, err error) {
 	tag, err := b.Exec(ctx, sql, args...)
 	if err != nil {
@@ -45,7 +45,7 @@ func (b *batch) exec(ctx context.Context, what, sql string, args ...any) (rows i
 	return tag.RowsAffected(), nil
 }
 
-// A transaction is a batch, or one that only reads.
+// A transaction is a batch, or a transaction that only reads.
 type transaction interface {
 	postgres.Querier
 	postgres.Execer

@@ -11,22 +11,23 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ErrCatalog is returned when the database holds something that Lethe does not
-// know and that a delete could harm, or lacks something that it needs.
+// ErrCatalog is returned when the database has something that Lethe does not know
+// and that a delete could harm, or lacks something that a delete needs.
 var ErrCatalog = errors.New("the database is not as Lethe knows it")
 
-// A scope is what one kind of purge has to do with in a database.
+// A scope is the set of tables that one kind of purge uses.
 type scope struct {
-	// tables are those that it deletes from, updates or reads. Those that are
-	// false came or went with some version of Synapse and may be absent.
+	// tables are the tables that the purge deletes from, updates or reads. The value is
+	// false for a table that some version of Synapse added or removed, so that it may
+	// be absent.
 	tables map[string]bool
 
-	// byEvent are those of tables from which a batch deletes what belongs to the
-	// events that it deletes: with the triggers off, where it may.
+	// byEvent are the tables from which a batch deletes the rows of its events. It
+	// turns their triggers off where the role has the right.
 	byEvent []string
 }
 
-// historyScope is that of a history purge.
+// historyScope is the scope of a history purge.
 var historyScope = scope{tables: historyTables, byEvent: historyByEvent}
 
 var historyTables = map[string]bool{
@@ -55,10 +56,10 @@ var historyTables = map[string]bool{
 	"state_groups_state":                 true,
 }
 
-// referencingTables are the tables that Synapse gave a foreign key to one of a
-// scope's tables, or to one of these. What becomes of their rows is known; a table
-// that is not here is somebody else's, and its rows are not ours to delete or to
-// break.
+// referencingTables are the tables to which Synapse gave a foreign key to a table of
+// a scope, or to one of these. Lethe knows what becomes of their rows. A table that
+// is not listed is not Synapse's, and Lethe must neither delete its rows nor break
+// their references.
 var referencingTables = []string{
 	"current_state_events",
 	"destination_rooms",
@@ -96,7 +97,7 @@ var historyByEvent = []string{
 	"rejections",
 }
 
-// knownTriggers are the triggers that Synapse made.
+// knownTriggers are the triggers that Synapse makes.
 var knownTriggers = []string{
 	"check_event_stream_ordering",
 	"check_partial_state_events",
@@ -104,27 +105,27 @@ var knownTriggers = []string{
 	"upsert_read_write_lock_parent_trigger",
 }
 
-// A Catalog says what a database has of the tables that Lethe knows, and how
-// deletes from them can be kept whole.
+// A Catalog says which of the known tables a database has, and how deletes from them
+// keep its references intact.
 type Catalog struct {
-	of      *scope
+	scope   *scope
 	present []string
 
-	// byRoom are those of present that have an index which begins with room_id.
+	// byRoom are the present tables with an index that begins with room_id.
 	byRoom []string
 
 	// references are the foreign keys to events.
 	references []reference
 
-	// setWise says that a batch may check the references all at once, if it has
-	// setWiseFrom events or more. Where it does not, the server has to check them
-	// for each deleted row, and why says what is in the way.
-	setWise     bool
-	setWiseFrom int64
-	why         string
+	// setWise says that a batch of setWiseFrom events or more may check all references
+	// with one statement. If it is false, the server must check them for each deleted
+	// row, and rowWiseReason says why.
+	setWise       bool
+	setWiseFrom   int64
+	rowWiseReason string
 }
 
-// A reference is a column of some table that holds a key of events.
+// A reference is a column of a table that holds a key of events.
 type reference struct {
 	table, column, key string
 	cascade            bool
@@ -135,25 +136,25 @@ func (r reference) String() string { return r.table + "." + r.column }
 func (c Catalog) has(table string) bool { return slices.Contains(c.present, table) }
 
 // deletesByEvent reports whether batches delete a table's rows by their event_id.
-func (c Catalog) deletesByEvent(table string) bool { return slices.Contains(c.of.byEvent, table) }
+func (c Catalog) deletesByEvent(table string) bool { return slices.Contains(c.scope.byEvent, table) }
 
-// RowWise says why batches leave the checking of references to the server, row
-// by row, which takes about six times as long; empty if they do not.
+// RowWise says why batches let the server check references row by row, which takes
+// about six times as long. It is "" if they check them set-wise.
 func (c Catalog) RowWise() string {
 	if c.setWise {
 		return ""
 	}
-	return cmp.Or(c.why, "the catalog was not read")
+	return cmp.Or(c.rowWiseReason, "the catalog was not read")
 }
 
-// leave makes batches leave the checking of references to the server.
-func (c *Catalog) leave(why string) { c.setWise, c.why = false, why }
+// setRowWise makes batches let the server check references, for the given reason.
+func (c *Catalog) setRowWise(reason string) { c.setWise, c.rowWiseReason = false, reason }
 
-// HistoryCatalog reads what tables there are, for a history purge. It fails with an
-// error that wraps [ErrCatalog] and names the table when a table that the purge
-// needs is missing, when a table that Lethe does not know references or inherits
-// from one that it deletes from, or when one of these has an enabled trigger or a
-// rule that Lethe does not know, or row security that hides rows.
+// HistoryCatalog reads the catalog for a history purge. It fails with an error that
+// wraps [ErrCatalog] and names the table when a table that the purge needs is
+// missing, when an unknown table references or inherits from a table that the purge
+// deletes from, or when such a table has an unknown enabled trigger or rule, or row
+// security that hides rows.
 func (p *Purger) HistoryCatalog(ctx context.Context) (Catalog, error) {
 	return p.readCatalog(ctx, &historyScope)
 }
@@ -163,11 +164,11 @@ func (p *Purger) RoomCatalog(ctx context.Context) (Catalog, error) {
 	return p.readCatalog(ctx, &roomScope)
 }
 
-// catalogVersion is a text that changes with whatever a [Catalog] is made of, but
-// for the rights of the role. It is read much faster than one.
+// catalogVersion returns a text that changes whenever a [Catalog] changes, except
+// for the rights of the role. Reading it is much faster than reading a catalog.
 func (p *Purger) catalogVersion(ctx context.Context) (string, error) {
 	var version string
-	// A row that is changed gets another xmin, and one that is made another oid.
+	// A changed row gets a new xmin, and a new row a new oid.
 	if err := p.db.QueryRow(ctx, `
 		SELECT concat_ws(' ',
 			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_constraint WHERE contype = 'f'),
@@ -181,8 +182,8 @@ func (p *Purger) catalogVersion(ctx context.Context) (string, error) {
 	return version, nil
 }
 
-func (p *Purger) readCatalog(ctx context.Context, of *scope) (Catalog, error) {
-	catalog, err := p.knownTables(ctx, of)
+func (p *Purger) readCatalog(ctx context.Context, scope *scope) (Catalog, error) {
+	catalog, err := p.knownTables(ctx, scope)
 	if err != nil {
 		return Catalog{}, fmt.Errorf("read the catalog: %w", err)
 	}
@@ -192,16 +193,16 @@ func (p *Purger) readCatalog(ctx context.Context, of *scope) (Catalog, error) {
 	return catalog, nil
 }
 
-func (p *Purger) knownTables(ctx context.Context, of *scope) (Catalog, error) {
-	// The tables that reference ours too: a cascade deletes from them.
-	names := slices.Sorted(maps.Keys(of.tables))
+func (p *Purger) knownTables(ctx context.Context, scope *scope) (Catalog, error) {
+	// The referencing tables are checked too: a cascade deletes from them.
+	names := slices.Sorted(maps.Keys(scope.tables))
 	for _, name := range referencingTables {
-		if _, known := of.tables[name]; !known {
+		if _, known := scope.tables[name]; !known {
 			names = append(names, name)
 		}
 	}
-	// One query, so that one snapshot answers all questions. Names resolve by
-	// the connection's search path, as those in the purge's statements do.
+	// One query, so that all answers come from one snapshot. Names resolve by the
+	// connection's search path, like those in the purge's statements.
 	rows, err := p.db.Query(ctx, `
 		WITH ours AS (
 			SELECT name, to_regclass(quote_ident(name)) AS oid FROM unnest($1::text[]) AS name
@@ -236,7 +237,7 @@ func (p *Purger) knownTables(ctx context.Context, of *scope) (Catalog, error) {
 	if err != nil {
 		return Catalog{}, err
 	}
-	catalog := Catalog{of: of, setWiseFrom: p.setWiseFrom}
+	catalog := Catalog{scope: scope, setWiseFrom: p.setWiseFrom}
 	var unknown error
 	var what, name, table string
 	if _, err := pgx.ForEachRow(rows, []any{&what, &name, &table}, func() error {
@@ -255,23 +256,22 @@ func (p *Purger) knownTables(ctx context.Context, of *scope) (Catalog, error) {
 		return Catalog{}, err
 	}
 	for _, name := range names {
-		if of.tables[name] && !catalog.has(name) {
+		if scope.tables[name] && !catalog.has(name) {
 			unknown = errors.Join(unknown, fmt.Errorf("%w: it has no table %s", ErrCatalog, name))
 		}
 	}
 	return catalog, unknown
 }
 
-// readReferences finds out what references the tables that batches delete the
-// rows of events from, and whether we may and can check these references
-// ourselves.
+// readReferences reads the references to the tables from which batches delete the
+// rows of their events, and decides whether batches may and can check them set-wise.
 func (p *Purger) readReferences(ctx context.Context, catalog *Catalog) error {
 	may, err := p.mayDisableTriggers(ctx)
 	if err != nil {
 		return err
 	}
 	if catalog.setWise = may; !may {
-		catalog.leave("the role may not set session_replication_role")
+		catalog.setRowWise("the role may not set session_replication_role")
 	}
 	rows, err := p.db.Query(ctx, `
 		WITH ours AS (
@@ -291,7 +291,7 @@ func (p *Purger) readReferences(ctx context.Context, catalog *Catalog) error {
 		JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
 		JOIN pg_attribute fa ON fa.attrelid = c.confrelid AND fa.attnum = c.confkey[1]
 		WHERE c.contype = 'f'
-		ORDER BY 1, 2`, catalog.of.byEvent)
+		ORDER BY 1, 2`, catalog.scope.byEvent)
 	if err != nil {
 		return err
 	}
@@ -300,7 +300,7 @@ func (p *Purger) readReferences(ctx context.Context, catalog *Catalog) error {
 	var other bool
 	_, err = pgx.ForEachRow(rows, []any{&r.table, &r.column, &table, &r.key, &r.cascade, &other}, func() error {
 		if other || table != "events" || (r.key != "event_id" && r.key != "stream_ordering") {
-			catalog.leave(fmt.Sprintf("%s references %s in a way that only the server can check", r, table))
+			catalog.setRowWise(fmt.Sprintf("%s references %s in a way that only the server can check", r, table))
 		}
 		catalog.references = append(catalog.references, r)
 		return nil
@@ -312,17 +312,17 @@ func (p *Purger) readReferences(ctx context.Context, catalog *Catalog) error {
 	if err := p.db.QueryRow(ctx, `
 		SELECT min(t.tgname)
 		FROM pg_trigger t JOIN unnest($1::text[]) AS name ON t.tgrelid = to_regclass(quote_ident(name))
-		WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'`, catalog.of.byEvent).Scan(&trigger); err != nil {
+		WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'`, catalog.scope.byEvent).Scan(&trigger); err != nil {
 		return err
 	}
 	if trigger != nil {
-		catalog.leave(fmt.Sprintf("the trigger %s must run", *trigger))
+		catalog.setRowWise(fmt.Sprintf("the trigger %s must run", *trigger))
 	}
 	return nil
 }
 
-// mayDisableTriggers reports whether the role may set session_replication_role:
-// superusers may, and since PostgreSQL 15 whom they let.
+// mayDisableTriggers reports whether the role may set session_replication_role.
+// Superusers may, and since PostgreSQL 15 also roles with a grant.
 func (p *Purger) mayDisableTriggers(ctx context.Context) (bool, error) {
 	var version int
 	var may bool

@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// privileges are what the statements of this package need on Synapse's tables.
-// To lock a row takes UPDATE.
+// privileges are the rights that the statements of this package need on Synapse's
+// tables. Locking a row needs UPDATE.
 var privileges = map[string][]string{
 	"access_tokens":                      {"SELECT"},
 	"account_validity":                   {"SELECT"},
@@ -43,8 +43,8 @@ var privileges = map[string][]string{
 	"users":                              {"SELECT"},
 }
 
-// writerPrivileges are what it takes to write the events of a shutdown, and
-// readerPrivileges what the reads of rooms take beside the rest.
+// writerPrivileges are the rights that shutdowns need to write events, and
+// readerPrivileges the further rights that reads of rooms need.
 var (
 	writerPrivileges = map[string][]string{
 		"blocked_rooms":                     {"SELECT", "INSERT", "DELETE"},
@@ -84,12 +84,12 @@ var (
 		"instance_map":  {"SELECT"},
 	}
 
-	// sequences are those that new events take numbers from.
+	// sequences are the sequences from which new events take numbers.
 	sequences = []string{"event_auth_chain_id", "events_stream_seq", "state_group_id_seq"}
 )
 
-// allPrivileges are those of every job and of the API. The end of a room reads and
-// deletes from all of its tables.
+// allPrivileges returns the rights that all jobs and the API need. A room's delete
+// reads all of the room's tables, and deletes from them.
 func allPrivileges() map[string][]string {
 	all := map[string][]string{}
 	add := func(table string, each ...string) {
@@ -110,7 +110,7 @@ func allPrivileges() map[string][]string {
 	return all
 }
 
-// purgeIndexes are the columns that a purge finds rows by, beside those that
+// purgeIndexes are the columns by which a purge finds rows, besides the columns that
 // reference events.
 var purgeIndexes = []struct {
 	table   string
@@ -139,8 +139,8 @@ var purgeIndexes = []struct {
 	{"state_groups_state", []string{"state_group"}},
 }
 
-// LackingPrivileges returns a GRANT for each thing that the role may not do and
-// that a process of Lethe's does.
+// LackingPrivileges returns a GRANT for each right that Lethe needs and that the
+// role does not have.
 func (p *Purger) LackingPrivileges(ctx context.Context) (grants []string, err error) {
 	tables, wanted := pairs(allPrivileges())
 	grants, err = postgres.Collect(ctx, p.db, pgx.RowTo[string], `
@@ -170,9 +170,9 @@ func (p *Purger) LackingPrivileges(ctx context.Context) (grants []string, err er
 	return grants, nil
 }
 
-// LackingForSetWise returns a GRANT for each thing that the role may not do and
-// that checking references all at once takes. Where only a superuser may, as
-// before PostgreSQL 15, superuser is true.
+// LackingForSetWise returns a GRANT for each right that the role lacks for checking
+// references set-wise. If only a superuser may do that, as before PostgreSQL 15,
+// superuser is true.
 func (p *Purger) LackingForSetWise(ctx context.Context, catalog Catalog) (grants []string, superuser bool, err error) {
 	fail := func(err error) ([]string, bool, error) {
 		return nil, false, fmt.Errorf("look for privileges: %w", err)
@@ -194,7 +194,7 @@ func (p *Purger) LackingForSetWise(ctx context.Context, catalog Catalog) (grants
 		}
 		grants = append(grants, *grant)
 	}
-	// The server cascades and checks as the table's owner; we do as ourselves.
+	// The server cascades and checks as the table's owner, but Lethe as its own role.
 	needed := map[string][]string{}
 	for _, r := range catalog.references {
 		needed[r.table] = append(needed[r.table], "SELECT")
@@ -214,7 +214,7 @@ func (p *Purger) LackingForSetWise(ctx context.Context, catalog Catalog) (grants
 	return append(grants, more...), false, nil
 }
 
-// pairs lists each table once for each of its privileges.
+// pairs returns a pair of table and privilege for each privilege.
 func pairs(privileges map[string][]string) (tables, wanted []string) {
 	for table, each := range privileges {
 		for _, privilege := range each {
@@ -224,16 +224,15 @@ func pairs(privileges map[string][]string) (tables, wanted []string) {
 	return tables, wanted
 }
 
-// smallTable is the size in bytes up to which a table that references events
-// needs no index: Synapse left some without one, which are mostly empty.
+// smallTable is the size in bytes up to which a table that references events needs
+// no index: Synapse has left some, mostly empty, tables without one.
 const smallTable = 1 << 20
 
-// LackingIndexes returns a CREATE INDEX for each index that a purge relies on
-// and that the database does not have: without it each batch reads a whole
-// table.
+// LackingIndexes returns a CREATE INDEX for each index that a purge needs and the
+// database does not have. Without it each batch reads a whole table.
 func (p *Purger) LackingIndexes(ctx context.Context, catalog Catalog) (statements []string, err error) {
 	var tables, columns []string
-	var large []int64 // from which size on the index is missed
+	var large []int64 // the sizes from which the index is needed
 	add := func(table string, from int64, names ...string) {
 		tables, columns, large = append(tables, table), append(columns, strings.Join(names, ", ")), append(large, from)
 	}
@@ -245,7 +244,7 @@ func (p *Purger) LackingIndexes(ctx context.Context, catalog Catalog) (statement
 			add(r.table, smallTable, r.column)
 		}
 	}
-	// An index serves if it begins with these columns and holds all rows.
+	// An index serves if it begins with these columns and covers all rows.
 	statements, err = postgres.Collect(ctx, p.db, pgx.RowTo[string], `
 		SELECT format('CREATE INDEX CONCURRENTLY ON %s (%s);', w.name, w.columns)
 		FROM unnest($1::text[], $2::text[], $3::bigint[]) AS w (name, columns, large)

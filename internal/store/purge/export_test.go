@@ -7,26 +7,26 @@ import (
 	"lethe/internal/store/journal"
 )
 
-// HistoryBy is a History that goes by the catalog.
+// HistoryBy returns a History that uses the catalog.
 func (p *Purger) HistoryBy(request HistoryRequest, catalog Catalog) *History {
 	return &History{HistoryRequest: request, purger: p, catalog: catalog}
 }
 
-// CatalogVersion is the version of the catalog.
+// CatalogVersion returns the version of the catalog.
 func (p *Purger) CatalogVersion(ctx context.Context) (string, error) { return p.catalogVersion(ctx) }
 
-// Steps of the collecting of state groups.
+// The steps in collecting state groups.
 const (
-	SortStateGroups   = sortStateGroups
+	ClassifyStateGroups   = classifyStateGroups
 	DeleteStateGroups = deleteStateGroups
-	SettleStateGroups = settleStateGroups
+	DecideSharedGroups = decideSharedGroups
 )
 
-// FoundPlaces selects, in the batch, the events of which the condition holds, and
-// returns in how many places of each table a search finds rows of them.
+// FoundPlaces selects the events that meet the condition, and returns in how many
+// places of each table a search finds rows of them.
 func (p *Purger) FoundPlaces(ctx context.Context, transaction *journal.Batch, condition string) (map[string]int64, error) {
 	b := &batch{Batch: transaction, purger: p}
-	if err := theEvents.empty(ctx, b); err != nil {
+	if err := eventsTable.empty(ctx, b); err != nil {
 		return nil, err
 	}
 	tag, err := b.Exec(ctx, `INSERT INTO lethe_selected
@@ -34,13 +34,13 @@ func (p *Purger) FoundPlaces(ctx context.Context, transaction *journal.Batch, co
 	if err != nil {
 		return nil, err
 	}
-	found, err := b.search(ctx, selection{deletable: tag.RowsAffected()}, historyDeletes.most)
+	found, err := b.search(ctx, selection{deletable: tag.RowsAffected()}, historyDeletes.common)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = found.close() }()
 	places := map[string]int64{}
-	for _, r := range historyDeletes.most {
+	for _, r := range historyDeletes.common {
 		l, ok := found.next(r.table)
 		if !ok {
 			return nil, errors.New("the search failed at " + r.table)

@@ -12,19 +12,18 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ErrBeyondExtremities is returned by a purge that would leave the room without
-// a forward extremity.
+// ErrBeyondExtremities is returned by a purge that would leave the room without a
+// forward extremity.
 var ErrBeyondExtremities = errors.New("topological_ordering is greater than forward extremities")
 
-// A HistoryRequest says what of a room's history goes.
+// A HistoryRequest says which history of a room to purge.
 type HistoryRequest struct {
 	Room string
 
-	// Before is the depth of the first level that stays.
+	// Before is the lowest depth that stays.
 	Before int64
 
-	// DeleteLocal says that events sent by users of this server go too. Defaults to
-	// false.
+	// DeleteLocal also deletes events sent by users of this server. Defaults to false.
 	DeleteLocal bool
 
 	// ServerName is this server's name.
@@ -38,7 +37,7 @@ type History struct {
 	catalog Catalog
 }
 
-// History returns what purges a room's history. It fails with [ErrCatalog] as
+// History returns a purge of a room's history. It fails with [ErrCatalog] as
 // [Purger.HistoryCatalog] does.
 func (p *Purger) History(ctx context.Context, request HistoryRequest) (*History, error) {
 	catalog, err := p.history.get(ctx, p)
@@ -52,28 +51,29 @@ func (h *History) batch(b *journal.Batch) *batch {
 	return &batch{Batch: b, purger: h.purger, catalog: h.catalog}
 }
 
-// A HistoryBatch is what one batch of a history purge did.
+// A HistoryBatch is the result of one batch of a history purge.
 type HistoryBatch struct {
-	// Cut is the depth that the room is now purged to.
+	// Cut is the depth to which the room is now purged.
 	Cut int64
 
-	// Deleted and Kept count the events that the batch selected: those that are
-	// gone, and those that became outliers.
+	// Deleted and Kept are the numbers of events that the batch has deleted, and that
+	// it has made outliers.
 	Deleted, Kept int64
 
-	// RowWise says why the server had to check each deleted row's references;
-	// empty if they were checked all at once.
+	// RowWise says why the server had to check references row by row. It is "" if the
+	// batch checked them set-wise.
 	RowWise string
 }
 
-// selectable is the condition under which a purge selects an event e, given $1
-// room, $2 whether local events go and $3 our server name; and deletable that under
-// which a selected one goes, given its row s of state_events, if any. A sender
-// without a domain, or none, counts as local: nothing is deleted that was not meant.
+// selectable is the condition for an event e to be selected by a purge. $1 is the
+// room, $2 says whether local events are deleted, and $3 is this server's name.
+// deletable is the condition for a selected event to be deleted, given its row s of
+// state_events, if any. An event whose sender is missing or has no domain counts as
+// local, so that nothing is deleted by mistake.
 //
-// A sender's domain is what follows the first colon; a port is part of it. OFFSET
-// keeps the planner from reading the whole of state_events: it is asked for outliers
-// alone, of which it knows nothing.
+// A sender's domain is everything after the first colon, including a port. OFFSET
+// keeps the planner from reading the whole of state_events: it is read only for
+// outliers, whose number the planner does not know.
 const (
 	mayGo      = `($2 OR coalesce(substr(e.sender, nullif(strpos(e.sender, ':'), 0) + 1) <> $3, false))`
 	deletable  = `s.event_id IS NULL AND ` + mayGo
@@ -82,9 +82,8 @@ const (
 )
 
 // NextDepth returns the lowest depth, at or above from, of an event that the purge
-// selects. It is [postgres.ErrNotFound] if there is none. It reads what is
-// committed at this moment, without a lock, so that a batch need not walk over
-// levels that were purged before.
+// selects, or [postgres.ErrNotFound]. It reads committed data without a lock, so
+// that a batch need not walk over levels that were purged before.
 func (h *History) NextDepth(ctx context.Context, from int64) (int64, error) {
 	var depth int64
 	err := h.purger.db.QueryRow(ctx, `
@@ -102,20 +101,20 @@ func (h *History) NextDepth(ctx context.Context, from int64) (int64, error) {
 	return depth, nil
 }
 
-// Purge purges the levels from the given depth up to a cut that it chooses so that
-// at most maxEvents events are selected, but at least one level. After the commit
-// the room is as a finished purge to the cut leaves it, except that state groups
-// which lost their last event are only noted for [History.CollectStateGroups].
+// Purge purges the levels from the given depth up to a cut. It chooses the cut so
+// that at most maxEvents events are selected, but at least one level. After the
+// commit the room is as a finished purge to the cut leaves it, except that state
+// groups without an event are only noted for [History.CollectStateGroups].
 //
-// It fails with [ErrBeyondExtremities], or as [journal.Batch] does. Then the batch is
-// to be rolled back.
+// It fails with [ErrBeyondExtremities], or as [journal.Batch] does. Then the caller
+// must roll the batch back.
 func (h *History) Purge(ctx context.Context, b *journal.Batch, from int64, maxEvents int) (HistoryBatch, error) {
 	batch := h.batch(b)
 	done, err := h.purge(ctx, batch, from, maxEvents)
 	if errors.Is(err, errReferenced) {
-		// The server is asked, which knows for sure, and names the constraint.
+		// Let the server check, which knows for sure and names the constraint.
 		b.Rollback(ctx)
-		batch.catalog.leave(err.Error())
+		batch.catalog.setRowWise(err.Error())
 		done, err = h.purge(ctx, batch, from, maxEvents)
 	}
 	if err != nil {
@@ -125,10 +124,10 @@ func (h *History) Purge(ctx context.Context, b *journal.Batch, from int64, maxEv
 }
 
 func (h *History) purge(ctx context.Context, b *batch, from int64, maxEvents int) (HistoryBatch, error) {
-	// In one round trip with the begin of the batch.
+	// One round trip, with the begin of the batch.
 	var opening pgx.Batch
 	opening.Queue(beyondExtremities, h.Room, h.Before).QueryRow(guard)
-	size := theEvents.create(&opening) // with what the last batch left there
+	size := eventsTable.create(&opening) // with the rows of the last batch
 	if err := b.Send(ctx, &opening); err != nil {
 		return HistoryBatch{}, err
 	}
@@ -142,24 +141,24 @@ func (h *History) purge(ctx context.Context, b *batch, from int64, maxEvents int
 	}
 	deletes := historyDeletes
 	if b.catalog.has("sliding_sync_joined_rooms") {
-		deletes.before = slidingSyncSteps
+		deletes.before = slidingSyncStatements
 	}
 	if done.Cut == h.Before && done.Deleted+done.Kept <= fewEvents {
-		deletes.after = slices.Concat(deletes.after, []step{dismissUsed(b.catalog)})
+		deletes.after = slices.Concat(deletes.after, []statement{dismissUsed(b.catalog)})
 	}
 	_, err = b.purgeSelected(ctx, selection{done.Deleted, done.Kept}, deletes)
 	return done, err
 }
 
-// fewEvents is how many events a purge's last batch selects at most if it is to
-// dismiss state groups too.
+// fewEvents is the maximum number of events for which the last batch of a purge also
+// dismisses state groups.
 const fewEvents = 200
 
-// dismissUsed dismisses some of the room's state group candidates that are no
-// candidates, as [History.CollectStateGroups] does. A small purge mostly leaves no other,
-// and is then done in one batch.
-func dismissUsed(catalog Catalog) step {
-	return step{"dismiss the state groups in use", fmt.Sprintf(`
+// dismissUsed dismisses some of the room's state group candidates that are in use,
+// as [History.CollectStateGroups] does. A small purge mostly leaves no others, and
+// so takes only one batch.
+func dismissUsed(catalog Catalog) statement {
+	return statement{"dismiss the state groups in use", fmt.Sprintf(`
 		DELETE FROM lethe.state_group_candidates c
 		WHERE c.room_id = $1 AND c.state = 'found' AND `+stateGroupUsed(catalog)+`
 		  AND c.state_group = ANY (ARRAY(
@@ -167,8 +166,8 @@ func dismissUsed(catalog Catalog) step {
 			WHERE n.room_id = $1 AND n.state = 'found' ORDER BY n.state_group LIMIT %d))`, fewEvents)}
 }
 
-// Guard fails with [ErrBeyondExtremities] if the purge goes to above the highest
-// forward extremity. The lower ones may go, and a room without any may be purged to
+// Guard fails with [ErrBeyondExtremities] if the purge goes above the highest
+// forward extremity. It may delete lower ones. A room without any may be purged to
 // any depth. Every batch checks it too.
 func (h *History) Guard(ctx context.Context) error {
 	return guard(h.purger.db.QueryRow(ctx, beyondExtremities, h.Room, h.Before))
@@ -179,7 +178,7 @@ const beyondExtremities = `
 	FROM event_forward_extremities x JOIN events e ON e.event_id = x.event_id
 	WHERE x.room_id = $1`
 
-// guard evaluates what [beyondExtremities] returns.
+// guard reads the row of [beyondExtremities].
 func guard(row pgx.Row) error {
 	var beyond bool
 	if err := row.Scan(&beyond); err != nil {
@@ -191,8 +190,8 @@ func guard(row pgx.Row) error {
 	return nil
 }
 
-// selectEvents fills the temporary table lethe_selected, which has that size in
-// bytes, with what the batch purges: whole levels only.
+// selectEvents fills the temporary table lethe_selected with the events that the
+// batch purges: whole levels only. size is the table's size in bytes before.
 func (h *History) selectEvents(ctx context.Context, b *batch, from int64, maxEvents int, size int64) (HistoryBatch, error) {
 	type filled struct {
 		deleted, kept int64
@@ -201,7 +200,7 @@ func (h *History) selectEvents(ctx context.Context, b *batch, from int64, maxEve
 	fill := func(size, from, to int64, limit *int) (f filled, err error) {
 		var pipeline pgx.Batch
 		if size > 0 {
-			pipeline.Queue(theEvents.clear(size))
+			pipeline.Queue(eventsTable.clear(size))
 		}
 		pipeline.Queue(`
 			WITH filled AS (
@@ -224,7 +223,7 @@ func (h *History) selectEvents(ctx context.Context, b *batch, from int64, maxEve
 		return f, err
 	}
 
-	// One more than fits tells whether more follows, and from which depth.
+	// One event more than fits tells whether more follow, and from which depth.
 	limit := maxEvents + 1
 	f, err := fill(size, from, h.Before, &limit)
 	if err != nil {
@@ -254,40 +253,42 @@ func (h *History) selectEvents(ctx context.Context, b *batch, from int64, maxEve
 	return done, nil
 }
 
-// referenced is the condition that keeps a backward extremity x: some event
-// that stays in the timeline follows it. OFFSET keeps the planner from finding that
-// out for all events at once.
+// referenced is the condition to keep a backward extremity x: an event that stays in
+// the timeline follows it. OFFSET keeps the planner from evaluating that for all
+// events at once.
 const referenced = `EXISTS (
 	SELECT FROM event_edges g JOIN events e ON e.event_id = g.event_id
 	WHERE g.prev_event_id = x.event_id AND NOT g.is_state AND NOT e.outlier
 	  AND e.event_id NOT IN ` + selectedIDs + ` OFFSET 0)`
 
-// Of the events that are not being deleted, the one that is newest by stream.
+// remaining selects from the events that are not deleted, and newestOfRest the
+// newest of them in the stream.
 const (
 	remaining    = `FROM events e WHERE e.room_id = $1 AND e.stream_ordering IS NOT NULL AND e.event_id NOT IN ` + deletableIDs
 	newestOfRest = `(SELECT e.stream_ordering ` + remaining + ` ORDER BY e.stream_ordering DESC LIMIT 1)`
 )
 
-// slidingSyncSteps move a room's sliding sync row off the events that go.
-// Otherwise the newest event of a room, when it came late and lies deep, could
-// never be deleted: the row references it.
-var slidingSyncSteps = []step{
+// slidingSyncStatements make a room's sliding sync row refer to events that stay.
+// Otherwise a batch could never delete the room's newest event when it arrived late
+// and lies deep, because the row references it.
+var slidingSyncStatements = []statement{
 	{"drop the sliding sync row of an empty room", `
 		DELETE FROM sliding_sync_joined_rooms j
-		WHERE j.room_id = $1 AND j.event_stream_ordering = ` + deletableStreams + ` AND NOT EXISTS (SELECT ` + remaining + `)`},
+		WHERE j.room_id = $1 AND j.event_stream_ordering = ` + anyDeletableStream + ` AND NOT EXISTS (SELECT ` + remaining + `)`},
 	{"repoint the sliding sync row", `
 		UPDATE sliding_sync_joined_rooms j SET event_stream_ordering = ` + newestOfRest + `
-		WHERE j.room_id = $1 AND j.event_stream_ordering = ` + deletableStreams},
+		WHERE j.room_id = $1 AND j.event_stream_ordering = ` + anyDeletableStream},
 	{"repoint the sliding sync bump stamp", `
 		UPDATE sliding_sync_joined_rooms j SET bump_stamp = ` + newestOfRest + `
-		WHERE j.room_id = $1 AND j.bump_stamp = ` + deletableStreams},
+		WHERE j.room_id = $1 AND j.bump_stamp = ` + anyDeletableStream},
 }
 
-// afterDeletes are what a purge does at its end.
-var afterDeletes = []step{
+// afterDeletes run at the end of a batch.
+var afterDeletes = []statement{
 	{"make outliers of the events that stay", `
-		UPDATE events e SET outlier = true WHERE e.event_id = ` + theKept},
-	// Last, because whoever persists an event of the room waits for this row.
+		UPDATE events e SET outlier = true WHERE e.event_id = ` + anyKeptID},
+	// This is the last statement, because a process that persists an event of the room
+	// waits for this row.
 	{"set the room's depth", `
 		UPDATE room_depth SET min_depth = coalesce((
 			SELECT min(e.depth)
@@ -298,44 +299,44 @@ var afterDeletes = []step{
 		WHERE room_id = $1`},
 }
 
-// historyDeletes are those of a history purge.
+// historyDeletes are the deletes of a history purge.
 var historyDeletes = deletes{
-	own: []step{
-		// While it is forbidden to read lethe_selected, a plan that does so for each of
-		// several extremities is thought to be worse than any other.
+	duringSearch: []statement{
+		// With sequential scans of lethe_selected forbidden, the planner considers a
+		// plan that reads it for each of several extremities worse than any other.
 		planFreely,
 		{"prune the backward extremities", `
 			DELETE FROM event_backward_extremities x WHERE x.room_id = $1 AND NOT ` + referenced},
-		lookUp,
-		// In the order in which little is looked up: of nearly all events, those that
-		// follow are selected too, and that is known without a look at events.
+		planIndexScans,
+		// In this order few rows are looked up: the followers of nearly all events are
+		// selected too, and that is known without reading events.
 		{"add backward extremities", `
 			WITH followed AS MATERIALIZED (
 				SELECT g.prev_event_id AS event_id, g.event_id AS by
 				FROM event_edges g
-				WHERE g.prev_event_id = ` + theSelected + ` AND NOT g.is_state
+				WHERE g.prev_event_id = ` + anySelectedID + ` AND NOT g.is_state
 				  AND g.event_id NOT IN ` + selectedIDs + `
 			)
 			INSERT INTO event_backward_extremities (event_id, room_id)
 			SELECT DISTINCT f.event_id, $1 FROM followed f JOIN events e ON e.event_id = f.by WHERE NOT e.outlier
 			ON CONFLICT DO NOTHING`},
 		// A group that was dismissed as used may have lost its last event now, so it
-		// is to be looked at again.
+		// must be checked again.
 		{"note the state groups", `
 			WITH gone AS (
-				DELETE FROM event_to_state_groups g WHERE g.event_id = ` + theSelected + `
+				DELETE FROM event_to_state_groups g WHERE g.event_id = ` + anySelectedID + `
 				RETURNING g.state_group
 			)
 			INSERT INTO lethe.state_group_candidates (room_id, state_group) SELECT DISTINCT $1, state_group FROM gone
 			ON CONFLICT DO NOTHING`},
 	},
-	most: []eventRows{
-		ofDeletable("event_auth"),
-		ofDeletable("event_json"),
-		ofDeletable("event_edges"),
-		ofDeletable("event_search"),
-		// Only actions that were rotated into a summary, and not read since, are in its
-		// counts.
+	common: []eventRows{
+		rowsOfDeletable("event_auth"),
+		rowsOfDeletable("event_json"),
+		rowsOfDeletable("event_edges"),
+		rowsOfDeletable("event_search"),
+		// The counts of a summary include only actions that were rotated into it and
+		// not read since.
 		{table: "event_push_actions", byRoom: true, sql: `
 			WITH gone AS (
 				DELETE FROM event_push_actions t WHERE %s
@@ -356,6 +357,6 @@ var historyDeletes = deletes{
 			)
 			SELECT count(*) FROM gone`},
 	},
-	few:   []string{"event_forward_extremities", "event_relations", "redactions", "rejections"},
+	rare:  []string{"event_forward_extremities", "event_relations", "redactions", "rejections"},
 	after: afterDeletes,
 }

@@ -16,35 +16,36 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// eventRows are the rows t of a table in which most events have some.
+// eventRows are the rows, called t in its SQL, of a table in which most events have
+// rows.
 type eventRows struct {
 	table string
 
-	// byRoom says that the index by which they are found begins with room_id.
+	// byRoom says that the index that finds the rows begins with room_id.
 	byRoom bool
 
-	// sql deletes the rows for which %s holds. It may mention $1, the room. If it
-	// does more than that, it answers with how many they were.
+	// sql deletes the rows for which the condition %s holds. It may mention $1, the
+	// room. If the statement is not a DELETE, it returns the number of deleted rows.
 	sql string
 }
 
-// ofDeletable are the rows of a table that belong to deletable events.
-func ofDeletable(table string) eventRows {
+// rowsOfDeletable returns the rows of a table that belong to deletable events.
+func rowsOfDeletable(table string) eventRows {
 	return eventRows{table: table, sql: `DELETE FROM ` + table + ` t WHERE %s`}
 }
 
-// byID deletes the rows that an index finds by the ids of events.
-func (r eventRows) byID() step {
-	which := `t.event_id = ` + theDeletable
+// deleteByID deletes the rows of the deletable events, by index.
+func (r eventRows) deleteByID() statement {
+	which := `t.event_id = ` + anyDeletableID
 	if r.byRoom {
 		which = `t.room_id = $1 AND ` + which
 	}
-	return step{"delete from " + r.table, fmt.Sprintf(r.sql, which)}
+	return statement{"delete from " + r.table, fmt.Sprintf(r.sql, which)}
 }
 
-// find tells the table, and where its rows are that belong to the events $1. That the
-// array is selected first hides its elements from the planner, which would weigh each
-// of them.
+// find returns the query for the table's name and the places of the rows that belong
+// to the events $1. The subquery around the array hides its elements from the
+// planner, which would consider each of them.
 func (r eventRows) find() string {
 	sql := `SELECT '` + r.table + `', coalesce(array_agg(t.ctid), '{}') FROM ` + r.table + ` t WHERE t.event_id = ANY ((SELECT $1)::text[])`
 	if r.byRoom {
@@ -53,16 +54,16 @@ func (r eventRows) find() string {
 	return sql
 }
 
-// deleteInPlace deletes the rows of a table that are in these places, and returns
-// how many it found there.
-func (b *batch) deleteInPlace(ctx context.Context, r eventRows, places list) (int64, error) {
+// deleteInPlace deletes the rows of a table at these places, and returns the number
+// of rows that were there.
+func (b *batch) deleteInPlace(ctx context.Context, r eventRows, places rawArray) (int64, error) {
 	conn, err := b.Conn(ctx)
 	if err != nil {
 		return 0, err
 	}
-	parameters := []parameter{places.of(pgtype.TIDArrayOID)}
+	parameters := []rawValue{places.of(pgtype.TIDArrayOID)}
 	if strings.Contains(r.sql, "$1") {
-		parameters = []parameter{text(b.Room()), places.of(pgtype.TIDArrayOID)}
+		parameters = []rawValue{rawText(b.Room()), places.of(pgtype.TIDArrayOID)}
 	}
 	values, tag, err := execRaw(ctx, conn, fmt.Sprintf(r.sql, fmt.Sprintf(`t.ctid = ANY ((SELECT $%d)::tid[])`, len(parameters))), parameters...)
 	switch {
@@ -74,31 +75,31 @@ func (b *batch) deleteInPlace(ctx context.Context, r eventRows, places list) (in
 	return int64(binary.BigEndian.Uint64(values[0])), nil
 }
 
-// A list is an array as the server writes and reads it. What one connection has
-// answered is told to another one as it is.
-type list []byte
+// A rawArray is an array in the server's binary format. It is passed from one
+// connection to another unchanged.
+type rawArray []byte
 
-// len is how many elements the list has.
-func (l list) len() int64 {
-	if len(l) < 16 || binary.BigEndian.Uint32(l) == 0 { // its dimensions
+// len returns the number of elements.
+func (a rawArray) len() int64 {
+	if len(a) < 16 || binary.BigEndian.Uint32(a) == 0 { // its dimensions
 		return 0
 	}
-	return int64(binary.BigEndian.Uint32(l[12:]))
+	return int64(binary.BigEndian.Uint32(a[12:]))
 }
 
-func (l list) of(oid uint32) parameter { return parameter{l, oid} }
+func (a rawArray) of(oid uint32) rawValue { return rawValue{a, oid} }
 
-// A parameter is a value in the server's own format.
-type parameter struct {
+// A rawValue is a value in the server's binary format.
+type rawValue struct {
 	value []byte
 	oid   uint32
 }
 
-func text(s string) parameter { return parameter{[]byte(s), pgtype.TextOID} }
+func rawText(s string) rawValue { return rawValue{[]byte(s), pgtype.TextOID} }
 
-// execRaw runs a statement that answers with one row, or none, of values in the
-// server's own format.
-func execRaw(ctx context.Context, conn *pgx.Conn, sql string, parameters ...parameter) ([][]byte, pgconn.CommandTag, error) {
+// execRaw runs a statement that returns at most one row, in the server's binary
+// format.
+func execRaw(ctx context.Context, conn *pgx.Conn, sql string, parameters ...rawValue) ([][]byte, pgconn.CommandTag, error) {
 	values, oids := make([][]byte, len(parameters)), make([]uint32, len(parameters))
 	for i, p := range parameters {
 		values[i], oids[i] = p.value, p.oid
@@ -112,36 +113,37 @@ func execRaw(ctx context.Context, conn *pgx.Conn, sql string, parameters ...para
 }
 
 // A search finds the places of rows on a connection of its own, while the batch does
-// something else. Most of what a delete costs is to find the rows: the indexes by
+// something else. Finding the rows is most of the cost of a delete: the indexes by
 // event_id have no order that a batch could follow.
 //
-// What it finds is as good as what the batch would find itself if the events are
-// locked when it begins. It keeps its snapshot until it is closed: that long the
-// server lets nothing else come to a place that the search has seen. A row that
-// somebody changes meanwhile may leave its place, though, so whoever deletes in
-// places must count.
+// Its result is as good as the batch's own if the events are locked before it
+// begins. It keeps its snapshot until it is closed, and for that time the server
+// puts no other row into a place that the search has seen. But a row that another
+// transaction changes meanwhile may move, so a caller that deletes by places must
+// count the rows.
 type search struct {
-	places chan found // of each table in its turn; closed early if it failed
-	over   bool       // nothing more is taken from it
+	places chan tablePlaces // one for each table in order; closed early after a failure
+	over   bool             // next returns nothing more
 	end    context.CancelFunc
 	ended  chan struct{}
-	err    error // once it has ended
+	err    error // set before ended is closed
 }
 
-// A found is where rows of a table are.
-type found struct {
+// tablePlaces are the places of rows of a table.
+type tablePlaces struct {
 	table  string
-	places list
+	places rawArray
 }
 
 const (
-	// maxSearched bounds the events that a search is given: their ids go through
-	// our memory, and so do the places of their rows.
+	// maxSearched bounds the number of events of a search: their ids pass through this
+	// process's memory, and so do the places of their rows.
 	maxSearched = 50_000
 
 	// searchWait bounds a search's waits for a connection and for a lock, and the
-	// batch's wait for what is found. Longer waits would not end: somebody who wants
-	// a table for himself lets nobody pass, and waits for the batch.
+	// batch's wait for its results. A longer wait would be a deadlock: a transaction
+	// that wants to lock a whole table blocks the search, and itself waits for the
+	// batch.
 	searchWait = 2 * time.Second
 
 	// searchEndTime bounds the end of a search's transaction.
@@ -149,7 +151,7 @@ const (
 )
 
 // search begins a search for the rows of the tables that belong to the selected
-// events. It is nil if there is no connection to spare.
+// events. It returns nil if no connection is free.
 func (b *batch) search(ctx context.Context, selected selection, tables []eventRows) (*search, error) {
 	if pool := b.purger.db.Connections(); selected.events() > maxSearched || 2*pool.InUse > pool.Max {
 		return nil, nil
@@ -162,25 +164,24 @@ func (b *batch) search(ctx context.Context, selected selection, tables []eventRo
 	if err != nil {
 		return nil, fmt.Errorf("read the selection: %w", err)
 	}
-	f := &search{places: make(chan found, len(tables)), ended: make(chan struct{})}
-	ctx, f.end = context.WithCancel(ctx)
+	s := &search{places: make(chan tablePlaces, len(tables)), ended: make(chan struct{})}
+	ctx, s.end = context.WithCancel(ctx)
 	room := b.Room()
 	go func() {
-		defer close(f.ended)
-		defer close(f.places)
-		f.err = b.purger.searchFor(ctx, tables, f.places, list(ids[0]).of(pgtype.TextArrayOID), text(room))
+		defer close(s.ended)
+		defer close(s.places)
+		s.err = b.purger.searchFor(ctx, tables, s.places, rawArray(ids[0]).of(pgtype.TextArrayOID), rawText(room))
 	}()
-	return f, nil
+	return s, nil
 }
 
 // searchFor sends the places of the rows of each table, found in one snapshot on a
-// connection of its own. It keeps the snapshot until the context ends; an error says
-// that it did not.
-func (p *Purger) searchFor(ctx context.Context, tables []eventRows, places chan<- found, parameters ...parameter) (err error) {
+// connection of its own. It keeps the snapshot until the context ends. An error says
+// that the snapshot was lost earlier.
+func (p *Purger) searchFor(ctx context.Context, tables []eventRows, places chan<- tablePlaces, parameters ...rawValue) (err error) {
 	defer func() {
-		var pg *pgconn.PgError
-		if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.As(err, &pg) && pg.Code == "57014") {
-			err = nil // it was cancelled at its end
+		if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || postgres.HasCode(err, "57014")) {
+			err = nil // close has cancelled the search
 		}
 	}()
 	acquire, cancel := context.WithTimeout(ctx, searchWait)
@@ -189,10 +190,10 @@ func (p *Purger) searchFor(ctx context.Context, tables []eventRows, places chan<
 	if err != nil {
 		return err
 	}
-	defer conn.Release() // which closes a connection that has not ended its transaction
+	defer conn.Release() // closes a connection whose transaction has not ended
 	var pipeline pgx.Batch
 	pipeline.Queue(postgres.BeginSnapshot)
-	pipeline.Queue(gather.sql)
+	pipeline.Queue(planBitmapScans.sql)
 	pipeline.Queue(`
 		SELECT set_config('jit', 'off', true),
 		       set_config('lock_timeout', $1, true),
@@ -201,8 +202,8 @@ func (p *Purger) searchFor(ctx context.Context, tables []eventRows, places chan<
 	if err := conn.SendBatch(ctx, &pipeline).Close(); err != nil {
 		return err
 	}
-	// All in one cursor, so that the ids are sent once, and each table is searched
-	// when its places are fetched.
+	// One cursor for all tables, so that the ids are sent once, and each table is
+	// searched when its row is fetched.
 	if _, _, err := execRaw(ctx, conn.Conn(), `
 		DECLARE found BINARY NO SCROLL CURSOR FOR `+strings.Join(each(tables, eventRows.find), " UNION ALL "), parameters...); err != nil {
 		return err
@@ -212,7 +213,7 @@ func (p *Purger) searchFor(ctx context.Context, tables []eventRows, places chan<
 		if err != nil {
 			return err
 		}
-		places <- found{string(row[0]), row[1]}
+		places <- tablePlaces{string(row[0]), row[1]}
 	}
 	<-ctx.Done()
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), searchEndTime)
@@ -221,32 +222,32 @@ func (p *Purger) searchFor(ctx context.Context, tables []eventRows, places chan<
 	return err
 }
 
-// next returns the places of the rows of a table, if they were found. The tables are
-// those of the search, in the same order.
-func (f *search) next(table string) (places list, ok bool) {
-	if f == nil || f.over {
+// next returns the places of the rows of a table, if they were found. Call it for
+// the tables of the search in the same order.
+func (s *search) next(table string) (places rawArray, ok bool) {
+	if s == nil || s.over {
 		return nil, false
 	}
-	patience := time.NewTimer(searchWait)
-	defer patience.Stop()
+	timeout := time.NewTimer(searchWait)
+	defer timeout.Stop()
 	select {
-	case found := <-f.places:
-		f.over = found.table != table // nothing, once it has failed
-		return found.places, !f.over
-	case <-patience.C:
-		f.over = true
+	case found := <-s.places:
+		s.over = found.table != table // a zero value, if the search has failed
+		return found.places, !s.over
+	case <-timeout.C:
+		s.over = true
 		return nil, false
 	}
 }
 
-// close ends the search, if there is one. An error says that it had lost its
-// snapshot before: what was done in the places that it found may be wrong. A second
-// call returns the same.
-func (f *search) close() error {
-	if f == nil {
+// close ends the search, if there is one. An error says that the search had lost its
+// snapshot before: deletes at the places that it found may be wrong. A second call
+// returns the same.
+func (s *search) close() error {
+	if s == nil {
 		return nil
 	}
-	f.end()
-	<-f.ended
-	return f.err
+	s.end()
+	<-s.ended
+	return s.err
 }

@@ -10,15 +10,15 @@ import (
 
 // Options tune a [Purger]. The defaults are right everywhere but in tests.
 type Options struct {
-	// SearchFrom is the number of events from which a batch that checks references
-	// all at once has another connection search for their rows, and reads small
-	// tables instead of searching them. Defaults to 1000.
+	// SearchFrom is the number of events from which a set-wise batch searches for their
+	// rows on another connection, and reads small tables instead of using their
+	// indexes. Defaults to 1000.
 	SearchFrom int
 
-	// SetWiseFrom is the number of events from which a batch checks references all
-	// at once, where the role may. Turning the server's own checks off and on makes
-	// it plan every statement anew, which takes as long as checking about so many
-	// events one by one. Defaults to 100.
+	// SetWiseFrom is the number of events from which a batch checks references
+	// set-wise, if the role has the right. Turning the server's own checks off and on
+	// makes the server plan every statement again, which takes as long as checking
+	// about 100 events one by one. Defaults to 100.
 	SetWiseFrom int
 }
 
@@ -31,7 +31,7 @@ type Purger struct {
 	history, room catalogCache
 }
 
-// New returns a Purger that has read nothing yet.
+// New returns a Purger. It reads nothing from the database.
 func New(db *postgres.DB, options Options) *Purger {
 	if options.SearchFrom == 0 {
 		options.SearchFrom = 1000
@@ -44,12 +44,12 @@ func New(db *postgres.DB, options Options) *Purger {
 	return p
 }
 
-// catalogAge is how long a catalog is believed while its version stays the same.
-// The version does not cover what the role may do.
+// catalogAge is the age up to which a catalog is used while its version stays the
+// same. The version does not cover the rights of the role.
 const catalogAge = 10 * time.Second
 
-// A catalogCache keeps a catalog as long as nothing changes: reading one takes as
-// long as a small purge.
+// A catalogCache keeps a catalog as long as nothing changes: reading a catalog takes
+// as long as a small purge.
 type catalogCache struct {
 	read func(context.Context) (Catalog, error)
 
@@ -59,9 +59,10 @@ type catalogCache struct {
 	readAt  time.Time
 }
 
-// get returns the catalog as it is now.
+// get returns the present catalog.
 func (c *catalogCache) get(ctx context.Context, p *Purger) (Catalog, error) {
-	// Before the catalog: a change in between is then seen the next time.
+	// Read the version before the catalog: a change in between is then noticed next
+	// time.
 	version, err := p.catalogVersion(ctx)
 	if err != nil {
 		return Catalog{}, err

@@ -13,27 +13,26 @@ import (
 	"lethe/internal/store/postgres"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// ErrUsersJoined is returned by the end of a room that a user of this server is
-// joined to, unless it is forced.
+// ErrUsersJoined is returned by a room's delete while a user of this server is
+// joined to the room, unless the delete is forced.
 var ErrUsersJoined = errors.New("Users are still joined to this room")
 
-// A RoomRequest says which room to delete: all that the database has of it goes.
+// A RoomRequest says which room to delete.
 type RoomRequest struct {
 	Room string
 
 	// ServerName is this server's name.
 	ServerName string
 
-	// Force says that the room goes even if users of this server are joined to
-	// it. Defaults to false.
+	// Force deletes the room even if users of this server are joined to it. Defaults to
+	// false.
 	Force bool
 
-	// Abandoned, unless nil, is the rule by which the room must be abandoned.
-	// Otherwise nothing is deleted, with [expiry.ErrNotAbandoned]. It is for the first
-	// batch, which deletes what the rule looks at. Defaults to nil.
+	// Abandoned, unless nil, is the rule by which the room must be abandoned. Otherwise
+	// the delete fails with [expiry.ErrNotAbandoned] and deletes nothing. Set it only
+	// for the first batch, which deletes the rows that the rule reads. Defaults to nil.
 	Abandoned *expiry.AbandonedRule
 }
 
@@ -44,7 +43,7 @@ type Room struct {
 	catalog Catalog
 }
 
-// Room returns what deletes a room. It fails with [ErrCatalog] as
+// Room returns the delete of a room. It fails with [ErrCatalog] as
 // [Purger.RoomCatalog] does.
 func (p *Purger) Room(ctx context.Context, request RoomRequest) (*Room, error) {
 	catalog, err := p.room.get(ctx, p)
@@ -54,34 +53,34 @@ func (p *Purger) Room(ctx context.Context, request RoomRequest) (*Room, error) {
 	return &Room{RoomRequest: request, purger: p, catalog: catalog}, nil
 }
 
-// A RoomPosition says how far the end of a room is. It may be kept as JSON.
+// A RoomPosition is the progress of a room's delete. It may be kept as JSON.
 type RoomPosition struct {
 	// Part is the part of the room that is being deleted, "" at the beginning.
 	Part string `json:"part,omitempty"`
 
-	// After is the stream ordering after which the next events are looked for,
-	// nil at the beginning.
+	// After is the stream ordering after which the next events are searched for, nil at
+	// the beginning.
 	After *int64 `json:"after,omitempty"`
 }
 
-// A RoomBatch is what one batch of a room's end did.
+// A RoomBatch is the result of one batch of a room's delete.
 type RoomBatch struct {
-	// Events and StateGroups count the events and the state groups that are gone,
-	// and Rows the rows of all other tables but those that the server deleted as
-	// it cascaded.
+	// Events and StateGroups are the numbers of deleted events and state groups. Rows
+	// is the number of deleted rows in all other tables, without those that the
+	// server's cascades have deleted.
 	Events, Rows, StateGroups int64
 
 	// At is where the next batch goes on.
 	At RoomPosition
 
-	// RowWise says why the server had to check each deleted row's references;
-	// empty if they were checked all at once, or if there were none to check.
+	// RowWise says why the server had to check references row by row. It is "" if the
+	// batch checked them set-wise, or had none to check.
 	RowWise string
 }
 
 // Guard fails with [ErrUsersJoined] if a user of this server is joined to the room
-// and the delete is not forced. Those who are invited, banned or have knocked are
-// not joined. Every batch that touches the room's current state checks it too.
+// and the delete is not forced. Users who are invited, banned or have knocked are
+// not joined. Every batch that deletes the room's current state checks it too.
 func (r *Room) Guard(ctx context.Context) error { return r.guardUsers(ctx, r.purger.db) }
 
 func (r *Room) guardUsers(ctx context.Context, q postgres.Querier) error {
@@ -103,15 +102,15 @@ func (r *Room) guardUsers(ctx context.Context, q postgres.Querier) error {
 	return nil
 }
 
-// Parts are the parts of a room that are left to delete, in the order in which they
-// go.
-type Parts []roomPiece
+// Parts are the parts of a room that are left to delete, in the order of their
+// deletion.
+type Parts []remainingPart
 
-// Next returns the parts of the room that a batch has to do with next, of which none
-// is left if the database has nothing of the room. At is where the batch before
-// ended, as its [RoomBatch] says; only speed depends on it. Next reads what is
-// committed, without a lock. The database alone says what is left: a run may begin at
-// any point, and what arrives while the room is being deleted brings its part back.
+// Next returns the parts of the room for the next batch. There are no parts if the
+// database has nothing of the room any more. at is the position after the previous
+// batch, from its [RoomBatch]; it affects only speed. Next reads committed data
+// without a lock. What is left depends only on the database: a run may begin at any
+// point, and rows that arrive during the delete bring their part back.
 func (r *Room) Next(ctx context.Context, at RoomPosition) (Parts, error) {
 	var parts Parts
 	err := r.purger.db.InTransaction(ctx, func(tx pgx.Tx) (err error) {
@@ -125,20 +124,20 @@ func (r *Room) Next(ctx context.Context, at RoomPosition) (Parts, error) {
 }
 
 // Delete deletes up to size events of these parts, or as many rows as take about as
-// long. It may be repeated at will: a batch that finds nothing changes nothing.
+// long. It may be repeated: a batch that finds nothing changes nothing.
 //
 // It fails with [ErrUsersJoined] or [expiry.ErrNotAbandoned], or as [journal.Batch]
-// does. Then the batch is to be rolled back.
+// does. Then the caller must roll the batch back.
 func (r *Room) Delete(ctx context.Context, b *journal.Batch, parts Parts, at RoomPosition, size int) (RoomBatch, error) {
 	size = max(size, 1)
 	d := &roomDeletion{batch: batch{Batch: b, purger: r.purger, catalog: r.catalog}, room: r, at: at}
 	done, err := d.deleteParts(ctx, parts, size)
-	if isReferenced(err) && slices.ContainsFunc(parts, func(p roomPiece) bool { return p.part == roomEvents }) {
-		// Something came to reference the events after what did was deleted. If it is
-		// of the room it goes first. If not, the server is asked, which knows for sure,
-		// and names the constraint.
+	if isReferenced(err) && slices.ContainsFunc(parts, func(p remainingPart) bool { return p.part == roomEvents }) {
+		// New rows reference the events since the referencing rows were deleted. Delete
+		// first those that belong to the room. If there are others, the server's own
+		// check finds them, and names the constraint.
 		b.Rollback(ctx)
-		d.catalog.leave(err.Error())
+		d.catalog.setRowWise(err.Error())
 		done, err = d.deleteLateRows(ctx, size)
 	}
 	if err != nil {
@@ -154,9 +153,9 @@ type roomDeletion struct {
 	at   RoomPosition
 }
 
-// begin locks the room's row, if there is one. A process that persists an event of
-// the room holds a share lock on it, so no event is persisted while the batch looks
-// and deletes, and none at all when the row is gone.
+// begin locks the room's row, if it exists. A process that persists an event of the
+// room holds a share lock on the row. So no event is persisted while the batch
+// deletes, and none after the row is gone.
 func (d *roomDeletion) begin(ctx context.Context) error {
 	if _, err := d.exec(ctx, "lock the room", `SELECT FROM rooms WHERE room_id = $1 FOR UPDATE`, d.Room()); err != nil {
 		return err
@@ -167,8 +166,8 @@ func (d *roomDeletion) begin(ctx context.Context) error {
 	return nil
 }
 
-// deleteParts deletes part after part, until about size events are gone, or what
-// takes as long: a small room goes in one batch.
+// deleteParts deletes part after part until about size events are deleted, or as
+// much as takes as long. So a small room takes only one batch.
 func (d *roomDeletion) deleteParts(ctx context.Context, parts Parts, size int) (RoomBatch, error) {
 	if err := d.begin(ctx); err != nil {
 		return RoomBatch{}, err
@@ -179,7 +178,7 @@ func (d *roomDeletion) deleteParts(ctx context.Context, parts Parts, size int) (
 	}
 	var done RoomBatch
 	for _, piece := range parts {
-		deleted, err := do[piece.part](ctx, roomChunk{roomPiece: piece, size: size})
+		deleted, err := do[piece.part](ctx, roomChunk{remainingPart: piece, size: size})
 		if err != nil {
 			return RoomBatch{}, err
 		}
@@ -193,67 +192,66 @@ func (d *roomDeletion) deleteParts(ctx context.Context, parts Parts, size int) (
 			cost = deleted.Events // and their rows with them
 		}
 		if size -= int(cost); size <= 0 {
-			break // or the part was not at its end
+			break // the part may have more rows
 		}
 	}
 	return done, nil
 }
 
-// isReferenced reports whether a batch failed because somebody references what it
+// isReferenced reports whether a batch has failed because a row references what it
 // was to delete.
 func isReferenced(err error) bool {
-	var pg *pgconn.PgError
-	return errors.Is(err, errReferenced) || errors.As(err, &pg) && pg.Code == "23503"
+	return errors.Is(err, errReferenced) || postgres.HasCode(err, "23503")
 }
 
 // rowsPerEvent is how many rows of one table take at least as long as an event with
-// its rows in a dozen. In small chunks they would take longer, for each chunk walks
-// over what the ones before have deleted.
+// its rows in a dozen tables. Smaller chunks would take longer, for each chunk walks
+// over the rows that the previous ones have deleted.
 const rowsPerEvent = 10
 
-// A roomPiece is a part of a room, or what is left of it, and the tables that have
-// rows of it.
-type roomPiece struct {
+// A remainingPart is a part of a room that is left, and its tables that have rows of
+// the room.
+type remainingPart struct {
 	part   roomPart
 	tables []string
 }
 
-// A roomChunk is how much of a part a batch is to delete.
+// A roomChunk is the share of a part that one batch deletes.
 type roomChunk struct {
-	roomPiece
+	remainingPart
 	size int // in events
 }
 
-// maxRows is how many rows the chunk may take.
+// maxRows returns the maximum number of rows to delete.
 func (c roomChunk) maxRows() int64 { return int64(c.size) * rowsPerEvent }
 
-// position is the position in the chunk's part.
+// position returns a position in the chunk's part.
 func (c roomChunk) position(after *int64) RoomPosition {
 	return RoomPosition{Part: string(c.part), After: after}
 }
 
-// nextParts returns the parts that the room has rows of, in the order in which
-// they go, but no more than the one in which the batch before was, if there is more
-// of that; nothing if the database has nothing of the room.
+// nextParts returns the parts that have rows of the room, in the order of their
+// deletion. If the part of the previous batch has more rows, it returns only that
+// part. It returns nothing if the database has nothing of the room.
 func nextParts(ctx context.Context, tx transaction, catalog Catalog, room string, at RoomPosition) (Parts, error) {
-	if err := byIndex(ctx, tx); err != nil {
+	if err := forceIndexScans(ctx, tx); err != nil {
 		return nil, err
 	}
 	indexed := catalog.rooms(true)
-	// Where the batch before was, if there is more: then nobody walks over what is
-	// deleted of the other parts, again and again. Everything is looked at when
-	// that one is done.
+	// Check the part of the previous batch first. If it has more rows, the other parts
+	// are not checked until it is finished: each check would walk over their deleted
+	// rows again.
 	var here []roomTable
 	for _, t := range indexed {
 		if string(t.part) == at.Part {
 			here = append(here, t)
 		}
 	}
-	for _, look := range []struct {
+	for _, check := range []struct {
 		tables []roomTable
 		after  *int64
 	}{{here, at.After}, {indexed, nil}} {
-		left, err := withRows(ctx, tx, room, look.tables, look.after)
+		left, err := tablesWithRows(ctx, tx, room, check.tables, check.after)
 		if err != nil {
 			return nil, err
 		}
@@ -261,52 +259,53 @@ func nextParts(ctx context.Context, tx transaction, catalog Catalog, room string
 			return partsOf(indexed, left), nil
 		}
 	}
-	// These are read from end to end, so only when nothing else is left.
-	left, err := withRows(ctx, tx, room, catalog.rooms(false), nil)
+	// These tables are read from end to end, so only when nothing else is left.
+	left, err := tablesWithRows(ctx, tx, room, catalog.rooms(false), nil)
 	if err != nil || len(left) == 0 {
 		return nil, err
 	}
 	return Parts{{part: roomItself}}, nil
 }
 
-// partsOf returns the parts that the tables which have rows belong to, and the
-// room itself, of all that are found by an index.
+// partsOf returns the parts of the tables that have rows, and last the room itself.
+// indexed are all tables that are searched by an index.
 func partsOf(indexed, left []roomTable) Parts {
-	var pieces Parts
+	var parts Parts
 	for _, t := range left {
-		if len(pieces) > 0 && pieces[len(pieces)-1].part == t.part {
+		if len(parts) > 0 && parts[len(parts)-1].part == t.part {
 			continue
 		}
-		// All of what may reference events, in its order: it references itself too.
+		// All referring tables, in order, since they reference each other too.
 		from := left
 		if t.part == roomReferring {
 			from = indexed
 		}
-		piece := roomPiece{part: t.part}
+		part := remainingPart{part: t.part}
 		for _, t := range from {
-			if t.part == piece.part {
-				piece.tables = append(piece.tables, t.name)
+			if t.part == part.part {
+				part.tables = append(part.tables, t.name)
 			}
 		}
-		pieces = append(pieces, piece)
+		parts = append(parts, part)
 	}
-	return append(pieces, roomPiece{part: roomItself})
+	return append(parts, remainingPart{part: roomItself})
 }
 
-// byIndex makes the transaction find rows by an index alone, one by one. Where a
-// room is most of a table, or its rows are thought to be few, the planner takes it
-// for cheaper to read the table, or all of the room's rows, and stop early; but
-// what it meets first is what the batches before have deleted.
-func byIndex(ctx context.Context, tx postgres.Execer) error {
-	if _, err := tx.Exec(ctx, settings(`enable_seqscan=off enable_bitmapscan=off enable_indexscan=on jit=off`)); err != nil {
+// forceIndexScans makes the transaction find rows one by one with plain index scans.
+// Where a room is most of a table, or is expected to have few rows, the planner
+// prefers to read the whole table, or all of the room's rows, and to stop early. But
+// the first rows that it would meet are those that the previous batches have
+// deleted.
+func forceIndexScans(ctx context.Context, tx postgres.Execer) error {
+	if _, err := tx.Exec(ctx, setLocal(`enable_seqscan=off enable_bitmapscan=off enable_indexscan=on jit=off`)); err != nil {
 		return fmt.Errorf("set up the transaction: %w", err)
 	}
 	return nil
 }
 
-// withRows returns those of the tables that have rows of the room, in the same
-// order; of the events, only those after the stream ordering count if it is given.
-func withRows(ctx context.Context, tx postgres.Querier, room string, tables []roomTable, after *int64) ([]roomTable, error) {
+// tablesWithRows returns the tables that have rows of the room, in the same order.
+// If after is given, only later events in the stream count.
+func tablesWithRows(ctx context.Context, tx postgres.Querier, room string, tables []roomTable, after *int64) ([]roomTable, error) {
 	if len(tables) == 0 {
 		return nil, nil
 	}
@@ -333,36 +332,35 @@ func withRows(ctx context.Context, tx postgres.Querier, room string, tables []ro
 	return left, nil
 }
 
-// hideRoom deletes, all at once, what tells that the room is there.
+// hideRoom deletes at once everything that shows the room to users.
 func (d *roomDeletion) hideRoom(ctx context.Context, chunk roomChunk) (RoomBatch, error) {
 	if err := d.room.guardUsers(ctx, d); err != nil {
 		return RoomBatch{}, err
 	}
-	rows, err := d.run(ctx, hideSteps(d.catalog))
+	rows, err := d.run(ctx, hideStatements(d.catalog))
 	return RoomBatch{Rows: rows, At: chunk.position(nil)}, err
 }
 
-func hideSteps(catalog Catalog) []step {
-	// Not those of aliases that lead to another room by now.
-	steps := []step{{"delete from room_alias_servers", `
+func hideStatements(catalog Catalog) []statement {
+	// Aliases that lead to another room by now keep their servers.
+	statements := []statement{{"delete from room_alias_servers", `
 		DELETE FROM room_alias_servers s USING room_aliases a WHERE a.room_id = $1 AND s.room_alias = a.room_alias`}}
 	for _, t := range catalog.rooms(true) {
 		if t.part == roomShown {
-			steps = append(steps, ofRoom(t.name))
+			statements = append(statements, ofRoom(t.name))
 		}
 	}
-	return steps
+	return statements
 }
 
-// ofRoom deletes all rows of a table that belong to the room.
-func ofRoom(table string) step {
-	return step{"delete from " + table, `DELETE FROM ` + table + ` WHERE room_id = $1`}
+// ofRoom deletes all rows of the room from a table.
+func ofRoom(table string) statement {
+	return statement{"delete from " + table, `DELETE FROM ` + table + ` WHERE room_id = $1`}
 }
 
-// deleteRows deletes rows of the chunk's tables, of each after those of the one
-// before.
+// deleteRows deletes rows of the chunk's tables, one table after another.
 func (d *roomDeletion) deleteRows(ctx context.Context, chunk roomChunk) (RoomBatch, error) {
-	if err := byIndex(ctx, d); err != nil {
+	if err := forceIndexScans(ctx, d); err != nil {
 		return RoomBatch{}, err
 	}
 	done := RoomBatch{At: chunk.position(nil)}
@@ -371,8 +369,9 @@ func (d *roomDeletion) deleteRows(ctx context.Context, chunk roomChunk) (RoomBat
 		if left <= 0 {
 			break
 		}
-		// By their place: only so can some of the rows be named, whatever the keys.
-		// A row that somebody moves meanwhile is found in the next batch.
+		// Rows are deleted by place: that is the only way to name some of the rows in
+		// any table, whatever its keys. A row that moves meanwhile is found in the next
+		// batch.
 		rows, err := d.exec(ctx, "delete from "+table, `
 			DELETE FROM `+table+`
 			WHERE ctid = ANY (ARRAY(SELECT ctid FROM `+table+` WHERE room_id = $1 LIMIT $2))`, d.Room(), left)
@@ -384,10 +383,10 @@ func (d *roomDeletion) deleteRows(ctx context.Context, chunk roomChunk) (RoomBat
 	return done, nil
 }
 
-// deleteEvents deletes events, the oldest of the stream first, with what
+// deleteEvents deletes events, the oldest in the stream first, with everything that
 // belongs to each.
 func (d *roomDeletion) deleteEvents(ctx context.Context, chunk roomChunk) (RoomBatch, error) {
-	if err := theEvents.empty(ctx, &d.batch); err != nil {
+	if err := eventsTable.empty(ctx, &d.batch); err != nil {
 		return RoomBatch{}, err
 	}
 	done := RoomBatch{RowWise: d.catalog.RowWise()}
@@ -408,7 +407,7 @@ func (d *roomDeletion) deleteEvents(ctx context.Context, chunk roomChunk) (RoomB
 	if after := d.at.After; after != nil {
 		err = fill(` AND e.stream_ordering > $3`, d.Room(), chunk.size, *after)
 	}
-	if err == nil && done.Events == 0 { // or they came late, or never were in the stream
+	if err == nil && done.Events == 0 { // the rest arrived late, or has no place in the stream
 		err = fill(``, d.Room(), chunk.size)
 	}
 	if err != nil {
@@ -423,13 +422,14 @@ func (d *roomDeletion) deleteEvents(ctx context.Context, chunk roomChunk) (RoomB
 	return done, err
 }
 
-// roomDeletes delete the rows that belong to the selected events.
+// roomDeletes returns the deletes of the rows that belong to the selected events.
 func roomDeletes(catalog Catalog) deletes {
 	rows := deletes{
-		own: []step{fromSelected("event_to_state_groups")},
-		// The links are found by the positions of the chains, which only the chains
-		// know. Links to a position come from others of the same room, and go with them.
-		first: []step{{"delete from event_auth_chain_links", `
+		duringSearch: []statement{deleteByID("event_to_state_groups")},
+		// Links are found by their positions in the chains, which only
+		// event_auth_chains has. Links to a position come from events of the same room,
+		// and are deleted with those.
+		beforeRare: []statement{{"delete from event_auth_chain_links", `
 			DELETE FROM event_auth_chain_links t
 			USING lethe_selected s JOIN event_auth_chains c ON c.event_id = s.event_id
 			WHERE t.origin_chain_id = c.chain_id AND t.origin_sequence_number = c.sequence_number`}},
@@ -438,19 +438,19 @@ func roomDeletes(catalog Catalog) deletes {
 		switch {
 		case !catalog.has(table):
 		case table == "events" || table == "event_to_state_groups":
-		case slices.Contains(ofMostEvents, table):
-			rows.most = append(rows.most, ofDeletable(table))
+		case slices.Contains(commonTables, table):
+			rows.common = append(rows.common, rowsOfDeletable(table))
 		default:
-			rows.few = append(rows.few, table)
+			rows.rare = append(rows.rare, table)
 		}
 	}
 	return rows
 }
 
-// deleteLateRows deletes what may reference the room's events and arrived after
-// that was deleted, and then events.
+// deleteLateRows deletes rows that may reference the room's events and arrived after
+// such rows had been deleted, and then events.
 func (d *roomDeletion) deleteLateRows(ctx context.Context, size int) (RoomBatch, error) {
-	chunk := roomChunk{roomPiece: roomPiece{part: roomEvents}, size: size}
+	chunk := roomChunk{remainingPart: remainingPart{part: roomEvents}, size: size}
 	if err := d.begin(ctx); err != nil {
 		return RoomBatch{}, err
 	}
@@ -458,13 +458,13 @@ func (d *roomDeletion) deleteLateRows(ctx context.Context, size int) (RoomBatch,
 	if err != nil {
 		return RoomBatch{}, err
 	}
-	var steps []step
+	var statements []statement
 	for _, t := range d.catalog.rooms(true) {
 		if t.part == roomReferring {
-			steps = append(steps, ofRoom(t.name))
+			statements = append(statements, ofRoom(t.name))
 		}
 	}
-	referring, err := d.run(ctx, steps)
+	referring, err := d.run(ctx, statements)
 	if err != nil {
 		return RoomBatch{}, err
 	}
@@ -473,14 +473,14 @@ func (d *roomDeletion) deleteLateRows(ctx context.Context, size int) (RoomBatch,
 	return done, err
 }
 
-// deleteStates deletes rows of the states of the room's state groups, and then
-// those of the groups that have none left. Nobody asks for these states any more:
-// the events that they belong to are gone.
+// deleteStates deletes rows of the room's states, and then the state groups that
+// have no rows left. No reader needs these states any more: their events are
+// deleted.
 func (d *roomDeletion) deleteStates(ctx context.Context, chunk roomChunk) (RoomBatch, error) {
-	if err := byIndex(ctx, d); err != nil {
+	if err := forceIndexScans(ctx, d); err != nil {
 		return RoomBatch{}, err
 	}
-	if err := theGroups.empty(ctx, &d.batch); err != nil {
+	if err := groupsTable.empty(ctx, &d.batch); err != nil {
 		return RoomBatch{}, err
 	}
 	selected, err := d.exec(ctx, "select state groups", `
@@ -496,7 +496,7 @@ func (d *roomDeletion) deleteStates(ctx context.Context, chunk roomChunk) (RoomB
 	if err != nil {
 		return RoomBatch{}, err
 	}
-	if rows >= chunk.maxRows() { // or some of the last group's rows are left
+	if rows >= chunk.maxRows() { // some groups may have rows left
 		left, err := d.exec(ctx, "leave groups for later", `
 			DELETE FROM lethe_groups g
 			WHERE EXISTS (SELECT FROM state_groups_state t WHERE t.state_group = g.state_group)`)
@@ -505,15 +505,15 @@ func (d *roomDeletion) deleteStates(ctx context.Context, chunk roomChunk) (RoomB
 		}
 		selected -= left
 	}
-	more, err := d.run(ctx, roomStateSteps(d.catalog))
+	more, err := d.run(ctx, roomStateStatements(d.catalog))
 	return RoomBatch{Rows: rows + more - selected, StateGroups: selected, At: chunk.position(nil)}, err
 }
 
-// roomStateSteps delete the groups in lethe_groups. An edge that leads to one comes
-// from another group of the room, and goes with it; or from one that is gone, where
-// somebody forgot the edge.
-func roomStateSteps(catalog Catalog) []step {
-	steps := []step{
+// roomStateStatements delete the groups in lethe_groups. An edge that leads to such
+// a group comes from another group of the room, and is deleted with that one. Or it
+// comes from a group that is gone and whose edge was left behind.
+func roomStateStatements(catalog Catalog) []statement {
+	statements := []statement{
 		{"delete from state_group_edges", `
 			DELETE FROM state_group_edges e USING lethe_groups d WHERE e.state_group = d.state_group`},
 		{"delete forgotten edges", `
@@ -523,26 +523,27 @@ func roomStateSteps(catalog Catalog) []step {
 			DELETE FROM state_groups t USING lethe_groups d WHERE t.id = d.state_group`},
 	}
 	if catalog.has("state_groups_pending_deletion") {
-		steps = append(steps, step{"delete from state_groups_pending_deletion", `
+		statements = append(statements, statement{"delete from state_groups_pending_deletion", `
 			DELETE FROM state_groups_pending_deletion t USING lethe_groups d WHERE t.state_group = d.state_group`})
 	}
-	return steps
+	return statements
 }
 
-// deleteItself deletes the room's own row, and what is found by reading whole
-// tables, unless something has arrived meanwhile: then it is not the end.
+// deleteItself deletes the room's own row, and the rows in tables without an index
+// by room. If new rows have arrived meanwhile, it deletes nothing.
 func (d *roomDeletion) deleteItself(ctx context.Context, _ roomChunk) (RoomBatch, error) {
-	// The row is locked, so what references it is there and seen, or never will be.
+	// The room's row is locked. So a row that references it is already visible here, or
+	// can never be added.
 	switch parts, err := nextParts(ctx, d, d.catalog, d.Room(), RoomPosition{}); {
 	case err != nil:
 		return RoomBatch{}, err
 	case len(parts) == 0 || parts[0].part != roomItself:
 		return RoomBatch{}, nil
 	}
-	var steps []step
+	var statements []statement
 	for _, t := range d.catalog.rooms(false) {
-		steps = append(steps, ofRoom(t.name))
+		statements = append(statements, ofRoom(t.name))
 	}
-	rows, err := d.run(ctx, steps)
+	rows, err := d.run(ctx, statements)
 	return RoomBatch{Rows: rows}, err
 }

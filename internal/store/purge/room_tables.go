@@ -5,55 +5,56 @@ import (
 	"slices"
 )
 
-// A roomPart is what one step of a room's end deletes. The names are kept in
-// checkpoints.
+// A roomPart names a part of a room, which is deleted as a whole or in chunks. The
+// names are kept in checkpoints.
 type roomPart string
 
-// The parts of a room, in the order in which they go. Each may be large and go in
-// chunks, but for the first and the last, which go in one transaction each.
+// The parts of a room, in the order of their deletion. Each may be large and is
+// deleted in chunks, except for the first and the last, which take one transaction
+// each.
 const (
-	// roomShown is what tells that the room is there, and who is in it: current
-	// state, aliases, lists. It goes at once, and then nobody finds the room.
+	// roomShown is everything that shows the room and its members: current state,
+	// aliases, lists. It is deleted at once, and then no user finds the room.
 	roomShown roomPart = "shown"
 
-	// roomReferring is what may reference the room's events, and the rows that
-	// lead to its members.
+	// roomReferring is the rows that may reference the room's events, and the rows that
+	// name its members.
 	roomReferring roomPart = "referring"
 
-	// roomEvents are the events, with what belongs to them alone.
+	// roomEvents is the events, with everything that belongs to them alone.
 	roomEvents roomPart = "events"
 
-	// roomRows are the other rows of the room.
+	// roomRows is the other rows of the room.
 	roomRows roomPart = "rows"
 
-	// roomStates are the state groups.
+	// roomStates is the state groups.
 	roomStates roomPart = "state_groups"
 
-	// roomItself is the room's own row, with what can only be found by reading a
-	// whole table.
+	// roomItself is the room's own row, and the rows that can only be found by reading
+	// a whole table.
 	roomItself roomPart = "room"
 )
 
-// A roomTable is a table that has rows of rooms, by the column room_id.
+// A roomTable is a table with rows of rooms, which have the column room_id.
 type roomTable struct {
 	name string
 	part roomPart
 
-	// optional says that the table came or went with some version of Synapse, and
+	// optional says that some version of Synapse added or removed the table, so that it
 	// may be absent.
 	optional bool
 }
 
-// roomTables are the tables that the end of a room empties of it by room_id, in
-// an order in which no row goes before one that references it.
+// roomTables are the tables from which a room's delete deletes rows by room_id, in
+// an order in which no row is deleted before a row that references it.
 //
-// What is not here stays. Some of it on purpose, as it is not of the room but of
-// those who watch over it: blocked_rooms, event_reports, room_reports,
-// scheduled_tasks, user_directory. The streams, which are not of a room but of all
-// and are cut by time: current_state_delta_stream, device_lists_changes_in_room,
-// ex_outlier_stream, room_tags_revisions. device_lists_changes_converted_stream_position
-// is one row for all rooms, and names one by chance. And what a running homeserver
-// holds in memory too, and clears itself: delayed_events, room_ban_redactions,
+// Other tables stay. Some stay on purpose, because they belong to the moderators and
+// not to the room: blocked_rooms, event_reports, room_reports, scheduled_tasks,
+// user_directory. Streams belong to all rooms and are cut by time:
+// current_state_delta_stream, device_lists_changes_in_room, ex_outlier_stream,
+// room_tags_revisions. device_lists_changes_converted_stream_position is one row for
+// all rooms, and names one room by chance. A running homeserver also holds some
+// tables in memory and cleans them itself: delayed_events, room_ban_redactions,
 // sliding_sync_connection_*, state_groups_persisting.
 var roomTables = []roomTable{
 	{name: "current_state_events", part: roomShown},
@@ -102,20 +103,20 @@ var roomTables = []roomTable{
 	{name: "threads", part: roomRows},
 	{name: "timeline_gaps", part: roomRows, optional: true},
 	{name: "un_partial_stated_room_stream", part: roomRows},
-	{name: candidates, part: roomRows},
+	{name: candidatesTable, part: roomRows},
 
 	{name: "state_groups", part: roomStates},
 
 	{name: "rooms", part: roomItself},
 }
 
-// candidates is the one table of our own among them.
-const candidates = "lethe.state_group_candidates"
+// candidatesTable is the only one of these tables that belongs to Lethe.
+const candidatesTable = "lethe.state_group_candidates"
 
-// roomByEvent are the tables that know an event by its event_id, and that a batch
-// empties of the events that it deletes. Those of roomTables that know both are
-// better found by the room: an index that begins with it has the room's rows side
-// by side. The forward extremities are in both, since a late one references an
+// roomByEvent are the tables that have the column event_id, and from which a batch
+// deletes the rows of its events. A table that has room_id too is in roomTables
+// instead: an index that begins with room_id has the room's rows side by side. The
+// forward extremities are in both, because one that arrives late references an
 // event.
 var roomByEvent = []string{
 	"event_auth",
@@ -132,18 +133,18 @@ var roomByEvent = []string{
 	"rejections",
 	"state_events",
 
-	// Of an experiment that Synapse gave up after 1.91.
+	// Tables of an experiment that Synapse gave up after 1.91.
 	"batch_events",
 	"insertion_event_edges",
 	"insertion_event_extremities",
 	"insertion_events",
 }
 
-// ofMostEvents are those of roomByEvent in which most events have rows, but for
+// commonTables are the tables of roomByEvent in which most events have rows, without
 // events and event_to_state_groups.
-var ofMostEvents = []string{"event_auth", "event_edges", "event_json"}
+var commonTables = []string{"event_auth", "event_edges", "event_json"}
 
-// roomScope is that of the end of a room.
+// roomScope is the scope of a room's delete.
 var roomScope = scope{tables: tablesOfRooms(), byEvent: roomByEvent}
 
 func tablesOfRooms() map[string]bool {
@@ -163,16 +164,16 @@ func tablesOfRooms() map[string]bool {
 	maps.Copy(tables, map[string]bool{
 		"batch_events": false, "insertion_event_edges": false, "insertion_event_extremities": false, "insertion_events": false,
 	})
-	delete(tables, candidates) // a migration of ours has made it
+	delete(tables, candidatesTable) // which Lethe's own migrations make
 	return tables
 }
 
-// rooms returns the present ones of the tables that have rows of rooms, those that
-// are found by an index or those that are not.
+// rooms returns the present tables of roomTables: those that are searched by an
+// index, or the others.
 func (c Catalog) rooms(indexed bool) []roomTable {
 	var tables []roomTable
 	for _, t := range roomTables {
-		switch ours := t.name == candidates; {
+		switch ours := t.name == candidatesTable; {
 		case !ours && !c.has(t.name):
 		case t.part != roomRows:
 			if indexed == (t.part != roomItself) {

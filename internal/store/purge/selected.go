@@ -12,66 +12,68 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// errReferenced is returned by a set-wise check that found a reference to an
-// event that was to go.
+// errReferenced is returned by a set-wise check that has found a reference to a
+// deleted event.
 var errReferenced = errors.New("a deleted event is referenced")
 
-// deletes are what a purge deletes beside the events themselves.
+// deletes are the statements of a purge apart from deleting the events themselves.
 type deletes struct {
-	// before and after are the steps before and after all deletes.
-	before, after []step
+	// before and after run before and after all deletes.
+	before, after []statement
 
-	// own are steps of the batch's own connection, while another one searches. They
-	// change nothing that has a foreign key.
-	own []step
+	// duringSearch runs while another connection searches for rows. It changes nothing
+	// that has a foreign key.
+	duringSearch []statement
 
-	// most are rows of tables in which most events have some.
-	most []eventRows
+	// common are the tables in which most events have rows.
+	common []eventRows
 
-	// few are tables in which few events have a row, known by event_id, and
-	// first is what is done before these.
-	first []step
-	few   []string
+	// rare are tables in which few events have rows, which have the column event_id.
+	// beforeRare runs before deleting these.
+	beforeRare []statement
+	rare       []string
 }
 
-// The selected events, and those of them that are deletable, as arrays: their rows
-// in a table are then looked up by an index, one event after the other and in the
-// index's order. To join with lethe_selected is the same to the reader, but not to
-// the planner. It takes an average room's share of a table for this room's, and
-// reads all rows of a large room, or of the table, in every batch.
+// The ids of the selected events, and of the deletable and the kept ones among them,
+// as arrays. Their rows in a table are then looked up by an index, one event after
+// another and in the index's order. A join with lethe_selected reads the same, but
+// the planner then assumes that this room has an average room's share of the table,
+// and reads all rows of a large room, or of the whole table, in every batch.
 const (
-	theSelected  = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s))`
-	theDeletable = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s WHERE s.deletable))`
-	theKept      = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s WHERE NOT s.deletable))`
+	anySelectedID  = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s))`
+	anyDeletableID = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s WHERE s.deletable))`
+	anyKeptID      = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s WHERE NOT s.deletable))`
 
-	deletableStreams = `ANY (ARRAY(SELECT s.stream_ordering FROM lethe_selected s WHERE s.deletable))`
+	anyDeletableStream = `ANY (ARRAY(SELECT s.stream_ordering FROM lethe_selected s WHERE s.deletable))`
 )
 
-// The same for NOT IN, which hashes them, however many the planner takes them for.
+// The same ids for NOT IN, which hashes them, whatever number the planner expects.
 const (
 	selectedIDs  = `(SELECT unnest(ARRAY(SELECT s.event_id FROM lethe_selected s)))`
 	deletableIDs = `(SELECT unnest(ARRAY(SELECT s.event_id FROM lethe_selected s WHERE s.deletable)))`
 )
 
-// After lookUp, rows are looked up one by one, in small tables too: the planner takes an
-// array for one of ten, and would read such a table and compare each of its rows with
-// all of thousands. After gather, what an index has found is visited in the order of
-// the table. That is mostly the one in which the events came, so that a batch's rows
-// lie side by side. After planFreely the planner does as it likes.
+// After planIndexScans, rows are looked up one by one, even in small tables.
+// Otherwise the planner expects an array to have ten elements, and would read a
+// small table and compare each of its rows with thousands. After planBitmapScans,
+// the rows that an index has found are read in the order of the table. That is
+// mostly the order in which the events arrived, so a batch's rows lie side by side.
+// After planFreely the planner decides alone.
 var (
-	lookUp = step{"look rows up", settings(`enable_indexscan=on enable_bitmapscan=on
+	planIndexScans = statement{"plan index scans", setLocal(`enable_indexscan=on enable_bitmapscan=on
 		enable_seqscan=off enable_hashjoin=off enable_mergejoin=off`)}
-	gather = step{"gather rows", settings(`enable_bitmapscan=on enable_hashjoin=on enable_mergejoin=on
+	planBitmapScans = statement{"plan bitmap scans", setLocal(`enable_bitmapscan=on enable_hashjoin=on enable_mergejoin=on
 		enable_seqscan=off enable_indexscan=off`)}
-	planFreely = step{"plan freely", settings(`enable_indexscan=on enable_bitmapscan=on
+	planFreely = statement{"plan freely", setLocal(`enable_indexscan=on enable_bitmapscan=on
 		enable_seqscan=on enable_hashjoin=on enable_mergejoin=on`)}
 
-	triggersOff = step{"turn triggers off", `SELECT set_config('session_replication_role', 'replica', true)`}
-	triggersOn  = step{"turn triggers on", `SELECT set_config('session_replication_role', 'origin', true)`}
+	triggersOff = statement{"turn triggers off", `SELECT set_config('session_replication_role', 'replica', true)`}
+	triggersOn  = statement{"turn triggers on", `SELECT set_config('session_replication_role', 'origin', true)`}
 )
 
-// settings is the statement that sets these for the transaction.
-func settings(all string) string {
+// setLocal returns the statement that changes settings until the end of the
+// transaction.
+func setLocal(all string) string {
 	var each []string
 	for _, setting := range strings.Fields(all) {
 		name, value, _ := strings.Cut(setting, "=")
@@ -80,97 +82,98 @@ func settings(all string) string {
 	return `SELECT ` + strings.Join(each, ", ")
 }
 
-// fromSelected deletes the rows of a table that belong to deletable events.
-func fromSelected(table string) step {
-	return step{"delete from " + table, `DELETE FROM ` + table + ` t WHERE t.event_id = ` + theDeletable}
+// deleteByID deletes the rows of a table that belong to deletable events, by index.
+func deleteByID(table string) statement {
+	return statement{"delete from " + table, `DELETE FROM ` + table + ` t WHERE t.event_id = ` + anyDeletableID}
 }
 
-// joinSelected does the same by a join. The planner then may read a small table
-// instead of looking each event up in it.
-func joinSelected(table string) step {
+// deleteByJoin is deleteByID with a join. The planner then may read a small table
+// instead of looking up each event.
+func deleteByJoin(table string) statement {
 	return cascade(reference{table: table, column: "event_id", key: "event_id"})
 }
 
 // cascade deletes the rows that reference deletable events.
-func cascade(r reference) step {
-	return step{"delete from " + r.table, `
+func cascade(r reference) statement {
+	return statement{"delete from " + r.table, `
 		DELETE FROM ` + r.table + ` t USING lethe_selected s WHERE s.deletable AND t.` + r.column + ` = s.` + r.key}
 }
 
-// eventsInPlace deletes the deletable events where they were when they were
-// selected, without an index. One that somebody has moved since is left; and as
-// another may be in its place by now, each is asked for its id.
-var eventsInPlace = step{"delete from events", `
+// deleteEventsInPlace deletes the deletable events at their places in the table,
+// without an index. It leaves an event that has moved since it was selected. Another
+// event may be in that place by now, so the id is compared too.
+var deleteEventsInPlace = statement{"delete from events", `
 	DELETE FROM events e USING lethe_selected s
 	WHERE s.deletable AND e.ctid = s.place AND e.event_id = s.event_id`}
 
-// A selection says how many events lethe_selected has: those that are deletable, and
-// those that are not.
+// A selection is the numbers of deletable and of kept events in lethe_selected.
 type selection struct{ deletable, kept int64 }
 
 func (s selection) events() int64 { return s.deletable + s.kept }
 
-// purgeSelected deletes the deletable events of lethe_selected, and what belongs to
-// them. It returns how many rows our statements deleted.
+// purgeSelected deletes the deletable events of lethe_selected and everything that
+// belongs to them. It returns the number of rows that these statements have deleted.
 func (b *batch) purgeSelected(ctx context.Context, selected selection, rows deletes) (deleted int64, err error) {
-	before := append([]step{lookUp}, rows.before...)
-	byID := slices.Concat(rows.own, []step{gather}, each(rows.most, eventRows.byID), rows.first, each(rows.few, fromSelected))
+	before := append([]statement{planIndexScans}, rows.before...)
+	byID := slices.Concat(rows.duringSearch, []statement{planBitmapScans}, each(rows.common, eventRows.deleteByID),
+		rows.beforeRare, each(rows.rare, deleteByID))
 	if !b.catalog.setWise || selected.events() < b.catalog.setWiseFrom {
-		// The server's own checks are planned as ours are, and look up one row each.
-		return b.run(ctx, slices.Concat(before, byID, []step{lookUp, fromSelected("events"), planFreely}, rows.after))
+		// The server plans its own checks like these statements, and looks up one row
+		// for each.
+		return b.run(ctx, slices.Concat(before, byID, []statement{planIndexScans, deleteByID("events"), planFreely}, rows.after))
 	}
 
-	// With its triggers off the server neither checks references nor cascades.
-	// The events go first: from then on a row that references one can no longer be
-	// added, since that waits for the lock on it, and then fails. What others have
-	// added and committed before, the statements that follow see, for in READ
-	// COMMITTED each has a snapshot of its own.
+	// With triggers off, the server neither checks references nor cascades. The events
+	// are deleted first: from then on no other transaction can add a row that
+	// references one, since it waits for the event's lock and then fails. Rows that
+	// others have committed before are seen by the following statements, because in
+	// READ COMMITTED each has a snapshot of its own.
 	before = append(before, triggersOff)
 	if selected.events() >= b.purger.searchFrom {
 		deleted, err = b.purgeMany(ctx, selected, before, rows)
 	} else {
-		deleted, err = b.run(ctx, slices.Concat(before, []step{fromSelected("events")}, byID, []step{planFreely}, b.catalog.cascades()))
+		deleted, err = b.run(ctx, slices.Concat(before, []statement{deleteByID("events")}, byID, []statement{planFreely}, b.catalog.cascades()))
 	}
 	if err != nil {
 		return 0, err
 	}
-	more, err := b.run(ctx, append([]step{triggersOn}, rows.after...))
+	more, err := b.run(ctx, append([]statement{triggersOn}, rows.after...))
 	if err != nil {
 		return 0, err
 	}
 	return deleted + more, b.checkReferences(ctx)
 }
 
-// purgeMany does what purgeSelected does until the triggers are on again, for many
-// events: another connection searches for most of the rows, if there is one to
-// spare.
-func (b *batch) purgeMany(ctx context.Context, selected selection, before []step, rows deletes) (deleted int64, err error) {
-	run := func(steps ...[]step) (int64, error) {
-		n, err := b.run(ctx, slices.Concat(steps...))
+// purgeMany does the part of purgeSelected before the triggers are on again, for
+// many events. If a connection is free, it searches for most of the rows there.
+func (b *batch) purgeMany(ctx context.Context, selected selection, before []statement, rows deletes) (deleted int64, err error) {
+	run := func(statements ...[]statement) (int64, error) {
+		n, err := b.run(ctx, slices.Concat(statements...))
 		deleted += n
 		return n, err
 	}
 	if _, err := run(before); err != nil {
 		return 0, err
 	}
-	switch inPlace, err := run([]step{eventsInPlace}); {
+	switch inPlace, err := run([]statement{deleteEventsInPlace}); {
 	case err != nil:
 		return 0, err
 	case inPlace < selected.deletable:
-		if _, err := run([]step{fromSelected("events")}); err != nil {
+		if _, err := run([]statement{deleteByID("events")}); err != nil {
 			return 0, err
 		}
 	}
-	found, err := b.search(ctx, selected, rows.most)
+	found, err := b.search(ctx, selected, rows.common)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = found.close() }()
-	if _, err := run(rows.own, []step{planFreely}, rows.first, each(rows.few, joinSelected), b.catalog.cascades(), []step{gather}); err != nil {
+	if _, err := run(rows.duringSearch, []statement{planFreely}, rows.beforeRare, each(rows.rare, deleteByJoin),
+		b.catalog.cascades(), []statement{planBitmapScans}); err != nil {
 		return 0, err
 	}
 	var inPlaces bool
-	for _, r := range rows.most {
+	for _, r := range rows.common {
 		places, ok := found.next(r.table)
 		if ok {
 			inPlaces = true
@@ -182,7 +185,7 @@ func (b *batch) purgeMany(ctx context.Context, selected selection, before []step
 			ok = n == places.len()
 		}
 		if !ok {
-			if _, err := run([]step{r.byID()}); err != nil {
+			if _, err := run([]statement{r.deleteByID()}); err != nil {
 				return 0, err
 			}
 		}
@@ -190,40 +193,41 @@ func (b *batch) purgeMany(ctx context.Context, selected selection, before []step
 	if err := found.close(); inPlaces && err != nil {
 		return 0, fmt.Errorf("search for rows: %w", err)
 	}
-	_, err = run([]step{planFreely})
+	_, err = run([]statement{planFreely})
 	return deleted, err
 }
 
-// each returns what do makes of each of these.
-func each[T, R any](these []T, do func(T) R) []R {
-	var all []R
-	for _, this := range these {
-		all = append(all, do(this))
+// each returns the results of do for all values.
+func each[T, R any](values []T, do func(T) R) []R {
+	var results []R
+	for _, value := range values {
+		results = append(results, do(value))
 	}
-	return all
+	return results
 }
 
-// cascades delete what the server would delete as it cascades.
-func (c Catalog) cascades() []step {
-	var steps []step
+// cascades deletes the rows that the server's cascades would delete.
+func (c Catalog) cascades() []statement {
+	var statements []statement
 	for _, r := range c.references {
 		if r.cascade {
-			steps = append(steps, cascade(r))
+			statements = append(statements, cascade(r))
 		}
 	}
-	return steps
+	return statements
 }
 
-// checkReferences fails with [errReferenced] if a row is left that references a
-// deleted event: one semi-join for each referencing column, instead of a probe
-// of each for each deleted row. Columns that rows were deleted by need none.
+// checkReferences fails with [errReferenced] if a row still references a deleted
+// event. It runs one semi-join for each referencing column, instead of a lookup in
+// each for every deleted row. It skips columns by which the batch has deleted rows.
 func (b *batch) checkReferences(ctx context.Context) error {
 	var checks []string
 	for _, r := range b.catalog.references {
 		if r.cascade || (r.column == "event_id" && b.catalog.deletesByEvent(r.table)) {
 			continue
 		}
-		// Not EXISTS: that is planned for the first of many, and here is none.
+		// No EXISTS, which the planner optimizes for finding a row early: here there
+		// should be no row at all.
 		checks = append(checks, `
 			SELECT '`+strings.ReplaceAll(r.String(), "'", "''")+`'
 			FROM `+r.table+` t JOIN lethe_selected s ON t.`+r.column+` = s.`+r.key+`

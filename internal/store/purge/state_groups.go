@@ -8,45 +8,44 @@ import (
 	"lethe/internal/store/journal"
 )
 
-// A StateGroupBatch is what one batch of collecting a room's state groups did.
+// A StateGroupBatch is the result of one batch of collecting a room's state groups.
 type StateGroupBatch struct {
-	// Looked and Deleted count the groups that were looked at, and deleted.
-	Looked, Deleted int64
+	// Checked and Deleted are the numbers of groups that were checked, and deleted.
+	Checked, Deleted int64
 
-	// Written counts the rows that groups which stay took over from deleted
-	// ones.
+	// Written is the number of rows that remaining groups have taken over from deleted
+	// groups.
 	Written int64
 }
 
-// A StateGroupStep is a step by which a room's state groups are collected. Its name
-// is the state of the candidates that it deals with.
+// A StateGroupStep is a step in collecting a room's state groups. Its name is the
+// state of the candidates that it processes.
 type StateGroupStep string
 
-// The steps, in order. There is nothing to collect after the last.
+// The steps, in order. After the last there is nothing to collect.
 const (
-	// sortStateGroups looks at candidates. One that an event uses is dismissed. One
-	// that no event uses is to be deleted, and makes candidates of the groups before
-	// and after it, for these may have been kept by nothing else.
-	sortStateGroups StateGroupStep = "found"
+	// classifyStateGroups checks candidates. It dismisses a group that an event uses.
+	// An unused group becomes a group to delete, and the groups before and after it
+	// become candidates, since perhaps nothing else used them.
+	classifyStateGroups StateGroupStep = "found"
 
-	// deleteStateGroups deletes groups that are not used, the newest first. A group
-	// that stays and was stored as a difference to a deleted one takes that one's
-	// difference over. Where several would have to, the group is left to the next
-	// step.
+	// deleteStateGroups deletes unused groups, the newest first. If a remaining group
+	// is stored as a difference to a deleted group, it takes over that group's
+	// difference. If several groups would have to, the deleted group is left to the
+	// next step instead.
 	deleteStateGroups StateGroupStep = "unused"
 
-	// settleStateGroups decides about groups that are not used and that several
-	// groups which stay are stored as differences to, the newest first. One is
-	// deleted if all of these can take its difference over without storing more than
-	// before. Otherwise it stays: what a purge leaves is never stored in more rows
-	// than what it found.
-	settleStateGroups StateGroupStep = "shared"
+	// decideSharedGroups decides about unused groups to which several remaining groups
+	// are stored as differences, the newest first. Such a group is deleted if all of
+	// these can take over its difference without storing more rows than before.
+	// Otherwise it stays, so a purge never leaves states in more rows than before.
+	decideSharedGroups StateGroupStep = "shared"
 
 	// StateGroupsCollected says that the room has no candidates.
 	StateGroupsCollected StateGroupStep = ""
 )
 
-// NextStateGroups returns the step that the room's candidates call for.
+// NextStateGroups returns the step that the room's candidates need next.
 func (h *History) NextStateGroups(ctx context.Context) (StateGroupStep, error) {
 	var next StateGroupStep
 	err := h.purger.db.QueryRow(ctx, `
@@ -61,20 +60,20 @@ func (h *History) NextStateGroups(ctx context.Context) (StateGroupStep, error) {
 	return next, nil
 }
 
-// CollectStateGroups deals with up to limit candidates of the step. It may be
-// repeated at will. It fails as [journal.Batch] does. Then the batch is to be rolled
+// CollectStateGroups processes up to limit candidates of the step. It may be
+// repeated. It fails as [journal.Batch] does. Then the caller must roll the batch
 // back.
 func (h *History) CollectStateGroups(ctx context.Context, b *journal.Batch, step StateGroupStep, limit int) (done StateGroupBatch, err error) {
 	batch := h.batch(b)
 	switch step {
-	case sortStateGroups:
-		done, err = batch.sortStateGroups(ctx, limit)
+	case classifyStateGroups:
+		done, err = batch.classifyStateGroups(ctx, limit)
 	case deleteStateGroups:
-		done, err = batch.deleteStateGroups(ctx, step, limit, leaveShared)
-	case settleStateGroups:
-		done, err = batch.deleteStateGroups(ctx, step, limit, keepCostly)
+		done, err = batch.deleteStateGroups(ctx, step, limit, deferShared)
+	case decideSharedGroups:
+		done, err = batch.deleteStateGroups(ctx, step, limit, keepCheaperShared)
 	default:
-		err = errors.New("there is no such step")
+		err = errors.New("unknown step")
 	}
 	if err != nil {
 		return StateGroupBatch{}, fmt.Errorf("collect state groups that are %q: %w", step, err)
@@ -82,7 +81,7 @@ func (h *History) CollectStateGroups(ctx context.Context, b *journal.Batch, step
 	return done, nil
 }
 
-func (b *batch) sortStateGroups(ctx context.Context, limit int) (done StateGroupBatch, err error) {
+func (b *batch) classifyStateGroups(ctx context.Context, limit int) (done StateGroupBatch, err error) {
 	err = b.QueryRow(ctx, `
 		WITH frontier AS (
 			SELECT c.state_group, `+stateGroupUsed(b.catalog)+` AS used
@@ -108,24 +107,25 @@ func (b *batch) sortStateGroups(ctx context.Context, limit int) (done StateGroup
 			WHERE n.state_group NOT IN (SELECT state_group FROM frontier)
 			ON CONFLICT DO NOTHING
 		)
-		SELECT count(*) FROM frontier`, b.Room(), limit).Scan(&done.Looked)
+		SELECT count(*) FROM frontier`, b.Room(), limit).Scan(&done.Checked)
 	return done, err
 }
 
-// deleteStateGroups deletes groups of the step, but for those that spare takes out.
-func (b *batch) deleteStateGroups(ctx context.Context, of StateGroupStep, limit int, spare []step) (done StateGroupBatch, err error) {
-	for _, table := range []temporary{theGroups, theChains} {
+// deleteStateGroups deletes groups of the step, except for those that spare takes
+// out of lethe_groups.
+func (b *batch) deleteStateGroups(ctx context.Context, of StateGroupStep, limit int, spare []statement) (done StateGroupBatch, err error) {
+	for _, table := range []temporary{groupsTable, chainsTable} {
 		if err := table.empty(ctx, b); err != nil {
 			return done, err
 		}
 	}
-	// The newest go first. A group comes after the one that it is a difference to, so
-	// the group that is to take its difference over is there.
+	// The newest go first. A group is newer than the group to which it is a difference,
+	// so the group that takes over its difference still exists.
 	if err := b.QueryRow(ctx, `
 		WITH chunk AS (
 			DELETE FROM lethe.state_group_candidates c
-			-- An array is looked up by the index, whatever the planner
-			-- thinks of a table that was empty when it was last analyzed.
+			-- An array is looked up by the index, even if the table was empty
+			-- when it was last analyzed.
 			WHERE c.room_id = $1 AND c.state = $3 AND c.state_group = ANY (ARRAY(
 				SELECT n.state_group FROM lethe.state_group_candidates n
 				WHERE n.room_id = $1 AND n.state = $3
@@ -134,18 +134,18 @@ func (b *batch) deleteStateGroups(ctx context.Context, of StateGroupStep, limit 
 		), filled AS (
 			INSERT INTO lethe_groups SELECT state_group FROM chunk
 		)
-		SELECT count(*) FROM chunk`, b.Room(), limit, of).Scan(&done.Looked); err != nil || done.Looked == 0 {
+		SELECT count(*) FROM chunk`, b.Room(), limit, of).Scan(&done.Checked); err != nil || done.Checked == 0 {
 		return done, err
 	}
-	// A process that takes a group into use locks its row first. So from here on a
-	// group is either used, and seen to be by the next statement, which has a snapshot
-	// of its own, or it is not and will not be.
-	steps := append([]step{
+	// A process that begins to use a group locks its row first. So after the lock a
+	// group is either used, and the next statement sees that, since it has a snapshot
+	// of its own; or it is unused and stays so.
+	statements := append([]statement{
 		{"lock the groups", `
-			SELECT FROM state_groups WHERE id = ` + theDoomed + ` AND $1 <> '' ORDER BY id FOR UPDATE`},
+			SELECT FROM state_groups WHERE id = ` + anyGroupToDelete + ` AND $1 <> '' ORDER BY id FOR UPDATE`},
 		{"spare the groups in use", spareUsed(b.catalog)},
 	}, spare...)
-	if _, err := b.run(ctx, steps); err != nil {
+	if _, err := b.run(ctx, statements); err != nil {
 		return done, err
 	}
 	if err := b.QueryRow(ctx, `SELECT count(*) FROM lethe_groups`).Scan(&done.Deleted); err != nil {
@@ -157,42 +157,42 @@ func (b *batch) deleteStateGroups(ctx context.Context, of StateGroupStep, limit 
 	if done.Written, err = b.exec(ctx, "take differences over", takeOver, b.Room()); err != nil {
 		return done, err
 	}
-	_, err = b.run(ctx, stateGroupSteps(b.catalog))
+	_, err = b.run(ctx, stateGroupStatements(b.catalog))
 	return done, err
 }
 
-// The groups to be deleted, and those of their chains, as arrays, for the reason
-// that [theSelected] is one: joined with our tables, of which the planner knows
-// nothing, the edges or the state of all rooms are read to find those of a few
-// groups.
+// The ids of the groups to delete, and of the groups in their chains, as arrays, for
+// the reason given at anySelectedID: the planner knows nothing of the temporary
+// tables, and with a join it would read the edges or the states of all rooms to find
+// those of a few groups.
 const (
-	theDoomed  = `ANY (ARRAY(SELECT d.state_group FROM lethe_groups d))`
-	theChained = `ANY (ARRAY(SELECT c.state_group FROM lethe_chains c))`
-	theRoots   = `ANY (ARRAY(SELECT c.root FROM lethe_chains c))`
+	anyGroupToDelete  = `ANY (ARRAY(SELECT d.state_group FROM lethe_groups d))`
+	anyChainedGroup = `ANY (ARRAY(SELECT c.state_group FROM lethe_chains c))`
+	anyChainRoot   = `ANY (ARRAY(SELECT c.root FROM lethe_chains c))`
 )
 
-// outside says that a group is not among those to be deleted.
+// outside is the condition that the group of an edge e is not to be deleted.
 const outside = `NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.state_group)`
 
-// leaveShared takes from the groups to be deleted those that the state of
-// several groups comes together in: of their successors, at least two are, or
-// lead to, groups that stay. What remains hangs on one group that stays, or on
-// none.
-var leaveShared = []step{
+// deferShared takes groups out of lethe_groups from which the states of several
+// remaining groups derive: at least two of their successors stay, or lead to groups
+// that stay. They become candidates for decideSharedGroups. At most one remaining
+// group derives from each of the other groups.
+var deferShared = []statement{
 	{"leave shared groups", `
 		WITH RECURSIVE lead (state_group) AS (
 			SELECT e.prev_state_group FROM state_group_edges e
-			WHERE e.prev_state_group = ` + theDoomed + ` AND ` + outside + `
+			WHERE e.prev_state_group = ` + anyGroupToDelete + ` AND ` + outside + `
 			UNION
 			SELECT e.prev_state_group
 			FROM lead
 			JOIN state_group_edges e ON e.state_group = lead.state_group
-			WHERE e.prev_state_group = ` + theDoomed + `
+			WHERE e.prev_state_group = ` + anyGroupToDelete + `
 		), shared AS (
 			DELETE FROM lethe_groups d
 			WHERE d.state_group IN (
 				SELECT e.prev_state_group FROM state_group_edges e
-				WHERE e.prev_state_group = ` + theDoomed + ` AND e.state_group <> e.prev_state_group
+				WHERE e.prev_state_group = ` + anyGroupToDelete + ` AND e.state_group <> e.prev_state_group
 				  AND (` + outside + ` OR e.state_group IN (SELECT state_group FROM lead))
 				GROUP BY e.prev_state_group HAVING count(*) > 1)
 			RETURNING state_group
@@ -201,16 +201,16 @@ var leaveShared = []step{
 		SELECT $1, state_group, 'shared' FROM shared`},
 }
 
-// keepCostly takes from the groups to be deleted those whose difference would
-// take more rows with all that follow it than it takes now, and puts back those
-// that are followed by another one to be deleted: that one goes first.
-var keepCostly = []step{
+// keepCheaperShared takes groups out of lethe_groups whose difference would take
+// more rows in their successors than it takes now. It puts groups back that another
+// group to delete follows, which is deleted first.
+var keepCheaperShared = []statement{
 	{"put back groups that others to be deleted follow", `
 		WITH later AS (
 			DELETE FROM lethe_groups d
 			WHERE d.state_group IN (
 				SELECT e.prev_state_group FROM state_group_edges e
-				WHERE e.prev_state_group = ` + theDoomed + ` AND e.state_group = ` + theDoomed + `
+				WHERE e.prev_state_group = ` + anyGroupToDelete + ` AND e.state_group = ` + anyGroupToDelete + `
 				  AND e.state_group > e.prev_state_group)
 			RETURNING state_group
 		)
@@ -228,53 +228,53 @@ var keepCostly = []step{
 				WHERE own.state_group = e.state_group AND own.type = t.type AND own.state_key = t.state_key))`},
 }
 
-// findChains fills lethe_chains: for each group that stays and follows one to be
-// deleted, the chain of those that it follows. UNION, not UNION ALL: it ends on a
-// chain that bites its tail.
+// findChains fills lethe_chains: for each remaining group that follows a group to
+// delete, the chain of groups to delete that it follows. UNION, not UNION ALL, so
+// that it also ends if a chain is circular.
 const findChains = `
 	WITH RECURSIVE chain (root, state_group) AS (
 		SELECT e.state_group, e.prev_state_group
 		FROM state_group_edges e
-		WHERE e.prev_state_group = ` + theDoomed + ` AND ` + outside + `
+		WHERE e.prev_state_group = ` + anyGroupToDelete + ` AND ` + outside + `
 		UNION
 		SELECT chain.root, e.prev_state_group
 		FROM chain
 		JOIN state_group_edges e ON e.state_group = chain.state_group
-		WHERE e.prev_state_group = ` + theDoomed + `
+		WHERE e.prev_state_group = ` + anyGroupToDelete + `
 	)
 	INSERT INTO lethe_chains SELECT root, state_group FROM chain`
 
-// takeOver gives each group that stays the entries of its chain that it does
-// not have itself. The highest-numbered group that has an entry wins, which is
-// the nearest.
+// takeOver gives each remaining group the entries of its chain that it does not have
+// itself. If several groups have an entry, the highest number wins, which is the
+// nearest group.
 const takeOver = `
 	INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id)
 	SELECT DISTINCT ON (c.root, t.type, t.state_key) c.root, coalesce(g.room_id, $1), t.type, t.state_key, t.event_id
 	FROM lethe_chains c
 	JOIN state_groups_state t ON t.state_group = c.state_group
-	LEFT JOIN state_groups g ON g.id = c.root AND g.id = ` + theRoots + `
-	WHERE t.state_group = ` + theChained + ` AND NOT EXISTS (
+	LEFT JOIN state_groups g ON g.id = c.root AND g.id = ` + anyChainRoot + `
+	WHERE t.state_group = ` + anyChainedGroup + ` AND NOT EXISTS (
 		SELECT FROM state_groups_state own
-		WHERE own.state_group = ` + theRoots + ` AND own.state_group = c.root AND own.type = t.type AND own.state_key = t.state_key)
+		WHERE own.state_group = ` + anyChainRoot + ` AND own.state_group = c.root AND own.type = t.type AND own.state_key = t.state_key)
 	ORDER BY c.root, t.type, t.state_key, c.state_group DESC`
 
-// spareUsed takes from the groups to be deleted those that [stateGroupUsed] finds.
+// spareUsed takes groups out of lethe_groups that [stateGroupUsed] holds for.
 func spareUsed(catalog Catalog) string {
 	used := `
-		SELECT u.state_group FROM event_to_state_groups u WHERE u.state_group = ` + theDoomed
+		SELECT u.state_group FROM event_to_state_groups u WHERE u.state_group = ` + anyGroupToDelete
 	if catalog.has("state_groups_persisting") {
 		used += `
 		UNION
-		SELECT p.state_group FROM state_groups_persisting p WHERE p.state_group = ` + theDoomed
+		SELECT p.state_group FROM state_groups_persisting p WHERE p.state_group = ` + anyGroupToDelete
 	}
 	return `
 		DELETE FROM lethe_groups c
 		WHERE c.state_group IN (` + used + `)
-		   OR c.state_group NOT IN (SELECT g.id FROM state_groups g WHERE g.id = ` + theDoomed + ` AND g.room_id = $1)`
+		   OR c.state_group NOT IN (SELECT g.id FROM state_groups g WHERE g.id = ` + anyGroupToDelete + ` AND g.room_id = $1)`
 }
 
-// stateGroupUsed is the condition under which a candidate c stays: an event
-// uses it, somebody is about to, or it is not one of room $1's groups at all.
+// stateGroupUsed is the condition to keep a candidate c: an event uses it, a process
+// is about to use it, or it is not a group of room $1.
 func stateGroupUsed(catalog Catalog) string {
 	condition := `(
 		EXISTS (SELECT FROM event_to_state_groups u WHERE u.state_group = c.state_group)
@@ -286,27 +286,27 @@ func stateGroupUsed(catalog Catalog) string {
 	return condition + `)`
 }
 
-// stateGroupSteps delete the groups in lethe_groups.
-func stateGroupSteps(catalog Catalog) []step {
-	steps := []step{
-		{"follow what the chains followed", `
+// stateGroupStatements delete the groups in lethe_groups.
+func stateGroupStatements(catalog Catalog) []statement {
+	statements := []statement{
+		{"connect the remaining groups", `
 			INSERT INTO state_group_edges (state_group, prev_state_group)
 			SELECT DISTINCT c.root, e.prev_state_group
 			FROM lethe_chains c JOIN state_group_edges e ON e.state_group = c.state_group
-			WHERE e.state_group = ` + theChained + ` AND e.prev_state_group <> c.root
+			WHERE e.state_group = ` + anyChainedGroup + ` AND e.prev_state_group <> c.root
 			  AND NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.prev_state_group)
 			ON CONFLICT DO NOTHING`},
 		{"delete from state_group_edges", `
 			DELETE FROM state_group_edges e
-			WHERE e.prev_state_group = ` + theDoomed + ` OR e.state_group = ` + theDoomed},
+			WHERE e.prev_state_group = ` + anyGroupToDelete + ` OR e.state_group = ` + anyGroupToDelete},
 		{"delete from state_groups_state", `
-			DELETE FROM state_groups_state t WHERE t.state_group = ` + theDoomed},
+			DELETE FROM state_groups_state t WHERE t.state_group = ` + anyGroupToDelete},
 		{"delete from state_groups", `
-			DELETE FROM state_groups t WHERE t.id = ` + theDoomed},
+			DELETE FROM state_groups t WHERE t.id = ` + anyGroupToDelete},
 	}
 	if catalog.has("state_groups_pending_deletion") {
-		steps = append(steps, step{"delete from state_groups_pending_deletion", `
-			DELETE FROM state_groups_pending_deletion t WHERE t.state_group = ` + theDoomed})
+		statements = append(statements, statement{"delete from state_groups_pending_deletion", `
+			DELETE FROM state_groups_pending_deletion t WHERE t.state_group = ` + anyGroupToDelete})
 	}
-	return steps
+	return statements
 }

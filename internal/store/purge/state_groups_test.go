@@ -27,8 +27,8 @@ func (l *lab) collect(work storetest.Work, size int) (deleted int64) {
 		}
 		done, err := l.collectBatch(step, work, size)
 		require.NoError(l.T, err)
-		require.Positive(l.T, done.Looked)
-		require.LessOrEqual(l.T, done.Looked, int64(size))
+		require.Positive(l.T, done.Checked)
+		require.LessOrEqual(l.T, done.Checked, int64(size))
 		deleted += done.Deleted
 	}
 	require.Fail(l.T, "there is no end to it")
@@ -161,12 +161,12 @@ func TestFirstGroupThatStaysTakesDifferencesOver(t *testing.T) {
 	})
 	l.suspect(room, 1, 2, 3)
 	batch := l.Work(room)
-	_, err := l.collectBatch(purge.SortStateGroups, batch, 9)
+	_, err := l.collectBatch(purge.ClassifyStateGroups, batch, 9)
 	require.NoError(t, err)
 	for _, written := range []int64{1, 1, 0} {
 		done, err := l.collectBatch(purge.DeleteStateGroups, batch, 1)
 		require.NoError(t, err)
-		require.Equal(t, purge.StateGroupBatch{Looked: 1, Deleted: 1, Written: written}, done)
+		require.Equal(t, purge.StateGroupBatch{Checked: 1, Deleted: 1, Written: written}, done)
 	}
 	require.Equal(t, map[int64]map[string]string{4: {"a": "$3", "b": "$2", "c": "$4"}}, l.states())
 }
@@ -216,7 +216,7 @@ func TestStateGroupTakenIntoUseAfterTheSortingIsSpared(t *testing.T) {
 	l.suspect(room, 1, 2, 3)
 	before := l.states()
 	batch := l.Work(room)
-	_, err := l.collectBatch(purge.SortStateGroups, batch, 9)
+	_, err := l.collectBatch(purge.ClassifyStateGroups, batch, 9)
 	require.NoError(t, err)
 
 	// As a writer does: first he locks the group.
@@ -235,7 +235,7 @@ func TestStateGroupTakenIntoUseAfterTheSortingIsSpared(t *testing.T) {
 	}()
 	l.RequireLockWait()
 	require.NoError(t, tx.Commit(l.Ctx))
-	require.Equal(t, result{done: purge.StateGroupBatch{Looked: 3, Deleted: 2, Written: 1}}, <-results)
+	require.Equal(t, result{done: purge.StateGroupBatch{Checked: 3, Deleted: 2, Written: 1}}, <-results)
 	require.Equal(t, []int64{2}, l.groups())
 	require.Equal(t, before[2], l.states()[2])
 }
@@ -261,12 +261,12 @@ func TestStateGroupsOfAFencedRunStay(t *testing.T) {
 	l.insertGroups(family)
 	l.suspect(room, 2)
 	batch := l.Work(room)
-	_, err := l.collectBatch(purge.SortStateGroups, batch, 9)
+	_, err := l.collectBatch(purge.ClassifyStateGroups, batch, 9)
 	require.NoError(t, err)
 	_, err = l.Journal.NextFence(l.Ctx, room)
 	require.NoError(t, err)
 	l.RequireUnchanged(func() {
-		_, err := l.collectBatch(purge.SortStateGroups, batch, 9)
+		_, err := l.collectBatch(purge.ClassifyStateGroups, batch, 9)
 		require.ErrorIs(t, err, journal.ErrFenced)
 		_, err = l.collectBatch(purge.DeleteStateGroups, batch, 9)
 		require.ErrorIs(t, err, journal.ErrFenced)

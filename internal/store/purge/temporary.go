@@ -7,32 +7,32 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A temporary is a temporary table that batches work with. It stays in its
-// session from batch to batch, with the rows of the last one.
+// A temporary is a temporary table that batches use. It stays in its session from
+// batch to batch, with the rows of the last one.
 type temporary struct{ name, columns string }
 
 var (
-	// theEvents are the events that a batch purges.
-	theEvents = temporary{"lethe_selected", `
+	// eventsTable has the events that a batch purges.
+	eventsTable = temporary{"lethe_selected", `
 		event_id             text    NOT NULL,
 		topological_ordering bigint  NOT NULL,
 		stream_ordering      bigint,
 		deletable            boolean NOT NULL,
 		place                tid     NOT NULL`}
 
-	// theGroups are the state groups to be deleted, and theChains the chains that
-	// lead to them.
-	theGroups = temporary{"lethe_groups", `state_group bigint NOT NULL PRIMARY KEY`}
-	theChains = temporary{"lethe_chains", `
+	// groupsTable has the state groups to delete, and chainsTable the chains that lead
+	// to them.
+	groupsTable = temporary{"lethe_groups", `state_group bigint NOT NULL PRIMARY KEY`}
+	chainsTable = temporary{"lethe_chains", `
 		root bigint NOT NULL, state_group bigint NOT NULL, PRIMARY KEY (root, state_group)`}
 )
 
-// fewBytes is the size from which a temporary table is truncated.
+// fewBytes is the size above which a temporary table is truncated.
 const fewBytes = 1 << 16
 
-// empty makes the table in the transaction's session, or empties it. It is made in
-// the batch and not when the connection is: a pooler between us and the server may
-// hand each transaction to another session.
+// empty makes the table in the transaction's session, or empties it. The batch makes
+// it, and not the code that opens connections: a pooler between Lethe and the server
+// may move each transaction to another session.
 func (t temporary) empty(ctx context.Context, b *batch) error {
 	var pipeline pgx.Batch
 	size := t.create(&pipeline)
@@ -46,8 +46,9 @@ func (t temporary) empty(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// create has the pipeline make the table if it is not there, and returns where its
-// size will be, in bytes. From 0 it is to be cleared.
+// create adds statements to the pipeline that make the table if it does not exist,
+// and that read its size in bytes. If the size is above 0, the table must be
+// cleared.
 func (t temporary) create(pipeline *pgx.Batch) (size *int64) {
 	size = new(int64)
 	pipeline.Queue(`CREATE TEMPORARY TABLE IF NOT EXISTS ` + t.name + ` (` + t.columns + `)`)
@@ -55,10 +56,10 @@ func (t temporary) create(pipeline *pgx.Batch) (size *int64) {
 	return size
 }
 
-// clear is the statement that empties the table of that size.
+// clear returns the statement that empties a table of the given size.
 //
-// To truncate a table, as ON COMMIT DELETE ROWS does too, makes the server plan
-// all statements anew that mention it, which takes longer than a small batch.
+// After TRUNCATE, and also with ON COMMIT DELETE ROWS, the server plans all
+// statements with the table again, which takes longer than a small batch.
 func (t temporary) clear(size int64) string {
 	if size > fewBytes {
 		return `TRUNCATE ` + t.name
