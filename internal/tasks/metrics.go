@@ -56,15 +56,6 @@ func showReconciler(metrics *observe.Metrics) {
 	}
 }
 
-// showSchedules shows the zeros of what a scheduler counts.
-func showSchedules(metrics *observe.Metrics, due []scheduled) {
-	for _, job := range due {
-		for _, outcome := range []string{journal.TickNoted, journal.TickAccepted, journal.TickSkipped} {
-			metrics.ScheduleTicks.WithLabelValues(job.Name, outcome)
-		}
-	}
-}
-
 // about is what the log and the traces say of a job wherever they speak of it.
 func about(job journal.Job) []slog.Attr {
 	return []slog.Attr{slog.String("job", job.ID), slog.String("room", job.Room), slog.String("kind", string(job.Kind))}

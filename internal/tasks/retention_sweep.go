@@ -21,9 +21,6 @@ import (
 	"lethe/internal/wait"
 )
 
-// retentionRequester is who asks for the purges of a sweep.
-const retentionRequester = "retention"
-
 var (
 	errRetentionOff = errors.New("retention is not enabled: the sweep was left")
 	errAbandonedOff = errors.New("retention.abandoned is not enabled: the sweep was left")
@@ -43,20 +40,12 @@ type RetentionSweep struct {
 // that it was not accepted. A second call makes a second sweep, which finds what
 // the first one has left.
 func (c *Client) SubmitRetentionSweep(ctx context.Context, sweep RetentionSweep) (id string, err error) {
-	id, err = c.submit(ctx, jobs.RetentionSweep, "", retentionRequester,
-		retentionSweepParameters{Job: sweep.Job, Tick: sweep.Tick.UTC()}, false)
+	id, err = c.submit(ctx, jobs.RetentionSweep, "", retention.Requester,
+		retention.SweepParameters{Job: sweep.Job, Tick: sweep.Tick.UTC()}, false)
 	if err != nil {
 		return "", fmt.Errorf("submit a retention sweep: %w", err)
 	}
 	return id, nil
-}
-
-// retentionSweepParameters are those of the job's row: the name of the retention
-// job that the sweep is a run of, and the tick that it was due at, in UTC. When a sweep
-// runs late, what has expired since goes too: so the tick is for the journal alone.
-type retentionSweepParameters struct {
-	Job  string    `json:"job"`
-	Tick time.Time `json:"tick"`
 }
 
 // retentionSweepCheckpoint is how far a sweep is.
@@ -161,7 +150,7 @@ type sweeper struct {
 }
 
 func (w *Worker) newRetentionSweep(_ context.Context, job journal.Job, run journal.Run) (work, error) {
-	var parameters retentionSweepParameters
+	var parameters retention.SweepParameters
 	if err := json.Unmarshal(job.Parameters, &parameters); err != nil {
 		return nil, fmt.Errorf("decode the job's parameters: %w", err)
 	}
@@ -368,7 +357,7 @@ func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []expiry.
 		}
 		page[cutOf[i]].job = &journal.Job{
 			ID: jobs.NewID(), Kind: jobs.PurgeHistory, Room: cuts[i].Room, Parameters: parameters,
-			Requester: retentionRequester, State: journal.Queued, Generation: 1, Queue: jobs.Low,
+			Requester: retention.Requester, State: journal.Queued, Generation: 1, Queue: jobs.Low,
 			TraceParent: observe.OriginOf(ctx).TraceParent,
 			// Until it has one: should we die before, the reconciler knows at once.
 			TaskMissing: true,
