@@ -45,8 +45,13 @@ test-long: ## Compare purges, pages and shutdowns with their models, ten times a
 	@scripts/servers
 	LETHE_TEST_CHECKS=300 go test -race -timeout 60m -parallel 6 ./internal/store ./internal/messages ./internal/shutdown
 
+.PHONY: upgrade-fixture
+upgrade-fixture: ## Record what the programs in PROGRAMS, those of the last release, leave for TestUpgrade
+	@scripts/servers
+	LETHE_RECORD_UPGRADE=1 LETHE_TEST_PROGRAMS='$(abspath $(PROGRAMS))' go test -count 1 -run TestRecordUpgrade ./internal/e2e
+
 .PHONY: docs
-docs: ## Generate docs/configuration.md from the comments of the settings
+docs: ## Write docs/configuration.md and docs/config.example.yaml from the table of settings
 	go test -count 1 -run TestReference ./internal/config -update
 
 .PHONY: fuzz

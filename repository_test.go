@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -81,6 +82,87 @@ func TestProductionDoesNotImportTestPackages(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestSizesStayBounded keeps what a reader has to hold in mind at once small: the
+// lines of a package, the parameters of a function, the methods of a type with SQL.
+func TestSizesStayBounded(t *testing.T) {
+	const (
+		maxLines      = 3000 // of a package
+		maxParameters = 5    // besides a context
+		maxMethods    = 30   // exported, of a type below internal/store
+		maxInterface  = 5    // methods of an interface of ours
+	)
+	for folder, files := range productionFolders(t) {
+		lines, methods := 0, map[string]int{}
+		for name, file := range files {
+			text, err := os.ReadFile(name)
+			require.NoError(t, err)
+			lines += bytes.Count(text, []byte("\n"))
+			ast.Inspect(file, func(node ast.Node) bool {
+				switch n := node.(type) {
+				case *ast.FuncDecl:
+					if n.Recv != nil && n.Name.IsExported() {
+						methods[receiver(n.Recv.List[0].Type)]++
+					}
+				case *ast.FuncType:
+					if parameters := countParameters(n); parameters > maxParameters {
+						t.Errorf("%s: a function has %d parameters besides its context", name, parameters)
+					}
+				case *ast.InterfaceType:
+					if n.Methods.NumFields() > maxInterface {
+						t.Errorf("%s: an interface has %d methods", name, n.Methods.NumFields())
+					}
+				}
+				return true
+			})
+		}
+		if lines > maxLines {
+			t.Errorf("%s has %d lines", folder, lines)
+		}
+		for name, n := range methods {
+			if strings.HasPrefix(folder, "internal/store") && n > maxMethods {
+				t.Errorf("%s: %s has %d exported methods", folder, name, n)
+			}
+		}
+	}
+}
+
+// countParameters counts a function's parameters but for contexts.
+func countParameters(function *ast.FuncType) (n int) {
+	for _, field := range function.Params.List {
+		if selector, ok := field.Type.(*ast.SelectorExpr); ok && selector.Sel.Name == "Context" {
+			if from, ok := selector.X.(*ast.Ident); ok && from.Name == "context" {
+				continue
+			}
+		}
+		n += max(len(field.Names), 1)
+	}
+	return n
+}
+
+// TestWordsArePlain keeps words away that make a sentence hard to read.
+func TestWordsArePlain(t *testing.T) {
+	const maxInGo, maxInDocuments = 10, 5
+	words := regexp.MustCompile(`(?i)\b(whoever|nobody|anew|is none|are none)\b`)
+	count := func(texts map[string]string) (found []string) {
+		for name, text := range texts {
+			for _, word := range words.FindAllString(text, -1) {
+				found = append(found, name+": "+word)
+			}
+		}
+		return found
+	}
+	code := map[string]string{}
+	for _, files := range productionFolders(t) {
+		for name := range files {
+			text, err := os.ReadFile(name)
+			require.NoError(t, err)
+			code[name] = string(text)
+		}
+	}
+	require.LessOrEqual(t, len(count(code)), maxInGo, count(code))
+	require.LessOrEqual(t, len(count(documents(t))), maxInDocuments, count(documents(t)))
 }
 
 // isForTests reports whether a package is a test kit for other packages, as

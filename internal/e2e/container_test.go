@@ -55,7 +55,7 @@ func TestProbe(t *testing.T) {
 func TestDemo(t *testing.T) {
 	t.Parallel()
 	environ := []string{"LETHE_DATABASE_URL=" + devstacktest.EmptyDatabase(t), "LETHE_SERVER_NAME=demo.test"}
-	token := regexp.MustCompile(`access token of @admin:demo\.test, a new one each time: (demo_\w+)`)
+	token := regexp.MustCompile(`access token of @admin:demo\.test \(each run creates a new one\): (demo_\w+)`)
 
 	status, said := operate(t, environ, "demo")
 	require.Zero(t, status, said)

@@ -47,12 +47,21 @@ type fleet struct {
 // newFleet starts an api on the database, and nothing else yet.
 func newFleet(t *testing.T, database, serverName, token string) *fleet {
 	t.Helper()
-	f := &fleet{t: t, database: database, redis: devstacktest.Redis(t), token: token}
 	require.NoError(t, migrate.Up(t.Context(), database))
+	f := newFleetWith(t, database, devstacktest.Redis(t))
+	f.env, f.token = append(f.env, "LETHE_SERVER_NAME="+serverName), token // the last one counts
+	f.api = f.start("api")
+	return f
+}
+
+// newFleetWith is a fleet of the demo's server on these servers, without a process.
+func newFleetWith(t *testing.T, database string, redis *devstack.Redis) *fleet {
+	t.Helper()
+	f := &fleet{t: t, database: database, redis: redis, token: token}
 	f.env = []string{
 		"LETHE_DATABASE_URL=" + database,
 		"LETHE_REDIS_URL=" + f.redis.URL(),
-		"LETHE_SERVER_NAME=" + serverName,
+		"LETHE_SERVER_NAME=" + server,
 		"LETHE_SYNAPSE_BESIDE=false",
 		"LETHE_API_LISTEN=127.0.0.1:0",
 		"LETHE_WORKER_LISTEN=127.0.0.1:0",
@@ -63,7 +72,6 @@ func newFleet(t *testing.T, database, serverName, token string) *fleet {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = sql.Close(context.WithoutCancel(t.Context())) })
 	f.sql = sql
-	f.api = f.start("api")
 	return f
 }
 

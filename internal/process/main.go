@@ -12,7 +12,7 @@ import (
 
 	"lethe/internal/config"
 	"lethe/internal/observe"
-	"lethe/internal/tasks"
+	"lethe/internal/schedule"
 )
 
 // Main is the main function of a process that serves the purposes. It reads the
@@ -49,7 +49,7 @@ func MainOnce(once Once) int {
 	status := 2
 	if err == nil {
 		log := observe.NewLogger(os.Stderr, settings.Log.Level, settings.Log.Format)
-		if err = RunOnce(ctx, settings, log, once); !errors.Is(err, tasks.ErrNoSuchJob) {
+		if err = RunOnce(ctx, settings, log, once); !errors.Is(err, schedule.ErrNoSuchJob) {
 			status = 1
 		}
 	}

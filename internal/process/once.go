@@ -25,7 +25,7 @@ type Once struct {
 }
 
 // RunOnce makes sure that the latest tick of each retention job has its sweep: see
-// [tasks.Scheduler.Once]. It serves no HTTP. A second call changes nothing before
+// [schedule.Scheduler.Once]. It serves no HTTP. A second call changes nothing before
 // the next tick.
 //
 // A sweep can be accepted while Redis cannot be reached. RunOnce therefore also

@@ -20,6 +20,7 @@ import (
 	"lethe/internal/monitor"
 	"lethe/internal/observe"
 	"lethe/internal/retention"
+	"lethe/internal/schedule"
 	"lethe/internal/shutdown"
 	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
@@ -192,8 +193,8 @@ func (p *process) servedRetention() *retention.Config {
 	return &p.settings.Retention.Rules
 }
 
-func (p *process) scheduler() *tasks.Scheduler {
-	return tasks.NewScheduler(p.db, p.redis, p.log, p.metrics, tasks.SchedulerOptions{
+func (p *process) scheduler() *schedule.Scheduler {
+	return schedule.New(p.db, tasks.NewClient(p.db, p.redis, p.log), p.log, p.metrics, schedule.Options{
 		Rules: p.settings.Retention.Rules, Tracer: p.tracer,
 	})
 }

@@ -20,8 +20,8 @@ import (
 	"lethe/internal/config"
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/monitor"
+	"lethe/internal/schedule"
 	"lethe/internal/store/migrate"
-	"lethe/internal/tasks"
 )
 
 // unreachable is the URL of a Redis that is not there.
@@ -459,5 +459,5 @@ func TestRunOnce(t *testing.T) {
 	log, _ := newLog()
 	require.NoError(t, RunOnce(t.Context(), settings, log, Once{}), "nothing is due: retention is not enabled")
 	settings.Retention.Rules.Enabled = true
-	require.ErrorIs(t, RunOnce(t.Context(), settings, log, Once{Job: "unknown"}), tasks.ErrNoSuchJob)
+	require.ErrorIs(t, RunOnce(t.Context(), settings, log, Once{Job: "unknown"}), schedule.ErrNoSuchJob)
 }

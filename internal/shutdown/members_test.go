@@ -110,7 +110,7 @@ func TestRoomVersionsThatCannotBeWritten(t *testing.T) {
 			require.ErrorContains(t, err, "unsupported room version (need 9 to 12)")
 		})
 	}
-	require.ErrorContains(t, shutdown.ErrRoomVersion, "only 9 to 12")
+	require.ErrorContains(t, shutdown.ErrRoomVersion, "unsupported room version (need 9 to 12)")
 	h.exec(`UPDATE local_current_membership SET membership = 'leave' WHERE room_id = $1`, room)
 	require.NoError(t, h.removing(batch, ""), "with nobody to remove no event is made")
 }

@@ -8,6 +8,7 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
+	"lethe/internal/retention"
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/journal"
 )
@@ -129,7 +130,7 @@ func (s *retentionSweep) checkAbandoned(ctx context.Context) (sweepPage, time.Ti
 			v.abandoned = true
 			v.job = &journal.Job{
 				ID: jobs.NewID(), Kind: jobs.DeleteRoom, Room: room.Room, Parameters: parameters,
-				Requester: retentionRequester, State: journal.Queued, Generation: 1, Queue: jobs.Low, TaskMissing: true,
+				Requester: retention.Requester, State: journal.Queued, Generation: 1, Queue: jobs.Low, TaskMissing: true,
 				TraceParent: observe.OriginOf(ctx).TraceParent,
 			}
 		}

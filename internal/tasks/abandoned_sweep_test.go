@@ -1,8 +1,6 @@
 package tasks
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"testing"
 	"time"
@@ -51,8 +49,8 @@ func forsaking() WorkerOptions {
 // look sweeps for abandoned rooms once, and leaves the deletes that it makes queued.
 func (l *lab) look(options WorkerOptions) sweepResult {
 	l.T.Helper()
-	id, err := l.client.submit(l.Ctx, jobs.AbandonedSweep, "", retentionRequester,
-		retentionSweepParameters{Job: retention.AbandonedJob, Tick: time.Now()}, false)
+	id, err := l.client.submit(l.Ctx, jobs.AbandonedSweep, "", retention.Requester,
+		retention.SweepParameters{Job: retention.AbandonedJob, Tick: time.Now()}, false)
 	require.NoError(l.T, err)
 	run := l.claim(id)
 	sweep, err := l.worker(options).newWorkFromRow(l.Ctx, run)
@@ -231,38 +229,4 @@ func TestAbandonedSweepThatIsNotEnabledFails(t *testing.T) {
 	options.Retention.Abandoned.Enabled = false
 	_, err = l.worker(options).newAbandonedSweep(l.Ctx, journal.Job{}, journal.Run{})
 	require.ErrorIs(t, err, errAbandonedOff)
-}
-
-// Its ticks are retention's, whether or not retention is enabled.
-func TestAbandonedRoomsHaveASchedule(t *testing.T) {
-	t.Parallel()
-	l := setup(t)
-	rules := forsaking().Retention
-	rules.Jobs = []retention.Job{retention.Everything()}
-	scheduler := NewScheduler(l.DB, l.redis, l.log, l.metrics, SchedulerOptions{
-		Rules: rules, Now: func(context.Context) (time.Time, error) { return time.Date(2026, 3, 5, 6, 0, 0, 0, time.UTC), nil },
-	})
-	ids, err := scheduler.Once(l.Ctx, "")
-	require.NoError(t, err)
-	require.Len(t, ids, 1)
-	again, err := scheduler.Once(l.Ctx, retention.AbandonedJob)
-	require.NoError(t, err)
-	require.Equal(t, ids, again)
-	job := l.Job(ids[0])
-	require.Equal(t, jobs.AbandonedSweep, job.Kind)
-	require.JSONEq(t, `{"job": "abandoned-rooms", "tick": "2026-03-05T00:00:00Z"}`, string(job.Parameters))
-	none, err := scheduler.Once(l.Ctx, rules.Jobs[0].Name)
-	require.NoError(t, err)
-	require.Empty(t, none, "retention is not enabled")
-	_, err = scheduler.Once(l.Ctx, "soup")
-	require.ErrorIs(t, err, ErrNoSuchJob)
-
-	l.lodge("!r:x", "leave", 40)
-	l.work(forsaking())
-	require.NoError(t, scheduler.Await(l.Ctx, ids))
-	status, err := l.board.Status(l.Ctx, jobs.AbandonedSweep, ids[0])
-	require.NoError(t, err)
-	var at retentionSweepCheckpoint
-	require.NoError(t, json.Unmarshal([]byte(status.Progress), &at))
-	require.EqualValues(t, 1, at.Sweep.Skipped.CoolingOff)
 }

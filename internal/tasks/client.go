@@ -59,3 +59,9 @@ func (c *Client) submit(ctx context.Context, kind journal.Kind, room, requester 
 	}
 	return job.ID, nil
 }
+
+// Enqueue enqueues the task of a job's present generation. It does nothing if asynq
+// has the task.
+func (c *Client) Enqueue(ctx context.Context, job journal.Job) error {
+	return c.dispatch.enqueue(ctx, job)
+}

@@ -1,6 +1,5 @@
-// Package tasks knows how jobs are dispatched and worked: the asynq tasks, the
-// client that enqueues them, the scheduler that enqueues retention's sweeps when
-// they are due, the worker that runs them with one file per kind of job, and the
+// Package tasks knows how jobs are dispatched and run: the asynq tasks, the client
+// that accepts jobs, the worker that runs them with one file for each kind, and the
 // reconciler that finds the jobs which asynq or a worker has lost. It is the only
 // package that knows asynq.
 //

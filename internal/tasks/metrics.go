@@ -57,15 +57,6 @@ func showReconciler(metrics *observe.Metrics) {
 	}
 }
 
-// showSchedules shows a scheduler's counters at 0.
-func showSchedules(metrics *observe.Metrics, due []scheduled) {
-	for _, job := range due {
-		for _, outcome := range []string{journal.TickNoted, journal.TickAccepted, journal.TickSkipped} {
-			metrics.ScheduleTicks.WithLabelValues(job.Name, outcome)
-		}
-	}
-}
-
 // about returns a job's attributes for logs and traces.
 func about(job journal.Job) []slog.Attr {
 	return []slog.Attr{slog.String("job", job.ID), slog.String("room", job.Room), slog.String("kind", string(job.Kind))}

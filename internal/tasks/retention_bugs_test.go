@@ -13,24 +13,20 @@ import (
 	"lethe/internal/store/storetest"
 )
 
-// These are bugs of Synapse's retention that Lethe is not to have, each from a
-// scheduler's tick to what is left of the rooms.
+// These are bugs of Synapse's retention that Lethe must not have, each from a tick to
+// what is left of the rooms.
 
-// A cycle is a town with a scheduler and a worker that go by the same rules.
+// A cycle is a lab with a worker, and sweeps that come once a day.
 type cycle struct {
-	*town
-	scheduler *Scheduler
-	days      int
+	*lab
+	days int
 }
 
 // setupCycle has one job, which is due each midnight, and no default policy.
 func setupCycle(t *testing.T) *cycle {
 	t.Helper()
-	o := setupTown(t)
-	rules := retention.Config{Enabled: true, Jobs: []retention.Job{every(t, "daily", 24*time.Hour)}}
-	o.work(WorkerOptions{Retention: rules})
-	c := &cycle{town: o, scheduler: o.replica(rules.Jobs...)}
-	o.look(c.scheduler) // which notes the tick that a new job does not get
+	c := &cycle{lab: setup(t)}
+	c.work(WorkerOptions{Retention: retention.Config{Enabled: true, Jobs: []retention.Job{{Name: "daily"}}}})
 	return c
 }
 
@@ -38,14 +34,11 @@ func setupCycle(t *testing.T) *cycle {
 func (c *cycle) tick() sweepResult {
 	c.T.Helper()
 	c.days++
-	midnight, err := time.Parse(time.RFC3339, midnight)
+	id, err := c.client.SubmitRetentionSweep(c.Ctx, RetentionSweep{
+		Job: "daily", Tick: time.Date(2026, 3, 1+c.days, 0, 0, 0, 0, time.UTC),
+	})
 	require.NoError(c.T, err)
-	tick := midnight.AddDate(0, 0, c.days).Format(time.RFC3339)
-	c.at(tick)
-	c.look(c.scheduler)
-	ids := storetest.All[string](c.Lab, `SELECT id FROM lethe.jobs WHERE kind = 'retention_sweep' AND parameters->>'tick' = $1`, tick)
-	require.Len(c.T, ids, 1)
-	return c.swept(ids[0])
+	return c.swept(id)
 }
 
 // replace makes another event the room's retention event of that state key; of the

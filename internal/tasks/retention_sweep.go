@@ -21,9 +21,6 @@ import (
 	"lethe/internal/wait"
 )
 
-// retentionRequester is the requester of the jobs that sweeps make.
-const retentionRequester = "retention"
-
 var (
 	errRetentionOff = errors.New("retention is not enabled: the sweep was left")
 	errAbandonedOff = errors.New("retention.abandoned is not enabled: the sweep was left")
@@ -43,20 +40,12 @@ type RetentionSweep struct {
 // is not accepted. A second call makes a second sweep, which handles what the first
 // one has left.
 func (c *Client) SubmitRetentionSweep(ctx context.Context, sweep RetentionSweep) (id string, err error) {
-	id, err = c.submit(ctx, jobs.RetentionSweep, "", retentionRequester,
-		retentionSweepParameters{Job: sweep.Job, Tick: sweep.Tick.UTC()}, false)
+	id, err = c.submit(ctx, jobs.RetentionSweep, "", retention.Requester,
+		retention.SweepParameters{Job: sweep.Job, Tick: sweep.Tick.UTC()}, false)
 	if err != nil {
 		return "", fmt.Errorf("submit a retention sweep: %w", err)
 	}
 	return id, nil
-}
-
-// retentionSweepParameters are the parameters in the job's row: the name of the
-// retention job, and the tick in UTC. A late sweep also purges what has expired
-// since its tick, so the tick is there only for the record.
-type retentionSweepParameters struct {
-	Job  string    `json:"job"`
-	Tick time.Time `json:"tick"`
 }
 
 // retentionSweepCheckpoint is the checkpoint of a sweep.
@@ -160,7 +149,7 @@ type sweeper struct {
 }
 
 func (w *Worker) newRetentionSweep(_ context.Context, job journal.Job, run journal.Run) (work, error) {
-	var parameters retentionSweepParameters
+	var parameters retention.SweepParameters
 	if err := json.Unmarshal(job.Parameters, &parameters); err != nil {
 		return nil, fmt.Errorf("decode the job's parameters: %w", err)
 	}
@@ -369,7 +358,7 @@ func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []expiry.
 		}
 		page[cutOf[i]].job = &journal.Job{
 			ID: jobs.NewID(), Kind: jobs.PurgeHistory, Room: cuts[i].Room, Parameters: parameters,
-			Requester: retentionRequester, State: journal.Queued, Generation: 1, Queue: jobs.Low,
+			Requester: retention.Requester, State: journal.Queued, Generation: 1, Queue: jobs.Low,
 			TraceParent: observe.OriginOf(ctx).TraceParent,
 			TaskMissing: true, // so that the reconciler enqueues it at once if this process dies before
 		}

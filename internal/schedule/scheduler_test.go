@@ -1,4 +1,4 @@
-package tasks
+package schedule
 
 import (
 	"bytes"
@@ -17,25 +17,34 @@ import (
 
 	"github.com/hibiken/asynq"
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
 	"lethe/internal/devstack"
+	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
+	"lethe/internal/redisdb"
 	"lethe/internal/retention"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/storetest"
+	"lethe/internal/tasks"
 )
 
-// A town is a lab whose schedulers go by a clock that the test sets.
+// A town is a database and a Redis whose schedulers go by a clock that the test sets.
 type town struct {
-	*lab
-	logged *lockedBuffer
-	mu     sync.Mutex
-	now    time.Time
+	*storetest.Lab
+	server  *devstack.Redis
+	redis   redis.UniversalClient
+	asynq   *asynq.Inspector
+	metrics *observe.Metrics
+	log     *slog.Logger
+	logged  *lockedBuffer
+	mu      sync.Mutex
+	now     time.Time
 }
 
 // A lockedBuffer is written to by several goroutines.
@@ -63,7 +72,14 @@ const midnight = "2026-03-01T00:00:00Z"
 
 func setupTown(t *testing.T) *town {
 	t.Helper()
-	town := &town{lab: setup(t), logged: &lockedBuffer{}}
+	server := devstacktest.Redis(t)
+	client, err := redisdb.Open(server.URL())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = client.Close() })
+	town := &town{
+		Lab: storetest.New(t), server: server, redis: client, asynq: asynq.NewInspectorFromRedisClient(client),
+		metrics: observe.NewMetrics(observe.NewRegistry()), logged: &lockedBuffer{},
+	}
 	town.log = slog.New(slog.NewTextHandler(town.logged, nil))
 	town.at(midnight)
 	return town
@@ -95,7 +111,7 @@ func every(t *testing.T, name string, interval time.Duration) retention.Job {
 
 // replica is a scheduler that has just been started.
 func (o *town) replica(jobs ...retention.Job) *Scheduler {
-	return NewScheduler(o.DB, o.redis, o.log, o.metrics, SchedulerOptions{
+	return New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{
 		Rules: retention.Config{Enabled: true, Jobs: jobs}, Now: o.time,
 	})
 }
@@ -136,8 +152,8 @@ func (o *town) end() {
 func (o *town) enqueued() []string {
 	o.T.Helper()
 	ids := []string{}
-	for queue := range queues {
-		tasks, err := o.asynq.ListPendingTasks(queue, asynq.PageSize(1000))
+	for _, queue := range jobs.Queues() {
+		tasks, err := o.asynq.ListPendingTasks(string(queue), asynq.PageSize(1000))
 		if !errors.Is(err, asynq.ErrQueueNotFound) {
 			require.NoError(o.T, err)
 		}
@@ -308,7 +324,7 @@ func TestReplicaThatWasStopped(t *testing.T) {
 		hourly := every(t, name, time.Hour)
 		o.look(o.replica(hourly))
 		o.at("2026-03-01T01:00:00Z")
-		stopped := NewScheduler(o.DB, o.redis, o.log, o.metrics, SchedulerOptions{
+		stopped := New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{
 			Rules: retention.Config{Enabled: true, Jobs: []retention.Job{hourly}},
 			Now: func(ctx context.Context) (time.Time, error) {
 				read, err := o.time(ctx)
@@ -352,14 +368,14 @@ func TestSchedulesClocksMustAgree(t *testing.T) {
 	t.Parallel()
 	o := setupTown(t)
 	rules := retention.Config{Enabled: true, Jobs: []retention.Job{every(t, "daily", 24*time.Hour)}}
-	o.look(NewScheduler(o.DB, o.redis, o.log, o.metrics, SchedulerOptions{Rules: rules}))
+	o.look(New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{Rules: rules}))
 	o.Exec(`CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$ SELECT now() + interval '6 minutes' $$`)
 	o.Exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database()); END $$`)
 	o.Exec(`UPDATE lethe.schedules SET last_tick = last_tick - interval '1 year'`)
 	db, err := postgres.Open(o.Ctx, o.Conn.Config().ConnString(), postgres.Options{})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
-	s := NewScheduler(db, o.redis, o.log, o.metrics, SchedulerOptions{Rules: rules})
+	s := New(db, tasks.NewClient(db, o.redis, o.log), o.log, o.metrics, Options{Rules: rules})
 	_, err = s.Look(o.Ctx)
 	require.ErrorContains(t, err, "the database's clock is 6m0s ahead of this machine's")
 	_, err = s.Once(o.Ctx, "")
@@ -373,7 +389,7 @@ func TestNothingIsScheduledUnlessRetentionIsEnabled(t *testing.T) {
 	for _, rules := range []retention.Config{
 		{Jobs: []retention.Job{every(t, "daily", 24*time.Hour)}}, {Enabled: true}, {},
 	} {
-		s := NewScheduler(o.DB, o.redis, o.log, o.metrics, SchedulerOptions{Rules: rules, Now: o.time})
+		s := New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{Rules: rules, Now: o.time})
 		s.Run(o.Ctx)
 		o.look(s)
 		require.Empty(t, o.once(s, ""))
@@ -399,7 +415,7 @@ func TestSweepIsAcceptedWithoutRedis(t *testing.T) {
 	require.ElementsMatch(t, ids, o.once(s, ""))
 
 	require.NoError(t, o.server.Restart(o.Ctx))
-	require.NoError(t, o.reconciler().Look(o.Ctx))
+	o.reconcile()
 	require.ElementsMatch(t, []string{ids[0] + "~1", ids[1] + "~1"}, o.enqueued(), "at once, and under the generation that they have")
 	require.Len(t, o.sweeps("hourly"), 1)
 	require.Len(t, o.sweeps("other"), 1)
@@ -445,7 +461,7 @@ func TestTicksThroughKills(t *testing.T) {
 	t.Logf("%d of %d looks were cut short", killed, ticks)
 	// Whatever a dead replica left is enqueued, and no job twice.
 	o.Exec(`UPDATE lethe.jobs SET state = 'queued', ended_at = NULL`)
-	require.NoError(t, o.reconciler().Look(o.Ctx))
+	o.reconcile()
 	ids := storetest.All[string](o.Lab, `SELECT id || '~1' FROM lethe.jobs`)
 	require.Len(t, ids, ticks)
 	require.ElementsMatch(t, ids, o.enqueued())
@@ -633,7 +649,7 @@ func TestSchedulerRunsByTheDatabasesClock(t *testing.T) {
 	rules := retention.Config{Enabled: true, Jobs: []retention.Job{every(t, "each", time.Second)}}
 	var group sync.WaitGroup
 	for range 2 {
-		s := NewScheduler(o.DB, o.redis, o.log, o.metrics, SchedulerOptions{Rules: rules})
+		s := New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{Rules: rules})
 		group.Go(func() { s.Run(ctx) })
 	}
 	require.Eventually(t, func() bool {
@@ -678,4 +694,71 @@ func TestSchedulersMetrics(t *testing.T) {
 	o.at("2026-03-01T02:00:10Z")
 	o.look(s)
 	shows(`lethe_schedule_ticks_total{outcome="skipped",schedule="hourly"} 1`)
+}
+
+// Its ticks are retention's, whether or not retention is enabled.
+func TestAbandonedRoomsHaveASchedule(t *testing.T) {
+	t.Parallel()
+	o := setupTown(t)
+	const day = 24 * time.Hour
+	rules := retention.Config{Abandoned: retention.Abandoned{
+		Enabled: true, After: 30 * day.Milliseconds(), CoolOff: day.Milliseconds(), MaxPerRun: 100,
+	}}
+	rules.Jobs = []retention.Job{retention.Everything()}
+	scheduler := New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{
+		Rules: rules, Now: func(context.Context) (time.Time, error) { return time.Date(2026, 3, 5, 6, 0, 0, 0, time.UTC), nil },
+	})
+	ids, err := scheduler.Once(o.Ctx, "")
+	require.NoError(t, err)
+	require.Len(t, ids, 1)
+	again, err := scheduler.Once(o.Ctx, retention.AbandonedJob)
+	require.NoError(t, err)
+	require.Equal(t, ids, again)
+	job := o.Job(ids[0])
+	require.Equal(t, jobs.AbandonedSweep, job.Kind)
+	require.JSONEq(t, `{"job": "abandoned-rooms", "tick": "2026-03-05T00:00:00Z"}`, string(job.Parameters))
+	none, err := scheduler.Once(o.Ctx, rules.Jobs[0].Name)
+	require.NoError(t, err)
+	require.Empty(t, none, "retention is not enabled")
+	_, err = scheduler.Once(o.Ctx, "soup")
+	require.ErrorIs(t, err, ErrNoSuchJob)
+
+	o.Exec(`INSERT INTO rooms (room_id, creator, room_version) VALUES ('!r:x', '@zoe:hash.org', '10')`)
+	o.Exec(`
+		INSERT INTO events (event_id, room_id, type, topological_ordering, depth, stream_ordering, processed, outlier, sender, received_ts)
+		VALUES ('$left', '!r:x', 'm.room.member', 1, 1, 1, true, false, '@u:x', extract(epoch FROM now() - interval '40 days') * 1000)`)
+	o.Exec(`INSERT INTO local_current_membership (room_id, user_id, event_id, membership) VALUES ('!r:x', '@u:x', '$left', 'leave')`)
+	o.work(tasks.WorkerOptions{SweepRooms: 2, Retention: rules})
+	require.NoError(t, scheduler.Await(o.Ctx, ids))
+	var cooling int
+	require.NoError(t, o.Conn.QueryRow(o.Ctx, `
+		SELECT (checkpoint #>> '{sweep,skipped,cooling_off}')::int FROM lethe.jobs WHERE id = $1`, ids[0]).Scan(&cooling))
+	require.Equal(t, 1, cooling)
+}
+
+// work runs a worker until the test has ended.
+func (o *town) work(options tasks.WorkerOptions) {
+	o.T.Helper()
+	options.ServerName = storetest.ServerName
+	ctx, cancel := context.WithCancel(o.Ctx)
+	locks, err := redisdb.OpenForLocks(o.server.URL())
+	require.NoError(o.T, err)
+	worker := tasks.NewWorker(tasks.Services{
+		DB: o.DB, Redis: o.redis, Locks: []redis.UniversalClient{locks},
+		Board: jobs.NewBoard(o.DB, o.redis, time.Hour, o.log), Log: o.log, Metrics: o.metrics,
+	}, options)
+	var group errgroup.Group
+	group.Go(func() error { return worker.Run(ctx) })
+	o.T.Cleanup(func() {
+		cancel()
+		require.NoError(o.T, group.Wait())
+		_ = locks.Close()
+	})
+}
+
+// reconcile has a reconciler look once.
+func (o *town) reconcile() {
+	o.T.Helper()
+	board := jobs.NewBoard(o.DB, o.redis, time.Hour, o.log)
+	require.NoError(o.T, tasks.NewReconciler(o.DB, o.redis, board, o.log, o.metrics).Look(o.Ctx))
 }

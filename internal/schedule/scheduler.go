@@ -1,4 +1,4 @@
-package tasks
+package schedule
 
 import (
 	"context"
@@ -10,14 +10,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
 	"lethe/internal/retention"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
+	"lethe/internal/tasks"
 	"lethe/internal/wait"
 )
 
@@ -50,12 +49,12 @@ const (
 	// those of machines that are cared for, and less than does harm to a lifetime.
 	clocksApart = 5 * time.Minute
 
-	// sweepRequester is who asks for a sweep.
-	sweepRequester = "retention"
+	// enqueueTime bounds the enqueueing of a sweep.
+	enqueueTime = 10 * time.Second
 )
 
-// SchedulerOptions are what a [Scheduler] is made of.
-type SchedulerOptions struct {
+// Options are the options of a [Scheduler].
+type Options struct {
 	// Rules are retention's. Only whether it is enabled and the jobs count, those of
 	// abandoned rooms too. Defaults to retention that is not enabled.
 	Rules retention.Config
@@ -96,7 +95,7 @@ type Scheduler struct {
 	db         *postgres.DB
 	journal    *journal.Journal
 	schedules  *journal.Schedules
-	dispatch   dispatcher
+	client     *tasks.Client
 	log        *slog.Logger
 	metrics    *observe.Metrics
 }
@@ -107,14 +106,13 @@ type scheduled struct {
 	kind journal.Kind
 }
 
-// NewScheduler returns a Scheduler that dispatches through the Redis client, which
-// stays the caller's to close.
-func NewScheduler(db *postgres.DB, client redis.UniversalClient, log *slog.Logger, metrics *observe.Metrics,
-	options SchedulerOptions,
+// New returns a Scheduler that enqueues sweeps through the client.
+func New(db *postgres.DB, client *tasks.Client, log *slog.Logger, metrics *observe.Metrics,
+	options Options,
 ) *Scheduler {
 	s := &Scheduler{
 		now: options.Now, tracer: options.Tracer, db: db, journal: journal.New(db), schedules: journal.NewSchedules(db),
-		dispatch: newDispatcher(client), log: log, metrics: metrics,
+		client: client, log: log, metrics: metrics,
 	}
 	add := func(enabled bool, job scheduled) {
 		s.known = append(s.known, job)
@@ -129,7 +127,11 @@ func NewScheduler(db *postgres.DB, client redis.UniversalClient, log *slog.Logge
 	if s.now == nil {
 		s.now = s.databaseTime
 	}
-	showSchedules(metrics, s.due)
+	for _, job := range s.due { // the zeros of what is counted
+		for _, outcome := range []string{journal.TickNoted, journal.TickAccepted, journal.TickSkipped} {
+			metrics.ScheduleTicks.WithLabelValues(job.Name, outcome)
+		}
+	}
 	return s
 }
 
@@ -282,9 +284,9 @@ func (s *Scheduler) take(ctx context.Context, tick journal.Tick, now time.Time) 
 // enqueue enqueues a sweep that was accepted. Its row counts as never enqueued
 // until it says otherwise: so whatever goes wrong here, the reconciler sees it.
 func (s *Scheduler) enqueue(ctx context.Context, sweep journal.Job, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookkeepingTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), enqueueTime)
 	defer cancel()
-	if err := s.dispatch.enqueue(ctx, sweep); err != nil {
+	if err := s.client.Enqueue(ctx, sweep); err != nil {
 		log.WarnContext(ctx, "job not enqueued: left to the reconciler", "job", sweep.ID, "error", err)
 		return
 	}
@@ -422,7 +424,7 @@ func tickOf(job scheduled, row journal.Schedule, now time.Time) (journal.Tick, e
 	if at.IsZero() || at.Year() < 1 || at.Year() > lastYear {
 		return journal.Tick{}, fmt.Errorf("it has no tick up to %s", now)
 	}
-	parameters, err := json.Marshal(retentionSweepParameters{Job: job.Name, Tick: at})
+	parameters, err := json.Marshal(retention.SweepParameters{Job: job.Name, Tick: at})
 	if err != nil {
 		return journal.Tick{}, fmt.Errorf("encode the job's parameters: %w", err)
 	}
@@ -430,7 +432,7 @@ func tickOf(job scheduled, row journal.Schedule, now time.Time) (journal.Tick, e
 		Job: job.Name, At: at, Next: nextOf(job, at),
 		Sweep: journal.Job{
 			ID:   jobs.DerivedID(string(job.kind), job.Name, at.Format(time.RFC3339Nano)),
-			Kind: job.kind, Parameters: parameters, Requester: sweepRequester,
+			Kind: job.kind, Parameters: parameters, Requester: retention.Requester,
 		},
 	}
 	if row.LastTick.After(now.Add(clockSlack)) {
