@@ -17,14 +17,14 @@ type access struct {
 
 // accessOf decides how a reader may read the room. The error is [ErrForbidden] if the
 // reader may not.
-func accessOf(standing timeline.Standing) (access, error) {
+func accessOf(reader timeline.ReaderAccess) (access, error) {
 	switch {
-	case standing.Membership == "join":
+	case reader.Membership == "join":
 		return access{}, nil
 	// Without the leave event it is not known how far the reader may read.
-	case standing.Membership == "leave" && standing.Remembered && standing.At != nil:
-		return access{left: standing.At}, nil
-	case settingOf(standing.HistoryVisibility).visibility == worldReadable:
+	case reader.Membership == "leave" && reader.Remembered && reader.At != nil:
+		return access{left: reader.At}, nil
+	case settingOf(reader.HistoryVisibility).visibility == worldReadable:
 		return access{peeker: true}, nil
 	}
 	return access{}, ErrForbidden

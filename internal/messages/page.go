@@ -122,10 +122,10 @@ func (m *Messages) readPage(ctx context.Context, snapshot *timeline.Snapshot, re
 	if err != nil {
 		return timeline.Page{}, access{}, err
 	}
-	if request.All || pages[0].Standing.Membership == "join" {
+	if request.All || pages[0].ReaderAccess.Membership == "join" {
 		return pages[0], access{}, nil
 	}
-	access, err := accessOf(pages[0].Standing)
+	access, err := accessOf(pages[0].ReaderAccess)
 	if err != nil {
 		return timeline.Page{}, access, err
 	}

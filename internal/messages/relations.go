@@ -52,7 +52,7 @@ type bundles struct{ timeline.Bundles }
 
 // readBundles reads the bundles of the events.
 func readBundles(ctx context.Context, snapshot *timeline.Snapshot, request *Request, events []readableEvent) (b bundles, err error) {
-	asked := timeline.BundleQuestion{Room: request.Room, Reader: request.Reader.UserID, Ignorer: request.Reader.UserID}
+	asked := timeline.BundleQuery{Room: request.Room, Reader: request.Reader.UserID, Ignorer: request.Reader.UserID}
 	if request.All {
 		asked.Ignorer = "" // nothing is hidden
 	}

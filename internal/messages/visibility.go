@@ -36,7 +36,7 @@ func (m *Messages) visible(ctx context.Context, snapshot *timeline.Snapshot, roo
 	}
 	subjects := make([]eventFacts, len(events))
 	changes := map[int]change{}
-	question := timeline.VisibilityQuestion{Room: room, Reader: reader.UserID}
+	question := timeline.VisibilityQuery{Room: room, Reader: reader.UserID}
 	for i := range events {
 		event, s := &events[i], &subjects[i]
 		s.eventType, s.isState = event.Type, event.StateKey != nil

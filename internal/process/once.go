@@ -50,8 +50,8 @@ func RunOnce(ctx context.Context, settings config.Config, log *slog.Logger, once
 	}
 	reconciler := tasks.NewReconciler(p.db, p.redis, p.board, log, p.metrics)
 	if err != nil || !once.Wait {
-		if err := reconciler.Look(ctx); err != nil {
-			log.WarnContext(ctx, "reconciler could not look", "error", err)
+		if err := reconciler.Check(ctx); err != nil {
+			log.WarnContext(ctx, "reconciler's check failed", "error", err)
 		}
 		return err
 	}

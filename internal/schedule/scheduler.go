@@ -220,7 +220,7 @@ func (s *Scheduler) decide(ctx context.Context, job scheduled, row journal.Sched
 		return time.Time{}, err
 	}
 	last := row.LastTick
-	if last.Before(tick.At) || !tick.Disbelieved.IsZero() {
+	if last.Before(tick.At) || !tick.FutureTick.IsZero() {
 		taken, err := s.take(ctx, tick, now)
 		if err != nil {
 			s.show(job, last, nextOf(job, last), now)
@@ -266,7 +266,7 @@ func (s *Scheduler) take(ctx context.Context, tick journal.Tick, now time.Time) 
 	span.Set(slog.String("outcome", taken.Outcome), slog.String("job", taken.Sweep.ID))
 	log := s.log.With("schedule", tick.Job, "tick", tick.At)
 	if taken.SetBack {
-		log.WarnContext(ctx, "the schedule's last tick was in the future, and is set back", "was", tick.Disbelieved)
+		log.WarnContext(ctx, "the schedule's last tick was in the future, and is set back", "was", tick.FutureTick)
 	}
 	switch taken.Outcome {
 	case journal.TickNoted:
@@ -360,7 +360,7 @@ func (s *Scheduler) runLatest(ctx context.Context, job scheduled) (taken journal
 	if err != nil {
 		return taken, err
 	}
-	tick.Insist = true
+	tick.Force = true
 	taken, err = s.take(ctx, tick, now)
 	if err == nil && taken.Outcome == journal.TickPast {
 		s.log.InfoContext(ctx, "the tick was taken before", "schedule", job.Name, "tick", tick.At,
@@ -436,7 +436,7 @@ func tickOf(job scheduled, row journal.Schedule, now time.Time) (journal.Tick, e
 		},
 	}
 	if row.LastTick.After(now.Add(clockSlack)) {
-		tick.Disbelieved = row.LastTick
+		tick.FutureTick = row.LastTick
 	}
 	return tick, nil
 }

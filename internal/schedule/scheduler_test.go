@@ -760,5 +760,5 @@ func (o *town) work(options tasks.WorkerOptions) {
 func (o *town) reconcile() {
 	o.T.Helper()
 	board := jobs.NewBoard(o.DB, o.redis, time.Hour, o.log)
-	require.NoError(o.T, tasks.NewReconciler(o.DB, o.redis, board, o.log, o.metrics).Look(o.Ctx))
+	require.NoError(o.T, tasks.NewReconciler(o.DB, o.redis, board, o.log, o.metrics).Check(o.Ctx))
 }

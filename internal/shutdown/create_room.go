@@ -17,11 +17,11 @@ func (h *Embedded) createRoom(ctx context.Context, w *roomwriter.EventWriter, ve
 	if version == "9" || version == "10" {
 		create["creator"] = room.Creator
 	}
-	writer, tips, sealed, err := h.beginRoom(ctx, w, version, room.Creator, create)
+	writer, extremities, sealed, err := h.beginRoom(ctx, w, version, room.Creator, create)
 	if err != nil {
 		return "", err
 	}
-	if err := writer.Write(ctx, tips, sealed); err != nil {
+	if err := writer.Write(ctx, extremities, sealed); err != nil {
 		return "", err
 	}
 	joining, err := h.joining(ctx, w, room.Creator)
@@ -49,10 +49,10 @@ func (h *Embedded) createRoom(ctx context.Context, w *roomwriter.EventWriter, ve
 // event.
 func (h *Embedded) beginRoom(ctx context.Context, w *roomwriter.EventWriter, version matrix.RoomVersion, creator string,
 	content map[string]any,
-) (*roomwriter.RoomWriter, roomwriter.Tips, matrix.SealedEvent, error) {
+) (*roomwriter.RoomWriter, roomwriter.Extremities, matrix.SealedEvent, error) {
 	now, err := w.Now(ctx)
 	if err != nil {
-		return nil, roomwriter.Tips{}, matrix.SealedEvent{}, err
+		return nil, roomwriter.Extremities{}, matrix.SealedEvent{}, err
 	}
 	event := matrix.Event{
 		Type: "m.room.create", Sender: creator, StateKey: new(string), Content: content,
@@ -64,14 +64,14 @@ func (h *Embedded) beginRoom(ctx context.Context, w *roomwriter.EventWriter, ver
 		}
 		sealed, err := event.Seal(version, h.options.ServerName, h.options.SigningKey)
 		if err != nil {
-			return nil, roomwriter.Tips{}, matrix.SealedEvent{}, err
+			return nil, roomwriter.Extremities{}, matrix.SealedEvent{}, err
 		}
 		room, err := w.NewRoom(ctx, sealed.RoomID, version, creator)
 		switch {
 		case err == nil:
-			return room, roomwriter.Tips{Depth: event.Depth, Now: now}, sealed, nil
+			return room, roomwriter.Extremities{Depth: event.Depth, Now: now}, sealed, nil
 		case !errors.Is(err, journal.ErrExists) || event.OriginServerTS-now >= maxSiblings:
-			return nil, roomwriter.Tips{}, matrix.SealedEvent{}, err
+			return nil, roomwriter.Extremities{}, matrix.SealedEvent{}, err
 		}
 		// Since version 12 a room is named after its create event, and two that the
 		// same user makes in the same millisecond would be one.

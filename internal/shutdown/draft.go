@@ -23,12 +23,12 @@ type draft struct {
 	allow func(state) error
 }
 
-// send writes a draft as the room's next event, after the tips.
-func (h *Embedded) send(ctx context.Context, room *roomwriter.RoomWriter, tips roomwriter.Tips, d draft) error {
+// send writes a draft as the room's next event, after the extremities.
+func (h *Embedded) send(ctx context.Context, room *roomwriter.RoomWriter, extremities roomwriter.Extremities, d draft) error {
 	keys := matrix.AuthTypes(room.Version(), matrix.Event{
 		Type: d.kind, Sender: d.sender, StateKey: d.stateKey, Content: d.content,
 	})
-	allowing, err := room.State(ctx, tips, keys...)
+	allowing, err := room.State(ctx, extremities, keys...)
 	if err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func (h *Embedded) send(ctx context.Context, room *roomwriter.RoomWriter, tips r
 			return err
 		}
 	}
-	at := matrix.Event{PrevEvents: tips.Prev, Depth: tips.Depth, OriginServerTS: tips.Now}
+	at := matrix.Event{PrevEvents: extremities.Prev, Depth: extremities.Depth, OriginServerTS: extremities.Now}
 	for _, key := range keys {
 		if event, ok := allowing[key]; ok {
 			at.AuthEvents = append(at.AuthEvents, event.ID)
@@ -47,16 +47,16 @@ func (h *Embedded) send(ctx context.Context, room *roomwriter.RoomWriter, tips r
 	if err != nil {
 		return err
 	}
-	return room.Write(ctx, tips, sealed)
+	return room.Write(ctx, extremities, sealed)
 }
 
-// sendNext is send with the tips that the room has now.
+// sendNext is send with the extremities that the room has now.
 func (h *Embedded) sendNext(ctx context.Context, room *roomwriter.RoomWriter, d draft) error {
-	tips, err := room.Tips(ctx)
+	extremities, err := room.Extremities(ctx)
 	if err != nil {
 		return err
 	}
-	return h.send(ctx, room, tips, d)
+	return h.send(ctx, room, extremities, d)
 }
 
 // seal makes the draft an event of the room, at the place that at says.

@@ -159,11 +159,11 @@ func (h *Embedded) openRoom(ctx context.Context, w *roomwriter.EventWriter, id s
 	if h.options.SigningKey != nil {
 		return room, nil
 	}
-	tips, err := room.Tips(ctx)
+	extremities, err := room.Extremities(ctx)
 	if err != nil {
 		return nil, err
 	}
-	remote, err := room.HasRemoteMembers(ctx, tips, h.options.ServerName)
+	remote, err := room.HasRemoteMembers(ctx, extremities, h.options.ServerName)
 	if err == nil && remote {
 		err = ErrUnsigned
 	}

@@ -57,11 +57,11 @@ func (r *remover) attempt(ctx context.Context, id string, do func(*roomwriter.Ro
 
 // leave makes the user leave the room and forget it.
 func (r *remover) leave(ctx context.Context, room *roomwriter.RoomWriter, user string, member roomwriter.Membership) error {
-	tips, err := room.Tips(ctx)
+	extremities, err := room.Extremities(ctx)
 	if err != nil {
 		return err
 	}
-	known, err := room.State(ctx, tips, membershipKey(user))
+	known, err := room.State(ctx, extremities, membershipKey(user))
 	if err != nil {
 		return err
 	}
@@ -71,9 +71,9 @@ func (r *remover) leave(ctx context.Context, room *roomwriter.RoomWriter, user s
 	}
 	switch {
 	case known[membershipKey(user)].ID == member.EventID:
-		err = r.send(ctx, room, tips, leave)
-	case member.Outlier && member.Membership != "join" && !tips.Current:
-		err = r.turnDown(ctx, room, tips, leave, member.EventID)
+		err = r.send(ctx, room, extremities, leave)
+	case member.Outlier && member.Membership != "join" && !extremities.Current:
+		err = r.turnDown(ctx, room, extremities, leave, member.EventID)
 	default:
 		err = errNotMember
 	}
@@ -90,7 +90,7 @@ const maxCopied = 9
 // turnDown makes the user turn down an invitation to, or take back a knock on, a
 // room that nobody of this server is in. Nothing but that event is known of the
 // room, so it is what permits the leave, with what permitted it.
-func (r *remover) turnDown(ctx context.Context, room *roomwriter.RoomWriter, tips roomwriter.Tips, leave draft, invitation string) error {
+func (r *remover) turnDown(ctx context.Context, room *roomwriter.RoomWriter, extremities roomwriter.Extremities, leave draft, invitation string) error {
 	text, err := r.w.EventJSON(ctx, invitation)
 	if err != nil {
 		return err
@@ -105,12 +105,12 @@ func (r *remover) turnDown(ctx context.Context, room *roomwriter.RoomWriter, tip
 	copied := min(len(event.AuthEvents), maxCopied)
 	sealed, err := r.seal(room, leave, matrix.Event{
 		PrevEvents: []string{invitation}, AuthEvents: append(event.AuthEvents[:copied:copied], invitation),
-		Depth: roomwriter.NextDepth(event.Depth), OriginServerTS: tips.Now,
+		Depth: roomwriter.NextDepth(event.Depth), OriginServerTS: extremities.Now,
 	})
 	if err != nil {
 		return err
 	}
-	return room.WriteOutOfBand(ctx, tips, sealed)
+	return room.WriteOutOfBand(ctx, extremities, sealed)
 }
 
 // join makes the user join the new room, unless that is so already.

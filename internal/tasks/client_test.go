@@ -36,7 +36,7 @@ func TestPurgeIsAcceptedWithoutRedis(t *testing.T) {
 	require.True(t, l.Job(id).TaskMissing)
 
 	require.NoError(t, l.server.Restart(l.Ctx))
-	require.NoError(t, l.reconciler().Look(l.Ctx))
+	require.NoError(t, l.reconciler().Check(l.Ctx))
 	require.Equal(t, []string{id + "~1"}, l.pending(), "at once, and under the generation that it has")
 	require.False(t, l.Job(id).TaskMissing)
 }

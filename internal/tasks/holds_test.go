@@ -24,7 +24,7 @@ func (l *lab) release(room string) {
 	l.T.Helper()
 	_, err := l.Holds.Release(l.Ctx, room, "@counsel:x")
 	require.NoError(l.T, err)
-	require.NoError(l.T, l.reconciler().Look(l.Ctx))
+	require.NoError(l.T, l.reconciler().Check(l.Ctx))
 }
 
 // held waits until the job waits for the end of a hold.
@@ -77,7 +77,7 @@ func TestHoldStopsAPurgeAtAnyBatch(t *testing.T) {
 		}, time.Minute, 5*time.Millisecond)
 
 		// Nobody takes it up, and it has no task that would come again and again.
-		require.NoError(t, l.reconciler().Look(l.Ctx))
+		require.NoError(t, l.reconciler().Check(l.Ctx))
 		require.Equal(t, job.Attempt, l.Job(id).Attempt)
 		require.Equal(t, journal.Held, l.Job(id).State)
 		_, err := l.asynq.GetTaskInfo(string(jobs.Default), taskID(id, job.Generation+1))

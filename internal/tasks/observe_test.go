@@ -79,7 +79,7 @@ func TestJobIsFollowedFromRequestToBatches(t *testing.T) {
 	require.NoError(t, err)
 	l.Exec(`UPDATE lethe.jobs SET heartbeat_at = clock_timestamp() - interval '1 min'`)
 	require.NoError(t, l.redis.FlushAll(l.Ctx).Err())
-	require.NoError(t, NewReconciler(l.DB, l.redis, l.board, l.log, l.metrics).Look(l.Ctx))
+	require.NoError(t, NewReconciler(l.DB, l.redis, l.board, l.log, l.metrics).Check(l.Ctx))
 	require.Equal(t, 2, l.Job(id).Generation)
 	l.failing("40P01", 1)
 	stop := l.work(WorkerOptions{BatchEvents: 2, Tracer: tracer})
@@ -162,7 +162,7 @@ func TestQueueWatch(t *testing.T) {
 	_, err := l.client.SubmitDeleteRoom(l.Ctx, DeleteRoom{Room: "!third:x", Requester: "@admin:x"})
 	require.NoError(t, err)
 	l.Exec(`UPDATE lethe.jobs SET queue = 'low', created_at = now() - interval '1 h' WHERE room_id = $1`, room)
-	require.NoError(t, watch.Look(l.Ctx))
+	require.NoError(t, watch.Check(l.Ctx))
 	require.Equal(t, []float64{1, 1, 1, 0}, []float64{
 		shown(string(jobs.Low), "queued"), shown(string(jobs.Default), "queued"), shown(string(jobs.Critical), "queued"), shown(string(jobs.Default), "running"),
 	})
@@ -170,12 +170,12 @@ func TestQueueWatch(t *testing.T) {
 
 	// What ends is gone, and what is not known is not shown.
 	l.Exec(`DELETE FROM lethe.jobs WHERE queue = 'low'`)
-	require.NoError(t, watch.Look(l.Ctx))
+	require.NoError(t, watch.Check(l.Ctx))
 	require.Zero(t, shown(string(jobs.Low), "queued"))
 	require.Zero(t, value(t, l.metrics.QueueOldestSeconds.WithLabelValues(string(jobs.Low))))
 	ctx, cancel := context.WithCancel(l.Ctx)
 	cancel()
-	require.True(t, errors.Is(watch.Look(ctx), context.Canceled))
+	require.True(t, errors.Is(watch.Check(ctx), context.Canceled))
 	shows := make(chan prometheus.Metric, 10)
 	l.metrics.QueueJobs.Collect(shows)
 	require.Empty(t, shows)

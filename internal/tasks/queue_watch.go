@@ -38,7 +38,7 @@ func NewQueueWatch(db *postgres.DB, log *slog.Logger, metrics *observe.Metrics) 
 // check, and the metrics then show nothing until the next successful one.
 func (q *QueueWatch) Run(ctx context.Context) {
 	check := func(ctx context.Context) {
-		if err := q.Look(ctx); err != nil && ctx.Err() == nil {
+		if err := q.Check(ctx); err != nil && ctx.Err() == nil {
 			q.log.WarnContext(ctx, "queues not checked", "error", err)
 		}
 	}
@@ -46,8 +46,8 @@ func (q *QueueWatch) Run(ctx context.Context) {
 	wait.Every(ctx, queueWatchEvery, check)
 }
 
-// Look checks the queues once.
-func (q *QueueWatch) Look(ctx context.Context) error {
+// Check checks the queues once.
+func (q *QueueWatch) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, queueWatchTime)
 	defer cancel()
 	open, err := q.journal.Queues(ctx)

@@ -66,15 +66,15 @@ func NewReconciler(db *postgres.DB, client redis.UniversalClient, board *jobs.Bo
 // one tries again.
 func (r *Reconciler) Run(ctx context.Context) {
 	wait.Every(ctx, reconcileInterval, func(ctx context.Context) {
-		if err := r.Look(ctx); err != nil && ctx.Err() == nil {
+		if err := r.Check(ctx); err != nil && ctx.Err() == nil {
 			r.log.WarnContext(ctx, "reconciler's check failed", "error", err)
 		}
 	})
 }
 
-// Look checks the jobs once. Without Redis it changes nothing: a new generation
+// Check checks the jobs once. Without Redis it changes nothing: a new generation
 // that cannot be enqueued is of no use.
-func (r *Reconciler) Look(ctx context.Context) error {
+func (r *Reconciler) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, reconcileTime)
 	defer cancel()
 	if err := r.showQueues(ctx); err != nil {

@@ -58,7 +58,7 @@ func TestReconcilersTogetherEnqueueEachLostJobOnce(t *testing.T) {
 		var group sync.WaitGroup
 		for range 6 {
 			group.Go(func() {
-				if err := l.reconciler().Look(l.Ctx); err != nil {
+				if err := l.reconciler().Check(l.Ctx); err != nil {
 					t.Error(err)
 				}
 			})
@@ -76,7 +76,7 @@ func TestTaskIsMissingOnlyAfterAMinute(t *testing.T) {
 	reconciler := l.reconciler()
 	look := func(missing bool, generation int) {
 		t.Helper()
-		require.NoError(t, reconciler.Look(l.Ctx))
+		require.NoError(t, reconciler.Check(l.Ctx))
 		require.Equal(t, missing, l.Job(id).TaskMissing)
 		require.Equal(t, generation, l.Job(id).Generation)
 	}
@@ -107,7 +107,7 @@ func TestReconcilerChangesNothingWithoutRedis(t *testing.T) {
 	}
 	before := rows()
 	l.server.Kill()
-	require.Error(t, l.reconciler().Look(l.Ctx))
+	require.Error(t, l.reconciler().Check(l.Ctx))
 	require.Equal(t, before, rows())
 }
 
@@ -116,7 +116,7 @@ func TestReconcilerShowsTheQueues(t *testing.T) {
 	l := setup(t)
 	l.submit(room, 7)
 	require.NoError(t, l.redis.FlushAll(l.Ctx).Err())
-	require.NoError(t, l.reconciler().Look(l.Ctx))
+	require.NoError(t, l.reconciler().Check(l.Ctx))
 	names, err := l.asynq.Queues()
 	require.NoError(t, err)
 	slices.Sort(names)
@@ -130,7 +130,7 @@ func TestReconcilerGivesUpWhatKillsItsWorkers(t *testing.T) {
 	l.claim(id)
 	l.vanish(id)
 	l.Exec(`UPDATE lethe.jobs SET failures = $1`, maxFailures-1)
-	require.NoError(t, l.reconciler().Look(l.Ctx))
+	require.NoError(t, l.reconciler().Check(l.Ctx))
 	status, err := l.board.Status(l.Ctx, jobs.PurgeHistory, id)
 	require.NoError(t, err)
 	require.Equal(t, journal.Failed, status.State)
@@ -146,9 +146,9 @@ func TestReconcilerDoesNotTrustAnActiveTask(t *testing.T) {
 	key := func(list string) string { return "asynq:{default}:" + list }
 	require.NoError(t, l.redis.LMove(l.Ctx, key("pending"), key("active"), "right", "left").Err())
 	require.NoError(t, l.redis.HSet(l.Ctx, key("t:"+id+"~1"), "state", "active").Err())
-	require.NoError(t, l.reconciler().Look(l.Ctx))
+	require.NoError(t, l.reconciler().Check(l.Ctx))
 	l.Exec(`UPDATE lethe.jobs SET task_missing_since = task_missing_since - interval '1 hour'`)
-	require.NoError(t, l.reconciler().Look(l.Ctx))
+	require.NoError(t, l.reconciler().Check(l.Ctx))
 	require.Equal(t, []string{id + "~2"}, l.pending())
 }
 

@@ -444,7 +444,7 @@ func TestSweptJobsAreEnqueuedByTheReconciler(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 2, sweep.at.Sweep.Enqueued)
 	require.NoError(t, l.server.Restart(l.Ctx))
-	require.NoError(t, l.reconciler().Look(l.Ctx))
+	require.NoError(t, l.reconciler().Check(l.Ctx))
 	var ids []string
 	tasks, err := l.asynq.ListPendingTasks(string(jobs.Low))
 	require.NoError(t, err)
@@ -454,7 +454,7 @@ func TestSweptJobsAreEnqueuedByTheReconciler(t *testing.T) {
 	require.ElementsMatch(t, storetest.All[string](l.Lab, `SELECT id || '~1' FROM lethe.jobs WHERE queue = 'low'`), ids)
 	require.Len(t, ids, 2)
 	// And it finds them there.
-	require.NoError(t, l.reconciler().Look(l.Ctx))
+	require.NoError(t, l.reconciler().Check(l.Ctx))
 	require.Zero(t, storetest.All[int](l.Lab, `SELECT count(*) FROM lethe.jobs WHERE queue = 'low' AND task_missing_since IS NOT NULL`)[0])
 }
 

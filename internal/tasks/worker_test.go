@@ -151,7 +151,7 @@ func TestYieldsAreNoFailures(t *testing.T) {
 	l.Exec(`UPDATE lethe.jobs SET failures = $1`, maxFailures-1)
 	l.work(WorkerOptions{BatchEvents: 2, TimeSlice: time.Nanosecond})
 	require.Eventually(t, func() bool { return l.Job(id).Attempt >= 3 }, time.Minute, 20*time.Millisecond)
-	require.NoError(t, l.reconciler().Look(l.Ctx))
+	require.NoError(t, l.reconciler().Check(l.Ctx))
 	require.Equal(t, maxFailures-1, l.Job(id).Failures)
 	require.Equal(t, 1, l.Job(id).Generation)
 	task, err := l.asynq.GetTaskInfo(string(jobs.Default), taskID(id, 1))
@@ -241,7 +241,7 @@ func TestWorkerOutlivesAPanic(t *testing.T) {
 
 	require.Equal(t, journal.Running, l.Job(id).State, "as if its worker had died")
 	l.vanish(id)
-	require.NoError(t, l.reconciler().Look(l.Ctx))
+	require.NoError(t, l.reconciler().Check(l.Ctx))
 	require.Equal(t, 1, l.Job(id).Failures)
 	require.Equal(t, journal.Complete, l.ends(id).State)
 }

@@ -37,15 +37,15 @@ type Tick struct {
 	// always the same for the same tick.
 	Sweep Job
 
-	// Disbelieved, unless zero, is the row's last tick as the caller has read it, if
+	// FutureTick, unless zero, is the row's last tick as the caller has read it, if
 	// that tick lay in the future. The row is then set back to this tick. If the row
-	// has changed since, the caller is late and Disbelieved has no effect. Defaults to
-	// zero, which believes the row.
-	Disbelieved time.Time
+	// has changed since, the caller is late and FutureTick has no effect. Defaults to
+	// zero, with which the row stays.
+	FutureTick time.Time
 
-	// Insist also runs the tick of a job without a row, and a tick that was noted or
+	// Force also runs the tick of a job without a row, and a tick that was noted or
 	// skipped before. Defaults to false, which leaves these alone.
-	Insist bool
+	Force bool
 }
 
 // The outcomes of a tick. The first three are stored in lethe.schedules.
@@ -71,7 +71,7 @@ type TakenTick struct {
 	// there is no such sweep.
 	Sweep Job
 
-	// SetBack says that the row had the tick that was not believed.
+	// SetBack says that the row was set back from FutureTick.
 	SetBack bool
 }
 
@@ -159,7 +159,7 @@ func takeTick(ctx context.Context, tx pgx.Tx, tick Tick) (taken TakenTick, err e
 	if err != nil {
 		return taken, err
 	}
-	if made.RowsAffected() == 1 && !tick.Insist {
+	if made.RowsAffected() == 1 && !tick.Force {
 		taken.Outcome = TickNoted
 		return taken, nil
 	}
@@ -170,12 +170,12 @@ func takeTick(ctx context.Context, tx pgx.Tx, tick Tick) (taken TakenTick, err e
 		Scan(&last, &outcome, &lastSweep); err != nil {
 		return taken, err
 	}
-	taken.SetBack = !tick.Disbelieved.IsZero() && last.Equal(tick.Disbelieved)
+	taken.SetBack = !tick.FutureTick.IsZero() && last.Equal(tick.FutureTick)
 	taken.Outcome = TickPast
 	if taken.Sweep, err = findSweep(ctx, tx, tick.Sweep.ID); err != nil {
 		return taken, err
 	}
-	stays := last.After(tick.At) || last.Equal(tick.At) && (outcome == TickAccepted || !tick.Insist)
+	stays := last.After(tick.At) || last.Equal(tick.At) && (outcome == TickAccepted || !tick.Force)
 	if stays && !taken.SetBack {
 		if taken.Sweep.ID == "" {
 			taken.Sweep, err = findSweep(ctx, tx, lastSweep)
@@ -193,7 +193,7 @@ func takeTick(ctx context.Context, tx pgx.Tx, tick Tick) (taken TakenTick, err e
 		SET last_tick = $2, next_tick = $3, taken_at = clock_timestamp(),
 		    outcome = CASE WHEN $4 THEN 'skipped' ELSE 'accepted' END,
 		    sweep_id = CASE WHEN $4 THEN sweep_id ELSE $5 END,
-		    -- With Insist a skipped tick may be taken again.
+		    -- With Force a skipped tick may be taken again.
 		    skipped = skipped + ($4 AND (outcome <> 'skipped' OR last_tick <> $2))::int
 		WHERE job = $1`, tick.Job, tick.At, orNull(tick.Next), skipped, taken.Sweep.ID)
 	return taken, err

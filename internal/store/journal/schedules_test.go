@@ -32,7 +32,7 @@ func tickOf(number int) journal.Tick {
 
 func insisting(number int) journal.Tick {
 	tick := tickOf(number)
-	tick.Insist = true
+	tick.Force = true
 	return tick
 }
 
@@ -143,7 +143,7 @@ func TestTickIsSkippedWhileTheSweepBeforeHasNotEnded(t *testing.T) {
 	// It is for the sweeps of the same job, and for those alone.
 	other := tickOf(5)
 	other.Job, other.Sweep.ID = "hourly", jobs.NewID()
-	other.Insist = true
+	other.Force = true
 	require.Equal(t, journal.TickAccepted, take(l, other).Outcome)
 	l.Exec(`DELETE FROM lethe.schedules`)
 	require.Equal(t, journal.TickSkipped, take(l, insisting(5)).Outcome, "whatever became of the row")
@@ -184,7 +184,7 @@ func TestTickHasOneSweepWhateverTheRowSays(t *testing.T) {
 	take(l, insisting(3))
 	endSweeps(l)
 	ahead := insisting(3)
-	ahead.Disbelieved = time.Date(294000, 1, 1, 0, 0, 0, 0, time.UTC)
+	ahead.FutureTick = time.Date(294000, 1, 1, 0, 0, 0, 0, time.UTC)
 	for _, change := range []string{
 		`DELETE FROM lethe.schedules`,
 		`UPDATE lethe.schedules SET last_tick = '4000-01-01 BC', outcome = 'skipped'`,
@@ -211,7 +211,7 @@ func TestRowIsSetBackIfItIsAsItWasRead(t *testing.T) {
 		t.Helper()
 		l.Exec(`UPDATE lethe.schedules SET last_tick = $1`, future)
 		tick := tickOf(number)
-		tick.Disbelieved = read
+		tick.FutureTick = read
 		return take(l, tick)
 	}
 	taken := disbelieving(0, future)

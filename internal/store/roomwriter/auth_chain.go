@@ -11,7 +11,7 @@ import (
 // that it replaces, if that is the last of its chain, and else in a chain of its
 // own. Links lead from there to the events that permit it, where no other of them
 // leads there already.
-func (r *RoomWriter) writeAuthChain(ctx context.Context, e written, auth []string) error {
+func (r *RoomWriter) writeAuthChain(ctx context.Context, e newEvent, auth []string) error {
 	rows, err := r.w.b.Query(ctx, `
 		SELECT coalesce(c.chain_id, 0), coalesce(c.sequence_number, 0), c.event_id IS NULL,
 		       coalesce(s.type = $2 AND s.state_key = $3, false) AND NOT EXISTS (

@@ -37,7 +37,7 @@ func Write(ctx context.Context, b *journal.Batch, do func(*EventWriter) error) e
 	if err := do(w); err != nil {
 		return err
 	}
-	if err := w.settle(ctx); err != nil {
+	if err := w.finish(ctx); err != nil {
 		return fmt.Errorf("settle the written rooms: %w", err)
 	}
 	return nil
@@ -243,11 +243,11 @@ func (w *EventWriter) NewRoom(ctx context.Context, id string, version matrix.Roo
 	return r, nil
 }
 
-// mostPrevEvents is how many events ours follows at most. 20 are allowed.
-const mostPrevEvents = 10
+// maxPrevEvents is how many events ours follows at most. 20 are allowed.
+const maxPrevEvents = 10
 
-// Tips are where a room's next event attaches. They hold until one is written.
-type Tips struct {
+// Extremities are where a room's next event attaches. They hold until one is written.
+type Extremities struct {
 	// Prev are the ids of the events that the next one follows: up to 10 of the
 	// forward extremities, the deepest first. None means that the room has none.
 	Prev []string
@@ -265,7 +265,7 @@ type Tips struct {
 }
 
 // departed reports whether this server was in the room, but is no more.
-func (t Tips) departed() bool { return !t.Current && len(t.Prev) > 0 }
+func (t Extremities) departed() bool { return !t.Current && len(t.Prev) > 0 }
 
 // maxDepth is the largest integer that an event may hold.
 const maxDepth = 1<<53 - 1
@@ -285,9 +285,9 @@ func (w *EventWriter) Now(ctx context.Context) (int64, error) {
 
 const nowInMilliseconds = `floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint`
 
-// Tips returns where the room's next event attaches.
-func (r *RoomWriter) Tips(ctx context.Context) (Tips, error) {
-	var t Tips
+// Extremities returns where the room's next event attaches.
+func (r *RoomWriter) Extremities(ctx context.Context) (Extremities, error) {
+	var t Extremities
 	if err := r.w.b.QueryRow(ctx, `
 		WITH tips AS MATERIALIZED (
 			SELECT x.event_id, e.depth, e.stream_ordering, g.state_group
@@ -303,8 +303,8 @@ func (r *RoomWriter) Tips(ctx context.Context) (Tips, error) {
 		        HAVING count(*) = count(state_group) AND min(state_group) = max(state_group)),
 		       (SELECT state_group FROM tips WHERE state_group IS NOT NULL
 		        ORDER BY depth DESC, stream_ordering DESC, event_id LIMIT 1)`,
-		r.id, mostPrevEvents).Scan(&t.Prev, &t.Depth, &t.Now, &t.Current, &t.group, &t.last); err != nil {
-		return Tips{}, fmt.Errorf("read the forward extremities: %w", err)
+		r.id, maxPrevEvents).Scan(&t.Prev, &t.Depth, &t.Now, &t.Current, &t.group, &t.last); err != nil {
+		return Extremities{}, fmt.Errorf("read the forward extremities: %w", err)
 	}
 	t.Depth = NextDepth(t.Depth)
 	return t, nil
@@ -321,11 +321,11 @@ type StateEvent struct {
 	JSON []byte
 }
 
-// State returns what the room's state has for the keys, at the tips. It is the
+// State returns what the room's state has for the keys, at the extremities. It is the
 // current state: where the extremities differ, a homeserver has resolved it. When
 // nobody of this server is in the room any more it has none, and the state is
 // that of the newest extremity.
-func (r *RoomWriter) State(ctx context.Context, tips Tips, keys ...matrix.StateKey) (map[matrix.StateKey]StateEvent, error) {
+func (r *RoomWriter) State(ctx context.Context, extremities Extremities, keys ...matrix.StateKey) (map[matrix.StateKey]StateEvent, error) {
 	types, stateKeys := make([]string, len(keys)), make([]string, len(keys))
 	for i, key := range keys {
 		types[i], stateKeys[i] = key.Type, key.Key
@@ -335,14 +335,14 @@ func (r *RoomWriter) State(ctx context.Context, tips Tips, keys ...matrix.StateK
 		FROM wanted k JOIN current_state_events c
 		  ON c.room_id = $1 AND c.type = k.type AND c.state_key = k.state_key
 		WHERE $4::bigint IS NULL`, (*int64)(nil)
-	if !tips.Current {
+	if !extremities.Current {
 		found, group = `
 		SELECT DISTINCT ON (k.type, k.state_key) k.type, k.state_key, s.event_id
 		FROM chain
 		JOIN state_groups_state s ON s.state_group = chain.state_group
 		JOIN wanted k ON k.type = s.type AND k.state_key = s.state_key
 		WHERE $1 <> ''
-		ORDER BY k.type, k.state_key, s.state_group DESC`, tips.last
+		ORDER BY k.type, k.state_key, s.state_group DESC`, extremities.last
 	}
 	rows, err := r.w.b.Query(ctx, `
 		WITH RECURSIVE `+chainOf("$4")+`, wanted AS (
@@ -384,13 +384,13 @@ func chainOf(group string) string {
 }
 
 // HasRemoteMembers reports whether a user of a server of another name is in the
-// room, as far as the state at the tips says. One whose server cannot be told is.
-func (r *RoomWriter) HasRemoteMembers(ctx context.Context, tips Tips, server string) (bool, error) {
+// room, as far as the state at the extremities says. One whose server cannot be told is.
+func (r *RoomWriter) HasRemoteMembers(ctx context.Context, extremities Extremities, server string) (bool, error) {
 	const remote = `membership = 'join' AND substr(state_key, nullif(strpos(state_key, ':'), 0) + 1) IS DISTINCT FROM $2`
 	sql, args := `
 		SELECT EXISTS (
 			SELECT FROM current_state_events WHERE room_id = $1 AND type = 'm.room.member' AND `+remote+`)`, []any{r.id, server}
-	if !tips.Current {
+	if !extremities.Current {
 		sql, args = `
 		WITH RECURSIVE `+chainOf("$1")+`, members AS (
 			SELECT DISTINCT ON (s.state_key) s.state_key, m.membership
@@ -399,7 +399,7 @@ func (r *RoomWriter) HasRemoteMembers(ctx context.Context, tips Tips, server str
 			LEFT JOIN room_memberships m ON m.event_id = s.event_id
 			ORDER BY s.state_key, s.state_group DESC
 		)
-		SELECT EXISTS (SELECT FROM members WHERE `+remote+`)`, []any{tips.last, server}
+		SELECT EXISTS (SELECT FROM members WHERE `+remote+`)`, []any{extremities.last, server}
 	}
 	var found bool
 	if err := r.w.b.QueryRow(ctx, sql, args...).Scan(&found); err != nil {

@@ -33,11 +33,11 @@ func (l *lab) write(do func(*roomwriter.EventWriter) error) error {
 // say writes the next event of a room, unsigned.
 func (l *lab) say(r *roomwriter.RoomWriter, e matrix.Event) (matrix.SealedEvent, error) {
 	l.T.Helper()
-	tips, err := r.Tips(l.Ctx)
+	extremities, err := r.Extremities(l.Ctx)
 	require.NoError(l.T, err)
-	e.RoomID, e.PrevEvents, e.Depth, e.OriginServerTS = r.ID(), tips.Prev, tips.Depth, tips.Now
+	e.RoomID, e.PrevEvents, e.Depth, e.OriginServerTS = r.ID(), extremities.Prev, extremities.Depth, extremities.Now
 	keys := matrix.AuthTypes(r.Version(), e)
-	state, err := r.State(l.Ctx, tips, keys...)
+	state, err := r.State(l.Ctx, extremities, keys...)
 	require.NoError(l.T, err)
 	for _, key := range keys {
 		if allowing, ok := state[key]; ok {
@@ -46,7 +46,7 @@ func (l *lab) say(r *roomwriter.RoomWriter, e matrix.Event) (matrix.SealedEvent,
 	}
 	sealed, err := e.Seal(r.Version(), "x", nil)
 	require.NoError(l.T, err)
-	return sealed, r.Write(l.Ctx, tips, sealed)
+	return sealed, r.Write(l.Ctx, extremities, sealed)
 }
 
 func create() matrix.Event {

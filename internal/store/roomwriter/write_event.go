@@ -17,12 +17,12 @@ import (
 // complete: nobody could tell what the state after the event is.
 var errPartialState = errors.New("not all of the room's state is known yet")
 
-// errNoTips is why nothing but its first event is written into a room without
+// errNoExtremities is why nothing but its first event is written into a room without
 // forward extremities: others would refuse it.
-var errNoTips = errors.New("the room has no event to follow")
+var errNoExtremities = errors.New("the room has no event to follow")
 
-// A written event is one that is being written.
-type written struct {
+// A newEvent event is one that is being newEvent.
+type newEvent struct {
 	matrix.SealedEvent
 	stream, now int64
 
@@ -33,30 +33,30 @@ type written struct {
 	replaces StateEvent
 }
 
-// Write writes an event that follows the tips: into all tables, with the state
+// Write writes an event that follows the extremities: into all tables, with the state
 // after it, and as the room's newest event. A membership that leaves nobody of
 // this server joined ends the room's current state, as nothing is known of the
 // room from then on.
 //
 // The event's sender must be a user of this server, and be allowed to say it.
-func (r *RoomWriter) Write(ctx context.Context, tips Tips, event matrix.SealedEvent) error {
-	if err := r.write(ctx, tips, event); err != nil {
+func (r *RoomWriter) Write(ctx context.Context, extremities Extremities, event matrix.SealedEvent) error {
+	if err := r.write(ctx, extremities, event); err != nil {
 		return fmt.Errorf("write an event of type %s: %w", event.Type, err)
 	}
 	return nil
 }
 
-func (r *RoomWriter) write(ctx context.Context, tips Tips, event matrix.SealedEvent) error {
+func (r *RoomWriter) write(ctx context.Context, extremities Extremities, event matrix.SealedEvent) error {
 	switch {
 	case r.partial:
 		return errPartialState
-	case len(tips.Prev) == 0 && event.Type != "m.room.create":
-		return errNoTips
+	case len(extremities.Prev) == 0 && event.Type != "m.room.create":
+		return errNoExtremities
 	}
-	e := written{SealedEvent: event, now: tips.Now}
+	e := newEvent{SealedEvent: event, now: extremities.Now}
 	if e.StateKey != nil {
 		key := matrix.StateKey{Type: e.Type, Key: *e.StateKey}
-		state, err := r.State(ctx, tips, key)
+		state, err := r.State(ctx, extremities, key)
 		if err != nil {
 			return err
 		}
@@ -73,7 +73,7 @@ func (r *RoomWriter) write(ctx context.Context, tips Tips, event matrix.SealedEv
 		{"write room_depth", `
 			INSERT INTO room_depth AS d (room_id, min_depth) VALUES ($1, $2)
 			ON CONFLICT (room_id) DO UPDATE SET min_depth = least(d.min_depth, excluded.min_depth)`, []any{r.id, e.Depth}},
-		r.onlyWith("stream_ordering_to_exterm", "write stream_ordering_to_exterm", `
+		r.ifPresent("stream_ordering_to_exterm", "write stream_ordering_to_exterm", `
 			INSERT INTO stream_ordering_to_exterm (stream_ordering, room_id, event_id)
 			SELECT $2, room_id, event_id FROM event_forward_extremities WHERE room_id = $1`, r.id, e.stream),
 		searchable(e),
@@ -81,16 +81,16 @@ func (r *RoomWriter) write(ctx context.Context, tips Tips, event matrix.SealedEv
 	}); err != nil {
 		return err
 	}
-	if err := r.writeStateGroup(ctx, tips, e); err != nil {
+	if err := r.writeStateGroup(ctx, extremities, e); err != nil {
 		return err
 	}
 	if e.StateKey != nil {
-		departs, err := r.writeState(ctx, tips, e)
+		departs, err := r.writeState(ctx, extremities, e)
 		if err != nil || departs {
 			return err
 		}
 	}
-	if tips.departed() {
+	if extremities.departed() {
 		return nil
 	}
 	return r.showInRoomList(ctx, e)
@@ -98,8 +98,8 @@ func (r *RoomWriter) write(ctx context.Context, tips Tips, event matrix.SealedEv
 
 // WriteOutOfBand writes a membership event of a local user into a room that
 // nobody of this server is in: outside its timeline, and for this server only.
-func (r *RoomWriter) WriteOutOfBand(ctx context.Context, tips Tips, event matrix.SealedEvent) error {
-	e := written{SealedEvent: event, now: tips.Now, outOfBand: true}
+func (r *RoomWriter) WriteOutOfBand(ctx context.Context, extremities Extremities, event matrix.SealedEvent) error {
+	e := newEvent{SealedEvent: event, now: extremities.Now, outOfBand: true}
 	err := r.writeEvent(ctx, &e)
 	if err == nil {
 		err = r.run(ctx, r.membership(e, nil))
@@ -111,7 +111,7 @@ func (r *RoomWriter) WriteOutOfBand(ctx context.Context, tips Tips, event matrix
 }
 
 // writeEvent writes the event itself, and gives it its place in the stream.
-func (r *RoomWriter) writeEvent(ctx context.Context, e *written) error {
+func (r *RoomWriter) writeEvent(ctx context.Context, e *newEvent) error {
 	if err := r.w.b.QueryRow(ctx, `SELECT nextval('events_stream_seq')`).Scan(&e.stream); err != nil {
 		return fmt.Errorf("take the next place in the stream: %w", err)
 	}
@@ -171,7 +171,7 @@ func (r *RoomWriter) writeEvent(ctx context.Context, e *written) error {
 }
 
 // withUnsigned is the event's JSON with what this server remembers beside it.
-func (e written) withUnsigned() (string, error) {
+func (e newEvent) withUnsigned() (string, error) {
 	encoded, err := json.Marshal(struct {
 		Age      int64  `json:"age_ts"`
 		Replaces string `json:"replaces_state,omitempty"`
@@ -184,7 +184,7 @@ func (e written) withUnsigned() (string, error) {
 }
 
 // searchable is what lets search find the event.
-func searchable(e written) statement {
+func searchable(e newEvent) statement {
 	key := map[string]string{"m.room.message": "body", "m.room.name": "name"}[e.Type]
 	text, ok := e.Content[key].(string)
 	if !ok {
@@ -199,25 +199,25 @@ func searchable(e written) statement {
 }
 
 // participation notes that the sender of a message has spoken in the room.
-func (r *RoomWriter) participation(e written) statement {
+func (r *RoomWriter) participation(e newEvent) statement {
 	if e.Type != "m.room.message" {
 		return statement{}
 	}
-	return r.onlyWith(participantColumn, "write room_memberships", `
+	return r.ifPresent(participantColumn, "write room_memberships", `
 		UPDATE room_memberships SET participant = true
 		WHERE event_id = (SELECT event_id FROM local_current_membership WHERE user_id = $1 AND room_id = $2)`, e.Sender, r.id)
 }
 
-// mostHops is how many groups a state group is read through at most, before one
+// maxHops is how many groups a state group is read through at most, before one
 // is stored in full.
-const mostHops = 100
+const maxHops = 100
 
 // writeStateGroup notes which state the room is in at the event: after it, if it
 // sets state.
-func (r *RoomWriter) writeStateGroup(ctx context.Context, tips Tips, e written) error {
-	prev, hops := tips.group, 0
-	if tips.departed() {
-		prev = tips.last
+func (r *RoomWriter) writeStateGroup(ctx context.Context, extremities Extremities, e newEvent) error {
+	prev, hops := extremities.group, 0
+	if extremities.departed() {
+		prev = extremities.last
 	}
 	if prev != nil {
 		if err := r.takeIntoUse(ctx, *prev); err != nil {
@@ -234,7 +234,7 @@ func (r *RoomWriter) writeStateGroup(ctx context.Context, tips Tips, e written) 
 				FROM chain JOIN state_group_edges e ON e.state_group = chain.state_group
 				WHERE chain.hops < $2
 			)
-			SELECT max(hops) FROM chain`, *prev, mostHops).Scan(&hops); err != nil {
+			SELECT max(hops) FROM chain`, *prev, maxHops).Scan(&hops); err != nil {
 			return fmt.Errorf("measure the state group's chain: %w", err)
 		}
 	}
@@ -251,7 +251,7 @@ func (r *RoomWriter) writeStateGroup(ctx context.Context, tips Tips, e written) 
 		statements = append(statements, statement{"write the current state as a group", `
 			INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id)
 			SELECT $1, room_id, type, state_key, event_id FROM current_state_events WHERE room_id = $2`, []any{group, r.id}})
-	case hops < mostHops:
+	case hops < maxHops:
 		statements = append(statements, statement{"write state_group_edges", `
 			INSERT INTO state_group_edges (state_group, prev_state_group) VALUES ($1, $2)`, []any{group, *prev}})
 	default:
@@ -276,7 +276,7 @@ func (r *RoomWriter) writeStateGroup(ctx context.Context, tips Tips, e written) 
 	return r.run(ctx, append(statements, inGroup(e, group)))
 }
 
-func inGroup(e written, group int64) statement {
+func inGroup(e newEvent, group int64) statement {
 	return statement{"write event_to_state_groups", `
 		INSERT INTO event_to_state_groups (event_id, state_group) VALUES ($1, $2)`, []any{e.ID, group}}
 }
@@ -291,7 +291,7 @@ func (r *RoomWriter) takeIntoUse(ctx context.Context, group int64) error {
 	if err != nil {
 		return fmt.Errorf("take state group %d into use: %w", group, err)
 	}
-	return r.run(ctx, []statement{r.onlyWith("state_groups_pending_deletion", "take a state group into use", `
+	return r.run(ctx, []statement{r.ifPresent("state_groups_pending_deletion", "take a state group into use", `
 		DELETE FROM state_groups_pending_deletion WHERE state_group = $1`, group)})
 }
 
@@ -302,8 +302,8 @@ type statement struct {
 	args      []any
 }
 
-// onlyWith is a statement for a table that may be absent.
-func (r *RoomWriter) onlyWith(table, what, sql string, args ...any) statement {
+// ifPresent is a statement for a table that may be absent.
+func (r *RoomWriter) ifPresent(table, what, sql string, args ...any) statement {
 	if !r.w.has(table) {
 		return statement{}
 	}

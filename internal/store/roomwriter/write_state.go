@@ -11,10 +11,10 @@ import (
 
 // writeState makes the event the room's current state. Departs says that nobody
 // of this server is in the room any more.
-func (r *RoomWriter) writeState(ctx context.Context, tips Tips, e written) (departs bool, err error) {
+func (r *RoomWriter) writeState(ctx context.Context, extremities Extremities, e newEvent) (departs bool, err error) {
 	isMember := e.Type == "m.room.member"
 	membership, _ := e.Content["membership"].(string)
-	if isMember && membership != "join" && tips.Current {
+	if isMember && membership != "join" && extremities.Current {
 		if err := r.w.b.QueryRow(ctx, `
 			SELECT NOT EXISTS (
 				SELECT FROM local_current_membership WHERE room_id = $1 AND user_id <> $2 AND membership = 'join')`,
@@ -25,7 +25,7 @@ func (r *RoomWriter) writeState(ctx context.Context, tips Tips, e written) (depa
 	var statements []statement
 	if isMember {
 		// As it was when the user came or went.
-		summary, err := r.summarise(ctx, tips)
+		summary, err := r.summarise(ctx, extremities)
 		if err != nil {
 			return false, err
 		}
@@ -34,7 +34,7 @@ func (r *RoomWriter) writeState(ctx context.Context, tips Tips, e written) (depa
 	switch {
 	case departs:
 		statements = append(statements, r.departure(e)...)
-	case !tips.departed():
+	case !extremities.departed():
 		statements = append(statements,
 			statement{
 				"write current_state_delta_stream", `
@@ -68,7 +68,7 @@ func memberOnly(isMember bool, membership string) string {
 // departure ends the current state of a room that nobody of this server is in any
 // more: from now on others change it, and nobody tells us. Those who follow its
 // changes see all of it go.
-func (r *RoomWriter) departure(e written) []statement {
+func (r *RoomWriter) departure(e newEvent) []statement {
 	return []statement{
 		{"write the room's last statistics", `
 			INSERT INTO room_stats_current (room_id, current_state_events, joined_members, invited_members, left_members,
@@ -91,16 +91,16 @@ func (r *RoomWriter) departure(e written) []statement {
 			[]any{r.id, e.stream, r.w.instance},
 		},
 		{"empty current_state_events", `DELETE FROM current_state_events WHERE room_id = $1`, []any{r.id}},
-		r.onlyWith("sliding_sync_joined_rooms", "empty sliding_sync_joined_rooms",
+		r.ifPresent("sliding_sync_joined_rooms", "empty sliding_sync_joined_rooms",
 			`DELETE FROM sliding_sync_joined_rooms WHERE room_id = $1`, r.id),
-		r.onlyWith("sliding_sync_joined_rooms_to_recalculate", "empty sliding_sync_joined_rooms_to_recalculate",
+		r.ifPresent("sliding_sync_joined_rooms_to_recalculate", "empty sliding_sync_joined_rooms_to_recalculate",
 			`DELETE FROM sliding_sync_joined_rooms_to_recalculate WHERE room_id = $1`, r.id),
 	}
 }
 
 // membership are the statements that make the event what a local user is to the
 // room. A nil summary leaves what the user was shown of the room as it is.
-func (r *RoomWriter) membership(e written, summary *roomSummary) []statement {
+func (r *RoomWriter) membership(e newEvent, summary *roomSummary) []statement {
 	membership, _ := e.Content["membership"].(string)
 	statements := []statement{
 		{"write room_memberships", `
@@ -124,7 +124,7 @@ func (r *RoomWriter) membership(e written, summary *roomSummary) []statement {
 	if !known {
 		summary = &roomSummary{}
 	}
-	return append(statements, r.onlyWith("sliding_sync_membership_snapshots", "write sliding_sync_membership_snapshots", `
+	return append(statements, r.ifPresent("sliding_sync_membership_snapshots", "write sliding_sync_membership_snapshots", `
 		INSERT INTO sliding_sync_membership_snapshots AS s (room_id, user_id, sender, membership_event_id, membership,
 			forgotten, event_stream_ordering, event_instance_name, has_known_state,
 			room_type, room_name, is_encrypted, tombstone_successor_room_id)
@@ -146,7 +146,7 @@ func (r *RoomWriter) membership(e written, summary *roomSummary) []statement {
 // countRooms keeps the number of rooms that the user is joined to. It changes it
 // and does not count anew, for Synapse may not have counted the user's other
 // rooms to their end before it stopped.
-func (r *RoomWriter) countRooms(e written, joined bool) statement {
+func (r *RoomWriter) countRooms(e newEvent, joined bool) statement {
 	change := 0
 	switch wasJoined := e.replaces.Membership == "join"; {
 	case joined && !wasJoined:
@@ -156,7 +156,7 @@ func (r *RoomWriter) countRooms(e written, joined bool) statement {
 	default:
 		return statement{}
 	}
-	return r.onlyWith("user_stats_current", "write user_stats_current", `
+	return r.ifPresent("user_stats_current", "write user_stats_current", `
 		INSERT INTO user_stats_current AS u (user_id, joined_rooms, completed_delta_stream_id)
 		VALUES ($1, greatest($2, 0), $3)
 		ON CONFLICT (user_id) DO UPDATE
@@ -169,14 +169,14 @@ type roomSummary struct {
 	encrypted                 bool
 }
 
-// summarise returns what room lists show of the state at the tips.
-func (r *RoomWriter) summarise(ctx context.Context, tips Tips) (*roomSummary, error) {
+// summarise returns what room lists show of the state at the extremities.
+func (r *RoomWriter) summarise(ctx context.Context, extremities Extremities) (*roomSummary, error) {
 	if r.summary != nil {
 		return r.summary, nil
 	}
 	create, name := matrix.StateKey{Type: "m.room.create"}, matrix.StateKey{Type: "m.room.name"}
 	tombstone, encryption := matrix.StateKey{Type: "m.room.tombstone"}, matrix.StateKey{Type: "m.room.encryption"}
-	state, err := r.State(ctx, tips, create, name, tombstone, encryption)
+	state, err := r.State(ctx, extremities, create, name, tombstone, encryption)
 	if err != nil {
 		return nil, err
 	}
@@ -211,14 +211,14 @@ func textOf(content map[string]any, key string) *string {
 }
 
 // showInRoomList moves the room in its members' room lists.
-func (r *RoomWriter) showInRoomList(ctx context.Context, e written) error {
-	summary, err := r.summarise(ctx, Tips{Current: true})
+func (r *RoomWriter) showInRoomList(ctx context.Context, e newEvent) error {
+	summary, err := r.summarise(ctx, Extremities{Current: true})
 	if err != nil {
 		return err
 	}
 	// What makes a room go up in the lists.
 	bumps := e.Type == "m.room.create" || e.Type == "m.room.message"
-	return r.run(ctx, []statement{r.onlyWith("sliding_sync_joined_rooms", "write sliding_sync_joined_rooms", `
+	return r.run(ctx, []statement{r.ifPresent("sliding_sync_joined_rooms", "write sliding_sync_joined_rooms", `
 		INSERT INTO sliding_sync_joined_rooms AS s (room_id, event_stream_ordering, bump_stamp,
 			room_type, room_name, is_encrypted, tombstone_successor_room_id)
 		VALUES ($1, $2, CASE WHEN $3 THEN $2::bigint END, $4, $5, $6, $7)
@@ -230,8 +230,8 @@ func (r *RoomWriter) showInRoomList(ctx context.Context, e written) error {
 		r.id, e.stream, bumps, summary.roomType, summary.name, summary.encrypted, summary.successor)})
 }
 
-// settle writes what is counted per room and not per event.
-func (w *EventWriter) settle(ctx context.Context) error {
+// finish writes what is counted per room and not per event.
+func (w *EventWriter) finish(ctx context.Context) error {
 	if w.newest == 0 {
 		return nil
 	}
@@ -239,7 +239,7 @@ func (w *EventWriter) settle(ctx context.Context) error {
 		if r.changed == 0 {
 			continue
 		}
-		if err := r.settle(ctx); err != nil {
+		if err := r.writeStats(ctx); err != nil {
 			return err
 		}
 	}
@@ -255,7 +255,7 @@ func (w *EventWriter) settle(ctx context.Context) error {
 	return nil
 }
 
-func (r *RoomWriter) settle(ctx context.Context) error {
+func (r *RoomWriter) writeStats(ctx context.Context) error {
 	// Counted anew, so that Synapse, which would otherwise follow the changes,
 	// passes over those up to the newest.
 	statements := []statement{{"write room_stats_current", `
@@ -276,7 +276,7 @@ func (r *RoomWriter) settle(ctx context.Context) error {
 	if r.created {
 		name, rules := matrix.StateKey{Type: "m.room.name"}, matrix.StateKey{Type: "m.room.join_rules"}
 		visibility := matrix.StateKey{Type: "m.room.history_visibility"}
-		state, err := r.State(ctx, Tips{Current: true}, name, rules, visibility)
+		state, err := r.State(ctx, Extremities{Current: true}, name, rules, visibility)
 		if err != nil {
 			return err
 		}

@@ -10,14 +10,13 @@ import (
 )
 
 var (
-	// eventColumns are a [Event], of which these queries leave out the
-	// state group, from what eventTables join.
+	// eventColumns are the columns of an [Event] without the state group, selected from
+	// eventTables.
 	eventColumns = `
 		e.event_id, e.type, coalesce(e.sender, ''), e.state_key, e.topological_ordering, coalesce(e.stream_ordering, 0),
 		coalesce(e.origin_server_ts, 0), e.outlier, r.room_version, j.json, j.internal_metadata, d.event_id, d.json, d.internal_metadata`
 
-	// eventTables join events that were not rejected to "asked", which has their
-	// ids.
+	// eventTables joins the events that were not rejected to "asked", a table of ids.
 	eventTables = `
 		JOIN events e ON e.event_id = asked.event_id AND e.rejection_reason IS NULL
 		JOIN event_json j ON j.event_id = e.event_id
@@ -28,7 +27,7 @@ var (
 	eventsSQL = `SELECT` + eventColumns + ` FROM unnest($1::text[]) AS asked (event_id)` + eventTables
 )
 
-// columns are where a row of eventColumns is scanned to.
+// columns returns where to scan a row of eventColumns.
 func (e *Event) columns() []any {
 	return []any{
 		&e.ID, &e.Type, &e.Sender, &e.StateKey, &e.Topological, &e.Stream, &e.OriginTS, &e.Outlier, &e.RoomVersion,
@@ -42,15 +41,14 @@ func eventsOf(rows pgx.Rows) (map[string]Event, error) {
 	var event Event
 	_, err := pgx.ForEachRow(rows, event.columns(), func() error {
 		events[event.ID] = event
-		event = Event{} // what was scanned is kept, and may not be written to again
+		event = Event{} // the map keeps the scanned slices, so scan into new ones
 		return nil
 	})
 	return events, err
 }
 
-// Events reads events that were not rejected, by their ids, but not which state
-// group they have. Those that are unknown are left out. The caller bounds how
-// many it asks for.
+// Events reads events by their ids. It leaves out unknown and rejected events, and
+// does not read state groups. The caller must bound the number of ids.
 func Events(ctx context.Context, db *postgres.DB, ids []string) (map[string]Event, error) {
 	var events map[string]Event
 	err := postgres.RetryRead(ctx, func() (err error) {

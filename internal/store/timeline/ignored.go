@@ -2,10 +2,10 @@ package timeline
 
 import "github.com/jackc/pgx/v5"
 
-// queueHiddenSenders asks which of the senders the reader ignores, and which were
-// erased. Synapse has had both tables since 1.29, for longer than columns that
-// Lethe needs everywhere. Without one of them the question fails, and so does the
-// page: better than to show what is to be hidden.
+// queueHiddenSenders asks which senders the reader ignores, and which were erased.
+// Synapse has had both tables since 1.29, longer than some columns that Lethe always
+// needs. If one of them is missing the query fails, and with it the page: that is
+// better than showing what must be hidden.
 func queueHiddenSenders(batch *pgx.Batch, reader string, senders []string, facts *VisibilityFacts) {
 	batch.Queue(`
 		SELECT ignored_user_id, false FROM ignored_users
@@ -27,8 +27,8 @@ func queueHiddenSenders(batch *pgx.Batch, reader string, senders []string, facts
 		})
 }
 
-// queueAdminConfig asks what the reader, a server admin, wants to be shown beside
-// what users are.
+// queueAdminConfig asks what the reader, a server admin, wants to see beyond what
+// users see.
 func queueAdminConfig(batch *pgx.Batch, reader string, facts *VisibilityFacts) {
 	batch.Queue(`
 		SELECT content FROM account_data

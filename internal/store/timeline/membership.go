@@ -8,28 +8,28 @@ import (
 	"lethe/internal/matrix"
 )
 
-// A Standing is what a local user is to a room, and what the room says of who may
-// read it.
-type Standing struct {
-	// Membership is what the user is now, "" if it is and was nothing to the room.
+// A ReaderAccess is a local user's membership in a room, and the room's setting that
+// says who may read it.
+type ReaderAccess struct {
+	// Membership is the user's present membership, "" without one.
 	Membership string
 
 	// Remembered says that the user has not forgotten the room.
 	Remembered bool
 
-	// At is the place of the event that made the membership, nil if that is gone.
+	// At is the place of the membership's event, nil if the event is gone.
 	At *matrix.Token
 
-	// HistoryVisibility is the event of the room's current state that says who may
-	// read it, nil if there is none. It has not been checked. A redaction would
-	// leave what it says.
+	// HistoryVisibility is the event of the room's current state that says who may read
+	// the room, nil if there is no such event. It has not been validated. A redaction
+	// would not change the setting.
 	HistoryVisibility json.RawMessage
 }
 
-// queueStanding reads what the user is to the room. In a room that is not known it is
-// nothing.
-func queueStanding(batch *pgx.Batch, room, user string, standing *Standing) {
-	// One row, whatever there is.
+// queueReaderAccess reads the user's access to the room. It is zero for an unknown
+// room.
+func queueReaderAccess(batch *pgx.Batch, room, user string, access *ReaderAccess) {
+	// The query always returns one row.
 	batch.Queue(`
 		SELECT coalesce(m.membership, ''),
 		       EXISTS (SELECT FROM room_memberships r WHERE r.user_id = $2 AND r.room_id = $1 AND r.forgotten = 0),
@@ -41,11 +41,11 @@ func queueStanding(batch *pgx.Batch, room, user string, standing *Standing) {
 		       ON c.room_id = $1 AND c.type = 'm.room.history_visibility' AND c.state_key = ''
 		LEFT JOIN event_json j ON j.event_id = c.event_id`, room, user).QueryRow(func(row pgx.Row) error {
 		var topological, stream *int64
-		if err := row.Scan(&standing.Membership, &standing.Remembered, &topological, &stream, &standing.HistoryVisibility); err != nil {
+		if err := row.Scan(&access.Membership, &access.Remembered, &topological, &stream, &access.HistoryVisibility); err != nil {
 			return err
 		}
 		if topological != nil && stream != nil {
-			standing.At = &matrix.Token{Topological: *topological, Stream: *stream}
+			access.At = &matrix.Token{Topological: *topological, Stream: *stream}
 		}
 		return nil
 	})

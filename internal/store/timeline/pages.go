@@ -14,98 +14,97 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// A PageQuery asks for events of a room's timeline that follow each other: by
-// depth, and at the same depth as they arrived.
+// A PageQuery asks for consecutive events of a room's timeline, in the order of
+// depth, and of arrival at the same depth.
 type PageQuery struct {
 	Room string
 
-	// Backwards asks for the last ones first.
+	// Backwards returns the last events first.
 	Backwards bool
 
-	// After and UpTo are the bounds: what comes after the one, up to and with the
-	// other. Historic tokens bound the place, live ones the arrival. Default to
-	// nil: no bound.
+	// After and UpTo are the bounds. Events begin after the one, and end with the other
+	// inclusive. Historic tokens bound the place, live ones the arrival. Both default
+	// to nil, no bound.
 	After, UpTo *matrix.PageToken
 
-	// Ceiling is a place that bounds as UpTo does, beside it. Defaults to nil.
+	// Ceiling is a further upper bound of the place, besides UpTo. Defaults to nil.
 	Ceiling *matrix.Token
 
 	Filter EventFilter
 
-	// Limit is the most rows that are looked at. It has no default: 0 is none.
+	// Limit is the maximum number of rows to read. It has no default: 0 reads no row.
 	Limit int
 
-	// RoomEnd asks for [Page.RoomEnd] too.
+	// RoomEnd requests [Page.RoomEnd].
 	RoomEnd bool
 
-	// NoStateGroups leaves out what a page that hides nothing does not need: nobody
-	// then knows the state groups of its events.
+	// NoStateGroups leaves out the events' state groups. A page that hides nothing does
+	// not need them.
 	NoStateGroups bool
 
-	// Reader asks for [Page.Standing] of this user, and for events only if it
-	// is joined. Defaults to nil: nobody's is told, and the events are read.
+	// Reader requests [Page.ReaderAccess] of this user. The page has events only if the
+	// user is joined. Defaults to nil: the access is left out, and events are read.
 	Reader *string
 }
 
-// An EventFilter says which events are wanted. The zero EventFilter wants all. A
-// list that is nil says nothing; one that is empty, but for those that begin
-// with Not, wants nothing.
+// An EventFilter says which events to return. The zero value selects all. A nil list
+// selects all events. An empty list selects no event, unless its name begins with
+// Not.
 type EventFilter struct {
-	// Types are exact, TypePatterns are as [PatternOf] makes them. An event whose
-	// type is in either is wanted, unless it is in one of the other two.
+	// Types are exact, and TypePatterns come from [PatternOf]. An event is selected if
+	// its type matches either of them and neither of the other two.
 	Types, TypePatterns       []string
 	NotTypes, NotTypePatterns []string
 
 	Senders, NotSenders []string
 
-	// ContainsURL wants events with a URL.
+	// ContainsURL selects events with a URL.
 	ContainsURL bool
 
-	// Labels wants events with any of these.
+	// Labels selects events with any of these labels.
 	Labels []string
 
-	// RelatedBySenders and RelatedByTypes want events that another one has a
-	// relation to: of one of these senders, and of one of these types.
+	// RelatedBySenders and RelatedByTypes select events to which another event has a
+	// relation: by one of these senders, and of one of these types.
 	RelatedBySenders, RelatedByTypes []string
 
-	// RelationTypes wants events by the type of the relation that they have.
-	// One without any has none of them, so NotRelationTypes does not hide it.
+	// RelationTypes and NotRelationTypes select events by the type of their own
+	// relation. An event without a relation has no type, so NotRelationTypes does not
+	// hide it.
 	RelationTypes, NotRelationTypes []string
 }
 
-// PatternOf returns the pattern of the texts that a text stands for, in which *
-// stands for any text.
+// PatternOf returns the LIKE pattern of a text in which * stands for any text.
 func PatternOf(text string) string { return likePattern.Replace(text) }
 
 var likePattern = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`, `*`, `%`)
 
-// A Page is what a PageQuery finds.
+// A Page is the result of a PageQuery.
 type Page struct {
-	// Events are those that are fit to be read, in the order that was asked for.
-	// Left out are events that were refused, that have no JSON or are of a format
-	// that is not the room's, and redactions that must not be told of. That the
-	// JSON is JSON has not been checked.
+	// Events are the readable events in the requested order. Left out are events that
+	// were rejected, that have no JSON or not the format of the room's version, and
+	// redactions that readers must not see. The JSON has not been validated.
 	Events []Event
 
-	// Last is where the last event stands that was looked at, whether it is among
-	// Events or was left out; nil if there was none.
+	// Last is the place of the last row that was read, even if its event was left out;
+	// nil if there was no row.
 	Last *matrix.Token
 
-	// More says that there are others within the bounds after Last.
+	// More says that more events follow Last within the bounds.
 	More bool
 
-	// RoomEnd is a place that nothing of the room is after at this moment: at its
-	// greatest depth, outliers included, and the newest place in the stream of
-	// all rooms. It is zero unless it was asked for.
+	// RoomEnd is a place after all present events of the room: its greatest depth,
+	// outliers included, and the newest place in the stream of all rooms. It is zero
+	// unless requested.
 	RoomEnd matrix.Token
 
-	// Standing is the reader's, zero unless it was asked for.
-	Standing Standing
+	// ReaderAccess is the reader's access, zero unless requested.
+	ReaderAccess ReaderAccess
 }
 
-// Pages answers the queries, in one round trip. Events with a negative depth,
-// which no token can name, and those without a place in the stream are on no
-// page. An unknown room has no events.
+// Pages runs the queries in one round trip. No page has events with a negative
+// depth, which a token cannot express, or events without a place in the stream. An
+// unknown room has no events.
 func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]Page, error) {
 	const operation = "read a page of the timeline"
 	names, err := s.writerNames(ctx, queries)
@@ -123,7 +122,7 @@ func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]Page, err
 			if !postgres.Storable(*query.Reader) {
 				continue
 			}
-			queueStanding(&pipeline, query.Room, *query.Reader, &page.Standing)
+			queueReaderAccess(&pipeline, query.Room, *query.Reader, &page.ReaderAccess)
 		}
 		if query.RoomEnd {
 			pipeline.Queue(roomEndSQL, query.Room).QueryRow(func(row pgx.Row) error {
@@ -147,8 +146,8 @@ func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]Page, err
 	return pages, nil
 }
 
-// EventsOf reads those events of a room that are fit to be read, by their ids and
-// in no order. The caller bounds how many it asks for.
+// EventsOf reads the readable events of a room by their ids, in no order. The caller
+// must bound the number of ids.
 func (s *Snapshot) EventsOf(ctx context.Context, room string, ids []string) ([]Event, error) {
 	if !postgres.Storable(room) || !slices.ContainsFunc(ids, postgres.Storable) {
 		return nil, nil
@@ -167,9 +166,9 @@ func (s *Snapshot) EventsOf(ctx context.Context, room string, ids []string) ([]E
 	return page.Events, nil
 }
 
-// ArrivedBelow reports whether the room has an event that is not deeper than the
-// given depth and had not arrived when the stream was at the given place; of
-// what has arrived since the newest of its events counts in any case.
+// ArrivedBelow reports whether the room has an event at or below the given depth
+// that arrived at or after the given place in the stream. If the place is after the
+// room's newest event, it reports whether that event is at or below the depth.
 func (s *Snapshot) ArrivedBelow(ctx context.Context, room string, depth, stream int64) (arrived bool, err error) {
 	if !postgres.Storable(room) {
 		return false, nil
@@ -199,9 +198,9 @@ func (s *Snapshot) HasGaps(ctx context.Context, room string) (gaps bool, err err
 	return gaps, nil
 }
 
-// A running homeserver takes its places in the stream from a sequence, which is
-// ahead of the table when what came last is gone, or not yet committed. Not every
-// database has it, nor may every role read it.
+// A running homeserver takes its places in the stream from a sequence. The sequence
+// is ahead of the table if the newest events are gone, or not committed yet. Some
+// databases do not have it, and some roles may not read it.
 const roomEndSQL = `
 	SELECT greatest((SELECT max(topological_ordering) FROM events WHERE room_id = $1), 0),
 	       greatest((SELECT max(stream_ordering) FROM events),
@@ -209,20 +208,20 @@ const roomEndSQL = `
 	                     THEN pg_sequence_last_value(to_regclass('events_stream_seq')) END,
 	                0)`
 
-// keyColumns are what the table events itself says of an event e.
+// keyColumns are the columns that the table events itself has for an event e.
 const keyColumns = `
 	e.event_id, e.type, e.sender, e.state_key, e.topological_ordering, e.stream_ordering, e.origin_server_ts, e.outlier, e.rejection_reason`
 
 const stateGroup = `(SELECT g.state_group FROM event_to_state_groups g WHERE g.event_id = e.event_id LIMIT 1)`
 
-// loaded is the statement that reads the events of the room $1 that the statement keys
-// finds, so as [Page.read] wants them; group is stateGroup, or what is in its
-// place.
+// loaded returns the statement that reads the events of the room $1 that the query
+// keys finds, for [Page.read]. group is stateGroup, or the expression to use
+// instead.
 //
-// Tables that know something of every event are asked for one after the other, by their
-// index: subqueries that are bounded by LIMIT are not turned into joins of whole tables,
-// whatever the planner takes the number of events for. Those that know few events are
-// asked once for all of the page.
+// A table with a row for every event is read one event after another, by its index:
+// the planner does not turn subqueries with a LIMIT into joins of whole tables,
+// whatever number of events it expects. A table with rows for few events is read
+// once for the whole page.
 func loaded(keys, group string) string {
 	return `
 		WITH page AS MATERIALIZED (` + keys + `), redacted AS MATERIALIZED (` + redactionsOfPage + `),
@@ -243,11 +242,11 @@ func loaded(keys, group string) string {
 		LEFT JOIN related r ON r.relates_to_id = e.event_id`
 }
 
-// usualLimit is a limit that most pages have at most.
+// usualLimit is the usual maximum of a page's limit.
 const usualLimit = 100
 
-// read reads rows of loaded. One beyond the limit is there only to say
-// that there are more.
+// read reads the rows of loaded. A row beyond the limit only means that there are
+// more.
 func (p *Page) read(rows pgx.Rows, limit int) error {
 	var row struct {
 		Event
@@ -276,8 +275,8 @@ func (p *Page) read(rows pgx.Rows, limit int) error {
 	return err
 }
 
-// formatFits reports whether a room of the version has events of the format. In a
-// room of which nobody knows the version each is taken for what it is.
+// formatFits reports whether a room of this version has events of this format. In a
+// room of unknown version every format fits.
 func formatFits(version *string, format int) bool {
 	if version == nil {
 		return true
@@ -286,26 +285,28 @@ func formatFits(version *string, format int) bool {
 	return ok && format == want
 }
 
-// sql returns the statement of the query: one row for each event, and one more if
-// there are more than the limit. Its text depends on which bounds and parts of the
-// filter there are, never on what they say.
+// sql returns the statement of the query. It returns one row per event, and one more
+// if there are more than the limit. The text depends on which bounds and parts of
+// the filter are set, never on their values.
 //
-// First only events are read, in the order of the index events_order_room from the
-// bound on, until there are enough of them; everything else is looked up for these.
+// The innermost query reads only events, in the order of the index events_order_room
+// from the bound on, until it has enough. Everything else is looked up for these.
 //
-// The filter stands outside of the subquery that is ordered, which OFFSET keeps as it
-// is: so the planner sees a few rows wanted of an ordered whole, and walks the index.
-// Left to itself it takes the filter for selective, expects too few events, and reads
-// and sorts the whole room, or the table, for every page. For a filter that is indeed
-// selective the walk goes on until there are enough, through the whole room at worst:
-// of the indexes that Synapse has none begins with a room and a type, a sender or a
-// relation. Two do help, and are used: that of events with a URL, and that of labels.
+// The filter is outside of the ordered subquery, which OFFSET keeps as it is. So the
+// planner sees that a few rows of an ordered result are needed, and walks the index.
+// Otherwise it expects the filter to be selective and to find too few events, and
+// reads and sorts the whole room, or the table, for every page. If the filter is
+// selective indeed, the walk goes on until there are enough events, in the worst
+// case through the whole room: no index of Synapse's begins with a room and a type,
+// a sender or a relation. Two indexes do help and are used: that of events with a
+// URL, and that of labels.
 //
-// What a live token bounds is checked in the index, which has the place in the stream
-// too: events that arrived too early or too late are passed over without reading them.
+// Bounds of live tokens are checked in the index too, which has the place in the
+// stream: events that arrived too early or too late are skipped without reading
+// them.
 func (q PageQuery) sql(names writerNames) (string, []any) {
 	var p parameters
-	p.add(q.Room) // $1: loaded counts on it
+	p.add(q.Room) // must be $1, as loaded expects
 	limit := p.add(int64(q.Limit) + 1)
 	order := ` ORDER BY e.topological_ordering, e.stream_ordering`
 	if q.Backwards {
@@ -317,8 +318,8 @@ func (q PageQuery) sql(names writerNames) (string, []any) {
 	keys := `SELECT ` + keyColumns + ` FROM events e WHERE ` + bounds + order
 	switch {
 	case q.Filter.Labels != nil:
-		// The index of labels has an order for each of them, which is theirs up to
-		// events of the same depth.
+		// The index of labels is ordered for each label, except for events of the same
+		// depth.
 		labels := p.add(q.Filter.Labels)
 		each := strings.ReplaceAll(order, "e.topological_ordering", "t.topological_ordering")
 		keys = `
@@ -342,13 +343,13 @@ func (q PageQuery) sql(names writerNames) (string, []any) {
 	return loaded(keys, group) + order, p.values
 }
 
-// bounds returns the condition that an event e is of the timeline and within the
+// bounds returns the condition that an event e is in the timeline and within the
 // bounds.
 func (q PageQuery) bounds(p *parameters, names writerNames) string {
 	var sql strings.Builder
-	// A partial index is used for what says its own condition.
+	// The conditions of a partial index are repeated here, so that it can be used.
 	if q.Reader != nil {
-		// It is looked for once, before anything else.
+		// The membership is looked up once, before everything else.
 		sql.WriteString(`(SELECT m.membership FROM local_current_membership m WHERE m.room_id = $1 AND m.user_id = ` + p.add(*q.Reader) + `) = 'join' AND `)
 	}
 	sql.WriteString(`e.room_id = $1 AND NOT e.outlier AND e.topological_ordering >= 0 AND e.stream_ordering IS NOT NULL`)
@@ -363,29 +364,29 @@ func (q PageQuery) bounds(p *parameters, names writerNames) string {
 		if at, historic := q.After.Historic(); historic {
 			place(">", at)
 		} else {
-			least := p.add(q.After.Stream())
-			sql.WriteString(` AND e.stream_ordering > ` + least)
+			minStream := p.add(q.After.Stream())
+			sql.WriteString(` AND e.stream_ordering > ` + minStream)
 			if q.After.Stream() > 0 {
-				sql.WriteString(` AND e.topological_ordering >= ` + lowestAfter(least))
+				sql.WriteString(` AND e.topological_ordering >= ` + lowestAfter(minStream))
 			}
 			if len(q.After.Writers()) > 0 {
-				sql.WriteString(` AND e.stream_ordering > ` + names.positionOf(p, *q.After, least))
+				sql.WriteString(` AND e.stream_ordering > ` + names.positionOf(p, *q.After, minStream))
 			}
 		}
 	}
 	highest := q.Ceiling
 	if q.UpTo != nil {
 		if at, historic := q.UpTo.Historic(); !historic {
-			least := p.add(q.UpTo.Stream())
+			minStream := p.add(q.UpTo.Stream())
 			if writers := q.UpTo.Writers(); len(writers) == 0 {
-				sql.WriteString(` AND e.stream_ordering <= ` + least)
+				sql.WriteString(` AND e.stream_ordering <= ` + minStream)
 			} else {
-				most := q.UpTo.Stream()
+				maxStream := q.UpTo.Stream()
 				for _, writer := range writers {
-					most = max(most, writer.Stream)
+					maxStream = max(maxStream, writer.Stream)
 				}
 				fmt.Fprintf(&sql, ` AND e.stream_ordering <= %s AND e.stream_ordering <= %s`,
-					p.add(most), names.positionOf(p, *q.UpTo, least))
+					p.add(maxStream), names.positionOf(p, *q.UpTo, minStream))
 			}
 		} else if highest == nil || before(at, *highest) {
 			highest = &at
@@ -397,8 +398,8 @@ func (q PageQuery) bounds(p *parameters, names writerNames) string {
 	return sql.String()
 }
 
-// labelBounds are the bounds of the depth, as the index of labels can check them.
-// They end with AND.
+// labelBounds returns the bounds of the depth for the index of labels, each followed
+// by AND.
 func (q PageQuery) labelBounds(p *parameters) string {
 	var sql string
 	if q.After != nil {
@@ -419,32 +420,31 @@ func before(a, b matrix.Token) bool {
 	return a.Topological < b.Topological || a.Topological == b.Topological && a.Stream < b.Stream
 }
 
-// fewArrivals is how many events after a live token are looked at to find out where
-// they begin.
-const fewArrivals = 200
+// maxArrivals is how many events after a live token [lowestAfter] reads.
+const maxArrivals = 200
 
-// lowestAfter returns the least depth of what arrived after a place in the stream,
-// if that is not much: the walk by depth then need not pass over all that is older,
-// nor go on below. If it is much, 0.
+// lowestAfter returns the lowest depth of the events that arrived after a place in
+// the stream, or 0 if these are many. With it, the walk by depth need not pass over
+// all older events, nor go on below.
 //
-// The room is asked for as a range that holds only itself: with a plain equality
+// The room is selected by a range that holds only this room. With a plain equality
 // the planner may walk through the stream of all rooms.
 func lowestAfter(stream string) string {
 	return `(
 		SELECT CASE WHEN count(*) = 0 THEN ` + strconv.FormatInt(math.MaxInt64, 10) + `
-		            WHEN count(*) > ` + strconv.Itoa(fewArrivals) + ` THEN 0
+		            WHEN count(*) > ` + strconv.Itoa(maxArrivals) + ` THEN 0
 		            ELSE min(n.topological_ordering) END
 		FROM (
 			SELECT n.topological_ordering FROM events n
 			WHERE (n.room_id, n.stream_ordering) > ($1, ` + stream + `) AND n.room_id <= $1
 			ORDER BY n.room_id, n.stream_ordering
-			LIMIT ` + strconv.Itoa(fewArrivals+1) + `
+			LIMIT ` + strconv.Itoa(maxArrivals+1) + `
 		) n)`
 }
 
 // sql returns the conditions of the filter that [PageQuery.bounds] and the labels do
-// not cover, each with AND before it. Relations are looked up for one event after the
-// other, as in loaded.
+// not cover, each after an AND. Relations are looked up for one event after another,
+// as in loaded.
 func (f EventFilter) sql(p *parameters) string {
 	var sql strings.Builder
 	among := func(what string, exact, patterns []string) string {
@@ -491,27 +491,27 @@ func (f EventFilter) sql(p *parameters) string {
 	return sql.String()
 }
 
-// wantsNothing reports whether no event can pass.
+// wantsNothing reports whether the filter selects no event at all.
 func (f EventFilter) wantsNothing() bool {
 	empty := func(list []string) bool { return list != nil && len(list) == 0 }
 	return (f.Types != nil || f.TypePatterns != nil) && len(f.Types)+len(f.TypePatterns) == 0 ||
 		empty(f.Senders) || empty(f.Labels) || empty(f.RelatedBySenders) || empty(f.RelatedByTypes) || empty(f.RelationTypes)
 }
 
-// parameters are those of a statement.
+// parameters are the parameters of a statement.
 type parameters struct{ values []any }
 
-// add adds one and returns how the statement names it.
+// add adds a parameter, and returns its placeholder.
 func (p *parameters) add(value any) string {
 	p.values = append(p.values, value)
 	return "$" + strconv.Itoa(len(p.values))
 }
 
-// writerNames are the names of writers by the numbers that tokens have for them.
+// writerNames are the names of writers by their numbers in tokens.
 type writerNames map[int64]string
 
-// writerNames reads the names of the writers that the bounds name. One that is
-// unknown has written nothing.
+// writerNames reads the names of the writers in the bounds. An unknown writer has
+// written nothing.
 func (s *Snapshot) writerNames(ctx context.Context, queries []PageQuery) (writerNames, error) {
 	var asked []int64
 	for _, query := range queries {
@@ -527,7 +527,7 @@ func (s *Snapshot) writerNames(ctx context.Context, queries []PageQuery) (writer
 	if len(asked) == 0 {
 		return nil, nil
 	}
-	// A database that never had several writers may not have their table.
+	// A database that never had several writers may lack the table.
 	var several bool
 	if err := s.tx.QueryRow(ctx, `SELECT to_regclass('instance_map') IS NOT NULL`).Scan(&several); err != nil || !several {
 		return nil, err
@@ -546,9 +546,9 @@ func (s *Snapshot) writerNames(ctx context.Context, queries []PageQuery) (writer
 	return names, err
 }
 
-// positionOf returns where the token says that the writer of an event e is. An event
-// of which nobody knows the writer is the main process's.
-func (names writerNames) positionOf(p *parameters, token matrix.PageToken, least string) string {
+// positionOf returns the token's position of the writer of an event e. Events of an
+// unknown writer count as the main process's.
+func (names writerNames) positionOf(p *parameters, token matrix.PageToken, minStream string) string {
 	var writers []string
 	var streams []int64
 	for _, position := range token.Writers() {
@@ -558,5 +558,5 @@ func (names writerNames) positionOf(p *parameters, token matrix.PageToken, least
 	}
 	return `coalesce((
 		SELECT w.stream FROM unnest(` + p.add(writers) + `::text[], ` + p.add(streams) + `::bigint[]) AS w (name, stream)
-		WHERE w.name = coalesce(e.instance_name, 'master') LIMIT 1), ` + least + `)`
+		WHERE w.name = coalesce(e.instance_name, 'master') LIMIT 1), ` + minStream + `)`
 }

@@ -1,28 +1,30 @@
 package timeline
 
-// recheckNote is what a homeserver notes about a redaction whose sender's own power
-// was not enough: that it is only for events of the sender's server. It is a pattern
-// for text, since what was stored need not be JSON.
+// recheckNote finds the homeserver's note about a redaction whose sender did not
+// have the power to redact any event: it applies only to events of the sender's
+// server. It is a pattern for text, since stored metadata need not be JSON.
 const recheckNote = `'"recheck_redaction"\s*:\s*true'`
 
-// sameServer is the condition that the senders of the events a and b are of the same
+// sameServer is the condition that the senders of the events a and b are on the same
 // server.
 func sameServer(a, b string) string {
 	return `substr(` + a + `.sender, strpos(` + a + `.sender, ':')) = substr(` + b + `.sender, strpos(` + b + `.sender, ':'))`
 }
 
-// confirmed is the condition that the row d of the table redactions is known to count.
-// Schemas before 94 do not have the column, and know it of none.
+// confirmed is the condition that the row d of the table redactions is known to
+// apply. Schemas before 94 do not have the column, so there no redaction is known
+// to.
 const confirmed = `(to_jsonb(d) ->> 'recheck' IS NOT DISTINCT FROM 'false')`
 
-// Any confirmed redaction counts, even if it is gone itself. Others came before what
-// they redact, or are of a homeserver that has yet to fill the column: such a one counts
-// if it is there, was not rejected, is of the same room, and is by a sender of the same
-// server if the homeserver noted that this matters. The column does not say so: it is
-// true of every redaction of before there was one, whoever sent it. What made a room is
-// never redacted.
+// A confirmed redaction applies even if it is gone itself. Other redactions arrived
+// before the event that they redact, or belong to a homeserver that has not filled
+// the column yet. Such a redaction applies if it exists, was not rejected and is in
+// the same room. If the homeserver has noted that it matters, the sender must also
+// be on the same server. The column does not say that: it is true for every
+// redaction from before the column existed, whoever sent it. An m.room.create event
+// is never redacted.
 //
-// redactionParts are what is joined to a redaction d, and redactionCounts is the
+// redactionParts are the joins for a redaction d, and redactionCounts is the
 // condition, for an event e of the room.
 const redactionParts = `
 	LEFT JOIN LATERAL (
@@ -37,11 +39,11 @@ func redactionCounts(room string) string {
 		   AND (dj.internal_metadata !~ ` + recheckNote + ` OR ` + sameServer("de", "e") + `))`
 }
 
-// firstThatCounts is the order in which of several redactions one is told of.
+// firstThatCounts is the order in which one of several redactions is chosen.
 const firstThatCounts = confirmed + ` DESC, de.stream_ordering, d.event_id`
 
-// redactionOf is the subquery of the redaction that an event e is read with: one row or
-// none, of its id, JSON and metadata.
+// redactionOf is the subquery of the redaction of an event e: at most one row, with
+// its id, JSON and metadata.
 var redactionOf = `(
 		SELECT d.event_id, dj.json, dj.internal_metadata
 		FROM redactions d` + redactionParts + `
@@ -50,8 +52,8 @@ var redactionOf = `(
 		LIMIT 1
 	)`
 
-// redactionsOfPage are those of the events of the page, of the room $1: most have none,
-// which one scan of an index says for all of them.
+// redactionsOfPage selects the redactions of the events of a page, in the room $1.
+// Most events have none, which one scan of an index finds out for all of them.
 var redactionsOfPage = `
 		SELECT DISTINCT ON (d.redacts) d.redacts, d.event_id, dj.json, dj.internal_metadata
 		FROM (SELECT d.* FROM redactions d WHERE d.redacts = ANY (ARRAY(SELECT event_id FROM page)) OFFSET 0) d
@@ -60,9 +62,9 @@ var redactionsOfPage = `
 		ORDER BY d.redacts, ` + firstThatCounts + `
 	`
 
-// redactsSomething is the subquery that is true if an event e, a redaction of the room
-// $1 with its metadata in j, redacts one that is there and that it may redact, and is
-// not true if it is not to be told of.
+// redactsSomething is a subquery for an event e, a redaction in the room $1, with
+// its metadata in j. It is true if e redacts an existing event that it may redact.
+// Otherwise readers must not see e.
 var redactsSomething = `(
 		SELECT true
 		FROM redactions d

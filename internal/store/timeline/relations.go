@@ -16,17 +16,18 @@ const (
 	threadRelation    = "m.thread"
 )
 
-// Related says by which types of relations there are events that relate to one.
-// Whether they count is another question.
+// Related says by which types of relations other events relate to an event. Whether
+// these relations apply is not checked.
 type Related struct{ Referenced, Edited, Thread bool }
 
-// relatedOf reads what related and relatedOnPage found.
+// relatedOf decodes the result of related and relatedOnPage.
 func relatedOf(bits int) Related {
 	return Related{Referenced: bits&1 != 0, Edited: bits&2 != 0, Thread: bits&4 != 0}
 }
 
-// related is an expression that says how others relate to an event. The limits keep the
-// server from reading all of a long thread, and from any plan but that of an index.
+// related returns an expression for how other events relate to an event. The limits
+// keep the server from reading all of a long thread, and from any plan but an index
+// scan.
 func related(event string) string {
 	any := func(kind string) string {
 		return `(SELECT true FROM event_relations r WHERE r.relates_to_id = ` + event + kind + ` LIMIT 1) IS TRUE`
@@ -35,15 +36,16 @@ func related(event string) string {
 	return `CASE WHEN ` + any("") + ` THEN ` + of(referenceRelation) + ` + 2 * ` + of(replaceRelation) + ` + 4 * ` + of(threadRelation) + ` ELSE 0 END`
 }
 
-// Most events have no relation at all, which one scan of an index says for all of a
-// page, and nearly all others few. So fewRelations reads at most mostRelations of them,
-// and relatedOnPage believes it for a page e with related as r, unless there may be more.
+// Most events have no relation, which one scan of an index finds out for a whole
+// page, and nearly all other events have few. So fewRelations reads at most
+// maxRelations relations. relatedOnPage uses them for a page e with related as r,
+// unless there may be more.
 const (
-	mostRelations = `500`
+	maxRelations = `500`
 
 	fewRelations = `
 		SELECT r.relates_to_id, r.relation_type FROM event_relations r
-		WHERE r.relates_to_id = ANY (ARRAY(SELECT event_id FROM page)) LIMIT ` + mostRelations
+		WHERE r.relates_to_id = ANY (ARRAY(SELECT event_id FROM page)) LIMIT ` + maxRelations
 
 	relatedByFew = `
 		SELECT relates_to_id,
@@ -53,69 +55,69 @@ const (
 		FROM few GROUP BY relates_to_id`
 )
 
-var relatedOnPage = `CASE WHEN (SELECT count(*) FROM few) < ` + mostRelations + ` THEN coalesce(r.bits, 0) ELSE ` + related("e.event_id") + ` END`
+var relatedOnPage = `CASE WHEN (SELECT count(*) FROM few) < ` + maxRelations + ` THEN coalesce(r.bits, 0) ELSE ` + related("e.event_id") + ` END`
 
-// A Thread is what is known about the replies in a thread.
+// A Thread describes the replies in a thread.
 type Thread struct {
-	// Count is how many there are.
+	// Count is the number of replies.
 	Count int64
 
-	// Participated says that the reader sent one of them.
+	// Participated says that the reader has sent one of them.
 	Participated bool
 
-	// Latest is the last of them, with its [Event.Related].
+	// Latest is the last reply, with its [Event.Related].
 	Latest Event
 }
 
-// A BundleQuestion asks for what events of a page are to be shown with. The caller
-// bounds how many there are.
-type BundleQuestion struct {
+// A BundleQuery asks for the events that are shown with the events of a page. The
+// caller must bound their number.
+type BundleQuery struct {
 	Room string
 
-	// Reader is who gets them. What users say whom the Ignorer ignores relates to
-	// nothing, unless it is an edit.
+	// Reader is the user who gets the page. Events of users whom the Ignorer ignores do
+	// not count, unless they are edits.
 	Reader, Ignorer string
 
-	// Replaced are events that state events have replaced, Roots those that threads
-	// hang on, Parents those that others refer to, and Originals those that were
-	// edited. They may be any texts.
+	// Replaced are the events that state events have replaced, Roots the roots of
+	// threads, Parents the events that others refer to, and Originals the edited
+	// events. They may be any texts.
 	Replaced, Roots, Parents, Originals []string
 }
 
-// Bundles is the answer, by the ids that were asked for. What there is nothing of is
-// left out.
+// Bundles is the result of a BundleQuery, by the ids in it. An id without a result
+// is left out.
 type Bundles struct {
 	// Replaced are as [Snapshot.Events] reads them.
 	Replaced map[string]Event
 
-	// Threads are what hangs on the roots. However long one is, one event of it is
-	// read.
+	// Threads are the threads of the roots. Only the last event of a thread is read,
+	// however long it is.
 	Threads map[string]Thread
 
-	// References are the ids of those that refer to a parent, in the order of the
+	// References are the ids of the events that refer to a parent, in the order of the
 	// timeline.
 	References map[string][]string
 
-	// Edits are the latest ones: of those by the same sender and of the same type.
+	// Edits are the latest edits by the same sender and of the same type.
 	Edits map[string]Event
 }
 
-// Bundles reads them, in one round trip. Without ids it asks nothing.
-func (s *Snapshot) Bundles(ctx context.Context, question BundleQuestion) (Bundles, error) {
+// Bundles runs the query in one round trip. Without ids it sends nothing.
+func (s *Snapshot) Bundles(ctx context.Context, query BundleQuery) (Bundles, error) {
 	found := Bundles{
 		Replaced: map[string]Event{}, Threads: map[string]Thread{}, References: map[string][]string{}, Edits: map[string]Event{},
 	}
 	batch := &pgx.Batch{}
-	if replaced := postgres.OnlyStorable(question.Replaced); len(replaced) > 0 {
+	if replaced := postgres.OnlyStorable(query.Replaced); len(replaced) > 0 {
 		batch.Queue(eventsSQL, replaced).Query(func(rows pgx.Rows) (err error) {
 			found.Replaced, err = eventsOf(rows)
 			return err
 		})
 	}
-	if postgres.Storable(question.Room) && postgres.Storable(question.Reader) && postgres.Storable(question.Ignorer) {
-		question.queueThreads(batch, found.Threads)
-		question.queueReferences(batch, found.References)
-		question.queueEdits(batch, found.Edits)
+	if postgres.Storable(query.Room) && postgres.Storable(query.Reader) && postgres.Storable(query.Ignorer) {
+		query.queueThreads(batch, found.Threads)
+		query.queueReferences(batch, found.References)
+		query.queueEdits(batch, found.Edits)
 	}
 	if batch.Len() == 0 {
 		return found, nil
@@ -127,9 +129,9 @@ func (s *Snapshot) Bundles(ctx context.Context, question BundleQuestion) (Bundle
 }
 
 const (
-	// childrenSQL are the events c that were not rejected, of the room $2, with
-	// their relations r. OFFSET keeps the planner from joining whole tables: it
-	// cannot know that most parents have few children.
+	// childrenSQL are the events c of the room $2 that were not rejected, with their
+	// relations r. OFFSET keeps the planner from joining whole tables: it cannot know
+	// that most parents have few children.
 	childrenSQL = `
 		event_relations r
 		CROSS JOIN LATERAL (
@@ -140,12 +142,12 @@ const (
 			OFFSET 0
 		) c`
 
-	// heededSQL are those of them with i, their senders if the user $3 ignores them.
+	// heededSQL adds to them i, a row if the user $3 ignores their sender.
 	heededSQL = childrenSQL + `
 		LEFT JOIN ignored_users i ON i.ignorer_user_id = $3 AND i.ignored_user_id = c.sender`
 )
 
-func (q BundleQuestion) queueThreads(batch *pgx.Batch, threads map[string]Thread) {
+func (q BundleQuery) queueThreads(batch *pgx.Batch, threads map[string]Thread) {
 	roots := postgres.OnlyStorable(q.Roots)
 	if len(roots) == 0 {
 		return
@@ -178,11 +180,12 @@ func (q BundleQuestion) queueThreads(batch *pgx.Batch, threads map[string]Thread
 	})
 }
 
-func (q BundleQuestion) queueReferences(batch *pgx.Batch, references map[string][]string) {
+func (q BundleQuery) queueReferences(batch *pgx.Batch, references map[string][]string) {
 	parents := postgres.OnlyStorable(q.Parents)
 	if len(parents) == 0 {
 		return
 	}
+	// The largest pair of orderings is found without a sort, and belongs to one event.
 	batch.Queue(`
 		SELECT parents.id, children.ids
 		FROM unnest($1::text[]) AS parents (id)
@@ -203,7 +206,7 @@ func (q BundleQuestion) queueReferences(batch *pgx.Batch, references map[string]
 	})
 }
 
-func (q BundleQuestion) queueEdits(batch *pgx.Batch, edits map[string]Event) {
+func (q BundleQuery) queueEdits(batch *pgx.Batch, edits map[string]Event) {
 	originals := postgres.OnlyStorable(q.Originals)
 	if len(originals) == 0 {
 		return

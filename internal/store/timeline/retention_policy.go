@@ -10,18 +10,18 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// IsRetentionPolicy is the condition under which a row c of current_state_events is
-// its room's retention policy.
+// IsRetentionPolicy is the condition that a row c of current_state_events is its
+// room's retention policy.
 //
-// A room's policy is the event of the type m.room.retention with the state key ""
-// in its current state, and what room_retention says of that event. An event
-// without a row there says nothing that counts. Rows of events that are no
-// longer current state, or have another state key, are no policies.
+// A room's policy is the event of type m.room.retention with the state key "" in its
+// current state, together with the row of room_retention for that event. Without
+// such a row the event has no effect. Rows of events that are no longer current, or
+// have another state key, are no policies.
 const IsRetentionPolicy = `c.type = 'm.room.retention' AND c.state_key = ''`
 
 // RetentionPolicy reads the retention policy of a room's current state. Lifetimes
-// are in ms, nil where it has none, and may be any number. A room without a
-// policy is [postgres.ErrNotFound].
+// are in ms. They are nil if the policy does not have them, and may be any number. A
+// room without a policy is [postgres.ErrNotFound].
 func (s *Snapshot) RetentionPolicy(ctx context.Context, room string) (minLifetime, maxLifetime *int64, err error) {
 	const operation = "read the room's retention policy"
 	if !postgres.Storable(room) {

@@ -7,19 +7,19 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// A Snapshot reads the database as it was at one moment, whatever is committed
-// meanwhile. It serves one goroutine, inside the function that it was given to.
+// A Snapshot reads the database as it was at one moment. It serves one goroutine,
+// inside the function that it was passed to.
 type Snapshot struct{ tx *postgres.LazyTx }
 
-// Read calls read with a snapshot that is taken at its first query and ended when
-// read returns, as [postgres.DB.Snapshot] does.
+// Read calls read with a snapshot. The snapshot is taken at the first query and ends
+// when read returns, as in [postgres.DB.Snapshot].
 func Read(ctx context.Context, db *postgres.DB, read func(context.Context, *Snapshot) error) error {
 	return db.Snapshot(ctx, func(ctx context.Context, tx *postgres.LazyTx) error {
 		return read(ctx, &Snapshot{tx: tx})
 	})
 }
 
-// An Event is an event as a page of its room needs it.
+// An Event is an event with everything that a page of its room needs.
 type Event struct {
 	ID     string
 	Type   string
@@ -28,36 +28,37 @@ type Event struct {
 	// StateKey is nil unless it is a state event.
 	StateKey *string
 
-	// Topological is its depth. Stream is its order of arrival, negative if it was
-	// backfilled.
+	// Topological is the event's depth. Stream is its order of arrival, negative if it
+	// was backfilled.
 	Topological int64
 	Stream      int64
 
-	// OriginTS is the time at which it was sent, in ms, as its sender says.
+	// OriginTS is the time at which the event was sent, in Unix milliseconds, by its
+	// sender's clock.
 	OriginTS int64
 
-	// Outlier says that it is not part of the timeline.
+	// Outlier says that the event is not part of the timeline.
 	Outlier bool
 
 	// StateGroup is the state after the event, nil if it is unknown.
 	StateGroup *int64
 
-	// RoomVersion is the version of its room, nil if it is unknown.
+	// RoomVersion is the version of the event's room, nil if it is unknown.
 	RoomVersion *string
 
-	// JSON is the event as other servers get it. InternalMetadata is what the
-	// homeserver keeps about it. Neither was validated.
+	// JSON is the event in the form that other servers get. InternalMetadata is what
+	// the homeserver stores about it. Neither was validated.
 	JSON             json.RawMessage
 	InternalMetadata json.RawMessage
 
-	// RedactedBy is the id of the event that redacts it, nil unless one does.
-	// Redaction is that event's JSON and RedactionMetadata its internal metadata, nil
-	// if it is gone.
+	// RedactedBy is the id of the event's redaction, nil if it has none. Redaction and
+	// RedactionMetadata are the redaction's JSON and internal metadata, nil if it is
+	// gone.
 	RedactedBy        *string
 	Redaction         json.RawMessage
 	RedactionMetadata json.RawMessage
 
-	// Related says how other events relate to it. It is zero unless the event was
-	// read by [Snapshot.Pages] or [Snapshot.EventsOf].
+	// Related says how other events relate to the event. It is set by [Snapshot.Pages]
+	// and [Snapshot.EventsOf] only.
 	Related Related
 }

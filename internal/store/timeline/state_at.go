@@ -10,14 +10,13 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// chainsOf is the common table expression chain: the state groups of an array,
-// and all those that they are differences to, each with the group that it is a
-// difference to itself, NULL if it is whole. UNION, not UNION ALL: groups of one
-// page mostly share what is below them, and a chain that bites its tail ends.
+// chainsOf returns the common table expression chain: the state groups of an array
+// and all groups that they are differences to. Each row has a group and the group
+// that it is a difference to, NULL if it is stored in full. UNION, not UNION ALL:
+// groups of one page mostly share their predecessors, and a circular chain must end.
 //
-// The planner takes the groups of a step for many, and would read the whole table
-// of edges at each of up to a hundred steps; OFFSET 0 leaves it nothing but the
-// index.
+// The planner expects each step to have many groups, and would read the whole table
+// of edges at each of up to a hundred steps. OFFSET 0 leaves it only the index.
 func chainsOf(groups string) string {
 	const before = `
 			LEFT JOIN LATERAL (
@@ -31,22 +30,22 @@ func chainsOf(groups string) string {
 		)`
 }
 
-// unseen is an array parameter whose length the planner does not see. It would
-// plan anew for each length, which takes longer than to look the array up.
+// unseen hides the length of an array parameter from the planner. The planner would
+// plan again for each length, which takes longer than looking the array up.
 func unseen(parameter string) string { return `(SELECT ` + parameter + `)` }
 
-// mostRead is how many members of a group are read to look for users among them.
-// A difference hardly ever has as many, and to read it takes no longer than to
-// look up one user in it. In all others each user is looked up by itself: a room
-// can have 100,000 members, and to read them is what the planner would do, for it
-// takes every group for a small one.
-const mostRead = "100"
+// maxMembersRead is how many members of a group are read to find users among them.
+// Hardly any difference has as many, and reading that many takes no longer than
+// looking up one user. In a larger group each user is looked up: a room can have
+// 100,000 members, and the planner would read them all, since it expects every group
+// to be small.
+const maxMembersRead = "100"
 
-// MembersAt returns the ids of the member events that the state of a state group
-// has for the users, in the order of these. Users without one are left out. A
-// group that is not there has none.
+// MembersAt returns the ids of the users' member events in the state of a state
+// group, in the order of the users. Users without a member event are left out. An
+// unknown group has none.
 func (s *Snapshot) MembersAt(ctx context.Context, stateGroup int64, users []string) ([]string, error) {
-	// The highest group wins, which is the nearest.
+	// The group with the highest number wins, which is the nearest.
 	members, err := postgres.Collect(ctx, s.tx, pgx.RowTo[string], `
 		WITH RECURSIVE `+chainsOf("ARRAY[$1::bigint]")+`, users AS MATERIALIZED (
 			SELECT DISTINCT unnest(`+unseen("$2::text[]")+`) AS user_id
@@ -56,7 +55,7 @@ func (s *Snapshot) MembersAt(ctx context.Context, stateGroup int64, users []stri
 			CROSS JOIN LATERAL (
 				SELECT s.state_key, s.event_id FROM state_groups_state s
 				WHERE s.state_group = c.state_group AND s.type = 'm.room.member'
-				LIMIT `+mostRead+`
+				LIMIT `+maxMembersRead+`
 			) m
 		), found AS (
 			SELECT m.state_group, m.state_key, m.event_id FROM members m JOIN users u ON u.user_id = m.state_key
@@ -67,7 +66,7 @@ func (s *Snapshot) MembersAt(ctx context.Context, stateGroup int64, users []stri
 				SELECT s.state_group, s.state_key, s.event_id FROM state_groups_state s
 				WHERE s.type = 'm.room.member' AND s.state_key = u.user_id
 				  AND s.state_group = ANY (ARRAY(
-					SELECT state_group FROM members GROUP BY state_group HAVING count(*) = `+mostRead+`))
+					SELECT state_group FROM members GROUP BY state_group HAVING count(*) = `+maxMembersRead+`))
 				OFFSET 0
 			) s
 		)
@@ -80,8 +79,8 @@ func (s *Snapshot) MembersAt(ctx context.Context, stateGroup int64, users []stri
 	return members, nil
 }
 
-// A StateAt is the part of a room's state that says who may see events: the ids
-// of the events that hold it, "" for what is not set.
+// A StateAt is the part of a room's state that decides who may see events: the ids
+// of these state events, "" for those that are not set.
 type StateAt struct {
 	HistoryVisibility, JoinRules string
 
@@ -89,20 +88,20 @@ type StateAt struct {
 	Member string
 }
 
-// readable is what an event of a state must be to count: of the room, and not
+// readable joins the event of a state and requires it to be in the room and not
 // rejected.
 const readable = `
 		JOIN events e ON e.event_id = x.event_id AND e.room_id = $1 AND e.rejection_reason IS NULL
 		JOIN event_json j ON j.event_id = x.event_id
 		WHERE NOT EXISTS (SELECT FROM rejections r WHERE r.event_id = x.event_id)`
 
-// queueStatesAt asks for the states of the question's groups. All chains are
-// walked at once, each key is looked up in all groups at once, and what a group's
-// state is follows from both when they are here.
-func queueStatesAt(batch *pgx.Batch, question VisibilityQuestion, facts *VisibilityFacts) {
-	// A branch for each key, so that each is looked up by all three columns of the
-	// index: a group can hold millions of rows. m.room.create is asked for because
-	// a state without it is none.
+// queueStatesAt asks for the states of the query's groups. It walks all chains at
+// once, looks each key up in all groups at once, and combines both when they have
+// arrived.
+func queueStatesAt(batch *pgx.Batch, query VisibilityQuery, facts *VisibilityFacts) {
+	// One branch per key, so that each is looked up by all three columns of the index:
+	// a group can have millions of rows. m.room.create is read because a state without
+	// it is not the state of a room.
 	key := func(eventType, stateKey string) string {
 		return `
 			SELECT s.type, s.state_group, s.event_id FROM state_groups_state s
@@ -122,7 +121,7 @@ func queueStatesAt(batch *pgx.Batch, question VisibilityQuestion, facts *Visibil
 		UNION ALL
 		SELECT NULL, NULL, NULL, x.event_id, j.json
 		FROM (SELECT DISTINCT event_id FROM found WHERE type <> 'm.room.create') x`+readable,
-		question.Room, question.Reader, question.Groups).
+		query.Room, query.Reader, query.Groups).
 		Query(func(rows pgx.Rows) error {
 			chains := chains{}
 			var eventType, id, text *string
@@ -141,7 +140,7 @@ func queueStatesAt(batch *pgx.Batch, question VisibilityQuestion, facts *Visibil
 				}
 				return nil
 			})
-			for _, group := range question.Groups {
+			for _, group := range query.Groups {
 				if state, whole := chains.state(group); whole {
 					facts.States[group] = state
 				}
@@ -150,10 +149,10 @@ func queueStatesAt(batch *pgx.Batch, question VisibilityQuestion, facts *Visibil
 		})
 }
 
-// queueReplaced asks for the events that state events of the page replaced.
-func queueReplaced(batch *pgx.Batch, question VisibilityQuestion, facts *VisibilityFacts) {
+// queueReplaced asks for the events that state events of the page have replaced.
+func queueReplaced(batch *pgx.Batch, query VisibilityQuery, facts *VisibilityFacts) {
 	batch.Queue(`
-		SELECT x.event_id, j.json FROM unnest(`+unseen("$2::text[]")+`) AS x (event_id)`+readable, question.Room, question.Replaced).
+		SELECT x.event_id, j.json FROM unnest(`+unseen("$2::text[]")+`) AS x (event_id)`+readable, query.Room, query.Replaced).
 		Query(func(rows pgx.Rows) error {
 			var id, text string
 			_, err := pgx.ForEachRow(rows, []any{&id, &text}, func() error {
@@ -164,21 +163,21 @@ func queueReplaced(batch *pgx.Batch, question VisibilityQuestion, facts *Visibil
 		})
 }
 
-// chains are state groups and those that they are differences to, by their ids.
+// chains are state groups and the groups that they are differences to, by id.
 type chains map[int64]*link
 
 // A link is one group of a chain.
 type link struct {
 	group  int64
-	before []*link // one at most, unless the database is broken
+	before []*link // at most one, unless the database is corrupt
 	create bool
 	sets   StateAt
 
-	// seen is the group for which the link was looked at last.
+	// seen is the group for which the link was visited last.
 	seen *link
 }
 
-// at returns the group's link.
+// at returns the group's link, and adds it if necessary.
 func (c chains) at(group int64) *link {
 	l := c[group]
 	if l == nil {
@@ -188,7 +187,7 @@ func (c chains) at(group int64) *link {
 	return l
 }
 
-// set notes that the group itself sets a part of the state.
+// set records that the group itself sets a part of the state.
 func (l *link) set(eventType, id string) {
 	switch eventType {
 	case "m.room.create":
@@ -202,9 +201,9 @@ func (l *link) set(eventType, id string) {
 	}
 }
 
-// state returns the state of a group: of those along its chain that set a part,
-// the highest wins, which is the nearest. Whole says that a create event is among
-// what they set.
+// state returns the state of a group. Each part comes from the group with the
+// highest number in the chain that sets it, which is the nearest. whole says that
+// one of them sets the create event.
 func (c chains) state(group int64) (state StateAt, whole bool) {
 	root := c.at(group)
 	var visibility, joinRules, member int64

@@ -11,63 +11,62 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A VisibilityQuestion asks for what says which events of a page a user may see.
-// Of each list, what is there twice is asked once.
-type VisibilityQuestion struct {
+// A VisibilityQuery asks for the facts that decide which events of a page a user may
+// see. Duplicates in its lists are looked up once.
+type VisibilityQuery struct {
 	// Room is the room of the page, and Reader the user.
 	Room, Reader string
 
-	// Groups are the state groups of the events, Senders their senders, and
-	// Replaced the ids of the state events that they say they replaced, which may
-	// be any text.
+	// Groups are the state groups of the events, Senders their senders, and Replaced
+	// the ids of the state events that they claim to replace, which may be any text.
 	Groups   []int64
 	Senders  []string
 	Replaced []string
 
-	// AdminConfig asks for what the user wants to be shown as a server admin.
+	// AdminConfig requests the user's settings as a server admin.
 	AdminConfig bool
 }
 
-// VisibilityFacts is the answer.
+// VisibilityFacts is the result of a VisibilityQuery.
 type VisibilityFacts struct {
-	// States is the state of each state group. A group that is not there, or whose
-	// state is no room's, is left out: nobody knows who may see its events.
+	// States are the states of the state groups. A group that is unknown, or whose
+	// state has no create event, is left out: it is unknown who may see its events.
 	States map[int64]StateAt
 
-	// Events are the events of those states, and the replaced ones, by their ids.
-	// One that is gone, was rejected or is of another room is left out. None has
-	// been checked, nor redacted: a redaction would leave what they say of who may
+	// Events are the events of those states, and the replaced events, by their ids. An
+	// event that is gone, was rejected or is in another room is left out. The events
+	// have been neither validated nor redacted: a redaction would not change who may
 	// see what.
 	Events map[string]json.RawMessage
 
-	// Ignored are those of the senders that the user ignores, Erased those who
-	// wanted to be forgotten.
+	// Ignored are the senders whom the user ignores, and Erased the senders who had
+	// their account erased.
 	Ignored, Erased map[string]bool
 
-	// AdminConfig is what the user wants to be shown as a server admin, nil if it
-	// wants nothing. It has not been checked.
+	// AdminConfig is the user's settings as a server admin, nil without settings. It
+	// has not been validated.
 	AdminConfig json.RawMessage
 }
 
-// VisibilityFacts reads them, in one round trip.
-func (s *Snapshot) VisibilityFacts(ctx context.Context, question VisibilityQuestion) (VisibilityFacts, error) {
+// VisibilityFacts runs the query in one round trip.
+func (s *Snapshot) VisibilityFacts(ctx context.Context, query VisibilityQuery) (VisibilityFacts, error) {
 	facts := VisibilityFacts{
 		States: map[int64]StateAt{}, Events: map[string]json.RawMessage{},
 		Ignored: map[string]bool{}, Erased: map[string]bool{},
 	}
 	batch := &pgx.Batch{}
-	if len(question.Senders) > 0 {
-		queueHiddenSenders(batch, question.Reader, question.Senders, &facts)
+	if len(query.Senders) > 0 {
+		queueHiddenSenders(batch, query.Reader, query.Senders, &facts)
 	}
-	if len(question.Groups) > 0 {
-		queueStatesAt(batch, question, &facts)
+	if len(query.Groups) > 0 {
+		queueStatesAt(batch, query, &facts)
 	}
-	question.Replaced = slices.DeleteFunc(slices.Clone(question.Replaced), func(id string) bool { return !postgres.Storable(id) })
-	if len(question.Replaced) > 0 {
-		queueReplaced(batch, question, &facts)
+	query.Replaced = slices.DeleteFunc(slices.Clone(query.Replaced), func(id string) bool { return !postgres.Storable(id) })
+	if len(query.Replaced) > 0 {
+		queueReplaced(batch, query, &facts)
 	}
-	if question.AdminConfig {
-		queueAdminConfig(batch, question.Reader, &facts)
+	if query.AdminConfig {
+		queueAdminConfig(batch, query.Reader, &facts)
 	}
 	if batch.Len() == 0 {
 		return facts, nil

@@ -15,7 +15,7 @@ import (
 	"lethe/internal/store/timeline"
 )
 
-func (l *lab) facts(question timeline.VisibilityQuestion) timeline.VisibilityFacts {
+func (l *lab) facts(question timeline.VisibilityQuery) timeline.VisibilityFacts {
 	l.T.Helper()
 	return inSnapshot(l, func(ctx context.Context, s *timeline.Snapshot) (timeline.VisibilityFacts, error) {
 		return s.VisibilityFacts(ctx, question)
@@ -95,7 +95,7 @@ func TestStatesOfManyGroupsAtOnce(t *testing.T) {
 			asked = append(asked, 1+random.Int64N(groups))
 		}
 		want := l.statesOneByOne("@reader:x", asked)
-		require.Equal(t, want, l.facts(timeline.VisibilityQuestion{Room: room, Reader: "@reader:x", Groups: asked}).States)
+		require.Equal(t, want, l.facts(timeline.VisibilityQuery{Room: room, Reader: "@reader:x", Groups: asked}).States)
 		whole += len(want)
 	}
 	require.Greater(t, whole, 200)
@@ -106,7 +106,7 @@ func TestStatesOnCorpus(t *testing.T) {
 	l := &lab{storetest.On(t, devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump")))}
 	for _, room := range storetest.All[string](l.Lab, `SELECT room_id FROM rooms`) {
 		groups := storetest.All[int64](l.Lab, `SELECT DISTINCT state_group FROM event_to_state_groups JOIN events USING (event_id) WHERE room_id = $1`, room)
-		facts := l.facts(timeline.VisibilityQuestion{Room: room, Reader: "@erin:lab.test", Groups: groups})
+		facts := l.facts(timeline.VisibilityQuery{Room: room, Reader: "@erin:lab.test", Groups: groups})
 		require.Len(t, facts.States, len(groups), "no state lacks a create event")
 		require.Equal(t, l.statesOneByOne("@erin:lab.test", groups), facts.States)
 		for _, state := range facts.States {
@@ -124,7 +124,7 @@ func TestVisibilityFacts(t *testing.T) {
 	l := setup(t)
 	require.Equal(t, timeline.VisibilityFacts{
 		States: map[int64]timeline.StateAt{}, Events: map[string]json.RawMessage{}, Ignored: map[string]bool{}, Erased: map[string]bool{},
-	}, l.facts(timeline.VisibilityQuestion{Room: room, Reader: "@a:x"}))
+	}, l.facts(timeline.VisibilityQuery{Room: room, Reader: "@a:x"}))
 
 	l.insertStates([]int64{1}, map[int64]map[[2]string]string{1: {
 		{"m.room.create", ""}: "$create", {"m.room.history_visibility", ""}: "$rejected",
@@ -144,7 +144,7 @@ func TestVisibilityFacts(t *testing.T) {
 		('@a:x', 'io.element.synapse.admin_client_config', 1, 'no JSON'), ('@a:x', 'other', 2, 'other'),
 		('@b:x', 'io.element.synapse.admin_client_config', 3, 'b')`)
 
-	question := timeline.VisibilityQuestion{
+	question := timeline.VisibilityQuery{
 		Room: room, Reader: "@a:x", Groups: []int64{1, 1, 404}, Senders: []string{"@b:x", "@d:x", "@b:x", "", "@e:x"},
 		Replaced: []string{"$old", "$old", "$elsewhere", "$rejected", "$refused", "$orphan", "$gone", "", "$old\x00", "\xff"},
 	}

@@ -9,18 +9,18 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// longestChain bounds how many differences a state group is put together from. A
-// homeserver stores one in full after a hundred.
-const longestChain = 1000
+// maxChain bounds the number of differences that make up a state group. A homeserver
+// stores a group in full after a hundred.
+const maxChain = 1000
 
-// WholeState returns the ids of the events of a state group's state, up to limit of
-// them: those that are no memberships first, and both in the order of their types
+// WholeState returns up to limit ids of the events in the state of a state group.
+// Events other than memberships come first, and both are in the order of their types
 // and state keys. If members is not nil, only the memberships of these users are
-// among them. An unknown group has no state.
+// included. An unknown group has no state.
 func (s *Snapshot) WholeState(ctx context.Context, group int64, members []string, limit int) ([]string, error) {
-	// A group is a difference to the one before it, so what is nearest counts. The
-	// chain is followed by one group at a time, and not for ever, whatever the table
-	// of edges holds.
+	// A group is a difference to its predecessor, so the nearest entry wins. The query
+	// follows one group at a time and a bounded number of groups, whatever the table of
+	// edges holds.
 	ids, err := postgres.Collect(ctx, s.tx, pgx.RowTo[string], `
 		WITH RECURSIVE chain (state_group, distance) AS (
 			SELECT $1::bigint, 0
@@ -37,7 +37,7 @@ func (s *Snapshot) WholeState(ctx context.Context, group int64, members []string
 			ORDER BY t.type = 'm.room.member', t.type, t.state_key, c.distance
 			LIMIT $3
 		) AS nearest
-		ORDER BY type = 'm.room.member', type, state_key`, group, members, limit, longestChain)
+		ORDER BY type = 'm.room.member', type, state_key`, group, members, limit, maxChain)
 	if err != nil {
 		return nil, fmt.Errorf("read the state of a state group: %w", err)
 	}
