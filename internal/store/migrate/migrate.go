@@ -19,46 +19,46 @@ import (
 )
 
 var (
-	// ErrSchema is returned when Lethe's schema is missing, or of another
-	// version than this program's.
+	// ErrSchema is returned when Lethe's schema is missing, or has another version than
+	// this program needs.
 	ErrSchema = errors.New("the database's schema does not fit this program")
 
-	// ErrNotEmpty is returned when Synapse's tables are asked for in a database
-	// that has tables.
+	// ErrNotEmpty is returned instead of making Synapse's tables in a database that
+	// already has tables.
 	ErrNotEmpty = errors.New("the database has tables already")
 )
 
-// newestCompat is the highest schema_compat_version of Synapse that Lethe was
-// tested with.
+// newestCompat is the highest schema_compat_version of Synapse that Lethe was tested
+// with.
 const newestCompat = 84
 
 //go:embed migrations
 var migrations embed.FS
 
-// Up brings Lethe's own schema, lethe, to this program's version. It does
-// nothing if it is, and fails with [ErrSchema] if it is newer. Several at once
-// wait for each other.
+// Up migrates Lethe's own schema, lethe, to this program's version. It does nothing
+// if the schema has that version, and fails with [ErrSchema] if it is newer.
+// Concurrent calls wait for each other.
 func Up(ctx context.Context, url string) error {
 	return up(ctx, url, "lethe", func(ctx context.Context, db *sql.DB) error {
-		// Asked first, because IF NOT EXISTS wants the right to create schemas
-		// even if there is nothing to create.
-		var there bool
-		err := db.QueryRowContext(ctx, `SELECT to_regnamespace('lethe') IS NOT NULL`).Scan(&there)
-		if err != nil || there {
+		// Check first, because IF NOT EXISTS requires the right to create schemas even
+		// if the schema exists.
+		var exists bool
+		err := db.QueryRowContext(ctx, `SELECT to_regnamespace('lethe') IS NOT NULL`).Scan(&exists)
+		if err != nil || exists {
 			return err
 		}
 		_, err = db.ExecContext(ctx, `CREATE SCHEMA IF NOT EXISTS lethe`)
 		var pg *pgconn.PgError
 		if errors.As(err, &pg) && (pg.Code == "23505" || pg.Code == "42P06") {
-			return nil // another was quicker, which IF NOT EXISTS does not cover
+			return nil // a concurrent migration has made it, which IF NOT EXISTS does not cover
 		}
 		return err
 	})
 }
 
-// UpEmbedded makes the tables of Synapse's that Lethe reads or writes in a
-// database that has none, or brings them to this program's version if they were
-// made so. In any other database it fails with [ErrNotEmpty].
+// UpEmbedded makes the tables of Synapse's that Lethe uses, in a database without
+// tables. In a database where it has made them before, it migrates them to this
+// program's version. In any other database it fails with [ErrNotEmpty].
 func UpEmbedded(ctx context.Context, url string) error {
 	refuseTables := func(ctx context.Context, db *sql.DB) error {
 		var tables bool
@@ -70,7 +70,7 @@ func UpEmbedded(ctx context.Context, url string) error {
 		}
 		return err
 	}
-	// Asked before anything is made, since a refusal is to change nothing.
+	// Check before making anything, since a refusal must change nothing.
 	if err := withDatabase(ctx, url, refuseTables); err != nil {
 		return fmt.Errorf("migrate the database: %w", err)
 	}
@@ -80,20 +80,20 @@ func UpEmbedded(ctx context.Context, url string) error {
 	return up(ctx, url, "embedded", refuseTables)
 }
 
-// withDatabase calls do with a pool that is closed afterwards.
+// withDatabase calls do with a pool, and closes it afterwards.
 func withDatabase(ctx context.Context, url string, do func(context.Context, *sql.DB) error) error {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		return err
 	}
-	// By default a role's own schema comes first, and a role may be called lethe.
+	// By default a role's own schema comes first, and the role may be called lethe.
 	config.RuntimeParams["search_path"] = "public"
 	db := stdlib.OpenDB(*config)
 	defer func() { _ = db.Close() }()
 	return do(ctx, db)
 }
 
-// up runs one set of migrations, which records its version in the table
+// up runs one set of migrations. The set's version is stored in the table
 // lethe.migrations_<set>.
 func up(ctx context.Context, url, set string, prepare func(context.Context, *sql.DB) error) error {
 	err := withDatabase(ctx, url, func(ctx context.Context, db *sql.DB) error {
@@ -131,7 +131,7 @@ func migrator(db *sql.DB, set string) (*goose.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300)) // looks each second, for five minutes
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300)) // tries each second, for five minutes
 	if err != nil {
 		return nil, err
 	}
@@ -149,8 +149,9 @@ func versionError(current, target int64) error {
 	return nil
 }
 
-// CheckSchema fails with [ErrSchema] unless Lethe's schema is this program's and
-// Synapse's is one that Lethe was tested with. The error says what to do.
+// CheckSchema fails with [ErrSchema] unless Lethe's schema has this program's
+// version and Synapse's schema is one that Lethe was tested with. The error says
+// what to do.
 func CheckSchema(ctx context.Context, db *postgres.DB) error {
 	var hasLethe, hasEmbedded, hasEvents, hasCompat bool
 	if err := db.QueryRow(ctx, `
@@ -184,8 +185,8 @@ func CheckSchema(ctx context.Context, db *postgres.DB) error {
 	return nil
 }
 
-// checkVersion compares the recorded version of a set of migrations with this
-// program's: the number of its files, which are numbered from 1.
+// checkVersion compares the stored version of a set of migrations with this
+// program's version, which is the number of its files.
 func checkVersion(ctx context.Context, db *postgres.DB, set string) error {
 	files, err := fs.Glob(migrations, "migrations/"+set+"/*.sql")
 	if err != nil {
@@ -199,19 +200,18 @@ func checkVersion(ctx context.Context, db *postgres.DB, set string) error {
 	return versionError(current, int64(len(files)))
 }
 
-// MadeBySynapse reports whether the tables are Synapse's own, and not made by
-// [UpEmbedded].
+// MadeBySynapse reports whether Synapse has made its tables, and not [UpEmbedded].
 func MadeBySynapse(ctx context.Context, db *postgres.DB) (bool, error) {
 	var made bool
 	err := db.QueryRow(ctx, `SELECT to_regclass('lethe.migrations_embedded') IS NULL`).Scan(&made)
 	if err != nil {
-		return false, fmt.Errorf("ask who made the schema: %w", err)
+		return false, fmt.Errorf("check who made the schema: %w", err)
 	}
 	return made, nil
 }
 
-// HasUsersOf reports whether a user of the database belongs to that server, or
-// the database has no users at all.
+// HasUsersOf reports whether a user of the database belongs to the server. It also
+// returns true if the database has no users.
 func HasUsersOf(ctx context.Context, db *postgres.DB, serverName string) (bool, error) {
 	var has bool
 	err := db.QueryRow(ctx, `

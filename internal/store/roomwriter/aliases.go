@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// MoveAliases makes all aliases of the batch's room lead to another one, as if the
-// creator had made them, and returns them in order. A second call finds none.
+// MoveAliases makes all aliases of the batch's room lead to another room, with the
+// given creator, and returns them in order. A second call finds no alias.
 func MoveAliases(ctx context.Context, b *journal.Batch, to, creator string) ([]string, error) {
 	var aliases []string
 	if err := b.QueryRow(ctx, `

@@ -7,10 +7,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// writeAuthChain gives a state event its place in an auth chain: after the one
-// that it replaces, if that is the last of its chain, and else in a chain of its
-// own. Links lead from there to the events that permit it, where no other of them
-// leads there already.
+// writeAuthChain gives a state event its place in an auth chain. If the event that
+// it replaces is the last of a chain, that is the place after it, and otherwise the
+// first of a new chain. Links lead from there to the event's auth events, except to
+// those that another of these links reaches already.
 func (r *RoomWriter) writeAuthChain(ctx context.Context, e newEvent, auth []string) error {
 	rows, err := r.w.b.Query(ctx, `
 		SELECT coalesce(c.chain_id, 0), coalesce(c.sequence_number, 0), c.event_id IS NULL,
@@ -34,7 +34,8 @@ func (r *RoomWriter) writeAuthChain(ctx context.Context, e newEvent, auth []stri
 		return fmt.Errorf("read the auth chains: %w", err)
 	}
 	if anyUnknown {
-		// Synapse finds the place when it knows those of the others.
+		// Synapse calculates the place later, when it knows the places of the auth
+		// events.
 		return r.run(ctx, []statement{{
 			"write event_auth_chain_to_calculate", `
 			INSERT INTO event_auth_chain_to_calculate (event_id, room_id, type, state_key) VALUES ($1, $2, $3, $4)`,

@@ -11,19 +11,19 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// JobIDKey is the key in the content of an event that tells for which job it was
-// made: a room's m.room.create, or a message.
+// JobIDKey is the key in an event's content for the id of the job that has made the
+// event: a room's m.room.create, or a message.
 const JobIDKey = "org.lethe.job_id"
 
-// beingMade is for how long a room without join rules is taken for one that a
-// homeserver is still making.
-const beingMade = time.Minute
+// creationTime is how long a room without join rules counts as one that a homeserver
+// is still creating.
+const creationTime = time.Minute
 
 const (
-	// createdRoomSQL looks through all rooms of the creator, for want of an
-	// index, but once for a job. The events' JSON is searched as text: it is
-	// somebody else's, and one that PostgreSQL cannot read must not end the
-	// search. A room has its join rules when it can be joined.
+	// createdRoomSQL searches all rooms of the creator, for lack of an index, but once
+	// per job. It searches the events' JSON as text: it comes from other users, and
+	// JSON that PostgreSQL cannot read must not end the search. A room gets its join
+	// rules when users can join it.
 	createdRoomSQL = `
 		SELECT r.room_id, j.json, rules.event_id IS NOT NULL
 		FROM rooms r
@@ -37,17 +37,17 @@ const (
 		ORDER BY e.stream_ordering LIMIT 100`
 )
 
-// FindCreatedRoom returns the id of the first room that the creator made for the
-// job, as [JobIDKey] says, and whether it is ready: one that is not is still
-// being made. One that was not finished within a minute never will be, and does
-// not count. No room is [postgres.ErrNotFound].
+// FindCreatedRoom returns the id of the first room that the creator has made for the
+// job, as [JobIDKey] says. ready is false while the room is still being made. A room
+// that was not finished within a minute never will be, and does not count. No such
+// room is [postgres.ErrNotFound].
 func FindCreatedRoom(ctx context.Context, db *postgres.DB, creator, jobID string) (room string, ready bool, err error) {
 	const operation = "find the room that was made for the job"
 	type candidate struct {
 		Room, JSON string
 		Ready      bool
 	}
-	candidates, err := postgres.ReadAll(ctx, db, pgx.RowToStructByPos[candidate], createdRoomSQL, creator, jobID, beingMade)
+	candidates, err := postgres.ReadAll(ctx, db, pgx.RowToStructByPos[candidate], createdRoomSQL, creator, jobID, creationTime)
 	if err != nil {
 		return "", false, fmt.Errorf("%s: %w", operation, err)
 	}
@@ -59,12 +59,12 @@ func FindCreatedRoom(ctx context.Context, db *postgres.DB, creator, jobID string
 	return "", false, fmt.Errorf("%s: %w", operation, postgres.ErrNotFound)
 }
 
-// isForJob reports whether an event's JSON says that it was made for the job.
+// isForJob reports whether an event's JSON names the job.
 func isForJob(event, jobID string) bool {
-	var said struct {
+	var parsed struct {
 		Content map[string]json.RawMessage `json:"content"`
 	}
 	var id string
-	return json.Unmarshal([]byte(event), &said) == nil &&
-		json.Unmarshal(said.Content[JobIDKey], &id) == nil && id == jobID
+	return json.Unmarshal([]byte(event), &parsed) == nil &&
+		json.Unmarshal(parsed.Content[JobIDKey], &id) == nil && id == jobID
 }

@@ -13,22 +13,23 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// An EventWriter writes events as part of a batch. The events join their rooms as if
-// the homeserver itself had made them, so none may run on the database meanwhile: it
-// would not know of them.
+// An EventWriter writes events as part of a batch. It writes them as if the
+// homeserver itself had made them. No homeserver may run on the database meanwhile:
+// it would not notice them.
 type EventWriter struct {
 	b       *journal.Batch
 	present []string // of optionalTables
 	rooms   map[string]*RoomWriter
 
-	// instance is the name of the Synapse process that our events appear to come
-	// from, and newest the last of their positions in the stream.
+	// instance is the name of the Synapse process that the events seem to come from,
+	// and newest the last of their positions in the stream.
 	instance string
 	newest   int64
 }
 
 // Write runs do with an EventWriter of the batch, which must not be used after do.
-// An error of do is returned as it is, and then the batch is to be rolled back.
+// An error of do is returned as it is. After an error the caller must roll the batch
+// back.
 func Write(ctx context.Context, b *journal.Batch, do func(*EventWriter) error) error {
 	w := &EventWriter{b: b, rooms: map[string]*RoomWriter{}}
 	if err := w.begin(ctx); err != nil {
@@ -38,13 +39,13 @@ func Write(ctx context.Context, b *journal.Batch, do func(*EventWriter) error) e
 		return err
 	}
 	if err := w.finish(ctx); err != nil {
-		return fmt.Errorf("settle the written rooms: %w", err)
+		return fmt.Errorf("finish the written rooms: %w", err)
 	}
 	return nil
 }
 
-// optionalTables are those that are written, but that not every version of
-// Synapse, or not the embedded schema, has.
+// optionalTables are the tables that some versions of Synapse, or the embedded
+// schema, do not have.
 var optionalTables = []string{
 	"event_auth_chain_links",
 	"partial_state_rooms",
@@ -58,12 +59,15 @@ var optionalTables = []string{
 	"user_stats_current",
 }
 
-// participantColumn stands for a column that some version of Synapse added.
+// participantColumn names a column in present that some version of Synapse has
+// added.
 const participantColumn = "room_memberships.participant"
 
 func (w *EventWriter) has(table string) bool { return slices.Contains(w.present, table) }
 
 func (w *EventWriter) begin(ctx context.Context) error {
+	// Where several processes write Synapse's events, Synapse ignores events of an
+	// unknown process when it starts.
 	if err := w.b.QueryRow(ctx, `
 		SELECT ARRAY(
 			SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(quote_ident(name)) IS NOT NULL
@@ -88,10 +92,10 @@ func (w *EventWriter) begin(ctx context.Context) error {
 	return nil
 }
 
-// Attempt runs do, and undoes what it wrote if it fails. Refused is why it
-// failed, if what it was about is to blame: a decision of do's own, or data that
-// does not fit. Any other failure, of the connection, a lock or the server, is an
-// err, after which the transaction cannot go on.
+// Attempt runs do, and undoes what it wrote if it fails. If do's own decision or the
+// data is to blame, its error is returned as refused. Any other failure, of the
+// connection, a lock or the server, is an err, after which the transaction cannot go
+// on.
 func (w *EventWriter) Attempt(ctx context.Context, do func() error) (refused, err error) {
 	undone, err := w.b.Savepoint(ctx, do)
 	if undone != nil && (ctx.Err() != nil || !postgres.IsDataError(undone)) {
@@ -100,20 +104,20 @@ func (w *EventWriter) Attempt(ctx context.Context, do func() error) (refused, er
 	return undone, err
 }
 
-// A Membership is what a local user is to a room.
+// A Membership is a local user's membership in a room.
 type Membership struct {
-	// Membership is "join", "invite", "knock", "leave" or "ban"; "" if the user
-	// never had to do with the room.
+	// Membership is "join", "invite", "knock", "leave" or "ban", or "" if the user
+	// never had one.
 	Membership string
 
-	// EventID is the id of the event that says so.
+	// EventID is the id of the membership's event.
 	EventID string
 
-	// Outlier says that this event is outside the room's timeline.
+	// Outlier says that the event is outside the room's timeline.
 	Outlier bool
 }
 
-// Membership returns what a local user is to a room at this moment.
+// Membership returns a local user's present membership in a room.
 func (w *EventWriter) Membership(ctx context.Context, room, user string) (Membership, error) {
 	var m Membership
 	err := w.b.QueryRow(ctx, `
@@ -126,8 +130,8 @@ func (w *EventWriter) Membership(ctx context.Context, room, user string) (Member
 	return m, nil
 }
 
-// Profile returns the display name and the avatar's URL of a local user by the
-// localpart; nil where the user has none.
+// Profile returns the display name and the avatar's URL of the local user with this
+// localpart, nil for each that the user does not have.
 func (w *EventWriter) Profile(ctx context.Context, localpart string) (displayName, avatarURL *string, err error) {
 	if !w.has("profiles") {
 		return nil, nil, nil
@@ -141,9 +145,12 @@ func (w *EventWriter) Profile(ctx context.Context, localpart string) (displayNam
 	return displayName, avatarURL, nil
 }
 
-// EventJSON returns the JSON of an event, [postgres.ErrNotFound] if there is none.
+// EventJSON returns the JSON of an event, or [postgres.ErrNotFound].
 func (w *EventWriter) EventJSON(ctx context.Context, id string) ([]byte, error) {
 	var text string
+	// A homeserver that persists an event takes a lock that it shares with other such
+	// processes, since one process persists all events of a room. Here two jobs may
+	// write into the same new room, so the lock is exclusive.
 	err := w.b.QueryRow(ctx, `SELECT json FROM event_json WHERE event_id = $1`, id).Scan(&text)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = postgres.ErrNotFound
@@ -154,8 +161,8 @@ func (w *EventWriter) EventJSON(ctx context.Context, id string) ([]byte, error) 
 	return []byte(text), nil
 }
 
-// Forget makes a user who is not in the room any more forget that it ever was.
-// A second call changes nothing.
+// Forget makes a user who has left the room forget it. A second call changes
+// nothing.
 func (w *EventWriter) Forget(ctx context.Context, room, user string) error {
 	statements := []string{`UPDATE room_memberships SET forgotten = 1 WHERE user_id = $1 AND room_id = $2`}
 	if w.has("sliding_sync_membership_snapshots") {
@@ -170,23 +177,23 @@ func (w *EventWriter) Forget(ctx context.Context, room, user string) error {
 	return nil
 }
 
-// A RoomWriter writes events into one room. Until the transaction ends no other
-// writer is in the room, and nobody can delete it. It comes from
-// [EventWriter.Room] or [EventWriter.NewRoom].
+// A RoomWriter writes events into one room. Until the transaction ends, no other
+// transaction can write into the room or delete it. It comes from [EventWriter.Room]
+// or [EventWriter.NewRoom].
 type RoomWriter struct {
 	w       *EventWriter
 	id      string
 	version matrix.RoomVersion
 
-	// indexed says that the room's state events have places in auth chains, and
-	// partial that not all of its state is known.
+	// indexed says that the room's state events have places in auth chains, and partial
+	// that not all of its state is known.
 	indexed, partial bool
 
-	// summary is what room lists show of the state, nil where it is not known.
+	// summary is what room lists show of the room, nil until it is read.
 	summary *roomSummary
 
-	// changed is the place in the stream of the last event that changed the state,
-	// 0 if none was written, and created says that the room is new.
+	// changed is the place in the stream of the last event that has changed the state,
+	// 0 if no such event was written. created says that the room is new.
 	changed int64
 	created bool
 }
@@ -197,9 +204,9 @@ func (r *RoomWriter) ID() string { return r.id }
 // Version returns the room's version, which may be any text.
 func (r *RoomWriter) Version() matrix.RoomVersion { return r.version }
 
-// Room locks a room for writing, and waits for that at most 5 s. One that is not
-// known is [postgres.ErrNotFound]. A second call gives the same. It must not be called in
-// an [EventWriter.Attempt], whose failure would give the lock back.
+// Room locks a room for writing. It waits at most 5 s for the lock. An unknown room
+// is [postgres.ErrNotFound]. A second call returns the same RoomWriter. It must not
+// be called inside [EventWriter.Attempt], whose failure would release the lock.
 func (w *EventWriter) Room(ctx context.Context, id string) (*RoomWriter, error) {
 	if r := w.rooms[id]; r != nil {
 		return r, nil
@@ -225,8 +232,8 @@ func (w *EventWriter) Room(ctx context.Context, id string) (*RoomWriter, error) 
 	return r, nil
 }
 
-// NewRoom makes a room without events, that is not in the public directory. An
-// id that is taken is [journal.ErrExists].
+// NewRoom makes a room without events, which is not in the public directory. A taken
+// id is [journal.ErrExists].
 func (w *EventWriter) NewRoom(ctx context.Context, id string, version matrix.RoomVersion, creator string) (*RoomWriter, error) {
 	indexed := w.has("event_auth_chain_links")
 	tag, err := w.b.Exec(ctx, `
@@ -243,35 +250,36 @@ func (w *EventWriter) NewRoom(ctx context.Context, id string, version matrix.Roo
 	return r, nil
 }
 
-// maxPrevEvents is how many events ours follows at most. 20 are allowed.
+// maxPrevEvents is the maximum number of events that a written event follows. Matrix
+// allows 20.
 const maxPrevEvents = 10
 
-// Extremities are where a room's next event attaches. They hold until one is written.
+// Extremities are where a room's next event attaches. They are valid until an event
+// is written.
 type Extremities struct {
-	// Prev are the ids of the events that the next one follows: up to 10 of the
-	// forward extremities, the deepest first. None means that the room has none.
+	// Prev are the ids of the events that the next one follows: up to 10 of the forward
+	// extremities, the deepest first. It is empty if the room has no forward extremity.
 	Prev []string
 
 	// Depth is the next event's depth, and Now the time in Unix milliseconds.
 	Depth, Now int64
 
-	// Current says that the room has a current state: somebody of this server
-	// is in it.
+	// Current says that the room has a current state: a user of this server is in it.
 	Current bool
 
-	// group is the state group that all forward extremities have, nil if they
-	// differ, and last that of the newest that has one.
+	// group is the state group that all forward extremities have, nil if they differ.
+	// last is the state group of the newest extremity that has one.
 	group, last *int64
 }
 
-// departed reports whether this server was in the room, but is no more.
+// departed reports whether all users of this server have left the room.
 func (t Extremities) departed() bool { return !t.Current && len(t.Prev) > 0 }
 
-// maxDepth is the largest integer that an event may hold.
+// maxDepth is the largest integer that an event may have.
 const maxDepth = 1<<53 - 1
 
 // NextDepth returns the depth of an event that follows events of up to the given
-// depth. Hostile depths too are followed by one that an event may have.
+// depth. The result is always a valid depth, even after a hostile one.
 func NextDepth(depth int64) int64 { return max(min(depth, maxDepth-1), 0) + 1 }
 
 // Now returns the time in Unix milliseconds.
@@ -314,16 +322,17 @@ func (r *RoomWriter) Extremities(ctx context.Context) (Extremities, error) {
 type StateEvent struct {
 	ID string
 
-	// Membership is what the event says if it is one of a membership, else "".
+	// Membership is the membership that the event sets, "" if it is not a membership
+	// event.
 	Membership string
 
-	// JSON is the event; nil if it is lost.
+	// JSON is the event's JSON, nil if it is lost.
 	JSON []byte
 }
 
-// State returns what the room's state has for the keys, at the extremities. It is the
-// current state: where the extremities differ, a homeserver has resolved it. When
-// nobody of this server is in the room any more it has none, and the state is
+// State returns the room's state events for the keys, at the extremities. It is the
+// current state: where the extremities differ, a homeserver has resolved it. After
+// all users of this server have left there is no current state, and State returns
 // that of the newest extremity.
 func (r *RoomWriter) State(ctx context.Context, extremities Extremities, keys ...matrix.StateKey) (map[matrix.StateKey]StateEvent, error) {
 	types, stateKeys := make([]string, len(keys)), make([]string, len(keys))
@@ -372,9 +381,9 @@ func (r *RoomWriter) State(ctx context.Context, extremities Extremities, keys ..
 	return state, nil
 }
 
-// chainOf is the common table expression chain: a state group and all those that
-// it is a difference to. UNION, not UNION ALL: it ends on a chain that bites its
-// tail.
+// chainOf returns the common table expression chain: a state group and all groups
+// that it is a difference to. UNION, not UNION ALL, so that it also ends if a chain
+// is circular.
 func chainOf(group string) string {
 	return `chain (state_group) AS (
 			SELECT ` + group + `::bigint
@@ -383,8 +392,8 @@ func chainOf(group string) string {
 		)`
 }
 
-// HasRemoteMembers reports whether a user of a server of another name is in the
-// room, as far as the state at the extremities says. One whose server cannot be told is.
+// HasRemoteMembers reports whether a user of another server is joined to the room,
+// by the state at the extremities. A user without a server name counts as remote.
 func (r *RoomWriter) HasRemoteMembers(ctx context.Context, extremities Extremities, server string) (bool, error) {
 	const remote = `membership = 'join' AND substr(state_key, nullif(strpos(state_key, ':'), 0) + 1) IS DISTINCT FROM $2`
 	sql, args := `

@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A LocalMember is a user of this server who is in a room, invited to it, or
-// asks to be let in.
+// A LocalMember is a user of this server who is joined to a room, is invited or has
+// knocked.
 type LocalMember struct {
 	UserID string `json:"user_id"`
 
@@ -18,9 +18,9 @@ type LocalMember struct {
 	Membership string `json:"membership"`
 }
 
-// LocalMembers returns up to limit of the room's local members in the order of
-// their ids, from the first after the given id. Banned users and those who have
-// left are none.
+// LocalMembers returns up to limit of the room's local members in the order of their
+// ids, from the first after the given id. Users who were banned or have left do not
+// count.
 func LocalMembers(ctx context.Context, db *postgres.DB, room, after string, limit int) ([]LocalMember, error) {
 	members, err := postgres.ReadAll(ctx, db, pgx.RowToStructByPos[LocalMember], `
 		SELECT user_id, membership FROM local_current_membership

@@ -10,9 +10,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// SentMessage reports whether the sender has sent a message in the room that
-// says by [JobIDKey] that it is the job's. It looks through all of the room's
-// messages, so the room should be new.
+// SentMessage reports whether the sender has sent a message in the room that names
+// the job under [JobIDKey]. It searches all of the room's messages, so the room
+// should be new.
 func SentMessage(ctx context.Context, db *postgres.DB, room, sender, jobID string) (bool, error) {
 	// As text, for the same reason as in createdRoomSQL.
 	events, err := postgres.ReadAll(ctx, db, pgx.RowTo[string], `

@@ -13,32 +13,33 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// errPartialState is why nothing is written into a room whose state is not
-// complete: nobody could tell what the state after the event is.
+// errPartialState refuses to write into a room whose state is incomplete, because
+// the state after the event would be unknown.
 var errPartialState = errors.New("not all of the room's state is known yet")
 
-// errNoExtremities is why nothing but its first event is written into a room without
-// forward extremities: others would refuse it.
+// errNoExtremities refuses to write a further event into a room without forward
+// extremities, because other servers would reject it.
 var errNoExtremities = errors.New("the room has no event to follow")
 
-// A newEvent event is one that is being newEvent.
+// A newEvent is an event that is being written.
 type newEvent struct {
 	matrix.SealedEvent
 	stream, now int64
 
-	// outOfBand is set for an event that is outside the room's timeline.
+	// outOfBand says that the event is outside the room's timeline.
 	outOfBand bool
 
-	// replaces is what was the state before; empty if nothing was.
+	// replaces is the state event that the event replaces, empty if there is no such
+	// event.
 	replaces StateEvent
 }
 
-// Write writes an event that follows the extremities: into all tables, with the state
-// after it, and as the room's newest event. A membership that leaves nobody of
-// this server joined ends the room's current state, as nothing is known of the
-// room from then on.
+// Write writes an event that follows the extremities into all tables, with the state
+// after it, as the room's newest event. After a membership with which no user of
+// this server is joined any more, the room has no current state, because this server
+// no longer learns of changes.
 //
-// The event's sender must be a user of this server, and be allowed to say it.
+// The event's sender must be a user of this server who may send it.
 func (r *RoomWriter) Write(ctx context.Context, extremities Extremities, event matrix.SealedEvent) error {
 	if err := r.write(ctx, extremities, event); err != nil {
 		return fmt.Errorf("write an event of type %s: %w", event.Type, err)
@@ -96,8 +97,9 @@ func (r *RoomWriter) write(ctx context.Context, extremities Extremities, event m
 	return r.showInRoomList(ctx, e)
 }
 
-// WriteOutOfBand writes a membership event of a local user into a room that
-// nobody of this server is in: outside its timeline, and for this server only.
+// WriteOutOfBand writes a membership event of a local user into a room without
+// joined local users. The event is outside the room's timeline, and for this server
+// only.
 func (r *RoomWriter) WriteOutOfBand(ctx context.Context, extremities Extremities, event matrix.SealedEvent) error {
 	e := newEvent{SealedEvent: event, now: extremities.Now, outOfBand: true}
 	err := r.writeEvent(ctx, &e)
@@ -110,7 +112,7 @@ func (r *RoomWriter) WriteOutOfBand(ctx context.Context, extremities Extremities
 	return nil
 }
 
-// writeEvent writes the event itself, and gives it its place in the stream.
+// writeEvent writes the event itself, and takes its place in the stream.
 func (r *RoomWriter) writeEvent(ctx context.Context, e *newEvent) error {
 	if err := r.w.b.QueryRow(ctx, `SELECT nextval('events_stream_seq')`).Scan(&e.stream); err != nil {
 		return fmt.Errorf("take the next place in the stream: %w", err)
@@ -127,8 +129,8 @@ func (r *RoomWriter) writeEvent(ctx context.Context, e *newEvent) error {
 	if e.outOfBand {
 		metadata = `{"out_of_band_membership":true}`
 	}
-	// In rooms that are named after their create event no event names it, but it
-	// is among those that permit each.
+	// If a room is named after its create event, no event names the create event as an
+	// auth event, but it is one for each of them.
 	auth := e.AuthEvents
 	if _, named := matrix.ServerOf(r.id); !named {
 		format = 4
@@ -170,7 +172,7 @@ func (r *RoomWriter) writeEvent(ctx context.Context, e *newEvent) error {
 	return r.writeAuthChain(ctx, *e, auth)
 }
 
-// withUnsigned is the event's JSON with what this server remembers beside it.
+// withUnsigned returns the event's JSON with the data that only this server stores.
 func (e newEvent) withUnsigned() (string, error) {
 	encoded, err := json.Marshal(struct {
 		Age      int64  `json:"age_ts"`
@@ -179,11 +181,11 @@ func (e newEvent) withUnsigned() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encode an event: %w", err)
 	}
-	// Canonical JSON is sorted, and unsigned is the last key of an event.
+	// Canonical JSON is sorted, and "unsigned" is the last key of an event.
 	return strings.TrimSuffix(string(e.JSON), "}") + `,"unsigned":` + string(encoded) + `}`, nil
 }
 
-// searchable is what lets search find the event.
+// searchable returns the statement that makes the event searchable.
 func searchable(e newEvent) statement {
 	key := map[string]string{"m.room.message": "body", "m.room.name": "name"}[e.Type]
 	text, ok := e.Content[key].(string)
@@ -198,7 +200,8 @@ func searchable(e newEvent) statement {
 	}
 }
 
-// participation notes that the sender of a message has spoken in the room.
+// participation returns the statement that marks the sender of a message as a
+// participant of the room.
 func (r *RoomWriter) participation(e newEvent) statement {
 	if e.Type != "m.room.message" {
 		return statement{}
@@ -208,12 +211,12 @@ func (r *RoomWriter) participation(e newEvent) statement {
 		WHERE event_id = (SELECT event_id FROM local_current_membership WHERE user_id = $1 AND room_id = $2)`, e.Sender, r.id)
 }
 
-// maxHops is how many groups a state group is read through at most, before one
-// is stored in full.
+// maxHops is the maximum length of a state group's chain before a group is stored in
+// full.
 const maxHops = 100
 
-// writeStateGroup notes which state the room is in at the event: after it, if it
-// sets state.
+// writeStateGroup stores the state of the room at the event. If the event sets
+// state, that is the state after it.
 func (r *RoomWriter) writeStateGroup(ctx context.Context, extremities Extremities, e newEvent) error {
 	prev, hops := extremities.group, 0
 	if extremities.departed() {
@@ -246,8 +249,8 @@ func (r *RoomWriter) writeStateGroup(ctx context.Context, extremities Extremitie
 		INSERT INTO state_groups (id, room_id, event_id) VALUES ($1, $2, $3)`, []any{group, r.id, e.ID}}}
 	switch {
 	case prev == nil:
-		// Where the extremities differ, only the current state says what they
-		// come to.
+		// Where the extremities differ, only the current state has their resolved
+		// state.
 		statements = append(statements, statement{"write the current state as a group", `
 			INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id)
 			SELECT $1, room_id, type, state_key, event_id FROM current_state_events WHERE room_id = $2`, []any{group, r.id}})
@@ -281,7 +284,7 @@ func inGroup(e newEvent, group int64) statement {
 		INSERT INTO event_to_state_groups (event_id, state_group) VALUES ($1, $2)`, []any{e.ID, group}}
 }
 
-// takeIntoUse keeps whoever collects state groups from deleting this one.
+// takeIntoUse keeps collectors of state groups from deleting this one.
 func (r *RoomWriter) takeIntoUse(ctx context.Context, group int64) error {
 	var id int64
 	err := r.w.b.QueryRow(ctx, `SELECT id FROM state_groups WHERE id = $1 FOR KEY SHARE`, group).Scan(&id)
@@ -295,14 +298,14 @@ func (r *RoomWriter) takeIntoUse(ctx context.Context, group int64) error {
 		DELETE FROM state_groups_pending_deletion WHERE state_group = $1`, group)})
 }
 
-// A statement is one that writes, with its arguments. One without SQL is left
-// out.
+// A statement is a writing statement with its arguments. A statement without SQL is
+// skipped.
 type statement struct {
 	what, sql string
 	args      []any
 }
 
-// ifPresent is a statement for a table that may be absent.
+// ifPresent returns a statement for a table that may be absent.
 func (r *RoomWriter) ifPresent(table, what, sql string, args ...any) statement {
 	if !r.w.has(table) {
 		return statement{}

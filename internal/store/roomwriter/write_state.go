@@ -9,8 +9,8 @@ import (
 	"lethe/internal/matrix"
 )
 
-// writeState makes the event the room's current state. Departs says that nobody
-// of this server is in the room any more.
+// writeState makes the event part of the room's current state. departs says that no
+// user of this server is joined any more.
 func (r *RoomWriter) writeState(ctx context.Context, extremities Extremities, e newEvent) (departs bool, err error) {
 	isMember := e.Type == "m.room.member"
 	membership, _ := e.Content["membership"].(string)
@@ -24,7 +24,7 @@ func (r *RoomWriter) writeState(ctx context.Context, extremities Extremities, e 
 	}
 	var statements []statement
 	if isMember {
-		// As it was when the user came or went.
+		// The summary of the state before the user joined or left.
 		summary, err := r.summarise(ctx, extremities)
 		if err != nil {
 			return false, err
@@ -65,9 +65,9 @@ func memberOnly(isMember bool, membership string) string {
 	return membership
 }
 
-// departure ends the current state of a room that nobody of this server is in any
-// more: from now on others change it, and nobody tells us. Those who follow its
-// changes see all of it go.
+// departure deletes the current state of a room that the last user of this server
+// has left: this server no longer learns of its changes. Followers of the room's
+// changes are told that all of the state is gone.
 func (r *RoomWriter) departure(e newEvent) []statement {
 	return []statement{
 		{"write the room's last statistics", `
@@ -98,8 +98,8 @@ func (r *RoomWriter) departure(e newEvent) []statement {
 	}
 }
 
-// membership are the statements that make the event what a local user is to the
-// room. A nil summary leaves what the user was shown of the room as it is.
+// membership returns the statements that make the event a local user's membership. A
+// nil summary keeps what the user was shown of the room before.
 func (r *RoomWriter) membership(e newEvent, summary *roomSummary) []statement {
 	membership, _ := e.Content["membership"].(string)
 	statements := []statement{
@@ -143,9 +143,9 @@ func (r *RoomWriter) membership(e newEvent, summary *roomSummary) []statement {
 		summary.roomType, summary.name, summary.encrypted, summary.successor))
 }
 
-// countRooms keeps the number of rooms that the user is joined to. It changes it
-// and does not count anew, for Synapse may not have counted the user's other
-// rooms to their end before it stopped.
+// countRooms updates the number of rooms that the user is joined to. It adds to the
+// number and does not count the rooms, since Synapse may have stopped before it had
+// counted all of the user's other rooms.
 func (r *RoomWriter) countRooms(e newEvent, joined bool) statement {
 	change := 0
 	switch wasJoined := e.replaces.Membership == "join"; {
@@ -189,7 +189,7 @@ func (r *RoomWriter) summarise(ctx context.Context, extremities Extremities) (*r
 	return r.summary, nil
 }
 
-// content is what the event says; nil if that cannot be read.
+// content returns the event's content, nil if it cannot be read.
 func (e StateEvent) content() map[string]any {
 	var event struct {
 		Content map[string]any `json:"content"`
@@ -200,8 +200,8 @@ func (e StateEvent) content() map[string]any {
 	return event.Content
 }
 
-// textOf returns the text under the key, nil if there is none or PostgreSQL
-// could not store it.
+// textOf returns the text under the key, nil if there is no text or PostgreSQL could
+// not store it.
 func textOf(content map[string]any, key string) *string {
 	text, ok := content[key].(string)
 	if !ok || strings.Contains(text, "\x00") {
@@ -210,13 +210,13 @@ func textOf(content map[string]any, key string) *string {
 	return &text
 }
 
-// showInRoomList moves the room in its members' room lists.
+// showInRoomList updates the room in its members' room lists.
 func (r *RoomWriter) showInRoomList(ctx context.Context, e newEvent) error {
 	summary, err := r.summarise(ctx, Extremities{Current: true})
 	if err != nil {
 		return err
 	}
-	// What makes a room go up in the lists.
+	// bumps says whether the event moves the room up in the lists.
 	bumps := e.Type == "m.room.create" || e.Type == "m.room.message"
 	return r.run(ctx, []statement{r.ifPresent("sliding_sync_joined_rooms", "write sliding_sync_joined_rooms", `
 		INSERT INTO sliding_sync_joined_rooms AS s (room_id, event_stream_ordering, bump_stamp,
@@ -230,7 +230,7 @@ func (r *RoomWriter) showInRoomList(ctx context.Context, e newEvent) error {
 		r.id, e.stream, bumps, summary.roomType, summary.name, summary.encrypted, summary.successor)})
 }
 
-// finish writes what is counted per room and not per event.
+// finish writes the numbers that are stored per room or process and not per event.
 func (w *EventWriter) finish(ctx context.Context) error {
 	if w.newest == 0 {
 		return nil
@@ -246,7 +246,7 @@ func (w *EventWriter) finish(ctx context.Context) error {
 	if !w.has("stream_positions") {
 		return nil
 	}
-	// How far this process has written, from where Synapse goes on.
+	// Synapse goes on after the stored position of the process.
 	if _, err := w.b.Exec(ctx, `
 		UPDATE stream_positions SET stream_id = greatest(stream_id, $2)
 		WHERE stream_name = 'events' AND instance_name = $1`, w.instance, w.newest); err != nil {
@@ -255,9 +255,10 @@ func (w *EventWriter) finish(ctx context.Context) error {
 	return nil
 }
 
+// writeStats stores the room's statistics.
 func (r *RoomWriter) writeStats(ctx context.Context) error {
-	// Counted anew, so that Synapse, which would otherwise follow the changes,
-	// passes over those up to the newest.
+	// All members are counted. Otherwise Synapse would process the changes one by one;
+	// with the new position it skips the changes up to the newest.
 	statements := []statement{{"write room_stats_current", `
 		INSERT INTO room_stats_current (room_id, current_state_events, joined_members, invited_members, left_members,
 			banned_members, knocked_members, local_users_in_room, completed_delta_stream_id)

@@ -1,7 +1,7 @@
-// Package storetest is the test kit of the packages below store: a database of a
-// test's own with everything that reads and writes it.
+// Package storetest is the test kit of the packages below store: a test database
+// with everything that reads and writes it.
 //
-// It promises that each lab has a database that no other test sees, and that its
+// It promises that each lab has a database that no other test uses, and that its
 // connections are closed when the test ends. It must never be imported outside
 // tests.
 package storetest

@@ -26,8 +26,8 @@ const ServerName = "x"
 // Room is the id of a lab's usual room.
 const Room = "!room:x"
 
-// A Lab is a database of a test's own, with a plain connection beside it to prepare
-// and to look at it.
+// A Lab is a database for one test, with a plain connection to prepare and to check
+// it.
 type Lab struct {
 	T   *testing.T
 	Ctx context.Context
@@ -49,8 +49,8 @@ func New(t *testing.T) *Lab {
 	return On(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded))
 }
 
-// On returns a Lab on the database. Its purges check references all at once, and
-// search for rows on another connection, however few events they select.
+// On returns a Lab on the database. Its purges check references set-wise and search
+// for rows on another connection, however few events they select.
 func On(t *testing.T, url string) *Lab {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -66,7 +66,7 @@ func On(t *testing.T, url string) *Lab {
 		Admin: admin.New(db), Expiry: expiry.New(db), Holds: journal.NewHolds(db), Journal: journal.New(db),
 		Purger: purge.New(db, purge.Options{SetWiseFrom: 1, SearchFrom: 1}), Schedules: journal.NewSchedules(db),
 	}
-	// The role and so its own schema, which comes first, is called lethe.
+	// The role is called lethe, so its own schema of that name would come first.
 	l.Exec(`SET search_path = public`)
 	return l
 }
@@ -116,8 +116,8 @@ func (l *Lab) RequireUnchanged(do func()) {
 	require.Equal(l.T, before, l.Dump("public", "lethe"))
 }
 
-// RequireLockWait returns when a session of this database waits for a lock. It looks
-// from outside, because within a transaction activity stands still.
+// RequireLockWait waits until a session of this database waits for a lock. It uses
+// another connection, because pg_stat_activity does not change within a transaction.
 func (l *Lab) RequireLockWait() {
 	l.T.Helper()
 	conn, err := pgx.Connect(l.Ctx, l.URL)
@@ -138,7 +138,7 @@ func NewJob(id, room string) journal.Job {
 	}
 }
 
-// Queue makes a queued history purge of the room.
+// Queue inserts a queued history purge of the room.
 func (l *Lab) Queue(room string) string {
 	l.T.Helper()
 	id := jobs.NewID()
@@ -146,7 +146,7 @@ func (l *Lab) Queue(room string) string {
 	return id
 }
 
-// Claim makes the caller the run of a job of generation 1.
+// Claim claims a job of generation 1.
 func (l *Lab) Claim(id string) journal.Run {
 	l.T.Helper()
 	job, err := l.Journal.ClaimJob(l.Ctx, id, 1, jobs.HeartbeatStale, 0)
@@ -154,7 +154,7 @@ func (l *Lab) Claim(id string) journal.Run {
 	return RunOf(job)
 }
 
-// RunOf is the run that a claimed job has.
+// RunOf returns the run of a claimed job.
 func RunOf(job journal.Job) journal.Run {
 	return journal.Run{JobID: job.ID, Generation: job.Generation, Attempt: job.Attempt}
 }
@@ -173,13 +173,13 @@ func (l *Lab) Age(id string, by time.Duration) {
 	l.Exec(`UPDATE lethe.jobs SET heartbeat_at = heartbeat_at - $2::interval WHERE id = $1`, id, by)
 }
 
-// A Work is what a job needs to open batches.
+// A Work has what a job needs to open batches.
 type Work struct {
 	Run journal.Run
 	journal.RoomLock
 }
 
-// Work makes a running job of the room, and a fence token for it.
+// Work makes a running job of the room, and takes a fence token for it.
 func (l *Lab) Work(room string) Work {
 	l.T.Helper()
 	run := l.Claim(l.Queue(room))
@@ -194,7 +194,7 @@ func (l *Lab) InBatch(work Work, do func(*journal.Batch) (checkpoint any, err er
 	return InBatch(l.Ctx, l.Journal, work, do)
 }
 
-// InBatch is [Lab.InBatch] by a journal of the test's own.
+// InBatch is [Lab.InBatch] with another journal.
 func InBatch(ctx context.Context, j *journal.Journal, work Work, do func(*journal.Batch) (checkpoint any, err error)) error {
 	b := j.Begin(work.Run, work.RoomLock)
 	defer b.Rollback(ctx)
@@ -205,7 +205,7 @@ func InBatch(ctx context.Context, j *journal.Journal, work Work, do func(*journa
 	return b.Commit(ctx, checkpoint)
 }
 
-// PurgeRequest asks for the history of a room below a depth.
+// PurgeRequest returns a request to purge the history of a room below a depth.
 func PurgeRequest(room string, before int64) purge.HistoryRequest {
 	return purge.HistoryRequest{Room: room, Before: before, ServerName: ServerName}
 }
@@ -215,8 +215,8 @@ func (l *Lab) PurgeBatch(work Work, before int64, size int) (purge.HistoryBatch,
 	return l.PurgeBatchWith(work, before, size, func(purge.HistoryBatch) any { return nil })
 }
 
-// PurgeBatchWith is [Lab.PurgeBatch] with the checkpoint that the function makes of
-// the batch before it is committed.
+// PurgeBatchWith is [Lab.PurgeBatch] with a checkpoint. The function makes it from
+// the batch's result before the commit.
 func (l *Lab) PurgeBatchWith(work Work, before int64, size int, checkpoint func(purge.HistoryBatch) any) (done purge.HistoryBatch, err error) {
 	history, err := l.Purger.History(l.Ctx, PurgeRequest(work.Room, before))
 	if err != nil {
@@ -229,9 +229,9 @@ func (l *Lab) PurgeBatchWith(work Work, before int64, size int, checkpoint func(
 	return done, err
 }
 
-// Chain fills a room with the events $<name>1 to $<name>n, each after the one before
-// and a level above it, all remote, searchable and with a state group of its own.
-// The last is the forward extremity.
+// Chain fills a room with the events $<name>1 to $<name>n. Each follows the one
+// before and is one level above it. All are remote and searchable, and each has a
+// state group of its own. The last is the forward extremity.
 func (l *Lab) Chain(room, name string, n, base int) {
 	l.T.Helper()
 	l.Exec(`INSERT INTO rooms (room_id, room_version) VALUES ($1, '10')`, room)
@@ -253,14 +253,14 @@ func (l *Lab) Chain(room, name string, n, base int) {
 	l.Exec(`INSERT INTO event_to_state_groups SELECT event_id, id FROM state_groups WHERE room_id = $1`, room)
 }
 
-// Timeline is the events of the room that are no outliers.
+// Timeline returns the events of the room that are no outliers.
 func (l *Lab) Timeline(room string) []string {
 	l.T.Helper()
 	return All[string](l, `SELECT event_id FROM events WHERE room_id = $1 AND NOT outlier ORDER BY depth, event_id`, room)
 }
 
 // WatchDeletes makes each batch that deletes an event of a chain run the statements
-// inside its transaction, by a trigger that passes as Synapse's.
+// in its transaction, by a trigger with the name of one of Synapse's.
 func (l *Lab) WatchDeletes(statements string) {
 	l.T.Helper()
 	l.Exec(`CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN ` + statements + ` RETURN OLD; END $$`)

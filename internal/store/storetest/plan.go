@@ -1,6 +1,6 @@
 package storetest
 
-// A PlanNode is one of EXPLAIN's.
+// A PlanNode is a node of EXPLAIN's output.
 type PlanNode struct {
 	Relation string  `json:"Relation Name"`
 	Rows     float64 `json:"Actual Rows"`
@@ -10,7 +10,7 @@ type PlanNode struct {
 	Plans    []PlanNode
 }
 
-// Count adds up how many rows were read of each table.
+// Count adds the number of rows that were read from each table.
 func (n PlanNode) Count(rows map[string]float64) {
 	rows[n.Relation] += (n.Rows + n.Removed + n.Rechecks) * n.Loops
 	if n.Relation == "" {

@@ -8,7 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A Positioned is a row of events, as far as the search for a moment depends on it.
+// A Positioned is a row of events with the columns that the search for a moment
+// uses.
 type Positioned struct {
 	Room        string
 	Topological int64
@@ -18,13 +19,13 @@ type Positioned struct {
 	Rejected    bool
 }
 
-// ReplaceEvents makes these all the events that there are.
+// ReplaceEvents replaces all events of the database.
 func ReplaceEvents(t require.TestingT, ctx context.Context, conn *pgx.Conn, events []Positioned) {
 	batch := &pgx.Batch{}
 	batch.Queue(`DELETE FROM rejections`)
 	batch.Queue(`DELETE FROM events`)
 	for i, e := range events {
-		// Synapse has two ways to say so, of which newer versions use the second.
+		// Synapse has two ways to store a rejection. Newer versions use the second.
 		var reason *string
 		if e.Rejected && i%2 == 0 {
 			batch.Queue(`INSERT INTO rejections (event_id, reason, last_check) VALUES ($1, 'auth', '')`, fmt.Sprint("$", e.Stream))
