@@ -1,10 +1,10 @@
 -- +goose Up
 
 -- The tables of Synapse 1.160 that Lethe reads or writes, with the same names,
--- types, keys and indexes. Absent on purpose: schema_version and
--- applied_schema_deltas, so that nobody takes this for a database of Synapse's.
+-- types, keys and indexes. schema_version and applied_schema_deltas are left out on
+-- purpose, so that Synapse does not take the database for its own.
 
--- Rooms, and the version that each was made with.
+-- Rooms and their versions.
 CREATE TABLE rooms (
     room_id              text PRIMARY KEY,
     is_public            boolean,
@@ -14,7 +14,7 @@ CREATE TABLE rooms (
 );
 CREATE INDEX public_room_index ON rooms (is_public);
 
--- Everything that was ever said or set. Outliers are outside the timeline.
+-- All events. Outliers are outside the timeline.
 CREATE TABLE events (
     topological_ordering bigint  NOT NULL,
     event_id             text    NOT NULL UNIQUE,
@@ -56,7 +56,7 @@ CREATE TABLE event_json (
     format_version    integer
 );
 
--- Which events an event came after. is_state marks edges of an old kind.
+-- The events that an event follows. is_state marks edges of an old kind.
 CREATE TABLE event_edges (
     event_id      text    NOT NULL REFERENCES events (event_id),
     prev_event_id text    NOT NULL,
@@ -66,7 +66,7 @@ CREATE TABLE event_edges (
 CREATE UNIQUE INDEX event_edges_event_id_prev_event_id_idx ON event_edges (event_id, prev_event_id);
 CREATE INDEX ev_edges_prev_id ON event_edges (prev_event_id);
 
--- Which events permit an event.
+-- The auth events of an event, which permit it.
 CREATE TABLE event_auth (
     event_id text NOT NULL,
     auth_id  text NOT NULL,
@@ -74,7 +74,7 @@ CREATE TABLE event_auth (
 );
 CREATE INDEX evauth_edges_id ON event_auth (event_id);
 
--- A room's newest events: those that no event came after yet.
+-- A room's forward extremities: the events that no other event follows.
 CREATE TABLE event_forward_extremities (
     event_id text NOT NULL,
     room_id  text NOT NULL,
@@ -85,7 +85,7 @@ CREATE TABLE event_forward_extremities (
 CREATE INDEX ev_extrem_id ON event_forward_extremities (event_id);
 CREATE INDEX ev_extrem_room ON event_forward_extremities (room_id);
 
--- Where a room's history ends: events that we lack and that others came after.
+-- A room's backward extremities: missing events that stored events follow.
 CREATE TABLE event_backward_extremities (
     event_id text NOT NULL,
     room_id  text NOT NULL,
@@ -114,20 +114,20 @@ CREATE TABLE event_search (
     origin_server_ts bigint,
     stream_ordering  bigint
 );
--- A sample would put the number of rooms far too low, as Synapse knows too.
+-- A sample would estimate far too few rooms. Synapse sets this too.
 ALTER TABLE event_search ALTER COLUMN room_id SET (n_distinct = -0.01);
 CREATE UNIQUE INDEX event_search_event_id_idx ON event_search (event_id);
 CREATE INDEX event_search_ev_ridx ON event_search (room_id);
 CREATE INDEX event_search_fts_idx ON event_search USING gin (vector);
 
--- Events that were refused, and why.
+-- Rejected events, and the reasons.
 CREATE TABLE rejections (
     event_id   text NOT NULL UNIQUE,
     reason     text NOT NULL,
     last_check text NOT NULL
 );
 
--- Redactions, and what each redacts.
+-- Redactions, and the event that each redacts.
 CREATE TABLE redactions (
     event_id      text    NOT NULL UNIQUE,
     redacts       text    NOT NULL,
@@ -138,7 +138,7 @@ CREATE TABLE redactions (
 CREATE INDEX redactions_redacts ON redactions (redacts);
 CREATE INDEX redactions_have_censored_ts ON redactions (received_ts) WHERE NOT have_censored;
 
--- Labels of events, by which clients filter.
+-- The labels of events. Clients filter by them.
 CREATE TABLE event_labels (
     event_id             text   NOT NULL,
     label                text   NOT NULL,
@@ -148,7 +148,7 @@ CREATE TABLE event_labels (
 );
 CREATE INDEX event_labels_room_id_label_idx ON event_labels (room_id, label, topological_ordering);
 
--- Threads, by their root, and the newest message of each.
+-- Threads by their roots, and the newest message of each.
 CREATE TABLE threads (
     room_id              text   NOT NULL,
     thread_id            text   NOT NULL,
@@ -159,7 +159,7 @@ CREATE TABLE threads (
 );
 CREATE INDEX threads_ordering_idx ON threads (room_id, topological_ordering, stream_ordering);
 
--- Which events notify, highlight or count as unread, for which local user.
+-- The events that notify, highlight or count as unread, for each local user.
 CREATE TABLE event_push_actions (
     room_id              text NOT NULL,
     event_id             text NOT NULL,
@@ -184,7 +184,7 @@ CREATE INDEX event_push_actions_stream_highlight_index
     ON event_push_actions (highlight, stream_ordering) WHERE highlight = 0;
 CREATE INDEX event_push_actions_u_highlight ON event_push_actions (user_id, stream_ordering);
 
--- Counts of those actions, up to the position in the table below.
+-- The counts of those actions, up to the position in the next table.
 CREATE TABLE event_push_summary (
     user_id                      text   NOT NULL,
     room_id                      text   NOT NULL,
@@ -197,21 +197,21 @@ CREATE TABLE event_push_summary (
 CREATE UNIQUE INDEX event_push_summary_unique_index2 ON event_push_summary (user_id, room_id, thread_id);
 CREATE INDEX event_push_summary_index_room_id ON event_push_summary (room_id);
 
--- Up to where actions have been counted into summaries. One row.
+-- The position up to which actions have been counted into summaries. One row.
 CREATE TABLE event_push_summary_stream_ordering (
     lock            character(1) NOT NULL DEFAULT 'X' UNIQUE CHECK (lock = 'X'),
     stream_ordering bigint       NOT NULL
 );
 INSERT INTO event_push_summary_stream_ordering (stream_ordering) VALUES (0);
 
--- The state of the room at an event: after it, if it sets state itself.
+-- The state of the room at an event. If the event sets state, the state after it.
 CREATE TABLE event_to_state_groups (
     event_id    text   NOT NULL UNIQUE,
     state_group bigint NOT NULL
 );
 CREATE INDEX event_to_state_groups_sg_index ON event_to_state_groups (state_group);
 
--- States that a room was in.
+-- The states of rooms.
 CREATE TABLE state_groups (
     id       bigint PRIMARY KEY,
     room_id  text NOT NULL,
@@ -222,7 +222,7 @@ CREATE INDEX state_groups_room_id_idx ON state_groups (room_id);
 -- The next state group's id.
 CREATE SEQUENCE state_group_id_seq;
 
--- What is in a state: all of it, or what differs from the previous group.
+-- The entries of a state: all of them, or the differences to the previous group.
 CREATE TABLE state_groups_state (
     state_group bigint NOT NULL,
     room_id     text   NOT NULL,
@@ -230,11 +230,11 @@ CREATE TABLE state_groups_state (
     state_key   text   NOT NULL,
     event_id    text   NOT NULL
 );
--- And the number of groups.
+-- The same for the number of groups.
 ALTER TABLE state_groups_state ALTER COLUMN state_group SET (n_distinct = -0.02);
 CREATE INDEX state_groups_state_type_idx ON state_groups_state (state_group, type, state_key);
 
--- The group that a group is a difference to.
+-- The previous group, to which a group is a difference.
 CREATE TABLE state_group_edges (
     state_group      bigint NOT NULL,
     prev_state_group bigint NOT NULL
@@ -242,7 +242,7 @@ CREATE TABLE state_group_edges (
 CREATE UNIQUE INDEX state_group_edges_unique_idx ON state_group_edges (state_group, prev_state_group);
 CREATE INDEX state_group_edges_prev_idx ON state_group_edges (prev_state_group);
 
--- Groups that will be deleted unless somebody takes them into use.
+-- Groups that will be deleted unless they come into use.
 CREATE TABLE state_groups_pending_deletion (
     sequence_number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     state_group     bigint NOT NULL,
@@ -259,7 +259,7 @@ CREATE TABLE state_groups_persisting (
 );
 CREATE INDEX state_groups_persisting_instance_name ON state_groups_persisting (instance_name);
 
--- The events that set state, whether or not it holds still.
+-- All events that have set state, also those that were replaced.
 CREATE TABLE state_events (
     event_id   text NOT NULL UNIQUE,
     room_id    text NOT NULL,
@@ -268,7 +268,7 @@ CREATE TABLE state_events (
     prev_state text
 );
 
--- The state that holds now.
+-- The present state of rooms.
 CREATE TABLE current_state_events (
     event_id              text NOT NULL UNIQUE,
     room_id               text NOT NULL,
@@ -284,7 +284,7 @@ CREATE INDEX current_state_events_members_room_index ON current_state_events (ro
     WHERE type = 'm.room.member';
 CREATE INDEX current_state_events_stream_ordering_idx ON current_state_events (event_stream_ordering);
 
--- Every membership event, with what it says.
+-- All membership events.
 CREATE TABLE room_memberships (
     event_id              text NOT NULL UNIQUE,
     user_id               text NOT NULL,
@@ -304,7 +304,7 @@ CREATE INDEX room_membership_user_room_idx ON room_memberships (user_id, room_id
 CREATE INDEX room_memberships_user_room_forgotten ON room_memberships (user_id, room_id) WHERE forgotten = 1;
 CREATE INDEX room_memberships_stream_ordering_idx ON room_memberships (event_stream_ordering);
 
--- What each local user is to a room now.
+-- The present memberships of local users.
 CREATE TABLE local_current_membership (
     room_id               text NOT NULL,
     user_id               text NOT NULL,
@@ -317,13 +317,13 @@ CREATE UNIQUE INDEX local_current_membership_idx ON local_current_membership (us
 CREATE INDEX local_current_membership_room_idx ON local_current_membership (room_id);
 CREATE INDEX local_current_membership_stream_ordering_idx ON local_current_membership (event_stream_ordering);
 
--- How far down a room's history goes.
+-- The lowest depth of a room's history.
 CREATE TABLE room_depth (
     room_id   text NOT NULL UNIQUE,
     min_depth bigint
 );
 
--- Local aliases, each of one room.
+-- Local aliases and their rooms.
 CREATE TABLE room_aliases (
     room_alias text NOT NULL UNIQUE,
     room_id    text NOT NULL,
@@ -331,7 +331,7 @@ CREATE TABLE room_aliases (
 );
 CREATE INDEX room_aliases_id ON room_aliases (room_id);
 
--- Rooms as a client's room list sorts and shows them.
+-- The data with which clients sort and show rooms.
 CREATE TABLE sliding_sync_joined_rooms (
     room_id                     text PRIMARY KEY REFERENCES rooms (room_id),
     event_stream_ordering       bigint  NOT NULL REFERENCES events (stream_ordering),
@@ -344,7 +344,7 @@ CREATE TABLE sliding_sync_joined_rooms (
 CREATE UNIQUE INDEX sliding_sync_joined_rooms_event_stream_ordering
     ON sliding_sync_joined_rooms (event_stream_ordering);
 
--- What the room directory and the admin's room list show of a room's state.
+-- The part of a room's state that room directory and admin API show.
 CREATE TABLE room_stats_state (
     room_id            text NOT NULL,
     name               text,
@@ -360,7 +360,7 @@ CREATE TABLE room_stats_state (
 );
 CREATE UNIQUE INDEX room_stats_state_room ON room_stats_state (room_id);
 
--- How many members and how much state a room has.
+-- The numbers of members and of state events in a room.
 CREATE TABLE room_stats_current (
     room_id                   text PRIMARY KEY,
     current_state_events      integer NOT NULL,
@@ -373,7 +373,7 @@ CREATE TABLE room_stats_current (
     knocked_members           integer
 );
 
--- How long a room's messages live, in milliseconds, as its state events say.
+-- The lifetimes of a room's messages in milliseconds, from its state events.
 CREATE TABLE room_retention (
     room_id      text NOT NULL,
     event_id     text NOT NULL,
@@ -383,7 +383,7 @@ CREATE TABLE room_retention (
 );
 CREATE INDEX room_retention_max_lifetime_idx ON room_retention (max_lifetime);
 
--- Rooms that nobody may join, and who said so.
+-- Rooms that local users may not join, and the admins who blocked them.
 CREATE TABLE blocked_rooms (
     room_id text NOT NULL,
     user_id text NOT NULL
@@ -423,7 +423,8 @@ CREATE TABLE devices (
     CONSTRAINT device_uniqueness UNIQUE (user_id, device_id)
 );
 
--- What local users log in with. Without refresh tokens, so these never come.
+-- The access tokens of local users. Refresh tokens are left out, so these columns
+-- stay empty.
 CREATE TABLE access_tokens (
     id               bigint PRIMARY KEY,
     user_id          text NOT NULL,
@@ -438,7 +439,7 @@ CREATE TABLE access_tokens (
 CREATE INDEX access_tokens_device_id ON access_tokens (user_id, device_id);
 CREATE INDEX access_tokens_refresh_token_id_idx ON access_tokens (refresh_token_id);
 
--- Until when accounts are valid, where they expire.
+-- The times at which accounts expire.
 CREATE TABLE account_validity (
     user_id          text PRIMARY KEY,
     expiration_ts_ms bigint  NOT NULL,
@@ -447,7 +448,7 @@ CREATE TABLE account_validity (
     token_used_ts_ms bigint
 );
 
--- What a client called an event when it sent it, so that it is sent once.
+-- A client's transaction id for each event, so that the event is sent only once.
 CREATE TABLE event_txn_id_device_id (
     event_id    text   NOT NULL REFERENCES events (event_id) ON DELETE CASCADE,
     room_id     text   NOT NULL,
@@ -462,7 +463,7 @@ CREATE UNIQUE INDEX event_txn_id_device_id_txn_id2
     ON event_txn_id_device_id (user_id, device_id, room_id, txn_id);
 CREATE INDEX event_txn_id_device_id_ts ON event_txn_id_device_id (inserted_ts);
 
--- Which local users follow a thread.
+-- The local users who follow a thread.
 CREATE TABLE thread_subscriptions (
     stream_id                            integer PRIMARY KEY,
     instance_name                        text    NOT NULL,
@@ -482,7 +483,7 @@ CREATE INDEX thread_subscriptions_by_event ON thread_subscriptions (event_id);
 CREATE INDEX thread_subscriptions_by_user ON thread_subscriptions (user_id, stream_id);
 CREATE INDEX thread_subscriptions_user_room ON thread_subscriptions (user_id, room_id);
 
--- What other processes are to drop from their caches.
+-- The entries that other processes must drop from their caches.
 CREATE TABLE cache_invalidation_stream_by_instance (
     stream_id       bigint NOT NULL,
     instance_name   text   NOT NULL,

@@ -1,11 +1,11 @@
 -- +goose Up
 
--- What else Synapse 1.160 keeps about a room, with the same names, types, keys
--- and indexes: all of it goes when the room is deleted, and some of it is written
--- when a room is shut down. Foreign keys to tables that are not here are left out.
+-- The other tables of Synapse 1.160 with rows of rooms, with the same names, types,
+-- keys and indexes. A room's delete deletes these rows, and a shutdown writes some
+-- of them. Foreign keys to tables that are not here are left out.
 
--- A position for each state event by which its auth chain is found: everything
--- before it in its own chain, and what the links of its chain lead to.
+-- The position of each state event in an auth chain. All events before it in its
+-- chain, and those that the chain's links lead to, are its ancestors.
 CREATE TABLE event_auth_chains (
     event_id        text   PRIMARY KEY,
     chain_id        bigint NOT NULL,
@@ -23,7 +23,7 @@ CREATE TABLE event_auth_chain_links (
 CREATE INDEX event_auth_chain_links_idx ON event_auth_chain_links (origin_chain_id, target_chain_id);
 CREATE INDEX event_auth_chain_links_origin_index ON event_auth_chain_links (origin_chain_id, origin_sequence_number);
 
--- State events that have no such position yet.
+-- State events without such a position.
 CREATE TABLE event_auth_chain_to_calculate (
     event_id  text PRIMARY KEY,
     room_id   text NOT NULL,
@@ -32,7 +32,7 @@ CREATE TABLE event_auth_chain_to_calculate (
 );
 CREATE INDEX event_auth_chain_to_calculate_rm_id ON event_auth_chain_to_calculate (room_id);
 
--- Every change of a room's current state, for those who follow it.
+-- All changes of current state, for processes that follow them.
 CREATE TABLE current_state_delta_stream (
     stream_id     bigint NOT NULL,
     room_id       text   NOT NULL,
@@ -45,7 +45,7 @@ CREATE TABLE current_state_delta_stream (
 CREATE INDEX current_state_delta_stream_idx ON current_state_delta_stream (stream_id);
 CREATE INDEX current_state_delta_stream_room_idx ON current_state_delta_stream (room_id, stream_id);
 
--- A room's forward extremities as they were at each event, for a while.
+-- A room's forward extremities at each event, kept for some time.
 CREATE TABLE stream_ordering_to_exterm (
     stream_ordering bigint NOT NULL,
     room_id         text   NOT NULL,
@@ -54,7 +54,7 @@ CREATE TABLE stream_ordering_to_exterm (
 CREATE INDEX stream_ordering_to_exterm_idx ON stream_ordering_to_exterm (stream_ordering);
 CREATE INDEX stream_ordering_to_exterm_rm_idx ON stream_ordering_to_exterm (room_id, stream_ordering);
 
--- Where a limited sync left a gap in the timeline.
+-- The gaps that limited syncs have left in the timeline.
 CREATE TABLE timeline_gaps (
     room_id         text   NOT NULL,
     instance_name   text   NOT NULL,
@@ -62,7 +62,7 @@ CREATE TABLE timeline_gaps (
 );
 CREATE INDEX timeline_gaps_room_id ON timeline_gaps (room_id, stream_ordering);
 
--- When events that expire do, and until when sticky ones stick.
+-- The times at which events expire, and until which sticky events stay sticky.
 CREATE TABLE event_expiry (
     event_id  text   PRIMARY KEY,
     expiry_ts bigint NOT NULL
@@ -94,8 +94,8 @@ CREATE TABLE event_push_actions_staging (
 );
 CREATE INDEX event_push_actions_staging_id ON event_push_actions_staging (event_id);
 
--- Federation: who has to be told of a room's events, which events could not be
--- had, and which came and wait.
+-- Federation: the servers that receive a room's events, the events that could not be
+-- fetched, and the received events that wait.
 CREATE TABLE destination_rooms (
     destination     text   NOT NULL,
     room_id         text   NOT NULL REFERENCES rooms (room_id),
@@ -124,7 +124,7 @@ CREATE TABLE federation_inbound_events_staging (
 CREATE UNIQUE INDEX federation_inbound_events_staging_instance_event ON federation_inbound_events_staging (origin, event_id);
 CREATE INDEX federation_inbound_events_staging_room ON federation_inbound_events_staging (room_id, received_ts);
 
--- Rooms that were joined before all of their state was known.
+-- Rooms that were joined before their whole state was known.
 CREATE TABLE partial_state_rooms (
     room_id                text   PRIMARY KEY REFERENCES rooms (room_id),
     device_lists_stream_id bigint NOT NULL DEFAULT 0,
@@ -173,7 +173,7 @@ CREATE TABLE msc4242_state_dag_forward_extremities (
 );
 CREATE INDEX msc4242_state_dag_room ON msc4242_state_dag_forward_extremities (room_id);
 
--- What sliding sync shows of a room to each of its members.
+-- The data that sliding sync shows of a room to each of its members.
 CREATE TABLE sliding_sync_membership_snapshots (
     room_id                     text    NOT NULL REFERENCES rooms (room_id),
     user_id                     text    NOT NULL,
@@ -201,7 +201,7 @@ CREATE TABLE sliding_sync_joined_rooms_to_recalculate (
     room_id text PRIMARY KEY REFERENCES rooms (room_id)
 );
 
--- Who has read how far.
+-- How far users have read.
 CREATE TABLE receipts_linearized (
     stream_id             bigint NOT NULL,
     room_id               text   NOT NULL,
@@ -233,7 +233,7 @@ CREATE TABLE receipts_graph (
 CREATE UNIQUE INDEX receipts_graph_unique_index ON receipts_graph (room_id, receipt_type, user_id)
     WHERE thread_id IS NULL;
 
--- What users keep about a room for themselves.
+-- Private data of users about a room.
 CREATE TABLE room_account_data (
     user_id           text   NOT NULL,
     room_id           text   NOT NULL,
@@ -275,7 +275,7 @@ CREATE TABLE pusher_throttle (
     PRIMARY KEY (pusher, room_id)
 );
 
--- Where others find a room, and who finds whom through it.
+-- Room directories, and the users who can find each other through a room.
 CREATE TABLE room_alias_servers (
     room_alias text NOT NULL,
     server     text NOT NULL
@@ -306,7 +306,7 @@ CREATE INDEX users_who_share_private_rooms_r_idx ON users_who_share_private_room
 CREATE UNIQUE INDEX users_who_share_private_rooms_u_idx
     ON users_who_share_private_rooms (user_id, other_user_id, room_id);
 
--- From which position on a room's statistics were counted.
+-- The position from which a room's statistics were counted.
 CREATE TABLE room_stats_earliest_token (
     room_id text   NOT NULL,
     token   bigint NOT NULL

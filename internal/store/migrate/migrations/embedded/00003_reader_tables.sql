@@ -1,9 +1,9 @@
 -- +goose Up
 
--- What else Synapse 1.160 keeps about local users that says which events they
--- see, with the same names, types, keys and indexes.
+-- The other tables of Synapse 1.160 that decide which events local users see, with
+-- the same names, types, keys and indexes.
 
--- Whose messages a user does not want to see.
+-- The users whose messages a user ignores.
 CREATE TABLE ignored_users (
     ignorer_user_id text NOT NULL,
     ignored_user_id text NOT NULL
@@ -11,13 +11,13 @@ CREATE TABLE ignored_users (
 CREATE UNIQUE INDEX ignored_users_uniqueness ON ignored_users (ignorer_user_id, ignored_user_id);
 CREATE INDEX ignored_users_ignored_user_id ON ignored_users (ignored_user_id);
 
--- Users whose messages only those see who were there when they were sent.
+-- Erased users. Only members at the time of sending see their messages.
 CREATE TABLE erased_users (
     user_id text NOT NULL
 );
 CREATE UNIQUE INDEX erased_users_user ON erased_users (user_id);
 
--- What clients keep for their users.
+-- Data that clients store for their users.
 CREATE TABLE account_data (
     user_id           text   NOT NULL,
     account_data_type text   NOT NULL,

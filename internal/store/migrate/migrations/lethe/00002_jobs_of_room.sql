@@ -1,6 +1,7 @@
 -- +goose Up
 
--- Those that have ended too: the deletes of a room are listed with their results.
+-- The index now includes ended jobs: the deletes of a room are listed with their
+-- results.
 DROP INDEX lethe.jobs_of_room;
 CREATE INDEX jobs_of_room ON lethe.jobs (room_id);
 

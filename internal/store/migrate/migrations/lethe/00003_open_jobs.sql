@@ -1,7 +1,7 @@
 -- +goose Up
 
--- Whether a room has a job that has not ended is asked for each room of a
--- retention sweep, and of most rooms it purges hundreds have ended.
+-- A retention sweep checks each room for open jobs, and most rooms that it purges
+-- have hundreds of ended ones.
 CREATE INDEX jobs_open ON lethe.jobs (room_id) WHERE state IN ('queued', 'running');
 
 -- +goose Down

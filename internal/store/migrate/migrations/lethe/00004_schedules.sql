@@ -1,22 +1,22 @@
 -- +goose Up
 
--- When each of retention's jobs was due last, and is due next. A tick is a time
--- at which a job is due; there is nothing but the settings that says when these
--- are. The row of a job that the settings no longer have stays, and does nothing.
+-- The last and the next tick of each retention job. A tick is a time at which the
+-- job is due; only the settings define the ticks. The row of a job that the settings
+-- no longer have stays, and has no effect.
 CREATE TABLE lethe.schedules (
     -- The job's name in the settings.
     job       text        NOT NULL PRIMARY KEY,
-    -- The last tick that was decided about. It moves forward only, unless it is
-    -- in the future, which it can be only after a clock was wrong.
+    -- The last tick that was decided. It only moves forward, unless it is in the
+    -- future, which happens only after a clock was wrong.
     last_tick timestamptz NOT NULL CHECK (isfinite(last_tick)),
-    -- What was decided. noted: the job was new, and waits for its next tick.
-    -- accepted: the tick has a sweep. skipped: the sweep before had not ended.
+    -- The decision. noted: the job was new, and waits for its next tick. accepted:
+    -- the tick has a sweep. skipped: the previous sweep had not ended.
     outcome   text        NOT NULL CHECK (outcome IN ('noted', 'accepted', 'skipped')),
-    -- The row in lethe.jobs of the last sweep, NULL before the first.
+    -- The id of the last sweep in lethe.jobs, NULL before the first.
     sweep_id  text        CHECK (sweep_id ~ '^[A-Za-z]{16}$'),
-    -- How many ticks were skipped, in all.
+    -- The total number of skipped ticks.
     skipped   bigint      NOT NULL DEFAULT 0,
-    -- NULL: there is no further one.
+    -- NULL: there is no further tick.
     next_tick timestamptz CHECK (isfinite(next_tick)),
     taken_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     CHECK (outcome <> 'accepted' OR sweep_id IS NOT NULL)

@@ -1,6 +1,6 @@
 -- +goose Up
--- A hold says that nothing of a room may be deleted. Rows stay after the release,
--- as the journal.
+-- A hold says that nothing of a room may be deleted. Rows stay after the release, as
+-- a journal.
 CREATE TABLE lethe.holds (
     id          bigint      NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     room_id     text        NOT NULL CHECK (room_id <> ''),
@@ -11,16 +11,16 @@ CREATE TABLE lethe.holds (
     released_at timestamptz,
     CHECK ((released_by IS NULL) = (released_at IS NULL))
 );
--- Every batch asks for it.
+-- Every batch searches this index.
 CREATE UNIQUE INDEX holds_one_per_room ON lethe.holds (room_id) WHERE released_at IS NULL;
 
--- A held job is one that met a hold of its room. It has not ended, and waits.
+-- A held job waits for the end of a hold on its room. It has not ended.
 ALTER TABLE lethe.jobs DROP CONSTRAINT jobs_state_check;
 ALTER TABLE lethe.jobs ADD CONSTRAINT jobs_state_check
     CHECK (state IN ('queued', 'running', 'held', 'complete', 'failed', 'cancelled'));
 CREATE INDEX jobs_held ON lethe.jobs (id) WHERE state = 'held';
 
--- A held job keeps others from its room's place; but not from the low queue's, or
+-- A held job still counts as its room's job. It does not count in the low queue, or
 -- the purges of rooms that are held for years would fill it.
 DROP INDEX lethe.jobs_one_delete_per_room;
 CREATE UNIQUE INDEX jobs_one_delete_per_room ON lethe.jobs (room_id)

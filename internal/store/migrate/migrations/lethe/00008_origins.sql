@@ -1,8 +1,9 @@
 -- +goose Up
 
--- What made a job: the span of a trace that its runs continue, as W3C's header
--- traceparent has it, and the id of the request. All tasks of the job carry both,
--- those that the reconciler makes too, and asynq may have lost the first one.
+-- The origin of a job: the span of a trace that its runs continue, in the format of
+-- W3C's traceparent header, and the id of the request. All tasks of the job carry
+-- both. The reconciler takes them from here, since asynq may have lost the first
+-- task.
 ALTER TABLE lethe.jobs
     ADD COLUMN trace_parent text CHECK (length(trace_parent) <= 64),
     ADD COLUMN request_id   text CHECK (length(request_id) <= 64);
