@@ -17,9 +17,9 @@ func (p *Purger) CatalogVersion(ctx context.Context) (string, error) { return p.
 
 // The steps in collecting state groups.
 const (
-	ClassifyStateGroups   = classifyStateGroups
-	DeleteStateGroups = deleteStateGroups
-	DecideSharedGroups = decideSharedGroups
+	ClassifyStateGroups = classifyStateGroups
+	DeleteStateGroups   = deleteStateGroups
+	DecideSharedGroups  = decideSharedGroups
 )
 
 // FoundPlaces selects the events that meet the condition, and returns in how many

@@ -166,9 +166,9 @@ func (b *batch) deleteStateGroups(ctx context.Context, of StateGroupStep, limit 
 // tables, and with a join it would read the edges or the states of all rooms to find
 // those of a few groups.
 const (
-	anyGroupToDelete  = `ANY (ARRAY(SELECT d.state_group FROM lethe_groups d))`
-	anyChainedGroup = `ANY (ARRAY(SELECT c.state_group FROM lethe_chains c))`
-	anyChainRoot   = `ANY (ARRAY(SELECT c.root FROM lethe_chains c))`
+	anyGroupToDelete = `ANY (ARRAY(SELECT d.state_group FROM lethe_groups d))`
+	anyChainedGroup  = `ANY (ARRAY(SELECT c.state_group FROM lethe_chains c))`
+	anyChainRoot     = `ANY (ARRAY(SELECT c.root FROM lethe_chains c))`
 )
 
 // outside is the condition that the group of an edge e is not to be deleted.

@@ -20,7 +20,7 @@ import (
 
 // A pulse is a Heart, and the database that it beats in.
 type pulse struct {
-	*Heart
+	*Heartbeater
 	t    *testing.T
 	ctx  context.Context
 	conn *pgx.Conn
@@ -37,7 +37,7 @@ func setupHeart(t *testing.T) *pulse {
 	db, err := postgres.Open(ctx, url, postgres.Options{})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
-	return &pulse{NewHeart(db, slog.New(slog.DiscardHandler)), t, ctx, conn}
+	return &pulse{NewHeartbeater(db, slog.New(slog.DiscardHandler)), t, ctx, conn}
 }
 
 // run makes a running job whose heartbeat is an hour old.
