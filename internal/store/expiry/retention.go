@@ -146,8 +146,9 @@ const (
 
 // RetentionCuts returns the page token of a moment in each of many rooms, in the
 // order of the cuts, as [admin.Queries.TokenAtTimestamp] does for one room. The
-// token is nil if there is none, and if a purge up to it, local events included,
-// would delete nothing. More cuts than [MaxRooms] are an error.
+// token is nil if no event arrived before the moment, and if a purge up to the
+// token, local events included, would delete nothing. More cuts than [MaxRooms] are
+// an error.
 //
 // Each distinct moment is searched for once, so cuts with the same moment cost less.
 func (q *Queries) RetentionCuts(ctx context.Context, cuts []RoomCut) ([]*matrix.Token, error) {

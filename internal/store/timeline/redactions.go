@@ -21,8 +21,8 @@ const confirmed = `(to_jsonb(d) ->> 'recheck' IS NOT DISTINCT FROM 'false')`
 // the column yet. Such a redaction applies if it exists, was not rejected and is in
 // the same room. If the homeserver has noted that it matters, the sender must also
 // be on the same server. The column does not say that: it is true for every
-// redaction from before the column existed, whoever sent it. An m.room.create event
-// is never redacted.
+// redaction from before the column existed, by any sender. An m.room.create event is
+// never redacted.
 //
 // redactionParts are the joins for a redaction d, and redactionCounts is the
 // condition, for an event e of the room.

@@ -152,7 +152,7 @@ func (q BundleQuery) queueThreads(batch *pgx.Batch, threads map[string]Thread) {
 	if len(roots) == 0 {
 		return
 	}
-	// The largest pair of orderings is found without a sort, and is of one event.
+	// The largest pair of orderings is found without a sort, and identifies one event.
 	batch.Queue(`
 		SELECT asked.root, asked.count, asked.participated, `+related("asked.event_id")+`,`+eventColumns+`
 		FROM (
@@ -185,7 +185,6 @@ func (q BundleQuery) queueReferences(batch *pgx.Batch, references map[string][]s
 	if len(parents) == 0 {
 		return
 	}
-	// The largest pair of orderings is found without a sort, and belongs to one event.
 	batch.Queue(`
 		SELECT parents.id, children.ids
 		FROM unnest($1::text[]) AS parents (id)
