@@ -14,8 +14,6 @@ import (
 	"lethe/internal/store/storetest"
 )
 
-// A purge judges by all forward extremities which events may go. Were all but
-// one of them deleted in the middle of its batch, that one could go too.
 const room = storetest.Room
 
 // A purge decides by all forward extremities which events it may delete. If all but

@@ -16,8 +16,8 @@ var (
 	// ends with the hold's reason.
 	ErrHeld = errors.New("the room is held, and nothing of it may be deleted")
 
-	// ErrBatchRuns is returned when a batch of the room kept working for so long that
-	// nothing was done. The caller may try again.
+	// ErrBatchRuns is returned when a batch of the room was still running after the
+	// wait. Nothing was changed, and the caller may try again.
 	ErrBatchRuns = errors.New("a batch of the room is at work")
 )
 

@@ -19,7 +19,7 @@ func (r *RoomWriter) writeState(ctx context.Context, extremities Extremities, e 
 			SELECT NOT EXISTS (
 				SELECT FROM local_current_membership WHERE room_id = $1 AND user_id <> $2 AND membership = 'join')`,
 			r.id, *e.StateKey).Scan(&departs); err != nil {
-			return false, fmt.Errorf("look who is left: %w", err)
+			return false, fmt.Errorf("check for joined users: %w", err)
 		}
 	}
 	var statements []statement
