@@ -43,7 +43,7 @@ test-kills: ## Kill workers at random points of purges and deletes, many times
 .PHONY: test-long
 test-long: ## Compare purges, pages and shutdowns with their models, ten times as often as make test
 	@scripts/servers
-	LETHE_TEST_CHECKS=300 go test -race -timeout 60m -parallel 6 ./internal/store ./internal/messages ./internal/shutdown
+	LETHE_TEST_CHECKS=300 go test -race -timeout 60m -parallel 6 ./internal/store/... ./internal/messages ./internal/shutdown
 
 .PHONY: upgrade-fixture
 upgrade-fixture: ## Record what the programs in PROGRAMS, those of the last release, leave for TestUpgrade

@@ -20,12 +20,12 @@ import (
 	"lethe/internal/wait"
 )
 
-// ErrNoSuchJob is returned for a name that none of retention's jobs has.
+// ErrNoSuchJob is returned for a name that is not the name of a retention job.
 var ErrNoSuchJob = errors.New("no such job of retention")
 
 const (
-	// scheduleEvery is how often a replica looks, though no tick is near: a clock
-	// may have been set.
+	// scheduleEvery is how often a replica looks even if no tick is near. A clock
+	// may have been set meanwhile.
 	scheduleEvery = 10 * time.Second
 
 	// minSchedule is the least time between two looks.
@@ -34,19 +34,20 @@ const (
 	// scheduleTime bounds one look.
 	scheduleTime = 30 * time.Second
 
-	// onceTime bounds each thing that [Scheduler.Once] does, with a database that
-	// restarts meanwhile.
+	// onceTime bounds each statement of [Scheduler.Once]. It is long enough for a
+	// database that restarts.
 	onceTime = time.Minute
 
-	// awaitEvery is how often a sweep that is waited for is looked at.
+	// awaitEvery is how often [Scheduler.Await] reads a sweep's row.
 	awaitEvery = 500 * time.Millisecond
 
-	// clockSlack is by how much the clocks of a database server and of the one
-	// that takes over from it may differ.
+	// clockSlack is how far the clock of a standby may be from that of the server
+	// it takes over from.
 	clockSlack = time.Minute
 
-	// clocksApart is how far the database's clock and ours may be apart: more than
-	// those of machines that are cared for, and less than does harm to a lifetime.
+	// clocksApart is how far the database's clock and this machine's may be apart.
+	// Synchronized machines stay well below it, and a lifetime that is wrong by so
+	// little does no harm.
 	clocksApart = 5 * time.Minute
 
 	// enqueueTime bounds the enqueueing of a sweep.
@@ -55,40 +56,41 @@ const (
 
 // Options are the options of a [Scheduler].
 type Options struct {
-	// Rules are retention's. Only whether it is enabled and the jobs count, those of
-	// abandoned rooms too. Defaults to retention that is not enabled.
+	// Rules are the rules of retention. The scheduler reads whether retention is
+	// enabled, its jobs, and the job for abandoned rooms. Defaults to retention that
+	// is not enabled.
 	Rules retention.Config
 
 	// Now tells the time. Defaults to the database's clock, which is the same for
-	// all replicas. It is not believed while it and this machine's are more than
-	// 5 minutes apart: one of them is wrong, and by a wrong clock events would be
-	// purged that are to stay.
+	// all replicas. While that clock and this machine's are more than 5 minutes
+	// apart, one of them is wrong, and no tick is taken: a wrong clock would purge
+	// events that should stay.
 	Now func(context.Context) (time.Time, error)
 
-	// Tracer traces the ticks that are decided about, and so what comes of them.
-	// Defaults to nil, no traces.
+	// Tracer traces each tick and the sweep that it starts. Defaults to nil, no
+	// traces.
 	Tracer *observe.Tracer
 }
 
-// A Scheduler enqueues retention's sweeps, each job's at its ticks. Any number of
-// replicas may do so at once, and beside [Scheduler.Once]: a tick is decided about
-// in one commit, after which all know.
+// A Scheduler enqueues the sweeps of each retention job at the job's ticks. Any
+// number of replicas may run at once, also beside [Scheduler.Once]: each tick is
+// taken in one transaction, and the other replicas see that it was taken.
 //
-//   - A tick gets one sweep, whose id is derived from it.
-//   - Of the ticks that nobody was there for, only the latest is run, once. So is
-//     a job that was gone from the settings for a year, when it comes back.
-//   - A job that is new waits for its next tick. What was configured a moment ago
-//     does not purge before its time.
-//   - One sweep of a job at a time: a tick whose job's last sweep has not ended is
-//     skipped, as cron does that forbids concurrency. It is counted in the row and
-//     logged. What it would have purged, the next tick does.
-//   - A row that says of a tick in the future that it was decided about is not
-//     believed, but for a minute: a clock was wrong, and is right again. The row
-//     is set back, and the latest tick is run unless it has a sweep. While a clock
-//     that was put back by less than a minute catches up, nothing is due.
-//   - Where retention is not enabled nothing is done.
+//   - A tick gets one sweep. The sweep's id is derived from the tick.
+//   - Of several missed ticks only the latest is run, once. The same holds for a
+//     job that returns to the settings after a year.
+//   - A new job waits for its next tick, so that it does not purge as soon as it
+//     is configured.
+//   - A job has one sweep at a time. A tick is skipped while the job's last sweep
+//     has not ended, like a CronJob with concurrencyPolicy Forbid. The row counts
+//     it, and the log names it. The next tick purges what it would have purged.
+//   - A row whose last tick is more than a minute in the future comes from a clock
+//     that was wrong. The row is set back, and the latest tick is run unless it
+//     has a sweep. After a clock was set back by less than a minute, no tick is
+//     due until the clock has caught up.
+//   - Without retention, nothing is scheduled.
 type Scheduler struct {
-	// known are all jobs that the settings have, and due those that are enabled.
+	// known are all jobs in the settings, and due those that are enabled.
 	known, due []scheduled
 	now        func(context.Context) (time.Time, error)
 	tracer     *observe.Tracer
@@ -100,7 +102,7 @@ type Scheduler struct {
 	metrics    *observe.Metrics
 }
 
-// A scheduled job has sweeps of the kind.
+// A scheduled job is a retention job with the kind of its sweeps.
 type scheduled struct {
 	retention.Job
 	kind journal.Kind
@@ -127,7 +129,7 @@ func New(db *postgres.DB, client *tasks.Client, log *slog.Logger, metrics *obser
 	if s.now == nil {
 		s.now = s.databaseTime
 	}
-	for _, job := range s.due { // the zeros of what is counted
+	for _, job := range s.due { // each series starts at 0
 		for _, outcome := range []string{journal.TickNoted, journal.TickAccepted, journal.TickSkipped} {
 			metrics.ScheduleTicks.WithLabelValues(job.Name, outcome)
 		}
@@ -147,9 +149,9 @@ func (s *Scheduler) databaseTime(ctx context.Context) (time.Time, error) {
 	return now, nil
 }
 
-// Run looks at each tick, and every 10 s, until the context ends. A look that
-// fails is logged, and the next one tries again. Where retention is not enabled it
-// returns at once.
+// Run calls [Scheduler.Look] at each tick, and at least every 10 s, until the
+// context ends. It logs a failure and tries again at the next look. It returns at
+// once if retention is not enabled.
 func (s *Scheduler) Run(ctx context.Context) {
 	if !s.enabled(ctx) {
 		return
@@ -165,7 +167,7 @@ func (s *Scheduler) Run(ctx context.Context) {
 	}
 }
 
-// enabled reports whether there is anything to schedule, and logs it if not.
+// enabled reports whether any job is due at all, and logs it if not.
 func (s *Scheduler) enabled(ctx context.Context) bool {
 	enabled := len(s.due) > 0
 	if !enabled {
@@ -174,9 +176,8 @@ func (s *Scheduler) enabled(ctx context.Context) bool {
 	return enabled
 }
 
-// Look decides about the ticks that are due, and tells after which time to look
-// again: at the next one, but within 10 s. What fails for one job does not keep
-// the others from it.
+// Look takes the ticks that are due. It returns the time until the next tick, at
+// most 10 s. A failure of one job does not stop the others.
 func (s *Scheduler) Look(ctx context.Context) (next time.Duration, err error) {
 	if len(s.due) == 0 {
 		return scheduleEvery, nil
@@ -200,9 +201,9 @@ func (s *Scheduler) Look(ctx context.Context) (next time.Duration, err error) {
 	return max(next, minSchedule), errors.Join(errs...)
 }
 
-// read reads the rows of jobs and then the clock. In this order, since a process
-// may be stopped in between: against a time that is over, all that others have done
-// since would be of the future.
+// read reads the rows of jobs and then the clock. The order matters because a
+// process may be suspended in between: compared with an old time, ticks that other
+// replicas have taken since would seem to be in the future.
 func (s *Scheduler) read(ctx context.Context, names []string) (map[string]journal.Schedule, time.Time, error) {
 	rows, err := s.schedules.Read(ctx, names)
 	if err != nil {
@@ -212,8 +213,8 @@ func (s *Scheduler) read(ctx context.Context, names []string) (map[string]journa
 	return rows, now, err
 }
 
-// decide decides about a job's latest tick, unless its row says that this was
-// done, and returns the next. The row is zero if there is none.
+// decide takes a job's latest tick unless its row says that the tick was taken,
+// and returns the next. The row is zero for a job without one.
 func (s *Scheduler) decide(ctx context.Context, job scheduled, row journal.Schedule, now time.Time) (next time.Time, err error) {
 	tick, err := tickOf(job, row, now)
 	if err != nil {
@@ -254,7 +255,7 @@ func (s *Scheduler) show(job scheduled, last, next, now time.Time) {
 	s.metrics.ScheduleLagSeconds.WithLabelValues(job.Name).Set(lag.Seconds())
 }
 
-// take decides about a tick, and enqueues the sweep that it gets.
+// take takes a tick and enqueues its sweep.
 func (s *Scheduler) take(ctx context.Context, tick journal.Tick, now time.Time) (taken journal.TakenTick, err error) {
 	ctx, span := s.tracer.Begin(ctx, "tick", slog.String("schedule", tick.Job), slog.Time("tick", tick.At))
 	defer func() { span.End(err) }()
@@ -281,8 +282,8 @@ func (s *Scheduler) take(ctx context.Context, tick journal.Tick, now time.Time) 
 	return taken, nil
 }
 
-// enqueue enqueues a sweep that was accepted. Its row counts as never enqueued
-// until it says otherwise: so whatever goes wrong here, the reconciler sees it.
+// enqueue enqueues an accepted sweep. The sweep's row counts as never enqueued
+// until it is marked, so the reconciler repairs every failure here.
 func (s *Scheduler) enqueue(ctx context.Context, sweep journal.Job, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), enqueueTime)
 	defer cancel()
@@ -295,17 +296,16 @@ func (s *Scheduler) enqueue(ctx context.Context, sweep journal.Job, log *slog.Lo
 	}
 }
 
-// Once decides about the latest tick of the named job, or, for "", of every job,
-// and returns the ids of the sweeps that stand for these ticks: accepted now,
-// accepted before, or, where a tick was skipped, the one that has not ended. It
-// is for those who have a cron of their own, and insists more than
-// [Scheduler.Run]: the tick of a job that is new is run, and so is one that was
-// noted or skipped before, unless there is a reason to skip it still. A database
-// that restarts is waited for.
+// Once takes the latest tick of the named job, or of every job if name is "". It
+// returns the ids of the sweeps for these ticks: accepted now, accepted before, or
+// still running if the tick was skipped. It serves operators with a cron of their
+// own and runs more than [Scheduler.Run] does: also the tick of a new job, and a
+// tick that was noted or skipped before, unless the job's last sweep has still not
+// ended. It waits up to a minute for a database that restarts.
 //
-// An unknown name is [ErrNoSuchJob]. Where retention is not enabled nothing is
-// done, and that is no error: whoever turns it off in the settings, which the
-// CronJobs share, wants nothing to run and not all of them to fail. It is logged.
+// Once returns [ErrNoSuchJob] for an unknown name. If retention is not enabled, it
+// logs that, does nothing and returns no error: the CronJobs share the settings,
+// and an operator who disables retention does not want all of them to fail.
 func (s *Scheduler) Once(ctx context.Context, name string) (sweeps []string, err error) {
 	if names := namesOf(s.known); name != "" && !slices.Contains(names, name) {
 		return nil, fmt.Errorf("%w: %q; there are: %s", ErrNoSuchJob, name, strings.Join(names, ", "))
@@ -336,21 +336,21 @@ func (s *Scheduler) Once(ctx context.Context, name string) (sweeps []string, err
 	return sweeps, errors.Join(errs...)
 }
 
-// retry repeats what may be repeated while it fails for a passing reason, for a
-// minute at most.
+// retry calls do again while it fails for a reason that passes, for at most a
+// minute.
 func (s *Scheduler) retry(ctx context.Context, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, onceTime)
 	defer cancel()
 	return wait.Retry(ctx, wait.Backoff{Min: awaitEvery}, func(err error) bool {
 		passing := ctx.Err() == nil && postgres.Transient(err)
 		if passing {
-			s.log.WarnContext(ctx, "the database is not ready: it will be tried again", "error", err)
+			s.log.WarnContext(ctx, "the database is not ready: trying again", "error", err)
 		}
 		return passing
 	}, func() error { return do(ctx) })
 }
 
-// runLatest decides about a job's latest tick, and runs it if it may be.
+// runLatest takes a job's latest tick and forces its sweep.
 func (s *Scheduler) runLatest(ctx context.Context, job scheduled) (taken journal.TakenTick, err error) {
 	rows, now, err := s.read(ctx, []string{job.Name})
 	if err != nil {
@@ -369,9 +369,9 @@ func (s *Scheduler) runLatest(ctx context.Context, job scheduled) (taken journal
 	return taken, err
 }
 
-// Await waits until the sweeps have ended, or the context has. It fails if one of
-// them is not complete then; a sweep that has not ended goes on. A database that
-// cannot be reached is waited for.
+// Await waits until the sweeps or the context have ended. It returns an error
+// unless all sweeps are complete. A sweep that has not ended goes on. While the
+// database cannot be reached, Await keeps waiting.
 func (s *Scheduler) Await(ctx context.Context, sweeps []string) error {
 	var errs []error
 	for _, id := range sweeps {
@@ -401,7 +401,7 @@ func (s *Scheduler) await(ctx context.Context, id string) (journal.Job, error) {
 		case err != nil && !postgres.Transient(err):
 			return job, err
 		case err != nil:
-			s.log.WarnContext(ctx, "sweep not looked at: it will be tried again", "job", id, "error", err)
+			s.log.WarnContext(ctx, "sweep not read: trying again", "job", id, "error", err)
 		}
 		_ = wait.For(ctx, awaitEvery) // the next look sees if it ends early
 	}
@@ -415,10 +415,10 @@ func namesOf(jobs []scheduled) []string {
 	return names
 }
 
-// lastYear is the last that a tick can be in: there is no text of a later one.
+// lastYear is the last year of a tick: RFC 3339 cannot write a later one.
 const lastYear = 9999
 
-// tickOf is a job's latest tick, with the sweep that it makes.
+// tickOf returns a job's latest tick, with the sweep for it.
 func tickOf(job scheduled, row journal.Schedule, now time.Time) (journal.Tick, error) {
 	at := job.Previous(now)
 	if at.IsZero() || at.Year() < 1 || at.Year() > lastYear {
@@ -441,7 +441,7 @@ func tickOf(job scheduled, row journal.Schedule, now time.Time) (journal.Tick, e
 	return tick, nil
 }
 
-// nextOf is a job's next tick, zero if there is none.
+// nextOf returns a job's next tick, or zero if it has no other.
 func nextOf(job scheduled, after time.Time) time.Time {
 	next := job.Next(after)
 	if next.Year() > lastYear {

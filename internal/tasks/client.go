@@ -21,14 +21,14 @@ type Client struct {
 	log      *slog.Logger
 }
 
-// NewClient returns a Client that dispatches through the Redis client, which
-// stays the caller's to close.
+// NewClient returns a Client that enqueues tasks through a Redis client. The caller
+// closes the Redis client.
 func NewClient(db *postgres.DB, client redis.UniversalClient, log *slog.Logger) *Client {
 	return &Client{journal: journal.New(db), dispatch: newDispatcher(client), log: log}
 }
 
-// submit accepts a job: it is accepted once its row is committed, and an error
-// means that it is not. A Redis that is down is the reconciler's business.
+// submit accepts a job. A job is accepted once its row is committed; after an error
+// it is not. If Redis is down, the reconciler enqueues the task later.
 func (c *Client) submit(ctx context.Context, kind journal.Kind, room, requester string, parameters any, alone bool) (id string, err error) {
 	encoded, err := json.Marshal(parameters)
 	if err != nil {
@@ -45,12 +45,13 @@ func (c *Client) submit(ctx context.Context, kind journal.Kind, room, requester 
 	if err := c.journal.InsertJob(ctx, job, alone); err != nil {
 		return "", err
 	}
-	// The job is accepted, and its caller going away changes nothing about it.
+	// The job is accepted, also if its caller goes away now.
 	ctx = context.WithoutCancel(ctx)
 	log := c.log.With("job", job.ID, "room", job.Room, "kind", job.Kind)
 	log.InfoContext(ctx, "job accepted", "requester", requester)
-	// Its status is read from the row until somebody has asked or a worker has
-	// begun: most jobs of a sweep begin before anybody does.
+	// The status is not written to Redis here. It is read from the row until the
+	// first request or the job's start, and most jobs of a sweep start before any
+	// request for their status.
 	if err := c.dispatch.enqueue(ctx, job); err != nil {
 		log.WarnContext(ctx, "job not enqueued: left to the reconciler", "error", err)
 		if err := c.journal.MarkTaskNever(ctx, job.ID, job.Generation); err != nil {
@@ -60,8 +61,8 @@ func (c *Client) submit(ctx context.Context, kind journal.Kind, room, requester 
 	return job.ID, nil
 }
 
-// Enqueue enqueues the task of a job's present generation. It does nothing if asynq
-// has the task.
+// Enqueue enqueues the task of a job's current generation. It does nothing if asynq
+// already has the task.
 func (c *Client) Enqueue(ctx context.Context, job journal.Job) error {
 	return c.dispatch.enqueue(ctx, job)
 }

@@ -14,28 +14,28 @@ import (
 )
 
 const (
-	// throttleTime bounds a look into the bucket. Without an answer nobody pauses.
+	// throttleTime bounds a call of the bucket. Without an answer a purge goes on.
 	throttleTime = time.Second
 
-	// maxPause is how long a purge pauses for the bucket and keeps its place.
-	// If more is needed it yields, for no longer than maxYield at a time.
+	// maxPause is the longest pause in which a purge keeps its slot. A purge with
+	// a longer pause yields, for at most maxYield at a time.
 	maxPause = 5 * time.Second
 	maxYield = time.Minute
 
-	// lowWait is how long a job of the low queue waits, in its place, until it may
-	// run, and lowLook how often it looks whether it may. Were it put back at once,
-	// all that wait would be, one after the other, and nobody would be there when
-	// another may run.
+	// lowWait is how long a job of the low queue waits in its slot until it may
+	// run, and lowLook how often it asks. A job that was put back at once would be
+	// followed by every other waiting job, and when one may run, no worker would
+	// have one in hand.
 	lowWait = 10 * time.Second
 	lowLook = 200 * time.Millisecond
 )
 
-// takeRows takes rows from the bucket, which may then owe some, and tells how long
-// it will be until it owes none. O(1).
+// takeRows takes rows from the bucket, which may go into debt, and returns how long
+// it takes to pay the debt. O(1).
 //
 //	KEYS[1]  the bucket, redisdb.RetentionRows
-//	ARGV[1]  how many rows to take, 0 to ask
-//	ARGV[2]  how many flow in per second, and how many it holds at most
+//	ARGV[1]  the rows to take, 0 to ask only
+//	ARGV[2]  the rows that flow in per second, and the size of the bucket
 //	returns  the wait in milliseconds, 0 for none
 var takeRows = redis.NewScript(`
 	local time = redis.call('TIME')
@@ -46,7 +46,7 @@ var takeRows = redis.NewScript(`
 	if not tokens or not at or tokens ~= tokens or at ~= at then
 		tokens, at = rate, now
 	end
-	-- After a failover the clock may be behind. Of a debt, an hour is enough.
+	-- After a failover the clock may be behind. A debt is an hour's at most.
 	tokens = math.min(rate, tokens + math.max(0, now - at) * rate / 1000) - tonumber(ARGV[1])
 	tokens = math.max(tokens, -3600 * rate)
 	redis.call('HSET', KEYS[1], 'tokens', string.format('%.17g', tokens), 'at', string.format('%.0f', now))
@@ -54,9 +54,9 @@ var takeRows = redis.NewScript(`
 	redis.call('PEXPIRE', KEYS[1], wait + 60000)
 	return wait`)
 
-// throttle takes rows that were deleted from what the sweeps of the fleet may
-// delete, and pauses, with no lock held, until more may be. It returns an errYield
-// if that is long. A Redis that is down stops nobody.
+// throttle takes deleted rows from the bucket that all sweeps of the fleet share,
+// and pauses, holding no lock, until its debt is paid. It returns an errYield after
+// [maxPause]. While Redis is down, sweeps go on without pauses.
 func (w *Worker) throttle(ctx context.Context, rows int64) error {
 	rate := w.options.RowsPerSecond
 	if rate <= 0 {
@@ -88,7 +88,8 @@ func (w *Worker) takeRows(ctx context.Context, rows int64, rate int) time.Durati
 	return time.Duration(wait) * time.Millisecond
 }
 
-// claim claims a job, and waits a while if as many jobs of sweeps run as may.
+// claim claims a job. If the most jobs of sweeps that may run are running, it waits
+// up to [lowWait].
 func (w *Worker) claim(ctx context.Context, task payload) (job journal.Job, err error) {
 	waiting, stop := w.untilDrain(ctx)
 	defer stop()
