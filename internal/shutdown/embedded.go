@@ -61,7 +61,7 @@ func (o EmbeddedOptions) withDefaults() EmbeddedOptions {
 // step whose batch was not committed has done nothing.
 //
 // Other servers learn of the events when a homeserver runs again. They never learn
-// that an invitation from a room without local users was rejected.
+// that an invitation to a room without local users was rejected.
 type Embedded struct{ options EmbeddedOptions }
 
 var _ Homeserver = (*Embedded)(nil)

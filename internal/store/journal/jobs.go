@@ -21,7 +21,7 @@ var ErrRoomBusy = errors.New("another job has the room")
 
 // ErrLowQueue is returned when [LowQueue] has as many open or running jobs as
 // allowed.
-var ErrLowQueue = errors.New("the low queue has as many jobs as it may")
+var ErrLowQueue = errors.New("the low queue is full")
 
 // A Job is a row of lethe.jobs.
 type Job struct {
