@@ -561,7 +561,7 @@ func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, e
 		state = journal.Cancelled
 		log.InfoContext(ctx, "room not deleted", "reason", err)
 	case err != nil:
-		state, reason = journal.Failed, reasonFor(err)
+		state, reason = journal.Failed, cmp.Or(refusal(err), err.Error())
 	}
 	if err := w.retry(ctx, func() error { return w.journal.EndJob(ctx, run, state, reason) }); err != nil {
 		// The work is done, or refused for good. The next run of the job comes to the
@@ -581,12 +581,6 @@ func (w *Worker) post(ctx context.Context, id string) {
 	if job, err := w.journal.Job(ctx, id); err == nil {
 		w.board.Post(ctx, jobs.StatusOf(job))
 	}
-}
-
-// reasonFor returns the error text of a failed job's status. If an API would have
-// refused the job, the text begins with the HTTP status of that refusal.
-func reasonFor(err error) string {
-	return cmp.Or(refusal(err), err.Error())
 }
 
 // retry repeats an operation of the bookkeeping while its error is transient, until
