@@ -30,8 +30,8 @@ type DeleteRoom struct {
 	// Block keeps local users from joining the room again.
 	Block bool
 
-	// Purge deletes the room after its shutdown. ForcePurge does so even if local users
-	// are still joined to it.
+	// Purge deletes the room after its shutdown. With ForcePurge, it does so even if
+	// local users are still joined to the room.
 	Purge, ForcePurge bool
 
 	// PurgeDelay is the pause between shutdown and purge, in which clients learn that
@@ -54,7 +54,7 @@ func (c *Client) SubmitDeleteRoom(ctx context.Context, request DeleteRoom) (id s
 	return id, nil
 }
 
-// IsOf reports whether a job does what is requested, whoever its requester is.
+// IsOf reports whether a job does what is requested, for any requester.
 func (d DeleteRoom) IsOf(job journal.Job) bool {
 	var its deleteRoomParameters
 	return job.Kind == jobs.DeleteRoom && job.Room == d.Room &&
