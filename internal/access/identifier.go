@@ -45,7 +45,7 @@ func inDatabase(db *postgres.DB, accountValidity bool) identifier {
 // answer: an application service that speaks for an admin is an admin.
 func atHomeserver(accounts *homeserver.Accounts) identifier {
 	return func(r *http.Request, token string) (messages.Reader, error) {
-		user, _ := wire.Query(r.URL.RawQuery).Value("user_id")
+		user, _ := wire.NewQuery(r.URL.RawQuery).Value("user_id")
 		account, err := accounts.Account(r.Context(), token, user)
 		var refusal *homeserver.Error
 		switch {

@@ -11,7 +11,7 @@ import (
 // or from its query.
 func tokenOf(r *http.Request) (string, error) {
 	headers := r.Header.Values("Authorization")
-	inQuery, hasQuery := wire.Query(r.URL.RawQuery).Value("access_token")
+	inQuery, hasQuery := wire.NewQuery(r.URL.RawQuery).Value("access_token")
 	switch {
 	case len(headers) == 0 && !hasQuery:
 		return "", errNoToken

@@ -2,6 +2,7 @@ package homeserver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -97,15 +98,9 @@ func New(homeserver string, options Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the homeserver's URL: %w", err)
 	}
-	if options.Attempts == 0 {
-		options.Attempts = 4
-	}
-	if options.MostWait == 0 {
-		options.MostWait = 10 * time.Second
-	}
-	if options.Timeout == 0 {
-		options.Timeout = time.Minute
-	}
+	options.Attempts = cmp.Or(options.Attempts, 4)
+	options.MostWait = cmp.Or(options.MostWait, 10*time.Second)
+	options.Timeout = cmp.Or(options.Timeout, time.Minute)
 	// Nothing lies between: a proxy that the environment names would get to see
 	// every access token.
 	transport := &http.Transport{
@@ -258,9 +253,7 @@ func (c *Client) attempt(ctx context.Context, call call, body []byte, into any) 
 	refusal.Status = response.StatusCode
 	switch {
 	case refusal.Status == http.StatusTooManyRequests:
-		if asked == 0 {
-			asked = retryAfter(response.Header.Get("Retry-After"), time.Now())
-		}
+		asked = cmp.Or(asked, retryAfter(response.Header.Get("Retry-After"), time.Now()))
 		return true, asked, fmt.Errorf("%w: %w", ErrUnavailable, refusal)
 	case refusal.Status < 400:
 		return false, 0, fmt.Errorf("%w: status %d", ErrUnavailable, refusal.Status)

@@ -1,8 +1,6 @@
 package httpapi
 
 import (
-	"errors"
-	"net/http"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -35,7 +33,7 @@ func (s *server) forwardExtremities(c echo.Context, _ string) error {
 	for _, extremity := range extremities {
 		body.Results = append(body.Results, result(extremity))
 	}
-	return answer(c, http.StatusOK, body)
+	return answerOK(c, body, nil)
 }
 
 // deleteForwardExtremities is DELETE …/v1/rooms/{room_id}/forward_extremities.
@@ -48,15 +46,8 @@ func (s *server) deleteForwardExtremities(c echo.Context, _ string) error {
 		return err
 	}
 	deleted, err := s.queries.DeleteForwardExtremities(c.Request().Context(), room)
-	if errors.Is(err, postgres.ErrNotFound) {
-		return wire.BadRequest("No forward extremity event found for room " + room)
-	}
-	if err != nil {
-		return err
-	}
-	return answer(c, http.StatusOK, struct {
-		Deleted int64 `json:"deleted"`
-	}{deleted})
+	return answerOK(c, map[string]int64{"deleted": deleted},
+		instead(err, postgres.ErrNotFound, wire.BadRequest("No forward extremity event found for room "+room)))
 }
 
 // resolveRoom returns the room id in the path. If the path has an alias instead, it
@@ -70,8 +61,5 @@ func (s *server) resolveRoom(c echo.Context) (string, error) {
 		return "", wire.BadRequest(given + " was not legal room ID or room alias")
 	}
 	room, err := s.queries.RoomOfAlias(c.Request().Context(), given)
-	if errors.Is(err, postgres.ErrNotFound) {
-		return "", wire.NotFound("Room alias " + given + " not found")
-	}
-	return room, err
+	return room, instead(err, postgres.ErrNotFound, wire.NotFound("Room alias "+given+" not found"))
 }

@@ -19,15 +19,9 @@ import (
 const MonitorRoot = "/asynqmon"
 
 var (
-	errReadOnly = &wire.Error{
-		Status: http.StatusMethodNotAllowed, Code: "M_UNRECOGNIZED", Text: "asynqmon is read-only here",
-	}
-	errMethod = &wire.Error{
-		Status: http.StatusMethodNotAllowed, Code: "M_UNRECOGNIZED", Text: "Unrecognized request",
-	}
-	errOtherSite = &wire.Error{
-		Status: http.StatusForbidden, Code: "M_FORBIDDEN", Text: "The request comes from the page of another site",
-	}
+	errReadOnly  = wire.New(http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "asynqmon is read-only here")
+	errMethod    = wire.New(http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "Unrecognized request")
+	errOtherSite = wire.Forbidden("The request comes from the page of another site")
 )
 
 // NewMonitor returns a handler that shows the page to server admins only. It checks

@@ -30,8 +30,9 @@ func (s *server) roomState(c echo.Context, _ string) error {
 	if !exists {
 		return errRoomNotFound
 	}
-	ofType, err := queryOf(c).ASCII("type")
-	if err != nil {
+	q := queryOf(c)
+	ofType := q.ASCII("type")
+	if err := q.Err(); err != nil {
 		return err
 	}
 	for page, last := 0, (admin.StateEntry{}); ; page++ {

@@ -1,9 +1,6 @@
 package httpapi
 
 import (
-	"errors"
-	"net/http"
-
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/matrix"
@@ -22,44 +19,24 @@ var roomOrders = []string{
 	"encryption", "federatable", "public", "join_rules", "guest_access", "history_visibility", "state_events",
 }
 
-// A roomBody is a room in a list. It always has all keys, because some tools require
-// them.
+// A roomBody is a room in a list, an [admin.Room] with Synapse's keys. It always has all
+// keys, because some tools require them.
 type roomBody struct {
 	ID                 string  `json:"room_id"`
 	Name               *string `json:"name"`
 	CanonicalAlias     *string `json:"canonical_alias"`
-	JoinedMembers      *int64  `json:"joined_members"`
-	JoinedLocalMembers *int64  `json:"joined_local_members"`
 	Version            *string `json:"version"`
 	Creator            *string `json:"creator"`
 	Encryption         *string `json:"encryption"`
-	Federatable        bool    `json:"federatable"`
-	Public             bool    `json:"public"`
 	JoinRules          *string `json:"join_rules"`
 	GuestAccess        *string `json:"guest_access"`
 	HistoryVisibility  *string `json:"history_visibility"`
-	StateEvents        *int64  `json:"state_events"`
 	Type               *string `json:"room_type"`
-}
-
-func newRoomBody(room admin.Room) roomBody {
-	return roomBody{
-		ID:                 room.ID,
-		Name:               room.Name,
-		CanonicalAlias:     room.CanonicalAlias,
-		JoinedMembers:      room.JoinedMembers,
-		JoinedLocalMembers: room.JoinedLocalMembers,
-		Version:            room.Version,
-		Creator:            room.Creator,
-		Encryption:         room.Encryption,
-		Federatable:        room.Federatable,
-		Public:             room.Public,
-		JoinRules:          room.JoinRules,
-		GuestAccess:        room.GuestAccess,
-		HistoryVisibility:  room.HistoryVisibility,
-		StateEvents:        room.StateEvents,
-		Type:               room.Type,
-	}
+	Federatable        bool    `json:"federatable"`
+	Public             bool    `json:"public"`
+	JoinedMembers      *int64  `json:"joined_members"`
+	JoinedLocalMembers *int64  `json:"joined_local_members"`
+	StateEvents        *int64  `json:"state_events"`
 }
 
 // roomList is GET …/v1/rooms.
@@ -80,7 +57,7 @@ func (s *server) roomList(c echo.Context, _ string) error {
 		PrevBatch *int64     `json:"prev_batch,omitempty"`
 	}{Offset: list.From, Rooms: make([]roomBody, 0, len(rooms)), Total: total}
 	for _, room := range rooms {
-		body.Rooms = append(body.Rooms, newRoomBody(room))
+		body.Rooms = append(body.Rooms, roomBody(room))
 	}
 	// A sum could overflow, so it is a difference.
 	if list.From < total && list.Limit < total-list.From {
@@ -89,18 +66,13 @@ func (s *server) roomList(c echo.Context, _ string) error {
 	if list.From > 0 {
 		body.PrevBatch = new(max(list.From-list.Limit, 0))
 	}
-	return answer(c, http.StatusOK, body)
+	return answerOK(c, body, nil)
 }
 
-func readRoomList(q wire.Query) (list admin.RoomList, err error) {
-	if list.From, err = q.Integer("from", 0); err != nil {
-		return list, err
-	}
-	if list.Limit, err = q.Integer("limit", 100); err != nil {
-		return list, err
-	}
-	if list.Order, err = q.OneOf("order_by", "name", roomOrders...); err != nil {
-		return list, err
+// readRoomList reads the parameters of a list. It checks them in Synapse's order.
+func readRoomList(q *wire.Query) (admin.RoomList, error) {
+	list := admin.RoomList{
+		From: q.Integer("from", 0), Limit: q.Integer("limit", 100), Order: q.OneOf("order_by", "name", roomOrders...),
 	}
 	switch list.Order {
 	case "alphabetical":
@@ -108,32 +80,20 @@ func readRoomList(q wire.Query) (list admin.RoomList, err error) {
 	case "size":
 		list.Order = "joined_members"
 	}
-	search, searched, err := q.Text("search_term")
-	if err != nil {
-		return list, err
+	var searched bool
+	if list.Search, searched = q.Text("search_term"); searched && list.Search == "" {
+		q.Refuse(wire.InvalidParam("search_term cannot be an empty string"))
 	}
-	if list.Search = search; searched && search == "" {
-		return list, wire.InvalidParam("search_term cannot be an empty string")
-	}
-	if list.Reverse, err = q.Backwards(); err != nil {
-		return list, err
-	}
-	if list.Public, err = q.Boolean("public_rooms"); err != nil {
-		return list, err
-	}
-	list.Empty, err = q.Boolean("empty_rooms")
-	return list, err
+	list.Reverse, list.Public, list.Empty = q.Backwards(), q.Boolean("public_rooms"), q.Boolean("empty_rooms")
+	return list, q.Err()
 }
 
 // roomDetails is GET …/v1/rooms/{room_id}.
 func (s *server) roomDetails(c echo.Context, _ string) error {
 	ctx := c.Request().Context()
 	room, err := s.queries.RoomDetails(ctx, segment(c, "room_id"))
-	if errors.Is(err, postgres.ErrNotFound) {
-		return errRoomNotFound
-	}
 	if err != nil {
-		return err
+		return instead(err, postgres.ErrNotFound, errRoomNotFound)
 	}
 	body := struct {
 		roomBody
@@ -144,7 +104,7 @@ func (s *server) roomDetails(c echo.Context, _ string) error {
 		Tombstoned      bool    `json:"tombstoned"`
 		ReplacementRoom *string `json:"replacement_room"`
 	}{
-		roomBody: newRoomBody(room.Room), Avatar: room.Avatar, Topic: room.Topic, LocalDevices: room.LocalDevices,
+		roomBody: roomBody(room.Room), Avatar: room.Avatar, Topic: room.Topic, LocalDevices: room.LocalDevices,
 		Forgotten: room.Forgotten, Tombstoned: room.Tombstone != nil,
 	}
 	if room.Tombstone != nil {
@@ -158,20 +118,14 @@ func (s *server) roomDetails(c echo.Context, _ string) error {
 			body.ReplacementRoom = &replacement
 		}
 	}
-	return answer(c, http.StatusOK, body)
+	return answerOK(c, body, nil)
 }
 
 // roomMembers is GET …/v1/rooms/{room_id}/members.
 func (s *server) roomMembers(c echo.Context, _ string) error {
 	members, err := s.queries.JoinedMembers(c.Request().Context(), segment(c, "room_id"))
-	if errors.Is(err, postgres.ErrNotFound) {
-		return errRoomNotFound
-	}
-	if err != nil {
-		return err
-	}
-	return answer(c, http.StatusOK, struct {
+	return answerOK(c, struct {
 		Members []string `json:"members"`
 		Total   int      `json:"total"`
-	}{members, len(members)})
+	}{members, len(members)}, instead(err, postgres.ErrNotFound, errRoomNotFound))
 }

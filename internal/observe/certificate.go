@@ -2,6 +2,7 @@ package observe
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -38,12 +39,8 @@ type Certificate struct {
 
 // OpenCertificate reads the files, which are PEM. It fails if they cannot be used.
 func OpenCertificate(certFile, keyFile string, options CertificateOptions) (*Certificate, error) {
-	if options.Every == 0 {
-		options.Every = 10 * time.Second
-	}
-	if options.Log == nil {
-		options.Log = slog.New(slog.DiscardHandler)
-	}
+	options.Every = cmp.Or(options.Every, 10*time.Second)
+	options.Log = cmp.Or(options.Log, slog.New(slog.DiscardHandler))
 	c := &Certificate{certFile: certFile, keyFile: keyFile, options: options}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -42,15 +43,9 @@ type Server struct {
 // Port 0 takes a free port: see [Server.Addr]. Clients can connect at once, and get
 // responses when [Server.Serve] runs. The caller must call Serve or [Server.Close].
 func Listen(ctx context.Context, address string, handler http.Handler, options ServerOptions) (*Server, error) {
-	if options.DrainTimeout == 0 {
-		options.DrainTimeout = 10 * time.Second
-	}
-	if options.Log == nil {
-		options.Log = slog.New(slog.DiscardHandler)
-	}
-	if options.WriteTimeout == 0 {
-		options.WriteTimeout = 2 * time.Minute
-	}
+	options.DrainTimeout = cmp.Or(options.DrainTimeout, 10*time.Second)
+	options.Log = cmp.Or(options.Log, slog.New(slog.DiscardHandler))
+	options.WriteTimeout = cmp.Or(options.WriteTimeout, 2*time.Minute)
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen for HTTP: %w", err)

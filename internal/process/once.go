@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -35,9 +36,7 @@ type Once struct {
 // When RunOnce waits, its error says that a sweep failed, or that a sweep was still
 // running at the timeout or when the context ended.
 func RunOnce(ctx context.Context, settings config.Config, log *slog.Logger, once Once) error {
-	if once.Timeout == 0 {
-		once.Timeout = time.Hour
-	}
+	once.Timeout = cmp.Or(once.Timeout, time.Hour)
 	p := &process{settings: settings, purposes: []config.Purpose{config.ForScheduler}, log: log}
 	defer p.close(ctx)
 	if err := p.openBase(ctx); err != nil {
