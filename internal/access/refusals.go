@@ -15,35 +15,26 @@ var (
 	errNoToken     = missingToken("Missing access token")
 
 	// ErrUnknownToken is returned when the access token is unknown.
-	ErrUnknownToken = &wire.Error{
-		Status: http.StatusUnauthorized, Code: "M_UNKNOWN_TOKEN",
-		Text: "Invalid access token passed.", SoftLogout: new(false),
-	}
-	errExpiredToken = &wire.Error{
-		Status: http.StatusUnauthorized, Code: "M_UNKNOWN_TOKEN",
-		Text: "Access token has expired", SoftLogout: new(true),
-	}
-	errLocked = &wire.Error{
-		Status: http.StatusUnauthorized, Code: "M_USER_LOCKED",
-		Text: "User account has been locked", SoftLogout: new(true),
-	}
-	errExpiredAccount = &wire.Error{
-		Status: http.StatusForbidden, Code: "ORG_MATRIX_EXPIRED_ACCOUNT", Text: "User account has expired",
-	}
+	ErrUnknownToken   = unauthorized("M_UNKNOWN_TOKEN", "Invalid access token passed.", false)
+	errExpiredToken   = unauthorized("M_UNKNOWN_TOKEN", "Access token has expired", true)
+	errLocked         = unauthorized("M_USER_LOCKED", "User account has been locked", true)
+	errExpiredAccount = wire.New(http.StatusForbidden, "ORG_MATRIX_EXPIRED_ACCOUNT", "User account has expired")
 
 	// ErrGuest is returned when a guest asks for what guests may not have.
-	ErrGuest = &wire.Error{
-		Status: http.StatusForbidden, Code: "M_GUEST_ACCESS_FORBIDDEN", Text: "Guest access not allowed",
-	}
-	errNotAdmin = &wire.Error{Status: http.StatusForbidden, Code: "M_FORBIDDEN", Text: "You are not a server admin"}
+	ErrGuest    = wire.New(http.StatusForbidden, "M_GUEST_ACCESS_FORBIDDEN", "Guest access not allowed")
+	errNotAdmin = wire.Forbidden("You are not a server admin")
 
-	errCannotAsk = &wire.Error{
-		Status: http.StatusBadGateway, Code: "M_UNKNOWN", Text: "The homeserver cannot be asked about the access token",
-	}
+	errCannotAsk = wire.New(http.StatusBadGateway, "M_UNKNOWN", "The homeserver cannot be asked about the access token")
 )
 
 func missingToken(text string) *wire.Error {
-	return &wire.Error{Status: http.StatusUnauthorized, Code: "M_MISSING_TOKEN", Text: text}
+	return wire.New(http.StatusUnauthorized, "M_MISSING_TOKEN", text)
+}
+
+// unauthorized returns the refusal of an access token. SoftLogout says that the token
+// was good once.
+func unauthorized(code, text string, softLogout bool) *wire.Error {
+	return &wire.Error{Status: http.StatusUnauthorized, Code: code, Text: text, SoftLogout: &softLogout}
 }
 
 // tooManyWrong is the refusal of a caller that sent too many wrong access tokens.

@@ -208,18 +208,9 @@ func (c *Client) do(ctx context.Context, operation string, call call, into any) 
 func (c *Client) attempt(ctx context.Context, call call, body []byte, into any) (again bool, after time.Duration, err error) {
 	limited, cancel := context.WithTimeout(ctx, c.options.Timeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(limited, call.method, c.url(call), bytes.NewReader(body))
+	request, err := c.request(limited, call, body)
 	if err != nil {
-		return false, 0, errors.New("the request cannot be written")
-	}
-	if call.token != "" {
-		if !ValidToken(call.token) {
-			return false, 0, errors.New("the access token is none")
-		}
-		request.Header.Set("Authorization", "Bearer "+call.token)
-	}
-	if call.body != nil {
-		request.Header.Set("Content-Type", "application/json")
+		return false, 0, err
 	}
 	// A RoundTripper follows no redirect, which could lead an access token astray.
 	response, err := c.transport.RoundTrip(request)
@@ -259,6 +250,23 @@ func (c *Client) attempt(ctx context.Context, call call, body []byte, into any) 
 		return false, 0, fmt.Errorf("%w: status %d", ErrUnavailable, refusal.Status)
 	}
 	return refusal.Status >= 500 && !call.once, 0, refusal
+}
+
+// request writes a request. Its error repeats nothing of the request.
+func (c *Client) request(ctx context.Context, call call, body []byte) (*http.Request, error) {
+	request, err := http.NewRequestWithContext(ctx, call.method, c.url(call), bytes.NewReader(body))
+	switch {
+	case err != nil:
+		return nil, errors.New("the request cannot be written")
+	case call.token != "" && !ValidToken(call.token):
+		return nil, errors.New("the access token cannot be sent")
+	case call.token != "":
+		request.Header.Set("Authorization", "Bearer "+call.token)
+	}
+	if call.body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	return request, nil
 }
 
 // lost judges a request that was not answered.

@@ -28,17 +28,16 @@ func (c *Client) OlderHistory(ctx context.Context, token, user, room, before str
 	const operation = "ask for older history"
 	ctx, cancel := context.WithTimeout(ctx, c.options.Timeout)
 	defer cancel()
-	if !ValidToken(token) {
-		return errors.New(operation + ": the access token is none")
+	if token == "" {
+		return errors.New(operation + ": there is no access token")
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url(call{
-		path: clientAPI("rooms", room, "messages"), user: user,
+	request, err := c.request(ctx, call{
+		method: http.MethodGet, path: clientAPI("rooms", room, "messages"), token: token, user: user,
 		query: url.Values{"dir": {"b"}, "from": {before}, "limit": {strconv.Itoa(limit)}},
-	}), http.NoBody)
+	}, nil)
 	if err != nil {
-		return errors.New(operation + ": the request cannot be written")
+		return fmt.Errorf("%s: %w", operation, err)
 	}
-	request.Header.Set("Authorization", "Bearer "+token)
 	request.Header.Set(ForHistoryHeader, "1")
 	response, err := c.transport.RoundTrip(request)
 	if err != nil {
