@@ -16,31 +16,26 @@ func measureMemory(ctx context.Context, r *rig) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	peaks := make([][]float64, len(t.rooms))
-	for run := range r.options.Runs {
-		r.say("memory, run %d", run+1)
-		err := r.onCopy(ctx, t, func(d database) error {
-			for i, room := range t.rooms {
-				err := d.atWork(ctx, d.url(), 1, func(ctx context.Context, workers []*os.Process) error {
-					if err := d.purgeAtWork(ctx, room, nil); err != nil {
-						return err
-					}
-					peak, err := peakMemory(workers[0].Pid)
-					peaks[i] = append(peaks[i], peak)
-					return err
-				})
-				if err != nil {
+	name := func(r room) string { return fmt.Sprintf("%d events", r.events) }
+	const measure = "worker's peak, MB"
+	m := measurements{}
+	err = r.byTurns(ctx, "memory", turn{"a large and a small room", t, func(d database) error {
+		for _, room := range t.rooms {
+			err := d.atWork(ctx, d.url(), 1, func(ctx context.Context, workers []*os.Process) error {
+				if err := d.runJob(ctx, room, submitPurge, nil); err != nil {
 					return err
 				}
+				peak, err := peakMemory(workers[0].Pid)
+				m.add(measure, name(room), peak)
+				return err
+			})
+			if err != nil {
+				return err
 			}
-			return nil
-		})
-		if err != nil {
-			return nil, err
 		}
-	}
-	name := func(i int) string { return fmt.Sprintf("%d events", t.rooms[i].events) }
-	return []Row{compare("memory", "worker's peak, MB", sample(name(0), peaks[0]), sample(name(1), peaks[1]), "≤ 1.2, below 64 MB")}, nil
+		return nil
+	}})
+	return []Row{m.compare(measure, name(t.rooms[0]), name(t.rooms[1]), "≤ 1.2, below 64 MB")}, err
 }
 
 // peakMemory returns the peak resident memory of a process, in MB. It does not use

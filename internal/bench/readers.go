@@ -2,15 +2,11 @@ package bench
 
 import (
 	"context"
-	"os"
-	"sync"
+	"math"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"lethe/internal/lock"
 	"lethe/internal/redisdb"
-	"lethe/internal/wait"
 )
 
 // readerEvery is the interval at which readers start. They do not wait for each
@@ -24,25 +20,19 @@ func measureReaders(ctx context.Context, r *rig) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	var p50, p99, longest, batches []float64
-	for run := range r.options.Runs {
-		r.say("readers, run %d", run+1)
-		err := r.onCopy(ctx, t, func(d database) error {
-			waits, gaps, err := d.readBesidePurge(ctx, t.rooms[0])
-			p50, p99 = append(p50, quantile(waits, 0.5)), append(p99, quantile(waits, 0.99))
-			longest, batches = append(longest, quantile(waits, 1)), append(batches, quantile(gaps, 0.5))
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	batch := sample("batch, commit to commit", batches)
+	m := measurements{}
+	const wait, batch = "wait, ms", "batch, commit to commit"
+	err = r.byTurns(ctx, "readers", turn{"beside a purge", t, func(d database) error {
+		waits, gaps, err := d.readBesidePurge(ctx, t.rooms[0])
+		m.add(wait, "p50", quantile(waits, 0.5))
+		m.add(wait, "p99", quantile(waits, 0.99))
+		m.add(wait, "max", quantile(waits, 1))
+		m.add(wait, batch, quantile(gaps, 0.5))
+		return err
+	}})
 	return []Row{
-		compare("readers", "wait, ms", sample("p50", p50), batch, ""),
-		compare("readers", "wait, ms", sample("p99", p99), batch, ""),
-		compare("readers", "wait, ms", sample("max", longest), batch, "≤ 2"),
-	}, nil
+		m.compare(wait, "p50", batch, ""), m.compare(wait, "p99", batch, ""), m.compare(wait, "max", batch, "≤ 2"),
+	}, err
 }
 
 // readBesidePurge returns the waits of the readers and the times between the
@@ -54,42 +44,16 @@ func (d database) readBesidePurge(ctx context.Context, r room) (waits, gaps []fl
 	}
 	defer func() { _ = client.Close() }()
 	locker := lock.New(client, nil, lock.Options{})
-
-	var mu sync.Mutex
-	read := func(ctx context.Context) error {
-		started := time.Now()
-		lease, err := locker.RLock(ctx, r.id)
-		if err != nil {
-			return err
-		}
-		waited := milliseconds(time.Since(started))
-		mu.Lock()
-		waits = append(waits, waited)
-		mu.Unlock()
-		return lease.Release(ctx)
-	}
-	err = d.atWork(ctx, d.url(), 1, func(ctx context.Context, _ []*os.Process) error {
-		readers, ctx := errgroup.WithContext(ctx)
-		reading, stop := context.WithCancel(ctx)
-		defer stop()
-		readers.Go(func() error {
-			wait.Every(reading, readerEvery, func(context.Context) {
-				readers.Go(func() error { return read(ctx) })
-			})
-			return nil
-		})
-		var last time.Time
-		purged := d.purgeAtWork(ctx, r, func(commit time.Time) {
-			if !last.IsZero() {
-				gaps = append(gaps, milliseconds(commit.Sub(last)))
+	return d.besidePurge(ctx, r, clock{
+		every: readerEvery, atOnce: -1, calls: math.MaxInt,
+		do: func(ctx context.Context, _ int) (time.Duration, error) {
+			started := time.Now()
+			lease, err := locker.RLock(ctx, r.id)
+			if err != nil {
+				return 0, err
 			}
-			last = commit
-		})
-		stop()
-		if err := readers.Wait(); purged == nil {
-			return err
-		}
-		return purged
+			waited := time.Since(started)
+			return waited, lease.Release(ctx)
+		},
 	})
-	return waits, gaps, err
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"time"
@@ -25,22 +24,14 @@ func (r *rig) serving(ctx context.Context, database string, do func(ctx context.
 	cmd := r.program(working, r.options.API, database)
 	// The api logs each request, as it does in production.
 	cmd.Env = append(cmd.Env, "LETHE_API_LISTEN=127.0.0.1:0", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=info")
-	log, err := cmd.StderrPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		return fmt.Errorf("start an api: %w", err)
-	}
+	log, writer := io.Pipe()
+	defer func() { _ = writer.Close() }() // the process has ended: Wait has copied its whole log
+	cmd.Stderr = writer
 	listening := make(chan string, 1)
-	group.Go(func() error {
-		r.readLog(log, listening)
-		err := cmd.Wait()
-		if working.Err() == nil {
-			return fmt.Errorf("the api has ended: %w", errors.Join(err, errEnded))
-		}
-		return nil
-	})
+	go r.readLog(log, listening)
+	if err := start(working, group, cmd); err != nil {
+		return err
+	}
 	group.Go(func() error {
 		defer stop()
 		late := time.NewTimer(listenTimeout)

@@ -34,14 +34,14 @@ func (r *rig) measureSynapse(ctx context.Context) ([]Row, error) {
 	if err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))); err != nil {
 		return nil, fmt.Errorf("find a room whose pages Synapse can be asked for: %w", err)
 	}
-	perSecond := map[string][]float64{}
+	m := measurements{}
 	read := func(ctx context.Context, whose, base string) error {
 		for name, endpoint := range map[string]string{"admin": adminPages(of.id), "member": memberPages(of.id)} {
 			pace, err := readAll(ctx, places, int(of.events), httpPager(base+endpoint, r.options.SynapseToken), nil)
 			if err != nil {
 				return fmt.Errorf("%s, as %s: %w", whose, name, err)
 			}
-			perSecond[whose+", "+name] = append(perSecond[whose+", "+name], pace.perSecond)
+			m.add(pagesPerSecond, whose+", "+name, pace.perSecond)
 		}
 		return nil
 	}
@@ -56,10 +56,8 @@ func (r *rig) measureSynapse(ctx context.Context) ([]Row, error) {
 			return nil, err
 		}
 	}
-	var rows []Row
-	for _, as := range []string{", admin", ", member"} {
-		subject, reference := "Lethe"+as, "Synapse"+as
-		rows = append(rows, compare("pages", "pages per second", sample(subject, perSecond[subject]), sample(reference, perSecond[reference]), "≥ 25"))
-	}
-	return rows, nil
+	return []Row{
+		m.compare(pagesPerSecond, "Lethe, admin", "Synapse, admin", "≥ 25"),
+		m.compare(pagesPerSecond, "Lethe, member", "Synapse, member", "≥ 25"),
+	}, nil
 }

@@ -15,34 +15,27 @@ const isLifetime = "a duration with its unit s, m, h, d, w or y, such as 12h or 
 
 // lifetime is a duration of the retention settings, in ms. An empty text is nil.
 func lifetime(field **int64) value {
-	return value{is: isLifetime, set: func(text string) error {
+	return parsed(field, isLifetime, func(text string) (*int64, error) {
 		if text == "" {
-			*field = nil
-			return nil
+			return nil, nil
 		}
 		ms, err := retention.ParseDuration(text)
-		if err != nil {
-			return err
-		}
-		*field = &ms
-		return nil
-	}}
+		return &ms, err
+	})
 }
 
 // lifetimeFrom is a duration of the retention settings that has a minimum, in ms.
 func lifetimeFrom(field *int64, minimum int64) value {
 	allowed := "at least " + retention.FormatDuration(minimum)
-	return value{is: isLifetime + ", " + allowed, allowed: allowed, set: func(text string) error {
+	v := parsed(field, isLifetime+", "+allowed, func(text string) (int64, error) {
 		ms, err := retention.ParseDuration(text)
-		if err != nil {
-			return err
+		if err == nil && ms < minimum {
+			err = fmt.Errorf("must be %s: a number without a unit is milliseconds", allowed)
 		}
-		if ms < minimum {
-			return fmt.Errorf("must be %s: a number without a unit is milliseconds", allowed)
-		}
-		*field = ms
-		return nil
-	}}
+		return ms, err
+	})
+	v.allowed = allowed
+	return v
 }
 
 // interval is a schedule that is an interval. An empty text is no schedule.
@@ -62,37 +55,26 @@ func cron(field *retention.Schedule) value {
 }
 
 func schedule(field *retention.Schedule, is string, parse func(string) (retention.Schedule, error)) value {
-	return value{is: is, set: func(text string) error {
+	return parsed(field, is, func(text string) (retention.Schedule, error) {
 		if text == "" {
-			*field = retention.Schedule{}
-			return nil
+			return retention.Schedule{}, nil
 		}
-		parsed, err := parse(text)
-		if err == nil {
-			*field = parsed
-		}
-		return err
-	}}
+		return parse(text)
+	})
 }
-
-var errExclusion = errors.New("must be the id of a room, an alias or the name of a server, " +
-	"such as !abc:example.org, #main:example.org or example.org")
 
 // exclusions is a list of rooms that are never abandoned. It may be empty.
 func exclusions(field *[]string) value {
-	return value{is: "a list of room ids, room aliases or server names", list: true, set: func(text string) error {
-		var excluded []string
-		for _, item := range items(text) {
-			if !excludes(item) {
-				return fmt.Errorf("number %d: %w", len(excluded)+1, errExclusion)
-			}
-			if !slices.Contains(excluded, item) {
-				excluded = append(excluded, item)
-			}
+	return listOf(field, "a list of room ids, room aliases or server names", func(list []string, item string) ([]string, error) {
+		switch {
+		case !excludes(item):
+			return nil, errors.New("must be the id of a room, an alias or the name of a server, " +
+				"such as !abc:example.org, #main:example.org or example.org")
+		case slices.Contains(list, item):
+			return list, nil
 		}
-		*field = excluded
-		return nil
-	}}
+		return append(list, item), nil
+	})
 }
 
 // excludes reports whether a text can exclude rooms.

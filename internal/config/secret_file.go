@@ -14,15 +14,13 @@ const secretSuffix = "_FILE"
 
 // loadSecretFile applies a secret from the file that a variable names.
 func (l *loader) loadSecretFile(path, name string, variables map[string]string) {
-	l.unset[path] = false
 	own := variable(path)
-	if _, both := variables[own]; both {
-		l.refuse(name, fmt.Errorf("%s is set too: only one of them may be", own))
-		return
-	}
 	text, err := readSecret(variables[name])
+	if _, both := variables[own]; both {
+		err = fmt.Errorf("%s is set too: only one of them may be", own)
+	}
 	if err != nil {
-		l.refuse(name, err)
+		l.refuseValue(path, name, err)
 		return
 	}
 	l.set(path, name, text)

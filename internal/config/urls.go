@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -16,56 +17,59 @@ import (
 
 // networks is a list of networks. An address is a network of its own.
 func networks(field *[]netip.Prefix) value {
-	return value{is: "a list of addresses or networks, such as 127.0.0.1 or 10.0.0.0/8", list: true, set: func(text string) error {
-		var found []netip.Prefix
-		for _, item := range items(text) {
-			network, err := netip.ParsePrefix(item)
-			if address, notAddress := netip.ParseAddr(item); notAddress == nil {
-				network, err = netip.PrefixFrom(address, address.BitLen()), nil
-			}
-			if err != nil || network.Addr().Zone() != "" || network.Addr().Is4In6() {
-				return fmt.Errorf("number %d: must be an address or a network, such as 127.0.0.1 or 10.0.0.0/8", len(found)+1)
-			}
-			found = append(found, network.Masked())
+	const is = "a list of addresses or networks, such as 127.0.0.1 or 10.0.0.0/8"
+	return listOf(field, is, func(list []netip.Prefix, item string) ([]netip.Prefix, error) {
+		network, err := netip.ParsePrefix(item)
+		if address, notAddress := netip.ParseAddr(item); notAddress == nil {
+			network, err = netip.PrefixFrom(address, address.BitLen()), nil
 		}
-		*field = found
-		return nil
-	}}
+		if err != nil || network.Addr().Zone() != "" || network.Addr().Is4In6() {
+			return nil, errors.New("must be an address or a network, such as 127.0.0.1 or 10.0.0.0/8")
+		}
+		return append(list, network.Masked()), nil
+	})
 }
 
 // lockURLs is the list of the masters that keep the locks. It may be empty.
 func lockURLs(field *[]Secret) value {
-	return value{is: "a list of redis:// or rediss:// URLs, an odd number of them, three or more", list: true, set: func(text string) error {
-		urls, err := parseLockURLs(items(text))
-		if err == nil {
-			*field = urls
+	var urls []Secret
+	v := listOf(&urls, "a list of redis:// or rediss:// URLs, an odd number of them, three or more", addLockURL)
+	setURLs := v.set
+	v.set = func(text string) error {
+		if err := setURLs(text); err != nil {
+			return err
 		}
-		return err
-	}}
+		if n := len(urls); n != 0 && (n < 3 || n%2 == 0) {
+			return errors.New("must be an odd number of URLs, three or more, with commas between them (in a password, write a comma as %2C)")
+		}
+		*field = urls
+		return nil
+	}
+	return v
 }
 
-func parseLockURLs(all []string) (urls []Secret, err error) {
-	seen := map[string]bool{}
-	for i, item := range all {
-		if err := redisdb.ValidURL(item); err != nil {
-			return nil, fmt.Errorf("number %d: %w", i+1, err)
-		}
-		u, err := url.Parse(item)
-		if err != nil || (u.Scheme != "redis" && u.Scheme != "rediss") {
-			return nil, fmt.Errorf("number %d: must be redis:// or rediss://", i+1)
-		}
-		// Two databases of one server fail together, so they are one master.
-		server := net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "6379"))
-		if seen[server] {
-			return nil, fmt.Errorf("number %d: the same server is already in the list", i+1)
-		}
-		seen[server] = true
-		urls = append(urls, Secret(item))
+func addLockURL(urls []Secret, item string) ([]Secret, error) {
+	if err := redisdb.ValidURL(item); err != nil {
+		return nil, err
 	}
-	if n := len(urls); n != 0 && (n < 3 || n%2 == 0) {
-		return nil, errors.New("must be an odd number of URLs, three or more, with commas between them (in a password, write a comma as %2C)")
+	// Two databases of one server fail together, so they are one master.
+	server := redisServer(item)
+	switch {
+	case server == "":
+		return nil, errors.New("must be redis:// or rediss://")
+	case slices.ContainsFunc(urls, func(other Secret) bool { return redisServer(string(other)) == server }):
+		return nil, errors.New("the same server is already in the list")
 	}
-	return urls, nil
+	return append(urls, Secret(item)), nil
+}
+
+// redisServer returns the host:port of a redis:// or rediss:// URL, "" for another text.
+func redisServer(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "redis" && u.Scheme != "rediss" {
+		return ""
+	}
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "6379"))
 }
 
 func validDatabaseURL(text string) error {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -47,15 +48,38 @@ var (
 	tokenFormat      = mustBe("an access token: letters, digits and signs, with no space", homeserver.ValidToken)
 )
 
+// parsed is a text that parse turns into what the field holds.
+func parsed[T any](field *T, is string, parse func(text string) (T, error)) value {
+	return value{is: is, set: func(text string) error {
+		parsed, err := parse(text)
+		if err == nil {
+			*field = parsed
+		}
+		return err
+	}}
+}
+
+// listOf is a list, to which add adds one item after the other. The list may be empty.
+func listOf[T any](field *[]T, is string, add func(list []T, item string) ([]T, error)) value {
+	v := parsed(field, is, func(text string) (list []T, err error) {
+		for item := range strings.SplitSeq(text, ",") {
+			if item = strings.TrimSpace(item); item == "" {
+				continue
+			}
+			number := len(list) + 1
+			if list, err = add(list, item); err != nil {
+				return nil, fmt.Errorf("number %d: %w", number, err)
+			}
+		}
+		return list, nil
+	})
+	v.list = true
+	return v
+}
+
 // required is a text that the format accepts.
 func required[S ~string](field *S, f format) value {
-	return value{is: f.is, set: func(text string) error {
-		if err := f.check(text); err != nil {
-			return err
-		}
-		*field = S(text)
-		return nil
-	}}
+	return parsed(field, f.is, func(text string) (S, error) { return S(text), f.check(text) })
 }
 
 // optional is a text that the format accepts, or an empty one.
@@ -78,30 +102,27 @@ func oneOf(field *string, words ...string) value {
 
 // number is a whole number within the bounds.
 func number(field *int, minimum, maximum int) value {
-	allowed := fmt.Sprintf("%d to %d", minimum, maximum)
-	is := "a whole number from " + allowed
-	return value{is: is, allowed: allowed, set: func(text string) error {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < minimum || n > maximum {
-			return errors.New("must be " + is)
-		}
-		*field = n
-		return nil
-	}}
+	return bounded(field, minimum, maximum, "a whole number", strconv.Itoa, strconv.Atoi)
 }
 
 // duration is a duration within the bounds.
 func duration(field *time.Duration, minimum, maximum time.Duration) value {
-	allowed := short(minimum) + " to " + short(maximum)
-	is := "a duration with its unit, such as 300ms, 30s or 24h, from " + allowed
-	return value{is: is, allowed: allowed, set: func(text string) error {
-		d, err := time.ParseDuration(text)
-		if err != nil || d < minimum || d > maximum {
-			return errors.New("must be " + is)
+	return bounded(field, minimum, maximum, "a duration with its unit, such as 300ms, 30s or 24h,", short, time.ParseDuration)
+}
+
+// bounded is a value within bounds. What names it; show writes a bound as parse reads it.
+func bounded[T cmp.Ordered](field *T, minimum, maximum T, what string, show func(T) string, parse func(string) (T, error)) value {
+	allowed := show(minimum) + " to " + show(maximum)
+	is := what + " from " + allowed
+	v := parsed(field, is, func(text string) (T, error) {
+		n, err := parse(text)
+		if err != nil || n < minimum || n > maximum {
+			return n, errors.New("must be " + is)
 		}
-		*field = d
-		return nil
-	}}
+		return n, nil
+	})
+	v.allowed = allowed
+	return v
 }
 
 // short is d without the zero minutes and seconds that String appends.
@@ -115,43 +136,26 @@ func short(d time.Duration) string {
 	return s
 }
 
-var errBoolean = errors.New("must be true or false")
-
 // boolean is true or false.
 func boolean(field *bool) value {
-	return value{is: "true or false", set: func(text string) error {
+	return parsed(field, "true or false", func(text string) (bool, error) {
 		if text != "true" && text != "false" {
-			return errBoolean
+			return false, errors.New("must be true or false")
 		}
-		*field = text == "true"
-		return nil
-	}}
+		return text == "true", nil
+	})
 }
 
 // synapseBeside is a boolean that can also be unset, and that cannot be true yet.
 func synapseBeside(field **bool) value {
-	return value{is: "false", set: func(text string) error {
+	return parsed(field, "false", func(text string) (*bool, error) {
 		var beside bool
-		if err := boolean(&beside).set(text); err != nil {
-			return err
-		}
+		err := boolean(&beside).set(text)
 		if beside {
-			return errors.New("true is not built yet: stop Synapse while Lethe purges, and say false")
+			err = errors.New("true is not built yet: stop Synapse while Lethe purges, and say false")
 		}
-		*field = &beside
-		return nil
-	}}
-}
-
-// items returns the items of a list, without the empty ones.
-func items(list string) []string {
-	var all []string
-	for item := range strings.SplitSeq(list, ",") {
-		if item = strings.TrimSpace(item); item != "" {
-			all = append(all, item)
-		}
-	}
-	return all
+		return &beside, err
+	})
 }
 
 func validAddress(text string) bool {
