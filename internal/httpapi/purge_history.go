@@ -68,7 +68,7 @@ func (s *server) tokenOfEvent(ctx context.Context, room, event string) (matrix.T
 }
 
 func (s *server) tokenOfTimestamp(ctx context.Context, room string, value json.RawMessage) (matrix.Token, error) {
-	ts, ok := integer(value)
+	ts, ok := matrix.Integer(value)
 	if !ok {
 		return matrix.Token{}, wire.BadJSON("purge_up_to_ts must be an int")
 	}
@@ -85,7 +85,7 @@ func (s *server) submitPurgeHistory(
 	id, err := s.tasks.SubmitPurgeHistory(c.Request().Context(), tasks.PurgeHistory{
 		Room:              room,
 		Token:             token,
-		DeleteLocalEvents: truthy(body["delete_local_events"]),
+		DeleteLocalEvents: matrix.Truthy(body["delete_local_events"]),
 		Requester:         requester,
 		Exclusive:         s.options.SeedDialect,
 	})

@@ -1,14 +1,12 @@
 package httpapi
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -89,32 +87,4 @@ func readSomeObject(c echo.Context) (map[string]json.RawMessage, error) {
 		err = errNotJSON
 	}
 	return object, err
-}
-
-// truthy reports whether a JSON value is true in Python. An absent value is false.
-func truthy(value json.RawMessage) bool {
-	if len(value) == 0 {
-		return false
-	}
-	switch value[0] {
-	case 'n', 'f':
-		return false
-	case 't':
-		return true
-	case '"':
-		return len(value) > len(`""`)
-	case '[', '{':
-		return len(bytes.TrimSpace(value[1:len(value)-1])) > 0
-	default:
-		// ParseFloat returns an infinity for a number that is out of range.
-		number, _ := strconv.ParseFloat(string(value), 64)
-		return number != 0
-	}
-}
-
-// integer returns a JSON integer. One that does not fit in an int64 becomes the nearest
-// int64. 1.0, 1e3 and true are not integers.
-func integer(value json.RawMessage) (n int64, ok bool) {
-	n, err := strconv.ParseInt(string(value), 10, 64)
-	return n, err == nil || errors.Is(err, strconv.ErrRange)
 }

@@ -1,6 +1,10 @@
 package httpapi
 
 import (
+	"encoding/json"
+	"errors"
+	"strings"
+
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/matrix"
@@ -128,4 +132,102 @@ func (s *server) roomMembers(c echo.Context, _ string) error {
 		Members []string `json:"members"`
 		Total   int      `json:"total"`
 	}{members, len(members)}, instead(err, postgres.ErrNotFound, errRoomNotFound))
+}
+
+type blockBody struct {
+	Block bool   `json:"block"`
+	User  string `json:"user_id,omitempty"`
+}
+
+// roomBlock is GET …/v1/rooms/{room_id}/block.
+func (s *server) roomBlock(c echo.Context, _ string) error {
+	room, err := readRoomID(c)
+	if err != nil {
+		return err
+	}
+	blocker, err := s.queries.RoomBlock(c.Request().Context(), room)
+	if errors.Is(err, postgres.ErrNotFound) {
+		return answerOK(c, blockBody{}, nil)
+	}
+	return answerOK(c, blockBody{Block: true, User: blocker}, err)
+}
+
+// blockRoom is PUT …/v1/rooms/{room_id}/block.
+func (s *server) blockRoom(c echo.Context, requester string) error {
+	body, err := readSomeObject(c)
+	if err != nil {
+		return err
+	}
+	room, err := readRoomID(c)
+	if err != nil {
+		return err
+	}
+	value, ok := body["block"]
+	if !ok {
+		return wire.MissingParam("Missing params: ['block']")
+	}
+	var block *bool
+	if err := json.Unmarshal(value, &block); err != nil || block == nil {
+		return wire.BadJSON("Param 'block' must be a boolean.")
+	}
+	if *block {
+		err = s.queries.BlockRoom(c.Request().Context(), room, requester)
+	} else {
+		err = s.queries.UnblockRoom(c.Request().Context(), room)
+	}
+	return answerOK(c, blockBody{Block: *block}, err)
+}
+
+// forwardExtremities is GET …/v1/rooms/{room_id}/forward_extremities.
+func (s *server) forwardExtremities(c echo.Context, _ string) error {
+	room, err := s.resolveRoom(c)
+	if err != nil {
+		return err
+	}
+	extremities, err := s.queries.ForwardExtremities(c.Request().Context(), room)
+	if err != nil {
+		return err
+	}
+	type result struct {
+		EventID    string `json:"event_id"`
+		StateGroup int64  `json:"state_group"`
+		Depth      int64  `json:"depth"`
+		ReceivedTS *int64 `json:"received_ts"`
+	}
+	body := struct {
+		Count   int      `json:"count"`
+		Results []result `json:"results"`
+	}{len(extremities), make([]result, 0, len(extremities))}
+	for _, extremity := range extremities {
+		body.Results = append(body.Results, result(extremity))
+	}
+	return answerOK(c, body, nil)
+}
+
+// deleteForwardExtremities is DELETE …/v1/rooms/{room_id}/forward_extremities.
+func (s *server) deleteForwardExtremities(c echo.Context, _ string) error {
+	room, err := s.resolveRoom(c)
+	if err != nil {
+		return err
+	}
+	if err := s.refuseHeld(c.Request().Context(), room); err != nil {
+		return err
+	}
+	deleted, err := s.queries.DeleteForwardExtremities(c.Request().Context(), room)
+	return answerOK(c, map[string]int64{"deleted": deleted},
+		instead(err, postgres.ErrNotFound, wire.BadRequest("No forward extremity event found for room "+room)))
+}
+
+// resolveRoom returns the room id in the path. If the path has an alias instead, it
+// returns the id of the alias's room. Only local aliases are known.
+func (s *server) resolveRoom(c echo.Context) (string, error) {
+	given := segment(c, "room_id")
+	if matrix.ValidRoomID(given) {
+		return given, nil
+	}
+	if _, server, ok := strings.Cut(given, ":"); !ok || !strings.HasPrefix(given, "#") || !matrix.ValidServerName(server) {
+		return "", wire.BadRequest(given + " was not legal room ID or room alias")
+	}
+	room, err := s.queries.RoomOfAlias(c.Request().Context(), given)
+	return room, instead(err, postgres.ErrNotFound, wire.NotFound("Room alias "+given+" not found"))
 }
