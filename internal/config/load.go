@@ -161,7 +161,7 @@ func (l *loader) loadVariables(variables map[string]string) {
 	paths, files := map[string]string{}, map[string]string{}
 	for path, s := range l.settings {
 		paths[variable(path)] = path
-		if s.secret {
+		if s.isSecret {
 			files[variable(path)+secretSuffix] = path
 		}
 	}

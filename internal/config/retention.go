@@ -28,36 +28,29 @@ const (
 
 func retentionSettings(r *Retention) []setting {
 	rules := &r.Rules
-	return append([]setting{{
-		path: "retention.enabled", value: boolean(&rules.Enabled), defaultText: "false",
-		doc: `Whether retention policies have an effect: the policies of rooms and the default policy.`,
-	}, {
-		path: "retention.default_policy.min_lifetime", value: lifetime(&rules.DefaultPolicy.MinLifetime), example: "1d",
-		doc: `The min_lifetime of rooms whose own policy does not set it. Lethe only shows it to users: it has no other
-			effect.`,
-	}, {
-		path: "retention.default_policy.max_lifetime", value: lifetime(&rules.DefaultPolicy.MaxLifetime), example: "1y",
-		doc: `How long events are kept in rooms whose own policy does not set max_lifetime. Without this setting, such
-			rooms keep their events.`,
-	}, {
-		path: "retention.allowed_lifetime_min", value: lifetime(&rules.AllowedLifetimeMin), example: "1d",
-		doc: `The shortest lifetime by which Lethe purges a room. If the room's policy has a shorter one, this one counts.`,
-	}, {
-		path: "retention.allowed_lifetime_max", value: lifetime(&rules.AllowedLifetimeMax), example: "1y",
-		doc: `The longest lifetime by which Lethe purges a room. If the room's policy has a longer one, this one counts.`,
-	}, {
-		path: "retention.clamp_reads", value: boolean(&rules.ClampReads), defaultText: "false",
-		doc: `Which lifetime hides events. Users do not see an event that is older than the lifetime, even if it is not
+	return append([]setting{
+		row("retention.enabled", "false", boolean(&rules.Enabled),
+			`Whether retention policies have an effect: the policies of rooms and the default policy.`),
+		row("retention.default_policy.min_lifetime", "", lifetime(&rules.DefaultPolicy.MinLifetime).like("1d"),
+			`The min_lifetime of rooms whose own policy does not set it. Lethe only shows it to users: it has no other
+			effect.`),
+		row("retention.default_policy.max_lifetime", "", lifetime(&rules.DefaultPolicy.MaxLifetime).like("1y"),
+			`How long events are kept in rooms whose own policy does not set max_lifetime. Without this setting, such
+			rooms keep their events.`),
+		row("retention.allowed_lifetime_min", "", lifetime(&rules.AllowedLifetimeMin).like("1d"),
+			`The shortest lifetime by which Lethe purges a room. If the room's policy has a shorter one, this one counts.`),
+		row("retention.allowed_lifetime_max", "", lifetime(&rules.AllowedLifetimeMax).like("1y"),
+			`The longest lifetime by which Lethe purges a room. If the room's policy has a longer one, this one counts.`),
+		row("retention.clamp_reads", "false", boolean(&rules.ClampReads),
+			`Which lifetime hides events. Users do not see an event that is older than the lifetime, even if it is not
 			purged yet. If false, this is the lifetime of the policy, as in Synapse. If true, it is the lifetime by
 			which the room is purged: the lifetime of the policy, limited by retention.allowed_lifetime_min and
-			retention.allowed_lifetime_max.`,
-	}, {
-		path: "retention.serve_configuration", value: boolean(&r.ServeConfiguration), defaultText: "false",
-		doc: `Whether the API tells users the default policy and the allowed lifetimes. It has an effect only if
-			retention is enabled.`,
-	}, {
-		path: "retention.purge_jobs", value: purgeJobs(&rules.Jobs), defaultText: "[{interval: 1d}]", example: purgeJobsExample,
-		doc: `The jobs that purge rooms. Each job purges the rooms whose max_lifetime is longer than the job's
+			retention.allowed_lifetime_max.`),
+		row("retention.serve_configuration", "false", boolean(&r.ServeConfiguration),
+			`Whether the API tells users the default policy and the allowed lifetimes. It has an effect only if
+			retention is enabled.`),
+		row("retention.purge_jobs", "[{interval: 1d}]", purgeJobs(&rules.Jobs).like(purgeJobsExample),
+			`The jobs that purge rooms. Each job purges the rooms whose max_lifetime is longer than the job's
 			shortest_max_lifetime and at most its longest_max_lifetime; a bound that is not set does not limit. An
 			empty list is the same as the default, one job that purges all rooms once a day. In a variable, write the
 			list as YAML or JSON in one line.
@@ -67,21 +60,18 @@ func retentionSettings(r *Retention) []setting {
 			times are in UTC unless the text starts with a time zone, such as CRON_TZ=Europe/Berlin.
 
 			The name of a job must be unique. By default, Lethe derives it from the bounds and the interval or cron. A
-			job without a name of its own is therefore a new job when one of these changes.`,
-	}, {
-		path: "retention.max_queued", value: number(&r.Limits.MaxQueued, 1, 100_000), defaultText: "1000",
-		doc: `How many purges of retention can be queued or running at once, in all workers together. A sweep queues one
-			purge for each room that has expired events, and waits while this number is reached.`,
-	}, {
-		path: "retention.max_running", value: number(&r.Limits.MaxRunning, 1, 1000), defaultText: "2",
-		doc: `How many purges of retention run at once in all workers together. One worker runs at most
-			worker.concurrency of them, in addition to its other jobs. Use the same value for every worker.`,
-	}, {
-		path: "retention.rows_per_second", value: number(&r.Limits.RowsPerSecond, 0, 10_000_000), defaultText: "0",
-		doc: `How many rows per second the purges of retention delete, in all workers together; 0 means no limit. An event
+			job without a name of its own is therefore a new job when one of these changes.`),
+		row("retention.max_queued", "1000", number(&r.Limits.MaxQueued, 1, 100_000),
+			`How many purges of retention can be queued or running at once, in all workers together. A sweep queues one
+			purge for each room that has expired events, and waits while this number is reached.`),
+		row("retention.max_running", "2", number(&r.Limits.MaxRunning, 1, 1000),
+			`How many purges of retention run at once in all workers together. One worker runs at most
+			worker.concurrency of them, in addition to its other jobs. Use the same value for every worker.`),
+		row("retention.rows_per_second", "0", number(&r.Limits.RowsPerSecond, 0, 10_000_000),
+			`How many rows per second the purges of retention delete, in all workers together; 0 means no limit. An event
 			counts as one row, with everything that belongs to it, and so does a state group. Use the same value for
-			every worker.`,
-	}}, abandonedSettings(&rules.Abandoned)...)
+			every worker.`),
+	}, abandonedSettings(&rules.Abandoned)...)
 }
 
 // purgeJobsExample is the default list, with the other keys of a job.
@@ -94,32 +84,26 @@ const purgeJobsExample = `
 // abandonedSettings are the settings of a. A deleted room cannot be restored, so
 // these settings cannot be empty.
 func abandonedSettings(a *retention.Abandoned) []setting {
-	return []setting{{
-		path: "retention.abandoned.enabled", value: boolean(&a.Enabled), defaultText: "false",
-		doc: `Whether abandoned rooms are deleted.`,
-	}, {
-		path: "retention.abandoned.after", value: lifetimeFrom(&a.After, dayInMS), defaultText: "30d",
-		doc: `How long all users of this server must have been gone from a room before it is abandoned.`,
-	}, {
-		path: "retention.abandoned.cool_off", value: lifetimeFrom(&a.CoolOff, hourInMS), defaultText: "1d",
-		doc: `How long a room must stay abandoned before Lethe deletes it. If one look in this time finds that the room is
-			not abandoned, the time starts again.`,
-	}, {
-		path: "retention.abandoned.interval", value: interval(&a.Interval), example: "12h",
-		doc: `How often Lethe looks for abandoned rooms. If neither this nor retention.abandoned.cron is set, Lethe looks
-			once a day. Set only one of the two. The name of the job is abandoned-rooms.`,
-	}, {
-		path: "retention.abandoned.cron", value: cron(&a.Cron),
-		doc: `When Lethe looks for abandoned rooms, instead of an interval: five fields of cron, such as "30 4 * * *", or
-			one of the words that retention.purge_jobs allows.`,
-	}, {
-		path: "retention.abandoned.max_per_run", value: number(&a.MaxPerRun, 1, 10_000), defaultText: "100",
-		doc: `The largest number of rooms that one look deletes. The next look deletes more.`,
-	}, {
-		path: "retention.abandoned.exclude", value: exclusions(&a.Exclude), example: `["!abc:example.org", "#main:example.org", example.org]`,
-		doc: `Rooms that are never deleted: ids of rooms, aliases of rooms, and names of servers. The name of a server
-			stands for all rooms that were created there. In a variable, separate the items with commas.`,
-	}}
+	return []setting{
+		row("retention.abandoned.enabled", "false", boolean(&a.Enabled),
+			`Whether abandoned rooms are deleted.`),
+		row("retention.abandoned.after", "30d", lifetimeFrom(&a.After, dayInMS),
+			`How long all users of this server must have been gone from a room before it is abandoned.`),
+		row("retention.abandoned.cool_off", "1d", lifetimeFrom(&a.CoolOff, hourInMS),
+			`How long a room must stay abandoned before Lethe deletes it. If one look in this time finds that the room is
+			not abandoned, the time starts again.`),
+		row("retention.abandoned.interval", "", interval(&a.Interval).like("12h"),
+			`How often Lethe looks for abandoned rooms. If neither this nor retention.abandoned.cron is set, Lethe looks
+			once a day. Set only one of the two. The name of the job is abandoned-rooms.`),
+		row("retention.abandoned.cron", "", cron(&a.Cron),
+			`When Lethe looks for abandoned rooms, instead of an interval: five fields of cron, such as "30 4 * * *", or
+			one of the words that retention.purge_jobs allows.`),
+		row("retention.abandoned.max_per_run", "100", number(&a.MaxPerRun, 1, 10_000),
+			`The largest number of rooms that one look deletes. The next look deletes more.`),
+		row("retention.abandoned.exclude", "", exclusions(&a.Exclude).like(`["!abc:example.org", "#main:example.org", example.org]`),
+			`Rooms that are never deleted: ids of rooms, aliases of rooms, and names of servers. The name of a server
+			stands for all rooms that were created there. In a variable, separate the items with commas.`),
+	}
 }
 
 // isLifetime describes a duration of the retention settings.

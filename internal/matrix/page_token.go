@@ -227,21 +227,11 @@ func (t Token) String() string {
 // ParseToken parses the format of [Token.String]. For live tokens (s…, m…) and any
 // other text the error wraps [ErrToken].
 func ParseToken(s string) (Token, error) {
-	rest, ok := strings.CutPrefix(s, "t")
-	topological, stream, cut := strings.Cut(rest, "-")
-	if !ok || !cut {
+	place, ok := parsePlace(s)
+	if !ok || s[0] != 't' {
 		return Token{}, fmt.Errorf("%q: %w", s, ErrToken)
 	}
-	var t Token
-	var err1, err2 error
-	t.Topological, err1 = strconv.ParseInt(topological, 10, 64)
-	t.Stream, err2 = strconv.ParseInt(stream, 10, 64)
-	// ParseInt accepts signs and leading zeros, but a position must have only one
-	// spelling.
-	if err1 != nil || err2 != nil || t.String() != s {
-		return Token{}, fmt.Errorf("%q: %w", s, ErrToken)
-	}
-	return t, nil
+	return place.at, nil
 }
 
 // MarshalText implements [encoding.TextMarshaler].
