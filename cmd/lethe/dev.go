@@ -7,8 +7,8 @@ import (
 	"flag"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -74,18 +74,15 @@ func runDev(ctx context.Context, listen string) (err error) {
 	}
 
 	// The rooms have members on other servers, which accept only signed events.
-	key, err := os.CreateTemp("", "lethe-dev-*.signing.key")
+	dir, err := os.MkdirTemp("", "lethe-dev-")
 	if err != nil {
 		return fmt.Errorf("make a signing key: %w", err)
 	}
-	defer func() { err = errors.Join(err, os.Remove(key.Name())) }()
-	if _, err := key.WriteString(matrix.GenerateSigningKey()); err != nil {
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	settings.SigningKeyFile = filepath.Join(dir, "signing.key")
+	if err := os.WriteFile(settings.SigningKeyFile, []byte(matrix.GenerateSigningKey()), 0o600); err != nil {
 		return fmt.Errorf("make a signing key: %w", err)
 	}
-	if err := key.Close(); err != nil {
-		return fmt.Errorf("make a signing key: %w", err)
-	}
-	settings.SigningKeyFile = key.Name()
 
 	if settings.API.Listen, err = freeAddress(ctx, listen); err != nil {
 		return err
@@ -148,19 +145,8 @@ func freeAddress(ctx context.Context, address string) (string, error) {
 func awaitReady(ctx context.Context, url string) bool {
 	always := func(error) bool { return true }
 	return wait.Retry(ctx, wait.Backoff{Min: 50 * time.Millisecond}, always, func() error {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-		if err != nil {
-			return err
-		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return err
-		}
-		_ = response.Body.Close() // it is not read
-		if response.StatusCode != http.StatusOK {
-			return errors.New(response.Status)
-		}
-		return nil
+		_, err := get(ctx, url)
+		return err
 	}) == nil
 }
 

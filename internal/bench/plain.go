@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -116,9 +117,11 @@ var plainPurge = []string{
 	`DELETE FROM state_groups t USING unused d WHERE t.id = d.state_group`,
 }
 
-// purgePlainly purges a room with plain SQL: see [database.execPlainly]. Without triggers
-// PostgreSQL does not cascade deletes, so purgePlainly deletes those rows itself.
-func (d database) purgePlainly(ctx context.Context, r room, triggers bool) error {
+// purgePlainly purges a room with plain SQL: see [database.execPlainly]. It returns how
+// long that took. Without triggers PostgreSQL does not cascade deletes, so purgePlainly
+// deletes those rows itself.
+func (d database) purgePlainly(ctx context.Context, r room, triggers bool) (time.Duration, error) {
+	started := time.Now()
 	statements := plainPurge
 	if !triggers {
 		var cascading []string
@@ -127,11 +130,12 @@ func (d database) purgePlainly(ctx context.Context, r room, triggers bool) error
 			return err
 		})
 		if err != nil {
-			return err
+			return 0, err
 		}
 		statements = slices.Concat(plainPurge, cascading)
 	}
-	return d.execPlainly(ctx, triggers, statements, r.id, r.depth)
+	err := d.execPlainly(ctx, triggers, statements, r.id, r.depth)
+	return time.Since(started), err
 }
 
 // cascades returns a statement for each foreign key that would delete rows together

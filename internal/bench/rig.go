@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -95,34 +96,26 @@ func (r *rig) start(ctx context.Context) (err error) {
 		return err
 	}
 	r.closers = append(r.closers, func(context.Context) error { return r.redis.Close() })
-	if err := r.makeKey(); err != nil {
-		return err
+	// The default directory of devstack may be in memory, where a commit costs nothing.
+	dir, err := os.MkdirTemp(r.options.Dir, "lethe-bench-")
+	if err != nil {
+		return fmt.Errorf("make a directory: %w", err)
+	}
+	r.closers = append(r.closers, func(context.Context) error { return os.RemoveAll(dir) })
+	// Without a key, rooms that have members on other servers are not shut down.
+	r.keyFile = filepath.Join(dir, "signing.key")
+	if err := os.WriteFile(r.keyFile, []byte(matrix.GenerateSigningKey()), 0o600); err != nil {
+		return fmt.Errorf("make a signing key: %w", err)
 	}
 	if r.options.Database != "" {
 		err = r.useDatabase()
 	} else {
-		err = r.startPostgres(ctx)
+		err = r.startPostgres(ctx, dir)
 	}
 	if err != nil {
 		return err
 	}
 	return r.makeRole(ctx)
-}
-
-// makeKey creates a signing key. Without a key, rooms that have members on other
-// servers are not shut down.
-func (r *rig) makeKey() error {
-	file, err := os.CreateTemp("", "lethe-bench-*.signing.key")
-	if err != nil {
-		return fmt.Errorf("make a signing key: %w", err)
-	}
-	r.keyFile = file.Name()
-	r.closers = append(r.closers, func(context.Context) error { return os.Remove(r.keyFile) })
-	_, err = file.WriteString(matrix.GenerateSigningKey())
-	if err = errors.Join(err, file.Close()); err != nil {
-		return fmt.Errorf("make a signing key: %w", err)
-	}
-	return nil
 }
 
 func (r *rig) useDatabase() (err error) {
@@ -135,13 +128,7 @@ func (r *rig) useDatabase() (err error) {
 	return nil
 }
 
-func (r *rig) startPostgres(ctx context.Context) error {
-	// The default directory of devstack may be in memory, where a commit costs nothing.
-	dir, err := os.MkdirTemp(r.options.Dir, "lethe-bench-")
-	if err != nil {
-		return fmt.Errorf("make a directory for PostgreSQL: %w", err)
-	}
-	r.closers = append(r.closers, func(context.Context) error { return os.RemoveAll(dir) })
+func (r *rig) startPostgres(ctx context.Context, dir string) error {
 	if err := os.Chmod(dir, 0o755); err != nil { // the server may run as another user
 		return fmt.Errorf("make a directory for PostgreSQL: %w", err)
 	}

@@ -71,11 +71,8 @@ func serverAccount() (*syscall.Credential, error) {
 		return nil, fmt.Errorf("find the user postgres or nobody to run the servers: %w", err)
 	}
 	uid, err := strconv.ParseUint(account.Uid, 10, 32)
-	if err != nil {
-		return nil, fmt.Errorf("user %s: %w", account.Username, err)
-	}
-	gid, err := strconv.ParseUint(account.Gid, 10, 32)
-	if err != nil {
+	gid, err2 := strconv.ParseUint(account.Gid, 10, 32)
+	if err = errors.Join(err, err2); err != nil {
 		return nil, fmt.Errorf("user %s: %w", account.Username, err)
 	}
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil

@@ -1,14 +1,20 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"net/http"
+	"slices"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/messages"
+	"lethe/internal/store/admin"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/timeline"
 	"lethe/internal/wire"
 )
 
@@ -55,4 +61,101 @@ func (s *server) timestampToEvent(c echo.Context, _ string) error {
 		SentTS  int64  `json:"origin_server_ts"`
 	}{event, sent}, instead(err, postgres.ErrNotFound,
 		wire.NotFound(fmt.Sprintf("Unable to find event from %d in direction Direction.%s", ts, direction))))
+}
+
+// statePage is the number of state events that are in memory at a time.
+const statePage = 200
+
+// roomState is GET …/v1/rooms/{room_id}/state. A room may have a hundred thousand state
+// events, so they are written page by page. An error after the first page leaves the
+// JSON incomplete, so that admin tools notice it.
+func (s *server) roomState(c echo.Context, _ string) error {
+	ctx, room := c.Request().Context(), segment(c, "room_id")
+	exists, err := s.queries.RoomExists(ctx, room)
+	if err != nil {
+		return err
+	}
+	if !exists {
+		return errRoomNotFound
+	}
+	q := queryOf(c)
+	ofType := q.ASCII("type")
+	if err := q.Err(); err != nil {
+		return err
+	}
+	for page, last := 0, (admin.StateEntry{}); ; page++ {
+		entries, err := s.queries.RoomState(ctx, room, ofType, last, statePage)
+		if err != nil {
+			return err
+		}
+		written, err := s.clientEvents(ctx, room, entries)
+		if err != nil {
+			return err
+		}
+		end := len(entries) < statePage
+		switch {
+		case page == 0:
+			c.Response().Header().Set(echo.HeaderContentType, echo.MIMEApplicationJSON)
+			c.Response().WriteHeader(http.StatusOK)
+			written = append([]byte(`{"state":[`), written...)
+		case len(written) > 0:
+			written = append([]byte(`,`), written...)
+		}
+		if end {
+			written = append(written, `]}`...)
+		}
+		if _, err := c.Response().Write(written); err != nil {
+			return fmt.Errorf("write the state: %w", err)
+		}
+		if end {
+			return nil
+		}
+		last = entries[len(entries)-1]
+	}
+}
+
+// clientEvents renders the events of state entries in their order, separated by commas.
+// It leaves out events that cannot be read.
+//
+// Fields that only the sender of an event may see, such as its transaction id, are not
+// shown to an admin.
+func (s *server) clientEvents(ctx context.Context, room string, entries []admin.StateEntry) ([]byte, error) {
+	ids := make([]string, 0, len(entries))
+	for _, entry := range entries {
+		ids = append(ids, entry.EventID)
+	}
+	events, err := timeline.Events(ctx, s.db, ids)
+	if err != nil {
+		return nil, err
+	}
+	replaced := make(map[string]string, len(events))
+	for id, event := range events {
+		if previous := messages.ReplacedState(&event); previous != "" {
+			replaced[id] = previous
+		}
+	}
+	previous, err := timeline.Events(ctx, s.db, slices.Collect(maps.Values(replaced)))
+	if err != nil {
+		return nil, err
+	}
+	format := messages.Format{Room: room, Now: time.Now()}
+	var written []byte
+	for _, id := range ids {
+		event, ok := events[id]
+		if !ok {
+			continue
+		}
+		var before *timeline.Event
+		if event, ok := previous[replaced[id]]; ok {
+			before = &event
+		}
+		begin := len(written)
+		if begin > 0 {
+			written = append(written, ',')
+		}
+		if written, ok = format.Append(written, &event, before); !ok {
+			written = written[:begin]
+		}
+	}
+	return written, nil
 }

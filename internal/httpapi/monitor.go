@@ -57,12 +57,8 @@ func (m *monitor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.SetPath("asynqmon")
 	defer setTimeout(c, r, begun, m.options.Timeout)()
 	err := recoverPanic(func(c echo.Context) error { return m.show(c, requestID) }, c)
-	cut := errors.Is(err, http.ErrAbortHandler)
-	if err != nil {
-		err = writeError(c, err)
-	}
-	m.report(c, requestID, time.Since(begun), err)
-	if cut {
+	m.report(c, requestID, begun, err)
+	if errors.Is(err, http.ErrAbortHandler) {
 		panic(http.ErrAbortHandler)
 	}
 }

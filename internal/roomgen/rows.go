@@ -42,7 +42,7 @@ type rows struct {
 	tx      pgx.Tx
 	waiting map[string][][]any
 
-	found   []foundText
+	found []foundText
 }
 
 // A foundText is a row of event_search, which is not written by COPY.
