@@ -49,18 +49,12 @@ func (g *Guard) write(d directory, files map[string][]byte) error {
 	return nil
 }
 
-// redisArguments returns the arguments of a Redis with the guard. The password is in a
-// file, which is the first argument, because lists of processes show arguments.
+// redisArguments returns the arguments of a Redis with the guard, except for the password.
 func (g *Guard) redisArguments(d directory) ([]string, error) {
-	const configFile = "redis.conf"
-	err := g.write(d, map[string][]byte{configFile: []byte("requirepass " + strconv.Quote(g.Password) + "\n")})
-	if err != nil {
-		return nil, err
-	}
 	return []string{
-		d.file(configFile), "--tls-cert-file", d.file(certFile), "--tls-key-file", d.file(keyFile),
+		"--tls-cert-file", d.file(certFile), "--tls-key-file", d.file(keyFile),
 		"--tls-ca-cert-file", d.file(authorityFile), "--tls-auth-clients", "no",
-	}, nil
+	}, g.write(d, map[string][]byte{})
 }
 
 func (g *Guard) redisURL(port int, d directory) string {

@@ -84,7 +84,7 @@ func onFreePort(start func(port int) error) error {
 	var err error
 	for range 5 {
 		var port int
-		if port, err = freePort(); err != nil {
+		if port, err = FreePort(); err != nil {
 			return err
 		}
 		if err = start(port); !errors.Is(err, errPortTaken) {
@@ -94,10 +94,10 @@ func onFreePort(start func(port int) error) error {
 	return err
 }
 
-// freePort returns a free port below those for outgoing connections. A client could take
+// FreePort returns a free port below those for outgoing connections. A client could take
 // one of those while its server restarts, and a client that redials could then connect
 // to itself.
-func freePort() (int, error) {
+func FreePort() (int, error) {
 	var err error
 	for range 100 {
 		port := 20_000 + rand.IntN(12_000)

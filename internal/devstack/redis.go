@@ -2,6 +2,7 @@ package devstack
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"syscall"
@@ -12,6 +13,13 @@ type RedisOptions struct {
 	// AOF keeps the data through a Kill and a Restart. Without it the server restarts
 	// empty. A crash of the machine may lose a second of data. Defaults to false.
 	AOF bool
+
+	// Arguments returns further arguments of the server. It is called before each
+	// attempt to start the server. Defaults to nil: no further arguments.
+	Arguments func() ([]string, error)
+
+	// Config is the text of the server's configuration file. Defaults to "": no file.
+	Config string
 
 	// Dir is the directory for the data and the log. It is created if it does not
 	// exist. If we are root, its owner becomes the server's user, which must be able
@@ -40,16 +48,6 @@ type Redis struct {
 // [ErrMissing] if Redis is not installed. Any other error contains the end of the
 // server's log.
 func StartRedis(ctx context.Context, options RedisOptions) (*Redis, error) {
-	more := func(directory) ([]string, error) { return nil, nil }
-	if options.Guard != nil {
-		more = options.Guard.redisArguments
-	}
-	return startRedis(ctx, options, more)
-}
-
-// startRedis is StartRedis with further arguments, which more returns for the server's
-// directory.
-func startRedis(ctx context.Context, options RedisOptions, more func(directory) ([]string, error)) (*Redis, error) {
 	r := &Redis{aof: options.AOF}
 	r.name, r.guard, r.launch = "Redis", options.Guard, r.serve
 	// A regular shutdown is not needed: every answered write is in the file.
@@ -59,7 +57,7 @@ func startRedis(ctx context.Context, options RedisOptions, more func(directory) 
 	}
 	err := r.start(ctx, options.Dir, "redis", func(context.Context) (err error) {
 		if r.program, err = redisProgram(); err == nil {
-			r.more, err = more(r.dir)
+			r.more, err = options.further(r.dir)
 		}
 		return err
 	})
@@ -67,6 +65,31 @@ func startRedis(ctx context.Context, options RedisOptions, more func(directory) 
 		return nil, err
 	}
 	return r, nil
+}
+
+// further returns the further arguments of a server, and writes the files that they name.
+// The first argument may be the name of a configuration file.
+func (o RedisOptions) further(dir directory) (args []string, err error) {
+	const configFile = "redis.conf"
+	config := o.Config
+	if o.Guard != nil {
+		// Lists of processes show arguments, but not files.
+		config += "requirepass " + strconv.Quote(o.Guard.Password) + "\n"
+		if args, err = o.Guard.redisArguments(dir); err != nil {
+			return nil, err
+		}
+	}
+	if config != "" {
+		if err := dir.write(configFile, []byte(config)); err != nil {
+			return nil, fmt.Errorf("write the configuration of Redis: %w", err)
+		}
+		args = append([]string{dir.file(configFile)}, args...)
+	}
+	if o.Arguments == nil {
+		return args, nil
+	}
+	more, err := o.Arguments()
+	return append(args, more...), err
 }
 
 // URL returns the connection string of the server's database 0, with the password and
