@@ -106,21 +106,22 @@ func oneOf(field *string, words ...string) value {
 
 // number is a whole number within the bounds.
 func number(field *int, minimum, maximum int) value {
-	return bounded(field, minimum, maximum, "a whole number", strconv.Itoa, strconv.Atoi)
+	return bounded(field, [2]int{minimum, maximum}, "a whole number", strconv.Itoa, strconv.Atoi)
 }
 
 // duration is a duration within the bounds.
 func duration(field *time.Duration, minimum, maximum time.Duration) value {
-	return bounded(field, minimum, maximum, "a duration with its unit, such as 300ms, 30s or 24h,", short, time.ParseDuration)
+	return bounded(field, [2]time.Duration{minimum, maximum}, "a duration with its unit, such as 300ms, 30s or 24h,", short, time.ParseDuration)
 }
 
-// bounded is a value within bounds. What names it; show writes a bound as parse reads it.
-func bounded[T cmp.Ordered](field *T, minimum, maximum T, what string, show func(T) string, parse func(string) (T, error)) value {
-	allowed := show(minimum) + " to " + show(maximum)
+// bounded is a value within two bounds. What names the value, and show writes a bound as
+// parse reads it.
+func bounded[T cmp.Ordered](field *T, bounds [2]T, what string, show func(T) string, parse func(string) (T, error)) value {
+	allowed := show(bounds[0]) + " to " + show(bounds[1])
 	is := what + " from " + allowed
 	v := parsed(field, is, func(text string) (T, error) {
 		n, err := parse(text)
-		if err != nil || n < minimum || n > maximum {
+		if err != nil || n < bounds[0] || n > bounds[1] {
 			return n, errors.New("must be " + is)
 		}
 		return n, nil

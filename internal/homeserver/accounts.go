@@ -94,7 +94,7 @@ var (
 	errUnknownToken = &Error{
 		Status: http.StatusUnauthorized, Code: "M_UNKNOWN_TOKEN", Text: "Invalid access token passed.", SoftLogout: new(false),
 	}
-	errNobody = &Error{
+	errOtherUser = &Error{
 		Status: http.StatusForbidden, Code: "M_FORBIDDEN", Text: "Application service cannot speak for this user",
 	}
 )
@@ -108,7 +108,7 @@ func (a *Accounts) Account(ctx context.Context, token, user string) (Account, er
 	case !ValidToken(token):
 		return Account{}, errUnknownToken
 	case len(user) > maxUserID:
-		return Account{}, errNobody
+		return Account{}, errOtherUser
 	}
 	key := answerKey(sha256.Sum256([]byte(token + " " + user))) // no token holds a space
 	if known, ok := a.answers.Get(key); ok {
@@ -139,7 +139,7 @@ func (a accountAnswer) err() error {
 	return a.refusal
 }
 
-// account asks whose the access token is, and if it is nobody's guest, whether
+// account asks whose the access token is, and if the user is not a guest, whether
 // the homeserver takes the user for a server admin: only an admin is shown an
 // account by the admin API.
 func (c *Client) account(ctx context.Context, token, user string) (Account, error) {

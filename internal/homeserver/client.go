@@ -21,9 +21,9 @@ import (
 	"lethe/internal/wait"
 )
 
-// ErrUnavailable is returned when there is no answer to be had: nobody listens
-// at the URL, the answer is not a homeserver's, or the homeserver asks for
-// patience. The same may work later.
+// ErrUnavailable is returned when there is no usable answer: no server listens at the
+// URL, the answer is not a homeserver's, or the homeserver asks to wait. The same
+// request may work later.
 var ErrUnavailable = errors.New("the homeserver cannot answer")
 
 // ErrUnanswered is the [ErrUnavailable] of a request that got no answer at all:
@@ -51,8 +51,8 @@ func (e *Error) Error() string { return fmt.Sprintf("%d %s: %s", e.Status, e.Cod
 
 // Options are what [New] can be told.
 type Options struct {
-	// Attempts is how often a request is made at most, when the answer is 429 or
-	// 5xx or there is none. The wait between two begins at 100 ms and grows
+	// Attempts is the largest number of tries of a request. It is repeated when the
+	// answer is 429 or 5xx, or when there is no answer. The wait between two begins at 100 ms and grows
 	// fourfold, or is what the homeserver asks for. Defaults to 4.
 	Attempts int
 
@@ -117,7 +117,7 @@ func New(homeserver string, options Options) (*Client, error) {
 	return &Client{options: options, base: base, transport: transport, close: transport.CloseIdleConnections}, nil
 }
 
-// Close closes the connections that nobody uses. A request that is made later
+// Close closes the connections that are not in use. A request that is made later
 // opens a new one; a second call does no harm.
 func (c *Client) Close() { c.close() }
 
@@ -162,7 +162,7 @@ func (c *Client) Alive(ctx context.Context) error {
 type call struct {
 	method string
 	path   []string // segments, not yet escaped
-	token  string   // "" for nobody's
+	token  string   // "" for a request without one
 	user   string   // whom an application service speaks for; "" for itself
 	query  url.Values
 	body   any // nil for none
@@ -327,8 +327,8 @@ func readRefusal(body []byte, token string) (refusal *Error, after time.Duration
 	return refusal, after
 }
 
-// short makes a text of the homeserver's, or of whoever answers in its place,
-// fit for a log.
+// short makes a text of the homeserver's, or of another server that answers in its
+// place, fit for a log.
 func short(text, token string) string {
 	if token != "" {
 		text = strings.ReplaceAll(text, token, "[secret]")

@@ -21,7 +21,7 @@ func (c *Client) Pass(w http.ResponseWriter, r *http.Request, path string, prepa
 		Transport: noUpgrade{c.transport},
 		ErrorLog:  log.New(io.Discard, "", 0), // the panic is the news
 		Rewrite: func(p *httputil.ProxyRequest) {
-			// Opaque is sent as it stands; a Path would be escaped anew.
+			// Opaque is sent as it stands; a Path would be escaped again.
 			p.Out.URL = &url.URL{
 				Scheme: c.base.Scheme, Host: c.base.Host, Opaque: path,
 				RawQuery: p.In.URL.RawQuery, ForceQuery: p.In.URL.ForceQuery,

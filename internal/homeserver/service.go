@@ -52,7 +52,7 @@ func (s *Service) roomID(ctx context.Context, operation string, call call) (stri
 // clientAPI is a path of the client-server API.
 func clientAPI(path ...string) []string { return append([]string{"_matrix", "client", "v3"}, path...) }
 
-// A RoomRequest is a room that is to be made.
+// A RoomRequest describes a room to create.
 type RoomRequest struct {
 	// Preset is one of Matrix's presets, such as public_chat.
 	Preset string `json:"preset"`
@@ -109,7 +109,7 @@ func (s *Service) Alias(ctx context.Context, alias string) (room string, err err
 	return s.roomID(ctx, "look an alias up", call{method: http.MethodGet, path: clientAPI("directory", "room", alias)})
 }
 
-// DeleteAlias makes the alias lead nowhere, whoever made it. It must be in the
+// DeleteAlias deletes the alias, even if another user created it. It must be in the
 // service's namespace.
 func (s *Service) DeleteAlias(ctx context.Context, alias string) error {
 	return s.do(ctx, "delete an alias", call{method: http.MethodDelete, path: clientAPI("directory", "room", alias)}, nil)

@@ -57,7 +57,7 @@ func (m *monitor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.SetPath("asynqmon")
 	defer setTimeout(c, r, begun, m.options.Timeout)()
 	err := recoverPanic(func(c echo.Context) error { return m.show(c, requestID) }, c)
-	m.report(c, requestID, begun, err)
+	_ = m.report(c, requestID, begun, err) // it is logged
 	if errors.Is(err, http.ErrAbortHandler) {
 		panic(http.ErrAbortHandler)
 	}
