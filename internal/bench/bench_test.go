@@ -88,7 +88,7 @@ func TestAllWaysLeaveTheSame(t *testing.T) {
 			t.Parallel()
 			ctx, options := tiny(t)
 			options.Dump = dump
-			r, err := newRig(ctx, options.withDefaults())
+			r, err := newRig(ctx, options)
 			require.NoError(t, err)
 			defer func() {
 				r.close(ctx, &err)
