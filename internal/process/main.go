@@ -17,6 +17,7 @@ import (
 	"lethe/internal/config"
 	"lethe/internal/observe"
 	"lethe/internal/schedule"
+	"lethe/internal/tasks"
 )
 
 // Main is the main function of a process that serves the purposes. It reads the
