@@ -1,6 +1,7 @@
 package homeserver
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -76,15 +77,9 @@ const (
 // NewAccounts returns Accounts. It sends no request. Its requests have tighter
 // bounds than the Client's, because a caller waits.
 func NewAccounts(client *Client, options AccountsOptions) *Accounts {
-	if options.Keep == 0 {
-		options.Keep = 10 * time.Second
-	}
-	if options.KeepOthers == 0 {
-		options.KeepOthers = 2 * time.Second
-	}
-	if options.MaxAnswers == 0 {
-		options.MaxAnswers = 10_000
-	}
+	options.Keep = cmp.Or(options.Keep, 10*time.Second)
+	options.KeepOthers = cmp.Or(options.KeepOthers, 2*time.Second)
+	options.MaxAnswers = cmp.Or(options.MaxAnswers, 10_000)
 	asking := *client
 	asking.options.Attempts = min(askAttempts, client.options.Attempts)
 	asking.options.Timeout = min(askTime, client.options.Timeout)

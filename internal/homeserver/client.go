@@ -2,6 +2,7 @@ package homeserver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -98,15 +99,9 @@ func New(homeserver string, options Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the homeserver's URL: %w", err)
 	}
-	if options.Attempts == 0 {
-		options.Attempts = 4
-	}
-	if options.MostWait == 0 {
-		options.MostWait = 10 * time.Second
-	}
-	if options.Timeout == 0 {
-		options.Timeout = time.Minute
-	}
+	options.Attempts = cmp.Or(options.Attempts, 4)
+	options.MostWait = cmp.Or(options.MostWait, 10*time.Second)
+	options.Timeout = cmp.Or(options.Timeout, time.Minute)
 	// No proxy: a proxy from the environment would see every access token.
 	transport := &http.Transport{
 		DialContext: (&net.Dialer{Timeout: dialTime}).DialContext,
@@ -213,18 +208,9 @@ func (c *Client) do(ctx context.Context, operation string, call call, into any) 
 func (c *Client) attempt(ctx context.Context, call call, body []byte, into any) (again bool, after time.Duration, err error) {
 	limited, cancel := context.WithTimeout(ctx, c.options.Timeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(limited, call.method, c.url(call), bytes.NewReader(body))
+	request, err := c.request(limited, call, body)
 	if err != nil {
-		return false, 0, errors.New("the request cannot be written")
-	}
-	if call.token != "" {
-		if !ValidToken(call.token) {
-			return false, 0, errors.New("the access token is none")
-		}
-		request.Header.Set("Authorization", "Bearer "+call.token)
-	}
-	if call.body != nil {
-		request.Header.Set("Content-Type", "application/json")
+		return false, 0, err
 	}
 	// A RoundTripper follows no redirect, which could send the access token elsewhere.
 	response, err := c.transport.RoundTrip(request)
@@ -258,14 +244,29 @@ func (c *Client) attempt(ctx context.Context, call call, body []byte, into any) 
 	refusal.Status = response.StatusCode
 	switch {
 	case refusal.Status == http.StatusTooManyRequests:
-		if asked == 0 {
-			asked = retryAfter(response.Header.Get("Retry-After"), time.Now())
-		}
+		asked = cmp.Or(asked, retryAfter(response.Header.Get("Retry-After"), time.Now()))
 		return true, asked, fmt.Errorf("%w: %w", ErrUnavailable, refusal)
 	case refusal.Status < 400:
 		return false, 0, fmt.Errorf("%w: status %d", ErrUnavailable, refusal.Status)
 	}
 	return refusal.Status >= 500 && !call.once, 0, refusal
+}
+
+// request writes a request. Its error repeats nothing of the request.
+func (c *Client) request(ctx context.Context, call call, body []byte) (*http.Request, error) {
+	request, err := http.NewRequestWithContext(ctx, call.method, c.url(call), bytes.NewReader(body))
+	switch {
+	case err != nil:
+		return nil, errors.New("the request cannot be written")
+	case call.token != "" && !ValidToken(call.token):
+		return nil, errors.New("the access token cannot be sent")
+	case call.token != "":
+		request.Header.Set("Authorization", "Bearer "+call.token)
+	}
+	if call.body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	return request, nil
 }
 
 // lost returns the result of an attempt without an answer.
@@ -370,4 +371,54 @@ func seconds(n float64) time.Duration {
 		return max(time.Duration(n*float64(time.Second)), time.Millisecond)
 	}
 	return 0
+}
+
+// ForHistoryHeader is set in the requests of [Client.OlderHistory]. If one comes
+// back to a Lethe, the homeserver's URL leads there, and it must not ask again.
+const ForHistoryHeader = "X-Lethe-For-History"
+
+// mostHistory bounds how much of a page is read before it is thrown away, in
+// bytes. One that is longer cost the homeserver its work already.
+const mostHistory = 16 << 20
+
+// OlderHistory asks the homeserver once for a page of the room's history before
+// the page token, as a reader does, so that it gets from other servers what it
+// lacks. When it returns nil, what came is in the database; the page itself is
+// thrown away. User is whom an application service's access token speaks for, ""
+// with any other token. The error wraps [ErrUnavailable] or is an [Error].
+func (c *Client) OlderHistory(ctx context.Context, token, user, room, before string, limit int) error {
+	const operation = "ask for older history"
+	ctx, cancel := context.WithTimeout(ctx, c.options.Timeout)
+	defer cancel()
+	if token == "" {
+		return errors.New(operation + ": there is no access token")
+	}
+	request, err := c.request(ctx, call{
+		method: http.MethodGet, path: clientAPI("rooms", room, "messages"), token: token, user: user,
+		query: url.Values{"dir": {"b"}, "from": {before}, "limit": {strconv.Itoa(limit)}},
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("%s: %w", operation, err)
+	}
+	request.Header.Set(ForHistoryHeader, "1")
+	response, err := c.transport.RoundTrip(request)
+	if err != nil {
+		return fmt.Errorf("%s: %w: %w", operation, ErrUnanswered, err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusOK {
+		// What is left of a longer one goes with the connection.
+		if _, err := io.CopyN(io.Discard, response.Body, mostHistory); err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("%s: %w: %w", operation, ErrUnanswered, err)
+		}
+		return nil
+	}
+	var answer bytes.Buffer
+	_, _ = io.CopyN(&answer, response.Body, mostAnswer)
+	refusal, _ := readRefusal(answer.Bytes(), token)
+	if refusal == nil || response.StatusCode < 400 {
+		return fmt.Errorf("%s: %w: status %d without a Matrix error", operation, ErrUnavailable, response.StatusCode)
+	}
+	refusal.Status = response.StatusCode
+	return fmt.Errorf("%s: %w", operation, refusal)
 }

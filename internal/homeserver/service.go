@@ -32,6 +32,23 @@ func (s *Service) do(ctx context.Context, operation string, call call, into any)
 	return s.client.do(ctx, operation, call, into)
 }
 
+// post makes a request without a body as the user, and drops the answer.
+func (s *Service) post(ctx context.Context, operation, user string, path ...string) error {
+	return s.do(ctx, operation, call{method: http.MethodPost, path: clientAPI(path...), user: user, body: struct{}{}}, nil)
+}
+
+// roomID makes a request whose answer is the id of a room.
+func (s *Service) roomID(ctx context.Context, operation string, call call) (string, error) {
+	var room struct {
+		ID string `json:"room_id"`
+	}
+	err := s.do(ctx, operation, call, &room)
+	if err == nil && room.ID == "" {
+		err = fmt.Errorf("%s: %w: its answer has no room id", operation, ErrUnavailable)
+	}
+	return room.ID, err
+}
+
 // clientAPI returns a path of the client-server API.
 func clientAPI(path ...string) []string { return append([]string{"_matrix", "client", "v3"}, path...) }
 
@@ -55,40 +72,26 @@ type RoomRequest struct {
 // homeserver cannot have received it. After an error that wraps [ErrUnavailable] the
 // room may exist.
 func (s *Service) CreateRoom(ctx context.Context, user string, room RoomRequest) (string, error) {
-	const operation = "create a room"
-	var made struct {
-		ID string `json:"room_id"`
-	}
-	err := s.do(ctx, operation, call{
+	return s.roomID(ctx, "create a room", call{
 		method: http.MethodPost, path: clientAPI("createRoom"), user: user, body: room, once: true,
-	}, &made)
-	if err == nil && made.ID == "" {
-		err = fmt.Errorf("%s: %w: its answer has no room id", operation, ErrUnavailable)
-	}
-	return made.ID, err
+	})
 }
 
 // Join makes the user join the room. A second call does nothing.
 func (s *Service) Join(ctx context.Context, user, room string) error {
-	return s.do(ctx, "join the room", call{
-		method: http.MethodPost, path: clientAPI("join", room), user: user, body: struct{}{},
-	}, nil)
+	return s.post(ctx, "join the room", user, "join", room)
 }
 
 // Leave makes the user leave the room, which also rejects an invitation and
 // withdraws a knock. A second call does nothing.
 func (s *Service) Leave(ctx context.Context, user, room string) error {
-	return s.do(ctx, "leave the room", call{
-		method: http.MethodPost, path: clientAPI("rooms", room, "leave"), user: user, body: struct{}{},
-	}, nil)
+	return s.post(ctx, "leave the room", user, "rooms", room, "leave")
 }
 
 // Forget makes the user forget the room, which it has left. A second call does
 // nothing.
 func (s *Service) Forget(ctx context.Context, user, room string) error {
-	return s.do(ctx, "forget the room", call{
-		method: http.MethodPost, path: clientAPI("rooms", room, "forget"), user: user, body: struct{}{},
-	}, nil)
+	return s.post(ctx, "forget the room", user, "rooms", room, "forget")
 }
 
 // SendMessage sends a message to the room as the user. The homeserver ignores a
@@ -102,15 +105,7 @@ func (s *Service) SendMessage(ctx context.Context, user, room, transaction strin
 // Alias returns the id of the room that the alias leads to. An unknown alias is an
 // [Error] with the code M_NOT_FOUND.
 func (s *Service) Alias(ctx context.Context, alias string) (room string, err error) {
-	var found struct {
-		ID string `json:"room_id"`
-	}
-	const operation = "look an alias up"
-	err = s.do(ctx, operation, call{method: http.MethodGet, path: clientAPI("directory", "room", alias)}, &found)
-	if err == nil && found.ID == "" {
-		err = fmt.Errorf("%s: %w: its answer has no room id", operation, ErrUnavailable)
-	}
-	return found.ID, err
+	return s.roomID(ctx, "look an alias up", call{method: http.MethodGet, path: clientAPI("directory", "room", alias)})
 }
 
 // DeleteAlias deletes an alias, which any user may have made. It must be in the
@@ -124,9 +119,7 @@ func (s *Service) DeleteAlias(ctx context.Context, alias string) error {
 func (s *Service) PutAlias(ctx context.Context, user, alias, room string) error {
 	return s.do(ctx, "set an alias", call{
 		method: http.MethodPut, path: clientAPI("directory", "room", alias), user: user,
-		body: struct {
-			ID string `json:"room_id"`
-		}{room},
+		body: map[string]string{"room_id": room},
 	}, nil)
 }
 
@@ -135,8 +128,6 @@ func (s *Service) PutAlias(ctx context.Context, user, alias, room string) error 
 func (s *Service) Block(ctx context.Context, admin, room string) error {
 	return s.do(ctx, "block the room", call{
 		method: http.MethodPut, path: []string{"_synapse", "admin", "v1", "rooms", room, "block"}, user: admin,
-		body: struct {
-			Block bool `json:"block"`
-		}{true},
+		body: map[string]bool{"block": true},
 	}, nil)
 }
