@@ -100,7 +100,7 @@ func TestHoldStopsADeleteAtAnyBatch(t *testing.T) {
 	l.place(room)
 	id := l.delete(room, func(d *DeleteRoom) { d.Block = true })
 	whole := l.rows(room)
-	l.work(WorkerOptions{BatchEvents: 5})
+	l.work(WorkerOptions{BatchEvents: 1})
 	l.held(id)
 	require.Equal(t, whole, l.rows(room))
 	require.Equal(t, users, l.joined(room), "nor is it shut down")

@@ -119,8 +119,11 @@ func (l *lab) sweep(job string) string {
 func (l *lab) swept(id string) sweepResult {
 	l.T.Helper()
 	require.Eventually(l.T, func() bool {
+		if !l.Job(id).State.Ended() {
+			return false // and may accept jobs
+		}
 		open, err := l.Journal.OpenLowJobs(l.Ctx)
-		return err == nil && open == 0 && journal.State(l.Job(id).State).Ended()
+		return err == nil && open == 0
 	}, time.Minute, 20*time.Millisecond)
 	require.Equal(l.T, journal.Complete, l.Job(id).State, l.Job(id).Error)
 	return l.sweptSoFar(id)
