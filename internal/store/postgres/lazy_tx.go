@@ -105,8 +105,21 @@ type Statement struct {
 	Row func(pgx.Row) error
 }
 
+// A StatementError is the error of one of the statements of [LazyTx.Run].
+type StatementError struct {
+	Statement Statement
+	Err       error
+}
+
+// Error implements error.
+func (e *StatementError) Error() string { return e.Statement.What + ": " + e.Err.Error() }
+
+// Unwrap returns the statement's error.
+func (e *StatementError) Unwrap() error { return e.Err }
+
 // Run runs the statements in order, in one round trip, and returns how many rows
-// they deleted, without those of statements that return a row.
+// they deleted, without those of statements that return a row. The error of a
+// statement is a [StatementError].
 func (tx *LazyTx) Run(ctx context.Context, statements []Statement) (deleted int64, err error) {
 	if len(statements) == 0 {
 		return 0, nil
@@ -134,7 +147,7 @@ func (tx *LazyTx) Run(ctx context.Context, statements []Statement) (deleted int6
 	}
 	begun, err := tx.send(ctx, &pipeline)
 	if err != nil && begun && done < len(statements) {
-		err = fmt.Errorf("%s: %w", statements[done].What, err)
+		err = &StatementError{statements[done], err}
 	}
 	return deleted, err
 }

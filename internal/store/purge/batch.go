@@ -50,7 +50,7 @@ func (b *batch) run(ctx context.Context, statements []statement) (deleted int64,
 	}
 	deleted, err = b.Run(ctx, all)
 	if err != nil {
-		return 0, err
+		return 0, b.corruptAt(ctx, statements, err)
 	}
 	for i, s := range statements {
 		if wrong[i] > 0 {

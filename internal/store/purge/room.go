@@ -41,7 +41,15 @@ type Room struct {
 	RoomRequest
 	purger  *Purger
 	catalog Catalog
+
+	// idle is the number of batches in a row that have deleted nothing.
+	idle int
 }
+
+// maxIdle bounds the batches in a row that delete nothing. One may find that the rows
+// it was to delete have gone, or that more have arrived. If it happens again and
+// again, an index shows rows that the deletes do not find.
+const maxIdle = 5
 
 // Room returns the delete of a room. It fails with [ErrCatalog] as
 // [Purger.RoomCatalog] does.
@@ -140,10 +148,31 @@ func (r *Room) Delete(ctx context.Context, b *journal.Batch, parts Parts, at Roo
 		d.catalog.setRowWise(err.Error())
 		done, err = d.deleteLateRows(ctx, size)
 	}
+	if err == nil {
+		err = r.checkProgress(ctx, parts, done)
+	}
 	if err != nil {
 		return RoomBatch{}, fmt.Errorf("delete a batch of the room: %w", err)
 	}
 	return done, nil
+}
+
+// checkProgress fails with [ErrCorrupt] after [maxIdle] batches that have deleted
+// nothing of the parts that were found.
+func (r *Room) checkProgress(ctx context.Context, parts Parts, done RoomBatch) error {
+	if done.Events+done.Rows+done.StateGroups > 0 {
+		r.idle = 0
+		return nil
+	}
+	if r.idle++; r.idle < maxIdle {
+		return nil
+	}
+	var tables []string
+	for _, part := range parts {
+		tables = append(tables, part.tables...)
+	}
+	indexes, err := indexesOfTables(ctx, r.purger.db, tables)
+	return errors.Join(corruptIndexes("find what is left", indexes), err)
 }
 
 // A roomDeletion is one batch of a room's delete.

@@ -132,7 +132,7 @@ func (b *batch) purgeSelected(ctx context.Context, selected selection, rows dele
 			cascades = nil
 		}
 		return b.run(ctx, slices.Concat(before, byID, []statement{planIndexScans}, cascades,
-			[]statement{deleteByID("events"), planFreely}, rows.after))
+			[]statement{deleteEventsInPlace, deleteByID("events"), planFreely}, rows.after))
 	}
 
 	// With triggers off, the server neither checks references nor cascades. The events
