@@ -45,6 +45,11 @@ test-long: ## Compare purges, pages and shutdowns with their models, ten times a
 	@scripts/servers
 	LETHE_TEST_CHECKS=300 go test -race -timeout 60m -parallel 6 ./internal/store/... ./internal/messages ./internal/shutdown
 
+.PHONY: test-corruption
+test-corruption: ## Purge and delete rooms with corrupt indexes, 200 times
+	@scripts/servers
+	LETHE_TEST_CORRUPTIONS=200 go test -count 1 -timeout 30m -parallel 6 -run TestCorruptIndexes ./internal/store/purge
+
 .PHONY: upgrade-fixture
 upgrade-fixture: ## Record what the programs in PROGRAMS, those of the last release, leave for TestUpgrade
 	@scripts/servers

@@ -16,7 +16,9 @@ var errUnhealthy = errors.New("Lethe cannot work until the problems marked MEND 
 
 // examine checks the servers and prints the report.
 func examine(ctx context.Context, args []string) error {
-	if err := parse(flag.NewFlagSet("doctor", flag.ContinueOnError), args); err != nil {
+	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
+	deep := flags.Bool("deep", false, "also compare each index that purges use with its table, which reads all of these")
+	if err := parse(flags, args); err != nil {
 		return err
 	}
 	settings, err := config.Load(os.Environ(), config.ForDatabase)
@@ -25,6 +27,9 @@ func examine(ctx context.Context, args []string) error {
 	}
 	observe.SetRedisLogger(slog.New(slog.DiscardHandler)) // the report has the errors
 	report := doctor.Examine(ctx, settings)
+	if *deep {
+		report = append(report, doctor.ExamineDeep(ctx, settings)...)
+	}
 	if err := report.Print(os.Stdout); err != nil {
 		return err
 	}

@@ -21,8 +21,9 @@ const usage = `lethe forgets rooms.
 	                                database LETHE_DATABASE_URL, for the server LETHE_SERVER_NAME
 	lethe probe url                 request a URL, such as http://127.0.0.1:8470/readyz, and fail unless
 	                                the status is 200
-	lethe doctor                    check the servers that the LETHE_ settings name: what keeps Lethe
-	                                from working, or from working fast, and what to do
+	lethe doctor [-deep]            check the servers that the LETHE_ settings name: what keeps Lethe
+	                                from working, or from working fast, and what to do;
+	                                with -deep, also compare each index with its table
 	lethe hold place -room id -reason text [-by name]
 	                                make sure that nothing is deleted from a room
 	lethe hold release -room id [-by name]

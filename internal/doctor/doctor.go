@@ -85,6 +85,43 @@ func Examine(ctx context.Context, settings config.Config) Report {
 	return report
 }
 
+// ExamineDeep compares each index that purges use with its table. It reads all of
+// these tables, which takes minutes to hours.
+func ExamineDeep(ctx context.Context, settings config.Config) Report {
+	var report Report
+	db, err := postgres.Open(ctx, string(settings.Database.URL), postgres.Options{ApplicationName: "lethe doctor", MaxConnections: 2})
+	if err != nil {
+		report.add(Mend, "deep", err.Error())
+		return report
+	}
+	defer db.Close()
+	checked, corrupt, err := purge.New(db, purge.Options{}).CheckIndexes(ctx)
+	for _, index := range corrupt {
+		report.add(Mend, "deep", "the index "+index.Name+" is corrupt ("+index.Reason+"); rebuild it:",
+			"REINDEX INDEX CONCURRENTLY "+index.Name+";")
+	}
+	switch {
+	case errors.Is(err, purge.ErrNoAmcheck):
+		report.add(Mend, "deep", err.Error()+"; create it as a superuser:", "CREATE EXTENSION amcheck;",
+			"GRANT EXECUTE ON FUNCTION bt_index_check(regclass, boolean) TO lethe; -- the role of Lethe")
+	case isDenied(err):
+		report.add(Mend, "deep", "the role may not check indexes; run as a superuser, with the role of Lethe:",
+			"GRANT EXECUTE ON FUNCTION bt_index_check(regclass, boolean) TO lethe;")
+	case err != nil:
+		report.add(Mend, "deep", err.Error())
+	case len(corrupt) == 0:
+		report.add(OK, "deep", fmt.Sprintf("the %d indexes that purges use match their tables", checked))
+	}
+	return report
+}
+
+// isDenied reports whether the role lacks a privilege.
+func isDenied(err error) bool {
+	var refused *pgconn.PgError
+	const insufficientPrivilege = "42501"
+	return errors.As(err, &refused) && refused.Code == insufficientPrivilege
+}
+
 // examineDatabase checks PostgreSQL.
 func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
@@ -112,9 +149,7 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 	}
 	// The other checks may fail only because the role lacks privileges.
 	addError := func(about string, err error) {
-		var refused *pgconn.PgError
-		const insufficientPrivilege = "42501"
-		if errors.As(err, &refused) && refused.Code == insufficientPrivilege && len(grants) > 0 {
+		if isDenied(err) && len(grants) > 0 {
 			r.add(Mend, about, "not checked, because the role lacks privileges")
 			return
 		}

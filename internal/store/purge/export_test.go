@@ -53,7 +53,5 @@ func (p *Purger) FoundPlaces(ctx context.Context, transaction *journal.Batch, co
 
 // Uses reports whether a purge or a delete uses a table.
 func Uses(table string) bool {
-	_, history := historyTables[table]
-	_, room := roomScope.tables[table]
-	return history || room || slices.Contains(referencingTables, table)
+	return slices.Contains(usedTables(), table)
 }
