@@ -34,7 +34,7 @@ func AuthTypes(version RoomVersion, e Event) []StateKey {
 	case "join", "invite", "knock":
 		add("m.room.join_rules", "")
 	}
-	if user, ok := e.Content["join_authorised_via_users_server"].(string); ok && membership == "join" {
+	if user, ok := e.Content["join_authorised_via_users_server"].(string); ok && membership == "join" && version.number() >= 8 {
 		add("m.room.member", user)
 	}
 	if invite, ok := e.Content["third_party_invite"].(map[string]any); ok && membership == "invite" {

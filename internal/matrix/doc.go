@@ -1,5 +1,5 @@
 // Package matrix implements the Matrix formats that Lethe reads and writes: server
-// names, ids of users and rooms, page tokens, and events of the room versions 9 to
+// names, ids of users and rooms, page tokens, and events of the room versions 1 to
 // 12, with canonical JSON, hashes, event ids and signatures. It redacts events of
 // all room versions, and splits them without decoding them.
 //

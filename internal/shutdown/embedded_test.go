@@ -235,7 +235,7 @@ func (h *house) whole(after int64) {
 			Signatures     map[string]map[string]string `json:"signatures"`
 		}
 		require.NoError(h.t, json.Unmarshal([]byte(e.JSON), &said))
-		hash, err := matrix.ContentHash([]byte(e.JSON))
+		hash, err := matrix.ContentHash(version, []byte(e.JSON))
 		require.NoError(h.t, err)
 		require.Equal(h.t, map[string]string{"sha256": hash}, said.Hashes)
 		if h.key == nil {
