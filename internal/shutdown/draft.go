@@ -3,6 +3,7 @@ package shutdown
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"lethe/internal/matrix"
@@ -28,9 +29,13 @@ func (h *Embedded) send(ctx context.Context, room *roomwriter.RoomWriter, extrem
 	keys := matrix.AuthTypes(room.Version(), matrix.Event{
 		Type: d.kind, Sender: d.sender, StateKey: d.stateKey, Content: d.content,
 	})
-	allowing, err := room.State(ctx, extremities, keys...)
+	create := matrix.StateKey{Type: "m.room.create"}
+	allowing, err := room.State(ctx, extremities, append(keys[:len(keys):len(keys)], create)...)
 	if err != nil {
 		return err
+	}
+	if _, ok := allowing[create]; !ok {
+		return errNoCreate
 	}
 	if d.allow != nil {
 		if err := d.allow(allowing); err != nil {
@@ -42,6 +47,9 @@ func (h *Embedded) send(ctx context.Context, room *roomwriter.RoomWriter, extrem
 		if event, ok := allowing[key]; ok {
 			at.AuthEvents = append(at.AuthEvents, event.ID)
 		}
+	}
+	if at.ReferenceHashes, err = room.ReferenceHashes(ctx, slices.Concat(at.PrevEvents, at.AuthEvents)); err != nil {
+		return err
 	}
 	sealed, err := h.seal(room, d, at)
 	if err != nil {

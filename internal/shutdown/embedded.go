@@ -9,16 +9,17 @@ import (
 	"lethe/internal/matrix"
 	"lethe/internal/store/admin"
 	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 	"lethe/internal/store/roomwriter"
 )
 
 var (
-	// ErrRoomVersion is returned by a step that would have to write events into
-	// a room whose version is not one of 9 to 12.
-	ErrRoomVersion = errors.New("unsupported room version (need 9 to 12)")
+	// ErrRoomVersion is why no events can be written into a room whose version is not
+	// one of 1 to 12.
+	ErrRoomVersion = errors.New("unsupported room version (need 1 to 12)")
 
-	// ErrUnsigned is returned by a step that would have to write events into a
-	// room with members of other servers, when there is no key to sign them with.
+	// ErrUnsigned is why no events can be written into a room with members of other
+	// servers, when there is no key to sign them with.
 	ErrUnsigned = errors.New("the room has members of other servers, who take only signed events: " +
 		"LETHE_SIGNING_KEY_FILE must name the homeserver's signing key")
 
@@ -26,11 +27,15 @@ var (
 	// why one cannot become a member.
 	errNotMember = errors.New("the room's state does not have the user's membership")
 	errNotLetIn  = errors.New("the room does not let the user in")
+
+	// errNoCreate is why no events can be written into a room: others would reject an
+	// event that the create event does not allow.
+	errNoCreate = errors.New("the room's state has no m.room.create event")
 )
 
 // EmbeddedOptions are what an [Embedded] is made of.
 type EmbeddedOptions struct {
-	// DefaultRoomVersion is the version of the rooms that CreateRoom makes, "9"
+	// DefaultRoomVersion is the version of the rooms that CreateRoom makes, "1"
 	// to "12". Defaults to "11", as in Synapse 1.160.
 	DefaultRoomVersion matrix.RoomVersion
 
@@ -102,13 +107,13 @@ func (h *Embedded) CreateRoom(ctx context.Context, b *journal.Batch, room NewRoo
 // SendMessage implements [Homeserver]. A second call sends the message again.
 func (h *Embedded) SendMessage(ctx context.Context, b *journal.Batch, message Message) error {
 	err := roomwriter.Write(ctx, b, func(w *roomwriter.EventWriter) error {
-		room, err := h.openRoom(ctx, w, message.NewRoom)
-		if err != nil {
+		room, refused, err := h.openRoom(ctx, w, message.NewRoom)
+		if err = errors.Join(refused, err); err != nil {
 			return err
 		}
 		return h.sendNext(ctx, room, draft{
 			kind: "m.room.message", sender: message.Sender,
-			content: map[string]any{"body": message.Body, "msgtype": "m.text"},
+			content: messageContent(message.Body),
 			allow:   requireMembership(message.Sender, "join"),
 		})
 	})
@@ -123,7 +128,7 @@ func (h *Embedded) SendMessage(ctx context.Context, b *journal.Batch, message Me
 func (h *Embedded) RemoveUsers(ctx context.Context, b *journal.Batch, removal Removal) (removed RemovedUsers, err error) {
 	err = roomwriter.Write(ctx, b, func(w *roomwriter.EventWriter) error {
 		r := remover{
-			Embedded: h, w: w, room: b.Room(), newRoom: removal.NewRoom, opened: map[string]*roomwriter.RoomWriter{},
+			Embedded: h, w: w, room: b.Room(), newRoom: removal.NewRoom, opened: map[string]openedRoom{},
 		}
 		for _, member := range removal.Members {
 			refused, err := r.remove(ctx, member.UserID)
@@ -146,31 +151,23 @@ func (h *Embedded) RemoveUsers(ctx context.Context, b *journal.Batch, removal Re
 	return removed, nil
 }
 
-// openRoom opens a room to write into. It fails with an error that wraps
-// [ErrRoomVersion] or [ErrUnsigned] if we cannot write events into it.
-func (h *Embedded) openRoom(ctx context.Context, w *roomwriter.EventWriter, id string) (*roomwriter.RoomWriter, error) {
-	room, err := w.Room(ctx, id)
+// openRoom opens a room to write into. Refused is why it cannot be written into: it
+// is gone, or we cannot make events of it. It then wraps [postgres.ErrNotFound],
+// [ErrRoomVersion] or [ErrUnsigned].
+func (h *Embedded) openRoom(ctx context.Context, w *roomwriter.EventWriter, id string) (room *roomwriter.RoomWriter, refused, err error) {
+	room, err = w.Room(ctx, id)
+	if errors.Is(err, postgres.ErrNotFound) {
+		return nil, err, nil
+	}
 	if err != nil {
-		return nil, err
-	}
-	if !room.Version().Supported() {
-		return nil, versionError(room.Version())
-	}
-	if h.options.SigningKey != nil {
-		return room, nil
+		return nil, nil, err
 	}
 	extremities, err := room.Extremities(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	remote, err := room.HasRemoteMembers(ctx, extremities, h.options.ServerName)
-	if err == nil && remote {
-		err = ErrUnsigned
-	}
-	if err != nil {
-		return nil, err
-	}
-	return room, nil
+	refused, err = h.obstacle(ctx, &room.RoomReader, extremities)
+	return room, refused, err
 }
 
 func versionError(version matrix.RoomVersion) error {

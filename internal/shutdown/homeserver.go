@@ -4,16 +4,32 @@ import (
 	"context"
 
 	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 	"lethe/internal/store/roomwriter"
 )
 
-// A Homeserver takes the steps of a shutdown that need events. Each runs under the
+// A Homeserver takes the steps of a shutdown that need events. Each of its [Steps] runs under the
 // room's write lock, as part of a batch that its caller commits with the job's
 // checkpoint, or after which the caller commits one if the step is done elsewhere.
 //
 // After an error the checkpoint has not moved, and the same step is taken again. It
 // must not do twice what it did before.
 type Homeserver interface {
+	Inspector
+	Steps
+}
+
+// An Inspector says before the first step what cannot be done.
+type Inspector interface {
+	// Inspect returns why no event can be written into the room. A room that can have
+	// events has no Reason. It fails with an error that wraps [matrix.ErrTooLarge] if
+	// an event of the new room would be too large, as far as that can be known. It
+	// writes nothing.
+	Inspect(ctx context.Context, db *postgres.DB, request Request) (Obstacle, error)
+}
+
+// Steps are the steps of a shutdown that need events.
+type Steps interface {
 	// Block keeps local users from joining the room from now on. A room that is
 	// blocked already keeps its first blocker.
 	Block(ctx context.Context, b *journal.Batch, requester string) error
@@ -24,7 +40,8 @@ type Homeserver interface {
 
 	// RemoveUsers makes local users leave and forget the room, and join the new
 	// room if there is one and they were joined to the old one. A user for whom that
-	// fails is reported, and the others are still removed.
+	// fails is reported, and the others are still removed. This includes users for
+	// whom no event can be made.
 	RemoveUsers(ctx context.Context, b *journal.Batch, removal Removal) (RemovedUsers, error)
 
 	// SendMessage says in the new room what has happened.
