@@ -41,8 +41,8 @@ func generalSettings(c *Config) []setting {
 	}, {
 		path: "signing_key_file", value: optional(&c.SigningKeyFile, filePathFormat), example: "/etc/synapse/example.org.signing.key",
 		doc: `The file with the homeserver's signing key, in Synapse's format. When a worker shuts down a room, it signs
-			the events that it writes with this key. Without the key and without homeserver.as_token, Lethe does not
-			shut down rooms that have members on other servers.`,
+			the events that it writes with this key. Without the key and without homeserver.as_token, users cannot
+			leave rooms that have members on other servers.`,
 	}}
 }
 

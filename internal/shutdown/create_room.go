@@ -83,7 +83,7 @@ func (h *Embedded) beginRoom(ctx context.Context, w *roomwriter.EventWriter, ver
 // millisecond after the one before.
 const maxSiblings = 100
 
-// newRoomID returns a room id that nobody has: 18 random letters.
+// newRoomID returns a new room id of 18 random letters.
 func newRoomID(server string) string {
 	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	var id strings.Builder
@@ -100,7 +100,7 @@ func newRoomID(server string) string {
 }
 
 // powerLevels are the content of a new room's power levels: only its creator may
-// do anything, and nobody else may speak.
+// write and change anything.
 func powerLevels(version matrix.RoomVersion, creator string) map[string]any {
 	users, tombstone := map[string]any{creator: 100}, 100
 	if version == "12" { // where a creator's power has no bounds

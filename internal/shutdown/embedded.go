@@ -39,7 +39,7 @@ type EmbeddedOptions struct {
 	// to "12". Defaults to "11", as in Synapse 1.160.
 	DefaultRoomVersion matrix.RoomVersion
 
-	// Log is told why users could not be removed. Defaults to nobody.
+	// Log receives why users could not be removed. Defaults to discarding it.
 	Log *slog.Logger
 
 	// ServerName is the homeserver's name. It has no default.

@@ -144,7 +144,7 @@ func (r *Remote) RemoveUsers(ctx context.Context, b *journal.Batch, removal Remo
 }
 
 // removeUser moves a user. It joins the new room before it leaves the old one,
-// so that whoever is not yet there can be found in the old room.
+// so that a user who has not moved yet can be found in the old room.
 func (r *Remote) removeUser(ctx context.Context, room, newRoom string, member roomwriter.LocalMember) error {
 	var joined error
 	if newRoom != "" && member.Membership == "join" {
@@ -153,7 +153,7 @@ func (r *Remote) removeUser(ctx context.Context, room, newRoom string, member ro
 			return joined
 		}
 	}
-	// Whoever may not join the new room leaves this one all the same.
+	// A user who may not join the new room leaves this one all the same.
 	if err := r.service.Leave(ctx, member.UserID, room); err != nil {
 		return err
 	}

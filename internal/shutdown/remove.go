@@ -96,7 +96,7 @@ func (r *remover) leave(ctx context.Context, room *roomwriter.RoomWriter, user s
 const maxCopied = 9
 
 // turnDown makes the user turn down an invitation to, or take back a knock on, a
-// room that nobody of this server is in. Nothing but that event is known of the
+// room without joined users of this server. Nothing but that event is known of the
 // room, so it is what permits the leave, with what permitted it.
 func (r *remover) turnDown(ctx context.Context, room *roomwriter.RoomWriter, extremities roomwriter.Extremities, leave draft, invitation string) error {
 	text, err := r.w.EventJSON(ctx, invitation)

@@ -56,7 +56,7 @@ func (c *Client) SubmitDeleteRoom(ctx context.Context, request DeleteRoom) (id s
 	return id, nil
 }
 
-// IsOf reports whether a job does what is requested, whoever its requester is.
+// IsOf reports whether a job does what is requested. It ignores the requester.
 func (d DeleteRoom) IsOf(job journal.Job) bool {
 	var its deleteRoomParameters
 	return job.Kind == jobs.DeleteRoom && job.Room == d.Room &&

@@ -148,9 +148,6 @@ func (w *EventWriter) Profile(ctx context.Context, localpart string) (displayNam
 // EventJSON returns the JSON of an event, or [postgres.ErrNotFound].
 func (w *EventWriter) EventJSON(ctx context.Context, id string) ([]byte, error) {
 	var text string
-	// A homeserver that persists an event takes a lock that it shares with other such
-	// processes, since one process persists all events of a room. Here two jobs may
-	// write into the same new room, so the lock is exclusive.
 	err := w.b.QueryRow(ctx, `SELECT json FROM event_json WHERE event_id = $1`, id).Scan(&text)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = postgres.ErrNotFound
@@ -225,9 +222,9 @@ func (w *EventWriter) Room(ctx context.Context, id string) (*RoomWriter, error) 
 		return r, nil
 	}
 	r := &RoomWriter{RoomReader: RoomReader{q: w.b, id: id}, w: w}
-	// A homeserver that persists an event shares this lock with others that do,
-	// since it lets one process persist all events of a room. Here two jobs may
-	// write into the same room, that one replaces, so it is shared with nobody.
+	// A homeserver that persists an event takes a lock that it shares with other such
+	// processes, since one process persists all events of a room. Here two jobs may
+	// write into the same new room, so the lock is exclusive.
 	err := w.b.QueryRow(ctx, `
 		SELECT coalesce(room_version, ''), coalesce(has_auth_chain_index, false)
 		FROM rooms WHERE room_id = $1 FOR NO KEY UPDATE`, id).Scan(&r.version, &r.indexed)
