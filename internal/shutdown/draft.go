@@ -19,7 +19,8 @@ type draft struct {
 	stateKey     *string
 	content      map[string]any
 
-	// allow returns an error if the state does not allow the user to send it. Nil means that the user may.
+	// allow returns an error if the state does not allow the user to send it. Nil means
+	// that the user may.
 	allow func(state) error
 }
 

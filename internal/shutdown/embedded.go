@@ -171,5 +171,5 @@ func (h *Embedded) openRoom(ctx context.Context, w *roomwriter.EventWriter, id s
 }
 
 func versionError(version matrix.RoomVersion) error {
-	return fmt.Errorf("room version %.20s: %w", string(version), ErrRoomVersion)
+	return fmt.Errorf("room version %.20q: %w", string(version), ErrRoomVersion)
 }

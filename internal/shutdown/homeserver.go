@@ -8,8 +8,8 @@ import (
 	"lethe/internal/store/roomwriter"
 )
 
-// A Homeserver takes the steps of a shutdown that need events. Each of its [Steps] runs under the
-// room's write lock, as part of a batch that its caller commits with the job's
+// A Homeserver takes the steps of a shutdown that need events. Each of its [Steps]
+// runs under the room's write lock, as part of a batch that its caller commits with the job's
 // checkpoint, or after which the caller commits one if the step is done elsewhere.
 //
 // After an error the checkpoint has not moved, and the same step is taken again. It

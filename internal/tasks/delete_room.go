@@ -368,8 +368,8 @@ func refusal(err error) string {
 	if errors.Is(err, matrix.ErrTooLarge) {
 		return "413: " + err.Error()
 	}
-	var impossible *shutdown.Refusal
-	if errors.As(err, &impossible) || errors.Is(err, shutdown.ErrRoomVersion) || errors.Is(err, shutdown.ErrUnsigned) ||
+	var refusal *shutdown.Refusal
+	if errors.As(err, &refusal) || errors.Is(err, shutdown.ErrRoomVersion) || errors.Is(err, shutdown.ErrUnsigned) ||
 		errors.Is(err, errBeside) {
 		return "400: " + err.Error()
 	}
