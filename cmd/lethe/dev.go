@@ -7,8 +7,8 @@ import (
 	"flag"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -74,18 +74,15 @@ func runDev(ctx context.Context, listen string) (err error) {
 	}
 
 	// The rooms have members on other servers, which accept only signed events.
-	key, err := os.CreateTemp("", "lethe-dev-*.signing.key")
+	dir, err := os.MkdirTemp("", "lethe-dev-")
 	if err != nil {
 		return fmt.Errorf("make a signing key: %w", err)
 	}
-	defer func() { err = errors.Join(err, os.Remove(key.Name())) }()
-	if _, err := key.WriteString(matrix.GenerateSigningKey()); err != nil {
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	settings.SigningKeyFile = filepath.Join(dir, "signing.key")
+	if err := os.WriteFile(settings.SigningKeyFile, []byte(matrix.GenerateSigningKey()), 0o600); err != nil {
 		return fmt.Errorf("make a signing key: %w", err)
 	}
-	if err := key.Close(); err != nil {
-		return fmt.Errorf("make a signing key: %w", err)
-	}
-	settings.SigningKeyFile = key.Name()
 
 	if settings.API.Listen, err = freeAddress(ctx, listen); err != nil {
 		return err
@@ -148,19 +145,8 @@ func freeAddress(ctx context.Context, address string) (string, error) {
 func awaitReady(ctx context.Context, url string) bool {
 	always := func(error) bool { return true }
 	return wait.Retry(ctx, wait.Backoff{Min: 50 * time.Millisecond}, always, func() error {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-		if err != nil {
-			return err
-		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return err
-		}
-		_ = response.Body.Close() // it is not read
-		if response.StatusCode != http.StatusOK {
-			return errors.New(response.Status)
-		}
-		return nil
+		_, err := get(ctx, url)
+		return err
 	}) == nil
 }
 
@@ -202,4 +188,30 @@ Try, in another terminal:
 Ctrl-C stops everything and deletes the data.
 
 `, url, token, rooms[0].Room, database, rooms[1].Room, rooms[1].Creator, rooms[2].Room)
+}
+
+// demo creates tables, an admin and rooms to try Lethe on. The database must be empty,
+// or created by an earlier demo. demo fails on a database that Synapse created, and
+// changes nothing there.
+func demo(ctx context.Context, args []string) error {
+	if err := parse(flag.NewFlagSet("demo", flag.ContinueOnError), args); err != nil {
+		return err
+	}
+	settings, err := config.Load(os.Environ(), config.ForDatabase)
+	if err != nil {
+		return err
+	}
+	if settings.ServerName == "" {
+		return errors.New("demo: set LETHE_SERVER_NAME to the name of the server of the rooms, such as " + devServer)
+	}
+	token := "demo_" + rand.Text()
+	rooms, err := populate(ctx, string(settings.Database.URL), settings.ServerName, token)
+	if err != nil && !errors.Is(err, roomgen.ErrExists) {
+		return err
+	}
+	for _, room := range rooms {
+		fmt.Printf("%-40s %6d events, made by %s\n", room.Room, room.Events, room.Creator)
+	}
+	fmt.Printf("access token of %s (each run creates a new one): %s\n", adminOf(settings.ServerName), token)
+	return nil
 }

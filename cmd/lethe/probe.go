@@ -33,28 +33,36 @@ func probe(ctx context.Context, args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, flags.Arg(0), http.NoBody)
+	text, err := get(ctx, flags.Arg(0))
+	if text != "" {
+		fmt.Println(text)
+	}
 	if err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
-	// The request must reach this container, so it ignores the proxies of the
+	return nil
+}
+
+// get requests a URL. It returns the status and the beginning of the response, and an
+// error unless the status is 200.
+func get(ctx context.Context, url string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return "", err
+	}
+	// The request must reach this machine, so it ignores the proxies of the
 	// environment, and it does not follow redirects.
-	client := http.Client{
-		Transport:     &http.Transport{Proxy: nil},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	response, err := client.Do(request)
+	response, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
 	if err != nil {
-		return fmt.Errorf("probe: %w", err)
+		return "", err
 	}
 	defer func() { _ = response.Body.Close() }() // it has been read
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxShown))
-	if err != nil {
-		return fmt.Errorf("probe: read the response: %w", err)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("read the response: %w", err)
+	case response.StatusCode != http.StatusOK:
+		err = errors.New("the status is not 200")
 	}
-	fmt.Printf("%s %s\n", response.Status, text)
-	if response.StatusCode != http.StatusOK {
-		return errors.New("probe: the status is not 200")
-	}
-	return nil
+	return fmt.Sprintf("%s %s", response.Status, text), err
 }

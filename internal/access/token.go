@@ -3,6 +3,7 @@ package access
 import (
 	"net/http"
 	"strings"
+	"time"
 
 	"lethe/internal/wire"
 )
@@ -11,7 +12,7 @@ import (
 // or from its query.
 func tokenOf(r *http.Request) (string, error) {
 	headers := r.Header.Values("Authorization")
-	inQuery, hasQuery := wire.Query(r.URL.RawQuery).Value("access_token")
+	inQuery, hasQuery := wire.NewQuery(r.URL.RawQuery).Value("access_token")
 	switch {
 	case len(headers) == 0 && !hasQuery:
 		return "", errNoToken
@@ -56,4 +57,42 @@ func browserTokenOf(r *http.Request) (string, error) {
 		return "", errNoToken
 	}
 	return token, nil
+}
+
+// The refusals of a caller, in the order in which they are checked.
+var (
+	errMixedTokens = missingToken("Mixing Authorization headers and access_token query parameters.")
+	errManyTokens  = missingToken("Too many Authorization headers.")
+	errBadHeader   = missingToken("Invalid Authorization header.")
+	errNoToken     = missingToken("Missing access token")
+
+	// ErrUnknownToken is returned when the access token is unknown.
+	ErrUnknownToken   = unauthorized("M_UNKNOWN_TOKEN", "Invalid access token passed.", false)
+	errExpiredToken   = unauthorized("M_UNKNOWN_TOKEN", "Access token has expired", true)
+	errLocked         = unauthorized("M_USER_LOCKED", "User account has been locked", true)
+	errExpiredAccount = wire.New(http.StatusForbidden, "ORG_MATRIX_EXPIRED_ACCOUNT", "User account has expired")
+
+	// ErrGuest is returned when a guest asks for what guests may not have.
+	ErrGuest    = wire.New(http.StatusForbidden, "M_GUEST_ACCESS_FORBIDDEN", "Guest access not allowed")
+	errNotAdmin = wire.Forbidden("You are not a server admin")
+
+	errCannotAsk = wire.New(http.StatusBadGateway, "M_UNKNOWN", "The homeserver cannot be asked about the access token")
+)
+
+func missingToken(text string) *wire.Error {
+	return wire.New(http.StatusUnauthorized, "M_MISSING_TOKEN", text)
+}
+
+// unauthorized returns the refusal of an access token. SoftLogout says that the token
+// was good once.
+func unauthorized(code, text string, softLogout bool) *wire.Error {
+	return &wire.Error{Status: http.StatusUnauthorized, Code: code, Text: text, SoftLogout: &softLogout}
+}
+
+// tooManyWrong is the refusal of a caller that sent too many wrong access tokens.
+func tooManyWrong(wait time.Duration) *wire.Error {
+	ms := int64((wait + time.Millisecond - 1) / time.Millisecond)
+	return &wire.Error{
+		Status: http.StatusTooManyRequests, Code: "M_LIMIT_EXCEEDED", Text: "Too many wrong access tokens", RetryAfter: ms,
+	}
 }

@@ -2,6 +2,8 @@ package bench
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"slices"
@@ -32,36 +34,36 @@ type Options struct {
 	// it on its own server, and uses it like Database. Defaults to "", no file.
 	Dump string
 
-	// Events is the number of events of the room that is purged. Defaults to
-	// 200,000.
+	// Events is the number of events of the room that is purged. The numbers have no
+	// defaults but those of [Options.RegisterFlags].
 	Events int
 
-	// Jobs is the number of tiny purges. Defaults to 2,000.
+	// Jobs is the number of tiny purges.
 	Jobs int
 
 	// LargeEvents is the number of events of the large room for which the memory of
-	// a worker is measured. Defaults to 500,000.
+	// a worker is measured.
 	LargeEvents int
 
 	// SmallEvents is the number of events of the small room for which the memory of
-	// a worker is measured. Defaults to 20,000.
+	// a worker is measured.
 	SmallEvents int
 
 	// Progress gets messages about the progress, and the warnings of the workers. It
 	// must be safe for concurrent use, as an [os.File] is. Defaults to [io.Discard].
 	Progress io.Writer
 
-	// Rooms is the number of small rooms that are deleted. Defaults to 10,000.
+	// Rooms is the number of small rooms that are deleted.
 	Rooms int
 
-	// Runs is how often everything is measured. Defaults to 3.
+	// Runs is how often everything is measured.
 	Runs int
 
 	// Scheduler is the path of the program cmd/scheduler. It has no default.
 	Scheduler string
 
 	// SweepRooms is the number of rooms of a retention sweep. A tenth of them has
-	// expired events. It is at least 100. Defaults to 100,000.
+	// expired events. It is at least 100.
 	SweepRooms int
 
 	// Synapse is the URL of a Synapse, whose pages are measured too. Defaults to "",
@@ -81,24 +83,45 @@ type Options struct {
 	Worker string
 }
 
-func (o Options) withDefaults() Options {
-	set := func(field *int, value int) {
-		if *field == 0 {
-			*field = value
-		}
+// RegisterFlags adds a flag for each option, with its default, but none for the programs.
+func (o *Options) RegisterFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.Case, "case", "", "run this case only: "+strings.Join(Cases(), ", "))
+	flags.StringVar(&o.Database, "database", "", "URL of a database to copy, as a superuser")
+	flags.StringVar(&o.Dir, "dir", "", "directory for the data of the server that the benchmark starts")
+	flags.StringVar(&o.Dump, "dump", "", "file of pg_dump -Fc to restore and copy")
+	flags.IntVar(&o.Events, "events", 200_000, "number of events of the room that is purged")
+	flags.IntVar(&o.Jobs, "jobs", 2000, "number of tiny purges")
+	flags.IntVar(&o.LargeEvents, "large", 500_000, "number of events of the large room for the memory of a worker")
+	flags.IntVar(&o.SmallEvents, "small", 20_000, "number of events of the small room for the memory of a worker")
+	flags.IntVar(&o.Rooms, "rooms", 10_000, "number of small rooms that are deleted")
+	flags.IntVar(&o.Runs, "runs", 3, "how often everything is measured")
+	flags.IntVar(&o.SweepRooms, "sweep-rooms", 100_000, "number of rooms of a retention sweep, at least 100")
+	flags.StringVar(&o.Synapse, "synapse", "", "URL of a Synapse whose pages are measured too")
+	flags.StringVar(&o.SynapseDatabase, "synapse-database", "", "URL of the database of that Synapse; it is only read")
+	flags.StringVar(&o.SynapseToken, "synapse-token", "", "access token of a server admin on that Synapse; the pages are of the largest room of the admin")
+}
+
+// check returns what is wrong with the options, or nil.
+func (o Options) check() error {
+	switch "" {
+	case o.API:
+		return errors.New("API is not set")
+	case o.Worker:
+		return errors.New("Worker is not set")
+	case o.Scheduler:
+		return errors.New("Scheduler is not set")
 	}
-	set(&o.Events, 200_000)
-	set(&o.Jobs, 2000)
-	set(&o.LargeEvents, 500_000)
-	set(&o.SmallEvents, 20_000)
-	set(&o.Rooms, 10_000)
-	set(&o.Runs, 3)
-	set(&o.SweepRooms, 100_000)
-	o.SweepRooms = max(o.SweepRooms, 100)
-	if o.Progress == nil {
-		o.Progress = io.Discard
+	switch {
+	case o.Case != "" && !slices.Contains(Cases(), o.Case):
+		return fmt.Errorf("there is no case %q: use one of %s", o.Case, strings.Join(Cases(), ", "))
+	case min(o.Events, o.Jobs, o.LargeEvents, o.SmallEvents, o.Rooms, o.Runs, o.SweepRooms) < 1:
+		return errors.New("numbers must be positive")
+	case o.Synapse != "" && (o.SynapseDatabase == "" || o.SynapseToken == ""):
+		return errors.New("with Synapse, SynapseDatabase and SynapseToken must be set")
+	case o.Database != "" && o.Dump != "":
+		return errors.New("set a database or a dump, not both")
 	}
-	return o
+	return nil
 }
 
 // cases are the things to measure, in this order.
@@ -131,10 +154,6 @@ const caseTimeout = 6 * time.Hour
 // Run runs the benchmark. When it returns, its servers, databases and processes are
 // gone.
 func Run(ctx context.Context, options Options) (table Table, err error) {
-	options = options.withDefaults()
-	if options.Case != "" && !slices.Contains(Cases(), options.Case) {
-		return Table{}, fmt.Errorf("there is no case %q: use one of %s", options.Case, strings.Join(Cases(), ", "))
-	}
 	rig, err := newRig(ctx, options)
 	if err != nil {
 		return Table{}, fmt.Errorf("prepare the benchmark: %w", err)
@@ -151,7 +170,10 @@ func Run(ctx context.Context, options Options) (table Table, err error) {
 		if err != nil {
 			return Table{}, fmt.Errorf("case %s: %w", c.name, err)
 		}
-		table.Rows = append(table.Rows, rows...)
+		for _, row := range rows {
+			row.Case = c.name
+			table.Rows = append(table.Rows, row)
+		}
 	}
 	return table, nil
 }

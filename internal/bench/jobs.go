@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/redisdb"
+	"lethe/internal/tasks"
 )
 
 const (
@@ -31,55 +33,43 @@ const (
 // which writes a row and a status for each, compared with only enqueueing such tasks
 // with asynq.
 func measureJobs(ctx context.Context, r *rig) ([]Row, error) {
-	sizes := make([]int, r.options.Jobs)
-	for i := range sizes {
-		sizes[i] = tinyRoom
-	}
-	t, err := r.template(ctx, "jobs", sizes...)
+	t, err := r.template(ctx, "jobs", slices.Repeat([]int{tinyRoom}, r.options.Jobs)...)
 	if err != nil {
 		return nil, err
 	}
-	done := map[int][]float64{}
-	var accepted, enqueued []float64
-	for run := range r.options.Runs {
-		for _, workers := range []int{1, 2} {
-			r.say("jobs, run %d: %d workers", run+1, workers)
-			err := r.onCopy(ctx, t, func(d database) error {
-				bare, err := r.enqueueBare(ctx)
-				if err != nil {
-					return err
-				}
-				ours, err := d.submitAll(ctx, t.rooms)
-				if err != nil {
-					return err
-				}
-				rate, err := d.workAll(ctx, workers)
-				if err != nil {
-					return err
-				}
-				accepted, enqueued = append(accepted, ours), append(enqueued, bare)
-				done[workers] = append(done[workers], rate)
-				return nil
-			})
+	m := measurements{}
+	const done, accepted = "done per second", "accepted per second"
+	turnOf := func(name string, workers int) turn {
+		return turn{name, t, func(d database) error {
+			bare, err := r.enqueueBare(ctx)
 			if err != nil {
-				return nil, err
+				return err
 			}
-		}
+			ours, err := d.submitAll(ctx, t.rooms, submitPurge)
+			if err != nil {
+				return err
+			}
+			rate, err := d.workAll(ctx, workers)
+			m.add(accepted, "Lethe", ours)
+			m.add(accepted, "asynq alone", bare)
+			m.add(done, name, rate)
+			return err
+		}}
 	}
+	err = r.byTurns(ctx, "jobs", turnOf("1 worker", 1), turnOf("2 workers", 2))
 	return []Row{
-		compare("jobs", "done per second", sample("2 workers", done[2]), sample("1 worker", done[1]), ""),
-		compare("jobs", "accepted per second", sample("Lethe", accepted), sample("asynq alone", enqueued), "≥ 0.3"),
-	}, nil
+		m.compare(done, "2 workers", "1 worker", ""),
+		m.compare(accepted, "Lethe", "asynq alone", "≥ 0.3"),
+	}, err
 }
 
-// submitAll accepts a purge of each room. It returns how many it accepted per second.
-func (d database) submitAll(ctx context.Context, rooms []room) (float64, error) {
-	s, err := d.submitter(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer s.close()
-	return perSecond(len(rooms), func(i int) error { return s.submit(ctx, rooms[i]) })
+// submitAll accepts a job of each room. It returns how many it accepted per second.
+func (d database) submitAll(ctx context.Context, rooms []room, submit submit) (rate float64, err error) {
+	err = d.withClient(ctx, func(client *tasks.Client) (err error) {
+		rate, err = perSecond(len(rooms), func(i int) error { return submit(ctx, client, rooms[i]) })
+		return err
+	})
+	return rate, err
 }
 
 // enqueueBare enqueues one task for each job, like those of package tasks. It uses a

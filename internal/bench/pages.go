@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,7 +19,6 @@ import (
 
 	"lethe/internal/matrix"
 	"lethe/internal/roomgen"
-	"lethe/internal/wait"
 )
 
 const (
@@ -52,6 +50,12 @@ const (
 // and whether there is one.
 type pager func(ctx context.Context, at matrix.Token) (next matrix.Token, more bool, err error)
 
+// The measures of a pace.
+const (
+	pagesPerSecond    = "pages per second"
+	pagesPerProcessor = "pages per CPU second"
+)
+
 // A pace is how fast pages were read: per second, and per second of processor time.
 type pace struct{ perSecond, perProcessor float64 }
 
@@ -63,51 +67,40 @@ func measurePages(ctx context.Context, r *rig) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	perSecond, perProcessor := map[string][]float64{}, map[string][]float64{}
-	quiet, busy, longer := map[float64][]float64{}, map[float64][]float64{}, []float64{}
-	var batches, longest []float64
-	for run := range r.options.Runs {
-		r.say("pages, run %d", run+1)
-		err := r.onCopy(ctx, t, func(d database) error {
-			paces, err := d.pagesByEachWay(ctx, t.rooms[0])
-			for name, pace := range paces {
-				perSecond[name] = append(perSecond[name], pace.perSecond)
-				perProcessor[name] = append(perProcessor[name], pace.perProcessor)
-			}
-			if err != nil {
-				return err
-			}
-			before, beside, gaps, err := d.pagesBesidePurge(ctx, t.rooms[0])
-			for _, q := range []float64{0.5, 0.99, 1} {
-				quiet[q], busy[q] = append(quiet[q], quantile(before, q)), append(busy[q], quantile(beside, q))
-			}
-			longer = append(longer, max(quantile(beside, 0.99)-quantile(before, 0.99), 0))
-			batches, longest = append(batches, quantile(gaps, 0.5)), append(longest, quantile(gaps, 1))
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	var rows []Row
-	for _, of := range []struct {
-		measure string
-		values  map[string][]float64
-	}{{"pages per second", perSecond}, {"pages per CPU second", perProcessor}} {
-		bare := sample("bare query", of.values["bare"])
-		rows = append(rows,
-			compare("pages", of.measure, sample("admin", of.values["admin"]), bare, "≥ 0.5"),
-			compare("pages", of.measure, sample("member", of.values["member"]), bare, "≥ 0.35"))
-	}
-	for _, q := range []struct {
+	m := measurements{}
+	const bare, page, batch, longer = "bare query", "a page, ms", "a purge's batch, ms", "p99 longer by, ms"
+	quantiles := []struct {
 		name string
 		of   float64
-	}{{"p50", 0.5}, {"p99", 0.99}, {"max", 1}} {
-		rows = append(rows, compare("pages", "a page, ms", sample(q.name+" beside a purge", busy[q.of]), sample(q.name+" without", quiet[q.of]), ""))
+	}{{"p50", 0.5}, {"p99", 0.99}, {"max", 1}}
+	err = r.byTurns(ctx, "pages", turn{"alone, and beside a purge", t, func(d database) error {
+		if err := d.pagesByEachWay(ctx, t.rooms[0], m); err != nil {
+			return err
+		}
+		before, beside, gaps, err := d.pagesBesidePurge(ctx, t.rooms[0])
+		for _, q := range quantiles {
+			m.add(page, q.name+" without", quantile(before, q.of))
+			m.add(page, q.name+" beside a purge", quantile(beside, q.of))
+		}
+		m.add(longer, "beside a purge", max(quantile(beside, 0.99)-quantile(before, 0.99), 0))
+		m.add(longer, "longest batch", quantile(gaps, 1))
+		m.add(batch, "longest, commit to commit", quantile(gaps, 1))
+		m.add(batch, "p50", quantile(gaps, 0.5))
+		return err
+	}})
+	if err != nil {
+		return nil, err
+	}
+	var rows []Row
+	for _, measure := range []string{pagesPerSecond, pagesPerProcessor} {
+		rows = append(rows, m.compare(measure, "admin", bare, "≥ 0.5"), m.compare(measure, "member", bare, "≥ 0.35"))
+	}
+	for _, q := range quantiles {
+		rows = append(rows, m.compare(page, q.name+" beside a purge", q.name+" without", ""))
 	}
 	rows = append(rows,
-		compare("pages", "a purge's batch, ms", sample("longest, commit to commit", longest), sample("p50", batches), ""),
-		compare("pages", "p99 longer by, ms", sample("beside a purge", longer), sample("longest batch", longest), "≤ 1"))
+		m.compare(batch, "longest, commit to commit", "p50", ""),
+		m.compare(longer, "beside a purge", "longest batch", "≤ 1"))
 	if r.options.Synapse == "" {
 		return rows, nil
 	}
@@ -115,11 +108,10 @@ func measurePages(ctx context.Context, r *rig) ([]Row, error) {
 	return append(rows, synapse...), err
 }
 
-// pagesByEachWay reads pages through the API, as an admin and as a member, and with
-// the bare query.
-func (d database) pagesByEachWay(ctx context.Context, of room) (map[string]pace, error) {
-	paces := map[string]pace{}
-	err := d.rig.query(ctx, "postgres", func(conn *pgx.Conn) error {
+// pagesByEachWay reads pages with the bare query, and through the API, as an admin and as
+// a member.
+func (d database) pagesByEachWay(ctx context.Context, of room, m measurements) error {
+	return d.rig.query(ctx, "postgres", func(conn *pgx.Conn) error {
 		places, err := d.places(ctx, of, of.events)
 		if err != nil {
 			return err
@@ -128,28 +120,30 @@ func (d database) pagesByEachWay(ctx context.Context, of room) (map[string]pace,
 		if err != nil {
 			return err
 		}
-		m := &meter{pid: os.Getpid(), conn: conn, of: d.name}
-		paces["bare"], err = readAll(ctx, places, int(of.events), barePager(pool, of.id), m)
+		measure := func(ctx context.Context, name string, page pager, pid int) error {
+			pace, err := readAll(ctx, places, int(of.events), page, &meter{pid: pid, conn: conn, of: d.name})
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			m.add(pagesPerSecond, name, pace.perSecond)
+			m.add(pagesPerProcessor, name, pace.perProcessor)
+			return nil
+		}
+		err = measure(ctx, "bare query", barePager(pool, of.id), os.Getpid())
 		pool.Close()
 		if err != nil {
-			return fmt.Errorf("the bare query: %w", err)
+			return err
 		}
 		if err := d.makeReaders(ctx, of); err != nil {
 			return err
 		}
-		return d.rig.serving(ctx, d.url(), func(ctx context.Context, base string, api *os.Process) (err error) {
-			m := &meter{pid: api.Pid, conn: conn, of: d.name}
-			admin, member := httpPager(base+adminPages(of.id), adminToken), httpPager(base+memberPages(of.id), memberToken)
-			if paces["admin"], err = readAll(ctx, places, int(of.events), admin, m); err != nil {
-				return fmt.Errorf("as an admin: %w", err)
+		return d.rig.serving(ctx, d.url(), func(ctx context.Context, base string, api *os.Process) error {
+			if err := measure(ctx, "admin", httpPager(base+adminPages(of.id), adminToken), api.Pid); err != nil {
+				return err
 			}
-			if paces["member"], err = readAll(ctx, places, int(of.events), member, m); err != nil {
-				return fmt.Errorf("as a member: %w", err)
-			}
-			return nil
+			return measure(ctx, "member", httpPager(base+memberPages(of.id), memberToken), api.Pid)
 		})
 	})
-	return paces, err
 }
 
 // The access tokens of the readers.
@@ -205,27 +199,22 @@ func readAll(ctx context.Context, places []matrix.Token, events int, page pager,
 	if err := readPart(ctx, places, minPages, page); err != nil {
 		return pace{}, err
 	}
-	var before, after time.Duration
-	var err error
-	if m != nil {
-		if before, err = m.total(ctx); err != nil {
-			return pace{}, err
-		}
+	before, err := m.total(ctx)
+	if err != nil {
+		return pace{}, err
 	}
 	started := time.Now()
 	if err := readPart(ctx, places, pages, page); err != nil {
 		return pace{}, err
 	}
 	took := time.Since(started)
+	after, err := m.total(ctx)
 	all := float64(pages * len(places))
 	read := pace{perSecond: all / took.Seconds()}
 	if m != nil {
-		if after, err = m.total(ctx); err != nil {
-			return pace{}, err
-		}
 		read.perProcessor = all / (after - before).Seconds()
 	}
-	return read, nil
+	return read, err
 }
 
 // readPart reads pages: each client reads this many, one after the other. A client
@@ -347,8 +336,8 @@ func endOf(body []byte) (next matrix.Token, more bool, err error) {
 
 // pagesBesidePurge returns how long a member waits for pages of the newest tenth of a
 // room, in milliseconds: before, while nothing else happens, and beside, while the
-// rest of the room is purged. The gaps are the times between the commits of that
-// purge.
+// rest of the room is purged. A page that was refused counts too. The gaps are the times
+// between the commits of that purge.
 func (d database) pagesBesidePurge(ctx context.Context, of room) (before, beside, gaps []float64, err error) {
 	places, err := d.places(ctx, of, of.events/10)
 	if err != nil {
@@ -359,64 +348,74 @@ func (d database) pagesBesidePurge(ctx context.Context, of room) (before, beside
 		if err := readPart(ctx, places, minPages, page); err != nil {
 			return err
 		}
-		over := make(chan struct{})
-		pages := max(min(int(of.events)/100, 500), minPages)
-		if before, err = pagesByTheClock(ctx, places, page, over, pages); err != nil {
+		c := clock{
+			every: pageEvery, atOnce: maxReaders, calls: max(min(int(of.events)/100, 500), minPages),
+			do: func(ctx context.Context, i int) (time.Duration, error) {
+				started := time.Now()
+				_, _, err := page(ctx, places[i%len(places)])
+				if errors.Is(err, errBusy) {
+					err = nil
+				}
+				return time.Since(started), err
+			},
+		}
+		if before, err = c.run(ctx, nil); err != nil {
 			return err
 		}
-		return d.atWork(ctx, d.url(), 1, func(ctx context.Context, _ []*os.Process) error {
-			readers, ctx := errgroup.WithContext(ctx)
-			readers.Go(func() (err error) { beside, err = pagesByTheClock(ctx, places, page, over, math.MaxInt); return err })
-			var last time.Time
-			purged := d.purgeAtWork(ctx, of, func(commit time.Time) {
-				if !last.IsZero() {
-					gaps = append(gaps, milliseconds(commit.Sub(last)))
-				}
-				last = commit
-			})
-			close(over)
-			return errors.Join(purged, readers.Wait())
-		})
+		c.calls = math.MaxInt
+		beside, gaps, err = d.besidePurge(ctx, of, c)
+		return err
 	})
 	return before, beside, gaps, err
 }
 
-// pagesByTheClock requests a page at each interval, without waiting for the pages
-// before it, until over is closed or enough pages have begun. It returns how long each
-// page took, in milliseconds, including the pages that were refused.
-func pagesByTheClock(ctx context.Context, places []matrix.Token, page pager, over <-chan struct{}, enough int) ([]float64, error) {
-	var mu sync.Mutex
-	var times []float64
-	readers, ctx := errgroup.WithContext(ctx)
-	readers.SetLimit(maxReaders)
-	reading, stop := context.WithCancel(ctx)
-	defer stop()
-	begun := 0
-	wait.Every(reading, pageEvery, func(context.Context) {
-		select {
-		case <-over:
-			stop()
-			return
-		default:
-		}
-		at := places[begun%len(places)]
-		readers.Go(func() error {
-			started := time.Now()
-			if _, _, err := page(ctx, at); err != nil && !errors.Is(err, errBusy) {
-				return err
+// measureSynapse reads pages from a Synapse, and the same pages from an api of Lethe on
+// the same database.
+func (r *rig) measureSynapse(ctx context.Context) ([]Row, error) {
+	var of room
+	var places []matrix.Token
+	conn, err := pgx.Connect(ctx, r.options.SynapseDatabase)
+	if err != nil {
+		return nil, fmt.Errorf("connect to Synapse's database: %w", err)
+	}
+	err = conn.QueryRow(ctx, `
+		SELECT m.room_id, count(*)
+		FROM access_tokens t
+		JOIN local_current_membership m ON m.user_id = t.user_id AND m.membership = 'join'
+		JOIN events e ON e.room_id = m.room_id AND NOT e.outlier
+		WHERE t.token = $1
+		GROUP BY 1 ORDER BY 2 DESC LIMIT 1`, r.options.SynapseToken).Scan(&of.id, &of.events)
+	of.events = min(of.events, int64(r.options.Events)) // only the newest events
+	if err == nil {
+		places, err = placesIn(ctx, conn, of.id, of.events)
+	}
+	if err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))); err != nil {
+		return nil, fmt.Errorf("find a room whose pages Synapse can be asked for: %w", err)
+	}
+	m := measurements{}
+	read := func(ctx context.Context, whose, base string) error {
+		for name, endpoint := range map[string]string{"admin": adminPages(of.id), "member": memberPages(of.id)} {
+			pace, err := readAll(ctx, places, int(of.events), httpPager(base+endpoint, r.options.SynapseToken), nil)
+			if err != nil {
+				return fmt.Errorf("%s, as %s: %w", whose, name, err)
 			}
-			took := milliseconds(time.Since(started))
-			mu.Lock()
-			defer mu.Unlock()
-			times = append(times, took)
-			return nil
-		})
-		if begun++; begun >= enough {
-			stop()
+			m.add(pagesPerSecond, whose+", "+name, pace.perSecond)
 		}
-	})
-	ended := ctx.Err() // before Wait, which ends ctx
-	return times, errors.Join(readers.Wait(), ended)
+		return nil
+	}
+	for run := range r.options.Runs {
+		r.say("pages of a Synapse's room of %d events, run %d", of.events, run+1)
+		if err := read(ctx, "Synapse", r.options.Synapse); err != nil {
+			return nil, err
+		}
+		if err := r.serving(ctx, r.options.SynapseDatabase, func(ctx context.Context, base string, _ *os.Process) error {
+			return read(ctx, "Lethe", base)
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return []Row{
+		m.compare(pagesPerSecond, "Lethe, admin", "Synapse, admin", "≥ 25"),
+		m.compare(pagesPerSecond, "Lethe, member", "Synapse, member", "≥ 25"),
+	}, nil
 }
-
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -2,8 +2,8 @@ package bench
 
 import (
 	"context"
-	"fmt"
-	"strings"
+	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -117,41 +117,25 @@ var plainPurge = []string{
 	`DELETE FROM state_groups t USING unused d WHERE t.id = d.state_group`,
 }
 
-// purgePlainly purges a room with plain SQL in one transaction. Without triggers,
-// PostgreSQL checks no references: this is the floor, the cost of the deletes alone.
-// PostgreSQL does not cascade deletes then either, so purgePlainly deletes those rows
-// itself.
-func purgePlainly(ctx context.Context, url, room string, depth int64, triggers bool) error {
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return fmt.Errorf("purge by plain SQL: %w", err)
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+// purgePlainly purges a room with plain SQL: see [database.execPlainly]. It returns how
+// long that took. Without triggers PostgreSQL does not cascade deletes, so purgePlainly
+// deletes those rows itself.
+func (d database) purgePlainly(ctx context.Context, r room, triggers bool) (time.Duration, error) {
+	started := time.Now()
 	statements := plainPurge
 	if !triggers {
-		cascades, err := cascades(ctx, conn)
+		var cascading []string
+		err := d.rig.query(ctx, d.name, func(conn *pgx.Conn) (err error) {
+			cascading, err = cascades(ctx, conn)
+			return err
+		})
 		if err != nil {
-			return fmt.Errorf("purge by plain SQL: %w", err)
+			return 0, err
 		}
-		statements = append([]string{`SET LOCAL session_replication_role = replica`}, plainPurge...)
-		statements = append(statements, cascades...)
+		statements = slices.Concat(plainPurge, cascading)
 	}
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		for _, sql := range statements {
-			args := []any{room, depth}
-			for i := len(args); i > 0 && !strings.Contains(sql, fmt.Sprintf("$%d", i)); i-- {
-				args = args[:i-1]
-			}
-			if _, err := tx.Exec(ctx, sql, args...); err != nil {
-				return fmt.Errorf("%w\n%s", err, sql)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("purge by plain SQL: %w", err)
-	}
-	return nil
+	err := d.execPlainly(ctx, triggers, statements, r.id, r.depth)
+	return time.Since(started), err
 }
 
 // cascades returns a statement for each foreign key that would delete rows together

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"lethe/internal/store/postgres"
@@ -19,14 +20,10 @@ type way struct {
 
 var ways = []way{
 	{"plain SQL", func(ctx context.Context, d database, r room) (time.Duration, error) {
-		started := time.Now()
-		err := purgePlainly(ctx, d.url(), r.id, r.depth, true)
-		return time.Since(started), err
+		return d.purgePlainly(ctx, r, true)
 	}},
 	{"floor", func(ctx context.Context, d database, r room) (time.Duration, error) {
-		started := time.Now()
-		err := purgePlainly(ctx, d.url(), r.id, r.depth, false)
-		return time.Since(started), err
+		return d.purgePlainly(ctx, r, false)
 	}},
 	{"set-wise", func(ctx context.Context, d database, r room) (time.Duration, error) {
 		return d.purgeByJob(ctx, d.url(), true, r)
@@ -43,47 +40,43 @@ func measurePurge(ctx context.Context, r *rig) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	seconds, wal := map[string][]float64{}, map[string][]float64{}
+	m := measurements{}
+	const seconds, wal = "time, s", "WAL per event, bytes"
 	var left int64
-	for run := range r.options.Runs {
-		for _, w := range ways {
-			r.say("purge, run %d: %s", run+1, w.name)
-			err := r.onCopy(ctx, t, func(d database) error {
-				before, err := d.survey(ctx, t.rooms[0].id)
-				if err != nil {
-					return err
-				}
-				took, err := w.purge(ctx, d, t.rooms[0])
-				if err != nil {
-					return err
-				}
-				after, err := d.survey(ctx, t.rooms[0].id)
-				if err != nil {
-					return err
-				}
-				if left == 0 {
-					left = after.events
-				}
-				if after.events != left || left >= before.events {
-					return fmt.Errorf("%d of %d events are left, but the first way left %d", after.events, before.events, left)
-				}
-				seconds[w.name] = append(seconds[w.name], took.Seconds())
-				wal[w.name] = append(wal[w.name], float64(after.wal-before.wal)/float64(before.events-left))
-				return nil
-			})
+	var turns []turn
+	for _, w := range ways {
+		turns = append(turns, turn{w.name, t, func(d database) error {
+			before, err := d.survey(ctx, t.rooms[0].id)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", w.name, err)
+				return err
 			}
-		}
+			took, err := w.purge(ctx, d, t.rooms[0])
+			if err != nil {
+				return err
+			}
+			after, err := d.survey(ctx, t.rooms[0].id)
+			if err != nil {
+				return err
+			}
+			if left == 0 {
+				left = after.events
+			}
+			if after.events != left || left >= before.events {
+				return fmt.Errorf("%d of %d events are left, but the first way left %d", after.events, before.events, left)
+			}
+			m.add(seconds, w.name, took.Seconds())
+			m.add(wal, w.name, float64(after.wal-before.wal)/float64(before.events-left))
+			return nil
+		}})
 	}
-	of := func(values map[string][]float64, name string) Sample { return sample(name, values[name]) }
+	err = r.byTurns(ctx, "purge", turns...)
 	return []Row{
-		compare("purge", "time, s", of(seconds, "set-wise"), of(seconds, "plain SQL"), "≤ 0.13"),
-		compare("purge", "time, s", of(seconds, "set-wise"), of(seconds, "floor"), "≤ 1.5"),
-		compare("purge", "time, s", of(seconds, "row-wise"), of(seconds, "plain SQL"), "≤ 1.2"),
-		compare("purge", "WAL per event, bytes", of(wal, "set-wise"), of(wal, "plain SQL"), "≤ 1"),
-		compare("purge", "WAL per event, bytes", of(wal, "row-wise"), of(wal, "plain SQL"), "≤ 1"),
-	}, nil
+		m.compare(seconds, "set-wise", "plain SQL", "≤ 0.13"),
+		m.compare(seconds, "set-wise", "floor", "≤ 1.5"),
+		m.compare(seconds, "row-wise", "plain SQL", "≤ 1.2"),
+		m.compare(wal, "set-wise", "plain SQL", "≤ 1"),
+		m.compare(wal, "row-wise", "plain SQL", "≤ 1"),
+	}, err
 }
 
 // purgeByJob purges a room with a worker, as the role of the URL. It fails if the worker
@@ -101,7 +94,10 @@ func (d database) purgeByJob(ctx context.Context, url string, setWise bool, r ro
 	case setWise != (catalog.RowWise() == ""):
 		return 0, fmt.Errorf("the worker checks references in the other way: %q", catalog.RowWise())
 	}
-	if err := d.purge(ctx, url, r); err != nil {
+	err = d.atWork(ctx, url, 1, func(ctx context.Context, _ []*os.Process) error {
+		return d.runJob(ctx, r, submitPurge, nil)
+	})
+	if err != nil {
 		return 0, err
 	}
 	var seconds float64

@@ -2,6 +2,8 @@ package bench
 
 import (
 	"context"
+	"errors"
+	"math"
 	"os"
 	"sync"
 	"time"
@@ -24,25 +26,19 @@ func measureReaders(ctx context.Context, r *rig) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	var p50, p99, longest, batches []float64
-	for run := range r.options.Runs {
-		r.say("readers, run %d", run+1)
-		err := r.onCopy(ctx, t, func(d database) error {
-			waits, gaps, err := d.readBesidePurge(ctx, t.rooms[0])
-			p50, p99 = append(p50, quantile(waits, 0.5)), append(p99, quantile(waits, 0.99))
-			longest, batches = append(longest, quantile(waits, 1)), append(batches, quantile(gaps, 0.5))
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	batch := sample("batch, commit to commit", batches)
+	m := measurements{}
+	const wait, batch = "wait, ms", "batch, commit to commit"
+	err = r.byTurns(ctx, "readers", turn{"beside a purge", t, func(d database) error {
+		waits, gaps, err := d.readBesidePurge(ctx, t.rooms[0])
+		m.add(wait, "p50", quantile(waits, 0.5))
+		m.add(wait, "p99", quantile(waits, 0.99))
+		m.add(wait, "max", quantile(waits, 1))
+		m.add(wait, batch, quantile(gaps, 0.5))
+		return err
+	}})
 	return []Row{
-		compare("readers", "wait, ms", sample("p50", p50), batch, ""),
-		compare("readers", "wait, ms", sample("p99", p99), batch, ""),
-		compare("readers", "wait, ms", sample("max", longest), batch, "≤ 2"),
-	}, nil
+		m.compare(wait, "p50", batch, ""), m.compare(wait, "p99", batch, ""), m.compare(wait, "max", batch, "≤ 2"),
+	}, err
 }
 
 // readBesidePurge returns the waits of the readers and the times between the
@@ -54,42 +50,82 @@ func (d database) readBesidePurge(ctx context.Context, r room) (waits, gaps []fl
 	}
 	defer func() { _ = client.Close() }()
 	locker := lock.New(client, nil, lock.Options{})
+	return d.besidePurge(ctx, r, clock{
+		every: readerEvery, atOnce: -1, calls: math.MaxInt,
+		do: func(ctx context.Context, _ int) (time.Duration, error) {
+			started := time.Now()
+			lease, err := locker.RLock(ctx, r.id)
+			if err != nil {
+				return 0, err
+			}
+			waited := time.Since(started)
+			return waited, lease.Release(ctx)
+		},
+	})
+}
 
+// A clock calls do at each interval, without waiting for the calls before it: otherwise
+// one long call would hide those after it.
+type clock struct {
+	every  time.Duration
+	atOnce int // the largest number of calls at once, -1 without a limit
+	calls  int // the largest number of calls
+
+	// do returns the time that is measured.
+	do func(ctx context.Context, i int) (time.Duration, error)
+}
+
+// run calls do until over is closed or all calls have begun. It returns the measured
+// times in milliseconds.
+func (c clock) run(ctx context.Context, over <-chan struct{}) ([]float64, error) {
 	var mu sync.Mutex
-	read := func(ctx context.Context) error {
-		started := time.Now()
-		lease, err := locker.RLock(ctx, r.id)
-		if err != nil {
-			return err
+	var times []float64
+	calls, ctx := errgroup.WithContext(ctx)
+	calls.SetLimit(c.atOnce)
+	ticking, stop := context.WithCancel(ctx)
+	defer stop()
+	begun := 0
+	wait.Every(ticking, c.every, func(context.Context) {
+		select {
+		case <-over:
+			stop()
+			return
+		default:
 		}
-		waited := milliseconds(time.Since(started))
-		mu.Lock()
-		waits = append(waits, waited)
-		mu.Unlock()
-		return lease.Release(ctx)
-	}
-	err = d.atWork(ctx, d.url(), 1, func(ctx context.Context, _ []*os.Process) error {
-		readers, ctx := errgroup.WithContext(ctx)
-		reading, stop := context.WithCancel(ctx)
-		defer stop()
-		readers.Go(func() error {
-			wait.Every(reading, readerEvery, func(context.Context) {
-				readers.Go(func() error { return read(ctx) })
-			})
-			return nil
+		i := begun
+		calls.Go(func() error {
+			took, err := c.do(ctx, i)
+			mu.Lock()
+			defer mu.Unlock()
+			times = append(times, milliseconds(took))
+			return err
 		})
+		if begun++; begun >= c.calls {
+			stop()
+		}
+	})
+	ended := ctx.Err() // before Wait, which ends ctx
+	return times, errors.Join(calls.Wait(), ended)
+}
+
+// besidePurge runs the clock while a worker purges a room. It also returns the times
+// between the commits of the purge, in milliseconds.
+func (d database) besidePurge(ctx context.Context, of room, c clock) (times, gaps []float64, err error) {
+	err = d.atWork(ctx, d.url(), 1, func(ctx context.Context, _ []*os.Process) error {
+		over := make(chan struct{})
+		clocks, ctx := errgroup.WithContext(ctx)
+		clocks.Go(func() (err error) { times, err = c.run(ctx, over); return err })
 		var last time.Time
-		purged := d.purgeAtWork(ctx, r, func(commit time.Time) {
+		purged := d.runJob(ctx, of, submitPurge, func(commit time.Time) {
 			if !last.IsZero() {
 				gaps = append(gaps, milliseconds(commit.Sub(last)))
 			}
 			last = commit
 		})
-		stop()
-		if err := readers.Wait(); purged == nil {
-			return err
-		}
-		return purged
+		close(over)
+		return errors.Join(purged, clocks.Wait())
 	})
-	return waits, gaps, err
+	return times, gaps, err
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

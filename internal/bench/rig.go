@@ -5,12 +5,16 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"lethe/internal/devstack"
 	"lethe/internal/matrix"
@@ -64,6 +68,9 @@ type room struct {
 
 // newRig starts the servers. The caller closes the rig.
 func newRig(ctx context.Context, options Options) (r *rig, err error) {
+	if options.Progress == nil {
+		options.Progress = io.Discard
+	}
 	r = &rig{options: options, prefix: "lethe_bench_" + strings.ToLower(rand.Text()[:8]), templates: map[string]template{}}
 	if err = r.start(ctx); err != nil {
 		r.close(ctx, &err)
@@ -76,58 +83,39 @@ func newRig(ctx context.Context, options Options) (r *rig, err error) {
 func (r *rig) close(ctx context.Context, err *error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
-	for i := len(r.closers) - 1; i >= 0; i-- {
-		*err = errors.Join(*err, r.closers[i](ctx))
+	for _, closer := range slices.Backward(r.closers) {
+		*err = errors.Join(*err, closer(ctx))
 	}
 }
 
 func (r *rig) start(ctx context.Context) (err error) {
-	switch "" {
-	case r.options.API:
-		return errors.New("API is not set")
-	case r.options.Worker:
-		return errors.New("Worker is not set")
-	case r.options.Scheduler:
-		return errors.New("Scheduler is not set")
-	}
-	if r.options.Synapse != "" && (r.options.SynapseDatabase == "" || r.options.SynapseToken == "") {
-		return errors.New("with Synapse, SynapseDatabase and SynapseToken must be set")
+	if err := r.options.check(); err != nil {
+		return err
 	}
 	if r.redis, err = devstack.StartRedis(ctx, devstack.RedisOptions{}); err != nil {
 		return err
 	}
 	r.closers = append(r.closers, func(context.Context) error { return r.redis.Close() })
-	if err := r.makeKey(); err != nil {
-		return err
+	// The default directory of devstack may be in memory, where a commit costs nothing.
+	dir, err := os.MkdirTemp(r.options.Dir, "lethe-bench-")
+	if err != nil {
+		return fmt.Errorf("make a directory: %w", err)
 	}
-	switch {
-	case r.options.Database != "" && r.options.Dump != "":
-		return errors.New("set a database or a dump, not both")
-	case r.options.Database != "":
+	r.closers = append(r.closers, func(context.Context) error { return os.RemoveAll(dir) })
+	// Without a key, rooms that have members on other servers are not shut down.
+	r.keyFile = filepath.Join(dir, "signing.key")
+	if err := os.WriteFile(r.keyFile, []byte(matrix.GenerateSigningKey()), 0o600); err != nil {
+		return fmt.Errorf("make a signing key: %w", err)
+	}
+	if r.options.Database != "" {
 		err = r.useDatabase()
-	default:
-		err = r.startPostgres(ctx)
+	} else {
+		err = r.startPostgres(ctx, dir)
 	}
 	if err != nil {
 		return err
 	}
 	return r.makeRole(ctx)
-}
-
-// makeKey creates a signing key. Without a key, rooms that have members on other
-// servers are not shut down.
-func (r *rig) makeKey() error {
-	file, err := os.CreateTemp("", "lethe-bench-*.signing.key")
-	if err != nil {
-		return fmt.Errorf("make a signing key: %w", err)
-	}
-	r.keyFile = file.Name()
-	r.closers = append(r.closers, func(context.Context) error { return os.Remove(r.keyFile) })
-	_, err = file.WriteString(matrix.GenerateSigningKey())
-	if err = errors.Join(err, file.Close()); err != nil {
-		return fmt.Errorf("make a signing key: %w", err)
-	}
-	return nil
 }
 
 func (r *rig) useDatabase() (err error) {
@@ -140,13 +128,7 @@ func (r *rig) useDatabase() (err error) {
 	return nil
 }
 
-func (r *rig) startPostgres(ctx context.Context) error {
-	// The default directory of devstack may be in memory, where a commit costs nothing.
-	dir, err := os.MkdirTemp(r.options.Dir, "lethe-bench-")
-	if err != nil {
-		return fmt.Errorf("make a directory for PostgreSQL: %w", err)
-	}
-	r.closers = append(r.closers, func(context.Context) error { return os.RemoveAll(dir) })
+func (r *rig) startPostgres(ctx context.Context, dir string) error {
 	if err := os.Chmod(dir, 0o755); err != nil { // the server may run as another user
 		return fmt.Errorf("make a directory for PostgreSQL: %w", err)
 	}
@@ -159,10 +141,8 @@ func (r *rig) startPostgres(ctx context.Context) error {
 		return err
 	}
 	// A vacuum would slow down only one of the two sides.
-	for _, sql := range []string{`ALTER SYSTEM SET autovacuum = off`, `SELECT pg_reload_conf()`} {
-		if err := r.exec(ctx, "postgres", sql); err != nil {
-			return err
-		}
+	if err := r.exec(ctx, "postgres", `ALTER SYSTEM SET autovacuum = off`, `SELECT pg_reload_conf()`); err != nil {
+		return err
 	}
 	r.source = r.prefix + "_source"
 	if err := postgres.CreateDatabase(ctx, r.source, ""); err != nil {
@@ -231,16 +211,11 @@ func (r *rig) templateOf(ctx context.Context, label string, make func(context.Co
 		}); err != nil {
 			return err
 		}
-		for _, sql := range []string{
+		return execAll(ctx, conn, []string{
 			`GRANT USAGE ON SCHEMA lethe TO ` + r.prefix,
 			`GRANT ALL ON ALL TABLES IN SCHEMA public, lethe TO ` + r.prefix,
 			`VACUUM (ANALYZE)`,
-		} {
-			if _, err := conn.Exec(ctx, sql); err != nil {
-				return err
-			}
-		}
-		return nil
+		})
 	})
 	if err != nil {
 		return fail(err)
@@ -262,6 +237,26 @@ func makeRoom(ctx context.Context, tx pgx.Tx, seed uint64, size int) (room, erro
 		SELECT topological_ordering FROM events WHERE room_id = $1 ORDER BY 1 OFFSET $2 LIMIT 1`,
 		r.id, r.events*9/10).Scan(&r.depth)
 	return r, err
+}
+
+// A turn is a part of a run: what to measure on a new copy of a template.
+type turn struct {
+	name    string
+	on      template
+	measure func(database) error
+}
+
+// byTurns takes the turns one after the other, in each run.
+func (r *rig) byTurns(ctx context.Context, of string, turns ...turn) error {
+	for run := range r.options.Runs {
+		for _, t := range turns {
+			r.say("%s, run %d: %s", of, run+1, t.name)
+			if err := r.onCopy(ctx, t.on, t.measure); err != nil {
+				return fmt.Errorf("%s: %w", t.name, err)
+			}
+		}
+	}
+	return nil
 }
 
 // onCopy runs do on a new copy of a template, and drops the copy.
@@ -298,12 +293,46 @@ func (r *rig) url(database string) string {
 	return u.String()
 }
 
-// exec runs one statement on a connection of its own.
-func (r *rig) exec(ctx context.Context, database, sql string) error {
-	return r.query(ctx, database, func(conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, sql)
-		return err
+// exec runs statements on a connection of their own.
+func (r *rig) exec(ctx context.Context, database string, statements ...string) error {
+	return r.query(ctx, database, func(conn *pgx.Conn) error { return execAll(ctx, conn, statements) })
+}
+
+// withoutTriggers is a statement after which a transaction checks no references.
+const withoutTriggers = `SET LOCAL session_replication_role = replica`
+
+// execAll runs statements, each with as many of the arguments as it uses. Some statements
+// take no parameters, such as CREATE TABLE AS: this mode writes the arguments into the
+// text.
+func execAll(ctx context.Context, db interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}, statements []string, args ...any,
+) error {
+	for _, sql := range statements {
+		used := len(args)
+		for used > 0 && !strings.Contains(sql, fmt.Sprintf("$%d", used)) {
+			used--
+		}
+		if _, err := db.Exec(ctx, sql, append([]any{pgx.QueryExecModeExec}, args[:used]...)...); err != nil {
+			return fmt.Errorf("%w\n%s", err, sql)
+		}
+	}
+	return nil
+}
+
+// execPlainly runs statements in one transaction. Without triggers, PostgreSQL checks no
+// references and does not cascade: this is the floor, the cost of the deletes alone.
+func (d database) execPlainly(ctx context.Context, triggers bool, statements []string, args ...any) error {
+	if !triggers {
+		statements = append([]string{withoutTriggers}, statements...)
+	}
+	err := d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
+		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return execAll(ctx, tx, statements, args...) })
 	})
+	if err != nil {
+		return fmt.Errorf("run plain SQL: %w", err)
+	}
+	return nil
 }
 
 // query runs do on a connection of its own.

@@ -25,20 +25,23 @@ const (
 	sweepRunning = 8
 )
 
-// sweptRooms are statements that create $1 rooms of five events: m.room.create, one
+// sweptRooms are statements that create $2 rooms on the server $1, of five events: m.room.create, one
 // m.room.member and three messages. In every tenth room all events but the last have
 // expired. A purge of such a room deletes one message, and makes the two state events
 // outliers.
 var sweptRooms = []string{
+	withoutTriggers, // the rooms are complete, so their references need no checks
+
 	// The oldest events come first in the stream, as in a real server.
 	`CREATE TEMPORARY TABLE made ON COMMIT DROP AS
-		SELECT '!swept' || room || ':' || $2 AS room_id, '$' || room || '.' || depth AS event_id, depth,
+		SELECT '!swept' || room || ':' || $1 AS room_id, '$' || room || '.' || depth AS event_id, depth,
 		       CASE WHEN depth > 1 THEN '$' || room || '.' || depth - 1 END AS prev_event_id,
 		       CASE depth WHEN 1 THEN 'm.room.create' WHEN 2 THEN 'm.room.member' ELSE 'm.room.message' END AS type,
-		       CASE depth WHEN 1 THEN '' WHEN 2 THEN '@user:' || $2 END AS state_key,
+		       CASE depth WHEN 1 THEN '' WHEN 2 THEN '@user:' || $1 END AS state_key,
 		       room, row_number() OVER (ORDER BY NOT (room % 10 = 0 AND depth < 5), room, depth) AS place,
 		       (extract(epoch FROM now()) * 1000)::bigint - CASE WHEN room % 10 = 0 AND depth < 5 THEN $3::bigint ELSE 0 END AS received_ts
-		FROM generate_series(1, $1::bigint) AS room, generate_series(1, 5) AS depth`,
+		FROM generate_series(1, $2::bigint) AS room, generate_series(1, 5) AS depth`,
+	`ANALYZE made`,
 	`INSERT INTO rooms (room_id, is_public, creator, room_version)
 		SELECT room_id, false, '@user:' || $1, '10' FROM made WHERE depth = 1`,
 	`INSERT INTO events (topological_ordering, event_id, type, room_id, processed, outlier, depth, origin_server_ts, received_ts,
@@ -71,95 +74,64 @@ var sweptRooms = []string{
 //   - how many purges are open at once, compared with the limit;
 //   - the memory of the worker and of the scheduler.
 func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
-	rooms := r.options.SweepRooms
+	rooms := max(r.options.SweepRooms, 100)
 	due := rooms / 10
 	bound := min(1000, due/2)
 	t, err := r.templateOf(ctx, "sweep", func(ctx context.Context, tx pgx.Tx) ([]room, error) {
 		r.say("creating %d rooms for sweep", rooms)
-		return nil, makeSwept(ctx, tx, rooms)
+		age := sweepAge * 24 * time.Hour
+		return nil, execAll(ctx, tx, sweptRooms, serverName, rooms, age.Milliseconds())
 	})
 	if err != nil {
 		return nil, err
 	}
-	var decided, plain, enqueued, bare, idle, peak, scheduler, maxOpen []float64
-	done := map[int][]float64{}
-	for run := range r.options.Runs {
-		r.say("sweep, run %d: alone", run+1)
-		if err := r.onCopy(ctx, t, func(d database) error {
-			seconds, err := d.lookPlainly(ctx, due)
-			if err != nil {
-				return err
+	m := measurements{}
+	const (
+		decided, enqueued, done = "rooms decided per second", "purges enqueued per second", "purges done per second"
+		open, memory, peaks     = "most purges open", "worker's peak, MB", "peak, MB"
+	)
+	size := fmt.Sprintf("%d rooms", rooms)
+	maxOpen := 0
+	working := func(name string, workers int) turn {
+		return turn{name, t, func(d database) error {
+			s, err := d.sweep(ctx, workers, bound, due)
+			maxOpen = max(maxOpen, s.maxOpen)
+			m.add(done, name, s.rate)
+			m.add(peaks, "scheduler", s.scheduler)
+			if workers == 1 {
+				m.add(memory, "idle", s.idle)
+				m.add(memory, size, s.peak)
+				m.add(peaks, "worker", s.peak)
 			}
-			rate, err := r.enqueueBare(ctx)
-			if err != nil {
-				return err
-			}
-			s, err := d.sweep(ctx, 1, min(4*due, 100_000), 0) // the limit is so high that the sweep never waits
-			if err != nil {
-				return err
-			}
-			plain, bare = append(plain, float64(rooms)/seconds), append(bare, rate)
-			decided, enqueued = append(decided, float64(rooms)/s.seconds), append(enqueued, float64(due)/s.seconds)
-			return nil
-		}); err != nil {
-			return nil, err
-		}
-		for _, workers := range []int{1, 2} {
-			r.say("sweep, run %d: %d workers", run+1, workers)
-			if err := r.onCopy(ctx, t, func(d database) error {
-				s, err := d.sweep(ctx, workers, bound, due)
-				if err != nil {
-					return err
-				}
-				done[workers] = append(done[workers], s.rate)
-				maxOpen, scheduler = append(maxOpen, float64(s.maxOpen)), append(scheduler, s.scheduler)
-				if workers == 1 {
-					idle, peak = append(idle, s.idle), append(peak, s.peak)
-				}
-				return nil
-			}); err != nil {
-				return nil, err
-			}
-		}
+			return err
+		}}
 	}
-	limit := sample("bound", []float64{float64(bound)})
-	return []Row{
-		compare("sweep", "rooms decided per second", sample("Lethe", decided), sample("plain SQL", plain), ""),
-		compare("sweep", "purges enqueued per second", sample("Lethe", enqueued), sample("asynq alone", bare), ""),
-		compare("sweep", "purges done per second", sample("2 workers", done[2]), sample("1 worker", done[1]), ""),
-		compare("sweep", "most purges open", sample("Lethe", []float64{quantile(maxOpen, 1)}), limit, "≤ 1"),
-		compare("sweep", "worker's peak, MB", sample(fmt.Sprintf("%d rooms", rooms), peak), sample("idle", idle), "below 64 MB"),
-		compare("sweep", "peak, MB", sample("scheduler", scheduler), sample("worker", peak), "below 64 MB"),
-	}, nil
-}
-
-// makeSwept creates the rooms of a sweep.
-func makeSwept(ctx context.Context, tx pgx.Tx, rooms int) error {
-	// The rooms are complete, so their references need no checks.
-	if _, err := tx.Exec(ctx, `SET LOCAL session_replication_role = replica`); err != nil {
+	err = r.byTurns(ctx, "sweep", turn{"alone", t, func(d database) error {
+		seconds, err := d.lookPlainly(ctx, due)
+		if err != nil {
+			return err
+		}
+		rate, err := r.enqueueBare(ctx)
+		if err != nil {
+			return err
+		}
+		s, err := d.sweep(ctx, 1, min(4*due, 100_000), 0) // the limit is so high that the sweep never waits
+		m.add(decided, "Lethe", float64(rooms)/s.seconds)
+		m.add(decided, "plain SQL", float64(rooms)/seconds)
+		m.add(enqueued, "Lethe", float64(due)/s.seconds)
+		m.add(enqueued, "asynq alone", rate)
 		return err
-	}
-	for i, sql := range sweptRooms {
-		args := []any{}
-		switch {
-		case i == 0:
-			// CREATE TABLE AS takes no parameters: this mode writes the arguments into the
-			// text.
-			age := sweepAge * 24 * time.Hour
-			args = []any{pgx.QueryExecModeExec, rooms, serverName, age.Milliseconds()}
-		case i < 3:
-			args = []any{serverName}
-		}
-		if _, err := tx.Exec(ctx, sql, args...); err != nil {
-			return fmt.Errorf("%w\n%s", err, sql)
-		}
-		if i == 0 {
-			if _, err := tx.Exec(ctx, `ANALYZE made`); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	}}, working("1 worker", 1), working("2 workers", 2))
+	m.add(open, "Lethe", float64(maxOpen))
+	m.add(open, "bound", float64(bound))
+	return []Row{
+		m.compare(decided, "Lethe", "plain SQL", ""),
+		m.compare(enqueued, "Lethe", "asynq alone", ""),
+		m.compare(done, "2 workers", "1 worker", ""),
+		m.compare(open, "Lethe", "bound", "≤ 1"),
+		m.compare(memory, size, "idle", "below 64 MB"),
+		m.compare(peaks, "scheduler", "worker", "below 64 MB"),
+	}, err
 }
 
 // lookPlainly finds the rooms that have expired events with one statement. It returns
@@ -211,13 +183,11 @@ func (d database) sweep(ctx context.Context, workers, bound, due int) (s sweepRu
 		if s.idle, err = peakMemory(processes[0].Pid); err != nil {
 			return err
 		}
-		submitter, err := d.submitter(ctx)
-		if err != nil {
+		var id string
+		if err := d.withClient(ctx, func(client *tasks.Client) (err error) {
+			id, err = client.SubmitRetentionSweep(ctx, tasks.RetentionSweep{Job: "all", Tick: time.Now()})
 			return err
-		}
-		defer submitter.close()
-		id, err := submitter.client.SubmitRetentionSweep(ctx, tasks.RetentionSweep{Job: "all", Tick: time.Now()})
-		if err != nil {
+		}); err != nil {
 			return err
 		}
 		if s.maxOpen, err = d.awaitSweep(ctx, id, due > 0); err != nil {

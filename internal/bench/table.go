@@ -49,11 +49,26 @@ func sample(name string, values []float64) Sample {
 	return Sample{Name: name, Median: quantile(values, 0.5), Values: values}
 }
 
-// compare returns a row that compares two samples.
-func compare(of, measure string, subject, reference Sample, goal string) Row {
-	row := Row{Case: of, Measure: measure, Subject: subject, Reference: reference, Goal: goal}
-	if reference.Median != 0 { // JSON cannot represent infinity
-		row.Ratio = subject.Median / reference.Median
+// measurements are the values of a case, by measure and by the name of what was measured:
+// one for each run.
+type measurements map[string]map[string][]float64
+
+// add adds the value of a run.
+func (m measurements) add(measure, name string, value float64) {
+	if m[measure] == nil {
+		m[measure] = map[string][]float64{}
+	}
+	m[measure][name] = append(m[measure][name], value)
+}
+
+// compare returns a row that compares two samples of a measure. The case is set later.
+func (m measurements) compare(measure, subject, reference, goal string) Row {
+	row := Row{
+		Measure: measure, Goal: goal,
+		Subject: sample(subject, m[measure][subject]), Reference: sample(reference, m[measure][reference]),
+	}
+	if row.Reference.Median != 0 { // JSON cannot represent infinity
+		row.Ratio = row.Subject.Median / row.Reference.Median
 	}
 	return row
 }

@@ -36,16 +36,9 @@ func lookUp(mapping *yaml.Node, key string) *yaml.Node {
 // loadHomeserverFile applies Synapse's configuration. It takes only the settings
 // that Lethe has too, which have the same paths there.
 func (l *loader) loadHomeserverFile(path string) {
-	data, err := readFile(path)
+	root, origin, err := openYAML(path, "homeserver.config_file")
 	if err != nil {
-		l.unset["server_name"] = false // the file may have it
-		l.refuse("homeserver.config_file", err)
-		return
-	}
-	root, err := parseYAML(data)
-	if err != nil {
-		l.unset["server_name"] = false
-		l.refuse(path, err)
+		l.refuseValue("server_name", origin, err) // the file may have it
 		return
 	}
 	(&synapseFile{loader: l, path: path}).apply(root)
@@ -94,8 +87,7 @@ func (f *synapseFile) leaves(mapping *yaml.Node, prefix string, names ...string)
 			continue
 		}
 		if value.Kind != yaml.ScalarNode {
-			f.unset[setting] = false
-			f.refuse(origin(value.Line), errNoScalar)
+			f.refuseValue(setting, origin(value.Line), errNoScalar)
 			continue
 		}
 		text := value.Value

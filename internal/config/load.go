@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // A Purpose is what a process does. It decides which settings the process needs.
@@ -118,8 +120,7 @@ func (l *loader) set(path, origin, text string) {
 		return
 	}
 	if err := s.set(text); err != nil {
-		l.unset[path] = false
-		l.refuse(origin, err)
+		l.refuseValue(path, origin, err)
 	}
 }
 
@@ -143,6 +144,12 @@ func (l *loader) setMappings(s setting, origin, text string) {
 	s.mappings(list, ourKeys, func(_ int, place string, err error) { l.refuse(origin+place, err) })
 }
 
+// refuseValue refuses the value of a setting, which then does not count as missing.
+func (l *loader) refuseValue(path, origin string, err error) {
+	l.unset[path] = false
+	l.refuse(origin, err)
+}
+
 // refuse records an error of what the origin says.
 func (l *loader) refuse(origin string, err error) {
 	l.errs = append(l.errs, fmt.Errorf("%s: %w", origin, err))
@@ -154,7 +161,7 @@ func (l *loader) loadVariables(variables map[string]string) {
 	paths, files := map[string]string{}, map[string]string{}
 	for path, s := range l.settings {
 		paths[variable(path)] = path
-		if s.secret {
+		if s.isSecret {
 			files[variable(path)+secretSuffix] = path
 		}
 	}
@@ -211,22 +218,27 @@ func readFile(path string) ([]byte, error) {
 	return data, err
 }
 
+// openYAML reads the mapping in a file. If that fails, it also returns the origin of the
+// error: the setting that names the file, or the file.
+func openYAML(path, namedBy string) (root *yaml.Node, origin string, err error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, namedBy, err
+	}
+	root, err = parseYAML(data)
+	return root, path, err
+}
+
 // openFile reads Lethe's own file. If the file cannot be read or is not YAML,
 // openFile returns nil, and no setting counts as missing: the file may have it.
 func (l *loader) openFile(path string) *file {
-	data, err := readFile(path)
-	if err != nil {
-		clear(l.unset)
-		l.refuse(fileVariable, err)
-		return nil
-	}
-	root, err := parseYAML(data)
+	root, origin, err := openYAML(path, fileVariable)
 	if errors.Is(err, errEmptyFile) {
 		err = fmt.Errorf("%w; unset %s to go without one", err, fileVariable)
 	}
 	if err != nil {
 		clear(l.unset)
-		l.refuse(path, err)
+		l.refuse(origin, err)
 		return nil
 	}
 	return &file{loader: l, lines: map[string]int{}, path: path, root: root}

@@ -137,7 +137,7 @@ func reference() string {
 		}
 		fmt.Fprintf(&b, "\n### `%s`\n\n%s\n\n", s.path, wrap(quoteKeys(s.doc), 120))
 		fmt.Fprintf(&b, "- variable: `%s`\n- value: %s\n- default: %s\n", variable(s.path), s.is, byDefault)
-		if s.secret {
+		if s.isSecret {
 			fmt.Fprintf(&b, "- variable that names a file: `%s`\n", variable(s.path)+secretSuffix)
 		}
 		if names := neededBy(s); names != "" {

@@ -40,7 +40,7 @@ func TestEverySecretMayBeInAFile(t *testing.T) {
 	for _, s := range settings(&config) {
 		require.False(t, variables[variable(s.path)], s.path)
 		variables[variable(s.path)] = true
-		if s.secret {
+		if s.isSecret {
 			secrets++
 			require.False(t, variables[variable(s.path)+secretSuffix], s.path)
 			variables[variable(s.path)+secretSuffix] = true

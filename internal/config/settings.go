@@ -23,13 +23,6 @@ type setting struct {
 	// bounds, which the row has.
 	doc string
 
-	// example is shown in the example file where there is no default, or where the
-	// default is more than one line.
-	example string
-
-	// secret settings may be in a file that a variable names: see loadSecretFile.
-	secret bool
-
 	// neededBy are the purposes that cannot do without the setting.
 	neededBy []Purpose
 }
@@ -47,6 +40,13 @@ type value struct {
 	// never repeats the text.
 	set func(text string) error
 
+	// example is shown in the example file where there is no default, or where the
+	// default is more than one line.
+	example string
+
+	// isSecret settings may be in a file that a variable names: see loadSecretFile.
+	isSecret bool
+
 	// list settings may also be a YAML list. set then gets the items with commas
 	// between them.
 	list bool
@@ -54,6 +54,29 @@ type value struct {
 	// mappings replaces set for a setting that is a list of mappings. Like set, it
 	// changes the field only if everything is valid.
 	mappings func(list *yaml.Node, from keys, refuse refusal)
+}
+
+// row returns a setting.
+func row(path, defaultText string, v value, doc string) setting {
+	return setting{path: path, value: v, defaultText: defaultText, doc: doc}
+}
+
+// needed returns the setting, as one that these purposes need.
+func (s setting) needed(by ...Purpose) setting {
+	s.neededBy = by
+	return s
+}
+
+// like returns the value with an example.
+func (v value) like(example string) value {
+	v.example = example
+	return v
+}
+
+// secret returns the value, as one that is a secret.
+func (v value) secret() value {
+	v.isSecret = true
+	return v
 }
 
 // A refusal takes what is wrong with one item of a list of mappings: its line, its

@@ -1,13 +1,18 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"lethe/internal/homeserver"
 	"lethe/internal/matrix"
@@ -47,15 +52,38 @@ var (
 	tokenFormat      = mustBe("an access token: letters, digits and signs, with no space", homeserver.ValidToken)
 )
 
+// parsed is a text that parse turns into what the field holds.
+func parsed[T any](field *T, is string, parse func(text string) (T, error)) value {
+	return value{is: is, set: func(text string) error {
+		parsed, err := parse(text)
+		if err == nil {
+			*field = parsed
+		}
+		return err
+	}}
+}
+
+// listOf is a list, to which add adds one item after the other. The list may be empty.
+func listOf[T any](field *[]T, is string, add func(list []T, item string) ([]T, error)) value {
+	v := parsed(field, is, func(text string) (list []T, err error) {
+		for item := range strings.SplitSeq(text, ",") {
+			if item = strings.TrimSpace(item); item == "" {
+				continue
+			}
+			number := len(list) + 1
+			if list, err = add(list, item); err != nil {
+				return nil, fmt.Errorf("number %d: %w", number, err)
+			}
+		}
+		return list, nil
+	})
+	v.list = true
+	return v
+}
+
 // required is a text that the format accepts.
 func required[S ~string](field *S, f format) value {
-	return value{is: f.is, set: func(text string) error {
-		if err := f.check(text); err != nil {
-			return err
-		}
-		*field = S(text)
-		return nil
-	}}
+	return parsed(field, f.is, func(text string) (S, error) { return S(text), f.check(text) })
 }
 
 // optional is a text that the format accepts, or an empty one.
@@ -78,30 +106,28 @@ func oneOf(field *string, words ...string) value {
 
 // number is a whole number within the bounds.
 func number(field *int, minimum, maximum int) value {
-	allowed := fmt.Sprintf("%d to %d", minimum, maximum)
-	is := "a whole number from " + allowed
-	return value{is: is, allowed: allowed, set: func(text string) error {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < minimum || n > maximum {
-			return errors.New("must be " + is)
-		}
-		*field = n
-		return nil
-	}}
+	return bounded(field, [2]int{minimum, maximum}, "a whole number", strconv.Itoa, strconv.Atoi)
 }
 
 // duration is a duration within the bounds.
 func duration(field *time.Duration, minimum, maximum time.Duration) value {
-	allowed := short(minimum) + " to " + short(maximum)
-	is := "a duration with its unit, such as 300ms, 30s or 24h, from " + allowed
-	return value{is: is, allowed: allowed, set: func(text string) error {
-		d, err := time.ParseDuration(text)
-		if err != nil || d < minimum || d > maximum {
-			return errors.New("must be " + is)
+	return bounded(field, [2]time.Duration{minimum, maximum}, "a duration with its unit, such as 300ms, 30s or 24h,", short, time.ParseDuration)
+}
+
+// bounded is a value within two bounds. What names the value, and show writes a bound as
+// parse reads it.
+func bounded[T cmp.Ordered](field *T, bounds [2]T, what string, show func(T) string, parse func(string) (T, error)) value {
+	allowed := show(bounds[0]) + " to " + show(bounds[1])
+	is := what + " from " + allowed
+	v := parsed(field, is, func(text string) (T, error) {
+		n, err := parse(text)
+		if err != nil || n < bounds[0] || n > bounds[1] {
+			return n, errors.New("must be " + is)
 		}
-		*field = d
-		return nil
-	}}
+		return n, nil
+	})
+	v.allowed = allowed
+	return v
 }
 
 // short is d without the zero minutes and seconds that String appends.
@@ -115,43 +141,26 @@ func short(d time.Duration) string {
 	return s
 }
 
-var errBoolean = errors.New("must be true or false")
-
 // boolean is true or false.
 func boolean(field *bool) value {
-	return value{is: "true or false", set: func(text string) error {
+	return parsed(field, "true or false", func(text string) (bool, error) {
 		if text != "true" && text != "false" {
-			return errBoolean
+			return false, errors.New("must be true or false")
 		}
-		*field = text == "true"
-		return nil
-	}}
+		return text == "true", nil
+	})
 }
 
 // synapseBeside is a boolean that can also be unset, and that cannot be true yet.
 func synapseBeside(field **bool) value {
-	return value{is: "false", set: func(text string) error {
+	return parsed(field, "false", func(text string) (*bool, error) {
 		var beside bool
-		if err := boolean(&beside).set(text); err != nil {
-			return err
-		}
+		err := boolean(&beside).set(text)
 		if beside {
-			return errors.New("true is not built yet: stop Synapse while Lethe purges, and say false")
+			err = errors.New("true is not built yet: stop Synapse while Lethe purges, and say false")
 		}
-		*field = &beside
-		return nil
-	}}
-}
-
-// items returns the items of a list, without the empty ones.
-func items(list string) []string {
-	var all []string
-	for item := range strings.SplitSeq(list, ",") {
-		if item = strings.TrimSpace(item); item != "" {
-			all = append(all, item)
-		}
-	}
-	return all
+		return &beside, err
+	})
 }
 
 func validAddress(text string) bool {
@@ -160,4 +169,91 @@ func validAddress(text string) bool {
 		_, err = net.LookupPort("tcp", port)
 	}
 	return err == nil && port != ""
+}
+
+// networks is a list of networks. An address is a network of its own.
+func networks(field *[]netip.Prefix) value {
+	const is = "a list of addresses or networks, such as 127.0.0.1 or 10.0.0.0/8"
+	return listOf(field, is, func(list []netip.Prefix, item string) ([]netip.Prefix, error) {
+		network, err := netip.ParsePrefix(item)
+		if address, notAddress := netip.ParseAddr(item); notAddress == nil {
+			network, err = netip.PrefixFrom(address, address.BitLen()), nil
+		}
+		if err != nil || network.Addr().Zone() != "" || network.Addr().Is4In6() {
+			return nil, errors.New("must be an address or a network, such as 127.0.0.1 or 10.0.0.0/8")
+		}
+		return append(list, network.Masked()), nil
+	})
+}
+
+// lockURLs is the list of the masters that keep the locks. It may be empty.
+func lockURLs(field *[]Secret) value {
+	var urls []Secret
+	v := listOf(&urls, "a list of redis:// or rediss:// URLs, an odd number of them, three or more", addLockURL)
+	setURLs := v.set
+	v.set = func(text string) error {
+		if err := setURLs(text); err != nil {
+			return err
+		}
+		if n := len(urls); n != 0 && (n < 3 || n%2 == 0) {
+			return errors.New("must be an odd number of URLs, three or more, with commas between them (in a password, write a comma as %2C)")
+		}
+		*field = urls
+		return nil
+	}
+	return v
+}
+
+func addLockURL(urls []Secret, item string) ([]Secret, error) {
+	if err := redisdb.ValidURL(item); err != nil {
+		return nil, err
+	}
+	// Two databases of one server fail together, so they are one master.
+	server := redisServer(item)
+	switch {
+	case server == "":
+		return nil, errors.New("must be redis:// or rediss://")
+	case slices.ContainsFunc(urls, func(other Secret) bool { return redisServer(string(other)) == server }):
+		return nil, errors.New("the same server is already in the list")
+	}
+	return append(urls, Secret(item)), nil
+}
+
+// redisServer returns the host:port of a redis:// or rediss:// URL, "" for another text.
+func redisServer(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "redis" && u.Scheme != "rediss" {
+		return ""
+	}
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "6379"))
+}
+
+func validDatabaseURL(text string) error {
+	if _, err := pgxpool.ParseConfig(text); err == nil {
+		return nil
+	}
+	// pgx masks a password only if it can tell where the password is. So pgx also
+	// parses a copy without the password, and its reason is only repeated if it
+	// rejects the copy too.
+	generic := errors.New("must be a PostgreSQL URL, such as postgres://user:password@host:5432/database")
+	u, err := url.Parse(text)
+	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") || hasStrayAt(text) {
+		return generic
+	}
+	query := u.Query()
+	query.Del("password")
+	query.Del("sslpassword")
+	u.User, u.RawQuery = nil, query.Encode()
+	if _, err = pgxpool.ParseConfig(u.String()); err == nil {
+		return generic
+	}
+	return fmt.Errorf("%w (%w)", generic, err)
+}
+
+// hasStrayAt reports whether a URL has an @ after its host. This happens when the
+// password holds a /, ? or # that is not percent-encoded: then the text after the
+// host is a piece of the password.
+func hasStrayAt(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && strings.Contains(u.Path+u.RawQuery+u.Fragment, "@")
 }

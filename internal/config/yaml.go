@@ -111,11 +111,9 @@ func (f *file) leaf(path, origin string, value *yaml.Node) {
 	case value.Kind == yaml.SequenceNode && s.list:
 		f.list(path, origin, value)
 	case value.Kind != yaml.ScalarNode:
-		f.unset[path] = false
-		f.refuse(origin, errNoScalar)
+		f.refuseValue(path, origin, errNoScalar)
 	case isNull(value):
-		f.unset[path] = false
-		f.refuse(origin, errors.New(`has no value: leave the key out for its default, or write ""`))
+		f.refuseValue(path, origin, errors.New(`has no value: leave the key out for its default, or write ""`))
 	default:
 		f.set(path, origin, value.Value)
 	}
@@ -127,8 +125,7 @@ func (f *file) list(path, origin string, value *yaml.Node) {
 	for _, item := range value.Content {
 		item = resolve(item)
 		if item.Kind != yaml.ScalarNode || isNull(item) {
-			f.unset[path] = false
-			f.refuse(origin, errors.New("must be a list of values"))
+			f.refuseValue(path, origin, errors.New("must be a list of values"))
 			return
 		}
 		texts = append(texts, item.Value)

@@ -52,6 +52,15 @@ func (d directory) log() string { return d.file("log") }
 
 func (d directory) file(name string) string { return filepath.Join(d.path, name) }
 
+// write writes a file that only the server's user can read.
+func (d directory) write(name string, text []byte) error {
+	err := os.WriteFile(d.file(name), text, 0o600)
+	if err == nil && d.owner != nil {
+		err = os.Chown(d.file(name), int(d.owner.Uid), int(d.owner.Gid))
+	}
+	return err
+}
+
 // remove removes a temporary directory and keeps any other.
 func (d directory) remove() error {
 	if d.claim == nil {

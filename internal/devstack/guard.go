@@ -1,6 +1,7 @@
 package devstack
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/url"
@@ -34,44 +35,26 @@ const (
 	passwordFile  = "password"
 )
 
-func (g *Guard) host() string {
-	if g.Host == "" {
-		return "localhost"
-	}
-	return g.Host
-}
+func (g *Guard) host() string { return cmp.Or(g.Host, "localhost") }
 
 // write writes the guard's files and the given ones into the directory. Only the
 // server's user can read them.
 func (g *Guard) write(d directory, files map[string][]byte) error {
 	files[authorityFile], files[certFile], files[keyFile] = g.Authority, g.Certificate, g.Key
 	for name, text := range files {
-		path := d.file(name)
-		if err := os.WriteFile(path, text, 0o600); err != nil {
-			return fmt.Errorf("write a file of the guard: %w", err)
-		}
-		if d.owner == nil {
-			continue
-		}
-		if err := os.Chown(path, int(d.owner.Uid), int(d.owner.Gid)); err != nil {
+		if err := d.write(name, text); err != nil {
 			return fmt.Errorf("write a file of the guard: %w", err)
 		}
 	}
 	return nil
 }
 
-// redisArguments returns the arguments of a Redis with the guard. The password is in a
-// file, which is the first argument, because lists of processes show arguments.
+// redisArguments returns the arguments of a Redis with the guard, except for the password.
 func (g *Guard) redisArguments(d directory) ([]string, error) {
-	const configFile = "redis.conf"
-	err := g.write(d, map[string][]byte{configFile: []byte("requirepass " + strconv.Quote(g.Password) + "\n")})
-	if err != nil {
-		return nil, err
-	}
 	return []string{
-		d.file(configFile), "--tls-cert-file", d.file(certFile), "--tls-key-file", d.file(keyFile),
+		"--tls-cert-file", d.file(certFile), "--tls-key-file", d.file(keyFile),
 		"--tls-ca-cert-file", d.file(authorityFile), "--tls-auth-clients", "no",
-	}, nil
+	}, g.write(d, map[string][]byte{})
 }
 
 func (g *Guard) redisURL(port int, d directory) string {

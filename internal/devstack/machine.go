@@ -71,11 +71,8 @@ func serverAccount() (*syscall.Credential, error) {
 		return nil, fmt.Errorf("find the user postgres or nobody to run the servers: %w", err)
 	}
 	uid, err := strconv.ParseUint(account.Uid, 10, 32)
-	if err != nil {
-		return nil, fmt.Errorf("user %s: %w", account.Username, err)
-	}
-	gid, err := strconv.ParseUint(account.Gid, 10, 32)
-	if err != nil {
+	gid, err2 := strconv.ParseUint(account.Gid, 10, 32)
+	if err = errors.Join(err, err2); err != nil {
 		return nil, fmt.Errorf("user %s: %w", account.Username, err)
 	}
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
@@ -87,7 +84,7 @@ func onFreePort(start func(port int) error) error {
 	var err error
 	for range 5 {
 		var port int
-		if port, err = freePort(); err != nil {
+		if port, err = FreePort(); err != nil {
 			return err
 		}
 		if err = start(port); !errors.Is(err, errPortTaken) {
@@ -97,10 +94,10 @@ func onFreePort(start func(port int) error) error {
 	return err
 }
 
-// freePort returns a free port below those for outgoing connections. A client could take
+// FreePort returns a free port below those for outgoing connections. A client could take
 // one of those while its server restarts, and a client that redials could then connect
 // to itself.
-func freePort() (int, error) {
+func FreePort() (int, error) {
 	var err error
 	for range 100 {
 		port := 20_000 + rand.IntN(12_000)

@@ -1,6 +1,7 @@
 package devstack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -27,9 +27,6 @@ const (
 // ErrDatabaseExists is wrapped by the error of [Postgres.CreateDatabase] if the
 // database exists.
 var ErrDatabaseExists = errors.New("the database exists")
-
-// errClosed is the error of a server's methods after Close.
-var errClosed = errors.New("the server is closed")
 
 // PostgresOptions are the options of [StartPostgres].
 type PostgresOptions struct {
@@ -60,15 +57,9 @@ type PostgresOptions struct {
 // path could be too long. The superuser is lethe. Its methods are safe for concurrent
 // use.
 type Postgres struct {
+	server
 	programs string
-	dir      directory
-	durable  bool
-	buffers  string
-	guard    *Guard
-	port     int
-
-	mu     sync.Mutex // held while the server starts or stops
-	server *child     // nil once closed
+	options  PostgresOptions
 
 	// admin has the connection for statements about databases. It is kept open,
 	// because connecting takes longer than creating a database. A receiver sends it
@@ -81,27 +72,14 @@ type Postgres struct {
 // wraps [ErrMissing] if PostgreSQL is not installed. Any other error contains the end of
 // the server's log.
 func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-
-	programs, err := postgresPrograms()
-	if err != nil {
-		return nil, fmt.Errorf("start PostgreSQL: %w", err)
-	}
-	dir, err := openDirectory(options.Dir, "postgres")
-	if err != nil {
-		return nil, fmt.Errorf("start PostgreSQL: %w", err)
-	}
-	p := &Postgres{programs: programs, dir: dir, durable: options.Durable, buffers: options.SharedBuffers, guard: options.Guard, admin: make(chan *pgx.Conn, 1)}
+	p := &Postgres{options: options, admin: make(chan *pgx.Conn, 1)}
 	p.admin <- nil
-	if err = p.initialise(ctx); err == nil {
-		err = onFreePort(func(port int) error {
-			p.port = port
-			return p.serve(ctx)
-		})
-	}
-	if err != nil {
-		return nil, fmt.Errorf("start PostgreSQL: %w", errors.Join(err, dir.remove()))
+	p.name, p.guard, p.launch = "PostgreSQL", options.Guard, p.serve
+	// This is what PostgreSQL calls a fast shutdown: it closes the sessions and rolls
+	// their transactions back.
+	p.halt = func(ctx context.Context, server *child) error { return server.stop(ctx, syscall.SIGINT) }
+	if err := p.start(ctx, options.Dir, "postgres", p.initialise); err != nil {
+		return nil, err
 	}
 	return p, nil
 }
@@ -126,14 +104,12 @@ func (p *Postgres) URL(database string) string {
 // connections, or an empty one if the template is "". The error wraps
 // [ErrDatabaseExists] if the database exists.
 func (p *Postgres) CreateDatabase(ctx context.Context, name, template string) error {
-	if template == "" {
-		template = "template0"
-	}
+	template = cmp.Or(template, "template0")
 	err := p.exec(ctx, func(version int) string {
 		sql := "CREATE DATABASE " + quote(name) + " TEMPLATE " + quote(template)
 		// Copying the files takes a quarter of the time. Since version 15 PostgreSQL
 		// by default logs them page by page, which only a durable server needs.
-		if !p.durable && version >= 15 {
+		if !p.options.Durable && version >= 15 {
 			sql += " STRATEGY FILE_COPY"
 		}
 		return sql
@@ -175,39 +151,13 @@ func (p *Postgres) Restore(ctx context.Context, database, dumpFile string) error
 	return nil
 }
 
-// Restart stops the server, which closes its connections, and starts it on the same
-// port with the same data. After an error the server is not running, and Restart may be
-// called again.
-func (p *Postgres) Restart(ctx context.Context) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.server == nil {
-		return fmt.Errorf("restart PostgreSQL: %w", errClosed)
-	}
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	if err := p.stop(ctx); err != nil {
-		return fmt.Errorf("restart PostgreSQL: %w", err)
-	}
-	if err := p.serve(ctx); err != nil {
-		return fmt.Errorf("restart PostgreSQL: %w", err)
-	}
-	return nil
-}
-
 // Close stops the server, which closes its connections, and removes its data if the
 // directory is temporary. It returns within 15 s. A second call does nothing and
 // returns nil.
 func (p *Postgres) Close() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.server == nil {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	err := errors.Join(p.stop(ctx), p.dir.remove())
-	p.server = nil
+	err := p.server.Close()
 	select {
 	case conn := <-p.admin:
 		if conn != nil {
@@ -216,16 +166,16 @@ func (p *Postgres) Close() error {
 		p.admin <- nil
 	case <-ctx.Done(): // a statement still uses the connection, and will fail
 	}
-	if err != nil {
-		return fmt.Errorf("close PostgreSQL: %w", err)
-	}
-	return nil
+	return err
 }
 
 func (p *Postgres) data() string { return filepath.Join(p.dir.path, "data") }
 
 // initialise creates the data directory, unless an earlier start has done so.
-func (p *Postgres) initialise(ctx context.Context) error {
+func (p *Postgres) initialise(ctx context.Context) (err error) {
+	if p.programs, err = postgresPrograms(); err != nil {
+		return err
+	}
 	if _, err := os.Stat(p.data()); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -235,7 +185,7 @@ func (p *Postgres) initialise(ctx context.Context) error {
 		return fmt.Errorf("remove an unfinished data directory: %w", err)
 	}
 	args := []string{"--pgdata=" + unfinished, "--username=lethe", "--auth=trust", "--encoding=UTF8", "--locale=C"}
-	if !p.durable {
+	if !p.options.Durable {
 		args = append(args, "--no-sync")
 	}
 	if p.guard != nil {
@@ -259,7 +209,7 @@ func (p *Postgres) initialise(ctx context.Context) error {
 	return nil
 }
 
-func (p *Postgres) serve(ctx context.Context) error {
+func (p *Postgres) serve(ctx context.Context) (*child, error) {
 	args := []string{
 		"-D", p.data(),
 		"-c", "listen_addresses=127.0.0.1",
@@ -268,27 +218,18 @@ func (p *Postgres) serve(ctx context.Context) error {
 		"-c", "max_connections=200",
 		"-c", "timezone=UTC",
 	}
-	if !p.durable {
+	if !p.options.Durable {
 		args = append(args, "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off")
 	}
-	if p.buffers != "" {
-		args = append(args, "-c", "shared_buffers="+p.buffers)
+	if p.options.SharedBuffers != "" {
+		args = append(args, "-c", "shared_buffers="+p.options.SharedBuffers)
 	}
 	if p.guard != nil {
 		args = append(args, "-c", "ssl=on", "-c", "ssl_cert_file="+p.dir.file(certFile), "-c", "ssl_key_file="+p.dir.file(keyFile))
 	}
 	// SIGQUIT, because after SIGKILL the server's own children would keep running.
-	server, err := serve(ctx, p.dir.command(filepath.Join(p.programs, "postgres"), args...), p.dir.log(), syscall.SIGQUIT)
-	if err != nil {
-		return err
-	}
-	p.server = server
-	return nil
+	return serve(ctx, p.dir.command(filepath.Join(p.programs, "postgres"), args...), p.dir.log(), syscall.SIGQUIT)
 }
-
-// stop does what PostgreSQL calls a fast shutdown: it closes the sessions and rolls
-// their transactions back.
-func (p *Postgres) stop(ctx context.Context) error { return p.server.stop(ctx, syscall.SIGINT) }
 
 // exec runs the statement for the server's major version. It runs one statement at a
 // time.

@@ -2,11 +2,9 @@ package devstack
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
-	"sync"
 	"syscall"
 )
 
@@ -15,6 +13,13 @@ type RedisOptions struct {
 	// AOF keeps the data through a Kill and a Restart. Without it the server restarts
 	// empty. A crash of the machine may lose a second of data. Defaults to false.
 	AOF bool
+
+	// Arguments returns further arguments of the server. It is called before each
+	// attempt to start the server. Defaults to nil: no further arguments.
+	Arguments func() ([]string, error)
+
+	// Config is the text of the server's configuration file. Defaults to "": no file.
+	Config string
 
 	// Dir is the directory for the data and the log. It is created if it does not
 	// exist. If we are root, its owner becomes the server's user, which must be able
@@ -32,15 +37,10 @@ type RedisOptions struct {
 // Redis is a running Redis server, which evicts no keys and listens only on a port of
 // 127.0.0.1. Its methods are safe for concurrent use.
 type Redis struct {
+	server
 	program string
-	dir     directory
 	aof     bool
-	port    int
 	more    []string // further arguments
-	guard   *Guard
-
-	mu     sync.Mutex // held while the server starts or stops
-	server *child     // nil once closed
 }
 
 // StartRedis starts a server and returns when it accepts connections. The caller closes
@@ -48,41 +48,48 @@ type Redis struct {
 // [ErrMissing] if Redis is not installed. Any other error contains the end of the
 // server's log.
 func StartRedis(ctx context.Context, options RedisOptions) (*Redis, error) {
-	var prepare func(directory) ([]string, error)
-	if options.Guard != nil {
-		prepare = options.Guard.redisArguments
+	r := &Redis{aof: options.AOF}
+	r.name, r.guard, r.launch = "Redis", options.Guard, r.serve
+	// A regular shutdown is not needed: every answered write is in the file.
+	r.halt = func(_ context.Context, server *child) error {
+		server.kill()
+		return nil
 	}
-	return startRedis(ctx, options, prepare)
-}
-
-// startRedis is StartRedis with further arguments, which prepare returns for the
-// server's directory.
-func startRedis(ctx context.Context, options RedisOptions, prepare func(directory) ([]string, error)) (*Redis, error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-
-	program, err := redisProgram()
-	if err != nil {
-		return nil, fmt.Errorf("start Redis: %w", err)
-	}
-	dir, err := openDirectory(options.Dir, "redis")
-	if err != nil {
-		return nil, fmt.Errorf("start Redis: %w", err)
-	}
-	r := &Redis{program: program, dir: dir, aof: options.AOF, guard: options.Guard}
-	err = onFreePort(func(port int) error {
-		r.port = port
-		if prepare != nil {
-			if r.more, err = prepare(r.dir); err != nil {
-				return err
-			}
+	err := r.start(ctx, options.Dir, "redis", func(context.Context) (err error) {
+		if r.program, err = redisProgram(); err == nil {
+			r.more, err = options.further(r.dir)
 		}
-		return r.serve(ctx)
+		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("start Redis: %w", errors.Join(err, dir.remove()))
+		return nil, err
 	}
 	return r, nil
+}
+
+// further returns the further arguments of a server, and writes the files that they name.
+// The first argument may be the name of a configuration file.
+func (o RedisOptions) further(dir directory) (args []string, err error) {
+	const configFile = "redis.conf"
+	config := o.Config
+	if o.Guard != nil {
+		// Lists of processes show arguments, but not files.
+		config += "requirepass " + strconv.Quote(o.Guard.Password) + "\n"
+		if args, err = o.Guard.redisArguments(dir); err != nil {
+			return nil, err
+		}
+	}
+	if config != "" {
+		if err := dir.write(configFile, []byte(config)); err != nil {
+			return nil, fmt.Errorf("write the configuration of Redis: %w", err)
+		}
+		args = append([]string{dir.file(configFile)}, args...)
+	}
+	if o.Arguments == nil {
+		return args, nil
+	}
+	more, err := o.Arguments()
+	return append(args, more...), err
 }
 
 // URL returns the connection string of the server's database 0, with the password and
@@ -101,8 +108,8 @@ func (r *Redis) address() string { return localAddress(r.port) }
 func (r *Redis) Kill() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.server != nil {
-		r.server.kill()
+	if r.child != nil {
+		r.child.kill()
 	}
 }
 
@@ -115,42 +122,7 @@ func (r *Redis) Pause() error { return r.signal(syscall.SIGSTOP) }
 // does nothing if the server is not paused, and fails if it is not running.
 func (r *Redis) Resume() error { return r.signal(syscall.SIGCONT) }
 
-// Restart kills the server, if it runs, and starts it on the same port. It keeps its
-// data with [RedisOptions].AOF, and is empty without. After an error the server is not
-// running, and Restart may be called again.
-func (r *Redis) Restart(ctx context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.server == nil {
-		return fmt.Errorf("restart Redis: %w", errClosed)
-	}
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	r.server.kill()
-	if err := r.serve(ctx); err != nil {
-		return fmt.Errorf("restart Redis: %w", err)
-	}
-	return nil
-}
-
-// Close kills the server, even a paused one, and removes its data if the directory is
-// temporary. A second call does nothing and returns nil.
-func (r *Redis) Close() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.server == nil {
-		return nil
-	}
-	// A regular shutdown is not needed: every answered write is in the file.
-	r.server.kill()
-	r.server = nil
-	if err := r.dir.remove(); err != nil {
-		return fmt.Errorf("close Redis: %w", err)
-	}
-	return nil
-}
-
-func (r *Redis) serve(ctx context.Context) error {
+func (r *Redis) serve(ctx context.Context) (*child, error) {
 	appendOnly := "no"
 	if r.aof {
 		appendOnly = "yes"
@@ -168,19 +140,14 @@ func (r *Redis) serve(ctx context.Context) error {
 		"--maxmemory-policy", "noeviction",
 	)...)
 	// SIGKILL also ends a paused server.
-	server, err := serve(ctx, cmd, r.dir.log(), syscall.SIGKILL)
-	if err != nil {
-		return err
-	}
-	r.server = server
-	return nil
+	return serve(ctx, cmd, r.dir.log(), syscall.SIGKILL)
 }
 
 func (r *Redis) signal(signal syscall.Signal) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.server == nil {
+	if r.child == nil {
 		return errClosed
 	}
-	return r.server.signal(signal)
+	return r.child.signal(signal)
 }

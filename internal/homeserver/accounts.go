@@ -1,6 +1,7 @@
 package homeserver
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -11,15 +12,16 @@ import (
 	"lethe/internal/expiring"
 )
 
-// An Account is whom an access token speaks for.
+// An Account is the user of an access token.
 type Account struct {
 	UserID string
 
 	// DeviceID is the device that the access token belongs to, "" if it has none.
 	DeviceID string
 
-	// AppService says that the token is an application service's that speaks for
-	// a user. One that speaks for its own looks like a user without a device.
+	// AppService says that the token belongs to an application service that acts as the
+	// given user. An application service that acts as its own user looks like a user
+	// without a device.
 	AppService bool
 
 	// Admin says that the homeserver lets the user use its admin API.
@@ -31,34 +33,33 @@ type Account struct {
 	// Locked says that an admin has locked the account.
 	Locked bool
 
-	// Deactivated says that the account is no more. An application service can
-	// still speak for it.
+	// Deactivated says that the account is deactivated. An application service can
+	// still act as its user.
 	Deactivated bool
 }
 
-// AccountsOptions are what [NewAccounts] can be told.
+// AccountsOptions are the options of [Accounts].
 type AccountsOptions struct {
-	// Keep is for how long an account is believed, so for how long one that was
-	// demoted or logged out may go on, and one that was promoted has to wait.
-	// Defaults to 10 s.
+	// Keep is how long an account is cached. A user who was demoted or logged out keeps
+	// access for that long, and a promoted user has to wait. Defaults to 10 s.
 	Keep time.Duration
 
-	// KeepOthers is for how long a refusal is believed. Defaults to 2 s.
+	// KeepOthers is how long a refusal is cached. Defaults to 2 s.
 	KeepOthers time.Duration
 
-	// MaxAnswers is how many answers are kept. Defaults to 10,000.
+	// MaxAnswers is the maximum number of cached answers. Defaults to 10,000.
 	MaxAnswers int
 }
 
-// Accounts asks a homeserver about access tokens, and remembers its answers for
-// some seconds. Of a token it keeps only a hash. It is safe for concurrent use.
+// Accounts asks a homeserver about access tokens, and caches its answers for some
+// seconds. It stores only a hash of each token. It is safe for concurrent use.
 type Accounts struct {
 	client  *Client
 	options AccountsOptions
 	answers *expiring.Map[answerKey, accountAnswer]
 }
 
-// answerKey is the hash of an access token and of the user it is to speak for.
+// answerKey is the hash of an access token and of the user that it acts as.
 type answerKey [sha256.Size]byte
 
 type accountAnswer struct {
@@ -67,23 +68,18 @@ type accountAnswer struct {
 }
 
 const (
-	// askAttempts and askTime bound the asking about a token: a caller waits.
+	// askAttempts and askTime bound the requests about one token, because a caller
+	// waits.
 	askAttempts = 2
 	askTime     = 10 * time.Second
 )
 
-// NewAccounts returns Accounts that have asked nothing yet. Their requests are
-// bounded more tightly than the Client's, since a caller waits.
+// NewAccounts returns Accounts. It sends no request. Its requests have tighter
+// bounds than the Client's, because a caller waits.
 func NewAccounts(client *Client, options AccountsOptions) *Accounts {
-	if options.Keep == 0 {
-		options.Keep = 10 * time.Second
-	}
-	if options.KeepOthers == 0 {
-		options.KeepOthers = 2 * time.Second
-	}
-	if options.MaxAnswers == 0 {
-		options.MaxAnswers = 10_000
-	}
+	options.Keep = cmp.Or(options.Keep, 10*time.Second)
+	options.KeepOthers = cmp.Or(options.KeepOthers, 2*time.Second)
+	options.MaxAnswers = cmp.Or(options.MaxAnswers, 10_000)
 	asking := *client
 	asking.options.Attempts = min(askAttempts, client.options.Attempts)
 	asking.options.Timeout = min(askTime, client.options.Timeout)
@@ -99,21 +95,21 @@ var (
 	errUnknownToken = &Error{
 		Status: http.StatusUnauthorized, Code: "M_UNKNOWN_TOKEN", Text: "Invalid access token passed.", SoftLogout: new(false),
 	}
-	errNobody = &Error{
+	errWrongUser = &Error{
 		Status: http.StatusForbidden, Code: "M_FORBIDDEN", Text: "Application service cannot speak for this user",
 	}
 )
 
-// Account returns whom the access token speaks for. An application service's
-// speaks for user, or for its own if that is ""; other tokens take no notice of
-// it. A token that the homeserver refuses is an [Error]; a homeserver that
-// cannot be asked is [ErrUnavailable], and asked again the next time.
+// Account returns the user of the access token. An application service's token acts
+// as user, or as its own user if that is ""; other tokens ignore it. A token that
+// the homeserver refuses is an [Error]. If the homeserver cannot be asked, that is
+// [ErrUnavailable], and the next call asks again.
 func (a *Accounts) Account(ctx context.Context, token, user string) (Account, error) {
 	switch {
 	case !ValidToken(token):
 		return Account{}, errUnknownToken
 	case len(user) > maxUserID:
-		return Account{}, errNobody
+		return Account{}, errWrongUser
 	}
 	key := answerKey(sha256.Sum256([]byte(token + " " + user))) // no token holds a space
 	if known, ok := a.answers.Get(key); ok {
@@ -136,7 +132,8 @@ func (a *Accounts) Account(ctx context.Context, token, user string) (Account, er
 	return answer.account, answer.err()
 }
 
-// err is a nil error, unlike a nil *Error in one, where nothing was refused.
+// err returns the refusal, or a nil error. It does not return a nil *Error as an
+// error.
 func (a accountAnswer) err() error {
 	if a.refusal == nil {
 		return nil
@@ -144,9 +141,8 @@ func (a accountAnswer) err() error {
 	return a.refusal
 }
 
-// account asks whose the access token is, and if it is nobody's guest, whether
-// the homeserver takes the user for a server admin: only an admin is shown an
-// account by the admin API.
+// account asks for the user of the access token, and unless that is a guest, whether
+// the user is a server admin: the admin API shows accounts only to admins.
 func (c *Client) account(ctx context.Context, token, user string) (Account, error) {
 	var who struct {
 		UserID   string `json:"user_id"`
@@ -162,7 +158,7 @@ func (c *Client) account(ctx context.Context, token, user string) (Account, erro
 	}
 	account := Account{
 		UserID: who.UserID, DeviceID: who.DeviceID, Guest: who.Guest,
-		// Other tokens take no notice of the user, and have a device.
+		// Other tokens ignore the user, and have a device.
 		AppService: user != "" && who.UserID == user && who.DeviceID == "" && !who.Guest,
 	}
 	switch {

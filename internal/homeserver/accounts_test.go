@@ -137,7 +137,7 @@ func TestAnswersAreBelievedForSeconds(t *testing.T) {
 		asks("admin", "", 2)
 		asks("user", "", 2)
 		asks("nobody", "", 1)
-		asks("admin", "@b:x", 2) // whoever an application service speaks for is another
+		asks("admin", "@b:x", 2) // another user of an application service is another key
 		time.Sleep(2*time.Second - 1)
 		for range 2 {
 			asks("admin", "", 0)

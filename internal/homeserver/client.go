@@ -2,6 +2,7 @@ package homeserver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,13 +21,13 @@ import (
 	"lethe/internal/wait"
 )
 
-// ErrUnavailable is returned when there is no answer to be had: nobody listens
-// at the URL, the answer is not a homeserver's, or the homeserver asks for
-// patience. The same may work later.
+// ErrUnavailable is returned when the homeserver gives no answer: it is down, the
+// answer is not a homeserver's, or it limits the rate of requests. The same request
+// may succeed later.
 var ErrUnavailable = errors.New("the homeserver cannot answer")
 
-// ErrUnanswered is the [ErrUnavailable] of a request that got no answer at all:
-// the connection failed, or it took too long. It may have had its effect.
+// ErrUnanswered is the [ErrUnavailable] of a request without any answer: the
+// connection failed, or it took too long. The request may have had its effect.
 var ErrUnanswered = fmt.Errorf("%w: no answer", ErrUnavailable)
 
 // An Error is a homeserver's refusal.
@@ -40,27 +41,28 @@ type Error struct {
 	// Text is the homeserver's explanation, shortened.
 	Text string
 
-	// SoftLogout is what a refused access token's owner is to do. nil: the
-	// homeserver said nothing of it.
+	// SoftLogout is the homeserver's soft_logout for a refused access token, nil if it
+	// sent none.
 	SoftLogout *bool
 }
 
 // Error implements error.
 func (e *Error) Error() string { return fmt.Sprintf("%d %s: %s", e.Status, e.Code, e.Text) }
 
-// Options are what [New] can be told.
+// Options are the options of a [Client].
 type Options struct {
-	// Attempts is how often a request is made at most, when the answer is 429 or
-	// 5xx or there is none. The wait between two begins at 100 ms and grows
-	// fourfold, or is what the homeserver asks for. Defaults to 4.
+	// Attempts is the maximum number of attempts for a request whose answer is 429 or
+	// 5xx, or that gets no answer. The first wait between two attempts is 100 ms, and
+	// each is four times as long as the one before, unless the homeserver asks for
+	// another. Defaults to 4.
 	Attempts int
 
-	// MostWait bounds the wait between two attempts. A homeserver that asks for
-	// a longer one is not asked again. Defaults to 10 s.
+	// MostWait bounds the wait between two attempts. If the homeserver asks for a
+	// longer one, the request fails. Defaults to 10 s.
 	MostWait time.Duration
 
-	// Timeout bounds one attempt. One that took so long is not repeated. It does
-	// not bound a request that is passed on. Defaults to 1 m.
+	// Timeout bounds one attempt. An attempt that timed out is not repeated. It does
+	// not bound requests that are passed on. Defaults to 1 m.
 	Timeout time.Duration
 }
 
@@ -68,10 +70,10 @@ const (
 	// minWait is the shortest wait, after the first attempt.
 	minWait = 100 * time.Millisecond
 
-	// dialTime bounds the making of a connection.
+	// dialTime bounds opening a connection.
 	dialTime = 5 * time.Second
 
-	// mostAnswer bounds an answer that is read here, in bytes. The largest is a
+	// mostAnswer bounds an answer that this package reads, in bytes. The largest is a
 	// user's account.
 	mostAnswer = 1 << 20
 
@@ -87,8 +89,8 @@ type Client struct {
 	close     func()
 }
 
-// New returns a Client for the homeserver that the URL names; see [ValidURL].
-// It does not connect. The caller closes it.
+// New returns a Client for the homeserver at the URL, which must be a [ValidURL]. It
+// does not connect. The caller must close the Client.
 func New(homeserver string, options Options) (*Client, error) {
 	if err := ValidURL(homeserver); err != nil {
 		return nil, err
@@ -97,20 +99,13 @@ func New(homeserver string, options Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the homeserver's URL: %w", err)
 	}
-	if options.Attempts == 0 {
-		options.Attempts = 4
-	}
-	if options.MostWait == 0 {
-		options.MostWait = 10 * time.Second
-	}
-	if options.Timeout == 0 {
-		options.Timeout = time.Minute
-	}
-	// Nothing lies between: a proxy that the environment names would get to see
-	// every access token.
+	options.Attempts = cmp.Or(options.Attempts, 4)
+	options.MostWait = cmp.Or(options.MostWait, 10*time.Second)
+	options.Timeout = cmp.Or(options.Timeout, time.Minute)
+	// No proxy: a proxy from the environment would see every access token.
 	transport := &http.Transport{
 		DialContext: (&net.Dialer{Timeout: dialTime}).DialContext,
-		// What is passed on must arrive as it was sent.
+		// Answers that are passed on must arrive as they were sent.
 		DisableCompression:     true,
 		ExpectContinueTimeout:  time.Second,
 		ForceAttemptHTTP2:      true,
@@ -122,13 +117,13 @@ func New(homeserver string, options Options) (*Client, error) {
 	return &Client{options: options, base: base, transport: transport, close: transport.CloseIdleConnections}, nil
 }
 
-// Close closes the connections that nobody uses. A request that is made later
-// opens a new one; a second call does no harm.
+// Close closes idle connections. A later request opens a new one, and a second call
+// does no harm.
 func (c *Client) Close() { c.close() }
 
-// ValidURL reports what is wrong with a homeserver's URL, without repeating it.
-// It is http://host:port or https://host, with no path, since that of a request
-// is passed on as it was sent.
+// ValidURL returns what is wrong with a homeserver's URL, without repeating it. The
+// URL is http://host:port or https://host, without a path, because the path of a
+// request is passed on as it was sent.
 func ValidURL(raw string) error {
 	u, err := url.Parse(raw)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil ||
@@ -143,7 +138,7 @@ func ValidURL(raw string) error {
 	return nil
 }
 
-// ValidToken reports whether a text can be an access token: bytes that fit in a
+// ValidToken reports whether a text can be an access token: characters that fit in a
 // header and in a request line.
 func ValidToken(token string) bool {
 	for i := range len(token) {
@@ -154,7 +149,7 @@ func ValidToken(token string) bool {
 	return token != "" && len(token) <= 8<<10
 }
 
-// Alive asks the homeserver for a sign of life, once.
+// Alive checks once whether the homeserver answers.
 func (c *Client) Alive(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
@@ -167,18 +162,18 @@ func (c *Client) Alive(ctx context.Context) error {
 type call struct {
 	method string
 	path   []string // segments, not yet escaped
-	token  string   // "" for nobody's
-	user   string   // whom an application service speaks for; "" for itself
+	token  string   // "" sends none
+	user   string   // the user that an application service acts as; "" for its own
 	query  url.Values
-	body   any // nil for none
+	body   any // nil sends none
 
-	// once says that the request must not arrive twice: it is repeated only
-	// where the first has not arrived.
+	// once says that the request must not arrive twice. It is repeated only if the
+	// first attempt has not arrived.
 	once bool
 }
 
-// do makes a request, again and again if need be, and decodes the answer into
-// what into points to; nil for any JSON.
+// do sends a request, repeats it if necessary, and decodes the answer into the value
+// that into points to. If into is nil, any JSON object is accepted.
 func (c *Client) do(ctx context.Context, operation string, call call, into any) error {
 	var body []byte
 	if call.body != nil {
@@ -208,25 +203,16 @@ func (c *Client) do(ctx context.Context, operation string, call call, into any) 
 	}
 }
 
-// attempt makes a request once. After an error it says whether to make it again,
-// and after which wait, 0 if the homeserver does not say.
+// attempt sends a request once. After an error it returns whether to repeat it, and
+// the wait that the homeserver asks for, 0 if it asks for none.
 func (c *Client) attempt(ctx context.Context, call call, body []byte, into any) (again bool, after time.Duration, err error) {
 	limited, cancel := context.WithTimeout(ctx, c.options.Timeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(limited, call.method, c.url(call), bytes.NewReader(body))
+	request, err := c.request(limited, call, body)
 	if err != nil {
-		return false, 0, errors.New("the request cannot be written")
+		return false, 0, err
 	}
-	if call.token != "" {
-		if !ValidToken(call.token) {
-			return false, 0, errors.New("the access token is none")
-		}
-		request.Header.Set("Authorization", "Bearer "+call.token)
-	}
-	if call.body != nil {
-		request.Header.Set("Content-Type", "application/json")
-	}
-	// A RoundTripper follows no redirect, which could lead an access token astray.
+	// A RoundTripper follows no redirect, which could send the access token elsewhere.
 	response, err := c.transport.RoundTrip(request)
 	if err != nil {
 		var network *net.OpError
@@ -258,9 +244,7 @@ func (c *Client) attempt(ctx context.Context, call call, body []byte, into any) 
 	refusal.Status = response.StatusCode
 	switch {
 	case refusal.Status == http.StatusTooManyRequests:
-		if asked == 0 {
-			asked = retryAfter(response.Header.Get("Retry-After"), time.Now())
-		}
+		asked = cmp.Or(asked, retryAfter(response.Header.Get("Retry-After"), time.Now()))
 		return true, asked, fmt.Errorf("%w: %w", ErrUnavailable, refusal)
 	case refusal.Status < 400:
 		return false, 0, fmt.Errorf("%w: status %d", ErrUnavailable, refusal.Status)
@@ -268,7 +252,24 @@ func (c *Client) attempt(ctx context.Context, call call, body []byte, into any) 
 	return refusal.Status >= 500 && !call.once, 0, refusal
 }
 
-// lost judges a request that was not answered.
+// request writes a request. Its error repeats nothing of the request.
+func (c *Client) request(ctx context.Context, call call, body []byte) (*http.Request, error) {
+	request, err := http.NewRequestWithContext(ctx, call.method, c.url(call), bytes.NewReader(body))
+	switch {
+	case err != nil:
+		return nil, errors.New("the request cannot be written")
+	case call.token != "" && !ValidToken(call.token):
+		return nil, errors.New("the access token cannot be sent")
+	case call.token != "":
+		request.Header.Set("Authorization", "Bearer "+call.token)
+	}
+	if call.body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	return request, nil
+}
+
+// lost returns the result of an attempt without an answer.
 func (c *Client) lost(ctx, limited context.Context, err error, again bool) (bool, time.Duration, error) {
 	switch {
 	case ctx.Err() != nil:
@@ -279,7 +280,7 @@ func (c *Client) lost(ctx, limited context.Context, err error, again bool) (bool
 	return again, 0, fmt.Errorf("%w: %w", ErrUnanswered, err)
 }
 
-// url writes a request's URL.
+// url returns a request's URL.
 func (c *Client) url(call call) string {
 	var b strings.Builder
 	b.WriteString(c.base.Scheme + "://" + c.base.Host)
@@ -299,8 +300,8 @@ func (c *Client) url(call call) string {
 	return b.String()
 }
 
-// readRefusal reads Matrix's error body; nil if it is another body. After
-// is the time after which it asks to try again, 0 if it does not say.
+// readRefusal reads Matrix's error body. It returns nil for any other body. after is
+// the time after which the homeserver allows another attempt, 0 if it does not say.
 func readRefusal(body []byte, token string) (refusal *Error, after time.Duration) {
 	var said struct {
 		Code       string          `json:"errcode"`
@@ -326,8 +327,8 @@ func readRefusal(body []byte, token string) (refusal *Error, after time.Duration
 	return refusal, after
 }
 
-// short makes a text of the homeserver's, or of whoever answers in its place,
-// fit for a log.
+// short makes a text from the homeserver, or from a server in its place, fit for a
+// log.
 func short(text, token string) string {
 	if token != "" {
 		text = strings.ReplaceAll(text, token, "[secret]")
@@ -348,7 +349,7 @@ func short(text, token string) string {
 	return text[:end] + "…"
 }
 
-// retryAfter reads the header of that name, seconds or a date.
+// retryAfter reads the Retry-After header, seconds or a date.
 func retryAfter(value string, now time.Time) time.Duration {
 	if n, err := strconv.ParseFloat(value, 64); err == nil {
 		return seconds(n)
@@ -359,8 +360,8 @@ func retryAfter(value string, now time.Time) time.Duration {
 	return 0
 }
 
-// seconds makes a wait of a number from outside: none of one that is not above
-// zero, and a day at most.
+// seconds returns a wait for a number from outside: 0 if the number is not positive,
+// and at most a day.
 func seconds(n float64) time.Duration {
 	const day = 24 * time.Hour
 	switch {
@@ -370,4 +371,54 @@ func seconds(n float64) time.Duration {
 		return max(time.Duration(n*float64(time.Second)), time.Millisecond)
 	}
 	return 0
+}
+
+// ForHistoryHeader is set in the requests of [Client.OlderHistory]. If one comes
+// back to a Lethe, the homeserver's URL leads there, and it must not ask again.
+const ForHistoryHeader = "X-Lethe-For-History"
+
+// mostHistory bounds how much of a page is read before it is thrown away, in
+// bytes. One that is longer cost the homeserver its work already.
+const mostHistory = 16 << 20
+
+// OlderHistory asks the homeserver once for a page of the room's history before
+// the page token, as a reader does, so that it gets from other servers what it
+// lacks. When it returns nil, what came is in the database; the page itself is
+// thrown away. User is whom an application service's access token speaks for, ""
+// with any other token. The error wraps [ErrUnavailable] or is an [Error].
+func (c *Client) OlderHistory(ctx context.Context, token, user, room, before string, limit int) error {
+	const operation = "ask for older history"
+	ctx, cancel := context.WithTimeout(ctx, c.options.Timeout)
+	defer cancel()
+	if token == "" {
+		return errors.New(operation + ": there is no access token")
+	}
+	request, err := c.request(ctx, call{
+		method: http.MethodGet, path: clientAPI("rooms", room, "messages"), token: token, user: user,
+		query: url.Values{"dir": {"b"}, "from": {before}, "limit": {strconv.Itoa(limit)}},
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("%s: %w", operation, err)
+	}
+	request.Header.Set(ForHistoryHeader, "1")
+	response, err := c.transport.RoundTrip(request)
+	if err != nil {
+		return fmt.Errorf("%s: %w: %w", operation, ErrUnanswered, err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusOK {
+		// What is left of a longer one goes with the connection.
+		if _, err := io.CopyN(io.Discard, response.Body, mostHistory); err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("%s: %w: %w", operation, ErrUnanswered, err)
+		}
+		return nil
+	}
+	var answer bytes.Buffer
+	_, _ = io.CopyN(&answer, response.Body, mostAnswer)
+	refusal, _ := readRefusal(answer.Bytes(), token)
+	if refusal == nil || response.StatusCode < 400 {
+		return fmt.Errorf("%s: %w: status %d without a Matrix error", operation, ErrUnavailable, response.StatusCode)
+	}
+	refusal.Status = response.StatusCode
+	return fmt.Errorf("%s: %w", operation, refusal)
 }

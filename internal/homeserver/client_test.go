@@ -109,8 +109,8 @@ func TestWaitEndsWithTheContext(t *testing.T) {
 	})
 }
 
-// What a homeserver says is fit for a log, and holds no access token.
-func TestRefusalsAreTamed(t *testing.T) {
+// A text of the homeserver is fit for a log, and has no access token.
+func TestRefusalsAreFitForALog(t *testing.T) {
 	t.Parallel()
 	client := clientOf(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(403)
@@ -127,7 +127,7 @@ func TestRefusalsAreTamed(t *testing.T) {
 	require.NotContains(t, fmt.Sprintf("%v %+v %#v", client.Service("a-token"), client.Service("a-token"), client.Service("a-token")), "a-token")
 }
 
-func TestTokensThatAreNoneAreNotSent(t *testing.T) {
+func TestInvalidTokensAreNotSent(t *testing.T) {
 	t.Parallel()
 	client := clientOf(t, Options{}, func(http.ResponseWriter, *http.Request) { t.Error("sent") })
 	for _, token := range []string{"a\nb", "a b", "ü", strings.Repeat("a", 9000)} {

@@ -110,6 +110,6 @@ func TestOlderHistoryIsBounded(t *testing.T) {
 	require.ErrorIs(t, silent.OlderHistory(ctx, "token", "", "!a:x", "s1", 1), context.Canceled)
 
 	err := silent.OlderHistory(t.Context(), "to ken", "", "!a:x", "s1", 1)
-	require.ErrorContains(t, err, "the access token is none")
+	require.ErrorContains(t, err, "the access token cannot be sent")
 	require.NotContains(t, err.Error(), "to ken")
 }

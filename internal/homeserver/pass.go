@@ -9,19 +9,19 @@ import (
 	"net/url"
 )
 
-// Pass passes a request on, and writes the answer as it comes, after prepare has
-// seen its headers. The path is the request's as it was sent, with every escape
-// as it is, and begins with a slash and something else.
+// Pass passes a request on and writes the answer as it arrives, after prepare has
+// seen its headers. path is the request's path as it was sent, with all escapes. It
+// begins with a slash and another character.
 //
-// An error means that there is no answer, and that nothing has been written. An
-// answer that breaks off panics with [http.ErrAbortHandler], as a handler does
-// whose connection is to be cut.
+// An error means that there is no answer and that nothing was written. If the answer
+// breaks off, Pass panics with [http.ErrAbortHandler], so that the server cuts the
+// connection.
 func (c *Client) Pass(w http.ResponseWriter, r *http.Request, path string, prepare func(http.Header)) (err error) {
 	proxy := httputil.ReverseProxy{
 		Transport: noUpgrade{c.transport},
-		ErrorLog:  log.New(io.Discard, "", 0), // the panic is the news
+		ErrorLog:  log.New(io.Discard, "", 0), // the panic is enough
 		Rewrite: func(p *httputil.ProxyRequest) {
-			// Opaque is sent as it stands; a Path would be escaped anew.
+			// Opaque is sent as it is; a Path would be escaped again.
 			p.Out.URL = &url.URL{
 				Scheme: c.base.Scheme, Host: c.base.Host, Opaque: path,
 				RawQuery: p.In.URL.RawQuery, ForceQuery: p.In.URL.ForceQuery,
@@ -30,8 +30,8 @@ func (c *Client) Pass(w http.ResponseWriter, r *http.Request, path string, prepa
 			p.Out.Header["X-Forwarded-For"] = p.In.Header["X-Forwarded-For"]
 			p.SetXForwarded() // which appends to it
 			for _, name := range []string{"X-Forwarded-Host", "X-Forwarded-Proto"} {
-				if told := p.In.Header.Values(name); len(told) > 0 {
-					p.Out.Header[name] = told
+				if values := p.In.Header.Values(name); len(values) > 0 {
+					p.Out.Header[name] = values
 				}
 			}
 		},
@@ -45,8 +45,8 @@ func (c *Client) Pass(w http.ResponseWriter, r *http.Request, path string, prepa
 	return err
 }
 
-// noUpgrade makes an answer that turns the connection into another an error:
-// what follows it would have no end and no bound.
+// noUpgrade makes it an error if an answer switches to another protocol: the
+// connection would then have no end and no bound.
 type noUpgrade struct{ http.RoundTripper }
 
 func (t noUpgrade) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -57,8 +57,8 @@ func (t noUpgrade) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, err
 }
 
-// finalOnly drops the hints that may precede an answer, since not every
-// ResponseWriter can tell them from the answer.
+// finalOnly drops the interim responses that may precede an answer, because not
+// every ResponseWriter can tell them from the answer.
 type finalOnly struct{ http.ResponseWriter }
 
 func (w finalOnly) WriteHeader(status int) {

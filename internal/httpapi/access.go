@@ -64,3 +64,13 @@ func (s *server) orPassOn(callerOf func(*http.Request) (messages.Reader, error))
 // in the database. Tokens of guests and of application services are not, and a client
 // whose token is refused logs out.
 func (o *Options) passesUsersOn() bool { return o.Homeserver != nil && !o.HomeserverAuth }
+
+// whoami is GET /_matrix/client/v3/account/whoami. Admin tools ask it for whom an access
+// token speaks, also while the homeserver is down.
+func whoami(c echo.Context, reader messages.Reader) error {
+	return answerOK(c, struct {
+		UserID   string `json:"user_id"`
+		DeviceID string `json:"device_id,omitempty"`
+		IsGuest  bool   `json:"is_guest"`
+	}{reader.UserID, reader.DeviceID, reader.Guest}, nil)
+}

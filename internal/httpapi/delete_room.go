@@ -118,15 +118,7 @@ func (s *server) deleteRoom(c echo.Context, requester string) error {
 	}
 	request.PurgeDelay, request.Exclusive = s.options.PurgeDelay, s.options.SeedDialect
 	id, err := s.tasks.SubmitDeleteRoom(ctx, request)
-	if errors.Is(err, journal.ErrRoomBusy) {
-		return alreadyDeleting(request.Room)
-	}
-	if err != nil {
-		return err
-	}
-	return answer(c, http.StatusOK, struct {
-		ID string `json:"delete_id"`
-	}{id})
+	return answerOK(c, map[string]string{"delete_id": id}, instead(err, journal.ErrRoomBusy, alreadyDeleting(request.Room)))
 }
 
 // deleteRoomNow is DELETE …/v1/rooms/{room_id}. It waits for the end of the delete. If
@@ -163,10 +155,7 @@ func (s *server) deleteRoomNow(c echo.Context, requester string) error {
 		return deleteError(status)
 	}
 	details, err := tasks.DeleteStatusOf([]byte(status.Progress))
-	if err != nil {
-		return err
-	}
-	return answer(c, http.StatusOK, details.Shutdown)
+	return answerOK(c, details.Shutdown, err)
 }
 
 // submitOrJoin submits the delete, or finds the one that the same request submitted
@@ -202,19 +191,13 @@ func (s *server) awaitEnd(ctx context.Context, id, what string) (jobs.Status, er
 			return status, err
 		}
 		if ctx.Err() == nil && status.State == journal.Held {
-			return jobs.Status{}, &wire.Error{
-				Status: http.StatusForbidden, Code: "M_FORBIDDEN",
-				Text: what + " waits, since the room was held meanwhile: its status is that of delete_id " + id,
-			}
+			return jobs.Status{}, wire.Forbidden(what + " waits, since the room was held meanwhile: its status is that of delete_id " + id)
 		}
 		if backoff.Wait(ctx) == nil {
 			continue
 		}
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return jobs.Status{}, &wire.Error{
-				Status: http.StatusGatewayTimeout, Code: "M_UNKNOWN",
-				Text: what + " goes on: its status is that of delete_id " + id,
-			}
+			return jobs.Status{}, wire.New(http.StatusGatewayTimeout, "M_UNKNOWN", what+" goes on: its status is that of delete_id "+id)
 		}
 		return jobs.Status{}, ctx.Err()
 	}
@@ -224,13 +207,13 @@ func (s *server) awaitEnd(ctx context.Context, id, what string) (jobs.Status, er
 // job that begins with a status from 400 to 499 is answered with that status.
 func deleteError(status jobs.Status) error {
 	if status.State == journal.Cancelled {
-		return &wire.Error{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Text: "cancelled"}
+		return wire.New(http.StatusInternalServerError, "M_UNKNOWN", "cancelled")
 	}
 	code, text, ok := strings.Cut(status.Error, ": ")
 	if n, err := strconv.Atoi(code); ok && err == nil && n >= 400 && n < 500 {
-		return &wire.Error{Status: n, Code: "M_UNKNOWN", Text: text}
+		return wire.New(n, "M_UNKNOWN", text)
 	}
-	return &wire.Error{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Text: status.Error}
+	return wire.New(http.StatusInternalServerError, "M_UNKNOWN", status.Error)
 }
 
 // A deleteBody is the body of a delete's status.
@@ -277,21 +260,16 @@ func (s *server) newDeleteBody(id, room string, state journal.State, details tas
 func (s *server) deleteStatus(c echo.Context, _ string) error {
 	id := segment(c, "delete_id")
 	status, err := s.jobs.Status(c.Request().Context(), jobs.DeleteRoom, id)
-	if errors.Is(err, jobs.ErrNotFound) {
-		return wire.NotFound("delete id '" + id + "' not found")
-	}
 	if err != nil {
-		return err
+		return instead(err, jobs.ErrNotFound, wire.NotFound("delete id '"+id+"' not found"))
 	}
 	details, err := tasks.DeleteStatusOf([]byte(status.Progress))
 	if err != nil {
 		return err
 	}
 	body := s.newDeleteBody(id, status.Room, status.State, details, status.Error)
-	if body.Held, err = s.holdReason(c.Request().Context(), status.Room, status.State); err != nil {
-		return err
-	}
-	return answer(c, http.StatusOK, body)
+	body.Held, err = s.holdReason(c.Request().Context(), status.Room, status.State)
+	return answerOK(c, body, err)
 }
 
 // deletesOfRoom is GET …/v2/rooms/{room_id}/delete_status.
@@ -329,7 +307,5 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 		}
 		results = append(results, body)
 	}
-	return answer(c, http.StatusOK, struct {
-		Results []deleteBody `json:"results"`
-	}{results})
+	return answerOK(c, map[string][]deleteBody{"results": results}, nil)
 }

@@ -52,8 +52,9 @@ func newHoldBody(hold journal.Hold) holdBody {
 
 // holdList is GET /_lethe/v1/holds. With released=true the list includes released holds.
 func (s *server) holdList(c echo.Context, _ string) error {
-	released, err := queryOf(c).Boolean("released")
-	if err != nil {
+	q := queryOf(c)
+	released := q.Boolean("released")
+	if err := q.Err(); err != nil {
 		return err
 	}
 	holds, err := s.holds.List(c.Request().Context(), released != nil && *released, maxHolds)
@@ -64,9 +65,7 @@ func (s *server) holdList(c echo.Context, _ string) error {
 	for _, hold := range holds {
 		bodies = append(bodies, newHoldBody(hold))
 	}
-	return answer(c, http.StatusOK, struct {
-		Holds []holdBody `json:"holds"`
-	}{bodies})
+	return answerOK(c, map[string][]holdBody{"holds": bodies}, nil)
 }
 
 // roomHold is GET /_lethe/v1/holds/{room_id}.
@@ -92,13 +91,13 @@ func (s *server) placeHold(c echo.Context, requester string) error {
 	}
 	var reason *string
 	if value, ok := body["reason"]; !ok {
-		return &wire.Error{Status: http.StatusBadRequest, Code: "M_MISSING_PARAM", Text: "Missing params: ['reason']"}
+		return wire.MissingParam("Missing params: ['reason']")
 	} else if json.Unmarshal(value, &reason) != nil || reason == nil || *reason == "" || utf8.RuneCountInString(*reason) > maxReason {
 		return wire.BadJSON(fmt.Sprintf("Param 'reason' must be a string of 1 to %d characters", maxReason))
 	}
 	hold, err := s.holds.Place(c.Request().Context(), room, *reason, requester)
 	if errors.Is(err, journal.ErrExists) {
-		return &wire.Error{Status: http.StatusConflict, Code: "M_UNKNOWN", Text: "The room is held for another reason: " + hold.Reason}
+		return wire.New(http.StatusConflict, "M_UNKNOWN", "The room is held for another reason: "+hold.Reason)
 	}
 	return answerHold(c, room, hold, err)
 }
@@ -114,15 +113,8 @@ func (s *server) releaseHold(c echo.Context, requester string) error {
 }
 
 func answerHold(c echo.Context, room string, hold journal.Hold, err error) error {
-	switch {
-	case errors.Is(err, postgres.ErrNotFound):
-		return wire.NotFound("The room " + room + " is not held")
-	case errors.Is(err, journal.ErrBatchRuns):
-		return errBatchRuns
-	case err != nil:
-		return err
-	}
-	return answer(c, http.StatusOK, newHoldBody(hold))
+	err = instead(err, postgres.ErrNotFound, wire.NotFound("The room "+room+" is not held"))
+	return answerOK(c, newHoldBody(hold), instead(err, journal.ErrBatchRuns, errBatchRuns))
 }
 
 // refuseHeld refuses to delete from a room that is held. A job that was accepted before
@@ -135,14 +127,7 @@ func (s *server) refuseHeld(ctx context.Context, room string) error {
 	case err != nil:
 		return err
 	}
-	return heldRoom(hold)
-}
-
-func heldRoom(hold journal.Hold) *wire.Error {
-	return &wire.Error{
-		Status: http.StatusForbidden, Code: "M_FORBIDDEN",
-		Text: "The room " + hold.Room + " is held, and nothing of it may be deleted: " + hold.Reason,
-	}
+	return wire.Forbidden("The room " + hold.Room + " is held, and nothing of it may be deleted: " + hold.Reason)
 }
 
 // holdReason returns the reason of the room's hold if a job's state is held, else "".

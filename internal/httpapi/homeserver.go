@@ -13,10 +13,8 @@ import (
 )
 
 var (
-	errCannotPass = &wire.Error{Status: http.StatusBadGateway, Code: "M_UNKNOWN", Text: "The homeserver cannot be reached"}
-	errUpgrade    = &wire.Error{
-		Status: http.StatusBadRequest, Code: "M_UNKNOWN", Text: "The connection cannot be upgraded here",
-	}
+	errCannotPass = wire.New(http.StatusBadGateway, "M_UNKNOWN", "The homeserver cannot be reached")
+	errUpgrade    = wire.BadRequest("The connection cannot be upgraded here")
 )
 
 // isPassedOn reports whether the homeserver is to answer a request that ended with the

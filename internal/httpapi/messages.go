@@ -60,81 +60,51 @@ func (s *server) observePage(admin bool, begun time.Time) {
 }
 
 // readPageQuery reads the parameters of a page. It checks them in Synapse's order.
-func readPageQuery(q wire.Query, request *messages.Request) (err error) {
-	if request.Backwards, err = q.Backwards(); err != nil {
-		return err
-	}
-	from, err := q.ASCII("from")
-	if err != nil {
-		return err
-	}
-	to, err := q.ASCII("to")
-	if err != nil {
-		return err
-	}
+func readPageQuery(q *wire.Query, request *messages.Request) error {
+	request.Backwards = q.Backwards()
+	from, to := q.ASCII("from"), q.ASCII("to")
 	if from == "END" { // the start of the timeline in the first version of the API
 		from = ""
 	}
-	if request.From, err = pageToken("from", from); err != nil {
-		return err
-	}
-	if request.To, err = pageToken("to", to); err != nil {
-		return err
-	}
-	if request.Limit, err = pageLimit(q); err != nil {
-		return err
-	}
-	if request.Filter, err = pageFilter(q); err != nil {
-		return err
-	}
+	request.From, request.To = pageToken(q, "from", from), pageToken(q, "to", to)
+	request.Limit, request.Filter = pageLimit(q), pageFilter(q)
 	_, request.Raw = q.Value("raw")
-	return nil
+	return q.Err()
 }
 
 // pageToken parses a parameter that is a page token, nil if it is empty.
-func pageToken(name, value string) (*matrix.PageToken, error) {
+func pageToken(q *wire.Query, name, value string) *matrix.PageToken {
 	if value == "" {
-		return nil, nil
+		return nil
 	}
 	token, err := matrix.ParsePageToken(value)
 	if err != nil {
-		return nil, wire.BadRequest("'" + name + "' parameter is invalid")
+		q.Refuse(wire.BadRequest("'" + name + "' parameter is invalid"))
 	}
-	return &token, nil
+	return &token
 }
 
 // pageLimit reads the parameter limit.
-func pageLimit(q wire.Query) (int, error) {
-	limit, err := q.Integer("limit", defaultLimit)
-	return int(min(limit, maxLimit)), err
-}
+func pageLimit(q *wire.Query) int { return int(min(q.Integer("limit", defaultLimit), maxLimit)) }
 
 // pageFilter reads the parameter filter.
-func pageFilter(q wire.Query) (messages.Filter, error) {
-	value, ok, err := q.TextUnescapedTwice("filter")
-	if err != nil || !ok {
-		return messages.Filter{}, err
-	}
+func pageFilter(q *wire.Query) messages.Filter {
+	value, _ := q.TextUnescapedTwice("filter") // an empty filter selects all, as none does
 	filter, err := messages.ParseFilter([]byte(value))
 	switch {
 	case errors.Is(err, messages.ErrFilterJSON):
-		return messages.Filter{}, &wire.Error{
-			Status: http.StatusBadRequest, Code: "M_NOT_JSON", Text: "Query parameter filter must be a valid JSON object",
-		}
+		q.Refuse(wire.New(http.StatusBadRequest, "M_NOT_JSON", "Query parameter filter must be a valid JSON object"))
 	case err != nil:
-		return messages.Filter{}, wire.BadJSON("Query parameter filter must be a JSON object")
+		q.Refuse(wire.BadJSON("Query parameter filter must be a JSON object"))
 	}
-	return filter, nil
+	return filter
 }
 
 // pageError returns the refusal for an error of package messages.
 func pageError(err error, reader messages.Reader, room string) error {
 	switch {
 	case errors.Is(err, messages.ErrForbidden):
-		return &wire.Error{
-			Status: http.StatusForbidden, Code: "M_FORBIDDEN",
-			Text: "User " + reader.UserID + " not in room " + room + ", and room previews are disabled",
-		}
+		return wire.Forbidden("User " + reader.UserID + " not in room " + room + ", and room previews are disabled")
 	case errors.Is(err, lock.ErrTaken):
 		return fmt.Errorf("%w: %w", errRoomBusy, err)
 	}

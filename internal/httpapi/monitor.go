@@ -19,15 +19,9 @@ import (
 const MonitorRoot = "/asynqmon"
 
 var (
-	errReadOnly = &wire.Error{
-		Status: http.StatusMethodNotAllowed, Code: "M_UNRECOGNIZED", Text: "asynqmon is read-only here",
-	}
-	errMethod = &wire.Error{
-		Status: http.StatusMethodNotAllowed, Code: "M_UNRECOGNIZED", Text: "Unrecognized request",
-	}
-	errOtherSite = &wire.Error{
-		Status: http.StatusForbidden, Code: "M_FORBIDDEN", Text: "The request comes from the page of another site",
-	}
+	errReadOnly  = wire.New(http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "asynqmon is read-only here")
+	errMethod    = wire.New(http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "Unrecognized request")
+	errOtherSite = wire.Forbidden("The request comes from the page of another site")
 )
 
 // NewMonitor returns a handler that shows the page to server admins only. It checks
@@ -63,12 +57,8 @@ func (m *monitor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.SetPath("asynqmon")
 	defer setTimeout(c, r, begun, m.options.Timeout)()
 	err := recoverPanic(func(c echo.Context) error { return m.show(c, requestID) }, c)
-	cut := errors.Is(err, http.ErrAbortHandler)
-	if err != nil {
-		err = writeError(c, err)
-	}
-	m.report(c, requestID, time.Since(begun), err)
-	if cut {
+	_ = m.report(c, requestID, begun, err) // it is logged
+	if errors.Is(err, http.ErrAbortHandler) {
 		panic(http.ErrAbortHandler)
 	}
 }

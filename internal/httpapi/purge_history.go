@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"net/http"
 
 	"github.com/labstack/echo/v4"
 
@@ -63,27 +61,19 @@ func (s *server) purgeHistoryBeforeEvent(c echo.Context, requester string) error
 
 func (s *server) tokenOfEvent(ctx context.Context, room, event string) (matrix.Token, error) {
 	itsRoom, token, err := s.queries.EventPosition(ctx, event)
-	switch {
-	case errors.Is(err, postgres.ErrNotFound):
-		return matrix.Token{}, wire.NotFound("Could not find event " + event)
-	case err != nil:
-		return matrix.Token{}, err
-	case itsRoom != room:
-		return matrix.Token{}, wire.BadRequest("Event is for wrong room.")
+	if err == nil && itsRoom != room {
+		err = wire.BadRequest("Event is for wrong room.")
 	}
-	return token, nil
+	return token, instead(err, postgres.ErrNotFound, wire.NotFound("Could not find event "+event))
 }
 
 func (s *server) tokenOfTimestamp(ctx context.Context, room string, value json.RawMessage) (matrix.Token, error) {
-	ts, ok := integer(value)
+	ts, ok := matrix.Integer(value)
 	if !ok {
 		return matrix.Token{}, wire.BadJSON("purge_up_to_ts must be an int")
 	}
 	token, err := s.queries.TokenAtTimestamp(ctx, room, ts)
-	if errors.Is(err, postgres.ErrNotFound) {
-		return matrix.Token{}, wire.NotFound("there is no event to be purged")
-	}
-	return token, err
+	return token, instead(err, postgres.ErrNotFound, wire.NotFound("there is no event to be purged"))
 }
 
 func (s *server) submitPurgeHistory(
@@ -95,30 +85,20 @@ func (s *server) submitPurgeHistory(
 	id, err := s.tasks.SubmitPurgeHistory(c.Request().Context(), tasks.PurgeHistory{
 		Room:              room,
 		Token:             token,
-		DeleteLocalEvents: truthy(body["delete_local_events"]),
+		DeleteLocalEvents: matrix.Truthy(body["delete_local_events"]),
 		Requester:         requester,
 		Exclusive:         s.options.SeedDialect,
 	})
-	if errors.Is(err, journal.ErrRoomBusy) {
-		return wire.BadRequest("History purge already in progress for " + room)
-	}
-	if err != nil {
-		return err
-	}
-	return answer(c, http.StatusOK, struct {
-		ID string `json:"purge_id"`
-	}{id})
+	return answerOK(c, map[string]string{"purge_id": id},
+		instead(err, journal.ErrRoomBusy, wire.BadRequest("History purge already in progress for "+room)))
 }
 
 // purgeHistoryStatus is GET …/v1/purge_history_status/{purge_id}.
 func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 	id := segment(c, "purge_id")
 	status, err := s.jobs.Status(c.Request().Context(), jobs.PurgeHistory, id)
-	if errors.Is(err, jobs.ErrNotFound) {
-		return wire.NotFound("purge id '" + id + "' not found")
-	}
 	if err != nil {
-		return err
+		return instead(err, jobs.ErrNotFound, wire.NotFound("purge id '"+id+"' not found"))
 	}
 	var body struct {
 		Status string `json:"status"`
@@ -135,9 +115,7 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 		body.Status, body.Error = "failed", "cancelled"
 	default:
 		body.Status = "active"
-		if body.Held, err = s.holdReason(c.Request().Context(), status.Room, status.State); err != nil {
-			return err
-		}
+		body.Held, err = s.holdReason(c.Request().Context(), status.Room, status.State)
 	}
-	return answer(c, http.StatusOK, body)
+	return answerOK(c, body, err)
 }

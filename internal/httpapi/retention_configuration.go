@@ -1,8 +1,6 @@
 package httpapi
 
 import (
-	"net/http"
-
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/access"
@@ -41,6 +39,6 @@ func retentionConfiguration(rules retention.Config) func(echo.Context, messages.
 		if reader.Guest {
 			return access.ErrGuest
 		}
-		return answer(c, http.StatusOK, body)
+		return answerOK(c, body, nil)
 	}
 }

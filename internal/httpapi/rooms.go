@@ -1,8 +1,9 @@
 package httpapi
 
 import (
+	"encoding/json"
 	"errors"
-	"net/http"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -22,44 +23,24 @@ var roomOrders = []string{
 	"encryption", "federatable", "public", "join_rules", "guest_access", "history_visibility", "state_events",
 }
 
-// A roomBody is a room in a list. It always has all keys, because some tools require
-// them.
+// A roomBody is a room in a list, an [admin.Room] with Synapse's keys. It always has all
+// keys, because some tools require them.
 type roomBody struct {
 	ID                 string  `json:"room_id"`
 	Name               *string `json:"name"`
 	CanonicalAlias     *string `json:"canonical_alias"`
-	JoinedMembers      *int64  `json:"joined_members"`
-	JoinedLocalMembers *int64  `json:"joined_local_members"`
 	Version            *string `json:"version"`
 	Creator            *string `json:"creator"`
 	Encryption         *string `json:"encryption"`
-	Federatable        bool    `json:"federatable"`
-	Public             bool    `json:"public"`
 	JoinRules          *string `json:"join_rules"`
 	GuestAccess        *string `json:"guest_access"`
 	HistoryVisibility  *string `json:"history_visibility"`
-	StateEvents        *int64  `json:"state_events"`
 	Type               *string `json:"room_type"`
-}
-
-func newRoomBody(room admin.Room) roomBody {
-	return roomBody{
-		ID:                 room.ID,
-		Name:               room.Name,
-		CanonicalAlias:     room.CanonicalAlias,
-		JoinedMembers:      room.JoinedMembers,
-		JoinedLocalMembers: room.JoinedLocalMembers,
-		Version:            room.Version,
-		Creator:            room.Creator,
-		Encryption:         room.Encryption,
-		Federatable:        room.Federatable,
-		Public:             room.Public,
-		JoinRules:          room.JoinRules,
-		GuestAccess:        room.GuestAccess,
-		HistoryVisibility:  room.HistoryVisibility,
-		StateEvents:        room.StateEvents,
-		Type:               room.Type,
-	}
+	Federatable        bool    `json:"federatable"`
+	Public             bool    `json:"public"`
+	JoinedMembers      *int64  `json:"joined_members"`
+	JoinedLocalMembers *int64  `json:"joined_local_members"`
+	StateEvents        *int64  `json:"state_events"`
 }
 
 // roomList is GET …/v1/rooms.
@@ -80,7 +61,7 @@ func (s *server) roomList(c echo.Context, _ string) error {
 		PrevBatch *int64     `json:"prev_batch,omitempty"`
 	}{Offset: list.From, Rooms: make([]roomBody, 0, len(rooms)), Total: total}
 	for _, room := range rooms {
-		body.Rooms = append(body.Rooms, newRoomBody(room))
+		body.Rooms = append(body.Rooms, roomBody(room))
 	}
 	// A sum could overflow, so it is a difference.
 	if list.From < total && list.Limit < total-list.From {
@@ -89,18 +70,13 @@ func (s *server) roomList(c echo.Context, _ string) error {
 	if list.From > 0 {
 		body.PrevBatch = new(max(list.From-list.Limit, 0))
 	}
-	return answer(c, http.StatusOK, body)
+	return answerOK(c, body, nil)
 }
 
-func readRoomList(q wire.Query) (list admin.RoomList, err error) {
-	if list.From, err = q.Integer("from", 0); err != nil {
-		return list, err
-	}
-	if list.Limit, err = q.Integer("limit", 100); err != nil {
-		return list, err
-	}
-	if list.Order, err = q.OneOf("order_by", "name", roomOrders...); err != nil {
-		return list, err
+// readRoomList reads the parameters of a list. It checks them in Synapse's order.
+func readRoomList(q *wire.Query) (admin.RoomList, error) {
+	list := admin.RoomList{
+		From: q.Integer("from", 0), Limit: q.Integer("limit", 100), Order: q.OneOf("order_by", "name", roomOrders...),
 	}
 	switch list.Order {
 	case "alphabetical":
@@ -108,32 +84,20 @@ func readRoomList(q wire.Query) (list admin.RoomList, err error) {
 	case "size":
 		list.Order = "joined_members"
 	}
-	search, searched, err := q.Text("search_term")
-	if err != nil {
-		return list, err
+	var searched bool
+	if list.Search, searched = q.Text("search_term"); searched && list.Search == "" {
+		q.Refuse(wire.InvalidParam("search_term cannot be an empty string"))
 	}
-	if list.Search = search; searched && search == "" {
-		return list, wire.InvalidParam("search_term cannot be an empty string")
-	}
-	if list.Reverse, err = q.Backwards(); err != nil {
-		return list, err
-	}
-	if list.Public, err = q.Boolean("public_rooms"); err != nil {
-		return list, err
-	}
-	list.Empty, err = q.Boolean("empty_rooms")
-	return list, err
+	list.Reverse, list.Public, list.Empty = q.Backwards(), q.Boolean("public_rooms"), q.Boolean("empty_rooms")
+	return list, q.Err()
 }
 
 // roomDetails is GET …/v1/rooms/{room_id}.
 func (s *server) roomDetails(c echo.Context, _ string) error {
 	ctx := c.Request().Context()
 	room, err := s.queries.RoomDetails(ctx, segment(c, "room_id"))
-	if errors.Is(err, postgres.ErrNotFound) {
-		return errRoomNotFound
-	}
 	if err != nil {
-		return err
+		return instead(err, postgres.ErrNotFound, errRoomNotFound)
 	}
 	body := struct {
 		roomBody
@@ -144,7 +108,7 @@ func (s *server) roomDetails(c echo.Context, _ string) error {
 		Tombstoned      bool    `json:"tombstoned"`
 		ReplacementRoom *string `json:"replacement_room"`
 	}{
-		roomBody: newRoomBody(room.Room), Avatar: room.Avatar, Topic: room.Topic, LocalDevices: room.LocalDevices,
+		roomBody: roomBody(room.Room), Avatar: room.Avatar, Topic: room.Topic, LocalDevices: room.LocalDevices,
 		Forgotten: room.Forgotten, Tombstoned: room.Tombstone != nil,
 	}
 	if room.Tombstone != nil {
@@ -158,20 +122,112 @@ func (s *server) roomDetails(c echo.Context, _ string) error {
 			body.ReplacementRoom = &replacement
 		}
 	}
-	return answer(c, http.StatusOK, body)
+	return answerOK(c, body, nil)
 }
 
 // roomMembers is GET …/v1/rooms/{room_id}/members.
 func (s *server) roomMembers(c echo.Context, _ string) error {
 	members, err := s.queries.JoinedMembers(c.Request().Context(), segment(c, "room_id"))
-	if errors.Is(err, postgres.ErrNotFound) {
-		return errRoomNotFound
-	}
+	return answerOK(c, struct {
+		Members []string `json:"members"`
+		Total   int      `json:"total"`
+	}{members, len(members)}, instead(err, postgres.ErrNotFound, errRoomNotFound))
+}
+
+type blockBody struct {
+	Block bool   `json:"block"`
+	User  string `json:"user_id,omitempty"`
+}
+
+// roomBlock is GET …/v1/rooms/{room_id}/block.
+func (s *server) roomBlock(c echo.Context, _ string) error {
+	room, err := readRoomID(c)
 	if err != nil {
 		return err
 	}
-	return answer(c, http.StatusOK, struct {
-		Members []string `json:"members"`
-		Total   int      `json:"total"`
-	}{members, len(members)})
+	blocker, err := s.queries.RoomBlock(c.Request().Context(), room)
+	if errors.Is(err, postgres.ErrNotFound) {
+		return answerOK(c, blockBody{}, nil)
+	}
+	return answerOK(c, blockBody{Block: true, User: blocker}, err)
+}
+
+// blockRoom is PUT …/v1/rooms/{room_id}/block.
+func (s *server) blockRoom(c echo.Context, requester string) error {
+	body, err := readSomeObject(c)
+	if err != nil {
+		return err
+	}
+	room, err := readRoomID(c)
+	if err != nil {
+		return err
+	}
+	value, ok := body["block"]
+	if !ok {
+		return wire.MissingParam("Missing params: ['block']")
+	}
+	var block *bool
+	if err := json.Unmarshal(value, &block); err != nil || block == nil {
+		return wire.BadJSON("Param 'block' must be a boolean.")
+	}
+	if *block {
+		err = s.queries.BlockRoom(c.Request().Context(), room, requester)
+	} else {
+		err = s.queries.UnblockRoom(c.Request().Context(), room)
+	}
+	return answerOK(c, blockBody{Block: *block}, err)
+}
+
+// forwardExtremities is GET …/v1/rooms/{room_id}/forward_extremities.
+func (s *server) forwardExtremities(c echo.Context, _ string) error {
+	room, err := s.resolveRoom(c)
+	if err != nil {
+		return err
+	}
+	extremities, err := s.queries.ForwardExtremities(c.Request().Context(), room)
+	if err != nil {
+		return err
+	}
+	type result struct {
+		EventID    string `json:"event_id"`
+		StateGroup int64  `json:"state_group"`
+		Depth      int64  `json:"depth"`
+		ReceivedTS *int64 `json:"received_ts"`
+	}
+	body := struct {
+		Count   int      `json:"count"`
+		Results []result `json:"results"`
+	}{len(extremities), make([]result, 0, len(extremities))}
+	for _, extremity := range extremities {
+		body.Results = append(body.Results, result(extremity))
+	}
+	return answerOK(c, body, nil)
+}
+
+// deleteForwardExtremities is DELETE …/v1/rooms/{room_id}/forward_extremities.
+func (s *server) deleteForwardExtremities(c echo.Context, _ string) error {
+	room, err := s.resolveRoom(c)
+	if err != nil {
+		return err
+	}
+	if err := s.refuseHeld(c.Request().Context(), room); err != nil {
+		return err
+	}
+	deleted, err := s.queries.DeleteForwardExtremities(c.Request().Context(), room)
+	return answerOK(c, map[string]int64{"deleted": deleted},
+		instead(err, postgres.ErrNotFound, wire.BadRequest("No forward extremity event found for room "+room)))
+}
+
+// resolveRoom returns the room id in the path. If the path has an alias instead, it
+// returns the id of the alias's room. Only local aliases are known.
+func (s *server) resolveRoom(c echo.Context) (string, error) {
+	given := segment(c, "room_id")
+	if matrix.ValidRoomID(given) {
+		return given, nil
+	}
+	if _, server, ok := strings.Cut(given, ":"); !ok || !strings.HasPrefix(given, "#") || !matrix.ValidServerName(server) {
+		return "", wire.BadRequest(given + " was not legal room ID or room alias")
+	}
+	room, err := s.queries.RoomOfAlias(c.Request().Context(), given)
+	return room, instead(err, postgres.ErrNotFound, wire.NotFound("Room alias "+given+" not found"))
 }

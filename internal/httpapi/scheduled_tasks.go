@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"encoding/json"
-	"net/http"
 	"slices"
 	"time"
 
@@ -99,39 +98,25 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 			Error:     job.Error,
 		})
 	}
-	return answer(c, http.StatusOK, struct {
-		Tasks []task `json:"scheduled_tasks"`
-	}{tasks})
+	return answerOK(c, map[string][]task{"scheduled_tasks": tasks}, nil)
 }
 
-func readJobList(q wire.Query) (journal.JobList, error) {
+func readJobList(q *wire.Query) (journal.JobList, error) {
 	list := journal.JobList{EndedWithin: taskAge, Limit: maxTasks}
-	actions, err := q.Several("action_name")
-	if err != nil {
-		return list, err
-	}
-	list.Kinds = translateWords(actions, taskActions, jobKinds)
+	list.Kinds = translateWords(q.Several("action_name"), taskActions, jobKinds)
 	if _, ok := q.Value("resource_id"); ok {
-		room, err := q.ASCII("resource_id")
-		if err != nil {
-			return list, err
-		}
-		list.Room = &room
+		list.Room = new(q.ASCII("resource_id"))
 	}
-	statuses, err := q.SeveralOf("status", taskStatuses...)
-	if err == nil && statuses == nil {
-		statuses, err = q.SeveralOf("job_status", taskStatuses...)
-	}
-	if err != nil {
-		return list, err
+	statuses := q.SeveralOf("status", taskStatuses...)
+	if statuses == nil {
+		statuses = q.SeveralOf("job_status", taskStatuses...)
 	}
 	list.States = translateWords(statuses, taskStatuses, jobStates)
 	if slices.Contains(list.States, journal.Queued) {
 		list.States = append(slices.Clone(list.States), journal.Held)
 	}
-	until, ok, err := q.OptionalInteger("max_timestamp")
-	if ok {
-		list.Until = &until
+	if _, ok := q.Value("max_timestamp"); ok {
+		list.Until = new(q.Integer("max_timestamp", 0))
 	}
-	return list, err
+	return list, q.Err()
 }

@@ -46,13 +46,8 @@ func (s *server) serve(next echo.HandlerFunc) echo.HandlerFunc {
 			defer setTimeout(c, sent, begun, s.options.PassTimeout)()
 			err = recoverPanic(func(c echo.Context) error { return s.passOn(c, requestID) }, c)
 		}
-		cut := errors.Is(err, http.ErrAbortHandler)
-		if err != nil {
-			err = writeError(c, err)
-		}
-		s.report(c, requestID, time.Since(begun), err)
-		endSpan(span, c, err)
-		if cut {
+		endSpan(span, c, s.report(c, requestID, begun, err))
+		if errors.Is(err, http.ErrAbortHandler) {
 			panic(http.ErrAbortHandler) // or the client would not notice that the answer is incomplete
 		}
 		return nil
@@ -130,9 +125,14 @@ func recoverPanic(handler echo.HandlerFunc, c echo.Context) (err error) {
 	return handler(c)
 }
 
-// report logs the request and calls Observe. It does not log the path or the query,
-// because they contain ids and access tokens.
-func (s *server) report(c echo.Context, requestID string, duration time.Duration, err error) {
+// report answers with the error of a handler, if there is one, logs the request and calls
+// Observe. It does not log the path or the query, because they contain ids and access
+// tokens. It returns the error if an operator should see it.
+func (s *server) report(c echo.Context, requestID string, begun time.Time, err error) error {
+	if err != nil {
+		err = writeError(c, err)
+	}
+	duration := time.Since(begun)
 	method, route, status := methodLabel(c.Request().Method), routeOf(c), c.Response().Status
 	level, attrs := slog.LevelInfo, []slog.Attr{
 		slog.String("method", method),
@@ -149,6 +149,7 @@ func (s *server) report(c echo.Context, requestID string, duration time.Duration
 	if s.options.Observe != nil {
 		s.options.Observe(route, method, status, duration)
 	}
+	return err
 }
 
 // methodLabel returns the method, or "OTHER" for an unusual one.

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -150,24 +151,12 @@ func New(db *postgres.DB, client submitter, board statuses, options Options) htt
 
 // newServer returns a server that has no routes yet.
 func newServer(db *postgres.DB, client submitter, board statuses, options Options) *server {
-	if options.DeletePatience == 0 {
-		options.DeletePatience = 10 * time.Minute
-	}
-	if options.Log == nil {
-		options.Log = slog.Default()
-	}
-	if options.Messages == nil {
-		options.Messages = messages.New(db, messages.Options{Log: options.Log})
-	}
-	if options.PassTimeout == 0 {
-		options.PassTimeout = 10 * time.Minute
-	}
-	if options.StatusTTL == 0 {
-		options.StatusTTL = 24 * time.Hour
-	}
-	if options.Timeout == 0 {
-		options.Timeout = 25 * time.Second
-	}
+	options.DeletePatience = cmp.Or(options.DeletePatience, 10*time.Minute)
+	options.Log = cmp.Or(options.Log, slog.Default())
+	options.Messages = cmp.Or(options.Messages, messages.New(db, messages.Options{Log: options.Log}))
+	options.PassTimeout = cmp.Or(options.PassTimeout, 10*time.Minute)
+	options.StatusTTL = cmp.Or(options.StatusTTL, 24*time.Hour)
+	options.Timeout = cmp.Or(options.Timeout, 25*time.Second)
 	who := access.Options{
 		AccountValidity: options.AccountValidity,
 		TrustedProxies:  options.TrustedProxies,
@@ -260,4 +249,13 @@ func (s *server) isHealth(r *http.Request) bool {
 		return s.options.Health != nil
 	}
 	return false
+}
+
+// synapseVersion is the version of Synapse whose API Lethe serves. Admin tools choose
+// their requests by it.
+const synapseVersion = "1.160.0"
+
+// serverVersion is GET …/v1/server_version. It needs no access token.
+func serverVersion(c echo.Context) error {
+	return answerOK(c, map[string]string{"server_version": synapseVersion}, nil)
 }

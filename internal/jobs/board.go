@@ -16,16 +16,16 @@ import (
 )
 
 const (
-	// fresh is the age up to which the status of a job that has not ended is
-	// believed. A running job's is posted with each heartbeat; an older one may
-	// be that of a worker which wrote the end to the row and then died.
-	fresh = 10 * time.Second
+	// maxAge is the age up to which the status of an open job is used. Each heartbeat
+	// posts the status of a running job. An older status may come from a worker that
+	// stored the job's end in the row and then died.
+	maxAge = 10 * time.Second
 
-	// redisTime bounds a look into Redis. Then the row has to do.
+	// redisTime bounds one call of Redis. After that the row is read instead.
 	redisTime = time.Second
 )
 
-// A Status is what there is to say about a job.
+// A Status is the served status of a job.
 type Status struct {
 	ID         string
 	Kind       journal.Kind
@@ -33,14 +33,14 @@ type Status struct {
 	State      journal.State
 	Generation int
 
-	// Error says why the job failed; empty unless it did.
+	// Error says why the job failed, "" unless it did.
 	Error string
 
-	// Progress is the job's checkpoint, in JSON; empty before the first batch.
+	// Progress is the job's checkpoint in JSON, "" before the first batch.
 	Progress string
 }
 
-// StatusOf tells the status of a job from its row.
+// StatusOf returns the status of a job from its row.
 func StatusOf(job journal.Job) Status {
 	return Status{
 		ID: job.ID, Kind: job.Kind, Room: job.Room, State: job.State,
@@ -48,14 +48,14 @@ func StatusOf(job journal.Job) Status {
 	}
 }
 
-// A Board serves the statuses of jobs, from Redis where it can.
+// A Board serves the statuses of jobs, from Redis if possible.
 type Board struct {
 	journal *journal.Journal
 	redis   redis.UniversalClient
 	ttl     time.Duration
 	log     *slog.Logger
 
-	// failed is told of each operation that Redis failed, unless it is nil.
+	// failed, unless nil, is called for each failed operation in Redis.
 	failed func(operation string)
 }
 
@@ -64,9 +64,9 @@ func NewBoard(db *postgres.DB, client redis.UniversalClient, ttl time.Duration, 
 	return &Board{journal: journal.New(db), redis: client, ttl: ttl, log: log}
 }
 
-// OnFailure has failed told of each status that Redis did not take or give, by the
-// operation: "post" or "read". It is called before all other methods; the last call
-// wins.
+// OnFailure sets a function that is called each time Redis fails to store or return
+// a status. The operation is "post" or "read". Call it before all other methods; the
+// last call wins.
 func (b *Board) OnFailure(failed func(operation string)) { b.failed = failed }
 
 func (b *Board) fail(operation string) {
@@ -75,9 +75,9 @@ func (b *Board) fail(operation string) {
 	}
 }
 
-// Status returns the status of a job of that kind. It is [ErrNotFound] if there
-// is none, or if it ended longer than the time to live ago. A Redis that is
-// down or has forgotten costs a look at the row.
+// Status returns the status of a job of that kind. It is [ErrNotFound] if there is
+// no such job, or if it ended longer ago than the time to live. If Redis is down or
+// does not have the status, Status reads the row.
 func (b *Board) Status(ctx context.Context, kind journal.Kind, id string) (Status, error) {
 	if !ValidID(id) {
 		return Status{}, ErrNotFound
@@ -111,8 +111,8 @@ func (b *Board) Status(ctx context.Context, kind journal.Kind, id string) (Statu
 	return status, nil
 }
 
-// Post writes a status to Redis, if none is there that is newer. A Redis that is
-// down is logged: the row has the truth, and a reader will post it again.
+// Post writes a status to Redis, unless a newer one is there. It only logs an error
+// of Redis: the row has the status too, and a reader posts it again.
 func (b *Board) Post(ctx context.Context, status Status) { b.post(ctx, status, b.ttl) }
 
 func (b *Board) post(ctx context.Context, status Status, ttl time.Duration) {
@@ -128,8 +128,8 @@ func (b *Board) post(ctx context.Context, status Status, ttl time.Duration) {
 	}
 }
 
-// postStatus writes a job's status unless the one that is there has a higher
-// generation or is the job's end. O(1).
+// postStatus writes a job's status, unless the stored one has a higher generation or
+// is the job's end. O(1).
 //
 //	KEYS[1]  the status, a HASH
 //	ARGV[1]  the job's generation
@@ -160,7 +160,7 @@ var readStatus = redis.NewScript(`
 	table.insert(answer, 1, string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000)))
 	return answer`)
 
-// read returns the status in Redis if it is there and to be believed.
+// read returns the status in Redis, and whether it exists and is recent enough.
 func (b *Board) read(ctx context.Context, id string) (Status, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, redisTime)
 	defer cancel()
@@ -182,7 +182,7 @@ func (b *Board) read(ctx context.Context, id string) (Status, bool, error) {
 		ID: id, Kind: journal.Kind(fields["kind"]), Room: fields["room"], State: journal.State(fields["state"]),
 		Generation: generation, Error: fields["error"], Progress: fields["progress"],
 	}
-	// After a failover the clock may be another's, ahead or behind.
+	// After a failover the clock may be another server's, ahead or behind.
 	age := time.Duration(now-posted) * time.Millisecond
-	return status, err1 == nil && err2 == nil && (status.State.Ended() || age.Abs() < fresh), nil
+	return status, err1 == nil && err2 == nil && (status.State.Ended() || age.Abs() < maxAge), nil
 }

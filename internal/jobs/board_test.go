@@ -96,7 +96,7 @@ func TestStatusThatRedisLostIsSeededAgainForWhatIsLeft(t *testing.T) {
 	require.InDelta(t, ttl, l.redis.PTTL(l.Ctx, redisdb.JobStatus(unended)).Val(), float64(time.Minute))
 }
 
-func TestStatusThatIsOverOrNobodysIsNotFound(t *testing.T) {
+func TestExpiredOrUnknownStatusIsNotFound(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	for _, id := range []string{

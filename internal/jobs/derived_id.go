@@ -6,11 +6,13 @@ import (
 	"strings"
 )
 
-// DerivedID makes a job's id of what the job is for: the same words always give
-// the same id, and other words another. No word may hold a NUL.
+// DerivedID makes a job's id from words that say what the job is for. The same words
+// always give the same id, and different words different ids. No word may contain a
+// NUL.
 func DerivedID(words ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(words, "\x00")))
-	// 256 bits are so many more than 16 letters hold that none is favoured.
+	// 256 bits are far more than 16 letters hold, so all letters are about equally
+	// likely.
 	rest, letter := new(big.Int).SetBytes(sum[:]), new(big.Int)
 	base := big.NewInt(int64(len(letters)))
 	id := make([]byte, idLength)

@@ -1,8 +1,8 @@
-// Package jobs knows the job: what kinds there are, its states, its status in
-// Redis beside its row in PostgreSQL, and the heartbeat of those that run.
+// Package jobs knows the job: the kinds of jobs, their ids, their statuses in Redis,
+// and the heartbeats of running jobs.
 //
-// It promises that a status is never older than ten seconds, that an ended one
-// never goes back, and that it is served for its time to live after the end
-// even if Redis has lost it. It must never let Redis decide anything: where the
-// two disagree, the row is right.
+// It promises that a status is never older than ten seconds, that an ended status
+// never changes back, and that it is served for its time to live even if Redis has
+// lost it. It must never let Redis decide anything: if Redis and the row in
+// PostgreSQL disagree, the row is right.
 package jobs

@@ -6,7 +6,7 @@ import (
 	"lethe/internal/store/journal"
 )
 
-// The kinds of jobs. [Registry] describes each.
+// The kinds of jobs. [Registry] describes them.
 const (
 	PurgeHistory   journal.Kind = "purge_history"
 	DeleteRoom     journal.Kind = "delete_room"
@@ -14,8 +14,8 @@ const (
 	AbandonedSweep journal.Kind = "abandoned_sweep"
 )
 
-// The queues of tasks. Critical has the jobs that an operator watches, Default those
-// that an operator has requested, and Low those that sweeps make.
+// The queues of tasks. Critical is for jobs that an operator watches, Default for
+// other jobs that an operator has requested, and Low for jobs that sweeps make.
 const (
 	Critical journal.Queue = "critical"
 	Default  journal.Queue = "default"
@@ -25,10 +25,10 @@ const (
 // Queues returns all queues, the most urgent first.
 func Queues() []journal.Queue { return []journal.Queue{Critical, Default, Low} }
 
-// A Yield is a reason for which a run gives its job back without having failed.
+// A Yield is a reason why a run gives its job back without a failure.
 type Yield string
 
-// The reasons. docs/metrics.md describes each.
+// The reasons. docs/metrics.md describes them.
 const (
 	YieldDrain       Yield = "drain"
 	YieldHeld        Yield = "held"
@@ -43,10 +43,10 @@ const (
 	YieldUnreachable Yield = "database unreachable"
 )
 
-// An Action is what the reconciler does to a job.
+// An Action is what the reconciler does with a job.
 type Action string
 
-// The actions. docs/metrics.md describes each.
+// The actions. docs/metrics.md describes them.
 const (
 	ActionReleased Action = "released"
 	ActionMissed   Action = "missed"
@@ -59,25 +59,24 @@ func Actions() []Action {
 	return []Action{ActionReleased, ActionMissed, ActionEnqueued, ActionResumed}
 }
 
-// A Definition describes a kind of job: all that depends on the kind and is not the
-// job's work. What the words mean is in docs/metrics.md.
+// A Definition describes a kind of job, except for the work itself. docs/metrics.md
+// describes the values.
 type Definition struct {
 	Kind journal.Kind
 
-	// Queue is the queue of its tasks, unless a job names another.
+	// Queue is the queue of the kind's tasks, unless a job names another.
 	Queue journal.Queue
 
-	// TaskAction is the word for the kind in the admin API's list of tasks.
+	// TaskAction is the name of the kind in the admin API's list of tasks.
 	TaskAction string
 
-	// Ends are the states in which a job of the kind may end.
+	// Ends are the states in which a job of this kind may end.
 	Ends []journal.State
 
-	// Yields are the reasons for which a run may give a job of the kind back.
+	// Yields are the reasons why a run may give a job of this kind back.
 	Yields []Yield
 
-	// Sweep are the outcomes that the kind counts for each room, nil unless it is a
-	// sweep.
+	// Sweep are the outcomes by which a sweep counts rooms, nil for other kinds.
 	Sweep []string
 }
 
@@ -96,13 +95,12 @@ var (
 	anyEnd = []journal.State{journal.Complete, journal.Failed}
 )
 
-// yieldsOfAll are the reasons for which a run of any kind may give its job back, and
-// further ones.
+// yieldsOfAll returns the reasons that every kind has, and further ones.
 func yieldsOfAll(further ...Yield) []Yield {
 	return append([]Yield{YieldDrain, YieldRoomBusy, YieldSlice, YieldTimeout, YieldUnreachable}, further...)
 }
 
-// yieldsOfRooms are those of a kind that has a room, and further ones.
+// yieldsOfRooms returns the reasons of every kind with a room, and further ones.
 func yieldsOfRooms(further ...Yield) []Yield {
 	return append(yieldsOfAll(YieldHeld, YieldLowQueue, YieldRate, YieldRoomLocked), further...)
 }
@@ -110,9 +108,9 @@ func yieldsOfRooms(further ...Yield) []Yield {
 // Registry returns the definitions of all kinds of jobs.
 func Registry() []Definition { return slices.Clone(registry) }
 
-// QueueOf returns the queue of a job's tasks: the one that it names, or that of its
-// kind. A sweep is not in the queue of its purges, or it would have to wait until
-// they are done before it can make the next ones.
+// QueueOf returns the queue of a job's tasks: the one that the job names, or the
+// default of its kind. A sweep is not in the queue of its purges: there it would
+// have to wait for these before it could make the next ones.
 func QueueOf(job journal.Job) journal.Queue {
 	if job.Queue != "" {
 		return job.Queue

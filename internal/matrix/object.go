@@ -1,7 +1,10 @@
 package matrix
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
+	"strconv"
 	"unicode/utf8"
 )
 
@@ -64,6 +67,34 @@ func Text(value []byte) (string, bool) {
 	var text string
 	err := json.Unmarshal(value, &text)
 	return text, err == nil
+}
+
+// Integer decodes a JSON integer. One that does not fit in an int64 becomes the nearest
+// int64. 1.0, 1e3 and true are not integers.
+func Integer(value []byte) (n int64, ok bool) {
+	n, err := strconv.ParseInt(string(value), 10, 64)
+	return n, err == nil || errors.Is(err, strconv.ErrRange)
+}
+
+// Truthy reports whether a JSON value is true in Python. An absent value is false.
+func Truthy(value []byte) bool {
+	if len(value) == 0 {
+		return false
+	}
+	switch value[0] {
+	case 'n', 'f':
+		return false
+	case 't':
+		return true
+	case '"':
+		return len(value) > len(`""`)
+	case '[', '{':
+		return len(bytes.TrimSpace(value[1:len(value)-1])) > 0
+	default:
+		// ParseFloat returns an infinity for a number that is out of range.
+		number, _ := strconv.ParseFloat(string(value), 64)
+		return number != 0
+	}
 }
 
 // Says reports whether a JSON value is a string with the given text.

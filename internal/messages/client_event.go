@@ -2,7 +2,6 @@ package messages
 
 import (
 	"encoding/json"
-	"errors"
 	"slices"
 	"strconv"
 	"time"
@@ -240,28 +239,22 @@ func appendTargeted(dst []byte, content matrix.Object, target []byte) []byte {
 // writeUnsigned writes the fields of unsigned. Of two fields with the same key only the
 // first is written.
 func (f *Format) writeUnsigned(w *writer, e *readEvent, with *extras) {
-	if since, ok := integer(e.unsigned.Get("age_ts")); ok {
+	if since, ok := matrix.Integer(e.unsigned.Get("age_ts")); ok {
 		w.key("age")
 		w.dst = strconv.AppendInt(w.dst, f.Now.UnixMilli()-since, 10)
 		w.end()
 	}
 	f.writePrevious(w, e, &with.previous)
 	if e.RedactedBy != nil {
-		w.key("redacted_by")
-		w.dst = appendText(w.dst, *e.RedactedBy)
-		w.end()
+		w.text("redacted_by", *e.RedactedBy)
 		f.writeRedactedBecause(w, e)
 	}
 	f.writeMetadata(w, e)
 	if with.membership != "" {
-		w.key("membership")
-		w.dst = appendText(w.dst, with.membership)
-		w.end()
+		w.text("membership", with.membership)
 	}
 	if with.relations != nil {
-		w.key("m.relations")
-		w.dst = append(w.dst, with.relations...)
-		w.end()
+		w.json("m.relations", with.relations)
 	}
 	for i := range e.unsigned {
 		field := &e.unsigned[i]
@@ -288,13 +281,9 @@ func (f *Format) writePrevious(w *writer, e, previous *readEvent) {
 	if len(content) == 0 || content[0] != '{' {
 		return
 	}
-	w.key("prev_content")
-	w.dst = append(w.dst, content...)
-	w.end()
+	w.json("prev_content", content)
 	if sender := previous.fields.Get("sender"); sender != nil {
-		w.key("prev_sender")
-		w.dst = append(w.dst, sender...)
-		w.end()
+		w.json("prev_sender", sender)
 	}
 }
 
@@ -328,20 +317,16 @@ func (f *Format) writeMetadata(w *writer, e *readEvent) {
 	}
 	if own {
 		if id := metadata.Get("txn_id"); isString(id) && f.sameDevice(metadata) {
-			w.key("transaction_id")
-			w.dst = append(w.dst, id...)
-			w.end()
+			w.json("transaction_id", id)
 		}
 		if id := metadata.Get("delay_id"); isString(id) {
-			w.key("delay_id")
-			w.dst = append(w.dst, id...)
-			w.end()
+			w.json("delay_id", id)
 		}
 	}
 	if f.Reader.Admin {
 		for _, flag := range [...]string{"soft_failed", "policy_server_spammy"} {
-			if string(metadata.Get(flag)) == "true" {
-				w.prefixed("io.element.synapse.", flag)
+			if value := metadata.Get(flag); string(value) == "true" {
+				w.json("io.element.synapse."+flag, value)
 			}
 		}
 	}
@@ -354,7 +339,7 @@ func (f *Format) sameDevice(metadata matrix.Object) bool {
 	if device := metadata.Get("device_id"); device != nil && string(device) != "null" {
 		return f.Reader.DeviceID != "" && matrix.Says(device, f.Reader.DeviceID)
 	}
-	token, ok := integer(metadata.Get("token_id"))
+	token, ok := matrix.Integer(metadata.Get("token_id"))
 	return ok && token != 0 && token == f.Reader.TokenID || f.Reader.Guest || f.Reader.AppService
 }
 
@@ -394,10 +379,17 @@ func (w *writer) note(name string) {
 	}
 }
 
-// prefixed writes a field whose value is true.
-func (w *writer) prefixed(prefix, name string) {
-	w.key(prefix + name)
-	w.dst = append(w.dst, "true"...)
+// json writes a field whose value is JSON.
+func (w *writer) json(name string, value []byte) {
+	w.key(name)
+	w.dst = append(w.dst, value...)
+	w.end()
+}
+
+// text writes a field that is a string.
+func (w *writer) text(name, value string) {
+	w.key(name)
+	w.dst = appendText(w.dst, value)
 	w.end()
 }
 
@@ -429,16 +421,6 @@ func (w *writer) isTopLevel(key []byte) bool {
 		}
 	}
 	return false
-}
-
-// integer returns a JSON integer. One that does not fit in an int64 becomes the nearest
-// int64.
-func integer(value []byte) (n int64, ok bool) {
-	if len(value) == 0 {
-		return 0, false
-	}
-	n, err := strconv.ParseInt(string(value), 10, 64)
-	return n, err == nil || errors.Is(err, strconv.ErrRange)
 }
 
 func isString(value []byte) bool { return len(value) > 0 && value[0] == '"' }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"lethe/internal/matrix"
 	"lethe/internal/store/timeline"
 )
 
@@ -85,7 +86,7 @@ func ParseFilter(text []byte) (Filter, error) {
 	}
 	var fields map[string]json.RawMessage
 	if text[0] != '{' {
-		if !falsy(text) {
+		if matrix.Truthy(text) {
 			return Filter{}, ErrFilterObject
 		}
 		return Filter{}, nil
@@ -96,23 +97,6 @@ func ParseFilter(text []byte) (Filter, error) {
 	p := filterParser{fields: fields}
 	p.parse()
 	return p.filter, p.err
-}
-
-// falsy reports whether a JSON value that is not an object is an empty value.
-func falsy(text []byte) bool {
-	switch text[0] {
-	case 'n', 'f':
-		return true
-	case '"':
-		return len(text) == len(`""`)
-	case '[':
-		return len(bytes.TrimSpace(text[1:len(text)-1])) == 0
-	case 't':
-		return false
-	default: // a number is zero if it has no other digit before its exponent
-		mantissa, _, _ := bytes.Cut(bytes.ToLower(text), []byte("e"))
-		return !bytes.ContainsAny(mantissa, "123456789")
-	}
 }
 
 // A filterParser reads the keys of a filter.
@@ -229,10 +213,8 @@ func boolean(value json.RawMessage) *bool {
 
 // text reads a JSON string that the database can hold.
 func text(value json.RawMessage) (text string, ok bool) {
-	if len(value) == 0 || value[0] != '"' || json.Unmarshal(value, &text) != nil {
-		return "", false
-	}
-	return text, utf8.ValidString(text) && !strings.ContainsRune(text, 0)
+	text, ok = matrix.Text(value)
+	return text, ok && utf8.ValidString(text) && !strings.ContainsRune(text, 0)
 }
 
 // excludes reports whether no event of the room can pass, so that the database need not

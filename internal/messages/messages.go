@@ -1,6 +1,7 @@
 package messages
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -58,9 +59,7 @@ type Messages struct {
 
 // New returns a Messages that reads from db.
 func New(db *postgres.DB, options Options) *Messages {
-	if options.Log == nil {
-		options.Log = slog.Default()
-	}
+	options.Log = cmp.Or(options.Log, slog.Default())
 	return &Messages{options: options, db: db}
 }
 

@@ -4,8 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"lethe/internal/expiring"
 	"lethe/internal/homeserver"
@@ -42,20 +43,13 @@ type OlderHistory struct {
 	client  *homeserver.Client
 	options OlderHistoryOptions
 
-	asked *expiring.Map[pageKey, struct{}] // the pages that must not be asked for again yet
-
-	mu     sync.Mutex
-	byRoom map[string]*ongoing // the unfinished requests
+	asked  *expiring.Map[pageKey, struct{}] // the pages that must not be asked for again yet
+	byRoom singleflight.Group               // the unfinished requests
+	rooms  chan struct{}                    // has a value for each of them
 }
 
 // A pageKey is a hash of a room and a page token.
 type pageKey [sha256.Size]byte
-
-// An ongoing is an unfinished request. Its err is set before done is closed.
-type ongoing struct {
-	done chan struct{}
-	err  error
-}
 
 // NewOlderHistory returns an OlderHistory that has asked nothing yet.
 func NewOlderHistory(client *homeserver.Client, options OlderHistoryOptions) *OlderHistory {
@@ -70,7 +64,7 @@ func NewOlderHistory(client *homeserver.Client, options OlderHistoryOptions) *Ol
 	}
 	return &OlderHistory{
 		client: client, options: options,
-		asked: expiring.New[pageKey, struct{}](maxAsked), byRoom: map[string]*ongoing{},
+		asked: expiring.New[pageKey, struct{}](maxAsked), rooms: make(chan struct{}, options.MaxRooms),
 	}
 }
 
@@ -82,51 +76,32 @@ func (h *OlderHistory) Backfill(ctx context.Context, room string, reader Reader,
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.options.Timeout)
 	defer cancel()
-	o, first, err := h.begin(room, before.String())
-	switch {
-	case err != nil:
-		return err
-	case first:
-		user := ""
-		if reader.AppService {
-			user = reader.UserID
-		}
-		o.err = h.client.OlderHistory(ctx, reader.AccessToken, user, room, before.String(), limit)
-		h.end(room, o)
-		return o.err
-	}
+	done := h.byRoom.DoChan(room, func() (any, error) { return nil, h.ask(ctx, room, reader, before.String(), limit) })
 	select {
-	case <-o.done:
-		return o.err
+	case result := <-done:
+		return result.Err
 	case <-ctx.Done():
 		return fmt.Errorf("wait for older history: %w", context.Cause(ctx))
 	}
 }
 
-// begin returns the unfinished request for the room, or a new one. First says that it is
-// new, so that the caller must make the request and call end.
-func (h *OlderHistory) begin(room, before string) (o *ongoing, first bool, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if o, ok := h.byRoom[room]; ok {
-		return o, false, nil
-	}
+// ask asks the homeserver, unless it was asked for the page just now or too many other
+// requests ask.
+func (h *OlderHistory) ask(ctx context.Context, room string, reader Reader, before string, limit int) error {
 	key := pageKey(sha256.Sum256([]byte(room + "\x00" + before)))
 	if _, asked := h.asked.Get(key); asked {
-		return nil, false, errAskedJustNow
+		return errAskedJustNow
 	}
-	if len(h.byRoom) >= h.options.MaxRooms {
-		return nil, false, errTooManyAsk
+	select {
+	case h.rooms <- struct{}{}:
+		defer func() { <-h.rooms }()
+	default:
+		return errTooManyAsk
 	}
 	h.asked.Put(key, struct{}{}, h.options.Pause)
-	o = &ongoing{done: make(chan struct{})}
-	h.byRoom[room] = o
-	return o, true, nil
-}
-
-func (h *OlderHistory) end(room string, o *ongoing) {
-	h.mu.Lock()
-	delete(h.byRoom, room)
-	h.mu.Unlock()
-	close(o.done)
+	user := ""
+	if reader.AppService {
+		user = reader.UserID
+	}
+	return h.client.OlderHistory(ctx, reader.AccessToken, user, room, before, limit)
 }

@@ -1,6 +1,8 @@
 package observe
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -8,6 +10,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"sync"
 	"time"
 )
 
@@ -42,15 +46,9 @@ type Server struct {
 // Port 0 takes a free port: see [Server.Addr]. Clients can connect at once, and get
 // responses when [Server.Serve] runs. The caller must call Serve or [Server.Close].
 func Listen(ctx context.Context, address string, handler http.Handler, options ServerOptions) (*Server, error) {
-	if options.DrainTimeout == 0 {
-		options.DrainTimeout = 10 * time.Second
-	}
-	if options.Log == nil {
-		options.Log = slog.New(slog.DiscardHandler)
-	}
-	if options.WriteTimeout == 0 {
-		options.WriteTimeout = 2 * time.Minute
-	}
+	options.DrainTimeout = cmp.Or(options.DrainTimeout, 10*time.Second)
+	options.Log = cmp.Or(options.Log, slog.New(slog.DiscardHandler))
+	options.WriteTimeout = cmp.Or(options.WriteTimeout, 2*time.Minute)
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen for HTTP: %w", err)
@@ -131,5 +129,88 @@ func (s *Server) Serve(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("drain HTTP server: %w", err), s.Close())
 	}
+	return nil
+}
+
+// CertificateOptions are the choices for a [Certificate].
+type CertificateOptions struct {
+	// Every is the shortest time between two checks of the files. Defaults to 10s.
+	Every time.Duration
+
+	// Log gets a warning when the files have changed and cannot be used. Defaults
+	// to a logger that discards everything.
+	Log *slog.Logger
+}
+
+// A Certificate is a server's certificate and its key, in two files. It reads the
+// files again when they change, so that a certificate can be renewed without a
+// restart. If the new files cannot be used, it keeps the certificate that it has.
+// Make one with [OpenCertificate]. It is safe for concurrent use.
+type Certificate struct {
+	certFile, keyFile string
+	options           CertificateOptions
+
+	mu      sync.Mutex
+	current *tls.Certificate
+	cert    []byte // contents of certFile when current was read
+	key     []byte // contents of keyFile when current was read
+	checked time.Time
+}
+
+// OpenCertificate reads the files, which are PEM. It fails if they cannot be used.
+func OpenCertificate(certFile, keyFile string, options CertificateOptions) (*Certificate, error) {
+	options.Every = cmp.Or(options.Every, 10*time.Second)
+	options.Log = cmp.Or(options.Log, slog.New(slog.DiscardHandler))
+	c := &Certificate{certFile: certFile, keyFile: keyFile, options: options}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.read(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// TLS returns the TLS settings of a server with this certificate.
+func (c *Certificate) TLS() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return c.latest(hello.Context()), nil
+		},
+	}
+}
+
+// latest returns the certificate, after checking the files if it is time to.
+func (c *Certificate) latest(ctx context.Context) *tls.Certificate {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.checked) >= c.options.Every {
+		if err := c.read(); err != nil {
+			c.options.Log.WarnContext(ctx, "new certificate cannot be used; keeping the old one", "error", err)
+		}
+	}
+	return c.current
+}
+
+// read reads the files. While only one of the two has been replaced, they do not fit
+// together: the next check reads them again.
+func (c *Certificate) read() error {
+	c.checked = time.Now()
+	cert, err := os.ReadFile(c.certFile)
+	if err != nil {
+		return fmt.Errorf("read the certificate: %w", err)
+	}
+	key, err := os.ReadFile(c.keyFile)
+	if err != nil {
+		return fmt.Errorf("read the certificate's key: %w", err)
+	}
+	if c.current != nil && bytes.Equal(cert, c.cert) && bytes.Equal(key, c.key) {
+		return nil
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return fmt.Errorf("use the certificate in %s and the key in %s: %w", c.certFile, c.keyFile, err)
+	}
+	c.current, c.cert, c.key = &pair, cert, key
 	return nil
 }

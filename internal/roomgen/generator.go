@@ -82,7 +82,7 @@ func generate(ctx context.Context, db Database, rooms ...Room) ([]Summary, error
 			Scan(&last.stream, &last.group); err != nil {
 			return fmt.Errorf("find the next numbers: %w", err)
 		}
-		rows := &rows{tx: tx, waiting: map[string][][]any{}}
+		rows := &rows{tx: tx, waiting: map[string][][]any{}, found: []foundText{}}
 		var generators []*generator
 		for _, room := range rooms {
 			g, err := begin(ctx, rows, &last, room)

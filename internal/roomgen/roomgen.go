@@ -1,6 +1,7 @@
 package roomgen
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,36 +92,16 @@ func Generate(ctx context.Context, db Database, room Room) (Summary, error) {
 }
 
 func (r Room) withDefaults() Room {
-	if r.Creator == "" {
-		r.Creator = "@" + personName(0) + ":" + r.Server
-	}
-	if r.End.IsZero() {
-		r.End = time.Now()
-	}
-	if r.Events == 0 {
-		r.Events = 200
-	}
-	if r.ID == "" {
-		r.ID = roomID(r.Seed, r.Server)
-	}
-	if r.LocalMembers == 0 {
-		r.LocalMembers = 4
-	}
-	if r.Name == "" {
-		r.Name = fmt.Sprintf("Room %d", r.Seed)
-	}
-	if r.RemoteMembers == 0 {
-		r.RemoteMembers = 3
-	}
-	if r.RemoteServer == "" {
-		r.RemoteServer = "far.example"
-	}
-	if r.Span == 0 {
-		r.Span = 30 * 24 * time.Hour
-	}
-	if r.StateEvery == 0 {
-		r.StateEvery = 100
-	}
+	r.Creator = cmp.Or(r.Creator, "@"+personName(0)+":"+r.Server)
+	r.End = cmp.Or(r.End, time.Now())
+	r.Events = cmp.Or(r.Events, 200)
+	r.ID = cmp.Or(r.ID, roomID(r.Seed, r.Server))
+	r.LocalMembers = cmp.Or(r.LocalMembers, 4)
+	r.Name = cmp.Or(r.Name, fmt.Sprintf("Room %d", r.Seed))
+	r.RemoteMembers = cmp.Or(r.RemoteMembers, 3)
+	r.RemoteServer = cmp.Or(r.RemoteServer, "far.example")
+	r.Span = cmp.Or(r.Span, 30*24*time.Hour)
+	r.StateEvery = cmp.Or(r.StateEvery, 100)
 	return r
 }
 

@@ -3,53 +3,38 @@ package roomgen
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
 
 // columns lists the tables that are written by COPY, and their columns. The order is
 // the order of writing: a table follows the tables that it references.
-var columns = []struct {
-	table string
-	names []string
-}{
-	{"events", []string{
-		"event_id", "room_id", "type", "state_key", "sender", "topological_ordering", "depth", "stream_ordering",
-		"origin_server_ts", "received_ts", "processed", "outlier", "contains_url", "instance_name",
-	}},
-	{"event_json", []string{"event_id", "room_id", "internal_metadata", "json", "format_version"}},
-	{"event_edges", []string{"event_id", "prev_event_id", "is_state"}},
-	{"event_auth", []string{"event_id", "auth_id", "room_id"}},
-	{"event_relations", []string{"event_id", "relates_to_id", "relation_type", "aggregation_key"}},
-	{"redactions", []string{"event_id", "redacts", "have_censored", "received_ts", "recheck"}},
-	{"threads", []string{"room_id", "thread_id", "latest_event_id", "topological_ordering", "stream_ordering"}},
-	{"event_push_actions", []string{
-		"room_id", "event_id", "user_id", "actions", "topological_ordering", "stream_ordering",
-		"notif", "highlight", "unread", "thread_id",
-	}},
-	{"event_txn_id_device_id", []string{"event_id", "room_id", "user_id", "device_id", "txn_id", "inserted_ts"}},
-	{"state_groups", []string{"id", "room_id", "event_id"}},
-	{"state_group_edges", []string{"state_group", "prev_state_group"}},
-	{"state_groups_state", []string{"state_group", "room_id", "type", "state_key", "event_id"}},
-	{"event_to_state_groups", []string{"event_id", "state_group"}},
-	{"state_events", []string{"event_id", "room_id", "type", "state_key"}},
-	{"room_memberships", []string{
-		"event_id", "user_id", "sender", "room_id", "membership", "display_name", "event_stream_ordering",
-	}},
-	{"current_state_events", []string{
-		"event_id", "room_id", "type", "state_key", "membership", "event_stream_ordering",
-	}},
-	{"local_current_membership", []string{"room_id", "user_id", "event_id", "membership", "event_stream_ordering"}},
-	{"event_forward_extremities", []string{"event_id", "room_id"}},
-	{"room_depth", []string{"room_id", "min_depth"}},
-	{"sliding_sync_joined_rooms", []string{"room_id", "event_stream_ordering", "bump_stamp", "room_name", "is_encrypted"}},
-	{"room_stats_state", []string{
-		"room_id", "name", "join_rules", "history_visibility", "is_federatable", "topic",
-	}},
-	{"room_stats_current", []string{
-		"room_id", "current_state_events", "joined_members", "invited_members", "left_members", "banned_members",
-		"local_users_in_room", "completed_delta_stream_id", "knocked_members",
-	}},
+var columns = [][2]string{
+	{"events", `event_id room_id type state_key sender topological_ordering depth stream_ordering origin_server_ts
+		received_ts processed outlier contains_url instance_name`},
+	{"event_json", "event_id room_id internal_metadata json format_version"},
+	{"event_edges", "event_id prev_event_id is_state"},
+	{"event_auth", "event_id auth_id room_id"},
+	{"event_relations", "event_id relates_to_id relation_type aggregation_key"},
+	{"redactions", "event_id redacts have_censored received_ts recheck"},
+	{"threads", "room_id thread_id latest_event_id topological_ordering stream_ordering"},
+	{"event_push_actions", "room_id event_id user_id actions topological_ordering stream_ordering notif highlight unread thread_id"},
+	{"event_txn_id_device_id", "event_id room_id user_id device_id txn_id inserted_ts"},
+	{"state_groups", "id room_id event_id"},
+	{"state_group_edges", "state_group prev_state_group"},
+	{"state_groups_state", "state_group room_id type state_key event_id"},
+	{"event_to_state_groups", "event_id state_group"},
+	{"state_events", "event_id room_id type state_key"},
+	{"room_memberships", "event_id user_id sender room_id membership display_name event_stream_ordering"},
+	{"current_state_events", "event_id room_id type state_key membership event_stream_ordering"},
+	{"local_current_membership", "room_id user_id event_id membership event_stream_ordering"},
+	{"event_forward_extremities", "event_id room_id"},
+	{"room_depth", "room_id min_depth"},
+	{"sliding_sync_joined_rooms", "room_id event_stream_ordering bump_stamp room_name is_encrypted"},
+	{"room_stats_state", "room_id name join_rules history_visibility is_federatable topic"},
+	{"room_stats_current", `room_id current_state_events joined_members invited_members left_members banned_members
+		local_users_in_room completed_delta_stream_id knocked_members`},
 }
 
 // rows collects rows and writes them table by table.
@@ -57,11 +42,13 @@ type rows struct {
 	tx      pgx.Tx
 	waiting map[string][][]any
 
-	// The columns of event_search, which is not written by COPY.
-	found struct {
-		ids, rooms, senders, keys, texts []string
-		times, streams                   []int64
-	}
+	found []foundText
+}
+
+// A foundText is a row of event_search, which is not written by COPY.
+type foundText struct {
+	ID, Room, Sender, Key, Text string
+	Time, Stream                int64
 }
 
 // add adds a row, with a value for each of the table's columns.
@@ -72,33 +59,28 @@ func (r *rows) add(table string, values ...any) {
 // write writes the collected rows.
 func (r *rows) write(ctx context.Context) error {
 	for _, c := range columns {
-		waiting := r.waiting[c.table]
+		table, names := c[0], strings.Fields(c[1])
+		waiting := r.waiting[table]
 		if len(waiting) == 0 {
 			continue
 		}
-		if _, err := r.tx.CopyFrom(ctx, pgx.Identifier{c.table}, c.names, pgx.CopyFromRows(waiting)); err != nil {
-			return fmt.Errorf("write %s: %w", c.table, err)
+		if _, err := r.tx.CopyFrom(ctx, pgx.Identifier{table}, names, pgx.CopyFromRows(waiting)); err != nil {
+			return fmt.Errorf("write %s: %w", table, err)
 		}
-		r.waiting[c.table] = waiting[:0]
+		r.waiting[table] = waiting[:0]
 	}
-	f := &r.found
 	if _, err := r.tx.Exec(ctx, `
 		INSERT INTO event_search (event_id, room_id, sender, key, vector, origin_server_ts, stream_ordering)
-		SELECT id, room, sender, key, to_tsvector('english', text), time, stream
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[])
-		     AS f (id, room, sender, key, text, time, stream)`,
-		f.ids, f.rooms, f.senders, f.keys, f.texts, f.times, f.streams); err != nil {
+		SELECT "ID", "Room", "Sender", "Key", to_tsvector('english', "Text"), "Time", "Stream"
+		FROM json_to_recordset($1) AS f ("ID" text, "Room" text, "Sender" text, "Key" text, "Text" text, "Time" bigint, "Stream" bigint)`,
+		r.found); err != nil {
 		return fmt.Errorf("write event_search: %w", err)
 	}
-	f.ids, f.rooms, f.senders, f.keys, f.texts = f.ids[:0], f.rooms[:0], f.senders[:0], f.keys[:0], f.texts[:0]
-	f.times, f.streams = f.times[:0], f.streams[:0]
+	r.found = r.found[:0]
 	return nil
 }
 
 // addSearch adds a row of event_search.
 func (r *rows) addSearch(e *event, key, text string) {
-	f := &r.found
-	f.ids, f.rooms, f.senders = append(f.ids, e.id), append(f.rooms, e.RoomID), append(f.senders, e.Sender)
-	f.keys, f.texts = append(f.keys, key), append(f.texts, text)
-	f.times, f.streams = append(f.times, e.OriginServerTS), append(f.streams, e.stream)
+	r.found = append(r.found, foundText{e.id, e.RoomID, e.Sender, key, text, e.OriginServerTS, e.stream})
 }

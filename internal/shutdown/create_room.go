@@ -11,7 +11,7 @@ import (
 	"lethe/internal/store/roomwriter"
 )
 
-// createRoom makes a room that the creator is alone in.
+// createRoom makes a room with the creator as its only member.
 func (h *Embedded) createRoom(ctx context.Context, w *roomwriter.EventWriter, version matrix.RoomVersion, room NewRoom) (string, error) {
 	create := map[string]any{"room_version": string(version)}
 	if version.NamesCreator() {
@@ -24,7 +24,7 @@ func (h *Embedded) createRoom(ctx context.Context, w *roomwriter.EventWriter, ve
 	if err := writer.Write(ctx, extremities, sealed); err != nil {
 		return "", err
 	}
-	joining, err := h.joining(ctx, w, room.Creator)
+	joining, err := h.joinContent(ctx, w, room.Creator)
 	if err != nil {
 		return "", err
 	}
@@ -45,8 +45,7 @@ func (h *Embedded) createRoom(ctx context.Context, w *roomwriter.EventWriter, ve
 	return writer.ID(), nil
 }
 
-// beginRoom makes a room and the event that is its first, but does not write the
-// event.
+// beginRoom makes a room and its first event, but does not write the event.
 func (h *Embedded) beginRoom(ctx context.Context, w *roomwriter.EventWriter, version matrix.RoomVersion, creator string,
 	content map[string]any,
 ) (*roomwriter.RoomWriter, roomwriter.Extremities, matrix.SealedEvent, error) {
@@ -70,28 +69,28 @@ func (h *Embedded) beginRoom(ctx context.Context, w *roomwriter.EventWriter, ver
 		switch {
 		case err == nil:
 			return room, roomwriter.Extremities{Depth: event.Depth, Now: now}, sealed, nil
-		case !errors.Is(err, journal.ErrExists) || event.OriginServerTS-now >= maxSiblings:
+		case !errors.Is(err, journal.ErrExists) || event.OriginServerTS-now >= maxIDAttempts:
 			return nil, roomwriter.Extremities{}, matrix.SealedEvent{}, err
 		}
-		// Since version 12 a room is named after its create event, and two that the
-		// same user makes in the same millisecond would be one.
+		// Since version 12 a room is named after its create event, so two rooms that
+		// one user makes in the same millisecond would have the same id.
 		event.OriginServerTS++
 	}
 }
 
-// maxSiblings is how many rooms of the same creator are looked past, each a
-// millisecond after the one before.
-const maxSiblings = 100
+// maxIDAttempts bounds how many ids are tried, each a millisecond after the one
+// before.
+const maxIDAttempts = 100
 
-// newRoomID returns a new room id of 18 random letters.
+// newRoomID returns a new room id with 18 random letters.
 func newRoomID(server string) string {
 	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	var id strings.Builder
 	id.WriteByte('!')
 	random := make([]byte, 1)
 	for id.Len() < 19 {
-		_, _ = rand.Read(random) // which never fails
-		// Of the 256 values, as many as make each letter equally likely.
+		_, _ = rand.Read(random) // never fails
+		// Larger values would make some letters more likely.
 		if n := int(random[0]); n < 4*len(letters) {
 			id.WriteByte(letters[n%len(letters)])
 		}
@@ -99,11 +98,11 @@ func newRoomID(server string) string {
 	return id.String() + ":" + server
 }
 
-// powerLevels are the content of a new room's power levels: only its creator may
-// write and change anything.
+// powerLevels returns the content of a new room's power levels: only the creator may
+// change anything or send messages.
 func powerLevels(version matrix.RoomVersion, creator string) map[string]any {
 	users, tombstone := map[string]any{creator: 100}, 100
-	if version == "12" { // where a creator's power has no bounds
+	if version == "12" { // where a creator has unlimited power
 		users, tombstone = map[string]any{}, 150
 	}
 	return map[string]any{

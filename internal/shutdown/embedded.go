@@ -14,39 +14,40 @@ import (
 )
 
 var (
-	// ErrRoomVersion is why no events can be written into a room whose version is not
+	// ErrRoomVersion is why no event can be written into a room whose version is not
 	// one of 1 to 12.
 	ErrRoomVersion = errors.New("unsupported room version (need 1 to 12)")
 
-	// ErrUnsigned is why no events can be written into a room with members of other
-	// servers, when there is no key to sign them with.
-	ErrUnsigned = errors.New("the room has members of other servers, who take only signed events: " +
+	// ErrUnsigned is why no event can be written into a room with members of other
+	// servers, without a key to sign it.
+	ErrUnsigned = errors.New("the room has members of other servers, which accept only signed events: " +
 		"LETHE_SIGNING_KEY_FILE must name the homeserver's signing key")
 
-	// errNotMember is why a user cannot do what only a member may, and errNotLetIn
-	// why one cannot become a member.
-	errNotMember = errors.New("the room's state does not have the user's membership")
-	errNotLetIn  = errors.New("the room does not let the user in")
+	// errNotMember refuses what only members may do, and errMayNotJoin refuses to make
+	// a user a member.
+	errNotMember  = errors.New("the room's state does not have the user's membership")
+	errMayNotJoin = errors.New("the room does not let the user in")
 
-	// errNoCreate is why no events can be written into a room: others would reject an
-	// event that the create event does not allow.
+	// errNoCreate is why no event can be written into a room without a create event:
+	// other servers would reject it.
 	errNoCreate = errors.New("the room's state has no m.room.create event")
 )
 
-// EmbeddedOptions are what an [Embedded] is made of.
+// EmbeddedOptions are the options of an [Embedded].
 type EmbeddedOptions struct {
-	// DefaultRoomVersion is the version of the rooms that CreateRoom makes, "1"
-	// to "12". Defaults to "11", as in Synapse 1.160.
+	// DefaultRoomVersion is the version of new rooms, "1" to "12". Defaults to "11", as
+	// in Synapse 1.160.
 	DefaultRoomVersion matrix.RoomVersion
 
-	// Log receives why users could not be removed. Defaults to discarding it.
+	// Log gets the reasons why users could not be removed. Defaults to a logger that
+	// discards everything.
 	Log *slog.Logger
 
 	// ServerName is the homeserver's name. It has no default.
 	ServerName string
 
-	// SigningKey is the homeserver's. Defaults to nil: events are not signed,
-	// and none is written into a room with members of other servers.
+	// SigningKey is the homeserver's signing key. Defaults to nil: events are not
+	// signed, and no event is written into a room with members of other servers.
 	SigningKey *matrix.SigningKey
 }
 
@@ -60,12 +61,12 @@ func (o EmbeddedOptions) withDefaults() EmbeddedOptions {
 	return o
 }
 
-// Embedded is the [Homeserver] that writes the events into the database itself.
-// No homeserver may run on it meanwhile. Each step is part of its batch, so a step
-// whose batch was not committed has done nothing.
+// Embedded is a [Homeserver] that writes events into the database itself. No
+// homeserver may run on the database meanwhile. Each step is part of its batch, so a
+// step whose batch was not committed has done nothing.
 //
-// Other servers learn of the events when a homeserver runs again. An invitation
-// by a server whose room no local user is in is turned down here alone.
+// Other servers learn of the events when a homeserver runs again. They never learn
+// that an invitation to a room without local users was rejected.
 type Embedded struct{ options EmbeddedOptions }
 
 var _ Homeserver = (*Embedded)(nil)
@@ -81,14 +82,14 @@ func (h *Embedded) Block(ctx context.Context, b *journal.Batch, requester string
 }
 
 // MoveAliases implements [Homeserver]. The requester becomes the creator of the
-// aliases. A second call finds none to move.
+// aliases. A second call finds no alias to move.
 func (h *Embedded) MoveAliases(ctx context.Context, b *journal.Batch, move AliasMove) (MovedAliases, error) {
 	aliases, err := roomwriter.MoveAliases(ctx, b, move.NewRoom, move.Requester)
 	return MovedAliases{Aliases: aliases}, err
 }
 
-// CreateRoom implements [Homeserver]. The job's checkpoint finds the room again: a
-// second call makes a second room.
+// CreateRoom implements [Homeserver]. A second call makes a second room; the job's
+// checkpoint prevents that.
 func (h *Embedded) CreateRoom(ctx context.Context, b *journal.Batch, room NewRoom) (id string, err error) {
 	version := h.options.DefaultRoomVersion
 	if !version.Supported() {
@@ -113,8 +114,8 @@ func (h *Embedded) SendMessage(ctx context.Context, b *journal.Batch, message Me
 		}
 		return h.sendNext(ctx, room, draft{
 			kind: "m.room.message", sender: message.Sender,
-			content: messageContent(message.Body),
-			allow:   requireMembership(message.Sender, "join"),
+			content:      messageContent(message.Body),
+			checkAllowed: requireMembership(message.Sender, "join"),
 		})
 	})
 	if err != nil {
@@ -127,7 +128,7 @@ func (h *Embedded) SendMessage(ctx context.Context, b *journal.Batch, message Me
 // left, and reports them as removed.
 func (h *Embedded) RemoveUsers(ctx context.Context, b *journal.Batch, removal Removal) (removed RemovedUsers, err error) {
 	err = roomwriter.Write(ctx, b, func(w *roomwriter.EventWriter) error {
-		r := remover{
+		r := userRemover{
 			Embedded: h, w: w, room: b.Room(), newRoom: removal.NewRoom, opened: map[string]openedRoom{},
 		}
 		for _, member := range removal.Members {
@@ -151,9 +152,8 @@ func (h *Embedded) RemoveUsers(ctx context.Context, b *journal.Batch, removal Re
 	return removed, nil
 }
 
-// openRoom opens a room to write into. Refused is why it cannot be written into: it
-// is gone, or we cannot make events of it. It then wraps [postgres.ErrNotFound],
-// [ErrRoomVersion] or [ErrUnsigned].
+// openRoom opens a room for writing. If Lethe cannot write events into it, refused is
+// the reason, which wraps [postgres.ErrNotFound], [ErrRoomVersion] or [ErrUnsigned].
 func (h *Embedded) openRoom(ctx context.Context, w *roomwriter.EventWriter, id string) (room *roomwriter.RoomWriter, refused, err error) {
 	room, err = w.Room(ctx, id)
 	if errors.Is(err, postgres.ErrNotFound) {

@@ -21,7 +21,7 @@ import (
 	"lethe/internal/store/storetest"
 )
 
-// A house is a homeserver's database, with an Embedded on it.
+// A house is a homeserver's database with an Embedded.
 type house struct {
 	t      tester
 	ctx    context.Context

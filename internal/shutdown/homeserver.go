@@ -8,12 +8,13 @@ import (
 	"lethe/internal/store/roomwriter"
 )
 
-// A Homeserver takes the steps of a shutdown that need events. Each of its [Steps]
-// runs under the room's write lock, as part of a batch that its caller commits with the job's
-// checkpoint, or after which the caller commits one if the step is done elsewhere.
+// A Homeserver does the steps of a shutdown that need events. Each of its [Steps] runs
+// under the room's write lock, as part of a batch. The caller commits the batch with
+// the job's checkpoint. A step that is done outside of the database is recorded by that
+// commit.
 //
-// After an error the checkpoint has not moved, and the same step is taken again. It
-// must not do twice what it did before.
+// After an error the checkpoint has not moved, and the same step is done again. It
+// must not repeat what it has done before.
 type Homeserver interface {
 	Inspector
 	Steps
@@ -30,80 +31,81 @@ type Inspector interface {
 
 // Steps are the steps of a shutdown that need events.
 type Steps interface {
-	// Block keeps local users from joining the room from now on. A room that is
-	// blocked already keeps its first blocker.
+	// Block keeps local users from joining the room from now on. A room that is blocked
+	// already keeps its first blocker.
 	Block(ctx context.Context, b *journal.Batch, requester string) error
 
-	// CreateRoom makes the room that replaces the one that is shut down, and returns
-	// its id. It returns the one that it made before for the same job.
+	// CreateRoom makes the room that replaces the shut-down room, and returns its id.
+	// For the same job it returns the same room again.
 	CreateRoom(ctx context.Context, b *journal.Batch, room NewRoom) (id string, err error)
 
-	// RemoveUsers makes local users leave and forget the room, and join the new
-	// room if there is one and they were joined to the old one. A user for whom that
-	// fails is reported, and the others are still removed. This includes users for
-	// whom no event can be made.
+	// RemoveUsers makes local users leave and forget the room. If there is a new room,
+	// users who were joined to the old one join it. A user who cannot be removed is
+	// reported, and the others are still removed. This includes users for whom no event
+	// can be made.
 	RemoveUsers(ctx context.Context, b *journal.Batch, removal Removal) (RemovedUsers, error)
 
-	// SendMessage says in the new room what has happened.
+	// SendMessage sends the message to the new room.
 	SendMessage(ctx context.Context, b *journal.Batch, message Message) error
 
 	// MoveAliases makes the room's local aliases lead to the new room.
 	MoveAliases(ctx context.Context, b *journal.Batch, move AliasMove) (MovedAliases, error)
 }
 
-// RemovedUsers is what became of a group of users.
+// RemovedUsers is the result of removing a group of users.
 type RemovedUsers struct {
-	// Removed are the users who were removed, in that order, and Failed those who
+	// Removed are the users who were removed, in that order, and Failed the users who
 	// could not be.
 	Removed, Failed []string
 
-	// Recorded says that the group was not touched yet. It is to be recorded in the
-	// checkpoint, and then removed with [Removal.Recorded] set: the homeserver removes
-	// users one by one, and one who has left is no longer listed.
+	// Recorded says that no user was removed yet. The caller must record the group in
+	// the checkpoint, and then call again with [Removal.Recorded] set: the homeserver
+	// removes users one by one, and a user who has left is no longer listed.
 	Recorded bool
 }
 
-// MovedAliases is what became of a room's aliases.
+// MovedAliases is the result of moving a room's aliases.
 type MovedAliases struct {
-	// Aliases are those that were moved.
+	// Aliases are the aliases that were moved.
 	Aliases []string
 
-	// Planned, unless nil, are the aliases that are about to be moved. They are to be
-	// recorded in the checkpoint, and then moved with [AliasMove.Known] set to them.
+	// Planned, unless nil, are the aliases to move; none was moved yet. The caller must
+	// record them in the checkpoint, and then call again with [AliasMove.Known] set to
+	// them.
 	Planned []string
 }
 
-// A NewRoom is a room that replaces another one.
+// A NewRoom describes the room that replaces another one.
 type NewRoom struct {
-	// JobID is the id of the job that wants it. The same job gets the same room,
-	// however often it asks.
+	// JobID is the id of the job that needs the room. The same job always gets the same
+	// room.
 	JobID string
 
-	// Creator is the user id of the local user who makes the room and has the
-	// power in it. It need not be registered.
+	// Creator is the user id of the local user who makes the room and has the power in
+	// it. The user need not be registered.
 	Creator string
 
 	// Name is the room's name.
 	Name string
 }
 
-// A Removal is of some of a room's local users.
+// A Removal says which local users of a room to remove.
 type Removal struct {
-	// Members are those to remove.
+	// Members are the users to remove.
 	Members []roomwriter.LocalMember
 
-	// Recorded says that the checkpoint has them, from an earlier attempt at the
-	// step. Some of them may be out by now.
+	// Recorded says that the checkpoint has the users, from an earlier attempt. Some of
+	// them may have left by now.
 	Recorded bool
 
-	// NewRoom is the id of the room that replaces this one; "" if none does.
+	// NewRoom is the id of the room that replaces this one, "" if no room does.
 	NewRoom string
 
-	// Requester is the user id of the admin who wants it.
+	// Requester is the user id of the admin who has requested the shutdown.
 	Requester string
 }
 
-// A Message is what members find in the new room.
+// A Message is the message to the members of the new room.
 type Message struct {
 	// JobID is the id of the job that sends it.
 	JobID string
@@ -115,18 +117,18 @@ type Message struct {
 	Body string
 }
 
-// An AliasMove is of all of a room's local aliases.
+// An AliasMove says where to move all local aliases of a room.
 type AliasMove struct {
 	// NewRoom is the id of the room that they lead to from now on.
 	NewRoom string
 
-	// Owner is the user who made that room.
+	// Owner is the user who has made the new room.
 	Owner string
 
-	// Known are the aliases that an earlier attempt at the step had Planned. Some
-	// of them may lead nowhere by now.
+	// Known are the aliases that an earlier call has returned as Planned. Some of them
+	// may lead to no room by now.
 	Known []string
 
-	// Requester is the user id of the admin who wants it.
+	// Requester is the user id of the admin who has requested the shutdown.
 	Requester string
 }

@@ -59,7 +59,7 @@ func TestRemovedUsersHaveLeftAndForgotten(t *testing.T) {
 	require.Equal(t, []int{1}, all[int](h, `SELECT DISTINCT forgotten FROM room_memberships WHERE room_id = $1`, room))
 	require.Equal(t, []string{"leave 1"}, all[string](h, `
 		SELECT DISTINCT membership || ' ' || forgotten FROM sliding_sync_membership_snapshots WHERE room_id = $1`, room))
-	require.Empty(t, h.currentState(room), "nobody of this server is there to be told of changes")
+	require.Empty(t, h.currentState(room), "no user of this server learns of changes")
 	job, err := journal.New(h.store).Job(h.ctx, batch.Run.JobID)
 	require.NoError(t, err)
 	require.Contains(t, string(job.Checkpoint), members[0].UserID, "the checkpoint is the outcome's")
@@ -87,7 +87,7 @@ func (h *house) stays(batch storetest.Work, reason error) (obstacle shutdown.Obs
 	return obstacle
 }
 
-func TestUnsignedEventsStayAtHome(t *testing.T) {
+func TestUnsignedEventsStayOnThisServer(t *testing.T) {
 	t.Parallel()
 	h := embeddedHouse(t, shutdown.EmbeddedOptions{})
 	room := h.generate(1, 2)
@@ -104,12 +104,12 @@ func TestUnsignedEventsStayAtHome(t *testing.T) {
 	h.exec(`DELETE FROM current_state_events WHERE room_id = $1`, room)
 	require.Equal(t, obstacle.RemoteServers, h.stays(batch, shutdown.ErrUnsigned).RemoteServers)
 
-	// With nobody to remove none is needed.
+	// Without a user to remove no key is needed.
 	h.exec(`UPDATE local_current_membership SET membership = 'leave' WHERE room_id = $1`, room)
 	require.NoError(t, h.removing(batch, ""))
 }
 
-func TestRoomVersionsThatCannotBeWritten(t *testing.T) {
+func TestUnsupportedRoomVersions(t *testing.T) {
 	t.Parallel()
 	h := embeddedHouse(t, shutdown.EmbeddedOptions{})
 	room := h.generate(1, -1)
@@ -121,7 +121,7 @@ func TestRoomVersionsThatCannotBeWritten(t *testing.T) {
 		require.Empty(t, obstacle.RemoteServers)
 	}
 	h.exec(`UPDATE local_current_membership SET membership = 'leave' WHERE room_id = $1`, room)
-	require.NoError(t, h.removing(batch, ""), "with nobody to remove no event is made")
+	require.NoError(t, h.removing(batch, ""), "without a user to remove no event is made")
 }
 
 // An invitation or a knock ends without an event where none can be made.
@@ -199,7 +199,7 @@ func (h *house) hinder(user, code string) {
 	h.exec(`CREATE TRIGGER hinder BEFORE INSERT ON room_memberships FOR EACH ROW EXECUTE FUNCTION hinder()`)
 }
 
-func TestUserWhoCannotBeRemovedKeepsNobodyElse(t *testing.T) {
+func TestUserWhoCannotBeRemovedKeepsNoOtherUser(t *testing.T) {
 	t.Parallel()
 	for _, code := range []string{"P0001", "23503", "22P02"} {
 		t.Run(code, func(t *testing.T) {
@@ -216,7 +216,7 @@ func TestUserWhoCannotBeRemovedKeepsNobodyElse(t *testing.T) {
 			h.whole(before)
 			require.Len(t, h.eventsAfter(before), 3, "nothing is left of the attempt")
 			require.Equal(t, []string{members[1]}, ids(h.members(room)))
-			require.NotEmpty(t, h.currentState(room), "somebody is still there")
+			require.NotEmpty(t, h.currentState(room), "a user is still joined")
 			require.Contains(t, log.String(), "not with "+members[1])
 		})
 	}
@@ -240,7 +240,7 @@ func TestFailureOfTheServerFailsTheStep(t *testing.T) {
 	}
 }
 
-func TestStepWaitsForWhoeverHasTheRoomOnlyAWhile(t *testing.T) {
+func TestStepWaitsForALockedRoomOnlyAWhile(t *testing.T) {
 	t.Parallel()
 	h := embeddedHouse(t, shutdown.EmbeddedOptions{})
 	room := h.generate(1, -1)
@@ -255,7 +255,7 @@ func TestStepWaitsForWhoeverHasTheRoomOnlyAWhile(t *testing.T) {
 	require.NoError(t, h.removing(batch, ""))
 }
 
-// invite makes what an invitation to a room that nobody of ours is in leaves
+// invite makes what an invitation to a room without local users leaves
 // behind: an event outside its timeline, which knows of nothing.
 func (h *house) invite(room, user, membership string, authEvents int) {
 	h.t.Helper()
@@ -280,7 +280,7 @@ func (h *house) invite(room, user, membership string, authEvents int) {
 		VALUES ($1, $2, '@zoe:far', $3, $4, $5, 'master', 'Far away')`, room, user, id, membership, stream)
 }
 
-func TestInvitationsToRoomsThatNobodyIsInAreTurnedDownHere(t *testing.T) {
+func TestInvitationsToRoomsWithoutLocalUsersAreRejectedHere(t *testing.T) {
 	t.Parallel()
 	h := embeddedHouse(t, shutdown.EmbeddedOptions{})
 	const room = "!away:far"
@@ -313,7 +313,7 @@ func TestInvitationsToRoomsThatNobodyIsInAreTurnedDownHere(t *testing.T) {
 	}
 }
 
-func TestInvitationsInsideARoomAreTurnedDownThere(t *testing.T) {
+func TestInvitationsInsideARoomAreRejectedThere(t *testing.T) {
 	t.Parallel()
 	h := embeddedHouse(t, shutdown.EmbeddedOptions{})
 	room := h.generate(1, -1)
@@ -328,7 +328,7 @@ func TestInvitationsInsideARoomAreTurnedDownThere(t *testing.T) {
 	h.exec(`INSERT INTO blocked_rooms VALUES ('!new:x', '@admin:x')`)
 	before, batch := h.newest(), h.begin(room)
 	created := h.create(batch, members[0], "New")
-	require.Equal(t, members, h.remove(batch, created, h.members(room)...).Removed, "the last two when nobody is joined any more")
+	require.Equal(t, members, h.remove(batch, created, h.members(room)...).Removed, "the last two when no user is joined any more")
 	h.whole(before)
 	require.Equal(t, members[:2], ids(h.members(created)), "only who was joined")
 	require.Empty(t, h.currentState(room))

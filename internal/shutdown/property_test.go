@@ -14,9 +14,9 @@ import (
 	"lethe/internal/store/journal"
 )
 
-// TestStateIsTheModels removes the members of made-up rooms in some order, and
-// holds the state after each event against a map from which the rules make it.
-func TestStateIsTheModels(t *testing.T) {
+// TestStateMatchesTheModel removes the members of generated rooms in some order, and
+// compares the state after each event with a map that follows the rules.
+func TestStateMatchesTheModel(t *testing.T) {
 	t.Parallel()
 	h := embeddedHouse(t, shutdown.EmbeddedOptions{})
 	hall := h.create(h.begin("!x:x"), "@host:x", "Hall")

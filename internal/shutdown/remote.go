@@ -17,34 +17,34 @@ import (
 	"lethe/internal/store/roomwriter"
 )
 
-// ErrHomeserver is returned by a step that a homeserver cannot take at present:
-// it is not there, asks for patience, or does not know our access token. That is
-// no fault of the job's, and the step may be taken again.
+// ErrHomeserver is returned by a step that the homeserver cannot do at present: it
+// is down, limits the rate of requests, or does not know Lethe's access token. The
+// job is not to blame, and the step may be tried again.
 var ErrHomeserver = errors.New("the homeserver cannot do its part at present")
 
-// RemoteOptions are what a [Remote] needs.
+// RemoteOptions are the options of a [Remote].
 type RemoteOptions struct {
-	// Homeserver is the homeserver, asked as an application service whose
-	// namespace has all local users and aliases, and which is not rate limited.
-	// It has no default.
+	// Homeserver is the homeserver as seen by an application service. The service's
+	// namespace must include all local users and aliases, and it must not be rate
+	// limited. It has no default.
 	Homeserver *homeserver.Service
 
-	// Parallel is how many users are removed at a time. Defaults to 8.
+	// Parallel is the number of users that are removed at a time. Defaults to 8.
 	Parallel int
 }
 
-// Remote is a [Homeserver] that asks a running one, which shares the database,
-// to do each step. A room that it shuts down must not be locked by the
-// homeserver's own locks, for which its requests would wait.
+// Remote is a [Homeserver] that asks a running homeserver on the same database to do
+// each step. The homeserver's own locks on the room must be free, since its requests
+// wait for them.
 //
-// A step that was done but not recorded is done again. Each of its requests is one
-// that changes nothing then. But a user who has left is no longer among the room's
-// members, which is why a group is recorded before it is removed.
+// A step that was done but not recorded is done again. Each of its requests changes
+// nothing the second time. But a user who has left is no longer a member of the
+// room. That is why a group is recorded before it is removed.
 //
-// A step of a room that is held is not begun. The homeserver knows no holds, so
-// what it was asked for when the hold was placed it may still do: to block the
-// room, make a new one, let a group of users out, or move aliases. Nothing of the
-// room's history goes by that.
+// Remote does not begin a step for a held room. The homeserver does not know holds,
+// so it may still do what it was asked before the hold was placed: block the room,
+// make a new room, remove a group of users, or move aliases. None of these deletes
+// history of the room.
 type Remote struct {
 	db       *postgres.DB
 	holds    *journal.Holds
@@ -54,7 +54,7 @@ type Remote struct {
 
 var _ Homeserver = (*Remote)(nil)
 
-// NewRemote returns a Remote that has asked nothing yet.
+// NewRemote returns a Remote. It sends no request.
 func NewRemote(db *postgres.DB, options RemoteOptions) *Remote {
 	return &Remote{db: db, holds: journal.NewHolds(db), service: options.Homeserver, parallel: cmp.Or(options.Parallel, 8)}
 }
@@ -70,15 +70,16 @@ func (r *Remote) Block(ctx context.Context, b *journal.Batch, requester string) 
 	if err := r.holds.Check(ctx, b.Room()); err != nil {
 		return err
 	}
-	return explain(r.service.Block(ctx, requester, b.Room()))
+	return wrapUnavailable(r.service.Block(ctx, requester, b.Room()))
 }
 
-// preset is what a new room begins with: everybody may join, and read what was
-// said before.
+// preset is the preset of a new room: all users may join, and may read earlier
+// messages.
 const preset = "public_chat"
 
-// newcomersPower keeps the members of the new room silent.
-const newcomersPower = -10
+// defaultPower is the power level of the new room's members. It keeps them from
+// sending messages.
+const defaultPower = -10
 
 // CreateRoom implements [Homeserver]. The creator must be registered.
 func (r *Remote) CreateRoom(ctx context.Context, b *journal.Batch, room NewRoom) (id string, err error) {
@@ -91,10 +92,10 @@ func (r *Remote) CreateRoom(ctx context.Context, b *journal.Batch, room NewRoom)
 		id, err := r.service.CreateRoom(ctx, room.Creator, homeserver.RoomRequest{
 			Preset:      preset,
 			Name:        room.Name,
-			PowerLevels: map[string]any{"users_default": newcomersPower},
+			PowerLevels: map[string]any{"users_default": defaultPower},
 			Creation:    map[string]any{roomwriter.JobIDKey: room.JobID},
 		})
-		return id, explain(err)
+		return id, wrapUnavailable(err)
 	case err != nil:
 		return "", err
 	case !ready:
@@ -103,7 +104,8 @@ func (r *Remote) CreateRoom(ctx context.Context, b *journal.Batch, room NewRoom)
 	return id, nil
 }
 
-// RemoveUsers implements [Homeserver]. A user who has left already is removed.
+// RemoveUsers implements [Homeserver]. A user who has left already counts as
+// removed.
 func (r *Remote) RemoveUsers(ctx context.Context, b *journal.Batch, removal Removal) (RemovedUsers, error) {
 	if err := r.holds.Check(ctx, b.Room()); err != nil {
 		return RemovedUsers{}, err
@@ -121,8 +123,8 @@ func (r *Remote) RemoveUsers(ctx context.Context, b *journal.Batch, removal Remo
 		}
 		group.Go(func() error {
 			err := r.removeUser(working, b.Room(), removal.NewRoom, member)
-			if err != nil && (working.Err() != nil || !r.isTheUsers(working, err)) {
-				return fmt.Errorf("remove users: %w", explain(err))
+			if err != nil && (working.Err() != nil || !r.concernsUser(working, err)) {
+				return fmt.Errorf("remove users: %w", wrapUnavailable(err))
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -143,8 +145,8 @@ func (r *Remote) RemoveUsers(ctx context.Context, b *journal.Batch, removal Remo
 	return removed, nil
 }
 
-// removeUser moves a user. It joins the new room before it leaves the old one,
-// so that a user who has not moved yet can be found in the old room.
+// removeUser moves a user. The user joins the new room before leaving the old one,
+// so that a user who has not joined yet is still found in the old room.
 func (r *Remote) removeUser(ctx context.Context, room, newRoom string, member roomwriter.LocalMember) error {
 	var joined error
 	if newRoom != "" && member.Membership == "join" {
@@ -153,7 +155,7 @@ func (r *Remote) removeUser(ctx context.Context, room, newRoom string, member ro
 			return joined
 		}
 	}
-	// A user who may not join the new room leaves this one all the same.
+	// A user who may not join the new room leaves the old one all the same.
 	if err := r.service.Leave(ctx, member.UserID, room); err != nil {
 		return err
 	}
@@ -163,43 +165,43 @@ func (r *Remote) removeUser(ctx context.Context, room, newRoom string, member ro
 	return joined
 }
 
-// isTheUsers reports whether it is for the user that something failed. What went
-// unanswered was for the user if the homeserver answers others: an invite from a
-// server that is away may take longer to refuse than we wait.
-func (r *Remote) isTheUsers(ctx context.Context, err error) bool {
+// concernsUser reports whether an error concerns only this user. An unanswered
+// request does if the homeserver answers other requests: rejecting an invitation
+// from a server that is down may take longer than Lethe waits.
+func (r *Remote) concernsUser(ctx context.Context, err error) bool {
 	if isRefusal(err) {
 		return true
 	}
 	return errors.Is(err, homeserver.ErrUnanswered) && r.service.Alive(ctx) == nil
 }
 
-// isRefusal reports whether a homeserver said no, for a reason that lies in what
-// was asked.
+// isRefusal reports whether the homeserver has refused the request because of its
+// content.
 func isRefusal(err error) bool {
 	var refusal *homeserver.Error
-	return errors.As(err, &refusal) && !errors.Is(err, homeserver.ErrUnavailable) && !isTokens(refusal)
+	return errors.As(err, &refusal) && !errors.Is(err, homeserver.ErrUnavailable) && !isTokenRefusal(refusal)
 }
 
-// isTokens reports whether it is our access token that was refused: then all
-// requests are, until an operator has mended it.
-func isTokens(refusal *homeserver.Error) bool {
+// isTokenRefusal reports whether the homeserver has refused Lethe's access token. It
+// then refuses all requests until an operator fixes that.
+func isTokenRefusal(refusal *homeserver.Error) bool {
 	return refusal.Status == http.StatusUnauthorized &&
 		(refusal.Code == "M_UNKNOWN_TOKEN" || refusal.Code == "M_MISSING_TOKEN")
 }
 
-// explain wraps [ErrHomeserver] around an error that says so. It returns any other
-// error, and nil, as it is.
-func explain(err error) error {
+// wrapUnavailable wraps the error in [ErrHomeserver] if the homeserver cannot do its
+// part at present. It returns any other error, and nil, as it is.
+func wrapUnavailable(err error) error {
 	var refusal *homeserver.Error
 	if errors.Is(err, homeserver.ErrUnavailable) ||
-		errors.As(err, &refusal) && (isTokens(refusal) || refusal.Status >= 500) {
+		errors.As(err, &refusal) && (isTokenRefusal(refusal) || refusal.Status >= 500) {
 		return fmt.Errorf("%w: %w", ErrHomeserver, err)
 	}
 	return err
 }
 
-// SendMessage implements [Homeserver]. The message is looked for before it is
-// sent: a homeserver knows a transaction's id only until it is restarted.
+// SendMessage implements [Homeserver]. It searches for the message before it sends
+// one: a homeserver forgets transaction ids when it restarts.
 func (r *Remote) SendMessage(ctx context.Context, b *journal.Batch, message Message) error {
 	if err := r.holds.Check(ctx, b.Room()); err != nil {
 		return err
@@ -208,13 +210,13 @@ func (r *Remote) SendMessage(ctx context.Context, b *journal.Batch, message Mess
 	if err != nil || sent {
 		return err
 	}
-	return explain(r.service.SendMessage(ctx, message.Sender, message.NewRoom, message.JobID,
+	return wrapUnavailable(r.service.SendMessage(ctx, message.Sender, message.NewRoom, message.JobID,
 		map[string]any{"msgtype": "m.text", "body": message.Body, roomwriter.JobIDKey: message.JobID}))
 }
 
 // MoveAliases implements [Homeserver]. No request moves an alias: it is deleted and
-// made again, and leads nowhere in between. So the aliases are recorded first. All
-// are tried before the step fails for one.
+// made again, and leads to no room in between. So the aliases are recorded first.
+// After a refusal for one alias, the step still moves the others before it fails.
 func (r *Remote) MoveAliases(ctx context.Context, b *journal.Batch, move AliasMove) (MovedAliases, error) {
 	if err := r.holds.Check(ctx, b.Room()); err != nil {
 		return MovedAliases{}, err
@@ -233,35 +235,35 @@ func (r *Remote) MoveAliases(ctx context.Context, b *journal.Batch, move AliasMo
 	var moved []string
 	var errs []error
 	for _, alias := range planned {
-		ours, err := r.moveAlias(ctx, b.Room(), alias, move)
+		leadsThere, err := r.moveAlias(ctx, b.Room(), alias, move)
 		switch {
 		case err != nil && !isRefusal(err):
-			return MovedAliases{}, explain(err)
+			return MovedAliases{}, wrapUnavailable(err)
 		case err != nil:
 			errs = append(errs, fmt.Errorf("move the alias %s: %w", alias, err))
-		case ours:
+		case leadsThere:
 			moved = append(moved, alias)
 		}
 	}
 	if len(errs) > 0 {
-		return MovedAliases{}, explain(errors.Join(errs...))
+		return MovedAliases{}, wrapUnavailable(errors.Join(errs...))
 	}
 	return MovedAliases{Aliases: moved}, nil
 }
 
-// moveAlias makes an alias lead to the new room, from the old one or from
-// nowhere. It reports whether the alias leads there; if somebody has made it lead
-// elsewhere meanwhile, it does not, and that is no error.
-func (r *Remote) moveAlias(ctx context.Context, room, alias string, move AliasMove) (ours bool, err error) {
+// moveAlias makes an alias lead to the new room if it leads to the old one or to no
+// room. It reports whether the alias leads to the new room. It is no error if a user
+// has made the alias lead elsewhere meanwhile.
+func (r *Remote) moveAlias(ctx context.Context, room, alias string, move AliasMove) (leadsThere bool, err error) {
 	leadsTo, err := r.service.Alias(ctx, alias)
 	switch {
-	case leadsNowhere(err):
+	case isUnknownAlias(err):
 	case err != nil:
 		return false, err
 	case leadsTo != room:
 		return leadsTo == move.NewRoom, nil
 	default:
-		if err := r.service.DeleteAlias(ctx, alias); err != nil && !leadsNowhere(err) {
+		if err := r.service.DeleteAlias(ctx, alias); err != nil && !isUnknownAlias(err) {
 			return false, err
 		}
 	}
@@ -270,7 +272,8 @@ func (r *Remote) moveAlias(ctx context.Context, room, alias string, move AliasMo
 	if !errors.As(err, &refusal) || refusal.Status != http.StatusConflict {
 		return err == nil, err
 	}
-	// An answer was lost and the request repeated, or somebody was quicker.
+	// An answer was lost and the request repeated, or a user has made the alias
+	// meanwhile.
 	leadsTo, err = r.service.Alias(ctx, alias)
 	if err == nil && leadsTo == room {
 		err = fmt.Errorf("%w: the alias still leads to the old room", homeserver.ErrUnavailable)
@@ -278,8 +281,8 @@ func (r *Remote) moveAlias(ctx context.Context, room, alias string, move AliasMo
 	return leadsTo == move.NewRoom, err
 }
 
-// leadsNowhere reports whether a homeserver said that it has no such alias.
-func leadsNowhere(err error) bool {
+// isUnknownAlias reports whether the homeserver does not know the alias.
+func isUnknownAlias(err error) bool {
 	var refusal *homeserver.Error
 	return errors.As(err, &refusal) && refusal.Status == http.StatusNotFound && refusal.Code == "M_NOT_FOUND"
 }

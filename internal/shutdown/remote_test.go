@@ -337,7 +337,7 @@ func TestRemoteCreatesOneRoom(t *testing.T) {
 	require.Equal(t, "!new2:x", l.outcome().NewRoom)
 }
 
-// A room that may have been made is looked for before it is made again.
+// A room that may exist is searched for before it is made again.
 func TestRemoteDoesNotRepeatCreateRoom(t *testing.T) {
 	t.Parallel()
 	l := setupRemote(t)
@@ -414,7 +414,7 @@ func TestRemoteRemovesUsers(t *testing.T) {
 		require.Equal(t, map[string]string{"@a:x": "join", "@b/?:x": "join"}, l.see(l.members[newRoom]))
 	}
 
-	// Without a new room nobody joins one.
+	// Without a new room no user joins one.
 	l.taken()
 	removal.NewRoom, removal.Members = "", removal.Members[:2]
 	require.NoError(t, errOf(l.remote.RemoveUsers(l.ctx, l.batch, removal)))
@@ -456,7 +456,7 @@ func TestRemoteRemovesSomeAtATime(t *testing.T) {
 	require.EqualValues(t, 4, most.Load())
 }
 
-// A homeserver that is away is no failure of any user.
+// No user has failed if the homeserver is down.
 func TestRemoteWithoutAHomeserver(t *testing.T) {
 	t.Parallel()
 	l := setupRemote(t)
@@ -481,7 +481,7 @@ func TestRemoteWithoutAHomeserver(t *testing.T) {
 		}
 		job, err := journal.New(l.store).Job(l.ctx, l.batch.Run.JobID)
 		require.NoError(t, err)
-		require.NotContains(t, string(job.Checkpoint), "@a:x", "nobody failed")
+		require.NotContains(t, string(job.Checkpoint), "@a:x", "no user failed")
 	}
 	quick := homeserver.Options{Attempts: 2, MostWait: time.Second}
 
@@ -512,7 +512,7 @@ func TestRemoteWithoutAHomeserver(t *testing.T) {
 	requireAway(t, steps(remoteOf(t, l.store, l.server.URL, quick)), "no answer within 200ms")
 }
 
-// One request that gets no answer is the user's failure if others get theirs.
+// An unanswered request is the user's failure if other requests are answered.
 func TestRemoteOneUserWithoutAnswer(t *testing.T) {
 	t.Parallel()
 	l := setupRemote(t)
@@ -594,7 +594,7 @@ func TestRemoteMovesAliases(t *testing.T) {
 	require.Equal(t, "!other:x", l.see(l.aliases)["#other:x"])
 }
 
-// However far an attempt came, the next one finds every alias.
+// However far an attempt got, the next one finds every alias.
 func TestRemoteResumesAliases(t *testing.T) {
 	t.Parallel()
 	l := setupRemote(t)
@@ -636,7 +636,8 @@ func TestRemoteResumesAliases(t *testing.T) {
 	}
 }
 
-// An alias that cannot be moved keeps no other from being moved, and is told.
+// An alias that cannot be moved does not keep others from being moved, and is
+// reported.
 func TestRemoteAliasThatCannotBeMoved(t *testing.T) {
 	t.Parallel()
 	l := setupRemote(t)
@@ -653,7 +654,7 @@ func TestRemoteAliasThatCannotBeMoved(t *testing.T) {
 	require.Equal(t, map[string]string{"#a:x": oldRoom, "#b:x": newRoom}, l.see(l.aliases))
 }
 
-// An attempt whose answer was lost is found out about.
+// A retry notices that the attempt without an answer has worked.
 func TestRemoteAliasThatWasPutUnanswered(t *testing.T) {
 	t.Parallel()
 	l := setupRemote(t)
@@ -675,7 +676,7 @@ func TestRemoteAliasThatWasPutUnanswered(t *testing.T) {
 	require.Equal(t, []string{"#a:x"}, l.outcome().Aliases)
 }
 
-// The homeserver knows no holds, so it is asked for nothing.
+// The homeserver does not know holds, so it gets no request.
 func TestRemoteOfAHeldRoom(t *testing.T) {
 	t.Parallel()
 	l := setupRemote(t)

@@ -9,8 +9,8 @@ import (
 	"lethe/internal/store/roomwriter"
 )
 
-// A remover removes users from a room, one after the other, in one transaction.
-type remover struct {
+// A userRemover removes users from a room, one after another, in one transaction.
+type userRemover struct {
 	*Embedded
 	w             *roomwriter.EventWriter
 	room, newRoom string
@@ -23,8 +23,8 @@ type openedRoom struct {
 	refused error
 }
 
-// remove removes one user. Refused is why that cannot be.
-func (r *remover) remove(ctx context.Context, user string) (refused, err error) {
+// remove removes one user. refused says why the user cannot be removed.
+func (r *userRemover) remove(ctx context.Context, user string) (refused, err error) {
 	member, err := r.w.Membership(ctx, r.room, user)
 	if err != nil {
 		return nil, err
@@ -35,7 +35,7 @@ func (r *remover) remove(ctx context.Context, user string) (refused, err error) 
 		return nil, nil
 	}
 	refused, err = r.attempt(ctx, r.room, func(room *roomwriter.RoomWriter) error { return r.leave(ctx, room, user, member) })
-	if refused != nil && member.Membership != "join" {
+	if refused != nil && err == nil && member.Membership != "join" {
 		r.options.Log.InfoContext(ctx, "membership ended without an event",
 			"room", r.room, "user", user, "membership", member.Membership, "error", refused)
 		return r.w.Attempt(ctx, func() error { return r.w.DropMembership(ctx, r.room, user) })
@@ -43,13 +43,14 @@ func (r *remover) remove(ctx context.Context, user string) (refused, err error) 
 	if refused != nil || err != nil || r.newRoom == "" || member.Membership != "join" {
 		return refused, err
 	}
-	// An attempt of its own: a user who cannot come in has still left.
+	// A separate attempt: a user who cannot join the new room has still left the old
+	// one.
 	return r.attempt(ctx, r.newRoom, func(room *roomwriter.RoomWriter) error { return r.join(ctx, room, user) })
 }
 
-// attempt runs do with the room, which it opens first: its lock outlives an
-// attempt that fails. A room that cannot be written into refuses.
-func (r *remover) attempt(ctx context.Context, id string, do func(*roomwriter.RoomWriter) error) (refused, err error) {
+// attempt runs do with the room. It opens the room before, so that the room's lock
+// outlives a failed attempt. A room that cannot be written into is a refusal.
+func (r *userRemover) attempt(ctx context.Context, id string, do func(*roomwriter.RoomWriter) error) (refused, err error) {
 	opened, known := r.opened[id]
 	if !known {
 		if opened.room, opened.refused, err = r.openRoom(ctx, r.w, id); err != nil {
@@ -64,7 +65,7 @@ func (r *remover) attempt(ctx context.Context, id string, do func(*roomwriter.Ro
 }
 
 // leave makes the user leave the room and forget it.
-func (r *remover) leave(ctx context.Context, room *roomwriter.RoomWriter, user string, member roomwriter.Membership) error {
+func (r *userRemover) leave(ctx context.Context, room *roomwriter.RoomWriter, user string, member roomwriter.Membership) error {
 	extremities, err := room.Extremities(ctx)
 	if err != nil {
 		return err
@@ -75,13 +76,13 @@ func (r *remover) leave(ctx context.Context, room *roomwriter.RoomWriter, user s
 	}
 	leave := draft{
 		kind: "m.room.member", sender: user, stateKey: &user,
-		content: map[string]any{"membership": "leave"}, allow: requireMembership(user, member.Membership),
+		content: map[string]any{"membership": "leave"}, checkAllowed: requireMembership(user, member.Membership),
 	}
 	switch {
 	case known[membershipKey(user)].ID == member.EventID:
 		err = r.send(ctx, room, extremities, leave)
 	case member.Outlier && member.Membership != "join" && !extremities.Current:
-		err = r.turnDown(ctx, room, extremities, leave, member.EventID)
+		err = r.rejectInvitation(ctx, room, extremities, leave, member.EventID)
 	default:
 		err = errNotMember
 	}
@@ -91,14 +92,15 @@ func (r *remover) leave(ctx context.Context, room *roomwriter.RoomWriter, user s
 	return r.w.Forget(ctx, r.room, user)
 }
 
-// maxCopied is how many auth events of an invitation its refusal takes over. It
-// has one more, and may have 10.
-const maxCopied = 9
+// maxCopiedAuthEvents is the maximum number of an invitation's auth events that its
+// rejection copies. With the invitation itself they are 10, the maximum for an
+// event.
+const maxCopiedAuthEvents = 9
 
-// turnDown makes the user turn down an invitation to, or take back a knock on, a
-// room without joined users of this server. Nothing but that event is known of the
-// room, so it is what permits the leave, with what permitted it.
-func (r *remover) turnDown(ctx context.Context, room *roomwriter.RoomWriter, extremities roomwriter.Extremities, leave draft, invitation string) error {
+// rejectInvitation makes the user reject an invitation to a room without local
+// users, or withdraw a knock on it. Only the invitation's event is known of such a
+// room. So the auth events of the leave are the invitation and its auth events.
+func (r *userRemover) rejectInvitation(ctx context.Context, room *roomwriter.RoomWriter, extremities roomwriter.Extremities, leave draft, invitation string) error {
 	text, err := r.w.EventJSON(ctx, invitation)
 	if err != nil {
 		return err
@@ -119,7 +121,7 @@ func (r *remover) turnDown(ctx context.Context, room *roomwriter.RoomWriter, ext
 			return fmt.Errorf("refer to the invitation: %w", err)
 		}
 	}
-	copied := min(len(auth), maxCopied)
+	copied := min(len(auth), maxCopiedAuthEvents)
 	sealed, err := r.seal(room, leave, matrix.Event{
 		PrevEvents: []string{invitation}, AuthEvents: append(auth[:copied:copied], invitation), ReferenceHashes: hashes,
 		Depth: roomwriter.NextDepth(event.Depth), OriginServerTS: extremities.Now,
@@ -130,17 +132,17 @@ func (r *remover) turnDown(ctx context.Context, room *roomwriter.RoomWriter, ext
 	return room.WriteOutOfBand(ctx, extremities, sealed)
 }
 
-// join makes the user join the new room, unless that is so already.
-func (r *remover) join(ctx context.Context, room *roomwriter.RoomWriter, user string) error {
+// join makes the user join the new room, if the user is not joined.
+func (r *userRemover) join(ctx context.Context, room *roomwriter.RoomWriter, user string) error {
 	member, err := r.w.Membership(ctx, room.ID(), user)
 	if err != nil || member.Membership == "join" {
 		return err
 	}
-	content, err := r.joining(ctx, r.w, user)
+	content, err := r.joinContent(ctx, r.w, user)
 	if err != nil {
 		return err
 	}
 	return r.sendNext(ctx, room, draft{
-		kind: "m.room.member", sender: user, stateKey: &user, content: content, allow: requireEntry(user),
+		kind: "m.room.member", sender: user, stateKey: &user, content: content, checkAllowed: requireMayJoin(user),
 	})
 }

@@ -11,9 +11,9 @@ import (
 	"lethe/internal/store/roomwriter"
 )
 
-// A Request is a shutdown that an admin asked for.
+// A Request says which room to shut down and how.
 type Request struct {
-	// JobID is the id of the job that it is.
+	// JobID is the id of the shutdown's job.
 	JobID string
 
 	Room string
@@ -28,15 +28,15 @@ type Request struct {
 	// joined users stay. Defaults to false: the shutdown then fails with a [*Refusal].
 	Force bool
 
-	// NewRoomUser is the user id of the local user who makes the room that
-	// replaces this one. Defaults to "": none does.
+	// NewRoomUser is the user id of the local user who makes the room that replaces
+	// this one. Defaults to "", no new room.
 	NewRoomUser string
 
-	// RoomName is the new room's name, and Message what is said in it.
+	// RoomName is the new room's name, and Message the text of the message in it.
 	RoomName, Message string
 }
 
-// A Result is what a shutdown has done so far, by the names that admin tools
+// A Result is the result of a shutdown so far. The names are those that admin tools
 // know.
 type Result struct {
 	KickedUsers       []string `json:"kicked_users"`
@@ -49,44 +49,46 @@ type Result struct {
 	RemoteServersNotTold []string `json:"remote_servers_not_told,omitempty"`
 }
 
-// A stage is what is done next.
+// A stage names the next step of a shutdown.
 type stage string
 
-// The stages, in order. There are two rounds of users: the second tries those
-// again who could not be removed, and finds those who came meanwhile.
+// The stages, in order. Users are removed in two rounds. The second tries failed
+// users again, and removes users who have joined meanwhile.
 const (
-	stageBlock   stage = ""
-	stageRoom    stage = "room"
-	stageUsers   stage = "users"
-	stageAgain   stage = "users_again"
-	stageMessage stage = "message"
-	stageAliases stage = "aliases"
-	stageDone    stage = "done"
+	stageBlock      stage = ""
+	stageRoom       stage = "room"
+	stageUsers      stage = "users"
+	stageUsersAgain stage = "users_again"
+	stageMessage    stage = "message"
+	stageAliases    stage = "aliases"
+	stageDone       stage = "done"
 )
 
-// A Progress is how far a shutdown is. It may be kept as JSON; the zero value is
-// the beginning.
+// A Progress is the progress of a shutdown. It may be kept as JSON. The zero value
+// is the beginning.
 type Progress struct {
 	Stage stage `json:"stage,omitempty"`
 
-	// Group are the users who are being removed, where that is not one commit. They
-	// are recorded before the first of them is: one who is out is listed no longer,
-	// and would be missing from the Result if that was lost.
+	// Group are the users who are being removed, if that takes more than one commit.
+	// They are recorded before the first of them is removed: a user who has left is no
+	// longer listed, and would be missing from the Result if the removal was not
+	// recorded.
 	Group []roomwriter.LocalMember `json:"group,omitempty"`
 
-	// After is the last user of the group before.
+	// After is the last user of the previous group.
 	After string `json:"after,omitempty"`
 
-	// Aliases are those that are being moved.
+	// Aliases are the aliases that are being moved.
 	Aliases []string `json:"aliases,omitempty"`
 
 	Result Result `json:"shutdown_room"`
 }
 
-// Done reports whether the shutdown has done all that it can.
+// Done reports whether the shutdown has finished.
 func (p Progress) Done() bool { return p.Stage == stageDone }
 
-// WithLists returns the result with lists that are empty in JSON, not null.
+// WithLists returns the result with empty lists instead of nil ones, which JSON
+// would show as null.
 func (r Result) WithLists() Result {
 	for _, list := range []*[]string{&r.KickedUsers, &r.FailedToKickUsers, &r.LocalAliases} {
 		if *list == nil {
@@ -110,19 +112,18 @@ func New(db *postgres.DB, homeserver Homeserver) *Shutdown {
 
 // A Plan is the next step of a shutdown.
 type Plan struct {
-	// At is the progress that the step begins with.
+	// At is the progress from which the step begins.
 	At Progress
 
-	// members are the users to remove, and after is the stage that follows the step
-	// that blocks the room.
+	// members are the users to remove. after is the stage that follows stageBlock.
 	members []roomwriter.LocalMember
 	after   stage
 }
 
-// Plan returns the step that follows the progress, of about size users at a time.
-// Stages that write nothing are passed over. It reads what is committed, without a
-// lock. It fails with a [*Refusal] before the first step if no event can be written
-// into the room. If the plan's progress is [Progress.Done] there is nothing more to do.
+// Plan returns the step that follows the progress. A group has about size users.
+// Plan skips stages that write nothing. It reads committed data without a lock. It
+// fails with a [*Refusal] before the first step if no event can be written into the
+// room. If the plan's progress is [Progress.Done], the shutdown has finished.
 func (s *Shutdown) Plan(ctx context.Context, request Request, at Progress, size int) (Plan, error) {
 	plan := Plan{At: at}
 	plan.At.Result = at.Result.WithLists()
@@ -137,8 +138,8 @@ func (s *Shutdown) Plan(ctx context.Context, request Request, at Progress, size 
 	}
 }
 
-// plan plans the present stage, and reports whether it writes anything. If not, the
-// plan has moved to the next stage.
+// plan plans the current stage, and reports whether the stage writes anything. If
+// not, it has moved the plan to the next stage.
 func (s *Shutdown) plan(ctx context.Context, request Request, plan *Plan, size int) (write bool, err error) {
 	at := &plan.At
 	switch at.Stage {
@@ -156,7 +157,7 @@ func (s *Shutdown) plan(ctx context.Context, request Request, plan *Plan, size i
 		}
 		at.Stage = plan.after
 		return false, nil
-	case stageUsers, stageAgain:
+	case stageUsers, stageUsersAgain:
 		plan.members = at.Group
 		if len(plan.members) == 0 {
 			plan.members, err = roomwriter.LocalMembers(ctx, s.db, request.Room, at.After, size)
@@ -174,7 +175,7 @@ func (s *Shutdown) plan(ctx context.Context, request Request, plan *Plan, size i
 	return false, fmt.Errorf("the checkpoint has the unknown stage %q", at.Stage)
 }
 
-// afterBlock is the stage after the first. An unknown room has nothing more to do.
+// afterBlock returns the stage after the first. For an unknown room that is the end.
 func (s *Shutdown) afterBlock(ctx context.Context, request Request) (stage, error) {
 	known, err := s.rooms.RoomExists(ctx, request.Room)
 	switch {
@@ -188,9 +189,9 @@ func (s *Shutdown) afterBlock(ctx context.Context, request Request) (stage, erro
 	return stageUsers, nil
 }
 
-// Do takes the planned step as part of the batch, and returns the progress after it,
-// which the caller commits with the batch. If the commit fails, the same step is
-// taken again.
+// Do does the planned step as part of the batch, and returns the progress after it.
+// The caller commits that with the batch. If the commit fails, the same step is done
+// again.
 func (s *Shutdown) Do(ctx context.Context, b *journal.Batch, request Request, plan Plan) (Progress, error) {
 	at := plan.At
 	switch at.Stage {
@@ -201,7 +202,7 @@ func (s *Shutdown) Do(ctx context.Context, b *journal.Batch, request Request, pl
 		id, err := s.homeserver.CreateRoom(ctx, b, NewRoom{JobID: request.JobID, Creator: request.NewRoomUser, Name: request.RoomName})
 		at.Result.NewRoomID, at.Stage = &id, stageUsers
 		return at, err
-	case stageUsers, stageAgain:
+	case stageUsers, stageUsersAgain:
 		return s.removeUsers(ctx, b, request, plan)
 	case stageMessage:
 		at.Stage = stageAliases
@@ -252,15 +253,14 @@ func (s *Shutdown) moveAliases(ctx context.Context, b *journal.Batch, request Re
 func afterUsers(at Progress) stage {
 	switch {
 	case at.Stage == stageUsers:
-		return stageAgain
+		return stageUsersAgain
 	case at.Result.NewRoomID != nil:
 		return stageMessage
 	}
 	return stageDone
 }
 
-// with adds to the result what became of a group. A user who was removed in the
-// end has not failed.
+// with adds the result of a group. A user who was removed in the end has not failed.
 func (r Result) with(group RemovedUsers) Result {
 	add := func(list, users []string) []string {
 		list = slices.Clone(list)

@@ -21,8 +21,8 @@ type abandonedSkips struct {
 	Excluded int64 `json:"excluded,omitempty"`
 	Members  int64 `json:"members,omitempty"`
 
-	// Recent counts rooms that were left too short a time ago, and Undated rooms of
-	// which the time is unknown.
+	// Recent counts rooms that the last local user left too recently, and Undated rooms
+	// for which that time is unknown.
 	Recent  int64 `json:"recent,omitempty"`
 	Undated int64 `json:"undated,omitempty"`
 

@@ -86,7 +86,7 @@ func (l *lab) deleted() {
 	}, time.Minute, 20*time.Millisecond)
 }
 
-func TestAbandonedRoomsAreDeletedAtTheSecondLook(t *testing.T) {
+func TestAbandonedRoomsAreDeletedByTheSecondSweep(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	l.lodge("!gone:x", "leave", 40, "ban", 31)
@@ -132,7 +132,7 @@ func TestAbandonedRoomsAreDeletedAtTheSecondLook(t *testing.T) {
 	require.Len(t, storetest.All[string](l.Lab, `SELECT room_id FROM rooms`), 14)
 }
 
-// A room is deleted only if all looks of the time find it abandoned.
+// A room is deleted only if all sweeps of the time find it abandoned.
 func TestRoomThatIsNotAbandonedMeanwhileCoolsOffAgain(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -179,8 +179,8 @@ func TestAbandonedRoomsPerRun(t *testing.T) {
 	require.Equal(t, []string{"!0:x failed", "!1:x failed", "!2:x failed", "!3:x queued", "!4:x queued"}, l.deletes())
 }
 
-// A delete looks again before anything vanishes.
-func TestRoomThatSomebodyComesBackToStays(t *testing.T) {
+// A delete checks the room again before it deletes anything.
+func TestRoomThatAUserRejoinsStays(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		happens func(l *lab, options *WorkerOptions)

@@ -31,9 +31,9 @@ type DeleteRoom struct {
 	// Block keeps local users from joining the room again.
 	Block bool
 
-	// Purge deletes the room after its shutdown. ForcePurge does so even if local users
-	// are still joined to it. Without ForcePurge a delete fails before it writes anything
-	// if no user can leave the room.
+	// Purge deletes the room after its shutdown. With ForcePurge, it does so even if
+	// local users are still joined to the room. Without ForcePurge, a delete fails
+	// before its first write if no user can leave the room.
 	Purge, ForcePurge bool
 
 	// PurgeDelay is the pause between shutdown and purge, in which clients learn that
@@ -56,7 +56,7 @@ func (c *Client) SubmitDeleteRoom(ctx context.Context, request DeleteRoom) (id s
 	return id, nil
 }
 
-// IsOf reports whether a job does what is requested. It ignores the requester.
+// IsOf reports whether a job does what is requested, for any requester.
 func (d DeleteRoom) IsOf(job journal.Job) bool {
 	var its deleteRoomParameters
 	return job.Kind == jobs.DeleteRoom && job.Room == d.Room &&

@@ -20,7 +20,7 @@ import (
 )
 
 // furnish makes a room of version 10 with so many local members, in the order of
-// their ids the first of whom made it, and nobody else. It returns their ids.
+// their ids the first of whom made it, and no others. It returns their ids.
 func (l *lab) furnish(id string, members int) []string {
 	l.T.Helper()
 	_, err := roomgen.Generate(l.Ctx, l.Conn, roomgen.Room{
@@ -172,7 +172,7 @@ func TestUnknownRoomIsBlockedAndNoMore(t *testing.T) {
 	require.Equal(t, journal.Complete, status.State, status.Error)
 	require.Equal(t, shutdown.Result{}.WithLists(), done)
 	require.Equal(t, []string{"@admin:x"}, l.blocker("!nobody:far"))
-	require.Zero(t, storetest.All[int](l.Lab, `SELECT count(*) FROM rooms`)[0], "nobody needs another room")
+	require.Zero(t, storetest.All[int](l.Lab, `SELECT count(*) FROM rooms`)[0], "no user needs another room")
 
 	id = l.delete("!nobody:far", func(d *DeleteRoom) { d.Requester, d.Block = "@other:x", true })
 	status, _ = l.deleteEnds(id)
@@ -265,7 +265,7 @@ func TestOneDeleteOfARoomAtATime(t *testing.T) {
 	request := DeleteRoom{Room: room, Requester: "@other:x", RoomName: "N", Message: "M", Purge: true}
 	_, err := l.client.SubmitDeleteRoom(l.Ctx, request)
 	require.ErrorIs(t, err, journal.ErrRoomBusy)
-	require.True(t, request.IsOf(l.Job(first)), "whoever asks")
+	require.True(t, request.IsOf(l.Job(first)), "for any requester")
 	for _, change := range []func(*DeleteRoom){
 		func(d *DeleteRoom) { d.Room = "!other:x" },
 		func(d *DeleteRoom) { d.NewRoomUser = "@new:x" },
@@ -295,8 +295,8 @@ func TestOneDeleteOfARoomAtATime(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// An id that no index takes is no room that another job has: whoever waited for
-// that job would wait in vain.
+// An id that is too long for an index must not look like a busy room: a caller that
+// waited for it would wait in vain.
 func TestRoomIDThatIsTooLong(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -367,7 +367,7 @@ func TestPurgeDelay(t *testing.T) {
 		require.InDelta(t, 24*time.Hour, left, float64(time.Minute))
 	}
 	still()
-	// It waits in the queue, and takes nobody's place.
+	// It waits in the queue, and occupies no worker.
 	require.Eventually(t, func() bool {
 		task, err := l.asynq.GetTaskInfo(string(jobs.Critical), taskID(id, 1))
 		return err == nil && task.State == asynq.TaskStateRetry && time.Until(task.NextProcessAt) > 23*time.Hour
@@ -400,7 +400,7 @@ func TestPurgeDelay(t *testing.T) {
 	l.gone(room)
 }
 
-// Whoever joins during the delay is not purged away from.
+// A room with a user who joins during the delay is not purged.
 func TestUserWhoJoinsDuringThePurgeDelay(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -450,7 +450,7 @@ func TestUsersWhoComeMeanwhileAreFound(t *testing.T) {
 	l.gone(room)
 }
 
-// One who could not be removed at first is tried again, and has not failed then.
+// A user who could not be removed at first is tried again, and then has not failed.
 func TestUserWhoIsRemovedAtTheSecondTry(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -474,8 +474,8 @@ func TestUserWhoIsRemovedAtTheSecondTry(t *testing.T) {
 	require.Empty(t, l.joined(room))
 }
 
-// A run may end before or after any batch: what it knew is lost, and the row has
-// all that the next one needs.
+// A run may end before or after any batch: it loses what it knew, and the row has
+// everything that the next run needs.
 func TestShutdownGoesOnFromAnyBatch(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -510,7 +510,7 @@ func TestShutdownGoesOnFromAnyBatch(t *testing.T) {
 	}
 	at := l.checkpoint(id)
 	kicked := slices.DeleteFunc(slices.Clone(users), func(user string) bool { return user == users[20] })
-	require.Equal(t, kicked, at.Result.KickedUsers, "nobody is missing, and nobody twice")
+	require.Equal(t, kicked, at.Result.KickedUsers, "each user once")
 	require.Equal(t, users[20:21], at.Result.FailedToKickUsers)
 	require.Equal(t, []string{"#a:x"}, at.Result.LocalAliases)
 	require.Empty(t, at.Group)

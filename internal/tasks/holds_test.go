@@ -46,8 +46,8 @@ func (l *lab) rows(room string) map[string]int {
 	return counts
 }
 
-// From when a hold is placed nothing of the room goes, whenever that is; and when it
-// is released the purge goes on.
+// Once a hold is placed, at any time, nothing of the room is deleted. After its
+// release the purge goes on.
 func TestHoldStopsAPurgeAtAnyBatch(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -76,7 +76,7 @@ func TestHoldStopsAPurgeAtAnyBatch(t *testing.T) {
 			return err == nil && status.State == journal.Held
 		}, time.Minute, 5*time.Millisecond)
 
-		// Nobody takes it up, and it has no task that would come again and again.
+		// No worker takes it, and it has no task that would return again and again.
 		require.NoError(t, l.reconciler().Check(l.Ctx))
 		require.Equal(t, job.Attempt, l.Job(id).Attempt)
 		require.Equal(t, journal.Held, l.Job(id).State)
@@ -100,7 +100,7 @@ func TestHoldStopsADeleteAtAnyBatch(t *testing.T) {
 	l.place(room)
 	id := l.delete(room, func(d *DeleteRoom) { d.Block = true })
 	whole := l.rows(room)
-	l.work(WorkerOptions{BatchEvents: 5})
+	l.work(WorkerOptions{BatchEvents: 1})
 	l.held(id)
 	require.Equal(t, whole, l.rows(room))
 	require.Equal(t, users, l.joined(room), "nor is it shut down")

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A purge that fits into a batch is one batch, unless it leaves state groups that
-// nothing uses.
+// A purge that fits into a batch takes one batch, unless it leaves unused state
+// groups.
 func TestSmallPurgeIsOneBatch(t *testing.T) {
 	t.Parallel()
 	l := setup(t)

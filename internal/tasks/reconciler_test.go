@@ -123,7 +123,7 @@ func TestReconcilerShowsTheQueues(t *testing.T) {
 	require.Equal(t, []string{"critical", "default", "low"}, names)
 }
 
-func TestReconcilerGivesUpWhatKillsItsWorkers(t *testing.T) {
+func TestReconcilerGivesUpAJobThatKillsWorkers(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	id := l.submit(room, 7)
@@ -138,7 +138,8 @@ func TestReconcilerGivesUpWhatKillsItsWorkers(t *testing.T) {
 	require.NotContains(t, l.pending(), id+"~2")
 }
 
-// A job whose task asynq takes for active, while nobody runs it, has no task.
+// A queued job whose task asynq considers active, although no worker runs it, has no
+// task.
 func TestReconcilerDoesNotTrustAnActiveTask(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -152,7 +153,7 @@ func TestReconcilerDoesNotTrustAnActiveTask(t *testing.T) {
 	require.Equal(t, []string{id + "~2"}, l.pending())
 }
 
-func TestReconcilerLooksUntilItsContextEnds(t *testing.T) {
+func TestReconcilerRunsUntilItsContextEnds(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	id := l.submit(room, 7)

@@ -79,8 +79,9 @@ func TestStateKeysMakeNoPolicy(t *testing.T) {
 	require.Equal(t, []int64{3, 4, 5, 6}, c.depths("!before:x"))
 }
 
-// R5: a policy that was cancelled, or lost in a state reset, counts no more, and
-// whoever has known it asks again. The first tick makes sure that all know it.
+// R5: a policy that was cancelled, or lost in a state reset, has no effect any more,
+// also for a process that has read it before. The first tick makes sure that all
+// have.
 func TestCancelledPolicyCountsNoMore(t *testing.T) {
 	t.Parallel()
 	c := setupCycle(t)
@@ -128,8 +129,8 @@ func TestPurgeOfASweepThatFailsSaysWhy(t *testing.T) {
 	require.Len(t, c.depths(room), 4)
 }
 
-// R8: a room's policy goes with the room. One that is made with the same id again
-// does not have it.
+// R8: a room's policy is deleted with the room. A new room with the same id does not
+// have it.
 func TestPolicyGoesWithItsRoom(t *testing.T) {
 	t.Parallel()
 	c := setupCycle(t)
@@ -154,8 +155,8 @@ func TestPolicyGoesWithItsRoom(t *testing.T) {
 	require.Equal(t, []int64{3, 4}, c.depths("!other:x"))
 }
 
-// What a hostile server or a broken database may hold neither purges what is to
-// stay nor keeps other rooms from being purged.
+// Rows of a hostile server or a broken database neither purge what must stay nor
+// keep other rooms from being purged.
 func TestSweepOfAbsurdRooms(t *testing.T) {
 	t.Parallel()
 	c := setupCycle(t)
@@ -171,7 +172,7 @@ func TestSweepOfAbsurdRooms(t *testing.T) {
 		c.replace(room, "", &lifetime)
 	}
 	c.Exec(`DELETE FROM rooms WHERE room_id = '!roomless:x'`)
-	// When it arrived nobody knows, so it arrived before all others.
+	// Its time of arrival is unknown, so it arrived before all others.
 	c.Exec(`UPDATE events SET received_ts = NULL WHERE room_id = '!timeless:x' AND depth < 3`)
 	c.Exec(`INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES ('$nowhere', '!eventless:x', 'm.room.create', '')`)
 	lifetime := hour

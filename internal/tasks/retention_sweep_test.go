@@ -119,8 +119,11 @@ func (l *lab) sweep(job string) string {
 func (l *lab) swept(id string) sweepResult {
 	l.T.Helper()
 	require.Eventually(l.T, func() bool {
+		if !l.Job(id).State.Ended() {
+			return false // and may accept jobs
+		}
 		open, err := l.Journal.OpenLowJobs(l.Ctx)
-		return err == nil && open == 0 && journal.State(l.Job(id).State).Ended()
+		return err == nil && open == 0
 	}, time.Minute, 20*time.Millisecond)
 	require.Equal(l.T, journal.Complete, l.Job(id).State, l.Job(id).Error)
 	return l.sweptSoFar(id)
@@ -317,7 +320,7 @@ func TestSweepOfAJobThatIsGone(t *testing.T) {
 	require.Empty(t, l.purged())
 }
 
-// A room for which the database has nothing but errors keeps no other from being
+// A room for which the database returns only errors keeps no other room from being
 // purged, wherever it is in a page.
 func TestBadRoomIsIsolated(t *testing.T) {
 	t.Parallel()
@@ -432,8 +435,8 @@ func TestSweepsTakeTurns(t *testing.T) {
 	require.ErrorIs(t, err, journal.ErrRoomBusy)
 }
 
-// What is not enqueued, since Redis was away or the worker died, the reconciler
-// enqueues at its next look, in the low queue.
+// If a job was not enqueued, because Redis was down or the worker died, the
+// reconciler enqueues it at its next check, in the low queue.
 func TestSweptJobsAreEnqueuedByTheReconciler(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -458,7 +461,8 @@ func TestSweptJobsAreEnqueuedByTheReconciler(t *testing.T) {
 	require.Zero(t, storetest.All[int](l.Lab, `SELECT count(*) FROM lethe.jobs WHERE queue = 'low' AND task_missing_since IS NOT NULL`)[0])
 }
 
-// Between sweep and purge a policy may come to keep more, and what it keeps stays.
+// Between sweep and purge a policy may change to keep more, and the purge keeps
+// that.
 func TestPurgeKeepsWhatNoLongerExpires(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -511,7 +515,7 @@ func TestPurgeKeepsWhatNoLongerExpires(t *testing.T) {
 	require.Zero(t, at.Batches)
 }
 
-// Whoever turns retention off in an emergency stops the purges that wait.
+// Turning retention off in an emergency stops the waiting purges.
 func TestPurgesOfRetentionThatIsOff(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -529,7 +533,8 @@ func TestPurgesOfRetentionThatIsOff(t *testing.T) {
 	require.Equal(t, journal.Complete, l.ends(asked).State, "others are none of its business")
 }
 
-// A purge that was cut short is judged again, and finishes what was begun.
+// A purge that was interrupted checks the policy again, and finishes what it has
+// begun.
 func TestPurgeIsJudgedAgainInEachSlice(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -567,7 +572,8 @@ func TestPurgeIsJudgedAgainInEachSlice(t *testing.T) {
 	require.Equal(t, []int64{4, 5, 6, 7}, l.depths(room))
 }
 
-// On a real Synapse's rooms, what goes is exactly what a plain statement says.
+// On the rooms of a real Synapse, a sweep purges exactly what a plain statement
+// selects.
 func TestSweepOfTheCorpus(t *testing.T) {
 	t.Parallel()
 	l := setupOn(t, func(t *testing.T) string {
@@ -642,7 +648,7 @@ func TestSweepOfTheCorpus(t *testing.T) {
 	require.Equal(t, expected, went)
 }
 
-// As many as may be are open at most, however the sweep and its purges go on.
+// The number of open jobs stays within its limit, however sweep and purges proceed.
 func TestSweepWaitsForItsPurges(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -710,7 +716,7 @@ func TestSweepWaitsForItsPurges(t *testing.T) {
 	require.Len(t, slices.Compact(l.purged()), 20)
 }
 
-// At a time no more of them run in all workers than may.
+// All workers together run no more of them at a time than allowed.
 func TestFewPurgesOfSweepsRunAtATime(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -719,7 +725,7 @@ func TestFewPurgesOfSweepsRunAtATime(t *testing.T) {
 		events = append(events, steps(fmt.Sprint("!", i), 9, 8, 7, 6, 5, 4, 3)...)
 	}
 	l.arrive(events...)
-	// Whoever begins notes how many run then. It sees those that have committed, so
+	// Each run notes at its beginning how many run then. It sees those that have committed, so
 	// it is told of no more than there were.
 	l.Exec(`CREATE TABLE seen (running bigint)`)
 	l.Exec(`CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -778,7 +784,7 @@ func TestThrottleIsShared(t *testing.T) {
 	wait := other.takeRows(l.Ctx, 400, 100)
 	require.InDelta(t, 4, wait.Seconds(), 0.5)
 	require.GreaterOrEqual(t, one.takeRows(l.Ctx, 300, 100), wait+2*time.Second, "what the other owes counts")
-	require.Zero(t, l.worker(WorkerOptions{}).throttle(l.Ctx, 1e9), "without a limit nobody asks")
+	require.Zero(t, l.worker(WorkerOptions{}).throttle(l.Ctx, 1e9), "without a limit no worker asks")
 
 	// Even a debt of hours is forgotten after one.
 	require.InDelta(t, time.Hour, one.takeRows(l.Ctx, 1e15, 100), float64(time.Second))
@@ -790,10 +796,10 @@ func TestThrottleIsShared(t *testing.T) {
 	l.server.Kill()
 	started := time.Now()
 	require.NoError(t, one.throttle(l.Ctx, 1e9))
-	require.Less(t, time.Since(started), 5*time.Second, "a Redis that is down stops nobody")
+	require.Less(t, time.Since(started), 5*time.Second, "a Redis that is down stops no worker")
 }
 
-// Two workers together delete no more per second than may be.
+// Two workers together delete no more rows per second than allowed.
 func TestPurgesOfSweepsKeepToTheRate(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -818,7 +824,7 @@ func TestLongPausesAreYields(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	w := l.worker(WorkerOptions{RowsPerSecond: 10})
-	w.endDrain() // so that nobody pauses
+	w.endDrain() // so that no worker pauses
 	var yield errYield
 	require.ErrorAs(t, w.throttle(l.Ctx, 1000), &yield)
 	require.Equal(t, jobs.YieldRate, yield.reason)

@@ -164,19 +164,19 @@ type Services struct {
 
 // A Worker runs jobs.
 type Worker struct {
-	options  WorkerOptions
-	db       *postgres.DB
-	journal  *journal.Journal
-	expiry   *expiry.Queries
-	purger   *purge.Purger
-	redis    redis.UniversalClient
-	dispatch dispatcher
-	board    *jobs.Board
-	rooms    *lock.Locker
-	heart    *jobs.Heart
-	shutdown *shutdown.Shutdown
-	log      *slog.Logger
-	metrics  *observe.Metrics
+	options    WorkerOptions
+	db         *postgres.DB
+	journal    *journal.Journal
+	expiry     *expiry.Queries
+	purger     *purge.Purger
+	redis      redis.UniversalClient
+	dispatch   dispatcher
+	board      *jobs.Board
+	rooms      *lock.Locker
+	heartbeats *jobs.Heartbeater
+	shutdown   *shutdown.Shutdown
+	log        *slog.Logger
+	metrics    *observe.Metrics
 
 	// drain ends when the worker stops. It is not the parent of the handlers' contexts:
 	// when such a context ends, asynq requeues the task at once, while its handler
@@ -195,21 +195,21 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 	showWorker(services.Metrics)
 	fences := journal.New(services.DB)
 	return &Worker{
-		options:  options,
-		db:       services.DB,
-		journal:  fences,
-		expiry:   expiry.New(services.DB),
-		purger:   purge.New(services.DB, purge.Options{}),
-		redis:    services.Redis,
-		dispatch: newDispatcher(services.Redis),
-		board:    services.Board,
-		rooms:    lock.NewQuorum(services.Locks, fences, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
-		heart:    jobs.NewHeart(services.DB, services.Log),
-		shutdown: shutdown.New(services.DB, options.Homeserver),
-		log:      services.Log,
-		metrics:  services.Metrics,
-		drain:    drain,
-		endDrain: endDrain,
+		options:    options,
+		db:         services.DB,
+		journal:    fences,
+		expiry:     expiry.New(services.DB),
+		purger:     purge.New(services.DB, purge.Options{}),
+		redis:      services.Redis,
+		dispatch:   newDispatcher(services.Redis),
+		board:      services.Board,
+		rooms:      lock.NewQuorum(services.Locks, fences, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
+		heartbeats: jobs.NewHeartbeater(services.DB, services.Log),
+		shutdown:   shutdown.New(services.DB, options.Homeserver),
+		log:        services.Log,
+		metrics:    services.Metrics,
+		drain:      drain,
+		endDrain:   endDrain,
 	}
 }
 
@@ -219,9 +219,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	// Heartbeats go on until the last run has ended, so they need a context of their
 	// own.
 	beating, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var heart sync.WaitGroup
-	heart.Go(func() { w.heart.Run(beating) })
-	defer heart.Wait()
+	var group sync.WaitGroup
+	group.Go(func() { w.heartbeats.Run(beating) })
+	defer group.Wait()
 	defer stop()
 
 	// Jobs of sweeps have slots of their own. They must not occupy the slots of other
@@ -391,7 +391,7 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 	if job.Queue != jobs.Low {
 		posted.post(ctx)
 	}
-	ctx, stop := w.heart.Watch(ctx, run, posted.post)
+	ctx, stop := w.heartbeats.Watch(ctx, run, posted.post)
 	defer stop()
 	running, stopRunning := w.untilDrain(ctx)
 	defer stopRunning()
@@ -561,7 +561,7 @@ func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, e
 		state = journal.Cancelled
 		log.InfoContext(ctx, "room not deleted", "reason", err)
 	case err != nil:
-		state, reason = journal.Failed, reasonFor(err)
+		state, reason = journal.Failed, cmp.Or(refusal(err), err.Error())
 	}
 	if err := w.retry(ctx, func() error { return w.journal.EndJob(ctx, run, state, reason) }); err != nil {
 		// The work is done, or refused for good. The next run of the job comes to the
@@ -581,12 +581,6 @@ func (w *Worker) post(ctx context.Context, id string) {
 	if job, err := w.journal.Job(ctx, id); err == nil {
 		w.board.Post(ctx, jobs.StatusOf(job))
 	}
-}
-
-// reasonFor returns the error text of a failed job's status. If an API would have
-// refused the job, the text begins with the HTTP status of that refusal.
-func reasonFor(err error) string {
-	return cmp.Or(refusal(err), err.Error())
 }
 
 // retry repeats an operation of the bookkeeping while its error is transient, until

@@ -43,7 +43,7 @@ func TestWorkerPurges(t *testing.T) {
 	require.Equal(t, []int64{6, 7, 8, 9}, l.depths(room))
 }
 
-// A second walk finds what came below the first one's cuts while it went on.
+// A second walk purges what arrived below the first one's cuts meanwhile.
 func TestWorkerPurgesWhatArrivesLate(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -259,8 +259,8 @@ func TestJobsOfOneRoomTakeTurns(t *testing.T) {
 	require.Equal(t, []int64{6, 7, 8, 9}, l.depths(room))
 }
 
-// What becomes of a job by what its batch failed with.
-func TestJudge(t *testing.T) {
+// The result for a job depends on the error of its batch.
+func TestClassify(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	w := l.worker(WorkerOptions{})

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Jitter varies a wait by up to a quarter of it.
+// Jitter returns a duration that differs from d randomly, by up to a quarter of d.
 func Jitter(d time.Duration) time.Duration {
 	return d + time.Duration((rand.Float64()-0.5)*0.5*float64(d))
 }

@@ -28,27 +28,23 @@ type Error struct {
 // Error implements error.
 func (e *Error) Error() string { return fmt.Sprintf("%d %s: %s", e.Status, e.Code, e.Text) }
 
+// New returns a refusal.
+func New(status int, code, text string) *Error { return &Error{Status: status, Code: code, Text: text} }
+
 // BadJSON returns the refusal of a body with a value that does not fit.
-func BadJSON(text string) *Error {
-	return &Error{Status: http.StatusBadRequest, Code: "M_BAD_JSON", Text: text}
-}
+func BadJSON(text string) *Error { return New(http.StatusBadRequest, "M_BAD_JSON", text) }
 
 // InvalidParam returns the refusal of a query parameter that does not fit.
-func InvalidParam(text string) *Error {
-	return &Error{Status: http.StatusBadRequest, Code: "M_INVALID_PARAM", Text: text}
-}
+func InvalidParam(text string) *Error { return New(http.StatusBadRequest, "M_INVALID_PARAM", text) }
 
 // MissingParam returns the refusal of a request that lacks a parameter.
-func MissingParam(text string) *Error {
-	return &Error{Status: http.StatusBadRequest, Code: "M_MISSING_PARAM", Text: text}
-}
+func MissingParam(text string) *Error { return New(http.StatusBadRequest, "M_MISSING_PARAM", text) }
 
 // NotFound returns the refusal of an id that does not exist.
-func NotFound(text string) *Error {
-	return &Error{Status: http.StatusNotFound, Code: "M_NOT_FOUND", Text: text}
-}
+func NotFound(text string) *Error { return New(http.StatusNotFound, "M_NOT_FOUND", text) }
+
+// Forbidden returns the refusal of what the caller may not do.
+func Forbidden(text string) *Error { return New(http.StatusForbidden, "M_FORBIDDEN", text) }
 
 // BadRequest returns the refusal of a bad request for which Matrix has no code.
-func BadRequest(text string) *Error {
-	return &Error{Status: http.StatusBadRequest, Code: "M_UNKNOWN", Text: text}
-}
+func BadRequest(text string) *Error { return New(http.StatusBadRequest, "M_UNKNOWN", text) }

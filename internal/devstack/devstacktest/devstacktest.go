@@ -132,9 +132,9 @@ func Redis(t testing.TB) *devstack.Redis {
 
 // RedisCluster returns a Cluster of three masters only for this test. It is closed when
 // the test ends.
-func RedisCluster(t testing.TB) *devstack.RedisCluster {
+func RedisCluster(t testing.TB) *Cluster {
 	t.Helper()
-	cluster, err := devstack.StartRedisCluster(t.Context())
+	cluster, err := startCluster(t.Context())
 	must(t, err)
 	t.Cleanup(func() { must(t, cluster.Close()) })
 	return cluster
@@ -142,9 +142,9 @@ func RedisCluster(t testing.TB) *devstack.RedisCluster {
 
 // RedisSentinel returns a master, a replica and a sentinel only for this test. They are
 // closed when the test ends.
-func RedisSentinel(t testing.TB) *devstack.RedisSentinel {
+func RedisSentinel(t testing.TB) *Sentinel {
 	t.Helper()
-	sentinel, err := devstack.StartRedisSentinel(t.Context())
+	sentinel, err := startSentinel(t.Context())
 	must(t, err)
 	t.Cleanup(func() { must(t, sentinel.Close()) })
 	return sentinel

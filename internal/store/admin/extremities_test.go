@@ -14,10 +14,10 @@ import (
 	"lethe/internal/store/storetest"
 )
 
-// A purge judges by all forward extremities which events may go. Were all but
-// one of them deleted in the middle of its batch, that one could go too.
 const room = storetest.Room
 
+// A purge decides by all forward extremities which events it may delete. If all but
+// one of them were deleted in the middle of its batch, it could delete that one too.
 func TestForwardExtremitiesAreNotDeletedDuringABatch(t *testing.T) {
 	t.Parallel()
 	l := storetest.New(t)

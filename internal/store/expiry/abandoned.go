@@ -94,9 +94,9 @@ type RoomAbandonment struct {
 	SeenAt time.Time
 }
 
-// AbandonmentRooms lists up to limit rooms by their ids, from the first after the
-// given id; "" begins with the first room. Fewer rooms than limit are the last ones.
-// A limit below 1 or above [MaxRooms] is an error.
+// AbandonmentRooms returns up to limit rooms, ordered by id, from the first after
+// the given id; "" begins with the first room. If there are fewer than limit, these
+// are the last rooms. A limit below 1 or above [MaxRooms] is an error.
 func (q *Queries) AbandonmentRooms(ctx context.Context, after string, limit int, rule AbandonedRule) ([]RoomAbandonment, error) {
 	const operation = "list rooms that may be abandoned"
 	if limit < 1 || limit > MaxRooms {

@@ -52,9 +52,10 @@ type RoomRetention struct {
 	Deleting, Purging, Held bool
 }
 
-// RetentionRooms lists up to limit rooms that have a current state by their ids,
-// from the first after the given id; "" begins with the first room. Fewer rooms than
-// limit are the last ones. A limit below 1 or above [MaxRooms] is an error.
+// RetentionRooms returns up to limit rooms with a current state, ordered by id, from
+// the first after the given id; "" begins with the first room. If there are fewer
+// than limit, these are the last rooms. A limit below 1 or above [MaxRooms] is an
+// error.
 func (q *Queries) RetentionRooms(ctx context.Context, after string, limit int) ([]RoomRetention, error) {
 	const operation = "list rooms for retention"
 	if limit < 1 || limit > MaxRooms {
@@ -63,10 +64,10 @@ func (q *Queries) RetentionRooms(ctx context.Context, after string, limit int) (
 	if !postgres.Storable(after) {
 		return nil, fmt.Errorf("%s: %w", operation, postgres.ErrNotFound)
 	}
-	// The index of the current state is asked for one room after another, each time for
-	// the next above the last. DISTINCT would read the state of all rooms, or at least
-	// of all rooms of the page, and one of these may have a million members. The table
-	// rooms does not help: it also has rooms that no local user was ever in.
+	// The query looks up one room after another in the index of the current state, each
+	// time the next above the last. DISTINCT would read the state of all rooms, or at
+	// least of all rooms of the page, and one of these may have a million members. The
+	// table rooms does not help: it also has rooms that no local user was ever in.
 	rooms, err := postgres.ReadAll(ctx, q.db, func(row pgx.CollectableRow) (r RoomRetention, err error) {
 		return r, row.Scan(&r.Room, &r.MinLifetime, &r.MaxLifetime, &r.Deleting, &r.Purging, &r.Held)
 	}, `
@@ -145,9 +146,10 @@ const (
 )
 
 // RetentionCuts returns the page token of a moment in each of many rooms, in the
-// order of the cuts, as [admin.Queries.TokenAtTimestamp] does for one room. The
-// token is nil if there is none, and if a purge up to it, local events included,
-// would delete nothing. More cuts than [MaxRooms] are an error.
+// order of the cuts, as [admin.Queries.TokenAtTimestamp] does for one room. A room
+// has a nil token if no event arrived before the moment, or if a purge up to the
+// token, local events included, would delete nothing. More cuts than [MaxRooms] are
+// an error.
 //
 // Each distinct moment is searched for once, so cuts with the same moment cost less.
 func (q *Queries) RetentionCuts(ctx context.Context, cuts []RoomCut) ([]*matrix.Token, error) {

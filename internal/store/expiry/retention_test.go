@@ -186,8 +186,8 @@ func TestRetentionRooms(t *testing.T) {
 	require.ErrorIs(t, err, postgres.ErrNotFound)
 }
 
-// requireCuts holds the cuts of many rooms against that of each, and against what
-// the purge itself would begin with.
+// requireCuts compares the cuts of many rooms with the cut of each room, and with
+// the first depth of the purge itself.
 func requireCuts(t require.TestingT, l *storetest.Lab, cuts []expiry.RoomCut) (some int) {
 	got, err := l.Expiry.RetentionCuts(l.Ctx, cuts)
 	require.NoError(t, err)

@@ -18,7 +18,7 @@ import (
 var ErrSuperseded = errors.New("the job belongs to another run")
 
 // A Run is one delivery of a job's task to a worker. Only the newest run of a job
-// may move it.
+// may change its row.
 type Run struct {
 	JobID      string
 	Generation int

@@ -56,8 +56,8 @@ func TestFencesOfARoomGrow(t *testing.T) {
 	require.Equal(t, ahead+1, fence)
 }
 
-// A new owner's token comes after the old owner's last commit, and no commit of
-// his comes after the token.
+// A new owner's token comes after the old owner's last commit, and the old owner
+// commits nothing after it.
 func TestNextFenceWaitsForTheBatchInProgress(t *testing.T) {
 	t.Parallel()
 	l := storetest.New(t)
@@ -128,7 +128,7 @@ func TestBatchWithoutTheNewestFenceChangesNothing(t *testing.T) {
 	})
 }
 
-// The batch that meets a bump in progress waits for it, and is then refused.
+// A batch waits for a new token that is being taken, and is then refused.
 func TestBatchWaitsForTheBumpInProgress(t *testing.T) {
 	t.Parallel()
 	l := storetest.New(t)

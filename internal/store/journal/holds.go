@@ -16,8 +16,8 @@ var (
 	// ends with the hold's reason.
 	ErrHeld = errors.New("the room is held, and nothing of it may be deleted")
 
-	// ErrBatchRuns is returned when a batch of the room kept working for so long that
-	// nothing was done. The caller may try again.
+	// ErrBatchRuns is returned when a batch of the room was still running after the
+	// wait. Nothing was changed, and the caller may try again.
 	ErrBatchRuns = errors.New("a batch of the room is at work")
 )
 
@@ -131,13 +131,11 @@ func (h *Holds) change(ctx context.Context, room string, do func(pgx.Tx) (Hold, 
 		return Hold{}, postgres.ErrNotFound
 	}
 	err = h.db.InTransaction(ctx, func(tx pgx.Tx) error {
-		// A room that was never locked has no fence yet. If its first token is taken at
-		// the same time, one of the two transactions waits here for the other.
 		if _, err := tx.Exec(ctx, `SELECT set_config('lock_timeout', $1, true)`, postgres.Milliseconds(holdWait)); err != nil {
 			return err
 		}
-		// A room that was never locked has no fence yet. One that takes its first
-		// token meanwhile waits here for our end, or we for its.
+		// A room that was never locked has no fence yet. If its first token is taken at
+		// the same time, one of the two transactions waits here for the other.
 		_, err := tx.Exec(ctx, `
 			INSERT INTO lethe.room_fences AS f (room_id, fence) VALUES ($1, 0)
 			ON CONFLICT (room_id) DO UPDATE SET fence = f.fence`, room)

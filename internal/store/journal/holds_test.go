@@ -62,8 +62,8 @@ func TestHoldsAreKeptAsAJournal(t *testing.T) {
 	}
 }
 
-// A batch that began before the hold was placed is over when it has been, and no
-// other commits.
+// A batch that began before the hold has ended when the hold is placed, and no other
+// batch commits.
 func TestPlaceHoldWaitsForTheBatchInProgress(t *testing.T) {
 	t.Parallel()
 	l := storetest.New(t)
@@ -110,8 +110,8 @@ func TestPlaceHoldWaitsForTheBatchInProgress(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// A batch that comes while the hold is being placed waits for it, and then sees it:
-// the snapshot by which it looks is not older than its wait.
+// A batch that begins while a hold is being placed waits for the hold, and then sees
+// it: its check has a snapshot from after the wait.
 func TestBatchSeesAHoldThatItWaitedFor(t *testing.T) {
 	t.Parallel()
 	l := storetest.New(t)
@@ -137,7 +137,7 @@ func TestBatchSeesAHoldThatItWaitedFor(t *testing.T) {
 	require.Len(t, l.Timeline(room), 5)
 }
 
-// What deletes from a room but a job's batch.
+// Deleting forward extremities is the only delete that is not a job's batch.
 func TestHeldRoomKeepsItsForwardExtremities(t *testing.T) {
 	t.Parallel()
 	l := storetest.New(t)

@@ -160,7 +160,7 @@ func (g *groupInserter) insert(ctx context.Context, job Job) (accepted bool, err
 }
 
 // insertWaiting inserts the waiting jobs, the caller's own first. It then wakes the
-// first of the jobs that have arrived meanwhile, to insert these.
+// caller of the first job that has arrived meanwhile, which inserts the next group.
 func (g *groupInserter) insertWaiting(ctx context.Context) {
 	g.mu.Lock()
 	group := g.waiting[:min(len(g.waiting), maxGroup)]

@@ -11,7 +11,7 @@ import (
 	"lethe/internal/store/storetest"
 )
 
-func TestInsertJobsLeavesOutWhatIsThere(t *testing.T) {
+func TestInsertJobsLeavesOutExistingJobs(t *testing.T) {
 	t.Parallel()
 	l := storetest.New(t)
 	there := l.Queue(room)
@@ -33,8 +33,8 @@ func TestInsertJobsLeavesOutWhatIsThere(t *testing.T) {
 	require.Empty(t, accepted)
 }
 
-// TestJobsThatArriveTogether has many callers insert jobs at once, good ones and
-// such as the database refuses: each learns about its own.
+// TestJobsThatArriveTogether has many callers insert jobs at once, some of which the
+// database refuses: each caller learns the result of its own job.
 func TestJobsThatArriveTogether(t *testing.T) {
 	t.Parallel()
 	l := storetest.New(t)

@@ -21,7 +21,7 @@ var ErrRoomBusy = errors.New("another job has the room")
 
 // ErrLowQueue is returned when [LowQueue] has as many open or running jobs as
 // allowed.
-var ErrLowQueue = errors.New("the low queue has as many jobs as it may")
+var ErrLowQueue = errors.New("the low queue is full")
 
 // A Job is a row of lethe.jobs.
 type Job struct {
@@ -150,8 +150,8 @@ func (j *Journal) ClaimJob(ctx context.Context, id string, generation int, stale
 // reason. It takes one round trip: claims in the low queue wait for each other
 // between lock and commit, so that time must be short.
 func (j *Journal) claimJob(ctx context.Context, id string, generation int, stale time.Duration, maxLow int) (job Job, err error) {
-	// Not returned from the callback: pgx forgets its prepared statements after an
-	// error of a pipeline.
+	// The error is not returned from the callback: pgx forgets its prepared statements
+	// after an error of a pipeline.
 	claimed := postgres.ErrNotFound
 	err = j.db.InOneTrip(ctx, func(pipeline *pgx.Batch) {
 		pipeline.Queue(`SELECT `+lockRoomJobs+`, `+lockLowQueue+` FROM lethe.jobs WHERE id = $1`, id)

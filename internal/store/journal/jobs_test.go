@@ -55,7 +55,7 @@ func TestInsertedJobIsQueued(t *testing.T) {
 	require.ErrorIs(t, err, postgres.ErrNotFound)
 }
 
-func TestInsertJobAloneWantsTheRoomForItself(t *testing.T) {
+func TestInsertJobAloneNeedsAFreeRoom(t *testing.T) {
 	t.Parallel()
 	l := storetest.New(t)
 	insert := func(room string, alone bool) error {
@@ -250,7 +250,7 @@ func TestStaleJobsAreReleasedOnce(t *testing.T) {
 	require.Equal(t, journal.Running, l.Job(locked.JobID).State)
 }
 
-func TestReleaseStaleGivesUpAfterTheMostFailures(t *testing.T) {
+func TestReleaseStaleGivesUpAfterMaxFailures(t *testing.T) {
 	t.Parallel()
 	l := storetest.New(t)
 	for _, c := range []struct {
@@ -346,7 +346,7 @@ func TestRequeueMissing(t *testing.T) {
 		require.Equal(t, 1, l.Job(id).Generation)
 	}
 
-	// Until the caller has enqueued it the job is anybody's, but under no
+	// Until the caller has enqueued it any replica may take the job, but under no
 	// further generation.
 	again, err := l.Journal.RequeueMissing(l.Ctx, time.Minute, 99)
 	require.NoError(t, err)

@@ -76,7 +76,7 @@ func TestQueues(t *testing.T) {
 	require.Zero(t, look()["/delete_room"].Oldest)
 }
 
-func TestAJobRemembersWhatMadeIt(t *testing.T) {
+func TestJobKeepsItsOrigin(t *testing.T) {
 	t.Parallel()
 	l := storetest.New(t)
 	const parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -12,10 +12,10 @@ import (
 // never enqueued in asynq.
 const neverEnqueued = `'-infinity'`
 
-// ReleaseStale takes up to limit running jobs whose heartbeat is older than stale
-// from their runs. It queues them under a new generation and returns them; the
-// caller must enqueue a task for each. A job that has failed maxFailures times in a
-// row, vanished workers included, is ended as failed instead, and returned too. Any
+// ReleaseStale releases up to limit running jobs whose heartbeat is older than
+// stale. It queues them under a new generation and returns them; the caller must
+// enqueue a task for each. A job that has failed maxFailures times in a row,
+// vanished workers included, is ended as failed instead, and returned too. Any
 // number of callers may do this at once.
 func (j *Journal) ReleaseStale(ctx context.Context, stale time.Duration, maxFailures, limit int) ([]Job, error) {
 	// SKIP LOCKED: the run of a locked row is updating it at this moment.

@@ -26,7 +26,7 @@ type JobList struct {
 	// until then are listed.
 	Until *int64
 
-	// EndedWithin is how long ago an ended job may have ended.
+	// EndedWithin is the maximum time since the end of an ended job.
 	EndedWithin time.Duration
 
 	// Limit is the maximum number of jobs. Those that changed last are listed.

@@ -110,7 +110,7 @@ func TestTickIsTakenOnce(t *testing.T) {
 
 	last := tickOf(7)
 	last.Next = time.Time{}
-	require.Equal(t, journal.TickAccepted, take(l, last).Outcome, "after ticks that nobody was there for")
+	require.Equal(t, journal.TickAccepted, take(l, last).Outcome, "after ticks without a running scheduler")
 	require.Equal(t, "01 07 accepted t 0", schedule(l), "there is no further one")
 	require.Equal(t, []string{"2026-03-01T01:00:00Z", "2026-03-01T07:00:00Z"}, sweeps(l))
 }
@@ -177,7 +177,7 @@ func TestTickIsDecidedByOne(t *testing.T) {
 }
 
 // TestTickHasOneSweepWhateverTheRowSays deletes the row, sets it back and sets it
-// ahead: the sweep that is there decides.
+// ahead: the existing sweep decides.
 func TestTickHasOneSweepWhateverTheRowSays(t *testing.T) {
 	t.Parallel()
 	l := storetest.New(t)
@@ -227,15 +227,15 @@ func TestRowIsSetBackIfItIsAsItWasRead(t *testing.T) {
 
 	for _, read := range []time.Time{{}, future.Add(-time.Hour), future.Add(time.Hour)} {
 		taken = disbelieving(2, read)
-		require.Equal(t, journal.TickPast, taken.Outcome, "somebody has moved it meanwhile")
+		require.Equal(t, journal.TickPast, taken.Outcome, "another replica has moved it meanwhile")
 		require.False(t, taken.SetBack)
 		require.Equal(t, tickOf(1).Sweep.ID, taken.Sweep.ID, "the last that there is")
 	}
 	require.Len(t, sweeps(l), 2)
 }
 
-// TestTickWaitsForNobodyForLong has a replica stop while it holds a job's row.
-func TestTickWaitsForNobodyForLong(t *testing.T) {
+// TestTickDoesNotWaitLong stops a replica while it holds a job's row.
+func TestTickDoesNotWaitLong(t *testing.T) {
 	t.Parallel()
 	l := storetest.New(t)
 	take(l, tickOf(0))

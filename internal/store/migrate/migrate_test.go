@@ -186,8 +186,8 @@ func TestMigrateEmbeddedChangesNothingThatItRefuses(t *testing.T) {
 	require.Equal(t, r, l.relations())
 }
 
-// Whoever goes back to an older Lethe can take the newest migrations back, one by
-// one, with jobs of every state there.
+// An operator who goes back to an older Lethe can revert the newest migrations, one
+// by one, with jobs in every state.
 func TestEachMigrationGoesBack(t *testing.T) {
 	t.Parallel()
 	l := setupEmpty(t)

@@ -18,8 +18,8 @@ func setting(ctx context.Context, tx *postgres.LazyTx, name string) (value strin
 	return value, err
 }
 
-// A snapshot begins with its first query, and what bounds it holds for that already. It
-// leaves nothing behind on the connection.
+// A snapshot begins with its first query, which its timeouts bound already. It
+// leaves no setting behind on the connection.
 func TestSnapshotBeginsWithItsFirstQuery(t *testing.T) {
 	t.Parallel()
 	db, err := postgres.Open(t.Context(), devstacktest.Database(t, "empty", func(context.Context, string) error { return nil }), postgres.Options{MaxConnections: 1})
@@ -58,8 +58,8 @@ func TestSnapshotBeginsWithItsFirstQuery(t *testing.T) {
 	require.NoError(t, db.Ping(t.Context()))
 }
 
-// A connection that died while nobody used it is noticed by the first query of a
-// snapshot, which then begins again.
+// The first query of a snapshot notices a connection that has died in the pool, and
+// the snapshot begins again.
 func TestSnapshotOutlivesItsConnection(t *testing.T) {
 	t.Parallel()
 	url := devstacktest.Database(t, "empty", func(context.Context, string) error { return nil })

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A row that somebody adds to a purged event at the same moment either goes
-// with it or makes the batch fail, and the next try finds it.
+// A row that another transaction adds to a purged event at the same moment either is
+// deleted with it or makes the batch fail, and the next attempt finds it.
 func TestRowWiseBatchLeavesNoOrphanToAConcurrentWriter(t *testing.T) {
 	t.Parallel()
 	l := setup(t)

@@ -197,7 +197,7 @@ func TestCatalogNamesRowSecurityThatHidesRows(t *testing.T) {
 	require.ErrorIs(t, err, purge.ErrCatalog)
 }
 
-// Whatever makes another catalog makes another version, and nothing else does.
+// The version changes exactly when the catalog changes.
 func TestCatalogVersionChangesWithTheCatalog(t *testing.T) {
 	t.Parallel()
 	l := setup(t)

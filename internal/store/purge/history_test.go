@@ -88,7 +88,7 @@ func TestPurgeStaysBelowTheHighestForwardExtremity(t *testing.T) {
 
 func TestBatchesAreOfWholeLevels(t *testing.T) {
 	t.Parallel()
-	// Levels of 3, 1, 2 and 1 events, 3 of them below zero, and what stays.
+	// Levels of 3, 1, 2 and 1 events, 3 of them below zero, and the level that stays.
 	depths := []int64{-4, -4, -4, 1, 5, 5, 6, 9}
 	type step = purge.HistoryBatch
 	for size, want := range map[int][]step{
@@ -146,7 +146,7 @@ func TestBatchWithNothingToPurgeOnlyMovesTheCheckpoint(t *testing.T) {
 	require.JSONEq(t, `"here"`, string(l.Job(batch.Run.JobID).Checkpoint))
 }
 
-// Whose domain is what follows the first colon, all of it and as it is written.
+// A sender's domain is everything after the first colon, unchanged.
 func TestLocalEventsStayUnlessAskedFor(t *testing.T) {
 	t.Parallel()
 	const ours = "my_server:8448"
@@ -170,7 +170,7 @@ func TestLocalEventsStayUnlessAskedFor(t *testing.T) {
 	}
 }
 
-func TestSlidingSyncRowMovesOffTheEventsThatGo(t *testing.T) {
+func TestSlidingSyncRowMovesOffDeletedEvents(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		events         map[string]at
@@ -186,7 +186,7 @@ func TestSlidingSyncRowMovesOffTheEventsThatGo(t *testing.T) {
 			events: map[string]at{"$old": {depth: 2, stream: 10}, "$tip": {depth: 9, stream: 50}},
 			newest: 50, bump: int64(10), want: int64(50), wantBump: int64(50),
 		},
-		"the bump stamp is none, or nobody's": {
+		"the bump stamp is NULL, or no event's": {
 			events: map[string]at{"$late": {depth: 2, stream: 100}, "$tip": {depth: 9, stream: 50}},
 			newest: 100, bump: nil, want: int64(50), wantBump: nil,
 		},

@@ -17,10 +17,9 @@ import (
 	"lethe/internal/store/storetest"
 )
 
-// writers are statements by which somebody comes to reference $1, an event that
-// is purged: tables that a purge deletes from, that a cascade empties and that
-// nothing may be deleted from, by id and by stream ordering, inserted and
-// updated, checked at once and at the commit.
+// writers are statements that make a row reference $1, a purged event: in tables that
+// a purge deletes from, that a cascade empties, and that must not lose rows; by id and
+// by stream ordering; by insert and by update; checked at once and at the commit.
 var writers = map[string]string{
 	"an edge":               `INSERT INTO event_edges (event_id, prev_event_id) VALUES ('$1', '$0')`,
 	deferred:                `INSERT INTO event_forward_extremities (event_id, room_id) VALUES ('$1', '` + room + `')`,
@@ -202,8 +201,8 @@ func (l *lab) tryWrite(sql string) error {
 	return err
 }
 
-// A row that references an event, and that nothing may delete, stops the batch
-// on each path: the server says which constraint it is.
+// A row that references an event, and that must not be deleted, stops the batch on
+// each path. The server names the constraint.
 func TestReferencedEventIsNotDeleted(t *testing.T) {
 	t.Parallel()
 	for _, by := range paths {
@@ -242,9 +241,10 @@ func TestOddReferencesAreLeftToTheServer(t *testing.T) {
 	}
 }
 
-// What somebody moves while the batch waits for him is not where it was selected or
-// found, and goes all the same; what did not belong to the events stays.
-func TestMovedRowsGo(t *testing.T) {
+// A row that another transaction moves while the batch waits for it is not at the
+// place where it was selected or found. It is deleted all the same, and rows of
+// other events stay.
+func TestMovedRowsAreDeleted(t *testing.T) {
 	t.Parallel()
 	const move = `UPDATE events SET processed = processed WHERE event_id = '$1'`
 	for what, c := range map[string]struct{ wait, move string }{
@@ -302,7 +302,7 @@ func TestSearchFindsAllRows(t *testing.T) {
 	require.EqualValues(t, 1, found["event_push_actions"])
 }
 
-// Without its snapshot, another row could have come to a place that a search has
+// Without its snapshot, another row could have taken a place that a search has
 // found.
 func TestSearchThatLosesItsSnapshotIsNotTrusted(t *testing.T) {
 	t.Parallel()
@@ -333,8 +333,8 @@ func TestSearchThatLosesItsSnapshotIsNotTrusted(t *testing.T) {
 	require.Equal(t, []string{"$3"}, storetest.All[string](l.Lab, `SELECT event_id FROM event_auth`))
 }
 
-// A batch of few events of a large room reads little of it, whatever the server
-// thinks it knows about the tables.
+// A batch of few events of a large room reads little of it, whatever the planner
+// expects.
 func TestBatchesReadLittle(t *testing.T) {
 	t.Parallel()
 	for _, by := range []path{rowWise, setWise, searched} {

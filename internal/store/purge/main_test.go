@@ -36,7 +36,7 @@ func (l *lab) use(db *postgres.DB, options purge.Options) {
 	l.DB, l.Journal, l.Purger = db, journal.New(db), purge.New(db, options)
 }
 
-// purgeBy purges up to size events below the depth in one batch that goes by the
+// purgeBy purges up to size events below the depth in one batch that uses the
 // catalog.
 func (l *lab) purgeBy(catalog purge.Catalog, work storetest.Work, before int64, size int) (purge.HistoryBatch, error) {
 	return l.purgeByWith(catalog, work, before, size, func() {})
@@ -55,7 +55,7 @@ func (l *lab) purgeByWith(catalog purge.Catalog, work storetest.Work, before int
 	return done, err
 }
 
-// collectBatch deals with up to limit candidates of the step in one batch.
+// collectBatch processes up to limit candidates of the step in one batch.
 func (l *lab) collectBatch(step purge.StateGroupStep, work storetest.Work, limit int) (done purge.StateGroupBatch, err error) {
 	history, err := l.Purger.History(l.Ctx, storetest.PurgeRequest(work.Room, 0))
 	require.NoError(l.T, err)

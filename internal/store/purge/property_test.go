@@ -30,10 +30,10 @@ const (
 	serverName    = "my_server:8448"
 )
 
-// TestHistoryPurgeIsTheModels purges small rooms of every shape, in tiny
-// batches and in a single one, and holds the database against the model after
-// each commit. A flag such as -rapid.checks=5000 makes it try more of them.
-func TestHistoryPurgeIsTheModels(t *testing.T) {
+// TestHistoryPurgeMatchesTheModel purges small rooms of every shape, in tiny batches
+// and in a single one, and compares the database with the model after each commit. A
+// flag such as -rapid.checks=5000 makes it try more rooms.
+func TestHistoryPurgeMatchesTheModel(t *testing.T) {
 	t.Parallel()
 	url := devstacktest.Database(t, "embedded", migrate.UpEmbedded)
 	purger := newPurger(t, url, url, purge.Options{SetWiseFrom: 1})
@@ -41,9 +41,9 @@ func TestHistoryPurgeIsTheModels(t *testing.T) {
 	purger.check(t)
 }
 
-// TestSearchedHistoryPurgeIsTheModels does the same as batches of many events do
-// it, whose rows another connection searches for.
-func TestSearchedHistoryPurgeIsTheModels(t *testing.T) {
+// TestSearchedHistoryPurgeMatchesTheModel does the same in the way of large batches,
+// whose rows another connection searches for.
+func TestSearchedHistoryPurgeMatchesTheModel(t *testing.T) {
 	t.Parallel()
 	url := devstacktest.Database(t, "embedded", migrate.UpEmbedded)
 	purger := newPurger(t, url, url, purge.Options{SetWiseFrom: 1, SearchFrom: 1})
@@ -51,9 +51,9 @@ func TestSearchedHistoryPurgeIsTheModels(t *testing.T) {
 	purger.check(t)
 }
 
-// TestRowWiseHistoryPurgeIsTheModels does the same as a role that may not turn
+// TestRowWiseHistoryPurgeMatchesTheModel does the same with a role that may not turn
 // triggers off, so that the server checks every row.
-func TestRowWiseHistoryPurgeIsTheModels(t *testing.T) {
+func TestRowWiseHistoryPurgeMatchesTheModel(t *testing.T) {
 	t.Parallel()
 	url := devstacktest.Database(t, "embedded", migrate.UpEmbedded)
 	purger := newPurger(t, url, devstacktest.AsPlainRole(t, url), purge.Options{})
@@ -78,8 +78,8 @@ func (p *purger) check(t *testing.T) {
 	})
 }
 
-// A purger purges rooms of one database, as the job does but without waiting
-// for anybody, and holds each commit against the model.
+// A purger purges rooms of one database, as a job does but without waiting, and
+// compares each commit with the model.
 type purger struct {
 	ctx     context.Context
 	journal *journal.Journal
@@ -267,7 +267,7 @@ func drawDatabase(t *rapid.T) rows {
 	return rows
 }
 
-// notified returns where in the stream somebody in the room was notified, the
+// notified returns the places in the stream where a user in the room was notified, the
 // newest first.
 func notified(rows rows, room string) []int {
 	var streams []int

@@ -602,8 +602,8 @@ func (w *world) resolved() *world {
 	return &resolved
 }
 
-// TestModelAgainstSynapse holds the model against what Synapse itself did to
-// the rooms of a real database.
+// TestModelAgainstSynapse compares the model with what Synapse itself did to the
+// rooms of a real database.
 func TestModelAgainstSynapse(t *testing.T) {
 	t.Parallel()
 	const serverName = "lab.test"

@@ -133,9 +133,9 @@ func (r *Room) Delete(ctx context.Context, b *journal.Batch, parts Parts, at Roo
 	d := &roomDeletion{batch: batch{Batch: b, purger: r.purger, catalog: r.catalog}, room: r, at: at}
 	done, err := d.deleteParts(ctx, parts, size)
 	if isReferenced(err) && slices.ContainsFunc(parts, func(p remainingPart) bool { return p.part == roomEvents }) {
-		// New rows reference the events since the referencing rows were deleted. Delete
-		// first those that belong to the room. If there are others, the server's own
-		// check finds them, and names the constraint.
+		// Rows that reference the events were added after the referring parts were
+		// deleted. Delete those of the room first. If there are others, the server's
+		// own check finds them, and names the constraint.
 		b.Rollback(ctx)
 		d.catalog.setRowWise(err.Error())
 		done, err = d.deleteLateRows(ctx, size)
@@ -447,8 +447,8 @@ func roomDeletes(catalog Catalog) deletes {
 	return rows
 }
 
-// deleteLateRows deletes rows that may reference the room's events and arrived after
-// such rows had been deleted, and then events.
+// deleteLateRows deletes the rows that were added to the first two parts since these
+// were deleted, and then events.
 func (d *roomDeletion) deleteLateRows(ctx context.Context, size int) (RoomBatch, error) {
 	chunk := roomChunk{remainingPart: remainingPart{part: roomEvents}, size: size}
 	if err := d.begin(ctx); err != nil {

@@ -28,8 +28,8 @@ type census struct {
 	tables map[string]string // the condition under which a row t is the room's
 }
 
-// newCensus notes what the room has now: what refers to it by an event, a state
-// group, a chain or an alias of these is the room's later, too.
+// newCensus notes what the room has now: rows that later refer to its events, state
+// groups, chains or aliases belong to the room too.
 func newCensus(t require.TestingT, ctx context.Context, conn *pgx.Conn, room string) *census {
 	// In one go, for what has no arguments may be several statements.
 	_, err := conn.Exec(ctx, strings.ReplaceAll(`
@@ -185,7 +185,7 @@ func furnish(t require.TestingT, ctx context.Context, conn *pgx.Conn, room strin
 }
 
 // arrive puts a row of each table that is not kept into the room: all of them while
-// it has an event, and then those that anybody may write who knows its id. And an
+// it has an event, and then those that any user may write who knows its id. And an
 // event that comes before all others in the stream, as a backfilled one does.
 func arrive(t require.TestingT, ctx context.Context, conn *pgx.Conn, room string) {
 	var pipeline pgx.Batch

@@ -17,17 +17,17 @@ const (
 	// aliases, lists. It is deleted at once, and then no user finds the room.
 	roomShown roomPart = "shown"
 
-	// roomReferring is the rows that may reference the room's events, and the rows that
-	// name its members.
+	// roomReferring are the rows that may reference the room's events, and the rows
+	// that name its members.
 	roomReferring roomPart = "referring"
 
-	// roomEvents is the events, with everything that belongs to them alone.
+	// roomEvents are the events, with everything that belongs to them alone.
 	roomEvents roomPart = "events"
 
-	// roomRows is the other rows of the room.
+	// roomRows are the other rows of the room.
 	roomRows roomPart = "rows"
 
-	// roomStates is the state groups.
+	// roomStates are the state groups.
 	roomStates roomPart = "state_groups"
 
 	// roomItself is the room's own row, and the rows that can only be found by reading

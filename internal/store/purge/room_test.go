@@ -22,8 +22,8 @@ import (
 	"lethe/internal/store/storetest"
 )
 
-// An ender deletes a room, as a job does but without waiting for a lock.
-type ender struct {
+// A deleter deletes a room, as a job does but without waiting for a lock.
+type deleter struct {
 	ctx     context.Context
 	journal *journal.Journal
 	room    *purge.Room
@@ -31,9 +31,9 @@ type ender struct {
 	work    storetest.Work
 }
 
-// ender returns one for the room, by the path that checks references set-wise or
+// deleter returns one for the room, by the path that checks references set-wise or
 // row by row.
-func (l *lab) ender(room string, rowWise bool) *ender {
+func (l *lab) deleter(room string, rowWise bool) *deleter {
 	l.T.Helper()
 	if rowWise {
 		db, err := postgres.Open(l.Ctx, devstacktest.AsPlainRole(l.T, l.URL), postgres.Options{})
@@ -47,12 +47,12 @@ func (l *lab) ender(room string, rowWise bool) *ender {
 	require.Equal(l.T, rowWise, catalog.RowWise() != "", catalog.RowWise())
 	deleted, err := l.Purger.Room(l.Ctx, purge.RoomRequest{Room: room, ServerName: serverName, Force: true})
 	require.NoError(l.T, err)
-	return &ender{ctx: l.Ctx, journal: l.Journal, room: deleted, work: l.Work(room)}
+	return &deleter{ctx: l.Ctx, journal: l.Journal, room: deleted, work: l.Work(room)}
 }
 
 // step does one batch, and returns false if there was none to do. Before it, but
 // after it has been decided what it is to do, it calls between.
-func (e *ender) step(size int, between func()) (done purge.RoomBatch, more bool, err error) {
+func (e *deleter) step(size int, between func()) (done purge.RoomBatch, more bool, err error) {
 	parts, err := e.room.Next(e.ctx, e.at)
 	if err != nil || len(parts) == 0 {
 		return done, false, err
@@ -68,7 +68,7 @@ func (e *ender) step(size int, between func()) (done purge.RoomBatch, more bool,
 }
 
 // delete does one batch of these parts.
-func (e *ender) delete(parts purge.Parts, size int) (done purge.RoomBatch, err error) {
+func (e *deleter) delete(parts purge.Parts, size int) (done purge.RoomBatch, err error) {
 	err = storetest.InBatch(e.ctx, e.journal, e.work, func(b *journal.Batch) (any, error) {
 		done, err = e.room.Delete(e.ctx, b, parts, e.at, size)
 		return nil, err
@@ -77,7 +77,7 @@ func (e *ender) delete(parts purge.Parts, size int) (done purge.RoomBatch, err e
 }
 
 // end does all batches, and returns what they did together.
-func (e *ender) end(size int) (all purge.RoomBatch, batches int, err error) {
+func (e *deleter) end(size int) (all purge.RoomBatch, batches int, err error) {
 	for ; batches < 10_000; batches++ {
 		done, more, err := e.step(size, nil)
 		if err != nil || !more {
@@ -98,7 +98,7 @@ var corpusRooms = map[string]string{
 	"tiny":  "!zRoOXyfDwrukfqfKbx:lab.test",
 }
 
-func TestRoomEndsOnSynapsesSchema(t *testing.T) {
+func TestDeleteOnSynapsesSchema(t *testing.T) {
 	t.Parallel()
 	for name, room := range corpusRooms {
 		for _, rowWise := range []bool{false, true} {
@@ -119,7 +119,7 @@ func TestRoomEndsOnSynapsesSchema(t *testing.T) {
 				before, others := census.left(t), census.others(t)
 				require.Greater(t, len(before), map[bool]int{true: 15, false: 60}[name == "tiny"], before)
 
-				e := l.ender(room, rowWise)
+				e := l.deleter(room, rowWise)
 				all, _, err := e.end(30)
 				require.NoError(t, err)
 				require.Empty(t, census.left(t))
@@ -162,7 +162,7 @@ func furnished(t *testing.T) *lab {
 	return l
 }
 
-func TestRoomEndEmptiesEveryTable(t *testing.T) {
+func TestDeleteEmptiesEveryTable(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{1, 4, math.MaxInt32} {
 		for _, rowWise := range []bool{false, true} {
@@ -172,7 +172,7 @@ func TestRoomEndEmptiesEveryTable(t *testing.T) {
 				census := newCensus(t, l.Ctx, l.Conn, room)
 				others := census.others(t)
 				require.Len(t, census.left(t), len(furniture)+3-2-1, "all but the kept, and those that only Synapse has: %v", census.left(t))
-				e := l.ender(room, rowWise)
+				e := l.deleter(room, rowWise)
 				gone := false
 				for {
 					done, more, err := e.step(size, nil)
@@ -206,14 +206,14 @@ func TestRoomEndEmptiesEveryTable(t *testing.T) {
 
 // A run that dies after any number of batches of any size leaves what a new one
 // finishes.
-func TestRoomEndMayBeginAnywhere(t *testing.T) {
+func TestDeleteMayBeginAnywhere(t *testing.T) {
 	t.Parallel()
 	for size := 1; size <= 3; size++ {
 		l := furnished(t)
 		census := newCensus(t, l.Ctx, l.Conn, room)
 		others := census.others(t)
 		// The same database again and again: each run does one batch and dies.
-		e := l.ender(room, size == 2)
+		e := l.deleter(room, size == 2)
 		for batches := 0; ; batches++ {
 			require.Less(t, batches, 1000)
 			e.at = purge.RoomPosition{}
@@ -237,7 +237,7 @@ func (l *lab) again(work storetest.Work) journal.Run {
 	return l.Claim(l.Queue(work.Room))
 }
 
-func TestRoomEndFindsWhatArrivesMeanwhile(t *testing.T) {
+func TestDeleteFindsLateRows(t *testing.T) {
 	t.Parallel()
 	for _, rowWise := range []bool{false, true} {
 		for _, within := range []bool{false, true} {
@@ -246,7 +246,7 @@ func TestRoomEndFindsWhatArrivesMeanwhile(t *testing.T) {
 				l := furnished(t)
 				census := newCensus(t, l.Ctx, l.Conn, room)
 				others := census.others(t)
-				e := l.ender(room, rowWise)
+				e := l.deleter(room, rowWise)
 				parts := map[string]bool{}
 				for batches := 0; ; batches++ {
 					require.Less(t, batches, 1000)
@@ -272,8 +272,8 @@ func TestRoomEndFindsWhatArrivesMeanwhile(t *testing.T) {
 	}
 }
 
-// What comes to reference an event while its batch is at work.
-func TestRoomEndBesideWriters(t *testing.T) {
+// Rows that begin to reference an event while its batch runs.
+func TestDeleteBesideWriters(t *testing.T) {
 	t.Parallel()
 	for _, rowWise := range []bool{false, true} {
 		for name, sql := range map[string]string{
@@ -291,7 +291,7 @@ func TestRoomEndBesideWriters(t *testing.T) {
 				l := furnished(t)
 				census := newCensus(t, l.Ctx, l.Conn, room)
 				others := census.others(t)
-				e := l.ender(room, rowWise)
+				e := l.deleter(room, rowWise)
 				for e.at.Part != "events" {
 					_, more, err := e.step(3, nil)
 					require.NoError(t, err)
@@ -316,8 +316,8 @@ func TestRoomEndBesideWriters(t *testing.T) {
 	}
 }
 
-// What is not the room's is not deleted with it, and stops it.
-func TestRoomEndStopsAtAnothersReference(t *testing.T) {
+// A row of another room is not deleted, and stops the delete.
+func TestDeleteStopsAtAReferenceOfAnotherRoom(t *testing.T) {
 	t.Parallel()
 	for _, rowWise := range []bool{false, true} {
 		l := furnished(t)
@@ -325,7 +325,7 @@ func TestRoomEndStopsAtAnothersReference(t *testing.T) {
 			VALUES ('$elsewhere', '@w:x', '@w:x', '!other:x', 'leave', 3)`)
 		census := newCensus(t, l.Ctx, l.Conn, room)
 		others := census.others(t)
-		e := l.ender(room, rowWise)
+		e := l.deleter(room, rowWise)
 		_, _, err := e.end(100)
 		require.ErrorContains(t, err, "room_memberships")
 		require.ErrorContains(t, err, "23503")
@@ -340,7 +340,7 @@ func TestRoomEndStopsAtAnothersReference(t *testing.T) {
 	}
 }
 
-func TestRoomWithLocalUsersEndsOnlyByForce(t *testing.T) {
+func TestDeleteWithLocalUsersNeedsForce(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	for i, c := range []struct {
@@ -363,7 +363,7 @@ func TestRoomWithLocalUsersEndsOnlyByForce(t *testing.T) {
 		l.Chain(room, fmt.Sprint(i, "-"), 3, 10*i)
 		l.Exec(`INSERT INTO current_state_events (event_id, room_id, type, state_key, membership, event_stream_ordering)
 			SELECT event_id, $1, 'm.room.member', $2, $3, stream_ordering FROM events WHERE room_id = $1 LIMIT 1`, room, c.member, c.membership)
-		e := l.ender(room, false)
+		e := l.deleter(room, false)
 		e.room.Force = false
 		parts, err := e.room.Next(l.Ctx, e.at)
 		require.NoError(t, err)
@@ -382,12 +382,12 @@ func TestRoomWithLocalUsersEndsOnlyByForce(t *testing.T) {
 	}
 }
 
-// A user who joins while the room is being deleted stops it as one who was there.
-func TestRoomEndIsStoppedByAUserWhoJoinsMeanwhile(t *testing.T) {
+// A user who joins during the delete stops it, like a user who was joined before.
+func TestDeleteStopsWhenAUserJoins(t *testing.T) {
 	t.Parallel()
 	for _, rowWise := range []bool{false, true} {
 		l := furnished(t)
-		e := l.ender(room, rowWise)
+		e := l.deleter(room, rowWise)
 		e.room.Force = false
 		for e.at.Part != "events" {
 			_, _, err := e.step(3, nil)
@@ -404,10 +404,10 @@ func TestRoomEndIsStoppedByAUserWhoJoinsMeanwhile(t *testing.T) {
 	}
 }
 
-func TestUnknownRoomEnds(t *testing.T) {
+func TestDeleteOfAnUnknownRoom(t *testing.T) {
 	t.Parallel()
 	l := furnished(t)
-	e := l.ender("!unknown:x", false)
+	e := l.deleter("!unknown:x", false)
 	require.NoError(t, e.room.Guard(l.Ctx))
 	l.RequireUnchanged(func() {
 		_, batches, err := e.end(9)
@@ -425,19 +425,19 @@ func TestUnknownRoomEnds(t *testing.T) {
 	require.EqualValues(t, 2, all.Rows)
 }
 
-// Aliases that lead to another room by now are that room's.
+// Aliases that lead to another room by now belong to that room.
 func TestMovedAliasesSurviveTheRoom(t *testing.T) {
 	t.Parallel()
 	l := furnished(t)
 	l.Exec(`INSERT INTO room_aliases (room_alias, room_id, creator) VALUES ('#moved:x', '!other:x', '@u:x')`)
 	l.Exec(`INSERT INTO room_alias_servers VALUES ('#moved:x', 'far')`)
-	_, _, err := l.ender(room, false).end(9)
+	_, _, err := l.deleter(room, false).end(9)
 	require.NoError(t, err)
 	require.Equal(t, []string{"#furniture!other:x", "#moved:x"}, storetest.All[string](l.Lab, `SELECT room_alias FROM room_aliases ORDER BY 1`))
 	require.Equal(t, []string{"#furniture!other:x", "#moved:x"}, storetest.All[string](l.Lab, `SELECT room_alias FROM room_alias_servers ORDER BY 1`))
 }
 
-func TestStateOfARoomGoesInBatches(t *testing.T) {
+func TestStateIsDeletedInBatches(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	// One large group, between small ones and one that stores nothing.
@@ -447,7 +447,7 @@ func TestStateOfARoomGoesInBatches(t *testing.T) {
 	l.Exec(`INSERT INTO state_group_edges VALUES (77, 4)`) // forgotten, with its group
 	l.Exec(`INSERT INTO state_groups VALUES (88, '!other:x', '$e')`)
 	l.Exec(`INSERT INTO state_groups_state VALUES (88, '!other:x', 't', '', '$e')`)
-	e := l.ender(room, false)
+	e := l.deleter(room, false)
 	var groups, rows int64
 	for {
 		left := storetest.One[int64](l.Lab, `SELECT count(*) FROM state_groups_state`)
@@ -480,7 +480,7 @@ func TestRoomMayBeMadeAgain(t *testing.T) {
 		for range 2 {
 			census := newCensus(t, l.Ctx, l.Conn, made.Room)
 			others := census.others(t)
-			e := l.ender(made.Room, rowWise)
+			e := l.deleter(made.Room, rowWise)
 			all, _, err := e.end(150)
 			require.NoError(t, err)
 			require.Empty(t, census.left(t))
@@ -538,7 +538,7 @@ func TestRoomCatalogNamesWhatItDoesNotKnow(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestRoomEndDoesWithoutOptionalTables(t *testing.T) {
+func TestDeleteWithoutOptionalTables(t *testing.T) {
 	t.Parallel()
 	l := furnished(t)
 	l.Exec(`DROP TABLE msc4242_state_dag_edges, msc4242_state_dag_forward_extremities, sliding_sync_joined_rooms,
@@ -550,16 +550,16 @@ func TestRoomEndDoesWithoutOptionalTables(t *testing.T) {
 	l.Exec(`INSERT INTO insertion_events SELECT event_id, room_id, 'b' FROM events`)
 	census := newCensus(t, l.Ctx, l.Conn, room)
 	others := census.others(t)
-	_, _, err := l.ender(room, false).end(3)
+	_, _, err := l.deleter(room, false).end(3)
 	require.NoError(t, err)
 	require.Empty(t, census.left(t))
 	census.unchanged(t, others)
 }
 
-func TestRoomEndIsFenced(t *testing.T) {
+func TestDeleteIsFenced(t *testing.T) {
 	t.Parallel()
 	l := furnished(t)
-	e := l.ender(room, false)
+	e := l.deleter(room, false)
 	_, err := l.Journal.NextFence(l.Ctx, room)
 	require.NoError(t, err)
 	before := l.Dump("public")
@@ -568,12 +568,12 @@ func TestRoomEndIsFenced(t *testing.T) {
 	require.Equal(t, before, l.Dump("public"))
 }
 
-// A room that is being persisted to is waited for.
-func TestRoomEndWaitsForWhoPersists(t *testing.T) {
+// The delete waits for a process that persists an event of the room.
+func TestDeleteWaitsForAPersistingProcess(t *testing.T) {
 	t.Parallel()
 	l := furnished(t)
 	census := newCensus(t, l.Ctx, l.Conn, room)
-	e := l.ender(room, false)
+	e := l.deleter(room, false)
 	tx := l.writer()
 	_, err := tx.Exec(l.Ctx, `SELECT room_version FROM rooms WHERE room_id = $1 FOR SHARE`, room)
 	require.NoError(t, err)
@@ -597,10 +597,10 @@ func TestRoomEndWaitsForWhoPersists(t *testing.T) {
 	require.Equal(t, "23503", refused.Code)
 }
 
-// TestDrawnRoomsEnd ends small rooms of every shape in batches of any size, by
-// each path, with runs that die and rows that arrive, and looks at every table
+// TestDeleteOfDrawnRooms deletes small rooms of every shape in batches of any size,
+// by each path, with runs that die and rows that arrive, and checks every table
 // afterwards.
-func TestDrawnRoomsEnd(t *testing.T) {
+func TestDeleteOfDrawnRooms(t *testing.T) {
 	t.Parallel()
 	url := devstacktest.Database(t, "embedded", migrate.UpEmbedded)
 	p := newPurger(t, url, url, purge.Options{SetWiseFrom: 1})
@@ -631,7 +631,7 @@ func TestDrawnRoomsEnd(t *testing.T) {
 		require.Equal(t, by == plain, catalog.RowWise() != "")
 		room, err := by.purger.Room(p.ctx, purge.RoomRequest{Room: weirdRoom, ServerName: serverName, Force: true})
 		require.NoError(t, err)
-		e := &ender{ctx: p.ctx, journal: by.journal, room: room, work: p.begin(t, weirdRoom)}
+		e := &deleter{ctx: p.ctx, journal: by.journal, room: room, work: p.begin(t, weirdRoom)}
 		arrivals := rapid.IntRange(0, 3).Draw(t, "arrivals")
 		for batches := 0; ; batches++ {
 			require.Less(t, batches, 1000)

@@ -36,9 +36,10 @@ type deletes struct {
 
 // The ids of the selected events, and of the deletable and the kept ones among them,
 // as arrays. Their rows in a table are then looked up by an index, one event after
-// another and in the index's order. A join with lethe_selected reads the same, but
-// the planner then assumes that this room has an average room's share of the table,
-// and reads all rows of a large room, or of the whole table, in every batch.
+// another and in the index's order. A join with lethe_selected would return the
+// same. But the planner then assumes that this room has an average room's share of
+// the table, and reads all rows of a large room, or of the whole table, in every
+// batch.
 const (
 	anySelectedID  = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s))`
 	anyDeletableID = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s WHERE s.deletable))`
@@ -55,10 +56,10 @@ const (
 
 // After planIndexScans, rows are looked up one by one, even in small tables.
 // Otherwise the planner expects an array to have ten elements, and would read a
-// small table and compare each of its rows with thousands. After planBitmapScans,
-// the rows that an index has found are read in the order of the table. That is
-// mostly the order in which the events arrived, so a batch's rows lie side by side.
-// After planFreely the planner decides alone.
+// small table and compare each of its rows with thousands of elements. After
+// planBitmapScans, the rows that an index has found are read in the order of the
+// table. That is mostly the order in which the events arrived, so a batch's rows lie
+// side by side. After planFreely the planner decides alone.
 var (
 	planIndexScans = statement{"plan index scans", setLocal(`enable_indexscan=on enable_bitmapscan=on
 		enable_seqscan=off enable_hashjoin=off enable_mergejoin=off`)}
@@ -118,8 +119,8 @@ func (b *batch) purgeSelected(ctx context.Context, selected selection, rows dele
 	byID := slices.Concat(rows.duringSearch, []statement{planBitmapScans}, each(rows.common, eventRows.deleteByID),
 		rows.beforeRare, each(rows.rare, deleteByID))
 	if !b.catalog.setWise || selected.events() < b.catalog.setWiseFrom {
-		// The server plans its own checks like these statements, and looks up one row
-		// for each.
+		// The settings also apply to the server's own checks, each of which looks up
+		// one row.
 		return b.run(ctx, slices.Concat(before, byID, []statement{planIndexScans, deleteByID("events"), planFreely}, rows.after))
 	}
 

@@ -174,10 +174,10 @@ const (
 // outside is the condition that the group of an edge e is not to be deleted.
 const outside = `NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.state_group)`
 
-// deferShared takes groups out of lethe_groups from which the states of several
-// remaining groups derive: at least two of their successors stay, or lead to groups
-// that stay. They become candidates for decideSharedGroups. At most one remaining
-// group derives from each of the other groups.
+// deferShared takes those groups out of lethe_groups on which several remaining
+// groups depend: at least two of their successors stay, or lead to groups that stay.
+// They become candidates for decideSharedGroups. On each group that is left in
+// lethe_groups, at most one remaining group depends.
 var deferShared = []statement{
 	{"leave shared groups", `
 		WITH RECURSIVE lead (state_group) AS (
@@ -201,9 +201,9 @@ var deferShared = []statement{
 		SELECT $1, state_group, 'shared' FROM shared`},
 }
 
-// keepCheaperShared takes groups out of lethe_groups whose difference would take
-// more rows in their successors than it takes now. It puts groups back that another
-// group to delete follows, which is deleted first.
+// keepCheaperShared takes those groups out of lethe_groups whose difference would
+// take more rows in their successors than it takes now. It also puts groups back
+// that another group to delete follows, since that one is deleted first.
 var keepCheaperShared = []statement{
 	{"put back groups that others to be deleted follow", `
 		WITH later AS (
@@ -258,7 +258,7 @@ const takeOver = `
 		WHERE own.state_group = ` + anyChainRoot + ` AND own.state_group = c.root AND own.type = t.type AND own.state_key = t.state_key)
 	ORDER BY c.root, t.type, t.state_key, c.state_group DESC`
 
-// spareUsed takes groups out of lethe_groups that [stateGroupUsed] holds for.
+// spareUsed takes the groups out of lethe_groups for which [stateGroupUsed] holds.
 func spareUsed(catalog Catalog) string {
 	used := `
 		SELECT u.state_group FROM event_to_state_groups u WHERE u.state_group = ` + anyGroupToDelete

@@ -100,7 +100,7 @@ func (l *lab) states() map[int64]map[string]string {
 
 type sets = map[string]string
 
-// A room's groups in every relation: those that stay are used or nobody's
+// A room's groups in every relation: those that stay are used or none of its
 // business.
 var family = map[int64]group{
 	1: {room: room, sets: sets{"a": "$1", "b": "$1"}},
@@ -124,7 +124,7 @@ var family = map[int64]group{
 	34: {room: room, prev: 34}, // a candidate on its own tail
 }
 
-func TestUnusedStateGroupsGoAndTheOthersKeepTheirState(t *testing.T) {
+func TestUnusedStateGroupsAreDeletedAndOthersKeepTheirState(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{1, 3, 1000} {
 		t.Run(strconv.Itoa(size), func(t *testing.T) {
@@ -150,8 +150,8 @@ func TestUnusedStateGroupsGoAndTheOthersKeepTheirState(t *testing.T) {
 	}
 }
 
-// Of a chain of any length the first group that stays takes over what it does
-// not say itself, and no more.
+// Of a chain of any length the first remaining group takes over the entries that it
+// does not have itself, and no more.
 func TestFirstGroupThatStaysTakesDifferencesOver(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -171,9 +171,9 @@ func TestFirstGroupThatStaysTakesDifferencesOver(t *testing.T) {
 	require.Equal(t, map[int64]map[string]string{4: {"a": "$3", "b": "$2", "c": "$4"}}, l.states())
 }
 
-// Several groups that say most of it themselves are stored in no more rows
-// without the one that they follow; so it goes.
-func TestSharedStateGroupGoesWhereThatCostsNothing(t *testing.T) {
+// Groups that have most entries themselves take no more rows without the group that
+// they follow, so it is deleted.
+func TestSharedStateGroupIsDeletedWhereThatCostsNothing(t *testing.T) {
 	t.Parallel()
 	for costs, sharedSets := range map[bool]sets{
 		false: {"a": "$2", "b": "$2", "c": "$2"}, // two rows are taken over, and three go
@@ -207,7 +207,7 @@ func TestStateGroupBeingPersistedStays(t *testing.T) {
 	require.Equal(t, []int64{1}, l.groups())
 }
 
-func TestStateGroupTakenIntoUseAfterTheSortingIsSpared(t *testing.T) {
+func TestStateGroupTakenIntoUseAfterClassificationIsSpared(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	l.insertGroups(map[int64]group{

@@ -39,7 +39,7 @@ func TestFindCreatedRoom(t *testing.T) {
 		}
 		return room, ready
 	}
-	// What has the id elsewhere, is somebody else's, or is not what an event is.
+	// What has the id elsewhere, is another user's, or is no event.
 	l.room("!1", "@owner:x", `{"content":{"name":"JobJobJobJobJobJ"}}`, 0, true)
 	l.room("!2", "@owner:x", `{"org.lethe.job_id":"JobJobJobJobJobJ"}`, 0, true)
 	l.room("!3", "@owner:x", `{"content":{"org.lethe.job_id":["JobJobJobJobJobJ"],"a":"\u0000"}}`, 0, true)

@@ -66,8 +66,6 @@ const participantColumn = "room_memberships.participant"
 func (w *EventWriter) has(table string) bool { return slices.Contains(w.present, table) }
 
 func (w *EventWriter) begin(ctx context.Context) error {
-	// Where several processes write Synapse's events, Synapse ignores events of an
-	// unknown process when it starts.
 	if err := w.b.QueryRow(ctx, `
 		SELECT ARRAY(
 			SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(quote_ident(name)) IS NOT NULL
@@ -81,8 +79,8 @@ func (w *EventWriter) begin(ctx context.Context) error {
 	if !w.has("stream_positions") {
 		return nil
 	}
-	// Where other processes write Synapse's events, it would not look for those of
-	// a process that it does not know when it starts.
+	// Where other processes write Synapse's events, Synapse does not read the events
+	// of a process that it does not know when it starts.
 	err := w.b.QueryRow(ctx, `
 		SELECT instance_name FROM stream_positions WHERE stream_name = 'events'
 		ORDER BY instance_name <> 'master', instance_name LIMIT 1`).Scan(&w.instance)
@@ -222,9 +220,9 @@ func (w *EventWriter) Room(ctx context.Context, id string) (*RoomWriter, error) 
 		return r, nil
 	}
 	r := &RoomWriter{RoomReader: RoomReader{q: w.b, id: id}, w: w}
-	// A homeserver that persists an event takes a lock that it shares with other such
-	// processes, since one process persists all events of a room. Here two jobs may
-	// write into the same new room, so the lock is exclusive.
+	// Processes of a homeserver that persist events share this lock, since a single
+	// process persists all events of a room. Here the lock is exclusive, since two
+	// jobs may write into the same new room.
 	err := w.b.QueryRow(ctx, `
 		SELECT coalesce(room_version, ''), coalesce(has_auth_chain_index, false)
 		FROM rooms WHERE room_id = $1 FOR NO KEY UPDATE`, id).Scan(&r.version, &r.indexed)

@@ -13,13 +13,16 @@ import (
 // user of this server is joined any more.
 func (r *RoomWriter) writeState(ctx context.Context, extremities Extremities, e newEvent) (departs bool, err error) {
 	isMember := e.Type == "m.room.member"
-	membership, _ := e.Content["membership"].(string)
+	var membership string
+	if isMember {
+		membership, _ = e.Content["membership"].(string)
+	}
 	if isMember && membership != "join" && extremities.Current {
 		if err := r.w.b.QueryRow(ctx, `
 			SELECT NOT EXISTS (
 				SELECT FROM local_current_membership WHERE room_id = $1 AND user_id <> $2 AND membership = 'join')`,
 			r.id, *e.StateKey).Scan(&departs); err != nil {
-			return false, fmt.Errorf("look who is left: %w", err)
+			return false, fmt.Errorf("check for joined users: %w", err)
 		}
 	}
 	var statements []statement
@@ -49,20 +52,13 @@ func (r *RoomWriter) writeState(ctx context.Context, extremities Extremities, e 
 				ON CONFLICT (room_id, type, state_key) DO UPDATE
 				SET event_id = excluded.event_id, membership = excluded.membership,
 				    event_stream_ordering = excluded.event_stream_ordering`,
-				[]any{e.ID, r.id, e.Type, *e.StateKey, memberOnly(isMember, membership), e.stream},
+				[]any{e.ID, r.id, e.Type, *e.StateKey, membership, e.stream},
 			})
 	}
 	if !isMember {
 		r.summary = nil // the event may be part of it
 	}
 	return departs, r.run(ctx, statements)
-}
-
-func memberOnly(isMember bool, membership string) string {
-	if !isMember {
-		return ""
-	}
-	return membership
 }
 
 // departure deletes the current state of a room that the last user of this server

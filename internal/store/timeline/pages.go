@@ -22,9 +22,9 @@ type PageQuery struct {
 	// Backwards returns the last events first.
 	Backwards bool
 
-	// After and UpTo are the bounds. Events begin after the one, and end with the other
-	// inclusive. Historic tokens bound the place, live ones the arrival. Both default
-	// to nil, no bound.
+	// After and UpTo are the bounds: the page has events after After, up to and
+	// including UpTo. Historic tokens bound the place, live ones the arrival. Both
+	// default to nil, no bound.
 	After, UpTo *matrix.PageToken
 
 	// Ceiling is a further upper bound of the place, besides UpTo. Defaults to nil.

@@ -324,9 +324,9 @@ func idsOf(events []timeline.Event) (ids []string) {
 	return ids
 }
 
-// TestPagesAreTheModels asks for pages of small rooms of every shape, with bounds of
+// TestPagesMatchTheModel asks for pages of small rooms of every shape, with bounds of
 // all kinds, and walks from page to page.
-func TestPagesAreTheModels(t *testing.T) {
+func TestPagesMatchTheModel(t *testing.T) {
 	t.Parallel()
 	m := newPageModel(t)
 	m.exec(t, `CREATE TABLE instance_map (instance_id integer PRIMARY KEY, instance_name text NOT NULL)`)
@@ -384,8 +384,8 @@ func TestPagesAreTheModels(t *testing.T) {
 	})
 }
 
-// TestPageOfHostileBounds: numbers at their ends, texts that no database holds, and a
-// database that never had several writers.
+// TestPageOfHostileBounds tries extreme numbers, texts that a database cannot hold,
+// and a database that never had several writers.
 func TestPageOfHostileBounds(t *testing.T) {
 	t.Parallel()
 	m := newPageModel(t)
@@ -402,7 +402,7 @@ func TestPageOfHostileBounds(t *testing.T) {
 			{Room: weirdRoom, Limit: 1000, UpTo: &token, Backwards: true},
 		} {
 			want := q
-			if len(token.Writers()) > 0 { // nobody knows them
+			if len(token.Writers()) > 0 { // they are unknown
 				least, err := matrix.ParsePageToken(strings.Replace(strings.Split(text, "~")[0], "m", "s", 1))
 				require.NoError(t, err)
 				if want.After != nil {
@@ -434,8 +434,8 @@ func TestPageOfHostileBounds(t *testing.T) {
 	}
 }
 
-// TestEndOfTimeline: it is as deep as the room's outliers, and as new as anything that any
-// room has, or had.
+// TestEndOfTimeline checks that the end is as deep as the room's outliers, and as
+// new as any event that any room has or had.
 func TestEndOfTimeline(t *testing.T) {
 	t.Parallel()
 	m := newPageModel(t)
@@ -475,8 +475,8 @@ func TestEndOfTimeline(t *testing.T) {
 	require.False(t, arrived("\x00", 8, 0))
 }
 
-// TestRedactionsOfAPage: which redactions count, and which are told of, in schemas
-// that note on the redaction whether it is confirmed, and in older ones.
+// TestRedactionsOfAPage checks which redactions apply and which are shown, in
+// schemas that store whether a redaction is confirmed, and in older ones.
 func TestRedactionsOfAPage(t *testing.T) {
 	t.Parallel()
 	for _, old := range []bool{false, true} {
@@ -581,7 +581,7 @@ func (m *pageModel) eventsOf(t require.TestingT, room string, ids ...string) (ev
 	return events
 }
 
-// TestTimelineEvent: what a page says of an event is what the tables say.
+// TestTimelineEvent checks that a page has an event as the tables have it.
 func TestTimelineEvent(t *testing.T) {
 	t.Parallel()
 	m := newPageModel(t)
@@ -629,8 +629,8 @@ func TestTimelineEvent(t *testing.T) {
 	require.True(t, gaps())
 }
 
-// TestWholeState: a group's state is what is nearest on the chain of differences,
-// which ends even where it runs in a circle.
+// TestWholeState checks that a group's state has the nearest entries of its chain,
+// and that a circular chain ends.
 func TestWholeState(t *testing.T) {
 	t.Parallel()
 	m := newPageModel(t)
@@ -654,9 +654,9 @@ func TestWholeState(t *testing.T) {
 	require.Empty(t, state(4, 10))
 }
 
-// TestPagesReadLittle: of a room with thousands of events a page reads about as many
-// as it has, from every table, also when the planner knows nothing of the parameters
-// and takes the filter for selective.
+// TestPagesReadLittle checks that a page of a room with thousands of events reads
+// about as many rows as it returns, from every table, also when the planner does not
+// know the parameters and expects the filter to be selective.
 func TestPagesReadLittle(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

@@ -1,8 +1,8 @@
 package timeline
 
 // recheckNote finds the homeserver's note about a redaction whose sender did not
-// have the power to redact any event: it applies only to events of the sender's
-// server. It is a pattern for text, since stored metadata need not be JSON.
+// have the power to redact any event: such a redaction applies only to events of the
+// sender's server. It is a pattern for text, since stored metadata need not be JSON.
 const recheckNote = `'"recheck_redaction"\s*:\s*true'`
 
 // sameServer is the condition that the senders of the events a and b are on the same
@@ -12,8 +12,8 @@ func sameServer(a, b string) string {
 }
 
 // confirmed is the condition that the row d of the table redactions is known to
-// apply. Schemas before 94 do not have the column, so there no redaction is known
-// to.
+// apply. Schemas before 94 do not have the column, so no redaction there is known to
+// apply.
 const confirmed = `(to_jsonb(d) ->> 'recheck' IS NOT DISTINCT FROM 'false')`
 
 // A confirmed redaction applies even if it is gone itself. Other redactions arrived
@@ -21,8 +21,8 @@ const confirmed = `(to_jsonb(d) ->> 'recheck' IS NOT DISTINCT FROM 'false')`
 // the column yet. Such a redaction applies if it exists, was not rejected and is in
 // the same room. If the homeserver has noted that it matters, the sender must also
 // be on the same server. The column does not say that: it is true for every
-// redaction from before the column existed, whoever sent it. An m.room.create event
-// is never redacted.
+// redaction from before the column existed, by any sender. An m.room.create event is
+// never redacted.
 //
 // redactionParts are the joins for a redaction d, and redactionCounts is the
 // condition, for an event e of the room.

@@ -142,8 +142,9 @@ const (
 			OFFSET 0
 		) c`
 
-	// heededSQL adds to them i, a row if the user $3 ignores their sender.
-	heededSQL = childrenSQL + `
+	// childrenWithIgnoredSQL joins them with i, which has a row if the user $3 ignores
+	// their sender.
+	childrenWithIgnoredSQL = childrenSQL + `
 		LEFT JOIN ignored_users i ON i.ignorer_user_id = $3 AND i.ignored_user_id = c.sender`
 )
 
@@ -152,7 +153,7 @@ func (q BundleQuery) queueThreads(batch *pgx.Batch, threads map[string]Thread) {
 	if len(roots) == 0 {
 		return
 	}
-	// The largest pair of orderings is found without a sort, and is of one event.
+	// The largest pair of orderings is found without a sort, and identifies one event.
 	batch.Queue(`
 		SELECT asked.root, asked.count, asked.participated, `+related("asked.event_id")+`,`+eventColumns+`
 		FROM (
@@ -162,7 +163,7 @@ func (q BundleQuery) queueThreads(batch *pgx.Batch, threads map[string]Thread) {
 				SELECT count(*) FILTER (WHERE i.ignored_user_id IS NULL) AS count,
 				       coalesce(bool_or(c.sender = $4), false) AS participated,
 				       max(ARRAY[c.topological_ordering, c.stream_ordering]) FILTER (WHERE i.ignored_user_id IS NULL) AS latest
-				FROM `+heededSQL+`
+				FROM `+childrenWithIgnoredSQL+`
 				WHERE r.relates_to_id = roots.id AND r.relation_type = 'm.thread' AND c.stream_ordering IS NOT NULL
 			) t
 			JOIN events latest ON latest.stream_ordering = t.latest[2]
@@ -185,13 +186,12 @@ func (q BundleQuery) queueReferences(batch *pgx.Batch, references map[string][]s
 	if len(parents) == 0 {
 		return
 	}
-	// The largest pair of orderings is found without a sort, and belongs to one event.
 	batch.Queue(`
 		SELECT parents.id, children.ids
 		FROM unnest($1::text[]) AS parents (id)
 		CROSS JOIN LATERAL (
 			SELECT array_agg(c.event_id ORDER BY c.topological_ordering, c.stream_ordering) AS ids
-			FROM `+heededSQL+`
+			FROM `+childrenWithIgnoredSQL+`
 			WHERE r.relates_to_id = parents.id AND r.relation_type = 'm.reference' AND i.ignored_user_id IS NULL
 		) children
 		WHERE children.ids IS NOT NULL`, parents, q.Room, q.Ignorer).Query(func(rows pgx.Rows) error {

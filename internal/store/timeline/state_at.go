@@ -42,7 +42,7 @@ func unseen(parameter string) string { return `(SELECT ` + parameter + `)` }
 const maxMembersRead = "100"
 
 // MembersAt returns the ids of the users' member events in the state of a state
-// group, in the order of the users. Users without a member event are left out. An
+// group, in the order of the user ids. Users without a member event are left out. An
 // unknown group has none.
 func (s *Snapshot) MembersAt(ctx context.Context, stateGroup int64, users []string) ([]string, error) {
 	// The group with the highest number wins, which is the nearest.

@@ -55,8 +55,8 @@ func (l *lab) statesOneByOne(reader string, groups []int64) map[int64]timeline.S
 	return states
 }
 
-// Whatever the groups are to each other, each state is what it is if one asks for
-// it alone.
+// Whatever the relations between the groups, each state is the same as when it is
+// read alone.
 func TestStatesOfManyGroupsAtOnce(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -160,7 +160,7 @@ func TestVisibilityFacts(t *testing.T) {
 	question.Reader = "@nobody:x"
 	require.Nil(t, l.facts(question).AdminConfig)
 
-	// Not to know whom nobody wants to see is no reason to show them.
+	// If it is unknown whom the reader ignores, no event may be shown.
 	l.Exec(`DROP TABLE erased_users`)
 	err := timeline.Read(l.Ctx, l.DB, func(ctx context.Context, s *timeline.Snapshot) error {
 		_, err := s.VisibilityFacts(ctx, question)

@@ -1,9 +1,13 @@
 package bench
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"net/url"
@@ -22,6 +26,7 @@ import (
 	"lethe/internal/redisdb"
 	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
+	"lethe/internal/wait"
 )
 
 // stopTimeout is how long a program may take to stop. Then it is killed.
@@ -64,18 +69,11 @@ func (d database) atWork(ctx context.Context, url string, workers int, do func(c
 		cmd.Env = append(cmd.Env, "LETHE_LOG_LEVEL=warn", "LETHE_SCHEDULER_LISTEN=", "LETHE_WORKER_LISTEN=")
 		cmd.Env = append(cmd.Env, d.environment...)
 		cmd.Stderr = d.rig.options.Progress
-		if err := cmd.Start(); err != nil {
+		if err := start(working, group, cmd); err != nil {
 			stop()
-			return errors.Join(fmt.Errorf("start %s: %w", program, err), group.Wait())
+			return errors.Join(err, group.Wait())
 		}
 		processes = append(processes, cmd.Process)
-		group.Go(func() error {
-			err := cmd.Wait()
-			if working.Err() == nil {
-				return fmt.Errorf("%s has ended: %w", program, errors.Join(err, errEnded))
-			}
-			return nil
-		})
 	}
 	group.Go(func() error {
 		defer stop()
@@ -93,7 +91,9 @@ func (r *rig) program(ctx context.Context, path, database string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopTimeout
-	cmd.Env = append(foreignEnvironment(),
+	// Lethe's own settings in the environment would change the result.
+	foreign := slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "LETHE_") })
+	cmd.Env = append(foreign,
 		"LETHE_DATABASE_URL="+database,
 		"LETHE_REDIS_URL="+r.redis.URL(),
 		"LETHE_SERVER_NAME="+serverName,
@@ -124,67 +124,58 @@ func (r *rig) awaitWorkers(ctx context.Context, workers int) error {
 	})
 }
 
-// errEnded is the error of a process that ended before the benchmark stopped it.
-var errEnded = errors.New("ended too early")
-
-// foreignEnvironment returns the environment without Lethe's settings, so that they do
-// not change the result.
-func foreignEnvironment() []string {
-	var environment []string
-	for _, entry := range os.Environ() {
-		if !strings.HasPrefix(entry, "LETHE_") {
-			environment = append(environment, entry)
-		}
+// start starts a program. The group fails if the program ends before the context.
+func start(ctx context.Context, group *errgroup.Group, cmd *exec.Cmd) error {
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
-	return environment
+	group.Go(func() error {
+		err := cmd.Wait()
+		if ctx.Err() == nil {
+			return errors.Join(fmt.Errorf("%s has ended too early: %s", cmd.Path, cmd.ProcessState), err)
+		}
+		return nil
+	})
+	return nil
 }
 
-// A submitter accepts jobs as the api does.
-type submitter struct {
-	client *tasks.Client
-	close  func()
-}
-
-func (d database) submitter(ctx context.Context) (submitter, error) {
+// withClient runs do with a client that accepts jobs, as the api does.
+func (d database) withClient(ctx context.Context, do func(*tasks.Client) error) error {
 	db, err := postgres.Open(ctx, d.url(), postgres.Options{})
 	if err != nil {
-		return submitter{}, err
+		return err
 	}
+	defer db.Close()
 	redis, err := redisdb.Open(d.rig.redis.URL())
 	if err != nil {
-		db.Close()
-		return submitter{}, err
+		return err
 	}
-	log := slog.New(slog.DiscardHandler)
-	client := tasks.NewClient(db, redis, log)
-	return submitter{client: client, close: func() { _ = redis.Close(); db.Close() }}, nil
+	defer func() { _ = redis.Close() }()
+	return do(tasks.NewClient(db, redis, slog.New(slog.DiscardHandler)))
 }
 
-func (s submitter) submit(ctx context.Context, r room) error {
-	_, err := s.client.SubmitPurgeHistory(ctx, tasks.PurgeHistory{
+// A submit accepts a job of a room.
+type submit func(ctx context.Context, client *tasks.Client, r room) error
+
+const requester = "@bench:" + serverName
+
+func submitPurge(ctx context.Context, client *tasks.Client, r room) error {
+	_, err := client.SubmitPurgeHistory(ctx, tasks.PurgeHistory{
 		Room: r.id, Token: matrix.Token{Topological: r.depth, Stream: math.MaxInt64},
-		DeleteLocalEvents: true, Requester: "@bench:" + serverName,
+		DeleteLocalEvents: true, Requester: requester,
 	})
 	return err
 }
 
-// purge purges a room with a job, and waits for its end. The worker uses the role of the
-// URL.
-func (d database) purge(ctx context.Context, url string, r room) error {
-	return d.atWork(ctx, url, 1, func(ctx context.Context, _ []*os.Process) error {
-		return d.purgeAtWork(ctx, r, nil)
-	})
+func submitDelete(ctx context.Context, client *tasks.Client, r room) error {
+	_, err := client.SubmitDeleteRoom(ctx, tasks.DeleteRoom{Room: r.id, Requester: requester, Purge: true})
+	return err
 }
 
-// purgeAtWork submits a purge and waits for its end. It calls onCommit, if it is not
-// nil, with the time of each commit that it sees.
-func (d database) purgeAtWork(ctx context.Context, r room, onCommit func(time.Time)) error {
-	s, err := d.submitter(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	if err := s.submit(ctx, r); err != nil {
+// runJob submits a job and waits for its end. It calls onCommit, if it is not nil, with
+// the time of each commit that it sees.
+func (d database) runJob(ctx context.Context, r room, submit submit, onCommit func(time.Time)) error {
+	if err := d.withClient(ctx, func(client *tasks.Client) error { return submit(ctx, client, r) }); err != nil {
 		return err
 	}
 	return d.awaitJobs(ctx, onCommit)
@@ -213,4 +204,79 @@ func (d database) awaitJobs(ctx context.Context, onCommit func(time.Time)) error
 			return !open, nil
 		})
 	})
+}
+
+// pollInterval is the wait between two looks at what has ended. It does not limit
+// the precision: the benchmark uses the times in the rows of the jobs.
+const pollInterval = 10 * time.Millisecond
+
+// poll calls done until it returns true or an error. The error of an ended context
+// says what poll was waiting for.
+func poll(ctx context.Context, what string, done func() (bool, error)) error {
+	for {
+		ended, err := done()
+		if ended || err != nil {
+			return err
+		}
+		if err := wait.For(ctx, pollInterval); err != nil {
+			return fmt.Errorf("wait for %s: %w", what, err)
+		}
+	}
+}
+
+// listenTimeout is how long an api may take until it listens.
+const listenTimeout = 30 * time.Second
+
+// serving runs do while an api serves a database. It passes the base URL of the api.
+func (r *rig) serving(ctx context.Context, database string, do func(ctx context.Context, base string, api *os.Process) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	working, stop := context.WithCancel(ctx)
+	defer stop()
+	cmd := r.program(working, r.options.API, database)
+	// The api logs each request, as it does in production.
+	cmd.Env = append(cmd.Env, "LETHE_API_LISTEN=127.0.0.1:0", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=info")
+	log, writer := io.Pipe()
+	defer func() { _ = writer.Close() }() // the process has ended: Wait has copied its whole log
+	cmd.Stderr = writer
+	listening := make(chan string, 1)
+	go r.readLog(log, listening)
+	if err := start(working, group, cmd); err != nil {
+		return err
+	}
+	group.Go(func() error {
+		defer stop()
+		late := time.NewTimer(listenTimeout)
+		defer late.Stop()
+		select {
+		case address := <-listening:
+			return do(ctx, "http://"+address, cmd.Process)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-late.C:
+			return errors.New("the api does not listen")
+		}
+	})
+	return group.Wait()
+}
+
+// readLog reads the log of a process to its end. It sends the first address in the log
+// to listening. It copies warnings and errors to the progress.
+func (r *rig) readLog(log io.Reader, listening chan<- string) {
+	lines := bufio.NewReader(log)
+	for {
+		line, err := lines.ReadBytes('\n')
+		switch {
+		case listening != nil && bytes.Contains(line, []byte(`"listening"`)):
+			var said struct{ Address string }
+			if json.Unmarshal(line, &said) == nil && said.Address != "" {
+				listening <- said.Address
+				listening = nil
+			}
+		case !bytes.Contains(line, []byte(`"level":"INFO"`)):
+			_, _ = r.options.Progress.Write(line) // progress may be lost
+		}
+		if err != nil {
+			return
+		}
+	}
 }

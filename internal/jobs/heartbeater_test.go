@@ -18,9 +18,9 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// A pulse is a Heart, and the database that it beats in.
+// A pulse is a Heartbeater and its database.
 type pulse struct {
-	*Heart
+	*Heartbeater
 	t    *testing.T
 	ctx  context.Context
 	conn *pgx.Conn
@@ -37,7 +37,7 @@ func setupHeart(t *testing.T) *pulse {
 	db, err := postgres.Open(ctx, url, postgres.Options{})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
-	return &pulse{NewHeart(db, slog.New(slog.DiscardHandler)), t, ctx, conn}
+	return &pulse{NewHeartbeater(db, slog.New(slog.DiscardHandler)), t, ctx, conn}
 }
 
 // run makes a running job whose heartbeat is an hour old.
@@ -66,7 +66,7 @@ func (p *pulse) alive(run journal.Run) (alive bool) {
 	return alive
 }
 
-func TestHeartKeepsRunsAliveAndEndsTheLost(t *testing.T) {
+func TestHeartbeaterKeepsRunsAliveAndEndsLostOnes(t *testing.T) {
 	t.Parallel()
 	p := setupHeart(t)
 	var posts [3]atomic.Int32
@@ -95,7 +95,7 @@ func TestHeartKeepsRunsAliveAndEndsTheLost(t *testing.T) {
 	require.Zero(t, posts[2].Load())
 }
 
-func TestHeartSurvivesADatabaseError(t *testing.T) {
+func TestHeartbeaterSurvivesADatabaseError(t *testing.T) {
 	t.Parallel()
 	p := setupHeart(t)
 	run := p.run()
@@ -110,7 +110,7 @@ func TestHeartSurvivesADatabaseError(t *testing.T) {
 	require.NoError(t, ctx.Err())
 }
 
-func TestHeartDoesNotWaitForALockedRow(t *testing.T) {
+func TestHeartbeaterDoesNotWaitForALockedRow(t *testing.T) {
 	t.Parallel()
 	p := setupHeart(t)
 	run := p.run()
@@ -128,7 +128,7 @@ func TestHeartDoesNotWaitForALockedRow(t *testing.T) {
 	require.True(t, p.alive(run))
 }
 
-func TestHeartBeatsUntilItsContextEnds(t *testing.T) {
+func TestHeartbeaterRunsUntilItsContextEnds(t *testing.T) {
 	t.Parallel()
 	p := setupHeart(t)
 	run := p.run()
