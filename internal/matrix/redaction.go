@@ -56,7 +56,8 @@ func RedactionKeeps(version RoomVersion, key []byte) bool {
 
 // AppendRedactedContent appends to dst the redacted content of an event of the given
 // type. It keeps the JSON text of the values. Content that is not an object becomes an
-// empty object. Unlike [Redact] it treats an unknown version as the newest, and accepts content that no server would create.
+// empty object. Unlike [Redact] it treats an unknown version as the newest, and
+// accepts content that no server would create.
 func AppendRedactedContent(dst []byte, version RoomVersion, kind string, content []byte) []byte {
 	object, ok := SplitObject(nil, content)
 	switch {

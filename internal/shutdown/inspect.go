@@ -76,19 +76,22 @@ func (h *Embedded) Inspect(ctx context.Context, db *postgres.DB, request Request
 		if err != nil {
 			return err
 		}
-		reason, err := h.obstacle(ctx, room, extremities)
-		if err != nil {
-			return err
-		}
 		create := matrix.StateKey{Type: "m.room.create"}
 		known, err := room.State(ctx, extremities, create)
 		if err != nil {
 			return err
 		}
+		reason, err := h.obstacle(ctx, room, extremities)
+		if err != nil {
+			return err
+		}
+		if reason == nil {
+			reason = room.Writable(extremities)
+		}
 		if _, ok := known[create]; !ok && reason == nil {
 			reason = errNoCreate
 		}
-		if obstacle.Reason = errors.Join(reason, room.Writable(extremities)); obstacle.Reason == nil {
+		if obstacle.Reason = reason; reason == nil {
 			return nil
 		}
 		obstacle.RemoteServers, err = room.RemoteServers(ctx, extremities, h.options.ServerName)
@@ -103,7 +106,7 @@ func (h *Embedded) Inspect(ctx context.Context, db *postgres.DB, request Request
 	return obstacle, nil
 }
 
-// obstacle returns why the events of a room that can have events cannot be made.
+// obstacle returns why Lethe cannot make events of the room, nil if it can.
 func (h *Embedded) obstacle(ctx context.Context, room *roomwriter.RoomReader, extremities roomwriter.Extremities) (obstacle, err error) {
 	if !room.Version().Supported() {
 		return versionError(room.Version()), nil

@@ -133,10 +133,8 @@ func (r *RoomWriter) writeEvent(ctx context.Context, e *newEvent) error {
 	// If a room is named after its create event, no event names the create event as an
 	// auth event, but it is one for each of them.
 	auth := e.AuthEvents
-	if _, named := matrix.ServerOf(r.id); !named {
-		if e.Type != "m.room.create" {
-			auth = append([]string{"$" + strings.TrimPrefix(r.id, "!")}, auth...)
-		}
+	if _, named := matrix.ServerOf(r.id); !named && e.Type != "m.room.create" {
+		auth = append([]string{"$" + strings.TrimPrefix(r.id, "!")}, auth...)
 	}
 	statements := []statement{
 		{"write events", `
