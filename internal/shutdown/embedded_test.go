@@ -264,6 +264,9 @@ func (h *house) whole(after int64) {
 		} else {
 			require.NoError(h.t, matrix.VerifySignature(version, []byte(e.JSON), h.server, h.key.ID(), h.key.Public()))
 		}
+		format, ok := version.EventFormat()
+		require.True(h.t, ok)
+		require.Equal(h.t, format, one[int](h, `SELECT format_version FROM event_json WHERE event_id = $1`, e.ID))
 		isCreate := e.Type == "m.room.create"
 		if !isCreate || version != "12" {
 			require.Equal(h.t, e.Room, said.RoomID)
