@@ -105,7 +105,7 @@ func (b *Batch) JobID() string { return b.run.JobID }
 func (b *Batch) Send(ctx context.Context, pipeline *pgx.Batch) error { return b.tx.Send(ctx, pipeline) }
 
 // Run runs the statements in order, in one round trip, and returns how many rows
-// they deleted.
+// they deleted, without those of statements that return a row.
 func (b *Batch) Run(ctx context.Context, statements []postgres.Statement) (deleted int64, err error) {
 	return b.tx.Run(ctx, statements)
 }

@@ -87,3 +87,9 @@ func isConnectionError(err error) bool {
 	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, net.ErrClosed)
 }
+
+// IsCorruption reports whether the server has found its own data to be corrupt.
+func IsCorruption(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && hasClass(pg, "XX")
+}

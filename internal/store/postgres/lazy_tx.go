@@ -99,10 +99,27 @@ type Statement struct {
 
 	SQL  string
 	Args []any
+
+	// Row reads the one row that the statement returns. It is nil for a statement
+	// without rows.
+	Row func(pgx.Row) error
 }
 
+// A StatementError is the error of one of the statements of [LazyTx.Run].
+type StatementError struct {
+	Statement Statement
+	Err       error
+}
+
+// Error implements error.
+func (e *StatementError) Error() string { return e.Statement.What + ": " + e.Err.Error() }
+
+// Unwrap returns the statement's error.
+func (e *StatementError) Unwrap() error { return e.Err }
+
 // Run runs the statements in order, in one round trip, and returns how many rows
-// they deleted.
+// they deleted, without those of statements that return a row. The error of a
+// statement is a [StatementError].
 func (tx *LazyTx) Run(ctx context.Context, statements []Statement) (deleted int64, err error) {
 	if len(statements) == 0 {
 		return 0, nil
@@ -110,7 +127,18 @@ func (tx *LazyTx) Run(ctx context.Context, statements []Statement) (deleted int6
 	done := 0
 	var pipeline pgx.Batch
 	for _, s := range statements {
-		pipeline.Queue(s.SQL, s.Args...).Exec(func(tag pgconn.CommandTag) error {
+		queued := pipeline.Queue(s.SQL, s.Args...)
+		if s.Row != nil {
+			queued.QueryRow(func(row pgx.Row) error {
+				err := s.Row(row)
+				if err == nil {
+					done++
+				}
+				return err
+			})
+			continue
+		}
+		queued.Exec(func(tag pgconn.CommandTag) error {
 			if done++; tag.Delete() {
 				deleted += tag.RowsAffected()
 			}
@@ -119,7 +147,7 @@ func (tx *LazyTx) Run(ctx context.Context, statements []Statement) (deleted int6
 	}
 	begun, err := tx.send(ctx, &pipeline)
 	if err != nil && begun && done < len(statements) {
-		err = fmt.Errorf("%s: %w", statements[done].What, err)
+		err = &StatementError{statements[done], err}
 	}
 	return deleted, err
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
+
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 )
@@ -21,19 +23,48 @@ type batch struct {
 // What describes it in errors.
 type statement struct {
 	what, sql string
+
+	// counts says that the statement is [checked]: it returns the number of rows that
+	// it has written, and how many of these it should not have found.
+	counts bool
 }
 
 // run runs the statements in order, in one round trip, and returns the number of
-// deleted rows.
+// deleted rows. It fails with [ErrCorrupt] if a checked statement has written a row
+// that it should not have found. Then all have run, and the caller must roll the
+// batch back.
 func (b *batch) run(ctx context.Context, statements []statement) (deleted int64, err error) {
+	var checked int64
 	all := make([]postgres.Statement, len(statements))
+	wrong := make([]int64, len(statements))
 	for i, s := range statements {
-		all[i] = postgres.Statement{What: s.what, SQL: s.sql}
-		if strings.Contains(s.sql, "$1") {
-			all[i].Args = []any{b.Room()}
+		all[i] = postgres.Statement{What: s.what, SQL: s.sql, Args: b.args(s)}
+		if s.counts {
+			all[i].Row = func(row pgx.Row) error {
+				var rows int64
+				err := row.Scan(&rows, &wrong[i])
+				checked += rows
+				return err
+			}
 		}
 	}
-	return b.Run(ctx, all)
+	deleted, err = b.Run(ctx, all)
+	if err != nil {
+		return 0, b.corruptAt(ctx, statements, err)
+	}
+	for i, s := range statements {
+		if wrong[i] > 0 {
+			return 0, b.corrupt(ctx, statements[:i], s, b.args(s))
+		}
+	}
+	return deleted + checked, nil
+}
+
+func (b *batch) args(s statement) []any {
+	if strings.Contains(s.sql, "$1") {
+		return []any{b.Room()}
+	}
+	return nil
 }
 
 // exec runs one statement, and returns the number of rows that it has written.
@@ -43,6 +74,19 @@ func (b *batch) exec(ctx context.Context, what, sql string, args ...any) (rows i
 		return 0, fmt.Errorf("%s: %w", what, err)
 	}
 	return tag.RowsAffected(), nil
+}
+
+// execChecked runs one [checked] statement, and returns the number of rows that it
+// has written. It fails with [ErrCorrupt] as run does.
+func (b *batch) execChecked(ctx context.Context, s statement, args ...any) (rows int64, err error) {
+	var wrong int64
+	if err := b.QueryRow(ctx, s.sql, args...).Scan(&rows, &wrong); err != nil {
+		return 0, fmt.Errorf("%s: %w", s.what, err)
+	}
+	if wrong > 0 {
+		return 0, b.corrupt(ctx, nil, s, args)
+	}
+	return rows, nil
 }
 
 // A transaction is a batch, or a transaction that only reads.

@@ -3,6 +3,7 @@ package purge
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"lethe/internal/store/journal"
 )
@@ -48,4 +49,11 @@ func (p *Purger) FoundPlaces(ctx context.Context, transaction *journal.Batch, co
 		places[r.table] = l.len()
 	}
 	return places, nil
+}
+
+// Uses reports whether a purge or a delete uses a table.
+func Uses(table string) bool {
+	_, history := historyTables[table]
+	_, room := roomScope.tables[table]
+	return history || room || slices.Contains(referencingTables, table)
 }

@@ -69,16 +69,19 @@ type HistoryBatch struct {
 // room, $2 says whether local events are deleted, and $3 is this server's name.
 // deletable is the condition for a selected event to be deleted, given its row s of
 // state_events, if any. An event whose sender is missing or has no domain counts as
-// local, so that nothing is deleted by mistake.
+// local, so that nothing is deleted by mistake. An event counts as a state event if
+// either its own row or state_events says so, since an index of state_events may have
+// lost its entry. A rejected event sets no state.
 //
 // A sender's domain is everything after the first colon, including a port. OFFSET
 // keeps the planner from reading the whole of state_events: it is read only for
 // outliers, whose number the planner does not know.
 const (
 	mayGo      = `($2 OR coalesce(substr(e.sender, nullif(strpos(e.sender, ':'), 0) + 1) <> $3, false))`
-	deletable  = `s.event_id IS NULL AND ` + mayGo
+	noState    = `(e.state_key IS NULL OR e.rejection_reason IS NOT NULL)`
+	deletable  = `s.event_id IS NULL AND ` + noState + ` AND ` + mayGo
 	selectable = `e.room_id = $1 AND (NOT e.outlier
-		OR ` + mayGo + ` AND NOT EXISTS (SELECT FROM state_events s WHERE s.event_id = e.event_id OFFSET 0))`
+		OR ` + mayGo + ` AND ` + noState + ` AND NOT EXISTS (SELECT FROM state_events s WHERE s.event_id = e.event_id OFFSET 0))`
 )
 
 // NextDepth returns the lowest depth, at or above from, of an event that the purge
@@ -158,12 +161,12 @@ const fewEvents = 200
 // as [History.CollectStateGroups] does. A small purge mostly leaves no others, and
 // so takes only one batch.
 func dismissUsed(catalog Catalog) statement {
-	return statement{"dismiss the state groups in use", fmt.Sprintf(`
+	return checked("dismiss the state groups in use", fmt.Sprintf(`
 		DELETE FROM lethe.state_group_candidates c
 		WHERE c.room_id = $1 AND c.state = 'found' AND `+stateGroupUsed(catalog)+`
 		  AND c.state_group = ANY (ARRAY(
 			SELECT n.state_group FROM lethe.state_group_candidates n
-			WHERE n.room_id = $1 AND n.state = 'found' ORDER BY n.state_group LIMIT %d))`, fewEvents)}
+			WHERE n.room_id = $1 AND n.state = 'found' ORDER BY n.state_group LIMIT %d))`, fewEvents), `c.room_id = $1`)
 }
 
 // Guard fails with [ErrBeyondExtremities] if the purge goes above the highest
@@ -194,32 +197,22 @@ func guard(row pgx.Row) error {
 // batch purges: whole levels only. size is the table's size in bytes before.
 func (h *History) selectEvents(ctx context.Context, b *batch, from int64, maxEvents int, size int64) (HistoryBatch, error) {
 	type filled struct {
-		deleted, kept int64
-		low, high     *int64
+		deleted, kept, wrong int64
+		low, high            *int64
 	}
 	fill := func(size, from, to int64, limit *int) (f filled, err error) {
 		var pipeline pgx.Batch
 		if size > 0 {
 			pipeline.Queue(eventsTable.clear(size))
 		}
-		pipeline.Queue(`
-			WITH filled AS (
-				INSERT INTO lethe_selected
-				SELECT e.event_id, e.topological_ordering, e.stream_ordering, `+deletable+`, e.place
-				FROM (
-					SELECT e.event_id, e.topological_ordering, e.stream_ordering, e.sender, e.ctid AS place
-					FROM events e
-					WHERE e.topological_ordering >= $4 AND e.topological_ordering < $5 AND `+selectable+`
-					ORDER BY e.topological_ordering LIMIT $6
-				) AS e LEFT JOIN state_events s ON s.event_id = e.event_id
-				RETURNING topological_ordering, deletable
-			)
-			SELECT count(*) FILTER (WHERE deletable), count(*) FILTER (WHERE NOT deletable),
-			       min(topological_ordering), max(topological_ordering) FROM filled`,
-			h.Room, h.DeleteLocal, h.ServerName, from, to, limit).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&f.deleted, &f.kept, &f.low, &f.high)
+		args := []any{h.Room, h.DeleteLocal, h.ServerName, from, to, limit}
+		pipeline.Queue(selectHistory.sql, args...).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&f.deleted, &f.kept, &f.low, &f.high, &f.wrong)
 		})
 		err = b.Send(ctx, &pipeline)
+		if err == nil && f.wrong > 0 {
+			err = b.corrupt(ctx, nil, selectHistory, args)
+		}
 		return f, err
 	}
 
@@ -253,6 +246,27 @@ func (h *History) selectEvents(ctx context.Context, b *batch, from int64, maxEve
 	return done, nil
 }
 
+// selectHistory fills lethe_selected with events from depth $4 up to $5, the lowest
+// $6 of them, and returns their numbers and depths. A row is wrong that an index
+// should not have found. Its columns come from the table, so they show it.
+var selectHistory = statement{what: "select events", sql: `
+	WITH found AS MATERIALIZED (
+		SELECT e.*, ` + deletable + ` AS deletable,
+		       e.room_id = $1 AND e.topological_ordering >= $4 AND e.topological_ordering < $5
+		       AND (s.event_id IS NULL OR s.event_id = e.event_id) AS meant
+		FROM (
+			SELECT e.event_id, e.room_id, e.topological_ordering, e.stream_ordering, e.sender, e.state_key, e.rejection_reason, e.ctid AS place
+			FROM events e
+			WHERE e.topological_ordering >= $4 AND e.topological_ordering < $5 AND ` + selectable + `
+			ORDER BY e.topological_ordering LIMIT $6
+		) AS e LEFT JOIN state_events s ON s.event_id = e.event_id
+	), filled AS (
+		INSERT INTO lethe_selected
+		SELECT f.event_id, f.topological_ordering, f.stream_ordering, f.deletable, f.place FROM found f
+	)
+	SELECT count(*) FILTER (WHERE deletable), count(*) FILTER (WHERE NOT deletable),
+	       min(topological_ordering), max(topological_ordering), count(*) FILTER (WHERE meant IS NOT TRUE) FROM found`}
+
 // referenced is the condition to keep a backward extremity x: an event that stays in
 // the timeline follows it. OFFSET keeps the planner from evaluating that for all
 // events at once.
@@ -272,31 +286,31 @@ const (
 // Otherwise a batch could never delete the room's newest event when it arrived late
 // and lies deep, because the row references it.
 var slidingSyncStatements = []statement{
-	{"drop the sliding sync row of an empty room", `
+	checked("drop the sliding sync row of an empty room", `
 		DELETE FROM sliding_sync_joined_rooms j
-		WHERE j.room_id = $1 AND j.event_stream_ordering = ` + anyDeletableStream + ` AND NOT EXISTS (SELECT ` + remaining + `)`},
-	{"repoint the sliding sync row", `
-		UPDATE sliding_sync_joined_rooms j SET event_stream_ordering = ` + newestOfRest + `
-		WHERE j.room_id = $1 AND j.event_stream_ordering = ` + anyDeletableStream},
-	{"repoint the sliding sync bump stamp", `
-		UPDATE sliding_sync_joined_rooms j SET bump_stamp = ` + newestOfRest + `
-		WHERE j.room_id = $1 AND j.bump_stamp = ` + anyDeletableStream},
+		WHERE j.room_id = $1 AND j.event_stream_ordering = `+anyDeletableStream+` AND NOT EXISTS (SELECT `+remaining+`)`, `j.room_id = $1`),
+	checked("repoint the sliding sync row", `
+		UPDATE sliding_sync_joined_rooms j SET event_stream_ordering = `+newestOfRest+`
+		WHERE j.room_id = $1 AND j.event_stream_ordering = `+anyDeletableStream, `j.room_id = $1`),
+	checked("repoint the sliding sync bump stamp", `
+		UPDATE sliding_sync_joined_rooms j SET bump_stamp = `+newestOfRest+`
+		WHERE j.room_id = $1 AND j.bump_stamp = `+anyDeletableStream, `j.room_id = $1`),
 }
 
 // afterDeletes run at the end of a batch.
 var afterDeletes = []statement{
-	{"make outliers of the events that stay", `
-		UPDATE events e SET outlier = true WHERE e.event_id = ` + anyKeptID},
+	checked("make outliers of the events that stay", `
+		UPDATE events e SET outlier = true WHERE e.event_id = `+anyKeptID, `e.event_id IN `+keptIDs),
 	// This is the last statement, because a process that persists an event of the room
 	// waits for this row.
-	{"set the room's depth", `
+	checked("set the room's depth", `
 		UPDATE room_depth SET min_depth = coalesce((
 			SELECT min(e.depth)
 			FROM event_backward_extremities x
 			JOIN event_edges g ON g.prev_event_id = x.event_id
 			JOIN events e ON e.event_id = g.event_id
 			WHERE x.room_id = $1), 0)
-		WHERE room_id = $1`},
+		WHERE room_id = $1`, `room_id = $1`),
 }
 
 // historyDeletes are the deletes of a history purge.
@@ -305,12 +319,12 @@ var historyDeletes = deletes{
 		// With sequential scans of lethe_selected forbidden, the planner considers a
 		// plan that reads it for each of several extremities worse than any other.
 		planFreely,
-		{"prune the backward extremities", `
-			DELETE FROM event_backward_extremities x WHERE x.room_id = $1 AND NOT ` + referenced},
+		checked("prune the backward extremities", `
+			DELETE FROM event_backward_extremities x WHERE x.room_id = $1 AND NOT `+referenced, `x.room_id = $1`),
 		planIndexScans,
 		// In this order few rows are looked up: the followers of nearly all events are
 		// selected too, and that is known without reading events.
-		{"add backward extremities", `
+		{what: "add backward extremities", sql: `
 			WITH followed AS MATERIALIZED (
 				SELECT g.prev_event_id AS event_id, g.event_id AS by
 				FROM event_edges g
@@ -322,13 +336,15 @@ var historyDeletes = deletes{
 			ON CONFLICT DO NOTHING`},
 		// A group that was dismissed as used may have lost its last event now, so it
 		// must be checked again.
-		{"note the state groups", `
+		{what: "note the state groups", counts: true, sql: `
 			WITH gone AS (
 				DELETE FROM event_to_state_groups g WHERE g.event_id = ` + anySelectedID + `
-				RETURNING g.state_group
+				RETURNING g.state_group, g.event_id IN ` + selectedIDs + ` AS meant
+			), noted AS (
+				INSERT INTO lethe.state_group_candidates (room_id, state_group) SELECT DISTINCT $1, state_group FROM gone
+				ON CONFLICT DO NOTHING
 			)
-			INSERT INTO lethe.state_group_candidates (room_id, state_group) SELECT DISTINCT $1, state_group FROM gone
-			ON CONFLICT DO NOTHING`},
+			SELECT count(*), count(*) FILTER (WHERE meant IS NOT TRUE) FROM gone`},
 	},
 	common: []eventRows{
 		rowsOfDeletable("event_auth"),
@@ -340,7 +356,8 @@ var historyDeletes = deletes{
 		{table: "event_push_actions", byRoom: true, sql: `
 			WITH gone AS (
 				DELETE FROM event_push_actions t WHERE %s
-				RETURNING t.user_id, t.thread_id, t.stream_ordering, t.notif, t.unread
+				RETURNING t.user_id, t.thread_id, t.stream_ordering, t.notif, t.unread,
+				          t.room_id = $1 AND t.event_id IN ` + deletableIDs + ` AS meant
 			), counted AS (
 				SELECT y.user_id, y.thread_id,
 				       count(*) FILTER (WHERE a.notif = 1) AS notif, count(*) FILTER (WHERE a.unread = 1) AS unread
@@ -354,8 +371,10 @@ var historyDeletes = deletes{
 				SET notif_count = greatest(y.notif_count - c.notif, 0),
 				    unread_count = greatest(coalesce(y.unread_count, 0) - c.unread, 0)
 				FROM counted c WHERE y.room_id = $1 AND y.user_id = c.user_id AND y.thread_id = c.thread_id
+				RETURNING y.room_id = $1 AND y.user_id = c.user_id AND y.thread_id = c.thread_id AS meant
 			)
-			SELECT count(*) FROM gone`},
+			SELECT count(*), count(*) FILTER (WHERE meant IS NOT TRUE) + (SELECT count(*) FROM lowered WHERE meant IS NOT TRUE)
+			FROM gone`},
 	},
 	rare:  []string{"event_forward_extremities", "event_relations", "redactions", "rejections"},
 	after: afterDeletes,

@@ -12,7 +12,6 @@ import (
 	"lethe/internal/store/postgres"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
@@ -24,14 +23,14 @@ type eventRows struct {
 	// byRoom says that the index that finds the rows begins with room_id.
 	byRoom bool
 
-	// sql deletes the rows for which the condition %s holds. It may mention $1, the
-	// room. If the statement is not a DELETE, it returns the number of deleted rows.
+	// sql deletes the rows for which the condition %s holds. It counts rows as a
+	// [checked] statement does, and may mention $1, the room.
 	sql string
 }
 
 // rowsOfDeletable returns the rows of a table that belong to deletable events.
 func rowsOfDeletable(table string) eventRows {
-	return eventRows{table: table, sql: `DELETE FROM ` + table + ` t WHERE %s`}
+	return eventRows{table: table, sql: checked("", `DELETE FROM `+table+` t WHERE %s`, deletableRow).sql}
 }
 
 // deleteByID deletes the rows of the deletable events, by index.
@@ -40,7 +39,7 @@ func (r eventRows) deleteByID() statement {
 	if r.byRoom {
 		which = `t.room_id = $1 AND ` + which
 	}
-	return statement{"delete from " + r.table, fmt.Sprintf(r.sql, which)}
+	return statement{"delete from " + r.table, fmt.Sprintf(r.sql, which), true}
 }
 
 // find returns the query for the table's name and the places of the rows that belong
@@ -55,7 +54,8 @@ func (r eventRows) find() string {
 }
 
 // deleteInPlace deletes the rows of a table at these places, and returns the number
-// of rows that were there.
+// of rows that were there. It fails with [ErrCorrupt] if a row belongs to another
+// event.
 func (b *batch) deleteInPlace(ctx context.Context, r eventRows, places rawArray) (int64, error) {
 	conn, err := b.Conn(ctx)
 	if err != nil {
@@ -65,14 +65,15 @@ func (b *batch) deleteInPlace(ctx context.Context, r eventRows, places rawArray)
 	if strings.Contains(r.sql, "$1") {
 		parameters = []rawValue{rawText(b.Room()), places.of(pgtype.TIDArrayOID)}
 	}
-	values, tag, err := execRaw(ctx, conn, fmt.Sprintf(r.sql, fmt.Sprintf(`t.ctid = ANY ((SELECT $%d)::tid[])`, len(parameters))), parameters...)
-	switch {
-	case err != nil:
+	counts, err := execRaw(ctx, conn, fmt.Sprintf(r.sql, fmt.Sprintf(`t.ctid = ANY ((SELECT $%d)::tid[])`, len(parameters))), parameters...)
+	if err != nil {
 		return 0, err
-	case tag.Delete():
-		return tag.RowsAffected(), nil
 	}
-	return int64(binary.BigEndian.Uint64(values[0])), nil
+	if wrong := binary.BigEndian.Uint64(counts[1]); wrong > 0 {
+		// The search has planned on its own connection what this statement would do here.
+		return 0, b.corrupt(ctx, []statement{planBitmapScans}, r.deleteByID(), b.args(r.deleteByID()))
+	}
+	return int64(binary.BigEndian.Uint64(counts[0])), nil
 }
 
 // A rawArray is an array in the server's binary format. It is passed from one
@@ -99,7 +100,7 @@ func rawText(s string) rawValue { return rawValue{[]byte(s), pgtype.TextOID} }
 
 // execRaw runs a statement that returns at most one row, in the server's binary
 // format.
-func execRaw(ctx context.Context, conn *pgx.Conn, sql string, parameters ...rawValue) ([][]byte, pgconn.CommandTag, error) {
+func execRaw(ctx context.Context, conn *pgx.Conn, sql string, parameters ...rawValue) ([][]byte, error) {
 	values, oids := make([][]byte, len(parameters)), make([]uint32, len(parameters))
 	for i, p := range parameters {
 		values[i], oids[i] = p.value, p.oid
@@ -107,9 +108,9 @@ func execRaw(ctx context.Context, conn *pgx.Conn, sql string, parameters ...rawV
 	const binaryFormat = 1
 	result := conn.PgConn().ExecParams(ctx, sql, values, oids, []int16{binaryFormat}, []int16{binaryFormat}).Read()
 	if result.Err != nil || len(result.Rows) == 0 {
-		return nil, result.CommandTag, result.Err
+		return nil, result.Err
 	}
-	return result.Rows[0], result.CommandTag, nil
+	return result.Rows[0], nil
 }
 
 // A search finds the places of rows on a connection of its own, while the batch does
@@ -160,7 +161,7 @@ func (b *batch) search(ctx context.Context, selected selection, tables []eventRo
 	if err != nil {
 		return nil, err
 	}
-	ids, _, err := execRaw(ctx, conn, `SELECT coalesce(array_agg(event_id), '{}') FROM lethe_selected WHERE deletable`)
+	ids, err := execRaw(ctx, conn, `SELECT coalesce(array_agg(event_id), '{}') FROM lethe_selected WHERE deletable`)
 	if err != nil {
 		return nil, fmt.Errorf("read the selection: %w", err)
 	}
@@ -204,12 +205,12 @@ func (p *Purger) searchFor(ctx context.Context, tables []eventRows, places chan<
 	}
 	// One cursor for all tables, so that the ids are sent once, and each table is
 	// searched when its row is fetched.
-	if _, _, err := execRaw(ctx, conn.Conn(), `
+	if _, err := execRaw(ctx, conn.Conn(), `
 		DECLARE found BINARY NO SCROLL CURSOR FOR `+strings.Join(each(tables, eventRows.find), " UNION ALL "), parameters...); err != nil {
 		return err
 	}
 	for range tables {
-		row, _, err := execRaw(ctx, conn.Conn(), `FETCH found`)
+		row, err := execRaw(ctx, conn.Conn(), `FETCH found`)
 		if err != nil {
 			return err
 		}

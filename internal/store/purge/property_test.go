@@ -391,7 +391,9 @@ func drawRoom(t *rapid.T, rows rows, room string, most, base int) {
 			key := rapid.SampledFrom([]string{"", "a", "b", "c"}).Draw(t, "state key")
 			e["type"], e["state_key"] = "t", key
 			// A rejected event sets no state, whatever it says.
-			if !chance(10, "in vain") {
+			if chance(10, "in vain") {
+				e["rejection_reason"] = "auth_error"
+			} else {
 				rows.add("state_events", row{"event_id": id, "room_id": room, "type": "t", "state_key": key})
 				if !isCurrent[key] {
 					isCurrent[key] = true

@@ -41,7 +41,15 @@ type Room struct {
 	RoomRequest
 	purger  *Purger
 	catalog Catalog
+
+	// idle is the number of batches in a row that have deleted nothing.
+	idle int
 }
+
+// maxIdle bounds the batches in a row that delete nothing. One may find that the rows
+// it was to delete have gone, or that more have arrived. If it happens again and
+// again, an index shows rows that the deletes do not find.
+const maxIdle = 5
 
 // Room returns the delete of a room. It fails with [ErrCatalog] as
 // [Purger.RoomCatalog] does.
@@ -140,10 +148,31 @@ func (r *Room) Delete(ctx context.Context, b *journal.Batch, parts Parts, at Roo
 		d.catalog.setRowWise(err.Error())
 		done, err = d.deleteLateRows(ctx, size)
 	}
+	if err == nil {
+		err = r.checkProgress(ctx, parts, done)
+	}
 	if err != nil {
 		return RoomBatch{}, fmt.Errorf("delete a batch of the room: %w", err)
 	}
 	return done, nil
+}
+
+// checkProgress fails with [ErrCorrupt] after [maxIdle] batches that have deleted
+// nothing of the parts that were found.
+func (r *Room) checkProgress(ctx context.Context, parts Parts, done RoomBatch) error {
+	if done.Events+done.Rows+done.StateGroups > 0 {
+		r.idle = 0
+		return nil
+	}
+	if r.idle++; r.idle < maxIdle {
+		return nil
+	}
+	var tables []string
+	for _, part := range parts {
+		tables = append(tables, part.tables...)
+	}
+	indexes, err := indexesOfTables(ctx, r.purger.db, tables)
+	return errors.Join(corruptIndexes("find what is left", indexes), err)
 }
 
 // A roomDeletion is one batch of a room's delete.
@@ -343,8 +372,9 @@ func (d *roomDeletion) hideRoom(ctx context.Context, chunk roomChunk) (RoomBatch
 
 func hideStatements(catalog Catalog) []statement {
 	// Aliases that lead to another room by now keep their servers.
-	statements := []statement{{"delete from room_alias_servers", `
-		DELETE FROM room_alias_servers s USING room_aliases a WHERE a.room_id = $1 AND s.room_alias = a.room_alias`}}
+	statements := []statement{checked("delete from room_alias_servers", `
+		DELETE FROM room_alias_servers s USING room_aliases a WHERE a.room_id = $1 AND s.room_alias = a.room_alias`,
+		`a.room_id = $1 AND s.room_alias = a.room_alias`)}
 	for _, t := range catalog.rooms(true) {
 		if t.part == roomShown {
 			statements = append(statements, ofRoom(t.name))
@@ -355,7 +385,7 @@ func hideStatements(catalog Catalog) []statement {
 
 // ofRoom deletes all rows of the room from a table.
 func ofRoom(table string) statement {
-	return statement{"delete from " + table, `DELETE FROM ` + table + ` WHERE room_id = $1`}
+	return checked("delete from "+table, `DELETE FROM `+table+` WHERE room_id = $1`, `room_id = $1`)
 }
 
 // deleteRows deletes rows of the chunk's tables, one table after another.
@@ -372,9 +402,9 @@ func (d *roomDeletion) deleteRows(ctx context.Context, chunk roomChunk) (RoomBat
 		// Rows are deleted by place: that is the only way to name some of the rows in
 		// any table, whatever its keys. A row that moves meanwhile is found in the next
 		// batch.
-		rows, err := d.exec(ctx, "delete from "+table, `
+		rows, err := d.execChecked(ctx, checked("delete from "+table, `
 			DELETE FROM `+table+`
-			WHERE ctid = ANY (ARRAY(SELECT ctid FROM `+table+` WHERE room_id = $1 LIMIT $2))`, d.Room(), left)
+			WHERE ctid = ANY (ARRAY(SELECT ctid FROM `+table+` WHERE room_id = $1 LIMIT $2))`, `room_id = $1`), d.Room(), left)
 		if err != nil {
 			return RoomBatch{}, err
 		}
@@ -392,16 +422,24 @@ func (d *roomDeletion) deleteEvents(ctx context.Context, chunk roomChunk) (RoomB
 	done := RoomBatch{RowWise: d.catalog.RowWise()}
 	var newest *int64
 	fill := func(after string, args ...any) error {
-		return d.QueryRow(ctx, `
-			WITH filled AS (
-				INSERT INTO lethe_selected
-				SELECT e.event_id, e.topological_ordering, e.stream_ordering, true, e.ctid
+		// A row is wrong that an index should not have found.
+		s := statement{what: "select events", sql: `
+			WITH found AS MATERIALIZED (
+				SELECT e.event_id, e.room_id, e.topological_ordering, e.stream_ordering, e.ctid AS place
 				FROM events e
-				WHERE e.room_id = $1`+after+`
+				WHERE e.room_id = $1` + after + `
 				ORDER BY e.stream_ordering LIMIT $2
-				RETURNING stream_ordering
+			), filled AS (
+				INSERT INTO lethe_selected
+				SELECT f.event_id, f.topological_ordering, f.stream_ordering, true, f.place FROM found f
 			)
-			SELECT count(*), max(stream_ordering) FROM filled`, args...).Scan(&done.Events, &newest)
+			SELECT count(*), max(stream_ordering), count(*) FILTER (WHERE room_id <> $1) FROM found`}
+		var wrong int64
+		err := d.QueryRow(ctx, s.sql, args...).Scan(&done.Events, &newest, &wrong)
+		if err == nil && wrong > 0 {
+			err = d.corrupt(ctx, nil, s, args)
+		}
+		return err
 	}
 	var err error
 	if after := d.at.After; after != nil {
@@ -429,10 +467,11 @@ func roomDeletes(catalog Catalog) deletes {
 		// Links are found by their positions in the chains, which only
 		// event_auth_chains has. Links to a position come from events of the same room,
 		// and are deleted with those.
-		beforeRare: []statement{{"delete from event_auth_chain_links", `
+		beforeRare: []statement{checked("delete from event_auth_chain_links", `
 			DELETE FROM event_auth_chain_links t
 			USING lethe_selected s JOIN event_auth_chains c ON c.event_id = s.event_id
-			WHERE t.origin_chain_id = c.chain_id AND t.origin_sequence_number = c.sequence_number`}},
+			WHERE t.origin_chain_id = c.chain_id AND t.origin_sequence_number = c.sequence_number`,
+			`c.event_id = s.event_id AND t.origin_chain_id = c.chain_id AND t.origin_sequence_number = c.sequence_number`)},
 	}
 	for _, table := range roomByEvent {
 		switch {
@@ -483,16 +522,18 @@ func (d *roomDeletion) deleteStates(ctx context.Context, chunk roomChunk) (RoomB
 	if err := groupsTable.empty(ctx, &d.batch); err != nil {
 		return RoomBatch{}, err
 	}
-	selected, err := d.exec(ctx, "select state groups", `
-		INSERT INTO lethe_groups SELECT id FROM state_groups WHERE room_id = $1 LIMIT $2`, d.Room(), chunk.size)
+	selected, err := d.execChecked(ctx, statement{what: "select state groups", sql: `
+		WITH found AS MATERIALIZED (SELECT id, room_id FROM state_groups WHERE room_id = $1 LIMIT $2),
+		filled AS (INSERT INTO lethe_groups SELECT id FROM found)
+		SELECT count(*), count(*) FILTER (WHERE room_id <> $1) FROM found`}, d.Room(), chunk.size)
 	if err != nil {
 		return RoomBatch{}, err
 	}
-	rows, err := d.exec(ctx, "delete from state_groups_state", `
-		DELETE FROM state_groups_state WHERE ctid = ANY (ARRAY(
+	rows, err := d.execChecked(ctx, checked("delete from state_groups_state", `
+		DELETE FROM state_groups_state s WHERE ctid = ANY (ARRAY(
 			SELECT t.ctid FROM lethe_groups g CROSS JOIN LATERAL (
 				SELECT ctid FROM state_groups_state WHERE state_group = g.state_group OFFSET 0
-			) AS t LIMIT $1))`, chunk.maxRows())
+			) AS t LIMIT $1))`, `s.room_id = $2 AND s.state_group IN `+groupsToDelete), chunk.maxRows(), d.Room())
 	if err != nil {
 		return RoomBatch{}, err
 	}
@@ -514,17 +555,19 @@ func (d *roomDeletion) deleteStates(ctx context.Context, chunk roomChunk) (RoomB
 // comes from a group that is gone and whose edge was left behind.
 func roomStateStatements(catalog Catalog) []statement {
 	statements := []statement{
-		{"delete from state_group_edges", `
-			DELETE FROM state_group_edges e USING lethe_groups d WHERE e.state_group = d.state_group`},
-		{"delete forgotten edges", `
+		checked("delete from state_group_edges", `
+			DELETE FROM state_group_edges e USING lethe_groups d WHERE e.state_group = d.state_group`, `e.state_group = d.state_group`),
+		checked("delete forgotten edges", `
 			DELETE FROM state_group_edges e USING lethe_groups d
-			WHERE e.prev_state_group = d.state_group AND NOT EXISTS (SELECT FROM state_groups g WHERE g.id = e.state_group)`},
-		{"delete from state_groups", `
-			DELETE FROM state_groups t USING lethe_groups d WHERE t.id = d.state_group`},
+			WHERE e.prev_state_group = d.state_group AND NOT EXISTS (SELECT FROM state_groups g WHERE g.id = e.state_group)`,
+			`e.prev_state_group = d.state_group`),
+		checked("delete from state_groups", `
+			DELETE FROM state_groups t USING lethe_groups d WHERE t.id = d.state_group`, `t.room_id = $1 AND t.id = d.state_group`),
 	}
 	if catalog.has("state_groups_pending_deletion") {
-		statements = append(statements, statement{"delete from state_groups_pending_deletion", `
-			DELETE FROM state_groups_pending_deletion t USING lethe_groups d WHERE t.state_group = d.state_group`})
+		statements = append(statements, checked("delete from state_groups_pending_deletion", `
+			DELETE FROM state_groups_pending_deletion t USING lethe_groups d WHERE t.state_group = d.state_group`,
+			`t.state_group = d.state_group`))
 	}
 	return statements
 }

@@ -48,10 +48,15 @@ const (
 	anyDeletableStream = `ANY (ARRAY(SELECT s.stream_ordering FROM lethe_selected s WHERE s.deletable))`
 )
 
-// The same ids for NOT IN, which hashes them, whatever number the planner expects.
+// The same ids for IN and NOT IN, which hash them, whatever number the planner
+// expects.
 const (
 	selectedIDs  = `(SELECT unnest(ARRAY(SELECT s.event_id FROM lethe_selected s)))`
+	keptIDs      = `(SELECT unnest(ARRAY(SELECT s.event_id FROM lethe_selected s WHERE NOT s.deletable)))`
 	deletableIDs = `(SELECT unnest(ARRAY(SELECT s.event_id FROM lethe_selected s WHERE s.deletable)))`
+
+	// deletableRow is the condition that a row t belongs to a deletable event.
+	deletableRow = `t.event_id IN ` + deletableIDs
 )
 
 // After planIndexScans, rows are looked up one by one, even in small tables.
@@ -61,15 +66,15 @@ const (
 // table. That is mostly the order in which the events arrived, so a batch's rows lie
 // side by side. After planFreely the planner decides alone.
 var (
-	planIndexScans = statement{"plan index scans", setLocal(`enable_indexscan=on enable_bitmapscan=on
+	planIndexScans = statement{what: "plan index scans", sql: setLocal(`enable_indexscan=on enable_bitmapscan=on
 		enable_seqscan=off enable_hashjoin=off enable_mergejoin=off`)}
-	planBitmapScans = statement{"plan bitmap scans", setLocal(`enable_bitmapscan=on enable_hashjoin=on enable_mergejoin=on
+	planBitmapScans = statement{what: "plan bitmap scans", sql: setLocal(`enable_bitmapscan=on enable_hashjoin=on enable_mergejoin=on
 		enable_seqscan=off enable_indexscan=off`)}
-	planFreely = statement{"plan freely", setLocal(`enable_indexscan=on enable_bitmapscan=on
+	planFreely = statement{what: "plan freely", sql: setLocal(`enable_indexscan=on enable_bitmapscan=on
 		enable_seqscan=on enable_hashjoin=on enable_mergejoin=on`)}
 
-	triggersOff = statement{"turn triggers off", `SELECT set_config('session_replication_role', 'replica', true)`}
-	triggersOn  = statement{"turn triggers on", `SELECT set_config('session_replication_role', 'origin', true)`}
+	triggersOff = statement{what: "turn triggers off", sql: `SELECT set_config('session_replication_role', 'replica', true)`}
+	triggersOn  = statement{what: "turn triggers on", sql: `SELECT set_config('session_replication_role', 'origin', true)`}
 )
 
 // setLocal returns the statement that changes settings until the end of the
@@ -85,7 +90,7 @@ func setLocal(all string) string {
 
 // deleteByID deletes the rows of a table that belong to deletable events, by index.
 func deleteByID(table string) statement {
-	return statement{"delete from " + table, `DELETE FROM ` + table + ` t WHERE t.event_id = ` + anyDeletableID}
+	return rowsOfDeletable(table).deleteByID()
 }
 
 // deleteByJoin is deleteByID with a join. The planner then may read a small table
@@ -96,14 +101,14 @@ func deleteByJoin(table string) statement {
 
 // cascade deletes the rows that reference deletable events.
 func cascade(r reference) statement {
-	return statement{"delete from " + r.table, `
-		DELETE FROM ` + r.table + ` t USING lethe_selected s WHERE s.deletable AND t.` + r.column + ` = s.` + r.key}
+	return checked("delete from "+r.table, `
+		DELETE FROM `+r.table+` t USING lethe_selected s WHERE s.deletable AND t.`+r.column+` = s.`+r.key, `t.`+r.column+` = s.`+r.key)
 }
 
 // deleteEventsInPlace deletes the deletable events at their places in the table,
 // without an index. It leaves an event that has moved since it was selected. Another
 // event may be in that place by now, so the id is compared too.
-var deleteEventsInPlace = statement{"delete from events", `
+var deleteEventsInPlace = statement{what: "delete from events", sql: `
 	DELETE FROM events e USING lethe_selected s
 	WHERE s.deletable AND e.ctid = s.place AND e.event_id = s.event_id`}
 
@@ -120,8 +125,14 @@ func (b *batch) purgeSelected(ctx context.Context, selected selection, rows dele
 		rows.beforeRare, each(rows.rare, deleteByID))
 	if !b.catalog.setWise || selected.events() < b.catalog.setWiseFrom {
 		// The settings also apply to the server's own checks, each of which looks up
-		// one row.
-		return b.run(ctx, slices.Concat(before, byID, []statement{planIndexScans, deleteByID("events"), planFreely}, rows.after))
+		// one row. Its cascades delete whatever their index finds, so the batch deletes
+		// these rows before, if the role has the right.
+		cascades := b.catalog.cascades()
+		if !b.catalog.setWise {
+			cascades = nil
+		}
+		return b.run(ctx, slices.Concat(before, byID, []statement{planIndexScans}, cascades,
+			[]statement{deleteEventsInPlace, deleteByID("events"), planFreely}, rows.after))
 	}
 
 	// With triggers off, the server neither checks references nor cascades. The events

@@ -141,9 +141,9 @@ func (b *batch) deleteStateGroups(ctx context.Context, of StateGroupStep, limit 
 	// group is either used, and the next statement sees that, since it has a snapshot
 	// of its own; or it is unused and stays so.
 	statements := append([]statement{
-		{"lock the groups", `
+		{what: "lock the groups", sql: `
 			SELECT FROM state_groups WHERE id = ` + anyGroupToDelete + ` AND $1 <> '' ORDER BY id FOR UPDATE`},
-		{"spare the groups in use", spareUsed(b.catalog)},
+		{what: "spare the groups in use", sql: spareUsed(b.catalog)},
 	}, spare...)
 	if _, err := b.run(ctx, statements); err != nil {
 		return done, err
@@ -152,6 +152,9 @@ func (b *batch) deleteStateGroups(ctx context.Context, of StateGroupStep, limit 
 		return done, err
 	}
 	if _, err := b.exec(ctx, "find the groups that stay", findChains); err != nil {
+		return done, err
+	}
+	if err := b.checkEdges(ctx); err != nil {
 		return done, err
 	}
 	if done.Written, err = b.exec(ctx, "take differences over", takeOver, b.Room()); err != nil {
@@ -169,6 +172,8 @@ const (
 	anyGroupToDelete = `ANY (ARRAY(SELECT d.state_group FROM lethe_groups d))`
 	anyChainedGroup  = `ANY (ARRAY(SELECT c.state_group FROM lethe_chains c))`
 	anyChainRoot     = `ANY (ARRAY(SELECT c.root FROM lethe_chains c))`
+
+	groupsToDelete = `(SELECT d.state_group FROM lethe_groups d)`
 )
 
 // outside is the condition that the group of an edge e is not to be deleted.
@@ -179,7 +184,7 @@ const outside = `NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.
 // They become candidates for decideSharedGroups. On each group that is left in
 // lethe_groups, at most one remaining group depends.
 var deferShared = []statement{
-	{"leave shared groups", `
+	{what: "leave shared groups", sql: `
 		WITH RECURSIVE lead (state_group) AS (
 			SELECT e.prev_state_group FROM state_group_edges e
 			WHERE e.prev_state_group = ` + anyGroupToDelete + ` AND ` + outside + `
@@ -205,7 +210,7 @@ var deferShared = []statement{
 // take more rows in their successors than it takes now. It also puts groups back
 // that another group to delete follows, since that one is deleted first.
 var keepCheaperShared = []statement{
-	{"put back groups that others to be deleted follow", `
+	{what: "put back groups that others to be deleted follow", sql: `
 		WITH later AS (
 			DELETE FROM lethe_groups d
 			WHERE d.state_group IN (
@@ -216,7 +221,7 @@ var keepCheaperShared = []statement{
 		)
 		INSERT INTO lethe.state_group_candidates (room_id, state_group, state)
 		SELECT $1, state_group, 'shared' FROM later`},
-	{"keep groups that are cheaper shared", `
+	{what: "keep groups that are cheaper shared", sql: `
 		DELETE FROM lethe_groups d
 		WHERE (SELECT count(*) FROM state_groups_state t WHERE t.state_group = d.state_group) < (
 			SELECT count(*)
@@ -267,10 +272,60 @@ func spareUsed(catalog Catalog) string {
 		UNION
 		SELECT p.state_group FROM state_groups_persisting p WHERE p.state_group = ` + anyGroupToDelete
 	}
+	used += `
+		UNION
+		` + groupsAtBoundary
 	return `
 		DELETE FROM lethe_groups c
 		WHERE c.state_group IN (` + used + `)
 		   OR c.state_group NOT IN (SELECT g.id FROM state_groups g WHERE g.id = ` + anyGroupToDelete + ` AND g.room_id = $1)`
+}
+
+// groupsAtBoundary are the state groups of the events that follow purged ones, and of
+// the newest events. A group that a purged and a remaining event share, and a group
+// whose state derives from a purged event's group, is among them. They are found by
+// the event, and so confirm what was found by the group: an index that has lost an
+// entry does not show that a group is in use.
+const groupsAtBoundary = `SELECT u.state_group
+		FROM event_backward_extremities x
+		JOIN event_edges g ON g.prev_event_id = x.event_id
+		JOIN event_to_state_groups u ON u.event_id = g.event_id
+		WHERE x.room_id = $1
+		UNION
+		SELECT u.state_group
+		FROM event_forward_extremities x JOIN event_to_state_groups u ON u.event_id = x.event_id
+		WHERE x.room_id = $1`
+
+// edgesDisagree is the condition that the two indexes of state_group_edges show
+// different edges of the groups to delete, or lack an edge that leads from the
+// boundary to one. A + 0 keeps the planner from using the other index.
+var edgesDisagree = statement{what: "compare the edges of the groups to delete", sql: `
+	WITH by_prev AS MATERIALIZED (
+		SELECT e.state_group, e.prev_state_group FROM state_group_edges e WHERE e.prev_state_group = ` + anyGroupToDelete + `
+	), by_group AS MATERIALIZED (
+		SELECT e.state_group, e.prev_state_group FROM state_group_edges e WHERE e.state_group = ` + anyGroupToDelete + `
+	), at_boundary AS MATERIALIZED (
+		SELECT e.state_group, e.prev_state_group
+		FROM (` + groupsAtBoundary + `) AS w JOIN state_group_edges e ON e.state_group = w.state_group
+		WHERE e.prev_state_group + 0 IN ` + groupsToDelete + `
+	)
+	SELECT EXISTS (SELECT FROM by_prev WHERE prev_state_group NOT IN ` + groupsToDelete + `)
+	    OR EXISTS (SELECT FROM by_group WHERE state_group NOT IN ` + groupsToDelete + `)
+	    OR EXISTS (SELECT * FROM by_prev WHERE state_group IN ` + groupsToDelete + ` EXCEPT SELECT * FROM by_group)
+	    OR EXISTS (SELECT * FROM by_group WHERE prev_state_group IN ` + groupsToDelete + ` EXCEPT SELECT * FROM by_prev)
+	    OR EXISTS (SELECT * FROM at_boundary EXCEPT SELECT * FROM by_prev)`}
+
+// checkEdges fails with [ErrCorrupt] if [edgesDisagree] holds. A remaining group
+// would lose the part of its state that derives from a group to delete.
+func (b *batch) checkEdges(ctx context.Context) error {
+	var disagree bool
+	if err := b.QueryRow(ctx, edgesDisagree.sql, b.Room()).Scan(&disagree); err != nil {
+		return fmt.Errorf("%s: %w", edgesDisagree.what, err)
+	}
+	if disagree {
+		return b.corrupt(ctx, nil, edgesDisagree, []any{b.Room()})
+	}
+	return nil
 }
 
 // stateGroupUsed is the condition to keep a candidate c: an event uses it, a process
@@ -289,24 +344,26 @@ func stateGroupUsed(catalog Catalog) string {
 // stateGroupStatements delete the groups in lethe_groups.
 func stateGroupStatements(catalog Catalog) []statement {
 	statements := []statement{
-		{"connect the remaining groups", `
+		{what: "connect the remaining groups", sql: `
 			INSERT INTO state_group_edges (state_group, prev_state_group)
 			SELECT DISTINCT c.root, e.prev_state_group
 			FROM lethe_chains c JOIN state_group_edges e ON e.state_group = c.state_group
 			WHERE e.state_group = ` + anyChainedGroup + ` AND e.prev_state_group <> c.root
 			  AND NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.prev_state_group)
 			ON CONFLICT DO NOTHING`},
-		{"delete from state_group_edges", `
+		checked("delete from state_group_edges", `
 			DELETE FROM state_group_edges e
-			WHERE e.prev_state_group = ` + anyGroupToDelete + ` OR e.state_group = ` + anyGroupToDelete},
-		{"delete from state_groups_state", `
-			DELETE FROM state_groups_state t WHERE t.state_group = ` + anyGroupToDelete},
-		{"delete from state_groups", `
-			DELETE FROM state_groups t WHERE t.id = ` + anyGroupToDelete},
+			WHERE e.prev_state_group = `+anyGroupToDelete+` OR e.state_group = `+anyGroupToDelete,
+			`e.prev_state_group IN `+groupsToDelete+` OR e.state_group IN `+groupsToDelete),
+		checked("delete from state_groups_state", `
+			DELETE FROM state_groups_state t WHERE t.state_group = `+anyGroupToDelete,
+			`t.room_id = $1 AND t.state_group IN `+groupsToDelete),
+		checked("delete from state_groups", `
+			DELETE FROM state_groups t WHERE t.id = `+anyGroupToDelete, `t.room_id = $1 AND t.id IN `+groupsToDelete),
 	}
 	if catalog.has("state_groups_pending_deletion") {
-		statements = append(statements, statement{"delete from state_groups_pending_deletion", `
-			DELETE FROM state_groups_pending_deletion t WHERE t.state_group = ` + anyGroupToDelete})
+		statements = append(statements, checked("delete from state_groups_pending_deletion", `
+			DELETE FROM state_groups_pending_deletion t WHERE t.state_group = `+anyGroupToDelete, `t.state_group IN `+groupsToDelete))
 	}
 	return statements
 }
