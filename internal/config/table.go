@@ -32,8 +32,8 @@ func generalSettings(c *Config) []setting {
 			the items with commas.`),
 		row("signing_key_file", "", optional(&c.SigningKeyFile, filePathFormat).like("/etc/synapse/example.org.signing.key"),
 			`The file with the homeserver's signing key, in Synapse's format. When a worker shuts down a room, it signs
-			the events that it writes with this key. Without the key and without homeserver.as_token, Lethe does not
-			shut down rooms that have members on other servers.`),
+			the events that it writes with this key. Without the key and without homeserver.as_token, users cannot
+			leave rooms that have members on other servers.`),
 	}
 }
 

@@ -35,12 +35,17 @@ func TestAuthTypes(t *testing.T) {
 		"not state":     {Event{Type: "m.room.member", Sender: "@alice:a", Content: map[string]any{"membership": "join"}}, []StateKey{levels, alice}},
 		"like a member": {Event{Type: "m.room.members", Sender: "@alice:a", StateKey: new("@bob:b"), Content: map[string]any{"membership": "join"}}, []StateKey{levels, alice}},
 	} {
-		for _, version := range []RoomVersion{"9", "10", "11"} {
+		for _, version := range []RoomVersion{"8", "9", "10", "11"} {
 			require.Equal(t, append([]StateKey{create}, c.want...), AuthTypes(version, c.event), name)
 		}
 		require.Equal(t, c.want, AuthTypes("12", c.event), name)
 	}
-	for _, version := range []RoomVersion{"9", "10", "11", "12"} {
+	// Restricted joins are new in version 8.
+	restricted := member("@alice:a", map[string]any{"membership": "join", "join_authorised_via_users_server": "@carol:c"})
+	for _, version := range allVersions[:7] {
+		require.Equal(t, []StateKey{create, levels, alice, rules}, AuthTypes(version, restricted))
+	}
+	for _, version := range allVersions {
 		require.Empty(t, AuthTypes(version, Event{Type: "m.room.create", Sender: "@alice:a", StateKey: new("")}))
 	}
 }

@@ -187,6 +187,8 @@ func appendCanonical(dst []byte, value any, depth int) ([]byte, error) {
 		return appendString(dst, value)
 	case json.Number:
 		return appendNumber(dst, value.String())
+	case formattedNumber:
+		return append(dst, value...), nil
 	case int64:
 		return appendInteger(dst, value)
 	case float64:
@@ -293,6 +295,67 @@ func appendInteger(dst []byte, n int64) ([]byte, error) {
 		return nil, errNumber()
 	}
 	return strconv.AppendInt(dst, n, 10), nil
+}
+
+// A formattedNumber is a number in the form in which it is hashed.
+type formattedNumber string
+
+// formatNumbers replaces each [json.Number] in a map or array by its formattedNumber.
+// Room versions before 6 hash all numbers in the form in which Python prints them. The
+// error wraps [ErrJSON] if a number has no such form.
+func formatNumbers(value any) error {
+	switch value := value.(type) {
+	case map[string]any:
+		for key, element := range value {
+			if err := formatNumber(element, func(n formattedNumber) { value[key] = n }); err != nil {
+				return err
+			}
+		}
+	case []any:
+		for i, element := range value {
+			if err := formatNumber(element, func(n formattedNumber) { value[i] = n }); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// formatNumber calls replace with the form of a number. It looks for numbers inside
+// any other value.
+func formatNumber(element any, replace func(formattedNumber)) error {
+	number, ok := element.(json.Number)
+	if !ok {
+		return formatNumbers(element)
+	}
+	formatted, err := asPythonPrints(number.String())
+	if err == nil {
+		replace(formatted)
+	}
+	return err
+}
+
+func asPythonPrints(text string) (formattedNumber, error) {
+	if !strings.ContainsAny(text, ".eE") { // an integer of any size
+		if text == "-0" {
+			text = "0"
+		}
+		return formattedNumber(text), nil
+	}
+	n, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return "", errNumber()
+	}
+	scientific := strconv.FormatFloat(n, 'e', -1, 64)
+	_, digits, _ := strings.Cut(scientific, "e")
+	if exponent, err := strconv.Atoi(digits); err != nil || exponent < -4 || exponent >= 16 {
+		return formattedNumber(scientific), nil
+	}
+	plain := strconv.FormatFloat(n, 'f', -1, 64)
+	if !strings.Contains(plain, ".") {
+		plain += ".0"
+	}
+	return formattedNumber(plain), nil
 }
 
 func errNumber() error {

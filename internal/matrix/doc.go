@@ -1,7 +1,7 @@
 // Package matrix implements the Matrix formats that Lethe reads and writes: server
-// names, ids of users and rooms, page tokens, and events of the room versions 9 to
-// 12, with canonical JSON, hashes, event ids and signatures. It redacts events of
-// all room versions, and splits them without decoding them.
+// names, ids of users and rooms, page tokens, and events of the room versions 1 to
+// 12, with canonical JSON, hashes, event ids and signatures. It splits events
+// without decoding them.
 //
 // It promises that what it accepts is well formed, that it parses what it formats
 // to the same value, and that an event gets the same id and signature as on any

@@ -1,6 +1,8 @@
 package matrix
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -49,6 +51,11 @@ type Event struct {
 	// the ids of the state events that allow it: see [AuthTypes].
 	PrevEvents, AuthEvents []string
 
+	// ReferenceHashes are the hashes of the previous and auth events, by id: see
+	// [ReferenceHash]. Only the versions 1 and 2 use them. An event with an unknown
+	// hash is listed without one, as Synapse does, because servers do not check them.
+	ReferenceHashes map[string]string
+
 	// OriginServerTS is when the event was created, in Unix milliseconds.
 	OriginServerTS int64
 }
@@ -89,9 +96,16 @@ func (e Event) seal(version RoomVersion, serverName string, key *SigningKey) (Se
 	}
 	// Parse the event as other servers will, independently of the Go types in its
 	// content.
-	raw, err := appendCanonical(nil, e.fields(), 0)
+	fields := e.fields(version)
+	raw, err := appendCanonical(nil, fields, 0)
 	if err != nil {
 		return SealedEvent{}, err
+	}
+	if version.HasReferenceHashes() {
+		fields["event_id"] = chosenID(raw, serverName)
+		if raw, err = appendCanonical(nil, fields, 0); err != nil {
+			return SealedEvent{}, err
+		}
 	}
 	event, err := parseEvent(version, raw)
 	if err != nil {
@@ -131,14 +145,22 @@ func (e Event) seal(version RoomVersion, serverName string, key *SigningKey) (Se
 	return sealed, nil
 }
 
-// fields returns the event's keys and values without hashes and signatures.
-func (e Event) fields() map[string]any {
+// chosenID returns the id of an event whose version lets its server choose one. It is
+// made from the event's other fields, so that the same event gets the same id again.
+// The longest server name has 236 bytes, and the id with it fits into 255.
+func chosenID(fields []byte, serverName string) string {
+	hash := sha256.Sum256(fields)
+	return "$" + base64.RawURLEncoding.EncodeToString(hash[:12]) + ":" + serverName
+}
+
+// fields returns the event's keys and values without its id, hashes and signatures.
+func (e Event) fields(version RoomVersion) map[string]any {
 	fields := map[string]any{
-		"auth_events":      e.AuthEvents,
+		"auth_events":      e.references(version, e.AuthEvents),
 		"content":          e.Content,
 		"depth":            e.Depth,
 		"origin_server_ts": e.OriginServerTS,
-		"prev_events":      e.PrevEvents,
+		"prev_events":      e.references(version, e.PrevEvents),
 		"sender":           e.Sender,
 		"type":             e.Type,
 	}
@@ -169,7 +191,7 @@ func (e Event) check(version RoomVersion, serverName string) error {
 		return fmt.Errorf("%d previous and %d auth events: %w", len(e.PrevEvents), len(e.AuthEvents), ErrTooLarge)
 	}
 	for _, id := range slices.Concat(e.PrevEvents, e.AuthEvents) {
-		if !strings.HasPrefix(id, "$") || len(id) > maxIdentifier {
+		if !validEventID(id) {
 			return errors.New("it has an invalid event id among its previous and auth events")
 		}
 	}
@@ -239,7 +261,7 @@ func AuthTypes(version RoomVersion, e Event) []StateKey {
 	case "join", "invite", "knock":
 		add("m.room.join_rules", "")
 	}
-	if user, ok := e.Content["join_authorised_via_users_server"].(string); ok && membership == "join" {
+	if user, ok := e.Content["join_authorised_via_users_server"].(string); ok && membership == "join" && version.number() >= 8 {
 		add("m.room.member", user)
 	}
 	if invite, ok := e.Content["third_party_invite"].(map[string]any); ok && membership == "invite" {

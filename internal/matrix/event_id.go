@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 )
 
 // ErrSignature is returned if an event has no valid signature of the server and key.
@@ -20,7 +21,7 @@ func parseEvent(version RoomVersion, raw []byte) (parsedEvent, error) {
 	if err := version.check(); err != nil {
 		return nil, err
 	}
-	event, err := parseObject(raw)
+	event, err := parseFields(version, raw)
 	if err != nil {
 		return nil, err
 	}
@@ -33,11 +34,22 @@ func parseEvent(version RoomVersion, raw []byte) (parsedEvent, error) {
 	return event, nil
 }
 
+// parseFields parses the JSON object of an event and checks no key. If the version
+// allows any numbers, they are in the form in which they are hashed.
+func parseFields(version RoomVersion, raw []byte) (parsedEvent, error) {
+	object, err := parseObject(raw)
+	if err == nil && version.anyNumbers() {
+		err = formatNumbers(object)
+	}
+	return object, err
+}
+
 func (e parsedEvent) kind() string            { return e["type"].(string) }
 func (e parsedEvent) content() map[string]any { return e["content"].(map[string]any) }
 
-// EventID returns the id of any event from its JSON: $ and the hash of the redacted
-// event. So a redaction does not change the id.
+// EventID returns the id of any event from its JSON. Since version 3 it is $ and the
+// hash of the redacted event, so a redaction does not change the id. Before, it is the
+// event's event_id.
 func EventID(version RoomVersion, raw []byte) (string, error) {
 	event, err := parseEvent(version, raw)
 	if err != nil {
@@ -52,12 +64,12 @@ func EventID(version RoomVersion, raw []byte) (string, error) {
 
 // ContentHash returns the hash of any event from its JSON, as in its hashes.sha256.
 // It covers the whole event, so a redacted event no longer matches its hash.
-func ContentHash(raw []byte) (string, error) {
-	event, err := parseObject(raw)
+func ContentHash(version RoomVersion, raw []byte) (string, error) {
+	event, err := parseFields(version, raw)
 	if err != nil {
 		return "", fmt.Errorf("content hash: %w", err)
 	}
-	hash, err := parsedEvent(event).contentHash()
+	hash, err := event.contentHash()
 	if err != nil {
 		return "", fmt.Errorf("content hash: %w", err)
 	}
@@ -88,12 +100,34 @@ func VerifySignature(version RoomVersion, raw []byte, serverName, keyID string, 
 }
 
 func (e parsedEvent) id(version RoomVersion) (string, error) {
-	covered, err := e.signedBytes(version)
+	if version.HasReferenceHashes() {
+		id, _ := e["event_id"].(string)
+		if !validEventID(id) {
+			return "", errors.New("the event has no valid event_id")
+		}
+		return id, nil
+	}
+	hash, err := e.referenceHash(version)
 	if err != nil {
 		return "", err
 	}
+	encoding := base64.RawURLEncoding
+	if version == "3" {
+		encoding = base64.RawStdEncoding
+	}
+	return "$" + encoding.EncodeToString(hash), nil
+}
+
+// validEventID reports whether a text may be the id of an event of some room version.
+func validEventID(id string) bool { return strings.HasPrefix(id, "$") && len(id) <= maxIdentifier }
+
+func (e parsedEvent) referenceHash(version RoomVersion) ([]byte, error) {
+	covered, err := e.signedBytes(version)
+	if err != nil {
+		return nil, err
+	}
 	hash := sha256.Sum256(covered)
-	return "$" + base64.RawURLEncoding.EncodeToString(hash[:]), nil
+	return hash[:], nil
 }
 
 func (e parsedEvent) sign(version RoomVersion, key *SigningKey) (string, error) {
@@ -104,7 +138,7 @@ func (e parsedEvent) sign(version RoomVersion, key *SigningKey) (string, error) 
 	return base64.RawStdEncoding.EncodeToString(key.sign(covered)), nil
 }
 
-// signedBytes returns the bytes that the event's signatures and id cover.
+// signedBytes returns the bytes that the event's signatures and reference hash cover.
 func (e parsedEvent) signedBytes(version RoomVersion) ([]byte, error) {
 	return appendCanonical(nil, e.redacted(version).without("signatures"), 0)
 }

@@ -48,16 +48,16 @@ func (k kept) in(version int) bool {
 	return k.first > 0 && k.first <= version && (k.last == 0 || version <= k.last)
 }
 
-// RedactionKeeps reports whether a redacted event keeps a key. Unlike [Redact] it
-// supports all room versions. It treats an unknown version as the newest.
+// RedactionKeeps reports whether a redacted event keeps a key. It treats an unknown
+// version as the newest.
 func RedactionKeeps(version RoomVersion, key []byte) bool {
 	return keptKeys[string(key)].in(version.number())
 }
 
 // AppendRedactedContent appends to dst the redacted content of an event of the given
 // type. It keeps the JSON text of the values. Content that is not an object becomes an
-// empty object. Unlike [Redact] it supports all room versions, treats an unknown
-// version as the newest, and accepts content that no server would create.
+// empty object. Unlike [Redact] it treats an unknown version as the newest, and
+// accepts content that no server would create.
 func AppendRedactedContent(dst []byte, version RoomVersion, kind string, content []byte) []byte {
 	object, ok := SplitObject(nil, content)
 	switch {

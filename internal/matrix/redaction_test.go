@@ -71,7 +71,7 @@ func TestRedactRefuses(t *testing.T) {
 		_, err = EventID("11", []byte(raw))
 		require.Error(t, err, raw)
 	}
-	for _, version := range []RoomVersion{"", "1", "8", "13", "09", "org.matrix.msc3757.11", "\x00"} {
+	for _, version := range []RoomVersion{"", "0", "13", "09", "8 ", "org.matrix.msc3757.11", "\x00"} {
 		require.False(t, version.Supported())
 		_, err := Redact(version, wholeEvent("t", "{}"))
 		require.ErrorIs(t, err, ErrRoomVersion)
@@ -91,7 +91,7 @@ func FuzzRedact(f *testing.F) {
 	f.Add([]byte(`{"type":"m.room.member","content":{"membership":1.5}}`))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		for _, version := range []RoomVersion{"9", "10", "11", "12"} {
+		for _, version := range allVersions[2:] {
 			redacted, err := Redact(version, raw)
 			id, idErr := EventID(version, raw)
 			if idErr != nil {
@@ -100,7 +100,7 @@ func FuzzRedact(f *testing.F) {
 				require.Error(t, err)
 				continue
 			}
-			require.Regexp(t, `^\$[A-Za-z0-9_-]{43}$`, id)
+			require.Regexp(t, `^\$[A-Za-z0-9_/+-]{43}$`, id)
 			if err != nil { // for its signatures
 				require.ErrorIs(t, err, ErrJSON)
 				continue
@@ -170,7 +170,7 @@ func FuzzAppendRedactedContent(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, kind string, content []byte) {
 		parsed, err := parseObject(content)
-		for _, version := range []RoomVersion{"9", "10", "11", "12"} {
+		for _, version := range allVersions {
 			left := AppendRedactedContent(nil, version, kind, content)
 			require.True(t, json.Valid(left), "%q", left)
 			again := AppendRedactedContent(nil, version, kind, left)

@@ -8,21 +8,16 @@ import (
 
 // ErrRoomVersion is returned for a room version that is not
 // [RoomVersion.Supported].
-var ErrRoomVersion = errors.New("unsupported room version (need 9 to 12)")
+var ErrRoomVersion = errors.New("unsupported room version (need 1 to 12)")
 
 // A RoomVersion names the rules for the events of a room. It is the room's
 // room_version in the database, so it may be any text.
 type RoomVersion string
 
-// Supported reports whether this package can create events of the version: 9, 10, 11
-// or 12.
+// Supported reports whether this package can create events of the version: 1 to 12.
 func (v RoomVersion) Supported() bool {
-	switch v {
-	case "9", "10", "11", "12":
-		return true
-	default:
-		return false
-	}
+	_, ok := v.EventFormat()
+	return ok
 }
 
 // check returns an error that wraps ErrRoomVersion if the version is not
@@ -57,6 +52,13 @@ func (v RoomVersion) newRedactions() bool { return v.number() >= 11 }
 // event. The create event then has no room id, the other events do not list it among
 // their auth events, and the creators have unlimited power.
 func (v RoomVersion) roomIsCreateEvent() bool { return v == "12" }
+
+// NamesCreator reports whether the content of a create event names the creator.
+func (v RoomVersion) NamesCreator() bool { return v.number() < 11 }
+
+// anyNumbers reports whether events may have numbers that canonical JSON does not
+// allow: fractions, and integers beyond ±(2^53-1).
+func (v RoomVersion) anyNumbers() bool { return v.number() < 6 }
 
 // EventFormat returns the number of the storage format for events of the room
 // version. It is false if the version is not one of 1 to 12.

@@ -14,7 +14,7 @@ import (
 // createRoom makes a room with the creator as its only member.
 func (h *Embedded) createRoom(ctx context.Context, w *roomwriter.EventWriter, version matrix.RoomVersion, room NewRoom) (string, error) {
 	create := map[string]any{"room_version": string(version)}
-	if version == "9" || version == "10" {
+	if version.NamesCreator() {
 		create["creator"] = room.Creator
 	}
 	writer, extremities, sealed, err := h.beginRoom(ctx, w, version, room.Creator, create)

@@ -3,6 +3,7 @@ package shutdown
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"lethe/internal/matrix"
@@ -28,9 +29,13 @@ func (h *Embedded) send(ctx context.Context, room *roomwriter.RoomWriter, extrem
 	keys := matrix.AuthTypes(room.Version(), matrix.Event{
 		Type: d.kind, Sender: d.sender, StateKey: d.stateKey, Content: d.content,
 	})
-	authState, err := room.State(ctx, extremities, keys...)
+	create := matrix.StateKey{Type: "m.room.create"}
+	authState, err := room.State(ctx, extremities, append(keys[:len(keys):len(keys)], create)...)
 	if err != nil {
 		return err
+	}
+	if _, ok := authState[create]; !ok {
+		return errNoCreate
 	}
 	if d.checkAllowed != nil {
 		if err := d.checkAllowed(authState); err != nil {
@@ -42,6 +47,9 @@ func (h *Embedded) send(ctx context.Context, room *roomwriter.RoomWriter, extrem
 		if event, ok := authState[key]; ok {
 			at.AuthEvents = append(at.AuthEvents, event.ID)
 		}
+	}
+	if at.ReferenceHashes, err = room.ReferenceHashes(ctx, slices.Concat(at.PrevEvents, at.AuthEvents)); err != nil {
+		return err
 	}
 	sealed, err := h.seal(room, d, at)
 	if err != nil {

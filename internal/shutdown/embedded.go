@@ -9,16 +9,17 @@ import (
 	"lethe/internal/matrix"
 	"lethe/internal/store/admin"
 	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 	"lethe/internal/store/roomwriter"
 )
 
 var (
-	// ErrRoomVersion is returned by a step that would have to write events into a room
-	// whose version is not one of 9 to 12.
-	ErrRoomVersion = errors.New("unsupported room version (need 9 to 12)")
+	// ErrRoomVersion is why no event can be written into a room whose version is not
+	// one of 1 to 12.
+	ErrRoomVersion = errors.New("unsupported room version (need 1 to 12)")
 
-	// ErrUnsigned is returned by a step that would have to write events into a room
-	// with members of other servers, without a key to sign them.
+	// ErrUnsigned is why no event can be written into a room with members of other
+	// servers, without a key to sign it.
 	ErrUnsigned = errors.New("the room has members of other servers, which accept only signed events: " +
 		"LETHE_SIGNING_KEY_FILE must name the homeserver's signing key")
 
@@ -26,11 +27,15 @@ var (
 	// a user a member.
 	errNotMember  = errors.New("the room's state does not have the user's membership")
 	errMayNotJoin = errors.New("the room does not let the user in")
+
+	// errNoCreate is why no event can be written into a room without a create event:
+	// other servers would reject it.
+	errNoCreate = errors.New("the room's state has no m.room.create event")
 )
 
 // EmbeddedOptions are the options of an [Embedded].
 type EmbeddedOptions struct {
-	// DefaultRoomVersion is the version of new rooms, "9" to "12". Defaults to "11", as
+	// DefaultRoomVersion is the version of new rooms, "1" to "12". Defaults to "11", as
 	// in Synapse 1.160.
 	DefaultRoomVersion matrix.RoomVersion
 
@@ -103,13 +108,13 @@ func (h *Embedded) CreateRoom(ctx context.Context, b *journal.Batch, room NewRoo
 // SendMessage implements [Homeserver]. A second call sends the message again.
 func (h *Embedded) SendMessage(ctx context.Context, b *journal.Batch, message Message) error {
 	err := roomwriter.Write(ctx, b, func(w *roomwriter.EventWriter) error {
-		room, err := h.openRoom(ctx, w, message.NewRoom)
-		if err != nil {
+		room, refused, err := h.openRoom(ctx, w, message.NewRoom)
+		if err = errors.Join(refused, err); err != nil {
 			return err
 		}
 		return h.sendNext(ctx, room, draft{
 			kind: "m.room.message", sender: message.Sender,
-			content:      map[string]any{"body": message.Body, "msgtype": "m.text"},
+			content:      messageContent(message.Body),
 			checkAllowed: requireMembership(message.Sender, "join"),
 		})
 	})
@@ -124,7 +129,7 @@ func (h *Embedded) SendMessage(ctx context.Context, b *journal.Batch, message Me
 func (h *Embedded) RemoveUsers(ctx context.Context, b *journal.Batch, removal Removal) (removed RemovedUsers, err error) {
 	err = roomwriter.Write(ctx, b, func(w *roomwriter.EventWriter) error {
 		r := userRemover{
-			Embedded: h, w: w, room: b.Room(), newRoom: removal.NewRoom, opened: map[string]*roomwriter.RoomWriter{},
+			Embedded: h, w: w, room: b.Room(), newRoom: removal.NewRoom, opened: map[string]openedRoom{},
 		}
 		for _, member := range removal.Members {
 			refused, err := r.remove(ctx, member.UserID)
@@ -147,33 +152,24 @@ func (h *Embedded) RemoveUsers(ctx context.Context, b *journal.Batch, removal Re
 	return removed, nil
 }
 
-// openRoom opens a room for writing. It fails with [ErrRoomVersion] or [ErrUnsigned]
-// if Lethe cannot write events into it.
-func (h *Embedded) openRoom(ctx context.Context, w *roomwriter.EventWriter, id string) (*roomwriter.RoomWriter, error) {
-	room, err := w.Room(ctx, id)
+// openRoom opens a room for writing. If Lethe cannot write events into it, refused is
+// the reason, which wraps [postgres.ErrNotFound], [ErrRoomVersion] or [ErrUnsigned].
+func (h *Embedded) openRoom(ctx context.Context, w *roomwriter.EventWriter, id string) (room *roomwriter.RoomWriter, refused, err error) {
+	room, err = w.Room(ctx, id)
+	if errors.Is(err, postgres.ErrNotFound) {
+		return nil, err, nil
+	}
 	if err != nil {
-		return nil, err
-	}
-	if !room.Version().Supported() {
-		return nil, versionError(room.Version())
-	}
-	if h.options.SigningKey != nil {
-		return room, nil
+		return nil, nil, err
 	}
 	extremities, err := room.Extremities(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	remote, err := room.HasRemoteMembers(ctx, extremities, h.options.ServerName)
-	if err == nil && remote {
-		err = ErrUnsigned
-	}
-	if err != nil {
-		return nil, err
-	}
-	return room, nil
+	refused, err = h.obstacle(ctx, &room.RoomReader, extremities)
+	return room, refused, err
 }
 
 func versionError(version matrix.RoomVersion) error {
-	return fmt.Errorf("room version %.20s: %w", string(version), ErrRoomVersion)
+	return fmt.Errorf("room version %.20q: %w", string(version), ErrRoomVersion)
 }

@@ -61,9 +61,11 @@ func embeddedHouse(t *testing.T, options shutdown.EmbeddedOptions) *house {
 }
 
 // corpusHouse is one on the database of the corpus.
-func corpusHouse(t *testing.T) *house {
+func corpusHouse(t *testing.T) *house { return restoredHouse(t, "synapse-1.160-corpus.dump") }
+
+func restoredHouse(t *testing.T, dump string) *house {
 	t.Helper()
-	url := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
+	url := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", dump))
 	require.NoError(t, migrate.Up(t.Context(), url))
 	return houseOn(t, url, "lab.test", shutdown.EmbeddedOptions{SigningKey: corpusKey(t)})
 }
@@ -209,6 +211,24 @@ func (h *house) eventsAfter(stream int64) []storedEvent {
 	return events
 }
 
+// referred returns the ids of the events that an event refers to. It fails the test
+// unless the event says their reference hashes where its version does.
+func (h *house) referred(e storedEvent, list json.RawMessage) []string {
+	h.t.Helper()
+	version := matrix.RoomVersion(e.Version)
+	ids, hashes, err := matrix.References(version, list)
+	require.NoError(h.t, err)
+	for id, hash := range hashes {
+		want, err := matrix.ReferenceHash(version, []byte(one[string](h, `SELECT json FROM event_json WHERE event_id = $1`, id)))
+		require.NoError(h.t, err)
+		require.Equal(h.t, want, hash)
+	}
+	if version.HasReferenceHashes() {
+		require.Len(h.t, hashes, len(ids), "each reference has a hash")
+	}
+	return ids
+}
+
 // whole fails the test unless each event after the place in the stream is in all
 // tables that it belongs into, named and signed as it should be, and permitted by
 // the events that the rules ask for.
@@ -228,14 +248,15 @@ func (h *house) whole(after int64) {
 			StateKey       *string                      `json:"state_key"`
 			Content        map[string]any               `json:"content"`
 			Depth          int64                        `json:"depth"`
-			PrevEvents     []string                     `json:"prev_events"`
-			AuthEvents     []string                     `json:"auth_events"`
+			PrevEvents     json.RawMessage              `json:"prev_events"`
+			AuthEvents     json.RawMessage              `json:"auth_events"`
 			OriginServerTS int64                        `json:"origin_server_ts"`
 			Hashes         map[string]string            `json:"hashes"`
 			Signatures     map[string]map[string]string `json:"signatures"`
 		}
 		require.NoError(h.t, json.Unmarshal([]byte(e.JSON), &said))
-		hash, err := matrix.ContentHash([]byte(e.JSON))
+		prevEvents, authEvents := h.referred(e, said.PrevEvents), h.referred(e, said.AuthEvents)
+		hash, err := matrix.ContentHash(version, []byte(e.JSON))
 		require.NoError(h.t, err)
 		require.Equal(h.t, map[string]string{"sha256": hash}, said.Hashes)
 		if h.key == nil {
@@ -243,15 +264,18 @@ func (h *house) whole(after int64) {
 		} else {
 			require.NoError(h.t, matrix.VerifySignature(version, []byte(e.JSON), h.server, h.key.ID(), h.key.Public()))
 		}
+		format, ok := version.EventFormat()
+		require.True(h.t, ok)
+		require.Equal(h.t, format, one[int](h, `SELECT format_version FROM event_json WHERE event_id = $1`, e.ID))
 		isCreate := e.Type == "m.room.create"
 		if !isCreate || version != "12" {
 			require.Equal(h.t, e.Room, said.RoomID)
 		}
 
 		// What permits it.
-		permitting := said.AuthEvents
+		permitting := authEvents
 		if version == "12" && !isCreate {
-			require.NotContains(h.t, said.AuthEvents, "$"+e.Room[1:])
+			require.NotContains(h.t, authEvents, "$"+e.Room[1:])
 			permitting = append(slices.Clone(permitting), "$"+e.Room[1:])
 		}
 		if e.StateKey == nil {
@@ -260,8 +284,8 @@ func (h *house) whole(after int64) {
 		require.ElementsMatch(h.t, permitting, all[string](h, `SELECT auth_id FROM event_auth WHERE event_id = $1 AND room_id = $2`, e.ID, e.Room))
 		if !e.Outlier {
 			got := all[string](h, `
-				SELECT type || ' ' || state_key FROM events WHERE event_id = ANY ($1) AND room_id = $2`, said.AuthEvents, e.Room)
-			require.Len(h.t, got, len(said.AuthEvents), "each is there, and of the room")
+				SELECT type || ' ' || state_key FROM events WHERE event_id = ANY ($1) AND room_id = $2`, authEvents, e.Room)
+			require.Len(h.t, got, len(authEvents), "each is there, and of the room")
 			var allowed, want []string
 			for _, key := range matrix.AuthTypes(version, matrix.Event{
 				Type: said.Type, Sender: said.Sender, StateKey: said.StateKey, Content: said.Content,
@@ -271,7 +295,7 @@ func (h *house) whole(after int64) {
 			require.Subset(h.t, allowed, got)
 			// What was there before is there, and it is what the state had.
 			before := map[string]string{}
-			for _, prev := range said.PrevEvents {
+			for _, prev := range prevEvents {
 				maps.Copy(before, h.stateOf(h.groupOf(prev)))
 			}
 			for _, name := range allowed {
@@ -300,7 +324,7 @@ func (h *house) whole(after int64) {
 			e.Outlier, true, false, &master, said.StateKey, said.Depth, got.Received, said.OriginServerTS,
 		}, got)
 		require.InDelta(h.t, time.Now().UnixMilli(), got.Received, 120_000)
-		require.ElementsMatch(h.t, said.PrevEvents, all[string](h, `
+		require.ElementsMatch(h.t, prevEvents, all[string](h, `
 			SELECT prev_event_id FROM event_edges WHERE event_id = $1 AND NOT is_state`, e.ID))
 		isOne := map[bool]int{true: 1}
 		isState, isMember := e.StateKey != nil, e.Type == "m.room.member"

@@ -4,17 +4,33 @@ import (
 	"context"
 
 	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 	"lethe/internal/store/roomwriter"
 )
 
-// A Homeserver does the steps of a shutdown that need events. Each step runs under
-// the room's write lock, as part of a batch. The caller commits the batch with the
-// job's checkpoint. A step that is done outside of the database is recorded by that
+// A Homeserver does the steps of a shutdown that need events. Each of its [Steps] runs
+// under the room's write lock, as part of a batch. The caller commits the batch with
+// the job's checkpoint. A step that is done outside of the database is recorded by that
 // commit.
 //
 // After an error the checkpoint has not moved, and the same step is done again. It
 // must not repeat what it has done before.
 type Homeserver interface {
+	Inspector
+	Steps
+}
+
+// An Inspector says before the first step what cannot be done.
+type Inspector interface {
+	// Inspect returns why no event can be written into the room. A room that can have
+	// events has no Reason. It fails with an error that wraps [matrix.ErrTooLarge] if
+	// an event of the new room would be too large, as far as that can be known. It
+	// writes nothing.
+	Inspect(ctx context.Context, db *postgres.DB, request Request) (Obstacle, error)
+}
+
+// Steps are the steps of a shutdown that need events.
+type Steps interface {
 	// Block keeps local users from joining the room from now on. A room that is blocked
 	// already keeps its first blocker.
 	Block(ctx context.Context, b *journal.Batch, requester string) error
@@ -25,7 +41,8 @@ type Homeserver interface {
 
 	// RemoveUsers makes local users leave and forget the room. If there is a new room,
 	// users who were joined to the old one join it. A user who cannot be removed is
-	// reported, and the others are still removed.
+	// reported, and the others are still removed. This includes users for whom no event
+	// can be made.
 	RemoveUsers(ctx context.Context, b *journal.Batch, removal Removal) (RemovedUsers, error)
 
 	// SendMessage sends the message to the new room.

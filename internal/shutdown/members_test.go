@@ -72,17 +72,29 @@ func TestRemovedUsersHaveLeftAndForgotten(t *testing.T) {
 	require.Equal(t, newest, h.newest())
 }
 
+// stays fails the test unless no member of the room can be removed, for the reason.
+// obstacle is what the room's inspection has to say.
+func (h *house) stays(batch storetest.Work, reason error) (obstacle shutdown.Obstacle) {
+	h.t.Helper()
+	obstacle, err := h.home.home.Inspect(h.ctx, h.store, shutdown.Request{Room: batch.Room})
+	require.NoError(h.t, err)
+	require.ErrorIs(h.t, obstacle.Reason, reason)
+	newest, members := h.newest(), h.members(batch.Room)
+	require.NotEmpty(h.t, members)
+	require.Equal(h.t, stepOutcome{Failed: ids(members)}, h.remove(batch, "", members...))
+	require.Equal(h.t, members, h.members(batch.Room))
+	require.Equal(h.t, newest, h.newest(), "nothing is written")
+	return obstacle
+}
+
 func TestUnsignedEventsStayOnThisServer(t *testing.T) {
 	t.Parallel()
 	h := embeddedHouse(t, shutdown.EmbeddedOptions{})
 	room := h.generate(1, 2)
 	batch := h.begin(room)
-	h.unchanged(func() {
-		err := h.removing(batch, "")
-		require.ErrorIs(t, err, shutdown.ErrUnsigned)
-		require.ErrorContains(t, err, "LETHE_SIGNING_KEY_FILE")
-		require.False(t, postgres.Transient(err))
-	})
+	obstacle := h.stays(batch, shutdown.ErrUnsigned)
+	require.ErrorContains(t, obstacle.Reason, "LETHE_SIGNING_KEY_FILE")
+	require.Equal(t, []string{"far.example"}, obstacle.RemoteServers)
 	h.unchanged(func() {
 		require.ErrorIs(t, h.home.SendMessage(h.ctx, batch, shutdown.Message{NewRoom: room, Sender: h.members(room)[0].UserID}),
 			shutdown.ErrUnsigned)
@@ -90,7 +102,7 @@ func TestUnsignedEventsStayOnThisServer(t *testing.T) {
 
 	// Nor do they when only the last state that we knew tells of others.
 	h.exec(`DELETE FROM current_state_events WHERE room_id = $1`, room)
-	h.unchanged(func() { require.ErrorIs(t, h.removing(batch, ""), shutdown.ErrUnsigned) })
+	require.Equal(t, obstacle.RemoteServers, h.stays(batch, shutdown.ErrUnsigned).RemoteServers)
 
 	// Without a user to remove no key is needed.
 	h.exec(`UPDATE local_current_membership SET membership = 'leave' WHERE room_id = $1`, room)
@@ -102,17 +114,40 @@ func TestUnsupportedRoomVersions(t *testing.T) {
 	h := embeddedHouse(t, shutdown.EmbeddedOptions{})
 	room := h.generate(1, -1)
 	batch := h.begin(room)
-	for _, version := range []any{"8", "org.example.experiment", nil} {
+	for _, version := range []any{"", "13", "org.example.experiment", nil} {
 		h.exec(`UPDATE rooms SET room_version = $2 WHERE room_id = $1`, room, version)
-		h.unchanged(func() {
-			err := h.removing(batch, "")
-			require.ErrorIs(t, err, shutdown.ErrRoomVersion)
-			require.ErrorContains(t, err, "unsupported room version (need 9 to 12)")
-		})
+		obstacle := h.stays(batch, shutdown.ErrRoomVersion)
+		require.ErrorContains(t, obstacle.Reason, "unsupported room version (need 1 to 12)")
+		require.Empty(t, obstacle.RemoteServers)
 	}
-	require.ErrorContains(t, shutdown.ErrRoomVersion, "unsupported room version (need 9 to 12)")
 	h.exec(`UPDATE local_current_membership SET membership = 'leave' WHERE room_id = $1`, room)
 	require.NoError(t, h.removing(batch, ""), "without a user to remove no event is made")
+}
+
+// An invitation or a knock ends without an event where none can be made.
+func TestMembershipsEndWithoutAnEvent(t *testing.T) {
+	t.Parallel()
+	h := embeddedHouse(t, shutdown.EmbeddedOptions{})
+	for _, membership := range []string{"invite", "knock"} {
+		room := h.generate(uint64(len(membership)), -1)
+		user := h.members(room)[1]
+		user.Membership = membership
+		h.exec(`UPDATE rooms SET room_version = NULL WHERE room_id = $1`, room)
+		h.exec(`UPDATE local_current_membership SET membership = $3 WHERE room_id = $1 AND user_id = $2`, room, user.UserID, membership)
+		h.exec(`INSERT INTO sliding_sync_membership_snapshots
+			(room_id, user_id, sender, membership_event_id, membership, event_stream_ordering, event_instance_name)
+			SELECT $1, $2, $2, event_id, $3, event_stream_ordering, 'master' FROM local_current_membership WHERE room_id = $1 AND user_id = $2
+			ON CONFLICT (room_id, user_id) DO UPDATE SET membership = $3`, room, user.UserID, membership)
+		newest, batch := h.newest(), h.begin(room)
+		require.Equal(t, stepOutcome{Removed: []string{user.UserID}}, h.remove(batch, "", user))
+		require.Equal(t, newest, h.newest())
+		for _, table := range []string{"local_current_membership", "sliding_sync_membership_snapshots"} {
+			require.Zero(t, one[int](h, `SELECT count(*) FROM `+table+` WHERE room_id = $1 AND user_id = $2`, room, user.UserID), table)
+		}
+		require.Equal(t, []int{1}, all[int](h, `SELECT DISTINCT forgotten FROM room_memberships WHERE room_id = $1 AND user_id = $2`, room, user.UserID))
+		require.Len(t, h.members(room), 3, "the others are joined")
+		require.Equal(t, stepOutcome{Removed: []string{user.UserID}}, h.remove(batch, "", user))
+	}
 }
 
 func TestStepOfASupersededRunChangesNothing(t *testing.T) {
@@ -256,8 +291,9 @@ func TestInvitationsToRoomsWithoutLocalUsersAreRejectedHere(t *testing.T) {
 	h.invite(room, "@erin:x", "invite", 2)
 	h.exec(`DELETE FROM event_json WHERE event_id = '$invite @erin:x'`)
 	before := h.newest()
-	require.Equal(t, stepOutcome{Removed: []string{"@bob:x", "@carol:x"}, Failed: []string{"@dave:x", "@erin:x"}},
+	require.Equal(t, stepOutcome{Removed: []string{"@bob:x", "@carol:x", "@dave:x", "@erin:x"}},
 		h.remove(h.begin(room), "", h.members(room)...))
+	require.Empty(t, h.members(room), "the last two have ended without an event")
 	h.whole(before)
 	events := h.eventsAfter(before)
 	require.Len(t, events, 2)
@@ -382,7 +418,7 @@ func TestJobsThatMoveUsersToTheSameRoomTakeTurns(t *testing.T) {
 
 func TestNewRooms(t *testing.T) {
 	t.Parallel()
-	for _, version := range []matrix.RoomVersion{"9", "10", "11", "12"} {
+	for _, version := range []matrix.RoomVersion{"1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"} {
 		t.Run(string(version), func(t *testing.T) {
 			t.Parallel()
 			h := embeddedHouse(t, shutdown.EmbeddedOptions{DefaultRoomVersion: version})
@@ -407,7 +443,7 @@ func TestNewRooms(t *testing.T) {
 			if version == "12" {
 				require.Equal(t, "!"+events[0].ID[1:], room)
 			}
-			require.Equal(t, version == "9" || version == "10", strings.Contains(events[0].JSON, `"creator":"@alice:x"`))
+			require.Equal(t, version != "11" && version != "12", strings.Contains(events[0].JSON, `"creator":"@alice:x"`))
 			content := one[string](h, `SELECT json::json ->> 'content' FROM event_json WHERE event_id = $1`, events[2].ID)
 			levels, err := matrixtest.ParsePowerLevels(version, []byte(content), []string{"@alice:x"})
 			require.NoError(t, err)
@@ -432,7 +468,7 @@ func TestNewRooms(t *testing.T) {
 			})
 		})
 	}
-	h := embeddedHouse(t, shutdown.EmbeddedOptions{DefaultRoomVersion: "8"})
+	h := embeddedHouse(t, shutdown.EmbeddedOptions{DefaultRoomVersion: "13"})
 	require.ErrorIs(t, errOf(h.home.CreateRoom(h.ctx, h.begin("!old:x"), shutdown.NewRoom{Creator: "@alice:x"})), shutdown.ErrRoomVersion)
 }
 

@@ -59,6 +59,12 @@ func NewRemote(db *postgres.DB, options RemoteOptions) *Remote {
 	return &Remote{db: db, holds: journal.NewHolds(db), service: options.Homeserver, parallel: cmp.Or(options.Parallel, 8)}
 }
 
+// Inspect implements [Homeserver]. It finds no obstacle: the homeserver decides which
+// events it can write.
+func (r *Remote) Inspect(context.Context, *postgres.DB, Request) (Obstacle, error) {
+	return Obstacle{}, nil
+}
+
 // Block implements [Homeserver]. The requester must be a server admin.
 func (r *Remote) Block(ctx context.Context, b *journal.Batch, requester string) error {
 	if err := r.holds.Check(ctx, b.Room()); err != nil {

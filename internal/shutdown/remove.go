@@ -3,11 +3,9 @@ package shutdown
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"lethe/internal/matrix"
-	"lethe/internal/store/postgres"
 	"lethe/internal/store/roomwriter"
 )
 
@@ -16,7 +14,13 @@ type userRemover struct {
 	*Embedded
 	w             *roomwriter.EventWriter
 	room, newRoom string
-	opened        map[string]*roomwriter.RoomWriter
+	opened        map[string]openedRoom
+}
+
+// An openedRoom is a room, or why it cannot be written into.
+type openedRoom struct {
+	room    *roomwriter.RoomWriter
+	refused error
 }
 
 // remove removes one user. refused says why the user cannot be removed.
@@ -31,6 +35,11 @@ func (r *userRemover) remove(ctx context.Context, user string) (refused, err err
 		return nil, nil
 	}
 	refused, err = r.attempt(ctx, r.room, func(room *roomwriter.RoomWriter) error { return r.leave(ctx, room, user, member) })
+	if refused != nil && err == nil && member.Membership != "join" {
+		r.options.Log.InfoContext(ctx, "membership ended without an event",
+			"room", r.room, "user", user, "membership", member.Membership, "error", refused)
+		return r.w.Attempt(ctx, func() error { return r.w.DropMembership(ctx, r.room, user) })
+	}
 	if refused != nil || err != nil || r.newRoom == "" || member.Membership != "join" {
 		return refused, err
 	}
@@ -40,20 +49,19 @@ func (r *userRemover) remove(ctx context.Context, user string) (refused, err err
 }
 
 // attempt runs do with the room. It opens the room before, so that the room's lock
-// outlives a failed attempt. An unknown room is a refusal.
+// outlives a failed attempt. A room that cannot be written into is a refusal.
 func (r *userRemover) attempt(ctx context.Context, id string, do func(*roomwriter.RoomWriter) error) (refused, err error) {
-	room := r.opened[id]
-	if room == nil {
-		room, err = r.openRoom(ctx, r.w, id)
-		if errors.Is(err, postgres.ErrNotFound) {
-			return err, nil
-		}
-		if err != nil {
+	opened, known := r.opened[id]
+	if !known {
+		if opened.room, opened.refused, err = r.openRoom(ctx, r.w, id); err != nil {
 			return nil, err
 		}
-		r.opened[id] = room
+		r.opened[id] = opened
 	}
-	return r.w.Attempt(ctx, func() error { return do(room) })
+	if opened.refused != nil {
+		return opened.refused, nil
+	}
+	return r.w.Attempt(ctx, func() error { return do(opened.room) })
 }
 
 // leave makes the user leave the room and forget it.
@@ -98,15 +106,24 @@ func (r *userRemover) rejectInvitation(ctx context.Context, room *roomwriter.Roo
 		return err
 	}
 	var event struct {
-		AuthEvents []string `json:"auth_events"`
-		Depth      int64    `json:"depth"`
+		AuthEvents json.RawMessage `json:"auth_events"`
+		Depth      int64           `json:"depth"`
 	}
 	if err := json.Unmarshal(text, &event); err != nil {
 		return fmt.Errorf("decode the invitation: %w", err)
 	}
-	copied := min(len(event.AuthEvents), maxCopiedAuthEvents)
+	auth, hashes, err := matrix.References(room.Version(), event.AuthEvents)
+	if err != nil {
+		return fmt.Errorf("decode the invitation: %w", err)
+	}
+	if room.Version().HasReferenceHashes() {
+		if hashes[invitation], err = matrix.ReferenceHash(room.Version(), text); err != nil {
+			return fmt.Errorf("refer to the invitation: %w", err)
+		}
+	}
+	copied := min(len(auth), maxCopiedAuthEvents)
 	sealed, err := r.seal(room, leave, matrix.Event{
-		PrevEvents: []string{invitation}, AuthEvents: append(event.AuthEvents[:copied:copied], invitation),
+		PrevEvents: []string{invitation}, AuthEvents: append(auth[:copied:copied], invitation), ReferenceHashes: hashes,
 		Depth: roomwriter.NextDepth(event.Depth), OriginServerTS: extremities.Now,
 	})
 	if err != nil {

@@ -24,6 +24,10 @@ type Request struct {
 	// Block keeps local users from joining the room again. Defaults to false.
 	Block bool
 
+	// Force shuts the room down even if no event can be written into it, so that its
+	// joined users stay. Defaults to false: the shutdown then fails with a [*Refusal].
+	Force bool
+
 	// NewRoomUser is the user id of the local user who makes the room that replaces
 	// this one. Defaults to "", no new room.
 	NewRoomUser string
@@ -39,6 +43,10 @@ type Result struct {
 	FailedToKickUsers []string `json:"failed_to_kick_users"`
 	LocalAliases      []string `json:"local_aliases"`
 	NewRoomID         *string  `json:"new_room_id"`
+
+	// RemoteServersNotTold are the other servers with users in the room, if no event
+	// could be written into it. They do not learn that our users have left.
+	RemoteServersNotTold []string `json:"remote_servers_not_told,omitempty"`
 }
 
 // A stage names the next step of a shutdown.
@@ -113,8 +121,9 @@ type Plan struct {
 }
 
 // Plan returns the step that follows the progress. A group has about size users.
-// Plan skips stages that write nothing. It reads committed data without a lock. If
-// the plan's progress is [Progress.Done], the shutdown has finished.
+// Plan skips stages that write nothing. It reads committed data without a lock. It
+// fails with a [*Refusal] before the first step if no event can be written into the
+// room. If the plan's progress is [Progress.Done], the shutdown has finished.
 func (s *Shutdown) Plan(ctx context.Context, request Request, at Progress, size int) (Plan, error) {
 	plan := Plan{At: at}
 	plan.At.Result = at.Result.WithLists()
@@ -135,8 +144,16 @@ func (s *Shutdown) plan(ctx context.Context, request Request, plan *Plan, size i
 	at := &plan.At
 	switch at.Stage {
 	case stageBlock:
-		if plan.after, err = s.afterBlock(ctx, request); err != nil || request.Block {
-			return true, err
+		if plan.after, err = s.afterBlock(ctx, request); err != nil {
+			return false, err
+		}
+		if plan.after != stageDone {
+			if at.Result, err = s.inspect(ctx, request); err != nil {
+				return false, err
+			}
+		}
+		if request.Block {
+			return true, nil
 		}
 		at.Stage = plan.after
 		return false, nil

@@ -1,6 +1,7 @@
 package tasks
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,7 +32,8 @@ type DeleteRoom struct {
 	Block bool
 
 	// Purge deletes the room after its shutdown. With ForcePurge, it does so even if
-	// local users are still joined to the room.
+	// local users are still joined to the room. Without ForcePurge, a delete fails
+	// before its first write if no user can leave the room.
 	Purge, ForcePurge bool
 
 	// PurgeDelay is the pause between shutdown and purge, in which clients learn that
@@ -164,7 +166,7 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal
 		run:    run,
 		request: shutdown.Request{
 			JobID: job.ID, Room: job.Room, Requester: job.Requester, Block: parameters.Block,
-			NewRoomUser: parameters.NewRoomUserID, RoomName: parameters.NewRoomName, Message: parameters.Message,
+			Force: parameters.ForcePurge, NewRoomUser: parameters.NewRoomUserID, RoomName: parameters.NewRoomName, Message: parameters.Message,
 		},
 		parameters: parameters,
 		at:         deleteRoomCheckpoint{Phase: phaseShuttingDown, Size: firstUsers},
@@ -222,6 +224,13 @@ func (d *deleteRoom) next(ctx context.Context) (done bool, err error) {
 
 func (d *deleteRoom) nextShutdown(ctx context.Context) error {
 	plan, err := d.worker.shutdown.Plan(ctx, d.request, d.at.Progress, d.at.Size)
+	var refused *shutdown.Refusal
+	if errors.As(err, &refused) {
+		// The status names the users. Nothing else is written.
+		next := d.at
+		next.Result = refused.Result
+		return cmp.Or(d.record(ctx, next), err)
+	}
 	if err != nil {
 		return err
 	}
@@ -359,7 +368,9 @@ func refusal(err error) string {
 	if errors.Is(err, matrix.ErrTooLarge) {
 		return "413: " + err.Error()
 	}
-	if errors.Is(err, shutdown.ErrRoomVersion) || errors.Is(err, shutdown.ErrUnsigned) || errors.Is(err, errBeside) {
+	var refusal *shutdown.Refusal
+	if errors.As(err, &refusal) || errors.Is(err, shutdown.ErrRoomVersion) || errors.Is(err, shutdown.ErrUnsigned) ||
+		errors.Is(err, errBeside) {
 		return "400: " + err.Error()
 	}
 	var refused *homeserver.Error

@@ -41,7 +41,7 @@ type PowerLevels struct {
 // [CreatorPower]. Before, it is 100 without content, and otherwise the content sets
 // it.
 //
-// A level must be an integer; in version 9 it may be a string. ParsePowerLevels reads
+// A level must be an integer; before version 10 it may be a string. ParsePowerLevels reads
 // only users, events and the three defaults.
 func ParsePowerLevels(version matrix.RoomVersion, content []byte, creators []string) (PowerLevels, error) {
 	levels, err := parsePowerLevels(version, content, creators)
@@ -154,6 +154,11 @@ func levelsOf(version matrix.RoomVersion, object map[string]any, key string) (ma
 	return levels, nil
 }
 
+// strictLevels reports whether the version refuses a level that is a string.
+func strictLevels(version matrix.RoomVersion) bool {
+	return version == "10" || version == "11" || version == "12"
+}
+
 func levelOf(version matrix.RoomVersion, value any) (int64, error) {
 	var text string
 	switch value := value.(type) {
@@ -161,7 +166,7 @@ func levelOf(version matrix.RoomVersion, value any) (int64, error) {
 		text = value.String()
 	case string:
 		text = strings.TrimSpace(value)
-		if version != "9" || !stringLevel.MatchString(text) {
+		if strictLevels(version) || !stringLevel.MatchString(text) {
 			return 0, errors.New("a level that is not an integer")
 		}
 	default:

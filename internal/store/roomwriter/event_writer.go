@@ -156,6 +156,27 @@ func (w *EventWriter) EventJSON(ctx context.Context, id string) ([]byte, error) 
 	return []byte(text), nil
 }
 
+// DropMembership ends a user's invitation or knock without an event. The user is then
+// not known to have been in the room. A second call changes nothing.
+func (w *EventWriter) DropMembership(ctx context.Context, room, user string) error {
+	if err := w.Forget(ctx, room, user); err != nil {
+		return err
+	}
+	statements := []string{`
+		DELETE FROM local_current_membership WHERE user_id = $1 AND room_id = $2 AND membership IN ('invite', 'knock')`}
+	if w.has("sliding_sync_membership_snapshots") {
+		statements = append(statements, `
+			DELETE FROM sliding_sync_membership_snapshots
+			WHERE user_id = $1 AND room_id = $2 AND membership IN ('invite', 'knock')`)
+	}
+	for _, sql := range statements {
+		if _, err := w.b.Exec(ctx, sql, user, room); err != nil {
+			return fmt.Errorf("drop a membership: %w", err)
+		}
+	}
+	return nil
+}
+
 // Forget makes a user who has left the room forget it. A second call changes
 // nothing.
 func (w *EventWriter) Forget(ctx context.Context, room, user string) error {
@@ -176,13 +197,11 @@ func (w *EventWriter) Forget(ctx context.Context, room, user string) error {
 // transaction can write into the room or delete it. It comes from [EventWriter.Room]
 // or [EventWriter.NewRoom].
 type RoomWriter struct {
-	w       *EventWriter
-	id      string
-	version matrix.RoomVersion
+	RoomReader
+	w *EventWriter
 
-	// indexed says that the room's state events have places in auth chains, and partial
-	// that not all of its state is known.
-	indexed, partial bool
+	// indexed says that the room's state events have places in auth chains.
+	indexed bool
 
 	// summary is what room lists show of the room, nil until it is read.
 	summary *roomSummary
@@ -193,12 +212,6 @@ type RoomWriter struct {
 	created bool
 }
 
-// ID returns the room's id.
-func (r *RoomWriter) ID() string { return r.id }
-
-// Version returns the room's version, which may be any text.
-func (r *RoomWriter) Version() matrix.RoomVersion { return r.version }
-
 // Room locks a room for writing. It waits at most 5 s for the lock. An unknown room
 // is [postgres.ErrNotFound]. A second call returns the same RoomWriter. It must not
 // be called inside [EventWriter.Attempt], whose failure would release the lock.
@@ -206,7 +219,7 @@ func (w *EventWriter) Room(ctx context.Context, id string) (*RoomWriter, error) 
 	if r := w.rooms[id]; r != nil {
 		return r, nil
 	}
-	r := &RoomWriter{w: w, id: id}
+	r := &RoomWriter{RoomReader: RoomReader{q: w.b, id: id}, w: w}
 	// Processes of a homeserver that persist events share this lock, since a single
 	// process persists all events of a room. Here the lock is exclusive, since two
 	// jobs may write into the same new room.
@@ -217,7 +230,7 @@ func (w *EventWriter) Room(ctx context.Context, id string) (*RoomWriter, error) 
 		err = postgres.ErrNotFound
 	}
 	if err == nil && w.has("partial_state_rooms") {
-		err = w.b.QueryRow(ctx, `SELECT EXISTS (SELECT FROM partial_state_rooms WHERE room_id = $1)`, id).Scan(&r.partial)
+		err = r.readPartial(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lock the room: %w", err)
@@ -240,42 +253,10 @@ func (w *EventWriter) NewRoom(ctx context.Context, id string, version matrix.Roo
 	if err != nil {
 		return nil, fmt.Errorf("make a room: %w", err)
 	}
-	r := &RoomWriter{w: w, id: id, version: version, indexed: indexed, created: true}
+	r := &RoomWriter{RoomReader: RoomReader{q: w.b, id: id, version: version}, w: w, indexed: indexed, created: true}
 	w.rooms[id] = r
 	return r, nil
 }
-
-// maxPrevEvents is the maximum number of events that a written event follows. Matrix
-// allows 20.
-const maxPrevEvents = 10
-
-// Extremities are where a room's next event attaches. They are valid until an event
-// is written.
-type Extremities struct {
-	// Prev are the ids of the events that the next one follows: up to 10 of the forward
-	// extremities, the deepest first. It is empty if the room has no forward extremity.
-	Prev []string
-
-	// Depth is the next event's depth, and Now the time in Unix milliseconds.
-	Depth, Now int64
-
-	// Current says that the room has a current state: a user of this server is in it.
-	Current bool
-
-	// group is the state group that all forward extremities have, nil if they differ.
-	// last is the state group of the newest extremity that has one.
-	group, last *int64
-}
-
-// departed reports whether all users of this server have left the room.
-func (t Extremities) departed() bool { return !t.Current && len(t.Prev) > 0 }
-
-// maxDepth is the largest integer that an event may have.
-const maxDepth = 1<<53 - 1
-
-// NextDepth returns the depth of an event that follows events of up to the given
-// depth. The result is always a valid depth, even after a hostile one.
-func NextDepth(depth int64) int64 { return max(min(depth, maxDepth-1), 0) + 1 }
 
 // Now returns the time in Unix milliseconds.
 func (w *EventWriter) Now(ctx context.Context) (int64, error) {
@@ -287,127 +268,3 @@ func (w *EventWriter) Now(ctx context.Context) (int64, error) {
 }
 
 const nowInMilliseconds = `floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint`
-
-// Extremities returns where the room's next event attaches.
-func (r *RoomWriter) Extremities(ctx context.Context) (Extremities, error) {
-	var t Extremities
-	if err := r.w.b.QueryRow(ctx, `
-		WITH tips AS MATERIALIZED (
-			SELECT x.event_id, e.depth, e.stream_ordering, g.state_group
-			FROM event_forward_extremities x
-			JOIN events e ON e.event_id = x.event_id
-			LEFT JOIN event_to_state_groups g ON g.event_id = x.event_id
-			WHERE x.room_id = $1
-		)
-		SELECT ARRAY(SELECT event_id FROM tips ORDER BY depth DESC, stream_ordering DESC, event_id LIMIT $2),
-		       coalesce((SELECT max(depth) FROM tips), 0), `+nowInMilliseconds+`,
-		       EXISTS (SELECT FROM current_state_events WHERE room_id = $1),
-		       (SELECT min(state_group) FROM tips
-		        HAVING count(*) = count(state_group) AND min(state_group) = max(state_group)),
-		       (SELECT state_group FROM tips WHERE state_group IS NOT NULL
-		        ORDER BY depth DESC, stream_ordering DESC, event_id LIMIT 1)`,
-		r.id, maxPrevEvents).Scan(&t.Prev, &t.Depth, &t.Now, &t.Current, &t.group, &t.last); err != nil {
-		return Extremities{}, fmt.Errorf("read the forward extremities: %w", err)
-	}
-	t.Depth = NextDepth(t.Depth)
-	return t, nil
-}
-
-// A StateEvent is an event of a room's state.
-type StateEvent struct {
-	ID string
-
-	// Membership is the membership that the event sets, "" if it is not a membership
-	// event.
-	Membership string
-
-	// JSON is the event's JSON, nil if it is lost.
-	JSON []byte
-}
-
-// State returns the room's state events for the keys, at the extremities. It is the
-// current state: where the extremities differ, a homeserver has resolved it. After
-// all users of this server have left there is no current state, and State returns
-// that of the newest extremity.
-func (r *RoomWriter) State(ctx context.Context, extremities Extremities, keys ...matrix.StateKey) (map[matrix.StateKey]StateEvent, error) {
-	types, stateKeys := make([]string, len(keys)), make([]string, len(keys))
-	for i, key := range keys {
-		types[i], stateKeys[i] = key.Type, key.Key
-	}
-	found, group := `
-		SELECT k.type, k.state_key, c.event_id
-		FROM wanted k JOIN current_state_events c
-		  ON c.room_id = $1 AND c.type = k.type AND c.state_key = k.state_key
-		WHERE $4::bigint IS NULL`, (*int64)(nil)
-	if !extremities.Current {
-		found, group = `
-		SELECT DISTINCT ON (k.type, k.state_key) k.type, k.state_key, s.event_id
-		FROM chain
-		JOIN state_groups_state s ON s.state_group = chain.state_group
-		JOIN wanted k ON k.type = s.type AND k.state_key = s.state_key
-		WHERE $1 <> ''
-		ORDER BY k.type, k.state_key, s.state_group DESC`, extremities.last
-	}
-	rows, err := r.w.b.Query(ctx, `
-		WITH RECURSIVE `+chainOf("$4")+`, wanted AS (
-			SELECT * FROM unnest($2::text[], $3::text[]) AS k (type, state_key)
-		), found AS (`+found+`)
-		SELECT f.type, f.state_key, f.event_id, coalesce(m.membership, ''), j.json
-		FROM found f
-		LEFT JOIN room_memberships m ON m.event_id = f.event_id
-		LEFT JOIN event_json j ON j.event_id = f.event_id`, r.id, types, stateKeys, group)
-	if err != nil {
-		return nil, fmt.Errorf("read the room's state: %w", err)
-	}
-	state := map[matrix.StateKey]StateEvent{}
-	var key matrix.StateKey
-	var id, membership string
-	var text *string
-	if _, err := pgx.ForEachRow(rows, []any{&key.Type, &key.Key, &id, &membership, &text}, func() error {
-		event := StateEvent{ID: id, Membership: membership}
-		if text != nil {
-			event.JSON = []byte(*text)
-		}
-		state[key] = event
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("read the room's state: %w", err)
-	}
-	return state, nil
-}
-
-// chainOf returns the common table expression chain: a state group and all groups
-// that it is a difference to. UNION, not UNION ALL, so that it also ends if a chain
-// is circular.
-func chainOf(group string) string {
-	return `chain (state_group) AS (
-			SELECT ` + group + `::bigint
-			UNION
-			SELECT e.prev_state_group FROM chain JOIN state_group_edges e ON e.state_group = chain.state_group
-		)`
-}
-
-// HasRemoteMembers reports whether a user of another server is joined to the room,
-// by the state at the extremities. A user without a server name counts as remote.
-func (r *RoomWriter) HasRemoteMembers(ctx context.Context, extremities Extremities, server string) (bool, error) {
-	const remote = `membership = 'join' AND substr(state_key, nullif(strpos(state_key, ':'), 0) + 1) IS DISTINCT FROM $2`
-	sql, args := `
-		SELECT EXISTS (
-			SELECT FROM current_state_events WHERE room_id = $1 AND type = 'm.room.member' AND `+remote+`)`, []any{r.id, server}
-	if !extremities.Current {
-		sql, args = `
-		WITH RECURSIVE `+chainOf("$1")+`, members AS (
-			SELECT DISTINCT ON (s.state_key) s.state_key, m.membership
-			FROM chain
-			JOIN state_groups_state s ON s.state_group = chain.state_group AND s.type = 'm.room.member'
-			LEFT JOIN room_memberships m ON m.event_id = s.event_id
-			ORDER BY s.state_key, s.state_group DESC
-		)
-		SELECT EXISTS (SELECT FROM members WHERE `+remote+`)`, []any{extremities.last, server}
-	}
-	var found bool
-	if err := r.w.b.QueryRow(ctx, sql, args...).Scan(&found); err != nil {
-		return false, fmt.Errorf("look for remote members: %w", err)
-	}
-	return found, nil
-}

@@ -48,11 +48,8 @@ func (r *RoomWriter) Write(ctx context.Context, extremities Extremities, event m
 }
 
 func (r *RoomWriter) write(ctx context.Context, extremities Extremities, event matrix.SealedEvent) error {
-	switch {
-	case r.partial:
-		return errPartialState
-	case len(extremities.Prev) == 0 && event.Type != "m.room.create":
-		return errNoExtremities
+	if err := r.Writable(extremities); err != nil && event.Type != "m.room.create" {
+		return err
 	}
 	e := newEvent{SealedEvent: event, now: extremities.Now}
 	if e.StateKey != nil {
@@ -125,18 +122,19 @@ func (r *RoomWriter) writeEvent(ctx context.Context, e *newEvent) error {
 	if err != nil {
 		return err
 	}
-	metadata, format := `{}`, 3
+	format, ok := r.version.EventFormat()
+	if !ok {
+		return matrix.ErrRoomVersion
+	}
+	metadata := `{}`
 	if e.outOfBand {
 		metadata = `{"out_of_band_membership":true}`
 	}
 	// If a room is named after its create event, no event names the create event as an
 	// auth event, but it is one for each of them.
 	auth := e.AuthEvents
-	if _, named := matrix.ServerOf(r.id); !named {
-		format = 4
-		if e.Type != "m.room.create" {
-			auth = append([]string{"$" + strings.TrimPrefix(r.id, "!")}, auth...)
-		}
+	if _, named := matrix.ServerOf(r.id); !named && e.Type != "m.room.create" {
+		auth = append([]string{"$" + strings.TrimPrefix(r.id, "!")}, auth...)
 	}
 	statements := []statement{
 		{"write events", `
