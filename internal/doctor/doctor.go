@@ -14,6 +14,7 @@ import (
 
 	"lethe/internal/config"
 	"lethe/internal/redisdb"
+	"lethe/internal/store/checkup"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
@@ -95,13 +96,13 @@ func ExamineDeep(ctx context.Context, settings config.Config) Report {
 		return report
 	}
 	defer db.Close()
-	checked, corrupt, err := purge.New(db, purge.Options{}).CheckIndexes(ctx)
+	checked, corrupt, err := checkup.CheckIndexes(ctx, db)
 	for _, index := range corrupt {
 		report.add(Mend, "deep", "the index "+index.Name+" is corrupt ("+index.Reason+"); rebuild it:",
 			"REINDEX INDEX CONCURRENTLY "+index.Name+";")
 	}
 	switch {
-	case errors.Is(err, purge.ErrNoAmcheck):
+	case errors.Is(err, checkup.ErrNoAmcheck):
 		report.add(Mend, "deep", err.Error()+"; create it as a superuser:", "CREATE EXTENSION amcheck;",
 			"GRANT EXECUTE ON FUNCTION bt_index_check(regclass, boolean) TO lethe; -- the role of Lethe")
 	case isDenied(err):
@@ -138,7 +139,7 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 	r.add(OK, "database", "it answers")
 
 	purger := purge.New(db, purge.Options{})
-	grants, err := purger.LackingPrivileges(ctx)
+	grants, err := checkup.LackingPrivileges(ctx, db)
 	switch {
 	case err != nil:
 		r.add(Mend, "privileges", err.Error())
@@ -171,14 +172,14 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 		}
 	} else {
 		r.add(OK, "tables", "a purge knows all tables that it can change")
-		r.examineSpeed(ctx, purger, catalog)
+		r.examineSpeed(ctx, db, catalog)
 	}
 	r.examineServerName(ctx, db, settings, addError)
 }
 
 // examineSpeed checks what makes purges fast.
-func (r *Report) examineSpeed(ctx context.Context, purger *purge.Purger, catalog purge.Catalog) {
-	grants, superuser, err := purger.LackingForSetWise(ctx, catalog)
+func (r *Report) examineSpeed(ctx context.Context, db *postgres.DB, catalog purge.Catalog) {
+	grants, superuser, err := checkup.LackingForSetWise(ctx, db, catalog)
 	const slow = "references are checked row by row, which is much slower than checking them all at once: "
 	switch why := catalog.RowWise(); {
 	case err != nil:
@@ -193,7 +194,7 @@ func (r *Report) examineSpeed(ctx context.Context, purger *purge.Purger, catalog
 		r.add(Advice, "speed", slow+why, grants...)
 	}
 
-	indexes, err := purger.LackingIndexes(ctx, catalog)
+	indexes, err := checkup.LackingIndexes(ctx, db, catalog)
 	switch {
 	case err != nil:
 		r.add(Mend, "indexes", err.Error())

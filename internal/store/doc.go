@@ -7,6 +7,7 @@
 //   - admin: what the admin API reads
 //   - expiry: retention policies and abandoned rooms
 //   - purge: deleting history, rooms and state groups
+//   - checkup: privileges and indexes that a database lacks
 //   - migrate: the versions of the schema
 //
 // No package outside of it contains SQL. It must never have code itself.

@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"lethe/internal/store/postgres"
 )
 
 // ErrCatalog is returned when the database has something that Lethe does not know
@@ -26,6 +28,19 @@ type scope struct {
 	// turns their triggers off where the role has the right.
 	byEvent []string
 }
+
+// UsedTables returns the names of the tables that purges and deletes use, sorted.
+func UsedTables() []string {
+	tables := maps.Clone(historyTables)
+	maps.Copy(tables, roomScope.tables)
+	for _, name := range referencingTables {
+		tables[name] = true
+	}
+	return slices.Sorted(maps.Keys(tables))
+}
+
+// RoomTables returns the names of the tables that a room's delete uses, sorted.
+func RoomTables() []string { return slices.Sorted(maps.Keys(roomScope.tables)) }
 
 // historyScope is the scope of a history purge.
 var historyScope = scope{tables: historyTables, byEvent: historyByEvent}
@@ -115,7 +130,7 @@ type Catalog struct {
 	byRoom []string
 
 	// references are the foreign keys to events.
-	references []reference
+	references []Reference
 
 	// setWise says that a batch of setWiseFrom events or more may check all references
 	// with one statement. If it is false, the server must check them for each deleted
@@ -125,18 +140,25 @@ type Catalog struct {
 	rowWiseReason string
 }
 
-// A reference is a column of a table that holds a key of events.
-type reference struct {
-	table, column, key string
-	cascade            bool
+// A Reference is a column of a table that holds a key of events.
+type Reference struct {
+	// Table and Column are quoted for SQL. Key is the column of events.
+	Table, Column, Key string
+
+	// Cascade says that a row goes when its event is deleted.
+	Cascade bool
 }
 
-func (r reference) String() string { return r.table + "." + r.column }
+// String returns the column with its table.
+func (r Reference) String() string { return r.Table + "." + r.Column }
+
+// References returns the foreign keys to events.
+func (c Catalog) References() []Reference { return c.references }
 
 func (c Catalog) has(table string) bool { return slices.Contains(c.present, table) }
 
-// deletesByEvent reports whether batches delete a table's rows by their event_id.
-func (c Catalog) deletesByEvent(table string) bool { return slices.Contains(c.scope.byEvent, table) }
+// DeletesByEvent reports whether batches delete a table's rows by their event_id.
+func (c Catalog) DeletesByEvent(table string) bool { return slices.Contains(c.scope.byEvent, table) }
 
 // RowWise says why batches let the server check references row by row, which takes
 // about six times as long. It is "" if they check them set-wise.
@@ -266,7 +288,7 @@ func (p *Purger) knownTables(ctx context.Context, scope *scope) (Catalog, error)
 // readReferences reads the references to the tables from which batches delete the
 // rows of their events, and decides whether batches may and can check them set-wise.
 func (p *Purger) readReferences(ctx context.Context, catalog *Catalog) error {
-	may, err := p.mayDisableTriggers(ctx)
+	may, err := MayDisableTriggers(ctx, p.db)
 	if err != nil {
 		return err
 	}
@@ -295,11 +317,11 @@ func (p *Purger) readReferences(ctx context.Context, catalog *Catalog) error {
 	if err != nil {
 		return err
 	}
-	var r reference
+	var r Reference
 	var table string
 	var other bool
-	_, err = pgx.ForEachRow(rows, []any{&r.table, &r.column, &table, &r.key, &r.cascade, &other}, func() error {
-		if other || table != "events" || (r.key != "event_id" && r.key != "stream_ordering") {
+	_, err = pgx.ForEachRow(rows, []any{&r.Table, &r.Column, &table, &r.Key, &r.Cascade, &other}, func() error {
+		if other || table != "events" || (r.Key != "event_id" && r.Key != "stream_ordering") {
 			catalog.setRowWise(fmt.Sprintf("%s references %s in a way that only the server can check", r, table))
 		}
 		catalog.references = append(catalog.references, r)
@@ -321,16 +343,16 @@ func (p *Purger) readReferences(ctx context.Context, catalog *Catalog) error {
 	return nil
 }
 
-// mayDisableTriggers reports whether the role may set session_replication_role.
+// MayDisableTriggers reports whether the role may set session_replication_role.
 // Superusers may, and since PostgreSQL 15 also roles with a grant.
-func (p *Purger) mayDisableTriggers(ctx context.Context) (bool, error) {
+func MayDisableTriggers(ctx context.Context, db *postgres.DB) (bool, error) {
 	var version int
 	var may bool
-	if err := p.db.QueryRow(ctx, `
+	if err := db.QueryRow(ctx, `
 		SELECT current_setting('server_version_num')::int, current_setting('is_superuser') = 'on'`).
 		Scan(&version, &may); err != nil || may || version < 15_00_00 {
 		return may, err
 	}
-	err := p.db.QueryRow(ctx, `SELECT has_parameter_privilege('session_replication_role', 'SET')`).Scan(&may)
+	err := db.QueryRow(ctx, `SELECT has_parameter_privilege('session_replication_role', 'SET')`).Scan(&may)
 	return may, err
 }

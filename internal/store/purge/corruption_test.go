@@ -17,6 +17,7 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/roomgen"
+	"lethe/internal/store/checkup"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
@@ -70,7 +71,7 @@ func TestCorruptIndexesCostNoOtherRow(t *testing.T) {
 				what = l.corrupt(random, index, kind)
 			}
 			before := l.rows()
-			_, corrupt, err := l.Purger.CheckIndexes(l.Ctx)
+			_, corrupt, err := checkup.CheckIndexes(l.Ctx, l.DB)
 			require.NoError(t, err)
 			require.Len(t, corrupt, 1, what)
 			require.Equal(t, index.name, corrupt[0].Name, corrupt[0].Reason)
@@ -220,7 +221,7 @@ func (l *lab) indexes() (all []index) {
 	})
 	require.NoError(l.T, err)
 	return slices.DeleteFunc(all, func(x index) bool {
-		return !purge.Uses(x.table) || One[int64](l, `SELECT count(*) FROM `+x.table) < 3
+		return !slices.Contains(purge.UsedTables(), x.table) || One[int64](l, `SELECT count(*) FROM `+x.table) < 3
 	})
 }
 

@@ -3,7 +3,6 @@ package purge
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"lethe/internal/store/journal"
 )
@@ -49,9 +48,4 @@ func (p *Purger) FoundPlaces(ctx context.Context, transaction *journal.Batch, co
 		places[r.table] = l.len()
 	}
 	return places, nil
-}
-
-// Uses reports whether a purge or a delete uses a table.
-func Uses(table string) bool {
-	return slices.Contains(usedTables(), table)
 }

@@ -96,13 +96,13 @@ func deleteByID(table string) statement {
 // deleteByJoin is deleteByID with a join. The planner then may read a small table
 // instead of looking up each event.
 func deleteByJoin(table string) statement {
-	return cascade(reference{table: table, column: "event_id", key: "event_id"})
+	return cascade(Reference{Table: table, Column: "event_id", Key: "event_id"})
 }
 
 // cascade deletes the rows that reference deletable events.
-func cascade(r reference) statement {
-	return checked("delete from "+r.table, `
-		DELETE FROM `+r.table+` t USING lethe_selected s WHERE s.deletable AND t.`+r.column+` = s.`+r.key, `t.`+r.column+` = s.`+r.key)
+func cascade(r Reference) statement {
+	return checked("delete from "+r.Table, `
+		DELETE FROM `+r.Table+` t USING lethe_selected s WHERE s.deletable AND t.`+r.Column+` = s.`+r.Key, `t.`+r.Column+` = s.`+r.Key)
 }
 
 // deleteEventsInPlace deletes the deletable events at their places in the table,
@@ -222,7 +222,7 @@ func each[T, R any](values []T, do func(T) R) []R {
 func (c Catalog) cascades() []statement {
 	var statements []statement
 	for _, r := range c.references {
-		if r.cascade {
+		if r.Cascade {
 			statements = append(statements, cascade(r))
 		}
 	}
@@ -235,14 +235,14 @@ func (c Catalog) cascades() []statement {
 func (b *batch) checkReferences(ctx context.Context) error {
 	var checks []string
 	for _, r := range b.catalog.references {
-		if r.cascade || (r.column == "event_id" && b.catalog.deletesByEvent(r.table)) {
+		if r.Cascade || (r.Column == "event_id" && b.catalog.DeletesByEvent(r.Table)) {
 			continue
 		}
 		// No EXISTS, which the planner optimizes for finding a row early: here there
 		// should be no row at all.
 		checks = append(checks, `
 			SELECT '`+strings.ReplaceAll(r.String(), "'", "''")+`'
-			FROM `+r.table+` t JOIN lethe_selected s ON t.`+r.column+` = s.`+r.key+`
+			FROM `+r.Table+` t JOIN lethe_selected s ON t.`+r.Column+` = s.`+r.Key+`
 			WHERE s.deletable
 			HAVING count(*) > 0`)
 	}

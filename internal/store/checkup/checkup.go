@@ -1,4 +1,4 @@
-package purge
+package checkup
 
 import (
 	"context"
@@ -7,11 +7,12 @@ import (
 	"strings"
 
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/purge"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// privileges are the rights that the statements of this package need on Synapse's
+// privileges are the rights that the statements of purges need on Synapse's
 // tables. Locking a row needs UPDATE.
 var privileges = map[string][]string{
 	"access_tokens":                      {"SELECT"},
@@ -104,7 +105,7 @@ func allPrivileges() map[string][]string {
 			add(table, each...)
 		}
 	}
-	for table := range roomScope.tables {
+	for _, table := range purge.RoomTables() {
 		add(table, "SELECT", "DELETE")
 	}
 	return all
@@ -141,9 +142,9 @@ var purgeIndexes = []struct {
 
 // LackingPrivileges returns a GRANT for each right that Lethe needs and that the
 // role does not have.
-func (p *Purger) LackingPrivileges(ctx context.Context) (grants []string, err error) {
+func LackingPrivileges(ctx context.Context, db *postgres.DB) (grants []string, err error) {
 	tables, wanted := pairs(allPrivileges())
-	grants, err = postgres.Collect(ctx, p.db, pgx.RowTo[string], `
+	grants, err = postgres.Collect(ctx, db, pgx.RowTo[string], `
 		WITH lacking AS (
 			SELECT 1 AS rank, 'TEMPORARY' AS privilege, 'DATABASE ' || quote_ident(current_database()) AS object
 			WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')
@@ -173,17 +174,17 @@ func (p *Purger) LackingPrivileges(ctx context.Context) (grants []string, err er
 // LackingForSetWise returns a GRANT for each right that the role lacks for checking
 // references set-wise. If only a superuser may do that, as before PostgreSQL 15,
 // superuser is true.
-func (p *Purger) LackingForSetWise(ctx context.Context, catalog Catalog) (grants []string, superuser bool, err error) {
+func LackingForSetWise(ctx context.Context, db *postgres.DB, catalog purge.Catalog) (grants []string, superuser bool, err error) {
 	fail := func(err error) ([]string, bool, error) {
 		return nil, false, fmt.Errorf("look for privileges: %w", err)
 	}
-	may, err := p.mayDisableTriggers(ctx)
+	may, err := purge.MayDisableTriggers(ctx, db)
 	if err != nil {
 		return fail(err)
 	}
 	if !may {
 		var grant *string
-		if err := p.db.QueryRow(ctx, `
+		if err := db.QueryRow(ctx, `
 			SELECT format('GRANT SET ON PARAMETER session_replication_role TO %I;', current_user)
 			WHERE current_setting('server_version_num')::int >= 150000
 			UNION ALL SELECT NULL LIMIT 1`).Scan(&grant); err != nil {
@@ -196,14 +197,14 @@ func (p *Purger) LackingForSetWise(ctx context.Context, catalog Catalog) (grants
 	}
 	// The server cascades and checks as the table's owner, but Lethe as its own role.
 	needed := map[string][]string{}
-	for _, r := range catalog.references {
-		needed[r.table] = append(needed[r.table], "SELECT")
-		if r.cascade {
-			needed[r.table] = append(needed[r.table], "DELETE")
+	for _, r := range catalog.References() {
+		needed[r.Table] = append(needed[r.Table], "SELECT")
+		if r.Cascade {
+			needed[r.Table] = append(needed[r.Table], "DELETE")
 		}
 	}
 	tables, wanted := pairs(needed)
-	more, err := postgres.Collect(ctx, p.db, pgx.RowTo[string], `
+	more, err := postgres.Collect(ctx, db, pgx.RowTo[string], `
 		SELECT format('GRANT %s ON %s TO %I;', string_agg(DISTINCT privilege, ', ' ORDER BY privilege DESC), name, current_user)
 		FROM unnest($1::text[], $2::text[]) AS w (name, privilege)
 		WHERE NOT has_table_privilege(to_regclass(name), privilege)
@@ -230,7 +231,7 @@ const smallTable = 1 << 20
 
 // LackingIndexes returns a CREATE INDEX for each index that a purge needs and the
 // database does not have. Without it each batch reads a whole table.
-func (p *Purger) LackingIndexes(ctx context.Context, catalog Catalog) (statements []string, err error) {
+func LackingIndexes(ctx context.Context, db *postgres.DB, catalog purge.Catalog) (statements []string, err error) {
 	var tables, columns []string
 	var large []int64 // the sizes from which the index is needed
 	add := func(table string, from int64, names ...string) {
@@ -239,13 +240,13 @@ func (p *Purger) LackingIndexes(ctx context.Context, catalog Catalog) (statement
 	for _, index := range purgeIndexes {
 		add(index.table, 0, index.columns...)
 	}
-	for _, r := range catalog.references {
-		if !catalog.deletesByEvent(r.table) {
-			add(r.table, smallTable, r.column)
+	for _, r := range catalog.References() {
+		if !catalog.DeletesByEvent(r.Table) {
+			add(r.Table, smallTable, r.Column)
 		}
 	}
 	// An index serves if it begins with these columns and covers all rows.
-	statements, err = postgres.Collect(ctx, p.db, pgx.RowTo[string], `
+	statements, err = postgres.Collect(ctx, db, pgx.RowTo[string], `
 		SELECT format('CREATE INDEX CONCURRENTLY ON %s (%s);', w.name, w.columns)
 		FROM unnest($1::text[], $2::text[], $3::bigint[]) AS w (name, columns, large)
 		WHERE pg_relation_size(to_regclass(w.name)) >= w.large AND NOT EXISTS (

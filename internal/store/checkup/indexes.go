@@ -1,16 +1,15 @@
-package purge
+package checkup
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/purge"
 )
 
 // ErrNoAmcheck is returned when indexes cannot be checked because the extension
@@ -33,9 +32,9 @@ type CorruptIndex struct {
 // table, and returns how many it has compared and which are corrupt. It reads all of
 // these tables and indexes, and blocks nothing but a change of their definitions. It
 // fails with [ErrNoAmcheck], or if the role may not call amcheck.
-func (p *Purger) CheckIndexes(ctx context.Context) (checked int, corrupt []CorruptIndex, err error) {
+func CheckIndexes(ctx context.Context, db *postgres.DB) (checked int, corrupt []CorruptIndex, err error) {
 	var schema *string
-	if err := p.db.QueryRow(ctx, `
+	if err := db.QueryRow(ctx, `
 		SELECT (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
 		        WHERE e.extname = 'amcheck')`).Scan(&schema); err != nil {
 		return 0, nil, fmt.Errorf("look for amcheck: %w", err)
@@ -43,7 +42,7 @@ func (p *Purger) CheckIndexes(ctx context.Context) (checked int, corrupt []Corru
 	if schema == nil {
 		return 0, nil, ErrNoAmcheck
 	}
-	indexes, err := postgres.Collect(ctx, p.db, pgx.RowTo[string], `
+	indexes, err := postgres.Collect(ctx, db, pgx.RowTo[string], `
 		SELECT i.indexrelid::regclass::text
 		FROM pg_index i
 		JOIN pg_class c ON c.oid = i.indexrelid
@@ -52,12 +51,12 @@ func (p *Purger) CheckIndexes(ctx context.Context) (checked int, corrupt []Corru
 		WHERE i.indisvalid AND i.indisready AND c.relpersistence = 'p' AND c.relkind = 'i'
 		  AND (i.indrelid = ANY (SELECT to_regclass(quote_ident(name)) FROM unnest($1::text[]) AS name)
 		       OR t.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'lethe'))
-		ORDER BY 1`, usedTables())
+		ORDER BY 1`, purge.UsedTables())
 	if err != nil {
 		return 0, nil, fmt.Errorf("look for indexes: %w", err)
 	}
 	for _, name := range indexes {
-		err := p.checkIndex(ctx, *schema, name)
+		err := checkIndex(ctx, db, *schema, name)
 		if postgres.IsCorruption(err) {
 			corrupt = append(corrupt, CorruptIndex{name, err.Error()})
 			err = nil
@@ -70,21 +69,10 @@ func (p *Purger) CheckIndexes(ctx context.Context) (checked int, corrupt []Corru
 	return checked, corrupt, nil
 }
 
-func (p *Purger) checkIndex(ctx context.Context, schema, name string) error {
+func checkIndex(ctx context.Context, db *postgres.DB, schema, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, indexCheckTime)
 	defer cancel()
 	// The second argument also looks in the index for each row of the table.
-	_, err := p.db.Exec(ctx, `SELECT `+schema+`.bt_index_check($1::text::regclass, true)`, name)
+	_, err := db.Exec(ctx, `SELECT `+schema+`.bt_index_check($1::text::regclass, true)`, name)
 	return err
-}
-
-// usedTables returns the names of the tables that purges and deletes use.
-func usedTables() []string {
-	tables := map[string]bool{}
-	maps.Copy(tables, historyTables)
-	maps.Copy(tables, roomScope.tables)
-	for _, name := range referencingTables {
-		tables[name] = true
-	}
-	return slices.Sorted(maps.Keys(tables))
 }

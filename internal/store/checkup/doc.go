@@ -1,0 +1,6 @@
+// Package checkup knows what a database needs for Lethe: privileges, indexes, and
+// indexes that match their tables.
+//
+// It promises to name each thing that is lacking together with the statement that
+// adds it. It must never change the database.
+package checkup
