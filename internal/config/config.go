@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"lethe/internal/retention"
+	"lethe/internal/store/census"
 )
 
 // These are the dialects of the admin API.
@@ -92,6 +93,10 @@ type Config struct {
 	// SynapseBeside (synapse_beside) is whether a Synapse uses the same database.
 	// It is nil or false: true is refused. Defaults to nil, unset.
 	SynapseBeside *bool
+
+	// Tables (tables) is the rules for tables of the homeserver that Lethe does not
+	// know. Defaults to nil, unset.
+	Tables census.Rules
 
 	// TrustedProxies (trusted_proxies) is the networks of the reverse proxies whose
 	// X-Forwarded-For is believed. Defaults to nil, unset.

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/retention"
+	"lethe/internal/store/census"
 )
 
 const (
@@ -172,6 +173,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		SigningKeyFile: "/signing.key",
 		StatusTTL:      time.Hour,
 		SynapseBeside:  &no,
+		Tables:         census.Rules{"future": census.Keep},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		Worker: Worker{
 			BatchEvents: 1, BatchTime: time.Second, Concurrency: 9, DrainTimeout: time.Minute,
@@ -213,6 +215,7 @@ server_name: example.org
 signing_key_file: /signing.key
 status_ttl: 1h
 synapse_beside: false
+tables: [future=keep]
 trusted_proxies: [10.1.2.3/8, "::1"]
 worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, listen: "", time_slice: 1h}
 `
@@ -225,7 +228,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 	environ := []string{
 		"LETHE_ACCOUNT_VALIDITY=true", "LETHE_API_LISTEN=[::1]:0",
 		"LETHE_API_TLS_CERT_FILE=/a.crt", "LETHE_API_TLS_KEY_FILE=/a.key", "LETHE_ASYNQMON_LISTEN=:8", "LETHE_ASYNQMON_READ_ONLY=false",
-		"LETHE_ASYNQMON_TLS_CERT_FILE=/m.crt", "LETHE_ASYNQMON_TLS_KEY_FILE=/m.key", "LETHE_TRUSTED_PROXIES=10.0.0.0/8, ::1", "LETHE_AUTH=homeserver", "LETHE_HOMESERVER_AS_TOKEN=hunter2",
+		"LETHE_ASYNQMON_TLS_CERT_FILE=/m.crt", "LETHE_ASYNQMON_TLS_KEY_FILE=/m.key", "LETHE_TABLES=future=keep", "LETHE_TRUSTED_PROXIES=10.0.0.0/8, ::1", "LETHE_AUTH=homeserver", "LETHE_HOMESERVER_AS_TOKEN=hunter2",
 		"LETHE_HOMESERVER_CONFIG_FILE=" + synapse,
 		"LETHE_HOMESERVER_URL=https://matrix.example.org", "LETHE_DATABASE_MAX_CONNECTIONS=7",
 		"LETHE_DATABASE_URL=" + databaseURL, "LETHE_DIALECT=seed", "LETHE_LOCK_REDIS_URLS=redis://a, rediss://:hunter2@b:1,redis://c/2,", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=debug",
@@ -355,6 +358,12 @@ func TestValues(t *testing.T) {
 		{"homeserver.url", "http://h?hunter2", "must be a homeserver's URL"},
 		{"homeserver.url", "http://h:0", "must be a homeserver's URL with a port"},
 		{"homeserver.url", "http://h:hunter2", "must be a homeserver's URL"},
+		{"tables", "", ""},
+		{"tables", "future=keep, rumours=delete_by_room", ""},
+		{"tables", "future=keep,events=keep", "number 2: \"events=keep\": Lethe knows the table events"},
+		{"tables", "future=forget", "number 1: \"future=forget\" must be table=keep"},
+		{"tables", "a=keep,a=delete_by_event", "number 2: a is listed twice"},
+		{"tables", "a;DROP TABLE events=keep", "number 1: \"a;DROP TABLE events=keep\" does not begin with the name of a table"},
 		{"lock.redis_urls", "", ""},
 		{"lock.redis_urls", "redis://a:1,redis://a:2,redis://b", ""},
 		{"lock.redis_urls", "redis://a", "must be an odd number of URLs, three or more"},

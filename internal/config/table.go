@@ -25,6 +25,12 @@ func generalSettings(c *Config) []setting {
 		row("purge_delay", "0s", duration(&c.PurgeDelay, 0, 30*24*time.Hour),
 			`How long to wait between the shutdown of a room and its purge. During this time clients learn that their
 			users have left the room. A synchronous delete does not wait.`),
+		row("tables", "", tableRules(&c.Tables).like("[new_table=delete_by_room, other_table=keep]"),
+			`What purges do with tables of the homeserver that this version of Lethe does not know. If such a table has
+			a column like room_id or event_id, Lethe refuses all purges and deletes until the table is listed here.
+			table=delete_by_room deletes the rows by room_id when a room is deleted. table=delete_by_event deletes
+			the rows by event_id when an event is deleted. table=keep leaves the rows. Lethe's role needs SELECT and
+			DELETE on the table. In a variable, separate the items with commas.`),
 		row("trusted_proxies", "", networks(&c.TrustedProxies).like("[127.0.0.1, 10.0.0.0/8]"),
 			`The addresses or networks of your reverse proxies. Lethe counts wrong access tokens by the address of the
 			client. Behind a trusted proxy it takes that address from X-Forwarded-For: the last address there that is

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -17,6 +18,7 @@ import (
 	"lethe/internal/homeserver"
 	"lethe/internal/matrix"
 	"lethe/internal/redisdb"
+	"lethe/internal/store/census"
 )
 
 // A format is what a text may be.
@@ -187,6 +189,34 @@ func networks(field *[]netip.Prefix) value {
 }
 
 // lockURLs is the list of the masters that keep the locks. It may be empty.
+// tableRules are the rules for unknown tables. A table has one rule.
+func tableRules(field *census.Rules) value {
+	var rules []census.Rules
+	v := listOf(&rules, "a list of table=keep, table=delete_by_room and table=delete_by_event",
+		func(list []census.Rules, item string) ([]census.Rules, error) {
+			name, rule, err := census.ParseRule(item)
+			if err == nil && slices.ContainsFunc(list, func(r census.Rules) bool { return r[name] != "" }) {
+				err = fmt.Errorf("%s is listed twice", name)
+			}
+			return append(list, census.Rules{name: rule}), err
+		})
+	setRules := v.set
+	v.set = func(text string) error {
+		if err := setRules(text); err != nil {
+			return err
+		}
+		*field = nil
+		for _, rule := range rules {
+			if *field == nil {
+				*field = census.Rules{}
+			}
+			maps.Copy(*field, rule)
+		}
+		return nil
+	}
+	return v
+}
+
 func lockURLs(field *[]Secret) value {
 	var urls []Secret
 	v := listOf(&urls, "a list of redis:// or rediss:// URLs, an odd number of them, three or more", addLockURL)

@@ -155,6 +155,7 @@ func (p *process) part(purpose config.Purpose) part {
 				Retention:     p.settings.Retention.Rules,
 				RowsPerSecond: p.settings.Retention.Limits.RowsPerSecond,
 				ServerName:    p.settings.ServerName,
+				Tables:        p.settings.Tables,
 				TimeSlice:     p.settings.Worker.TimeSlice,
 				Tracer:        p.tracer,
 			}).Run(ctx)

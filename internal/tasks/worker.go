@@ -19,6 +19,7 @@ import (
 	"lethe/internal/observe"
 	"lethe/internal/retention"
 	"lethe/internal/shutdown"
+	"lethe/internal/store/census"
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
@@ -74,6 +75,10 @@ type WorkerOptions struct {
 	// SweepRooms is the number of rooms that a sweep decides at a time, up to
 	// [expiry.MaxRooms]. Defaults to 500.
 	SweepRooms int
+
+	// Tables are the rules for tables that Lethe does not know. Defaults to none: then
+	// such a table fails every purge and delete.
+	Tables census.Rules
 
 	// TimeSlice is how long a job runs before it yields to others. Defaults to 30 s.
 	TimeSlice time.Duration
@@ -199,7 +204,7 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 		db:         services.DB,
 		journal:    fences,
 		expiry:     expiry.New(services.DB),
-		purger:     purge.New(services.DB, purge.Options{}),
+		purger:     purge.New(services.DB, purge.Options{Tables: options.Tables}),
 		redis:      services.Redis,
 		dispatch:   newDispatcher(services.Redis),
 		board:      services.Board,

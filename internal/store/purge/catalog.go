@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"lethe/internal/store/census"
 	"lethe/internal/store/postgres"
 )
 
@@ -129,6 +130,9 @@ type Catalog struct {
 	// byRoom are the present tables with an index that begins with room_id.
 	byRoom []string
 
+	// rules are the operator's rules for tables that Lethe does not know.
+	rules census.Rules
+
 	// references are the foreign keys to events.
 	references []Reference
 
@@ -158,7 +162,9 @@ func (c Catalog) References() []Reference { return c.references }
 func (c Catalog) has(table string) bool { return slices.Contains(c.present, table) }
 
 // DeletesByEvent reports whether batches delete a table's rows by their event_id.
-func (c Catalog) DeletesByEvent(table string) bool { return slices.Contains(c.scope.byEvent, table) }
+func (c Catalog) DeletesByEvent(table string) bool {
+	return slices.Contains(c.scope.byEvent, table) || c.rules[table] == census.DeleteByEvent
+}
 
 // RowWise says why batches let the server check references row by row, which takes
 // about six times as long. It is "" if they check them set-wise.
@@ -197,8 +203,8 @@ func (p *Purger) catalogVersion(ctx context.Context) (string, error) {
 			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_trigger WHERE NOT tgisinternal),
 			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_rewrite),
 			(SELECT count(*) || '/' || sum(inhrelid::bigint # inhparent::bigint) FROM pg_inherits),
-			(SELECT count(*) || '/' || sum(oid::bigint * (1 + relrowsecurity::int)) FROM pg_class
-			 WHERE relkind IN ('r', 'p', 'i') AND relpersistence <> 't'))`).Scan(&version); err != nil {
+			(SELECT count(*) || '/' || sum((oid::bigint # xmin::text::bigint) * (1 + relrowsecurity::int)) FROM pg_class
+			 WHERE relkind IN ('r', 'p', 'i', 'f') AND relpersistence <> 't'))`).Scan(&version); err != nil {
 		return "", fmt.Errorf("read the catalog's version: %w", err)
 	}
 	return version, nil
@@ -206,6 +212,9 @@ func (p *Purger) catalogVersion(ctx context.Context) (string, error) {
 
 func (p *Purger) readCatalog(ctx context.Context, scope *scope) (Catalog, error) {
 	catalog, err := p.knownTables(ctx, scope)
+	if err == nil {
+		err = p.checkColumns(ctx)
+	}
 	if err != nil {
 		return Catalog{}, fmt.Errorf("read the catalog: %w", err)
 	}
@@ -213,6 +222,17 @@ func (p *Purger) readCatalog(ctx context.Context, scope *scope) (Catalog, error)
 		return Catalog{}, fmt.Errorf("read the references: %w", err)
 	}
 	return catalog, nil
+}
+
+// checkColumns fails with [ErrCatalog] if a table that Lethe does not know, and for
+// which there is no rule, has a column that seems to name a room, an event or a state
+// group: the purge would leave its rows.
+func (p *Purger) checkColumns(ctx context.Context) error {
+	unknown, err := census.Unknown(ctx, p.db, p.rules)
+	for _, column := range unknown {
+		err = errors.Join(err, fmt.Errorf("%w: it does not know the column %s; say in the setting tables what to do with the table", ErrCatalog, column))
+	}
+	return err
 }
 
 func (p *Purger) knownTables(ctx context.Context, scope *scope) (Catalog, error) {
@@ -223,6 +243,8 @@ func (p *Purger) knownTables(ctx context.Context, scope *scope) (Catalog, error)
 			names = append(names, name)
 		}
 	}
+	ruled := slices.Concat(p.rules.With(census.DeleteByRoom), p.rules.With(census.DeleteByEvent))
+	names = append(names, ruled...)
 	// One query, so that all answers come from one snapshot. Names resolve by the
 	// connection's search path, like those in the purge's statements.
 	rows, err := p.db.Query(ctx, `
@@ -255,11 +277,11 @@ func (p *Purger) knownTables(ctx context.Context, scope *scope) (Catalog, error)
 		UNION ALL
 		SELECT 'row security', '(which hides rows from this role)', ours.name
 		FROM ours WHERE row_security_active(ours.oid)
-		ORDER BY 1, 2, 3`, names, referencingTables, knownTriggers)
+		ORDER BY 1, 2, 3`, names, slices.Concat(referencingTables, ruled), knownTriggers)
 	if err != nil {
 		return Catalog{}, err
 	}
-	catalog := Catalog{scope: scope, setWiseFrom: p.setWiseFrom}
+	catalog := Catalog{scope: scope, setWiseFrom: p.setWiseFrom, rules: p.rules}
 	var unknown error
 	var what, name, table string
 	if _, err := pgx.ForEachRow(rows, []any{&what, &name, &table}, func() error {
@@ -278,7 +300,7 @@ func (p *Purger) knownTables(ctx context.Context, scope *scope) (Catalog, error)
 		return Catalog{}, err
 	}
 	for _, name := range names {
-		if scope.tables[name] && !catalog.has(name) {
+		if (scope.tables[name] || slices.Contains(ruled, name)) && !catalog.has(name) {
 			unknown = errors.Join(unknown, fmt.Errorf("%w: it has no table %s", ErrCatalog, name))
 		}
 	}

@@ -104,7 +104,19 @@ func TestCatalogNamesWhatItDoesNotKnow(t *testing.T) {
 		"table out of sight": {
 			`ALTER TABLE state_groups SET SCHEMA plugin`, `ALTER TABLE plugin.state_groups SET SCHEMA public`, []string{"no table state_groups"},
 		},
-		"column without a key": {`CREATE TABLE stars (event_id text)`, `DROP TABLE stars`, nil},
+		"column without a key": {
+			`CREATE TABLE stars (event_id text)`, `DROP TABLE stars`, []string{"the column stars.event_id"},
+		},
+		"column of a partition": {
+			`CREATE TABLE parts (n int, room_id text) PARTITION BY LIST (n); CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1)`,
+			`DROP TABLE parts`, []string{"the column parts.room_id", "the column parts_1.room_id"},
+		},
+		"new column of a known table": {
+			`ALTER TABLE room_depth ADD COLUMN first_event_id text`, `ALTER TABLE room_depth DROP COLUMN first_event_id`,
+			[]string{"the column room_depth.first_event_id"},
+		},
+		"column of a view": {`CREATE VIEW stars AS SELECT event_id FROM events`, `DROP VIEW stars`, nil},
+		"other column":     {`CREATE TABLE stars (user_id text)`, `DROP TABLE stars`, nil},
 	} {
 		l.Exec(c.make)
 		_, err := l.Purger.HistoryCatalog(l.Ctx)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"lethe/internal/store/census"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 
@@ -146,6 +147,7 @@ func (h *History) purge(ctx context.Context, b *batch, from int64, maxEvents int
 	if b.catalog.has("sliding_sync_joined_rooms") {
 		deletes.before = slidingSyncStatements
 	}
+	deletes.rare = slices.Concat(deletes.rare, b.catalog.rules.With(census.DeleteByEvent))
 	if done.Cut == h.Before && done.Deleted+done.Kept <= fewEvents {
 		deletes.after = slices.Concat(deletes.after, []statement{dismissUsed(b.catalog)})
 	}

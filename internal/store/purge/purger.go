@@ -5,10 +5,11 @@ import (
 	"sync"
 	"time"
 
+	"lethe/internal/store/census"
 	"lethe/internal/store/postgres"
 )
 
-// Options tune a [Purger]. The defaults are right everywhere but in tests.
+// Options are the options of a [Purger]. Only tests set the first two.
 type Options struct {
 	// SearchFrom is the number of events from which a set-wise batch searches for their
 	// rows on another connection, and reads small tables instead of using their
@@ -20,6 +21,10 @@ type Options struct {
 	// makes the server plan every statement again, which takes as long as checking
 	// about 100 events one by one. Defaults to 100.
 	SetWiseFrom int
+
+	// Tables are the rules for tables that Lethe does not know. Defaults to none: then
+	// such a table stops purges and deletes.
+	Tables census.Rules
 }
 
 // A Purger deletes from one database. It is safe for concurrent use.
@@ -27,6 +32,7 @@ type Purger struct {
 	db          *postgres.DB
 	setWiseFrom int64
 	searchFrom  int64
+	rules       census.Rules
 
 	history, room catalogCache
 }
@@ -39,7 +45,7 @@ func New(db *postgres.DB, options Options) *Purger {
 	if options.SetWiseFrom == 0 {
 		options.SetWiseFrom = 100
 	}
-	p := &Purger{db: db, setWiseFrom: int64(options.SetWiseFrom), searchFrom: int64(options.SearchFrom)}
+	p := &Purger{db: db, setWiseFrom: int64(options.SetWiseFrom), searchFrom: int64(options.SearchFrom), rules: options.Tables}
 	p.history.read, p.room.read = p.HistoryCatalog, p.RoomCatalog
 	return p
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"lethe/internal/store/census"
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
@@ -483,6 +484,7 @@ func roomDeletes(catalog Catalog) deletes {
 			rows.rare = append(rows.rare, table)
 		}
 	}
+	rows.rare = append(rows.rare, catalog.rules.With(census.DeleteByEvent)...)
 	return rows
 }
 

@@ -19,9 +19,9 @@ var kept = []string{
 	"sliding_sync_connection_streams", "user_directory",
 }
 
-// A census tells the rows of a room from all others, in whatever tables there
+// A roomCensus tells the rows of a room from all others, in whatever tables there
 // are: by what their columns are called, and not by what we know of them.
-type census struct {
+type roomCensus struct {
 	ctx    context.Context
 	conn   *pgx.Conn
 	room   string
@@ -30,7 +30,7 @@ type census struct {
 
 // newCensus notes what the room has now: rows that later refer to its events, state
 // groups, chains or aliases belong to the room too.
-func newCensus(t require.TestingT, ctx context.Context, conn *pgx.Conn, room string) *census {
+func newCensus(t require.TestingT, ctx context.Context, conn *pgx.Conn, room string) *roomCensus {
 	// In one go, for what has no arguments may be several statements.
 	_, err := conn.Exec(ctx, strings.ReplaceAll(`
 		DROP TABLE IF EXISTS pg_temp.census_events, pg_temp.census_groups, pg_temp.census_aliases, pg_temp.census_chains;
@@ -70,30 +70,30 @@ func newCensus(t require.TestingT, ctx context.Context, conn *pgx.Conn, room str
 	})
 	require.NoError(t, err)
 	require.Greater(t, len(tables), 60)
-	return &census{ctx, conn, room, tables}
+	return &roomCensus{ctx, conn, room, tables}
 }
 
 // left counts the rows of the room, by table.
-func (c *census) left(t require.TestingT) map[string]int {
+func (c *roomCensus) left(t require.TestingT) map[string]int {
 	left := tally[int](t, c, `SELECT '$table', (SELECT count(*) FROM $table t WHERE $room)`)
 	maps.DeleteFunc(left, func(_ string, n int) bool { return n == 0 })
 	return left
 }
 
 // unchanged fails the test unless everybody else's rows are what others said.
-func (c *census) unchanged(t require.TestingT, others map[string]string) {
+func (c *roomCensus) unchanged(t require.TestingT, others map[string]string) {
 	require.Empty(t, gocmp.Diff(others, c.others(t)))
 }
 
 // others digests the rows of everybody else, by table.
-func (c *census) others(t require.TestingT) map[string]string {
+func (c *roomCensus) others(t require.TestingT) map[string]string {
 	return tally[string](t, c, `
 		SELECT '$table', (
 			SELECT coalesce(md5(string_agg(to_jsonb(t)::text, ' ' ORDER BY to_jsonb(t)::text)), 'none')
 			FROM $table t WHERE NOT $room)`)
 }
 
-func tally[T any](t require.TestingT, c *census, question string) map[string]T {
+func tally[T any](t require.TestingT, c *roomCensus, question string) map[string]T {
 	var questions []string
 	for table, condition := range c.tables {
 		questions = append(questions, strings.NewReplacer("$table", table, "$room", condition).Replace(question))

@@ -1,6 +1,7 @@
 package purge
 
 import (
+	"lethe/internal/store/census"
 	"maps"
 	"slices"
 )
@@ -172,7 +173,15 @@ func tablesOfRooms() map[string]bool {
 // index, or the others.
 func (c Catalog) rooms(indexed bool) []roomTable {
 	var tables []roomTable
-	for _, t := range roomTables {
+	all := slices.Clone(roomTables)
+	for _, name := range c.rules.With(census.DeleteByRoom) {
+		t, before := roomTable{name: name, part: roomRows}, roomStates
+		if slices.ContainsFunc(c.references, func(r Reference) bool { return r.Table == name }) {
+			t.part, before = roomReferring, roomEvents
+		}
+		all = slices.Insert(all, slices.IndexFunc(all, func(t roomTable) bool { return t.part == before }), t)
+	}
+	for _, t := range all {
 		switch ours := t.name == candidatesTable; {
 		case !ours && !c.has(t.name):
 		case t.part != roomRows:

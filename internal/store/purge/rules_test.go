@@ -1,0 +1,77 @@
+package purge_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/store/census"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/purge"
+	"lethe/internal/store/storetest"
+)
+
+// A rule of the operator takes an unknown table into purges and deletes. The table may
+// have a foreign key, and need not have an index.
+func TestRulesForUnknownTables(t *testing.T) {
+	t.Parallel()
+	for name, table := range map[string]string{
+		"plain":     `CREATE TABLE future (room_id text, event_id text, body text)`,
+		"indexed":   `CREATE TABLE future (room_id text, event_id text, body text); CREATE INDEX ON future (room_id)`,
+		"reference": `CREATE TABLE future (room_id text, event_id text REFERENCES events (event_id), body text)`,
+	} {
+		for rule, left := range map[census.Rule][2]int64{ // of 3 rows of each room, after a purge and a delete of one
+			census.Keep:          {6, 6},
+			census.DeleteByRoom:  {6, 3},
+			census.DeleteByEvent: {4, 3},
+		} {
+			t.Run(name+", "+string(rule), func(t *testing.T) {
+				t.Parallel()
+				l := setup(t)
+				for i, room := range []string{room, "!other:x"} {
+					l.Chain(room, string(rune('a'+i)), 3, 10*i)
+				}
+				l.Exec(table)
+				l.Exec(`INSERT INTO future SELECT room_id, event_id, 'the text' FROM events`)
+				_, err := l.Purger.History(l.Ctx, storetest.PurgeRequest(room, 3))
+				require.ErrorIs(t, err, purge.ErrCatalog)
+				_, err = l.Purger.Room(l.Ctx, purge.RoomRequest{Room: room, ServerName: serverName})
+				require.ErrorIs(t, err, purge.ErrCatalog)
+
+				l.use(l.DB, purge.Options{SetWiseFrom: 1, SearchFrom: 1, Tables: census.Rules{"future": rule}})
+				rows := func() int64 { return storetest.One[int64](l.Lab, `SELECT count(*) FROM future`) }
+				if name == "reference" && rule != census.DeleteByEvent {
+					return // the rows that stay keep their events
+				}
+				work := l.Work(room)
+				_, err = l.PurgeBatch(work, 3, 100)
+				require.NoError(t, err)
+				require.Equal(t, left[0], rows())
+				l.Exec(`UPDATE lethe.jobs SET state = 'complete', ended_at = now(), heartbeat_at = NULL`)
+				_, _, err = l.deleter(room, false).end(20)
+				require.NoError(t, err)
+				require.Equal(t, left[1], rows())
+			})
+		}
+	}
+}
+
+// All columns of the schemas that Lethe supports are known.
+func TestSynapsesColumnsAreKnown(t *testing.T) {
+	t.Parallel()
+	for name, url := range map[string]func(*testing.T) string{
+		"embedded": func(t *testing.T) string { return devstacktest.Database(t, "embedded", migrate.UpEmbedded) },
+		"1.160": func(t *testing.T) string {
+			return devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := setupOn(t, url(t))
+			unknown, err := census.Unknown(l.Ctx, l.DB, nil)
+			require.NoError(t, err)
+			require.Empty(t, unknown)
+		})
+	}
+}
