@@ -109,7 +109,8 @@ func TestCatalogNamesWhatItDoesNotKnow(t *testing.T) {
 		},
 		"column of a partition": {
 			`CREATE TABLE parts (n int, room_id text) PARTITION BY LIST (n); CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1)`,
-			`DROP TABLE parts`, []string{"the column parts.room_id", "the column parts_1.room_id"},
+			`DROP TABLE parts`,
+			[]string{"the column parts.room_id", "the column parts_1.room_id"},
 		},
 		"new column of a known table": {
 			`ALTER TABLE room_depth ADD COLUMN first_event_id text`, `ALTER TABLE room_depth DROP COLUMN first_event_id`,

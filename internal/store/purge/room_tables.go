@@ -1,9 +1,10 @@
 package purge
 
 import (
-	"lethe/internal/store/census"
 	"maps"
 	"slices"
+
+	"lethe/internal/store/census"
 )
 
 // A roomPart names a part of a room, which is deleted as a whole or in chunks. The
