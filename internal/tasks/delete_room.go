@@ -360,7 +360,7 @@ func (d *deleteRoom) commit(ctx context.Context, b *roomBatch, next deleteRoomCh
 // refusal returns the text of an error for which an API would have refused the job,
 // with the HTTP status in front. It returns "" for any other error.
 func refusal(err error) string {
-	for _, refused := range []error{purge.ErrBeyondExtremities, purge.ErrUsersJoined} {
+	for _, refused := range []error{purge.ErrBeyondExtremities, purge.ErrPartialState, purge.ErrUsersJoined} {
 		if errors.Is(err, refused) {
 			return "400: " + refused.Error()
 		}

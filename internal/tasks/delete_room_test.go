@@ -432,11 +432,12 @@ func TestUsersWhoComeMeanwhileAreFound(t *testing.T) {
 	l := setup(t)
 	users := l.furnish(room, 25)
 	// The first of all comes when the first group is gone, and was passed by.
-	l.Exec(`CREATE TABLE late AS SELECT * FROM local_current_membership WHERE user_id = $1`, users[0])
+	l.Exec(`CREATE SCHEMA aside`)
+	l.Exec(`CREATE TABLE aside.late AS SELECT * FROM local_current_membership WHERE user_id = $1`, users[0])
 	l.Exec(`DELETE FROM local_current_membership WHERE user_id = $1`, users[0])
 	l.Exec(`CREATE FUNCTION come() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-		INSERT INTO public.local_current_membership SELECT * FROM public.late;
-		DELETE FROM public.late;
+		INSERT INTO public.local_current_membership SELECT * FROM aside.late;
+		DELETE FROM aside.late;
 		RETURN NEW;
 	END $$`)
 	l.Exec(`CREATE TRIGGER come AFTER UPDATE OF checkpoint ON lethe.jobs FOR EACH ROW

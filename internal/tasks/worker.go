@@ -128,6 +128,11 @@ const (
 	// maxFailures is the number of failures in a row after which a job fails.
 	maxFailures = 20
 
+	// maxReferenced is the same for a foreign key that keeps a batch from deleting
+	// rows. Another transaction may have added the reference meanwhile, but the next
+	// attempt sees that one.
+	maxReferenced = 2
+
 	// minBackoff is the wait after the first failed batch. The wait doubles with each
 	// further failure, up to maxBackoff.
 	minBackoff = 50 * time.Millisecond
@@ -519,6 +524,8 @@ func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *
 		switch {
 		case errors.Is(countErr, journal.ErrSuperseded):
 			return journal.ErrSuperseded
+		case countErr == nil && failures >= maxReferenced && postgres.HasCode(err, "23503"):
+			return fmt.Errorf("rows are referenced that the batch deletes: %w", err)
 		case countErr == nil && failures >= maxFailures:
 			return fmt.Errorf("gave up after %d failures without progress: %w", failures, err)
 		}

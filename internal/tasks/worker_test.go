@@ -112,12 +112,12 @@ func TestWorkerSaysWhyAJobFailed(t *testing.T) {
 
 func TestWorkerTriesAgain(t *testing.T) {
 	t.Parallel()
-	for _, condition := range []string{"40P01", "40001", "23503", "57014", "55P03"} {
+	for condition, times := range map[string]int{"40P01": 3, "40001": 3, "23503": maxReferenced - 1, "57014": 3, "55P03": 3} {
 		t.Run(condition, func(t *testing.T) {
 			t.Parallel()
 			l := setup(t)
 			l.chain(room, 9)
-			l.failing(condition, 3)
+			l.failing(condition, times)
 			id := l.submit(room, 6)
 			l.work(WorkerOptions{})
 			require.Equal(t, journal.Complete, l.ends(id).State)
@@ -312,6 +312,14 @@ func TestClassify(t *testing.T) {
 	stale := run
 	stale.Attempt--
 	require.ErrorIs(t, w.classify(l.Ctx, stale, pg("40P01"), l.log), journal.ErrSuperseded, "it may not even count")
+
+	// A reference that another attempt sees is no race.
+	l.Exec(`UPDATE lethe.jobs SET failures = 0`)
+	require.NoError(t, w.classify(l.Ctx, run, pg("23503"), l.log))
+	require.ErrorContains(t, w.classify(l.Ctx, run, pg("23503"), l.log), "rows are referenced that the batch deletes: batch: ")
+	for _, hopeless := range []string{"23502", "42P01", "42703"} {
+		require.Error(t, w.classify(l.Ctx, run, pg(hopeless), l.log), hopeless)
+	}
 
 	l.Exec(`UPDATE lethe.jobs SET failures = $1`, maxFailures-2)
 	require.NoError(t, w.classify(l.Ctx, run, pg("40P01"), l.log))

@@ -29,6 +29,7 @@ var privileges = map[string][]string{
 	"event_search":                       {"SELECT", "DELETE"},
 	"event_to_state_groups":              {"SELECT", "DELETE"},
 	"events":                             {"SELECT", "UPDATE", "DELETE"},
+	"partial_state_rooms":                {"SELECT"},
 	"redactions":                         {"SELECT", "DELETE"},
 	"rejections":                         {"SELECT", "DELETE"},
 	"room_depth":                         {"SELECT", "UPDATE"},

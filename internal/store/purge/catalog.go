@@ -59,6 +59,7 @@ var historyTables = map[string]bool{
 	"event_search":                       true,
 	"event_to_state_groups":              true,
 	"events":                             true,
+	"partial_state_rooms":                true,
 	"redactions":                         true,
 	"rejections":                         true,
 	"room_depth":                         true,

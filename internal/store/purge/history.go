@@ -17,6 +17,10 @@ import (
 // forward extremity.
 var ErrBeyondExtremities = errors.New("topological_ordering is greater than forward extremities")
 
+// ErrPartialState is returned by a purge of a room that Synapse has joined without
+// its whole state. Synapse fetches the rest, and its rows about that reference events.
+var ErrPartialState = errors.New("the room's state is not complete yet: Synapse is still fetching it from another server")
+
 // A HistoryRequest says which history of a room to purge.
 type HistoryRequest struct {
 	Room string
@@ -110,8 +114,8 @@ func (h *History) NextDepth(ctx context.Context, from int64) (int64, error) {
 // commit the room is as a finished purge to the cut leaves it, except that state
 // groups without an event are only noted for [History.CollectStateGroups].
 //
-// It fails with [ErrBeyondExtremities], or as [journal.Batch] does. Then the caller
-// must roll the batch back.
+// It fails with [ErrBeyondExtremities] or [ErrPartialState], or as [journal.Batch]
+// does. Then the caller must roll the batch back.
 func (h *History) Purge(ctx context.Context, b *journal.Batch, from int64, maxEvents int) (HistoryBatch, error) {
 	batch := h.batch(b)
 	done, err := h.purge(ctx, batch, from, maxEvents)
@@ -173,23 +177,26 @@ func dismissUsed(catalog Catalog) statement {
 
 // Guard fails with [ErrBeyondExtremities] if the purge goes above the highest
 // forward extremity. It may delete lower ones. A room without any may be purged to
-// any depth. Every batch checks it too.
+// any depth. It fails with [ErrPartialState] while Synapse fetches the room's state.
+// Every batch checks both too.
 func (h *History) Guard(ctx context.Context) error {
 	return guard(h.purger.db.QueryRow(ctx, beyondExtremities, h.Room, h.Before))
 }
 
 const beyondExtremities = `
-	SELECT coalesce(max(e.depth) < $2, false)
+	SELECT coalesce(max(e.depth) < $2, false), EXISTS (SELECT FROM partial_state_rooms WHERE room_id = $1)
 	FROM event_forward_extremities x JOIN events e ON e.event_id = x.event_id
 	WHERE x.room_id = $1`
 
 // guard reads the row of [beyondExtremities].
 func guard(row pgx.Row) error {
-	var beyond bool
-	if err := row.Scan(&beyond); err != nil {
+	var beyond, partial bool
+	switch err := row.Scan(&beyond, &partial); {
+	case err != nil:
 		return fmt.Errorf("read the forward extremities: %w", err)
-	}
-	if beyond {
+	case partial:
+		return ErrPartialState
+	case beyond:
 		return ErrBeyondExtremities
 	}
 	return nil

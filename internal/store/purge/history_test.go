@@ -322,3 +322,24 @@ func TestSecondPurgeChangesNothing(t *testing.T) {
 		require.Equal(t, before, l.Dump("public"))
 	}
 }
+
+// A room without its whole state is not purged: rows of Synapse's that reference its
+// events come and go until it has the state.
+func TestPartiallyJoinedRoomIsRefused(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "", 5, 0)
+	l.Exec(`INSERT INTO partial_state_rooms (room_id, join_event_id) VALUES ($1, '$1')`, room)
+	work := l.Work(room)
+	l.RequireUnchanged(func() {
+		history, err := l.Purger.History(l.Ctx, storetest.PurgeRequest(room, 4))
+		require.NoError(t, err)
+		require.ErrorIs(t, history.Guard(l.Ctx), purge.ErrPartialState)
+		_, err = l.PurgeBatch(work, 4, 10)
+		require.ErrorIs(t, err, purge.ErrPartialState)
+	})
+	l.Exec(`DELETE FROM partial_state_rooms`)
+	done, err := l.PurgeBatch(work, 4, 10)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, done.Deleted)
+}
