@@ -79,6 +79,10 @@ type Config struct {
 	// Scheduler is the settings of the scheduler process.
 	Scheduler Scheduler
 
+	// SchemaCompat (schema.compat) is the highest compat_version of Synapse's schema
+	// that purges accept. Defaults to 84.
+	SchemaCompat int
+
 	// ServerName (server_name) is the name of the homeserver. Defaults to "", unset.
 	ServerName string
 

@@ -84,6 +84,7 @@ func TestDefaultsAreValid(t *testing.T) {
 		"retention.rows_per_second":             fmt.Sprint(config.Retention.Limits.RowsPerSecond),
 		"retention.serve_configuration":         fmt.Sprint(config.Retention.ServeConfiguration),
 
+		"schema.compat":    fmt.Sprint(config.SchemaCompat),
 		"signing_key_file": config.SigningKeyFile,
 		"status_ttl":       config.StatusTTL.String(),
 		"trusted_proxies":  "",
@@ -169,6 +170,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 			Limits:             RetentionLimits{MaxQueued: 6, MaxRunning: 4, RowsPerSecond: 500},
 		},
 		Scheduler:      Scheduler{Listen: ":http"},
+		SchemaCompat:   85,
 		ServerName:     "example.org",
 		SigningKeyFile: "/signing.key",
 		StatusTTL:      time.Hour,
@@ -215,6 +217,7 @@ server_name: example.org
 signing_key_file: /signing.key
 status_ttl: 1h
 synapse_beside: false
+schema: {compat: 85}
 tables: [future=keep]
 trusted_proxies: [10.1.2.3/8, "::1"]
 worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, listen: "", time_slice: 1h}
@@ -228,7 +231,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 	environ := []string{
 		"LETHE_ACCOUNT_VALIDITY=true", "LETHE_API_LISTEN=[::1]:0",
 		"LETHE_API_TLS_CERT_FILE=/a.crt", "LETHE_API_TLS_KEY_FILE=/a.key", "LETHE_ASYNQMON_LISTEN=:8", "LETHE_ASYNQMON_READ_ONLY=false",
-		"LETHE_ASYNQMON_TLS_CERT_FILE=/m.crt", "LETHE_ASYNQMON_TLS_KEY_FILE=/m.key", "LETHE_TABLES=future=keep", "LETHE_TRUSTED_PROXIES=10.0.0.0/8, ::1", "LETHE_AUTH=homeserver", "LETHE_HOMESERVER_AS_TOKEN=hunter2",
+		"LETHE_ASYNQMON_TLS_CERT_FILE=/m.crt", "LETHE_ASYNQMON_TLS_KEY_FILE=/m.key", "LETHE_SCHEMA_COMPAT=85", "LETHE_TABLES=future=keep", "LETHE_TRUSTED_PROXIES=10.0.0.0/8, ::1", "LETHE_AUTH=homeserver", "LETHE_HOMESERVER_AS_TOKEN=hunter2",
 		"LETHE_HOMESERVER_CONFIG_FILE=" + synapse,
 		"LETHE_HOMESERVER_URL=https://matrix.example.org", "LETHE_DATABASE_MAX_CONNECTIONS=7",
 		"LETHE_DATABASE_URL=" + databaseURL, "LETHE_DIALECT=seed", "LETHE_LOCK_REDIS_URLS=redis://a, rediss://:hunter2@b:1,redis://c/2,", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=debug",
@@ -358,6 +361,8 @@ func TestValues(t *testing.T) {
 		{"homeserver.url", "http://h?hunter2", "must be a homeserver's URL"},
 		{"homeserver.url", "http://h:0", "must be a homeserver's URL with a port"},
 		{"homeserver.url", "http://h:hunter2", "must be a homeserver's URL"},
+		{"schema.compat", "85", ""},
+		{"schema.compat", "83", count + "84 to 10000"},
 		{"tables", "", ""},
 		{"tables", "future=keep, rumours=delete_by_room", ""},
 		{"tables", "future=keep,events=keep", "number 2: \"events=keep\": Lethe knows the table events"},

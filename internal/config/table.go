@@ -1,6 +1,10 @@
 package config
 
-import "time"
+import (
+	"lethe/internal/store/census"
+	"strconv"
+	"time"
+)
 
 func generalSettings(c *Config) []setting {
 	return []setting{
@@ -25,6 +29,10 @@ func generalSettings(c *Config) []setting {
 		row("purge_delay", "0s", duration(&c.PurgeDelay, 0, 30*24*time.Hour),
 			`How long to wait between the shutdown of a room and its purge. During this time clients learn that their
 			users have left the room. A synchronous delete does not wait.`),
+		row("schema.compat", strconv.Itoa(census.NewestCompat), number(&c.SchemaCompat, census.NewestCompat, 10_000),
+			`The highest compat_version of Synapse's schema that purges and deletes accept. A new Synapse raises it when
+			programs for older schemas can no longer use the database. Read the release notes of that Synapse before
+			you raise it here. Reads do not depend on it.`),
 		row("tables", "", tableRules(&c.Tables).like("[new_table=delete_by_room, other_table=keep]"),
 			`What purges do with tables of the homeserver that this version of Lethe does not know. If such a table has
 			a column like room_id or event_id, Lethe refuses all purges and deletes until the table is listed here.

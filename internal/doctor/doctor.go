@@ -138,7 +138,7 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 	}
 	r.add(OK, "database", "it answers")
 
-	purger := purge.New(db, purge.Options{Tables: settings.Tables})
+	purger := purge.New(db, purge.Options{Compat: settings.SchemaCompat, Tables: settings.Tables})
 	grants, err := checkup.LackingPrivileges(ctx, db)
 	switch {
 	case err != nil:

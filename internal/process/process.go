@@ -154,6 +154,7 @@ func (p *process) part(purpose config.Purpose) part {
 				MaxRunning:    p.settings.Retention.Limits.MaxRunning,
 				Retention:     p.settings.Retention.Rules,
 				RowsPerSecond: p.settings.Retention.Limits.RowsPerSecond,
+				SchemaCompat:  p.settings.SchemaCompat,
 				ServerName:    p.settings.ServerName,
 				Tables:        p.settings.Tables,
 				TimeSlice:     p.settings.Worker.TimeSlice,

@@ -69,6 +69,10 @@ type WorkerOptions struct {
 	// so does a state group. Defaults to 0, no limit.
 	RowsPerSecond int
 
+	// SchemaCompat is the highest compat_version of Synapse's schema that jobs accept.
+	// Defaults to [census.NewestCompat].
+	SchemaCompat int
+
 	// ServerName is the homeserver's name. It has no default.
 	ServerName string
 
@@ -209,7 +213,7 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 		db:         services.DB,
 		journal:    fences,
 		expiry:     expiry.New(services.DB),
-		purger:     purge.New(services.DB, purge.Options{Tables: options.Tables}),
+		purger:     purge.New(services.DB, purge.Options{Compat: options.SchemaCompat, Tables: options.Tables}),
 		redis:      services.Redis,
 		dispatch:   newDispatcher(services.Redis),
 		board:      services.Board,

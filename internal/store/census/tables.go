@@ -1,5 +1,9 @@
 package census
 
+// NewestCompat is the highest compat_version of Synapse's schema that Lethe was tested
+// with.
+const NewestCompat = 84
+
 // A fate is what becomes of a table's rows.
 type fate string
 

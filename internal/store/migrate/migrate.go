@@ -28,10 +28,6 @@ var (
 	ErrNotEmpty = errors.New("the database has tables already")
 )
 
-// newestCompat is the highest schema_compat_version of Synapse that Lethe was tested
-// with.
-const newestCompat = 84
-
 //go:embed migrations
 var migrations embed.FS
 
@@ -153,11 +149,11 @@ func versionError(current, target int64) error {
 // version and Synapse's schema is one that Lethe was tested with. The error says
 // what to do.
 func CheckSchema(ctx context.Context, db *postgres.DB) error {
-	var hasLethe, hasEmbedded, hasEvents, hasCompat bool
+	var hasLethe, hasEmbedded, hasEvents bool
 	if err := db.QueryRow(ctx, `
 		SELECT to_regclass('lethe.migrations_lethe') IS NOT NULL, to_regclass('lethe.migrations_embedded') IS NOT NULL,
-		       to_regclass('events') IS NOT NULL, to_regclass('schema_compat_version') IS NOT NULL`).
-		Scan(&hasLethe, &hasEmbedded, &hasEvents, &hasCompat); err != nil {
+		       to_regclass('events') IS NOT NULL`).
+		Scan(&hasLethe, &hasEmbedded, &hasEvents); err != nil {
 		return fmt.Errorf("check the schema: %w", err)
 	}
 	if !hasLethe {
@@ -171,16 +167,6 @@ func CheckSchema(ctx context.Context, db *postgres.DB) error {
 	}
 	if hasEmbedded {
 		return checkVersion(ctx, db, "embedded")
-	}
-	if !hasCompat {
-		return nil
-	}
-	var compat int64
-	if err := db.QueryRow(ctx, `SELECT coalesce(max(compat_version), 0) FROM schema_compat_version`).Scan(&compat); err != nil {
-		return fmt.Errorf("check the schema: %w", err)
-	}
-	if compat > newestCompat {
-		return fmt.Errorf("%w: Synapse's compat_version is %d, and Lethe was tested up to %d", ErrSchema, compat, newestCompat)
 	}
 	return nil
 }

@@ -97,7 +97,7 @@ func TestCheckSchemaSaysWhatToDo(t *testing.T) {
 		"Synapse's":      {migrate.Up, `CREATE TABLE events (); CREATE TABLE schema_compat_version (lock char, compat_version int); INSERT INTO schema_compat_version VALUES ('X', 84)`, nil, migrate.ErrNotEmpty},
 		"newer Synapse's": {
 			migrate.Up, `CREATE TABLE events (); CREATE TABLE schema_compat_version (lock char, compat_version int); INSERT INTO schema_compat_version VALUES ('X', 85)`,
-			[]string{"compat_version is 85", "up to 84"},
+			nil, // jobs refuse it, and reads go on
 			migrate.ErrNotEmpty,
 		},
 	} {

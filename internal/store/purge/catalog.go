@@ -214,7 +214,7 @@ func (p *Purger) catalogVersion(ctx context.Context) (string, error) {
 func (p *Purger) readCatalog(ctx context.Context, scope *scope) (Catalog, error) {
 	catalog, err := p.knownTables(ctx, scope)
 	if err == nil {
-		err = p.checkColumns(ctx)
+		err = errors.Join(p.checkColumns(ctx), p.checkCompat(ctx))
 	}
 	if err != nil {
 		return Catalog{}, fmt.Errorf("read the catalog: %w", err)
@@ -223,6 +223,25 @@ func (p *Purger) readCatalog(ctx context.Context, scope *scope) (Catalog, error)
 		return Catalog{}, fmt.Errorf("read the references: %w", err)
 	}
 	return catalog, nil
+}
+
+// checkCompat fails with [ErrCatalog] if Synapse says that a program made for the
+// schema that Lethe knows must not use this one. Reads go on, and fail by themselves
+// if a column of theirs has gone.
+func (p *Purger) checkCompat(ctx context.Context) error {
+	var exists bool
+	if err := p.db.QueryRow(ctx, `SELECT to_regclass('schema_compat_version') IS NOT NULL`).Scan(&exists); err != nil || !exists {
+		return err
+	}
+	var compat int
+	if err := p.db.QueryRow(ctx, `SELECT coalesce(max(compat_version), 0) FROM schema_compat_version`).Scan(&compat); err != nil {
+		return err
+	}
+	if compat > p.compat {
+		return fmt.Errorf("%w: Synapse's compat_version is %d, and Lethe was tested up to %d; if you know that it fits, set schema.compat to %d",
+			ErrCatalog, compat, p.compat, compat)
+	}
+	return nil
 }
 
 // checkColumns fails with [ErrCatalog] if a table that Lethe does not know, and for

@@ -241,3 +241,24 @@ func TestCatalogVersionChangesWithTheCatalog(t *testing.T) {
 	l.Exec(`ANALYZE events`)
 	require.Equal(t, last, version())
 }
+
+// A compat_version that Lethe was not tested with stops purges and deletes until the
+// operator accepts it.
+func TestNewerCompatVersionMustBeAccepted(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Exec(`CREATE TABLE IF NOT EXISTS schema_compat_version (lock char, compat_version int)`)
+	l.Exec(`DELETE FROM schema_compat_version`)
+	l.Exec(`INSERT INTO schema_compat_version VALUES ('X', 85)`)
+	for _, read := range []func(*purge.Purger) error{
+		func(p *purge.Purger) error { _, err := p.HistoryCatalog(l.Ctx); return err },
+		func(p *purge.Purger) error { _, err := p.RoomCatalog(l.Ctx); return err },
+	} {
+		err := read(purge.New(l.DB, purge.Options{}))
+		require.ErrorIs(t, err, purge.ErrCatalog)
+		require.ErrorContains(t, err, "compat_version is 85, and Lethe was tested up to 84")
+		require.ErrorContains(t, err, "set schema.compat to 85")
+		require.NoError(t, read(purge.New(l.DB, purge.Options{Compat: 85})))
+		require.ErrorIs(t, read(purge.New(l.DB, purge.Options{Compat: 1})), purge.ErrCatalog)
+	}
+}

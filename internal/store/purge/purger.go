@@ -9,7 +9,7 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// Options are the options of a [Purger]. Only tests set the first two.
+// Options are the options of a [Purger]. Only tests set SearchFrom and SetWiseFrom.
 type Options struct {
 	// SearchFrom is the number of events from which a set-wise batch searches for their
 	// rows on another connection, and reads small tables instead of using their
@@ -22,6 +22,10 @@ type Options struct {
 	// about 100 events one by one. Defaults to 100.
 	SetWiseFrom int
 
+	// Compat is the highest compat_version of Synapse's schema that is accepted.
+	// Defaults to [census.NewestCompat], and is never less.
+	Compat int
+
 	// Tables are the rules for tables that Lethe does not know. Defaults to none: then
 	// such a table stops purges and deletes.
 	Tables census.Rules
@@ -33,6 +37,7 @@ type Purger struct {
 	setWiseFrom int64
 	searchFrom  int64
 	rules       census.Rules
+	compat      int
 
 	history, room catalogCache
 }
@@ -45,7 +50,10 @@ func New(db *postgres.DB, options Options) *Purger {
 	if options.SetWiseFrom == 0 {
 		options.SetWiseFrom = 100
 	}
-	p := &Purger{db: db, setWiseFrom: int64(options.SetWiseFrom), searchFrom: int64(options.SearchFrom), rules: options.Tables}
+	p := &Purger{
+		db: db, setWiseFrom: int64(options.SetWiseFrom), searchFrom: int64(options.SearchFrom), rules: options.Tables,
+		compat: max(options.Compat, census.NewestCompat),
+	}
 	p.history.read, p.room.read = p.HistoryCatalog, p.RoomCatalog
 	return p
 }
