@@ -257,17 +257,26 @@ func (f *Format) writeUnsigned(w *writer, e *readEvent, with *extras) {
 		w.json("m.relations", with.relations)
 	}
 	for i := range e.unsigned {
-		field := &e.unsigned[i]
-		switch string(field.Name) {
-		case "age_ts", "invite_room_state", "knock_room_state":
-			continue
-		case "replaces_state":
-		default:
-			if e.redacted {
-				continue
-			}
+		if field := &e.unsigned[i]; e.passes(field) {
+			w.field(field)
 		}
-		w.field(field)
+	}
+}
+
+// passes reports whether a stored field of unsigned is shown as it is. Signatures do not
+// cover unsigned, so another server can write into it what only this server may say: that
+// the event is redacted, has a thread, or was sent by some transaction. Old homeservers
+// stored all of that. A redacted event keeps less.
+func (e *readEvent) passes(field *matrix.Field) bool {
+	switch string(field.Name) {
+	case "replaces_state":
+		return isString(field.Value)
+	case "prev_content":
+		return !e.redacted
+	case "prev_sender":
+		return !e.redacted && isString(field.Value)
+	default:
+		return false
 	}
 }
 

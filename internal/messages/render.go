@@ -121,7 +121,7 @@ func lazyMembers(ctx context.Context, snapshot *timeline.Snapshot, request Reque
 	if err != nil || len(ids) == 0 {
 		return nil, err
 	}
-	events, err := snapshot.Events(ctx, ids)
+	events, err := snapshot.Events(ctx, request.Room, ids)
 	if err != nil {
 		return nil, err
 	}

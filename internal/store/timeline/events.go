@@ -24,7 +24,9 @@ var (
 		LEFT JOIN LATERAL ` + redactionOf + ` d ON true
 		WHERE NOT EXISTS (SELECT FROM rejections x WHERE x.event_id = e.event_id)`
 
-	eventsSQL = `SELECT` + eventColumns + ` FROM unnest($1::text[]) AS asked (event_id)` + eventTables
+	// eventsSQL reads events of the room $2 by their ids. The ids may come from another
+	// server, which could otherwise ask for an event of any room.
+	eventsSQL = `SELECT` + eventColumns + ` FROM unnest($1::text[]) AS asked (event_id)` + eventTables + ` AND e.room_id = $2`
 )
 
 // columns returns where to scan a row of eventColumns.
@@ -47,12 +49,13 @@ func eventsOf(rows pgx.Rows) (map[string]Event, error) {
 	return events, err
 }
 
-// Events reads events by their ids. It leaves out unknown and rejected events, and
-// does not read state groups. The caller must bound the number of ids.
-func Events(ctx context.Context, db *postgres.DB, ids []string) (map[string]Event, error) {
+// Events reads events of a room by their ids. It leaves out unknown and rejected
+// events and those of other rooms, and does not read state groups. The caller must
+// bound the number of ids.
+func Events(ctx context.Context, db *postgres.DB, room string, ids []string) (map[string]Event, error) {
 	var events map[string]Event
 	err := postgres.RetryRead(ctx, func() (err error) {
-		events, err = readEvents(ctx, db, ids)
+		events, err = readEvents(ctx, db, room, ids)
 		return err
 	})
 	if err != nil {
@@ -62,19 +65,19 @@ func Events(ctx context.Context, db *postgres.DB, ids []string) (map[string]Even
 }
 
 // Events is [Events] at the snapshot's moment.
-func (s *Snapshot) Events(ctx context.Context, ids []string) (map[string]Event, error) {
-	events, err := readEvents(ctx, s.tx, ids)
+func (s *Snapshot) Events(ctx context.Context, room string, ids []string) (map[string]Event, error) {
+	events, err := readEvents(ctx, s.tx, room, ids)
 	if err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
 	}
 	return events, nil
 }
 
-func readEvents(ctx context.Context, q postgres.Querier, ids []string) (map[string]Event, error) {
-	if ids = postgres.OnlyStorable(ids); len(ids) == 0 {
+func readEvents(ctx context.Context, q postgres.Querier, room string, ids []string) (map[string]Event, error) {
+	if ids = postgres.OnlyStorable(ids); len(ids) == 0 || !postgres.Storable(room) {
 		return map[string]Event{}, nil
 	}
-	rows, err := q.Query(ctx, eventsSQL, ids)
+	rows, err := q.Query(ctx, eventsSQL, ids, room)
 	if err != nil {
 		return nil, err
 	}

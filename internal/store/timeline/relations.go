@@ -108,8 +108,8 @@ func (s *Snapshot) Bundles(ctx context.Context, query BundleQuery) (Bundles, err
 		Replaced: map[string]Event{}, Threads: map[string]Thread{}, References: map[string][]string{}, Edits: map[string]Event{},
 	}
 	batch := &pgx.Batch{}
-	if replaced := postgres.OnlyStorable(query.Replaced); len(replaced) > 0 {
-		batch.Queue(eventsSQL, replaced).Query(func(rows pgx.Rows) (err error) {
+	if replaced := postgres.OnlyStorable(query.Replaced); len(replaced) > 0 && postgres.Storable(query.Room) {
+		batch.Queue(eventsSQL, replaced, query.Room).Query(func(rows pgx.Rows) (err error) {
 			found.Replaced, err = eventsOf(rows)
 			return err
 		})
