@@ -76,3 +76,18 @@ func TestReplacedStateIsOfTheRoom(t *testing.T) {
 	h.requireExec(`UPDATE event_json SET json = replace(json, $2, $3) WHERE event_id = $1`, r.state[topicKey], old, stolen)
 	require.JSONEq(t, `null`, string(topic()))
 }
+
+func TestCaseOfBannedUsersMessages(t *testing.T) {
+	t.Parallel()
+	h := newCase(t, "06-banned-users-messages.sql")
+	ban, seen := "$t9nATYQKN7vHgLlAMOnOfFCe2CkOXNPC6ll9HvZAG_4", 0
+	for _, e := range h.requireEvents("!EwhnVUayBUwCfHCTMq:lab.test", caseReader) {
+		if e["sender"] == "@dave:lab.test" && e["type"] == "m.room.message" {
+			require.Empty(t, e["content"])
+			if e["unsigned"].(event)["redacted_because"].(event)["event_id"] == ban { // others were redacted one by one
+				seen++
+			}
+		}
+	}
+	require.Positive(t, seen)
+}

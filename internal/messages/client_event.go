@@ -307,6 +307,7 @@ func (f *Format) writeRedactedBecause(w *writer, e *readEvent) {
 	if !ok {
 		return
 	}
+	redaction.redacted = e.RedactionRedacted
 	w.key("redacted_because")
 	w.dst = f.append(w.dst, &redaction, &extras{})
 	w.end()

@@ -82,6 +82,8 @@ var (
 		"erased_users":  {"SELECT"},
 		"ignored_users": {"SELECT"},
 		"instance_map":  {"SELECT"},
+
+		"room_ban_redactions": {"SELECT"},
 	}
 
 	// sequences are the sequences from which new events take numbers.

@@ -109,15 +109,15 @@ func (s *Snapshot) Bundles(ctx context.Context, query BundleQuery) (Bundles, err
 	}
 	batch := &pgx.Batch{}
 	if replaced := postgres.OnlyStorable(query.Replaced); len(replaced) > 0 && postgres.Storable(query.Room) {
-		batch.Queue(eventsSQL, replaced, query.Room).Query(func(rows pgx.Rows) (err error) {
+		batch.Queue(s.bans.eventsSQL(), replaced, query.Room).Query(func(rows pgx.Rows) (err error) {
 			found.Replaced, err = eventsOf(rows)
 			return err
 		})
 	}
 	if postgres.Storable(query.Room) && postgres.Storable(query.Reader) && postgres.Storable(query.Ignorer) {
-		query.queueThreads(batch, found.Threads)
+		query.queueThreads(batch, s.bans, found.Threads)
 		query.queueReferences(batch, found.References)
-		query.queueEdits(batch, found.Edits)
+		query.queueEdits(batch, s.bans, found.Edits)
 	}
 	if batch.Len() == 0 {
 		return found, nil
@@ -148,7 +148,7 @@ const (
 		LEFT JOIN ignored_users i ON i.ignorer_user_id = $3 AND i.ignored_user_id = c.sender`
 )
 
-func (q BundleQuery) queueThreads(batch *pgx.Batch, threads map[string]Thread) {
+func (q BundleQuery) queueThreads(batch *pgx.Batch, has bans, threads map[string]Thread) {
 	roots := postgres.OnlyStorable(q.Roots)
 	if len(roots) == 0 {
 		return
@@ -167,7 +167,7 @@ func (q BundleQuery) queueThreads(batch *pgx.Batch, threads map[string]Thread) {
 				WHERE r.relates_to_id = roots.id AND r.relation_type = 'm.thread' AND c.stream_ordering IS NOT NULL
 			) t
 			JOIN events latest ON latest.stream_ordering = t.latest[2]
-		) asked`+eventTables, roots, q.Room, q.Ignorer, q.Reader).Query(func(rows pgx.Rows) error {
+		) asked`+has.eventTables(), roots, q.Room, q.Ignorer, q.Reader).Query(func(rows pgx.Rows) error {
 		var root string
 		var bits int
 		var thread Thread
@@ -206,7 +206,7 @@ func (q BundleQuery) queueReferences(batch *pgx.Batch, references map[string][]s
 	})
 }
 
-func (q BundleQuery) queueEdits(batch *pgx.Batch, edits map[string]Event) {
+func (q BundleQuery) queueEdits(batch *pgx.Batch, has bans, edits map[string]Event) {
 	originals := postgres.OnlyStorable(q.Originals)
 	if len(originals) == 0 {
 		return
@@ -224,7 +224,7 @@ func (q BundleQuery) queueEdits(batch *pgx.Batch, edits map[string]Event) {
 				ORDER BY c.origin_server_ts DESC NULLS LAST, c.event_id DESC
 				LIMIT 1
 			) edit
-		) asked`+eventTables, originals, q.Room).Query(func(rows pgx.Rows) error {
+		) asked`+has.eventTables(), originals, q.Room).Query(func(rows pgx.Rows) error {
 		var original string
 		var edit Event
 		_, err := pgx.ForEachRow(rows, append([]any{&original}, edit.columns()...), func() error {
