@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"lethe/internal/matrix"
+	"lethe/internal/store/postgres"
 	"lethe/internal/store/timeline"
 )
 
@@ -48,6 +49,9 @@ func (m *Messages) Page(ctx context.Context, request Request) (Page, error) {
 // servers may fill, it returns the token at which the request begins instead of the page.
 // That token does not depend on what the reader may see.
 func (m *Messages) page(ctx context.Context, request Request, findGap bool) (page Page, gap *matrix.PageToken, err error) {
+	if err := m.admit(ctx, request); err != nil {
+		return Page{}, nil, err
+	}
 	err = m.read(ctx, request.Room, func(ctx context.Context, snapshot *timeline.Snapshot) error {
 		read, access, err := m.readPage(ctx, snapshot, request)
 		if err != nil {
@@ -71,9 +75,29 @@ func (m *Messages) page(ctx context.Context, request Request, findGap bool) (pag
 	return page, gap, err
 }
 
-// read calls with in a snapshot, with a lease of the room.
+// admit refuses a reader who may not read the room before the request waits for the
+// room's lease. The wait would show to strangers that the room is being purged, and their
+// requests would keep the purge waiting. The page checks the access again, in its own
+// snapshot.
+func (m *Messages) admit(ctx context.Context, request Request) error {
+	if m.options.Rooms == nil || request.All {
+		return nil
+	}
+	reader, err := timeline.AccessOf(ctx, m.db, request.Room, request.Reader.UserID)
+	if err != nil {
+		return err
+	}
+	_, err = accessOf(reader)
+	return err
+}
+
+// maxRoomID is the maximum length of a room id in bytes.
+const maxRoomID = 255
+
+// read calls with in a snapshot, with a lease of the room. An id that no room can have gets
+// no lease, because it would become a key in Redis.
 func (m *Messages) read(ctx context.Context, room string, with func(context.Context, *timeline.Snapshot) error) error {
-	if m.options.Rooms != nil {
+	if m.options.Rooms != nil && matrix.ValidRoomID(room) && len(room) <= maxRoomID && postgres.Storable(room) {
 		leave, err := m.options.Rooms.Enter(ctx, room)
 		if err != nil {
 			return err
