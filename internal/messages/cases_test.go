@@ -91,3 +91,20 @@ func TestCaseOfBannedUsersMessages(t *testing.T) {
 	}
 	require.Positive(t, seen)
 }
+
+func TestCaseOfNoCreateEvent(t *testing.T) {
+	t.Parallel()
+	h := newCase(t, "04-no-create-event.sql")
+	require.Len(t, h.requireEvents("!uLenUygWgGOSQDCxUO:lab.test", caseReader), 160)
+}
+
+func TestCaseOfUnreadableEvents(t *testing.T) {
+	t.Parallel()
+	h := newCase(t, "05-unreadable-events.sql")
+	events := h.requireEvents("!KBGbwWNkqPqBYFEEJf:lab.test", caseReader)
+	require.NotEmpty(t, events)
+	for _, e := range events {
+		require.IsType(t, event{}, e["content"])
+		require.IsType(t, "", e["sender"])
+	}
+}

@@ -100,6 +100,17 @@ func read(event *timeline.Event, buf matrix.Object) (readEvent, matrix.Object, b
 	return e, buf, true
 }
 
+// isWhole reports whether the event has the fields that every event has. A homeserver
+// cannot read other events, which only a fault or a hostile server leaves in a database.
+func (e *readEvent) isWhole() bool {
+	content := e.fields.Get("content")
+	_, hasTime := matrix.Integer(e.fields.Get("origin_server_ts"))
+	_, hasDepth := matrix.Integer(e.fields.Get("depth"))
+	key := e.fields.Get("state_key")
+	return hasTime && hasDepth && len(content) > 0 && content[0] == '{' &&
+		isString(e.fields.Get("type")) && isString(e.fields.Get("sender")) && (key == nil || isString(key))
+}
+
 func (e *readEvent) replacedState() string {
 	// Most events have none, so this is checked first.
 	value := e.unsigned.Get("replaces_state")

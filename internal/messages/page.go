@@ -224,6 +224,8 @@ func selectPage(ctx context.Context, snapshot *timeline.Snapshot, request Reques
 // left.
 func endOf(request Request, start matrix.PageToken, read timeline.Page) *matrix.PageToken {
 	switch {
+	case request.Limit == 0 && request.To != nil:
+		return request.To // no event is between, so the next page begins where this one ends
 	case request.Limit == 0:
 		return &start
 	case read.Last == nil || !read.More && !slices.ContainsFunc(read.Events, readable):
@@ -251,18 +253,10 @@ func previous(at matrix.Token) (matrix.Token, bool) {
 	return matrix.Token{}, false
 }
 
-// readable reports whether the event's JSON is an object.
+// readable reports whether the event can be read.
 func readable(event timeline.Event) bool {
-	for _, c := range event.JSON {
-		switch c {
-		case ' ', '\t', '\r', '\n':
-		case '{':
-			return json.Valid(event.JSON)
-		default:
-			return false
-		}
-	}
-	return false
+	e, _, ok := read(&event, nil)
+	return ok && e.isWhole()
 }
 
 // isLater reports whether a token is deeper than the event with which a reader left. A

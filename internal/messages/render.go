@@ -69,7 +69,7 @@ func (s *scratch) readShown(events []shown) (readable []readableEvent, size int)
 		event := &events[i]
 		e, used, ok := read(&event.Event, fields)
 		fields = used
-		if !ok {
+		if !ok || !e.isWhole() {
 			continue
 		}
 		if event.erased {
@@ -131,8 +131,7 @@ func lazyMembers(ctx context.Context, snapshot *timeline.Snapshot, request Reque
 			members = append(members, shown{Event: event})
 		}
 	}
-	// Clients get them in their own format, even if the chunk is raw.
-	return render(ctx, snapshot, Request{Room: request.Room, Reader: request.Reader}, members)
+	return render(ctx, snapshot, Request{Room: request.Room, Reader: request.Reader, Raw: request.Raw}, members)
 }
 
 // A relation is the kind of relation to another event that an event has in its content.
@@ -247,7 +246,7 @@ func (b *bundles) append(dst []byte, f *Format, e *readEvent) []byte {
 		dst = append(dst, `]},`...)
 	}
 	if edited {
-		if e, _, ok := read(&edit, nil); ok {
+		if e, _, ok := read(&edit, nil); ok && e.isWhole() {
 			dst = append(f.append(append(dst, `"m.replace":`...), &e, &extras{}), ',')
 		}
 	}
@@ -265,7 +264,7 @@ func (b *bundles) append(dst []byte, f *Format, e *readEvent) []byte {
 // latest reply cannot be read.
 func (b *bundles) appendThread(dst []byte, f *Format, root *readEvent, thread *timeline.Thread) []byte {
 	latest, _, ok := read(&thread.Latest, nil)
-	if !ok {
+	if !ok || !latest.isWhole() {
 		return dst
 	}
 	own := bundles{timeline.Bundles{References: b.References, Edits: b.Edits}}

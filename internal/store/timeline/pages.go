@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -146,16 +145,18 @@ func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]Page, err
 	return pages, nil
 }
 
-// EventsOf reads the readable events of a room by their ids, in no order. The caller
-// must bound the number of ids.
-func (s *Snapshot) EventsOf(ctx context.Context, room string, ids []string) ([]Event, error) {
-	if !postgres.Storable(room) || !slices.ContainsFunc(ids, postgres.Storable) {
+// EventsOf reads the readable events of a room by their ids, in no order. Of the
+// filter it does not check labels and URLs. The caller must bound the number of ids.
+func (s *Snapshot) EventsOf(ctx context.Context, room string, ids []string, filter EventFilter) ([]Event, error) {
+	if ids = postgres.OnlyStorable(ids); len(ids) == 0 || !postgres.Storable(room) || filter.wantsNothing() {
 		return nil, nil
 	}
-	rows, err := s.tx.Query(ctx, s.bans.loaded(`
-		SELECT `+keyColumns+` FROM events e
-		WHERE e.event_id = ANY ($2::text[]) AND e.room_id = $1 AND e.stream_ordering IS NOT NULL`, stateGroup),
-		room, slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return !postgres.Storable(id) }))
+	var p parameters
+	p.add(room) // must be $1, as [bans.loaded] expects
+	keys := `
+		SELECT ` + keyColumns + ` FROM events e
+		WHERE e.event_id = ANY (` + p.add(ids) + `::text[]) AND e.room_id = $1 AND e.stream_ordering IS NOT NULL` + filter.sql(&p)
+	rows, err := s.tx.Query(ctx, s.bans.loaded(keys, stateGroup), p.values...)
 	var page Page
 	if err == nil {
 		err = page.read(rows, math.MaxInt)
