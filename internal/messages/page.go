@@ -182,10 +182,17 @@ func (m *Messages) query(request Request, left *matrix.Token) timeline.PageQuery
 	default:
 		query.After, query.UpTo = new(matrix.LivePageToken(0)), request.To
 	}
-	if request.Backwards || !m.options.DepartedSeeLater {
-		query.Ceiling = left
-	}
+	query.Ceiling = m.ceiling(request, left)
 	return query
+}
+
+// ceiling returns the last place that a reader who has left the room at the position
+// left may read, nil if there is no such place.
+func (m *Messages) ceiling(request Request, left *matrix.Token) *matrix.Token {
+	if request.Backwards || !m.options.DepartedSeeLater {
+		return left
+	}
+	return nil
 }
 
 // selectPage decides where the page begins and where the next one begins. The filter and
@@ -318,19 +325,21 @@ func (m *Messages) show(ctx context.Context, snapshot *timeline.Snapshot, reques
 	if len(events) == 0 {
 		return page, nil
 	}
-	var chunk []shown
-	if request.All {
-		chunk = allShown(events)
-	} else {
-		var err error
-		if chunk, err = m.visible(ctx, snapshot, request.Room, request.Reader, access, events); err != nil {
-			return Page{}, err
+	view := view{}
+	if !request.All {
+		view.ceiling = m.ceiling(request, access.left)
+		view.visible = func(ctx context.Context, events []timeline.Event) ([]shown, error) {
+			return m.visible(ctx, snapshot, request.Room, request.Reader, access, events)
 		}
+	}
+	chunk, err := view.of(ctx, events)
+	if err != nil {
+		return Page{}, err
 	}
 	if len(chunk) == 0 {
 		return page, nil
 	}
-	rendered, err := render(ctx, snapshot, request, chunk)
+	rendered, err := renderIn(ctx, snapshot, request, chunk, view)
 	if err != nil {
 		return Page{}, err
 	}
