@@ -60,3 +60,35 @@ func TestBundlesAreOfThePage(t *testing.T) {
 		}
 	}
 }
+
+// A reply of an erased user is shown redacted to readers who joined later, without its
+// edits.
+func TestErasedSendersReply(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, Options{})
+	r := h.newRoom("!room:x", "shared")
+	r.member("@other:x", "join")
+	r.requireWrite("m.room.message", "@other:x", nil, `{"body":"root"}`)
+	root := r.last().ID
+	parent := root
+	for _, relation := range []string{"m.thread", "m.replace"} {
+		r.requireWrite("m.room.message", "@owner:x", nil, `{"body":"secret","m.relates_to":{"rel_type":"`+relation+`","event_id":"`+parent+`"}}`)
+		h.requireExec(`INSERT INTO event_relations (event_id, relates_to_id, relation_type) VALUES ($1, $2, $3)`, r.last().ID, parent, relation)
+		parent = r.last().ID
+	}
+	r.member("@new:x", "join")
+	latest := func(user string) event {
+		for _, e := range h.requireEvents(r.id, user) {
+			if e["event_id"] == root {
+				return relationsOf(e)["m.thread"].(event)["latest_event"].(event)
+			}
+		}
+		return nil
+	}
+	require.Equal(t, "secret", latest("@new:x")["content"].(event)["body"])
+	require.NotNil(t, relationsOf(latest("@new:x"))["m.replace"])
+	h.requireExec(`INSERT INTO erased_users VALUES ('@owner:x')`)
+	require.Empty(t, latest("@new:x")["content"])
+	require.Nil(t, relationsOf(latest("@new:x")))
+	require.Equal(t, "secret", latest("@other:x")["content"].(event)["body"])
+}

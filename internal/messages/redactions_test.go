@@ -83,15 +83,18 @@ func TestTablesOfAnEvent(t *testing.T) {
 	require.Empty(t, h.requireEvents(r.id, "@a:x"))
 }
 
-// Homeservers before schema 92 do not have the table.
+// Homeservers before schema 92 do not have the table. An upgrade brings it.
 func TestNoTableOfBans(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, Options{})
-	h.requireExec(`DROP TABLE room_ban_redactions`)
+	h.requireExec(`ALTER TABLE room_ban_redactions RENAME TO not_yet`)
 	r := h.newRoom("!room:x", "shared")
 	r.member("@a:x", "join")
 	r.say("hello")
 	require.Len(t, h.requireEvents(r.id, "@a:x"), 6)
+	h.requireExec(`ALTER TABLE not_yet RENAME TO room_ban_redactions`)
+	h.requireExec(`INSERT INTO room_ban_redactions VALUES ($1, '@owner:x', $2)`, r.id, r.last().ID)
+	require.Empty(t, h.requireEvents(r.id, "@a:x")[0]["content"])
 }
 
 func TestRedactedRedaction(t *testing.T) {
