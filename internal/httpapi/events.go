@@ -124,7 +124,7 @@ func (s *server) clientEvents(ctx context.Context, room string, entries []admin.
 	for _, entry := range entries {
 		ids = append(ids, entry.EventID)
 	}
-	events, err := timeline.Events(ctx, s.db, ids)
+	events, err := timeline.Events(ctx, s.db, room, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func (s *server) clientEvents(ctx context.Context, room string, entries []admin.
 			replaced[id] = previous
 		}
 	}
-	previous, err := timeline.Events(ctx, s.db, slices.Collect(maps.Values(replaced)))
+	previous, err := timeline.Events(ctx, s.db, room, slices.Collect(maps.Values(replaced)))
 	if err != nil {
 		return nil, err
 	}

@@ -269,6 +269,26 @@ func TestMessagesOfABusyRoom(t *testing.T) {
 		requireJSON(t, r, 503, busy)
 		require.Equal(t, "2", r.header.Get("Retry-After"))
 	}
+	// A stranger does not learn that the room is being purged, nor leave a trace of rooms
+	// that do not exist.
+	keys := func() []string {
+		all, err := client.Keys(t.Context(), "*").Result()
+		require.NoError(t, err)
+		return all
+	}
+	before := keys()
+	require.NotEmpty(t, before)
+	for path, token := range map[string]string{
+		chatV3: "user", strings.ReplaceAll(chatV3, chat, "!unknown:x"): "user",
+		strings.ReplaceAll(chatV3, chat, "chat"): "alice", strings.ReplaceAll(chatV3, chat, "!"): "alice",
+	} {
+		require.Equal(t, 403, b.get(t, path, token).status, path)
+	}
+	long := "!" + strings.Repeat("a", 300) + ":x"
+	for _, room := range []string{"chat", "!%00:x", "!a{b}", "{", long} {
+		requirePage(t, b.get(t, strings.ReplaceAll(chatAdmin, chat, room), admin))
+	}
+	require.ElementsMatch(t, before, keys())
 	require.NoError(t, writer.Unlock(t.Context()))
 	requirePage(t, b.get(t, chatV3, "alice"))
 	require.Zero(t, without.Load())

@@ -112,7 +112,7 @@ func (s *server) roomDetails(c echo.Context, _ string) error {
 		Forgotten: room.Forgotten, Tombstoned: room.Tombstone != nil,
 	}
 	if room.Tombstone != nil {
-		events, err := timeline.Events(ctx, s.db, []string{*room.Tombstone})
+		events, err := timeline.Events(ctx, s.db, room.ID, []string{*room.Tombstone})
 		if err != nil {
 			return err
 		}

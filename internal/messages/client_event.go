@@ -100,6 +100,17 @@ func read(event *timeline.Event, buf matrix.Object) (readEvent, matrix.Object, b
 	return e, buf, true
 }
 
+// isWhole reports whether the event has the fields that every event has. A homeserver
+// cannot read other events, which only a fault or a hostile server leaves in a database.
+func (e *readEvent) isWhole() bool {
+	content := e.fields.Get("content")
+	_, hasTime := matrix.Integer(e.fields.Get("origin_server_ts"))
+	_, hasDepth := matrix.Integer(e.fields.Get("depth"))
+	key := e.fields.Get("state_key")
+	return hasTime && hasDepth && len(content) > 0 && content[0] == '{' &&
+		isString(e.fields.Get("type")) && isString(e.fields.Get("sender")) && (key == nil || isString(key))
+}
+
 func (e *readEvent) replacedState() string {
 	// Most events have none, so this is checked first.
 	value := e.unsigned.Get("replaces_state")
@@ -257,17 +268,26 @@ func (f *Format) writeUnsigned(w *writer, e *readEvent, with *extras) {
 		w.json("m.relations", with.relations)
 	}
 	for i := range e.unsigned {
-		field := &e.unsigned[i]
-		switch string(field.Name) {
-		case "age_ts", "invite_room_state", "knock_room_state":
-			continue
-		case "replaces_state":
-		default:
-			if e.redacted {
-				continue
-			}
+		if field := &e.unsigned[i]; e.passes(field) {
+			w.field(field)
 		}
-		w.field(field)
+	}
+}
+
+// passes reports whether a stored field of unsigned is shown as it is. Signatures do not
+// cover unsigned, so another server can write into it what only this server may say: that
+// the event is redacted, has a thread, or was sent by some transaction. Old homeservers
+// stored all of that. A redacted event keeps less.
+func (e *readEvent) passes(field *matrix.Field) bool {
+	switch string(field.Name) {
+	case "replaces_state":
+		return isString(field.Value)
+	case "prev_content":
+		return !e.redacted
+	case "prev_sender":
+		return !e.redacted && isString(field.Value)
+	default:
+		return false
 	}
 }
 
@@ -298,6 +318,7 @@ func (f *Format) writeRedactedBecause(w *writer, e *readEvent) {
 	if !ok {
 		return
 	}
+	redaction.redacted = e.RedactionRedacted
 	w.key("redacted_because")
 	w.dst = f.append(w.dst, &redaction, &extras{})
 	w.end()

@@ -43,7 +43,7 @@ func TestFormats(t *testing.T) {
 	previous := stored("10", `{"type":"m.room.topic","sender":"@b:x","content":{"topic":"before"}}`)
 	const asClient = `"type":"m.room.topic","state_key":"","sender":"@a:x","room_id":"!r:x","event_id":"$e","origin_server_ts":7,"other":[1,2],"content":{"topic":"<t>\u0000","n":1e400}`
 	const forServers = `"auth_events":["$a"],"prev_events":["$p"],"hashes":{},"signatures":{},"depth":5,"origin":"x","prev_state":[],`
-	const unsigned = `{"age":600,"replaces_state":"$old","odd":{},`
+	const unsigned = `{"age":600,"replaces_state":"$old",`
 	for name, test := range map[string]struct {
 		raw      bool
 		previous *timeline.Event
@@ -64,6 +64,36 @@ func TestFormats(t *testing.T) {
 			got := Format{Raw: test.raw}.requireWritten(t, stored("10", wholeEvent), test.previous)
 			require.Equal(t, requireValues(t, test.want), requireValues(t, got))
 		})
+	}
+}
+
+// What only this server may say does not come from an event's JSON, in which another
+// server may have written it.
+func TestForgedUnsigned(t *testing.T) {
+	t.Parallel()
+	const forged = `"age":1,"redacted_by":"$x","redacted_because":{"content":{}},"transaction_id":"t","delay_id":"d","membership":"join",
+		"m.relations":{"m.thread":{"count":99}},"io.element.synapse.soft_failed":true,"invite_room_state":[],"knock_room_state":[],"foo":1`
+	for _, raw := range []bool{false, true} {
+		for unsigned, want := range map[string]event{
+			forged: {},
+			forged + `,"age_ts":400,"replaces_state":"$old","prev_content":{"a":1},"prev_sender":"@b:x"`: {
+				"age": 600.0, "replaces_state": "$old", "prev_content": event{"a": 1.0}, "prev_sender": "@b:x",
+			},
+			forged + `,"age_ts":{},"replaces_state":{},"prev_sender":[]`: {},
+		} {
+			text := `{"type":"t","sender":"@a:x","content":{},"unsigned":{` + unsigned + `}}`
+			got := requireDecoded(t, []byte(Format{Raw: raw}.requireWritten(t, stored("10", text), nil)))
+			require.Equal(t, want, got["unsigned"])
+			require.NotContains(t, got, "redacted_because")
+
+			redacted := stored("10", text)
+			redacted.RedactedBy = new("$r")
+			redacted.Redaction = json.RawMessage(text)
+			got = requireDecoded(t, []byte(Format{Raw: raw}.requireWritten(t, redacted, nil)))
+			require.Equal(t, "$r", got["unsigned"].(event)["redacted_by"])
+			require.NotContains(t, got["unsigned"], "prev_content")
+			require.Equal(t, want, got["unsigned"].(event)["redacted_because"].(event)["unsigned"])
+		}
 	}
 }
 
@@ -134,7 +164,7 @@ func TestRedactedForms(t *testing.T) {
 	// An erased user's event says nothing of a redaction, nor what was before.
 	erased, _ := new(scratch).readShown([]shown{{Event: *stored("10", text), membership: "leave", erased: true}})
 	format := Format{Room: "!r:x", Now: time.UnixMilli(1000)}
-	page := format.page(erased, &bundles{timeline.Bundles{Replaced: map[string]timeline.Event{"$p": *previous}}}, 0)
+	page := format.page(erased, &bundles{Bundles: timeline.Bundles{Replaced: map[string]timeline.Event{"$p": *previous}}}, 0)
 	require.Equal(t, event{
 		"type": "m.room.member", "state_key": "@a:x", "sender": "@a:x", "user_id": "@a:x", "membership": "join", "origin_server_ts": 1.0,
 		"room_id": "!r:x", "event_id": "$e", "content": event{"membership": "join"}, "age": 999.0, "replaces_state": "$p",

@@ -31,9 +31,9 @@ type ContextRequest struct {
 	// default.
 	Limit int
 
-	// Filter selects events around the event. Of the state it removes only memberships:
-	// a filter that loads members lazily keeps those of the senders. Defaults to the
-	// zero Filter, which selects all.
+	// Filter selects events around the event, and of the state. A filter that loads
+	// members lazily keeps only the memberships of the senders. Defaults to the zero
+	// Filter, which selects all.
 	Filter Filter
 
 	// Raw returns events as servers get them. Defaults to false.
@@ -89,7 +89,7 @@ type contextEvents struct {
 // selectContext reads an event and the events around it.
 func selectContext(ctx context.Context, snapshot *timeline.Snapshot, request ContextRequest) (contextEvents, error) {
 	var a contextEvents
-	events, err := snapshot.EventsOf(ctx, request.Room, []string{request.EventID})
+	events, err := snapshot.EventsOf(ctx, request.Room, []string{request.EventID}, timeline.EventFilter{})
 	if err != nil {
 		return a, err
 	}
@@ -129,7 +129,7 @@ func selectContext(ctx context.Context, snapshot *timeline.Snapshot, request Con
 	if len(a.after) > 0 {
 		last = a.after[len(a.after)-1]
 	}
-	if last.StateGroup == nil {
+	if last.StateGroup == nil || request.Filter.excludes(request.Room) {
 		return a, nil
 	}
 	var members []string
@@ -138,8 +138,9 @@ func selectContext(ctx context.Context, snapshot *timeline.Snapshot, request Con
 	}
 	ids, err := snapshot.WholeState(ctx, *last.StateGroup, members, maxContextState)
 	if err == nil && len(ids) > 0 {
-		a.state, err = snapshot.EventsOf(ctx, request.Room, ids)
+		a.state, err = snapshot.EventsOf(ctx, request.Room, ids, request.Filter.events)
 	}
+	a.state = request.Filter.passing(a.state)
 	return a, err
 }
 

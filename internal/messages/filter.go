@@ -112,8 +112,8 @@ func (p *filterParser) parse() {
 	f.events.NotTypes, f.events.NotTypePatterns = p.patterns(p.list("not_types"))
 	f.events.Senders, f.events.NotSenders = p.wantedList("senders"), p.list("not_senders")
 	f.rooms, f.notRooms = p.wantedList("rooms"), p.list("not_rooms")
-	f.events.RelatedBySenders = p.wantedList("related_by_senders")
-	f.events.RelatedByTypes = p.wantedList("related_by_rel_types")
+	f.events.RelatedBySenders = p.wantedUnlessEmpty("related_by_senders")
+	f.events.RelatedByTypes = p.wantedUnlessEmpty("related_by_rel_types")
 	f.events.RelationTypes = p.wantedList("org.matrix.msc3874.rel_types")
 	f.events.NotRelationTypes = p.list("org.matrix.msc3874.not_rel_types")
 	f.labels, f.notLabels = p.wantedList("org.matrix.labels"), p.list("org.matrix.not_labels")
@@ -155,6 +155,14 @@ func (p *filterParser) wantedList(key string) []string {
 		return nil
 	}
 	return list
+}
+
+// wantedUnlessEmpty is wantedList for a key whose empty list is no condition.
+func (p *filterParser) wantedUnlessEmpty(key string) []string {
+	if _, length, _ := p.texts(key); length == 0 {
+		return nil
+	}
+	return p.wantedList(key)
 }
 
 // texts reads the strings of a list. Length is the number of the list's values, -1 if it

@@ -32,6 +32,8 @@ func TestParseFilter(t *testing.T) {
 		`{"org.matrix.not_labels":["#a"]}`:                           {notLabels: []string{"#a"}, checksContent: true},
 		`{"related_by_senders":["@a:x"]}`:                            {events: timeline.EventFilter{RelatedBySenders: []string{"@a:x"}}},
 		`{"related_by_rel_types":["m.thread"]}`:                      {events: timeline.EventFilter{RelatedByTypes: []string{"m.thread"}}},
+		`{"related_by_senders":[],"related_by_rel_types":[]}`:        {},
+		`{"related_by_senders":[7]}`:                                 {matchesNothing: true},
 		`{"org.matrix.msc3874.rel_types":["m.thread"]}`:              {events: timeline.EventFilter{RelationTypes: []string{"m.thread"}}},
 		`{"org.matrix.msc3874.not_rel_types":["m.thread"]}`:          {events: timeline.EventFilter{NotRelationTypes: []string{"m.thread"}}},
 		`{"lazy_load_members":true,"event_format":"federation"}`:     {lazy: true, federation: true},

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"lethe/internal/matrix"
+	"lethe/internal/store/postgres"
 	"lethe/internal/store/timeline"
 )
 
@@ -48,6 +49,9 @@ func (m *Messages) Page(ctx context.Context, request Request) (Page, error) {
 // servers may fill, it returns the token at which the request begins instead of the page.
 // That token does not depend on what the reader may see.
 func (m *Messages) page(ctx context.Context, request Request, findGap bool) (page Page, gap *matrix.PageToken, err error) {
+	if err := m.admit(ctx, request); err != nil {
+		return Page{}, nil, err
+	}
 	err = m.read(ctx, request.Room, func(ctx context.Context, snapshot *timeline.Snapshot) error {
 		read, access, err := m.readPage(ctx, snapshot, request)
 		if err != nil {
@@ -71,9 +75,29 @@ func (m *Messages) page(ctx context.Context, request Request, findGap bool) (pag
 	return page, gap, err
 }
 
-// read calls with in a snapshot, with a lease of the room.
+// admit refuses a reader who may not read the room before the request waits for the
+// room's lease. The wait would show to strangers that the room is being purged, and their
+// requests would keep the purge waiting. The page checks the access again, in its own
+// snapshot.
+func (m *Messages) admit(ctx context.Context, request Request) error {
+	if m.options.Rooms == nil || request.All {
+		return nil
+	}
+	reader, err := timeline.AccessOf(ctx, m.db, request.Room, request.Reader.UserID)
+	if err != nil {
+		return err
+	}
+	_, err = accessOf(reader)
+	return err
+}
+
+// maxRoomID is the maximum length of a room id in bytes.
+const maxRoomID = 255
+
+// read calls with in a snapshot, with a lease of the room. An id that no room can have gets
+// no lease, because it would become a key in Redis.
 func (m *Messages) read(ctx context.Context, room string, with func(context.Context, *timeline.Snapshot) error) error {
-	if m.options.Rooms != nil {
+	if m.options.Rooms != nil && matrix.ValidRoomID(room) && len(room) <= maxRoomID && postgres.Storable(room) {
 		leave, err := m.options.Rooms.Enter(ctx, room)
 		if err != nil {
 			return err
@@ -158,10 +182,17 @@ func (m *Messages) query(request Request, left *matrix.Token) timeline.PageQuery
 	default:
 		query.After, query.UpTo = new(matrix.LivePageToken(0)), request.To
 	}
-	if request.Backwards || !m.options.DepartedSeeLater {
-		query.Ceiling = left
-	}
+	query.Ceiling = m.ceiling(request, left)
 	return query
+}
+
+// ceiling returns the last place that a reader who has left the room at the position
+// left may read, nil if there is no such place.
+func (m *Messages) ceiling(request Request, left *matrix.Token) *matrix.Token {
+	if request.Backwards || !m.options.DepartedSeeLater {
+		return left
+	}
+	return nil
 }
 
 // selectPage decides where the page begins and where the next one begins. The filter and
@@ -200,6 +231,8 @@ func selectPage(ctx context.Context, snapshot *timeline.Snapshot, request Reques
 // left.
 func endOf(request Request, start matrix.PageToken, read timeline.Page) *matrix.PageToken {
 	switch {
+	case request.Limit == 0 && request.To != nil:
+		return request.To // no event is between, so the next page begins where this one ends
 	case request.Limit == 0:
 		return &start
 	case read.Last == nil || !read.More && !slices.ContainsFunc(read.Events, readable):
@@ -227,18 +260,10 @@ func previous(at matrix.Token) (matrix.Token, bool) {
 	return matrix.Token{}, false
 }
 
-// readable reports whether the event's JSON is an object.
+// readable reports whether the event can be read.
 func readable(event timeline.Event) bool {
-	for _, c := range event.JSON {
-		switch c {
-		case ' ', '\t', '\r', '\n':
-		case '{':
-			return json.Valid(event.JSON)
-		default:
-			return false
-		}
-	}
-	return false
+	e, _, ok := read(&event, nil)
+	return ok && e.isWhole()
 }
 
 // isLater reports whether a token is deeper than the event with which a reader left. A
@@ -300,19 +325,21 @@ func (m *Messages) show(ctx context.Context, snapshot *timeline.Snapshot, reques
 	if len(events) == 0 {
 		return page, nil
 	}
-	var chunk []shown
-	if request.All {
-		chunk = allShown(events)
-	} else {
-		var err error
-		if chunk, err = m.visible(ctx, snapshot, request.Room, request.Reader, access, events); err != nil {
-			return Page{}, err
+	view := view{}
+	if !request.All {
+		view.ceiling = m.ceiling(request, access.left)
+		view.visible = func(ctx context.Context, events []timeline.Event) ([]shown, error) {
+			return m.visible(ctx, snapshot, request.Room, request.Reader, access, events)
 		}
+	}
+	chunk, err := view.of(ctx, events)
+	if err != nil {
+		return Page{}, err
 	}
 	if len(chunk) == 0 {
 		return page, nil
 	}
-	rendered, err := render(ctx, snapshot, request, chunk)
+	rendered, err := renderIn(ctx, snapshot, request, chunk, view)
 	if err != nil {
 		return Page{}, err
 	}

@@ -65,7 +65,7 @@ func (b *testBundle) add(t require.TestingT, depth, stream int64, rejected bool)
 		VALUES ($1, $2, 'm.room.message', '@a:x', $3, $3, $4, true, false)`, id, testRoom, depth, stream)
 	b.requireExec(t, `
 		INSERT INTO event_json (event_id, room_id, internal_metadata, json, format_version)
-		VALUES ($1, $2, '{}', '{"type":"m.room.message"}', 3)`, id, testRoom)
+		VALUES ($1, $2, '{}', '{"type":"m.room.message","sender":"@a:x","content":{},"origin_server_ts":1,"depth":1}', 3)`, id, testRoom)
 	if rejected {
 		b.requireExec(t, `INSERT INTO rejections (event_id, reason, last_check) VALUES ($1, '', '')`, id)
 	}
@@ -534,9 +534,12 @@ func TestSelectionAround(t *testing.T) {
 		"the same depth":      {ContextRequest{EventID: ids[3], Limit: 2}, []string{ids[2]}, []string{ids[4]}, matrix.Token{Topological: 1, Stream: 1}, matrix.Token{Topological: 2, Stream: 4}, []string{ids[4]}},
 		"one is left out":     {ContextRequest{EventID: ids[4], Limit: 4}, []string{ids[3], ids[2]}, []string{ids[5]}, matrix.Token{Topological: 1, Stream: 1}, matrix.Token{Topological: 3, Stream: 6}, []string{ids[0], ids[1], ids[5]}},
 		"all":                 {ContextRequest{EventID: ids[4], Limit: 50}, []string{ids[3], ids[2], ids[1], ids[0]}, []string{ids[5], ids[7], ids[8]}, matrix.Token{Topological: 0, Stream: -1}, matrix.Token{Topological: 4, Stream: 8}, []string{ids[8]}},
-		"from one sender":     {ContextRequest{EventID: ids[4], Limit: 4, Filter: filter(`{"senders":["@b:x"]}`)}, []string{ids[3]}, nil, matrix.Token{Topological: 1, Stream: 2}, matrix.Token{Topological: 2, Stream: 4}, []string{ids[4]}},
-		"none of the room":    {ContextRequest{EventID: ids[4], Limit: 4, Filter: filter(`{"not_rooms":["!room:x"]}`)}, nil, nil, matrix.Token{Topological: 2, Stream: 3}, matrix.Token{Topological: 2, Stream: 4}, []string{ids[4]}},
-		"none that is read":   {ContextRequest{EventID: ids[4], Limit: 4, Filter: filter(`{"types":[]}`)}, nil, nil, matrix.Token{Topological: 1, Stream: 1}, matrix.Token{Topological: 3, Stream: 6}, []string{ids[4]}},
+		"from one sender":     {ContextRequest{EventID: ids[4], Limit: 4, Filter: filter(`{"senders":["@b:x"]}`)}, []string{ids[3]}, nil, matrix.Token{Topological: 1, Stream: 2}, matrix.Token{Topological: 2, Stream: 4}, nil},
+		"of one type":         {ContextRequest{EventID: ids[4], Limit: 1, Filter: filter(`{"types":["m.room.message"],"not_senders":["@b:x"]}`)}, nil, []string{ids[5]}, matrix.Token{Topological: 2, Stream: 3}, matrix.Token{Topological: 2, Stream: 5}, []string{ids[0], ids[1], ids[5]}},
+		"of no type":          {ContextRequest{EventID: ids[4], Limit: 1, Filter: filter(`{"not_types":["m.room.message"]}`)}, nil, nil, matrix.Token{Topological: 2, Stream: 3}, matrix.Token{Topological: 2, Stream: 4}, nil},
+		"with an URL":         {ContextRequest{EventID: ids[4], Limit: 1, Filter: filter(`{"contains_url":true}`)}, nil, nil, matrix.Token{Topological: 2, Stream: 3}, matrix.Token{Topological: 2, Stream: 4}, nil},
+		"none of the room":    {ContextRequest{EventID: ids[4], Limit: 4, Filter: filter(`{"not_rooms":["!room:x"]}`)}, nil, nil, matrix.Token{Topological: 2, Stream: 3}, matrix.Token{Topological: 2, Stream: 4}, nil},
+		"none that is read":   {ContextRequest{EventID: ids[4], Limit: 4, Filter: filter(`{"types":[]}`)}, nil, nil, matrix.Token{Topological: 1, Stream: 1}, matrix.Token{Topological: 3, Stream: 6}, nil},
 		"members of the lazy": {ContextRequest{EventID: ids[4], Limit: 1, Filter: filter(`{"lazy_load_members":true}`)}, nil, []string{ids[5]}, matrix.Token{Topological: 2, Stream: 3}, matrix.Token{Topological: 2, Stream: 5}, []string{ids[0], ids[5]}},
 	} {
 		a, err := find(c.request)
@@ -568,4 +571,45 @@ func TestSelectionAround(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, a.state)
 	require.Equal(t, []string{ids[1]}, idsOf(a.after))
+}
+
+// A page without events ends where the next one is to begin.
+func TestEmptyPageEnds(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, Options{})
+	r := h.newRoom("!room:x", "shared")
+	for from, want := range map[string]string{"t9-9": "t9-9", "": "t2-2"} {
+		request := Request{Room: r.id, Reader: Reader{UserID: "@owner:x"}, Backwards: true, To: requireToken(t, "t2-2")}
+		if from != "" {
+			request.From, request.To = requireToken(t, from), nil
+		}
+		page, err := h.Page(h.ctx, request)
+		require.NoError(t, err)
+		require.Empty(t, page.Chunk)
+		require.Equal(t, want, place(page.End))
+	}
+}
+
+func TestUnreadableEventsAreLeftOut(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, Options{})
+	r := h.newRoom("!room:x", "shared")
+	r.say("said")
+	id := r.last().ID
+	before := len(h.requireEvents(r.id, "@owner:x"))
+	const whole = `{"type":"m.room.message","sender":"@owner:x","content":{},"origin_server_ts":1,"depth":1}`
+	for _, change := range []string{
+		``, `- 'type'`, `|| '{"type":7}'`, `- 'sender'`, `|| '{"sender":5}'`, `- 'content'`, `|| '{"content":null}'`, `|| '{"content":"text"}'`,
+		`- 'origin_server_ts'`, `|| '{"origin_server_ts":"5"}'`, `- 'depth'`, `|| '{"depth":1.5}'`, `|| '{"state_key":7}'`,
+	} {
+		h.requireExec(`UPDATE event_json SET json = ('`+whole+`'::jsonb `+change+`)::text WHERE event_id = $1`, id)
+		left := h.requireEvents(r.id, "@owner:x")
+		if change == "" {
+			require.Len(t, left, before)
+			continue
+		}
+		require.Len(t, left, before-1, change)
+		_, err := h.Context(h.ctx, ContextRequest{Room: r.id, EventID: id})
+		require.ErrorIs(t, err, ErrEventNotFound, change)
+	}
 }

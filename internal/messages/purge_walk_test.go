@@ -166,7 +166,7 @@ func (r *drawnRoom) requireWrite(t *rapid.T, b *testBundle) {
 			INSERT INTO events (event_id, room_id, type, state_key, sender, topological_ordering, depth, stream_ordering, processed, outlier)
 			VALUES ($1, $2, $3, $4, $5, $6, $6, $7, true, $8)`, e.id, r.id, kind, key, e.sender, e.depth, e.stream, outlier)
 		batch.Queue(`INSERT INTO event_json (event_id, room_id, internal_metadata, json, format_version) VALUES ($1, $2, $3, $4, 3)`,
-			e.id, r.id, metadata, fmt.Sprintf(`{"type":%q,"sender":%q,"content":%s}`, kind, e.sender, content))
+			e.id, r.id, metadata, fmt.Sprintf(`{"type":%q,"sender":%q,"origin_server_ts":1,"depth":1,"content":%s}`, kind, e.sender, content))
 		if key != nil {
 			batch.Queue(`INSERT INTO state_events (event_id, room_id, type, state_key) VALUES ($1, $2, $3, $4)`, e.id, r.id, kind, *key)
 		}

@@ -123,7 +123,7 @@ func (p recordedPage) requireShown(t *testing.T, ctx context.Context, snapshot *
 	for _, event := range p.Body.Chunk {
 		ids = append(ids, event["event_id"].(string))
 	}
-	events, err := snapshot.EventsOf(ctx, p.requireRoom(t), ids)
+	events, err := snapshot.EventsOf(ctx, p.requireRoom(t), ids, timeline.EventFilter{})
 	require.NoError(t, err)
 	var chunk []shown
 	for i, id := range ids {

@@ -68,7 +68,7 @@ func (k *talk) say(id, sender, kind, content string) string {
 		INSERT INTO events (event_id, room_id, type, sender, topological_ordering, depth, stream_ordering, origin_server_ts, processed, outlier)
 		VALUES ($1, $2, $3, $4, $5, $5, $5, $5, true, false)`, id, talkRoom, kind, sender, k.place)
 	k.requireExec(`INSERT INTO event_json (event_id, room_id, internal_metadata, json, format_version) VALUES ($1, $2, '{}', $3, 3)`, id, talkRoom,
-		fmt.Sprintf(`{"type":%q,"sender":%q,"content":%s,"origin_server_ts":%d,"unsigned":{"age_ts":1}}`, kind, sender, content, k.place))
+		fmt.Sprintf(`{"type":%q,"sender":%q,"content":%s,"origin_server_ts":%d,"depth":%[4]d,"unsigned":{"age_ts":1}}`, kind, sender, content, k.place))
 	return id
 }
 
@@ -103,7 +103,7 @@ func (k *talk) requireShows(request Request, ids ...string) map[string]event {
 	request.Room = talkRoom
 	found := map[string]event{}
 	require.NoError(k.t, timeline.Read(k.t.Context(), k.store, func(ctx context.Context, snapshot *timeline.Snapshot) error {
-		events, err := snapshot.EventsOf(ctx, talkRoom, ids)
+		events, err := snapshot.EventsOf(ctx, talkRoom, ids, timeline.EventFilter{})
 		require.NoError(k.t, err)
 		written, err := render(ctx, snapshot, request, allShown(events))
 		require.NoError(k.t, err)
@@ -231,7 +231,7 @@ func TestReferences(t *testing.T) {
 	// A state event has none, whatever relates to it.
 	k.relate("$of state", bob, "m.reference", "$state")
 	require.NotNil(t, k.relations(alice, "$state"))
-	k.requireExec(`UPDATE event_json SET json = '{"type":"m.room.topic","state_key":"","content":{}}' WHERE event_id = '$state'`)
+	k.requireExec(`UPDATE event_json SET json = '{"type":"m.room.topic","state_key":"","sender":"@alice:x","origin_server_ts":1,"depth":1,"content":{}}' WHERE event_id = '$state'`)
 	require.Nil(t, k.relations(alice, "$state"))
 
 	// Those of another room, rejected, or by whom the reader ignores do not count.
@@ -358,7 +358,7 @@ func TestErasedSendersEdits(t *testing.T) {
 	k.relate("$edit", alice, "m.replace", p)
 	k.relate("$ref", bob, "m.reference", p)
 	require.NoError(t, timeline.Read(t.Context(), k.store, func(ctx context.Context, snapshot *timeline.Snapshot) error {
-		events, err := snapshot.EventsOf(ctx, talkRoom, []string{p})
+		events, err := snapshot.EventsOf(ctx, talkRoom, []string{p}, timeline.EventFilter{})
 		require.NoError(t, err)
 		require.Len(t, events, 1)
 		written, err := render(ctx, snapshot, Request{Room: talkRoom}, []shown{{Event: events[0], erased: true}})
@@ -378,7 +378,7 @@ func TestHostileRelations(t *testing.T) {
 	k := newTalk(t)
 	const none = `{"m.relates_to":null}`
 	for i, content := range []string{
-		`{}`, none, `[]`, `7`, `{"m.relates_to":[]}`, `{"m.relates_to":{"rel_type":"m.annotation"}}`, `{"m.relates_to":{"rel_type":["m.replace"],"event_id":"$x"}}`,
+		`{}`, none, `{"m.relates_to":[]}`, `{"m.relates_to":{"rel_type":"m.annotation"}}`, `{"m.relates_to":{"rel_type":["m.replace"],"event_id":"$x"}}`,
 		`{"m.relates_to":{"rel_type":"m.replace","event_id":7}}`, `{"m.relates_to":{"rel_type":"m.replace","event_id":"$x"},"m.relates_to":{}}`,
 	} {
 		id := k.say(fmt.Sprint("$parent", i), alice, "m.room.message", content)
@@ -422,8 +422,8 @@ func TestHostileRelations(t *testing.T) {
 	var nothing []json.RawMessage
 	require.NoError(t, timeline.Read(t.Context(), k.store, func(ctx context.Context, snapshot *timeline.Snapshot) (err error) {
 		nothing, err = render(ctx, snapshot, Request{Room: "\x00"}, []shown{{Event: timeline.Event{
-			ID: "$\x00", JSON: []byte(`{"state_key":"","unsigned":{"replaces_state":"$\u0000"}}`),
-		}}, {Event: timeline.Event{ID: "$\xff", JSON: []byte(`{}`)}}})
+			ID: "$\x00", JSON: []byte(`{"type":"t","content":{},"sender":"","origin_server_ts":1,"depth":1,"state_key":"","unsigned":{"replaces_state":"$\u0000"}}`),
+		}}, {Event: timeline.Event{ID: "$\xff", JSON: []byte(`{"type":"t","content":{},"sender":"","origin_server_ts":1,"depth":1}`)}}})
 		return err
 	}))
 	require.Len(t, nothing, 2)
@@ -436,7 +436,7 @@ func TestReplacedState(t *testing.T) {
 	after := k.say("$after", alice, "m.room.topic", `{"topic":"new"}`)
 	state := func(unsigned string) {
 		k.requireExec(`UPDATE event_json SET json = $2 WHERE event_id = $1`, after,
-			`{"type":"m.room.topic","state_key":"","sender":"@alice:x","content":{"topic":"new"},"unsigned":`+unsigned+`}`)
+			`{"type":"m.room.topic","state_key":"","sender":"@alice:x","origin_server_ts":1,"depth":1,"content":{"topic":"new"},"unsigned":`+unsigned+`}`)
 	}
 	state(`{"replaces_state":"$before"}`)
 	got := k.requireShows(Request{}, after)[after]
@@ -462,13 +462,13 @@ func TestPageWithoutCandidates(t *testing.T) {
 			return []shown{{Event: timeline.Event{ID: "$e", JSON: json.RawMessage(text)}}}
 		}
 		for _, text := range []string{
-			`{"type":"m.room.topic","state_key":"","content":{}}`, `[`,
-			`{"type":"m.reaction","content":{"m.relates_to":{"rel_type":"m.annotation","event_id":"$x"}}}`,
+			`{"type":"m.room.topic","sender":"@a:x","origin_server_ts":1,"depth":1,"state_key":"","content":{}}`, `[`,
+			`{"type":"m.reaction","sender":"@a:x","origin_server_ts":1,"depth":1,"content":{"m.relates_to":{"rel_type":"m.annotation","event_id":"$x"}}}`,
 		} {
 			_, err := render(ended, snapshot, Request{}, chunk(text))
 			require.NoError(t, err, text)
 		}
-		message := chunk(`{"type":"m.room.message","content":{}}`)
+		message := chunk(`{"type":"m.room.message","sender":"@a:x","origin_server_ts":1,"depth":1,"content":{}}`)
 		_, err := render(ended, snapshot, Request{}, message)
 		require.NoError(t, err)
 		message[0].Related.Edited = true
@@ -489,7 +489,7 @@ func TestLongThread(t *testing.T) {
 		SELECT '$t' || i, '!room:x', 'm.room.message', '@bob:x', i, i, i, i, true, false FROM generate_series(1001, 1000 + $1::int) i`, long)
 	k.requireExec(`
 		INSERT INTO event_json (event_id, room_id, internal_metadata, json)
-		SELECT '$t' || i, '!room:x', '{}', '{"sender":"@bob:x","content":{"body":"`+strings.Repeat("x", 500)+`"}}' FROM generate_series(1001, 1000 + $1::int) i`, long)
+		SELECT '$t' || i, '!room:x', '{}', '{"type":"m.room.message","sender":"@bob:x","origin_server_ts":1,"depth":1,"content":{"body":"`+strings.Repeat("x", 500)+`"}}' FROM generate_series(1001, 1000 + $1::int) i`, long)
 	k.requireExec(`
 		INSERT INTO event_relations (event_id, relates_to_id, relation_type)
 		SELECT '$t' || i, '$p', 'm.thread' FROM generate_series(1001, 1000 + $1::int) i`, long)
@@ -521,7 +521,7 @@ func TestLazyMembers(t *testing.T) {
 		id := "$m" + user
 		k.say(id, user, "m.room.member", `{"membership":"join"}`)
 		k.requireExec(`UPDATE event_json SET json = $2 WHERE event_id = $1`, id,
-			`{"type":"m.room.member","state_key":"`+user+`","sender":"`+user+`","depth":1,"content":{"membership":"join"},"unsigned":{"replaces_state":"$m@alice:x"}}`)
+			`{"type":"m.room.member","state_key":"`+user+`","sender":"`+user+`","depth":1,"origin_server_ts":1,"content":{"membership":"join"},"unsigned":{"replaces_state":"$m@alice:x"}}`)
 		k.requireExec(`INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id) VALUES (1, '!room:x', 'm.room.member', $1, $2)`, user, id)
 	}
 	group := int64(1)
@@ -544,10 +544,15 @@ func TestLazyMembers(t *testing.T) {
 	ids, got := members(Request{}, by(bob, &group), by(alice, nil), by(bob, nil), by("@nobody:x", nil))
 	require.Equal(t, []string{"$m" + alice, "$m" + bob}, ids)
 	require.Equal(t, event{
-		"type": "m.room.member", "state_key": bob, "sender": bob, "user_id": bob, "room_id": talkRoom, "event_id": "$m" + bob, "content": event{"membership": "join"},
+		"type": "m.room.member", "state_key": bob, "sender": bob, "user_id": bob, "room_id": talkRoom, "event_id": "$m" + bob, "origin_server_ts": 1.0, "content": event{"membership": "join"},
 		"replaces_state": "$m" + alice, "prev_content": event{"membership": "join"},
 		"unsigned": event{"replaces_state": "$m" + alice, "prev_content": event{"membership": "join"}, "prev_sender": alice},
 	}, got[1])
+
+	// They have the format of the page.
+	_, got = members(Request{Raw: true}, by(bob, &group))
+	require.Equal(t, 1.0, got[0]["depth"])
+	require.NotContains(t, got[0], "user_id")
 
 	// Only the state at the first event counts, and it may be unknown.
 	gone := int64(7)

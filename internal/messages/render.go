@@ -13,17 +13,39 @@ import (
 	"lethe/internal/store/timeline"
 )
 
-// render writes the events for clients, with their bundled aggregations. It leaves out
-// events that cannot be read.
+// A view is what a page's reader sees of the room. The zero view has everything.
+type view struct {
+	// ceiling is the last place that the reader may read, nil if there is no such place.
+	ceiling *matrix.Token
+
+	// visible returns the events that the reader may see. It is nil if nothing is hidden.
+	visible func(ctx context.Context, events []timeline.Event) ([]shown, error)
+}
+
+// of returns the events that are in the view.
+func (v view) of(ctx context.Context, events []timeline.Event) ([]shown, error) {
+	if v.visible == nil {
+		return allShown(events), nil
+	}
+	return v.visible(ctx, events)
+}
+
+// render is renderIn for a reader from whom nothing is hidden.
+func render(ctx context.Context, snapshot *timeline.Snapshot, request Request, events []shown) ([]json.RawMessage, error) {
+	return renderIn(ctx, snapshot, request, events, view{})
+}
+
+// renderIn writes the events for clients, with the bundled aggregations that are in the
+// view. It leaves out events that cannot be read.
 //
 // It queries the database once if other events relate to some of the events, or if some
 // are state events that replaced others. It queries it again for the aggregations of the
-// latest replies of threads.
-func render(ctx context.Context, snapshot *timeline.Snapshot, request Request, events []shown) ([]json.RawMessage, error) {
+// latest replies of threads, and again for who may see all of these.
+func renderIn(ctx context.Context, snapshot *timeline.Snapshot, request Request, events []shown, view view) ([]json.RawMessage, error) {
 	memory := scratches.Get().(*scratch)
 	defer memory.release()
 	readable, size := memory.readShown(events)
-	b, err := readBundles(ctx, snapshot, &request, readable)
+	b, err := readBundles(ctx, snapshot, &request, readable, view)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +91,7 @@ func (s *scratch) readShown(events []shown) (readable []readableEvent, size int)
 		event := &events[i]
 		e, used, ok := read(&event.Event, fields)
 		fields = used
-		if !ok {
+		if !ok || !e.isWhole() {
 			continue
 		}
 		if event.erased {
@@ -121,7 +143,7 @@ func lazyMembers(ctx context.Context, snapshot *timeline.Snapshot, request Reque
 	if err != nil || len(ids) == 0 {
 		return nil, err
 	}
-	events, err := snapshot.Events(ctx, ids)
+	events, err := snapshot.Events(ctx, request.Room, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -131,8 +153,7 @@ func lazyMembers(ctx context.Context, snapshot *timeline.Snapshot, request Reque
 			members = append(members, shown{Event: event})
 		}
 	}
-	// Clients get them in their own format, even if the chunk is raw.
-	return render(ctx, snapshot, Request{Room: request.Room, Reader: request.Reader}, members)
+	return render(ctx, snapshot, Request{Room: request.Room, Reader: request.Reader, Raw: request.Raw}, members)
 }
 
 // A relation is the kind of relation to another event that an event has in its content.
@@ -173,11 +194,19 @@ func (e *readEvent) relation() relation {
 }
 
 // bundles are the bundled aggregations and the replaced state of a page's events.
-type bundles struct{ timeline.Bundles }
+type bundles struct {
+	timeline.Bundles
 
-// readBundles reads the bundles of the events.
-func readBundles(ctx context.Context, snapshot *timeline.Snapshot, request *Request, events []readableEvent) (b bundles, err error) {
-	asked := timeline.BundleQuery{Room: request.Room, Reader: request.Reader.UserID, Ignorer: request.Reader.UserID}
+	// erased has the ids of bundled events that are shown redacted, because their senders
+	// were erased.
+	erased map[string]bool
+}
+
+// readBundles reads the bundles of the events that are in the view.
+func readBundles(ctx context.Context, snapshot *timeline.Snapshot, request *Request, events []readableEvent, view view) (b bundles, err error) {
+	asked := timeline.BundleQuery{
+		Room: request.Room, Reader: request.Reader.UserID, Ignorer: request.Reader.UserID, Ceiling: view.ceiling,
+	}
 	if request.All {
 		asked.Ignorer = "" // nothing is hidden
 	}
@@ -220,9 +249,64 @@ func readBundles(ctx context.Context, snapshot *timeline.Snapshot, request *Requ
 		}
 	}
 	ofReplies, err := snapshot.Bundles(ctx, asked)
+	if err != nil {
+		return b, err
+	}
 	maps.Copy(b.References, ofReplies.References)
 	maps.Copy(b.Edits, ofReplies.Edits)
-	return b, err
+	return b, b.hide(ctx, snapshot, request.Room, view)
+}
+
+// maxChecked is the number of bundled events that are in memory at a time. The answers to
+// a poll may be many more.
+const maxChecked = 500
+
+// hide removes the bundled events that are not in the view, and threads whose latest
+// reply is not. Replies count in any case.
+func (b *bundles) hide(ctx context.Context, snapshot *timeline.Snapshot, room string, view view) error {
+	if view.visible == nil {
+		return nil
+	}
+	ids := slices.Concat(slices.Collect(maps.Values(b.References))...)
+	for _, edit := range b.Edits {
+		ids = append(ids, edit.ID)
+	}
+	for _, thread := range b.Threads {
+		ids = append(ids, thread.Latest.ID)
+	}
+	seen := map[string]bool{}
+	b.erased = map[string]bool{}
+	for some := range slices.Chunk(distinct(ids), maxChecked) {
+		events, err := snapshot.EventsOf(ctx, room, some, timeline.EventFilter{})
+		if err != nil {
+			return err
+		}
+		visible, err := view.of(ctx, events)
+		if err != nil {
+			return err
+		}
+		for _, event := range visible {
+			seen[event.ID] = true
+			b.erased[event.ID] = event.erased
+		}
+	}
+	maps.DeleteFunc(b.Threads, func(_ string, thread timeline.Thread) bool { return !seen[thread.Latest.ID] })
+	// An edit of an event that is shown redacted would tell what it said.
+	maps.DeleteFunc(b.Edits, func(original string, edit timeline.Event) bool { return !seen[edit.ID] || b.erased[original] })
+	for parent, children := range b.References {
+		b.References[parent] = slices.DeleteFunc(children, func(id string) bool { return !seen[id] })
+	}
+	return nil
+}
+
+// readShown reads a bundled event as its reader sees it. It reports false if the event
+// cannot be read.
+func (b *bundles) readShown(event *timeline.Event) (readEvent, bool) {
+	e, _, ok := read(event, nil)
+	if b.erased[event.ID] {
+		e.redacted, e.erased = true, true
+	}
+	return e, ok && e.isWhole()
 }
 
 // append appends the aggregations of an event to dst, as a JSON object. It appends
@@ -247,7 +331,7 @@ func (b *bundles) append(dst []byte, f *Format, e *readEvent) []byte {
 		dst = append(dst, `]},`...)
 	}
 	if edited {
-		if e, _, ok := read(&edit, nil); ok {
+		if e, ok := b.readShown(&edit); ok {
 			dst = append(f.append(append(dst, `"m.replace":`...), &e, &extras{}), ',')
 		}
 	}
@@ -264,11 +348,11 @@ func (b *bundles) append(dst []byte, f *Format, e *readEvent) []byte {
 // appendThread appends the field of a thread and a comma. It appends nothing if the
 // latest reply cannot be read.
 func (b *bundles) appendThread(dst []byte, f *Format, root *readEvent, thread *timeline.Thread) []byte {
-	latest, _, ok := read(&thread.Latest, nil)
+	latest, ok := b.readShown(&thread.Latest)
 	if !ok {
 		return dst
 	}
-	own := bundles{timeline.Bundles{References: b.References, Edits: b.Edits}}
+	own := bundles{Bundles: timeline.Bundles{References: b.References, Edits: b.Edits}, erased: b.erased}
 	dst = append(dst, `"m.thread":{"latest_event":`...)
 	dst = f.append(dst, &latest, &extras{relations: own.append(nil, f, &latest)})
 	dst = append(dst, `,"count":`...)

@@ -319,6 +319,12 @@ func TestLostStateHides(t *testing.T) {
 		"what the states are differences to": {func(r *writtenRoom) {
 			r.requireExec(`DELETE FROM state_group_edges e USING state_groups g WHERE g.id = e.state_group AND g.room_id = $1`, r.id)
 		}, nil, nil, nil},
+		"the create event's row": {func(r *writtenRoom) {
+			r.requireExec(`DELETE FROM state_groups_state WHERE room_id = $1 AND type = 'm.room.create'`, r.id)
+		}, []string{">1", ">2", ">3"}, []string{">1", ">2", ">3"}, []string{">1", ">2", ">3"}},
+		"the create event's row and the visibility's": {func(r *writtenRoom) {
+			r.requireExec(`DELETE FROM state_groups_state WHERE room_id = $1 AND type IN ('m.room.create', 'm.room.history_visibility')`, r.id)
+		}, nil, nil, nil},
 		"which state it was": {func(r *writtenRoom) {
 			for i := range r.events {
 				r.events[i].StateGroup = nil

@@ -70,6 +70,9 @@ func (h *house) requireVisible(room string, reader Reader, a access, events []ti
 	return visible
 }
 
+// topicKey is the key of a room's topic in its state.
+var topicKey = matrix.StateKey{Type: "m.room.topic"}
+
 // A writtenRoom is one whose events are written as a homeserver would: each state event
 // makes a state group that is a difference to the one before.
 type writtenRoom struct {
@@ -172,13 +175,18 @@ func (r *writtenRoom) requireEvent(eventType, sender string, key *string, conten
 			unsigned = `{"replaces_state":"` + replaced + `"}`
 		}
 	}
-	e.JSON = json.RawMessage(`{"content":` + content + `,"unsigned":` + unsigned + `}`)
+	stateKey := ``
+	if key != nil {
+		stateKey = `"state_key":"` + *key + `",`
+	}
+	e.JSON = json.RawMessage(fmt.Sprintf(`{"type":%q,"sender":%q,%s"content":%s,"origin_server_ts":%d,"depth":%d,"unsigned":%s}`,
+		eventType, sender, stateKey, content, n, n, unsigned))
 	require.NoError(r.t, r.conn.QueryRow(r.ctx, `
 		INSERT INTO events (event_id, room_id, type, sender, state_key, topological_ordering, depth, stream_ordering,
 			processed, outlier, origin_server_ts)
 		VALUES ($1, $2, $3, $4, $5, $6, $6, nextval('events_stream_seq'), true, false, $6) RETURNING stream_ordering`,
 		e.ID, r.id, eventType, sender, key, n).Scan(&e.Stream))
-	r.requireExec(`INSERT INTO event_json (event_id, room_id, internal_metadata, json) VALUES ($1, $2, '{}', $3)`, e.ID, r.id, string(e.JSON))
+	r.requireExec(`INSERT INTO event_json (event_id, room_id, internal_metadata, json, format_version) VALUES ($1, $2, '{}', $3, 3)`, e.ID, r.id, string(e.JSON))
 	if key != nil {
 		r.requireExec(`INSERT INTO state_events (event_id, room_id, type, state_key) VALUES ($1, $2, $3, $4)`, e.ID, r.id, eventType, *key)
 	}

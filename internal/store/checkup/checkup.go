@@ -84,6 +84,8 @@ var (
 		"erased_users":  {"SELECT"},
 		"ignored_users": {"SELECT"},
 		"instance_map":  {"SELECT"},
+
+		"room_ban_redactions": {"SELECT"},
 	}
 
 	// sequences are the sequences from which new events take numbers.

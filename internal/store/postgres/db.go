@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -45,6 +46,9 @@ type DB struct {
 	// heartbeats is a pool of one connection, so that heartbeats are written however
 	// busy the other pool is.
 	heartbeats *pgxpool.Pool
+
+	// tables has the names of tables that were found.
+	tables sync.Map
 }
 
 // Open returns a pool of connections to the database at the URL. It does not
@@ -102,6 +106,23 @@ func (db *DB) Now(ctx context.Context) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("read the database's clock: %w", err)
 	}
 	return now, nil
+}
+
+// HasTable reports whether the database has a table that is not in every version of
+// the homeserver. A new version may bring it at any time but does not remove it. So a
+// table that was found is not looked for again.
+func (db *DB) HasTable(ctx context.Context, name string) (bool, error) {
+	if _, found := db.tables.Load(name); found {
+		return true, nil
+	}
+	var has bool
+	if err := db.ReadRow(ctx, []any{&has}, `SELECT to_regclass(quote_ident($1)) IS NOT NULL`, name); err != nil {
+		return false, fmt.Errorf("look for the table %s: %w", name, err)
+	}
+	if has {
+		db.tables.Store(name, true)
+	}
+	return has, nil
 }
 
 // Query runs a query on a connection of the pool. The rows keep it until they are

@@ -9,33 +9,37 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-var (
-	// eventColumns are the columns of an [Event] without the state group, selected from
-	// eventTables.
-	eventColumns = `
+// eventColumns are the columns of an [Event] without the state group, selected from
+// eventTables.
+const eventColumns = `
 		e.event_id, e.type, coalesce(e.sender, ''), e.state_key, e.topological_ordering, coalesce(e.stream_ordering, 0),
-		coalesce(e.origin_server_ts, 0), e.outlier, r.room_version, j.json, j.internal_metadata, d.event_id, d.json, d.internal_metadata`
+		coalesce(e.origin_server_ts, 0), e.outlier, r.room_version, j.json, j.internal_metadata, d.event_id, d.json, d.internal_metadata, coalesce(d.redacted, false)`
 
-	// eventTables joins the events that were not rejected to "asked", a table of ids.
-	eventTables = `
+// eventTables joins the events that were not rejected to "asked", a table of ids.
+func (has bans) eventTables() string {
+	return `
 		JOIN events e ON e.event_id = asked.event_id AND e.rejection_reason IS NULL
 		JOIN event_json j ON j.event_id = e.event_id
 		LEFT JOIN rooms r ON r.room_id = e.room_id
-		LEFT JOIN LATERAL ` + redactionOf + ` d ON true
+		LEFT JOIN LATERAL ` + has.redactionOf() + ` d ON true
 		WHERE NOT EXISTS (SELECT FROM rejections x WHERE x.event_id = e.event_id)`
+}
 
-	eventsSQL = `SELECT` + eventColumns + ` FROM unnest($1::text[]) AS asked (event_id)` + eventTables
-)
+// eventsSQL reads events of the room $2 by their ids. The ids may come from another
+// server, which could otherwise ask for an event of any room.
+func (has bans) eventsSQL() string {
+	return `SELECT` + eventColumns + ` FROM unnest($1::text[]) AS asked (event_id)` + has.eventTables() + ` AND e.room_id = $2`
+}
 
 // columns returns where to scan a row of eventColumns.
 func (e *Event) columns() []any {
 	return []any{
 		&e.ID, &e.Type, &e.Sender, &e.StateKey, &e.Topological, &e.Stream, &e.OriginTS, &e.Outlier, &e.RoomVersion,
-		&e.JSON, &e.InternalMetadata, &e.RedactedBy, &e.Redaction, &e.RedactionMetadata,
+		&e.JSON, &e.InternalMetadata, &e.RedactedBy, &e.Redaction, &e.RedactionMetadata, &e.RedactionRedacted,
 	}
 }
 
-// eventsOf reads the rows of eventsSQL.
+// eventsOf reads the rows of [bans.eventsSQL].
 func eventsOf(rows pgx.Rows) (map[string]Event, error) {
 	events := map[string]Event{}
 	var event Event
@@ -47,12 +51,17 @@ func eventsOf(rows pgx.Rows) (map[string]Event, error) {
 	return events, err
 }
 
-// Events reads events by their ids. It leaves out unknown and rejected events, and
-// does not read state groups. The caller must bound the number of ids.
-func Events(ctx context.Context, db *postgres.DB, ids []string) (map[string]Event, error) {
+// Events reads events of a room by their ids. It leaves out unknown and rejected
+// events and those of other rooms, and does not read state groups. The caller must
+// bound the number of ids.
+func Events(ctx context.Context, db *postgres.DB, room string, ids []string) (map[string]Event, error) {
 	var events map[string]Event
-	err := postgres.RetryRead(ctx, func() (err error) {
-		events, err = readEvents(ctx, db, ids)
+	has, err := hasBans(ctx, db)
+	if err != nil {
+		return nil, fmt.Errorf("read events: %w", err)
+	}
+	err = postgres.RetryRead(ctx, func() (err error) {
+		events, err = has.readEvents(ctx, db, room, ids)
 		return err
 	})
 	if err != nil {
@@ -62,19 +71,19 @@ func Events(ctx context.Context, db *postgres.DB, ids []string) (map[string]Even
 }
 
 // Events is [Events] at the snapshot's moment.
-func (s *Snapshot) Events(ctx context.Context, ids []string) (map[string]Event, error) {
-	events, err := readEvents(ctx, s.tx, ids)
+func (s *Snapshot) Events(ctx context.Context, room string, ids []string) (map[string]Event, error) {
+	events, err := s.bans.readEvents(ctx, s.tx, room, ids)
 	if err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
 	}
 	return events, nil
 }
 
-func readEvents(ctx context.Context, q postgres.Querier, ids []string) (map[string]Event, error) {
-	if ids = postgres.OnlyStorable(ids); len(ids) == 0 {
+func (has bans) readEvents(ctx context.Context, q postgres.Querier, room string, ids []string) (map[string]Event, error) {
+	if ids = postgres.OnlyStorable(ids); len(ids) == 0 || !postgres.Storable(room) {
 		return map[string]Event{}, nil
 	}
-	rows, err := q.Query(ctx, eventsSQL, ids)
+	rows, err := q.Query(ctx, has.eventsSQL(), ids, room)
 	if err != nil {
 		return nil, err
 	}

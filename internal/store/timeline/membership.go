@@ -1,11 +1,14 @@
 package timeline
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
 	"lethe/internal/matrix"
+	"lethe/internal/store/postgres"
 )
 
 // A ReaderAccess is a local user's membership in a room, and the room's setting that
@@ -26,11 +29,8 @@ type ReaderAccess struct {
 	HistoryVisibility json.RawMessage
 }
 
-// queueReaderAccess reads the user's access to the room. It is zero for an unknown
-// room.
-func queueReaderAccess(batch *pgx.Batch, room, user string, access *ReaderAccess) {
-	// The query always returns one row.
-	batch.Queue(`
+// readerAccessSQL always returns one row.
+const readerAccessSQL = `
 		SELECT coalesce(m.membership, ''),
 		       EXISTS (SELECT FROM room_memberships r WHERE r.user_id = $2 AND r.room_id = $1 AND r.forgotten = 0),
 		       e.topological_ordering, e.stream_ordering, j.json
@@ -39,14 +39,34 @@ func queueReaderAccess(batch *pgx.Batch, room, user string, access *ReaderAccess
 		LEFT JOIN events e ON e.event_id = m.event_id AND e.room_id = $1
 		LEFT JOIN current_state_events c
 		       ON c.room_id = $1 AND c.type = 'm.room.history_visibility' AND c.state_key = ''
-		LEFT JOIN event_json j ON j.event_id = c.event_id`, room, user).QueryRow(func(row pgx.Row) error {
-		var topological, stream *int64
-		if err := row.Scan(&access.Membership, &access.Remembered, &topological, &stream, &access.HistoryVisibility); err != nil {
-			return err
-		}
-		if topological != nil && stream != nil {
-			access.At = &matrix.Token{Topological: *topological, Stream: *stream}
-		}
-		return nil
-	})
+		LEFT JOIN event_json j ON j.event_id = c.event_id`
+
+// queueReaderAccess reads the user's access to the room. It is zero for an unknown
+// room.
+func queueReaderAccess(batch *pgx.Batch, room, user string, access *ReaderAccess) {
+	batch.Queue(readerAccessSQL, room, user).QueryRow(access.scan)
+}
+
+// AccessOf reads a user's access to a room, as [Snapshot.Pages] does.
+func AccessOf(ctx context.Context, db *postgres.DB, room, user string) (access ReaderAccess, err error) {
+	if !postgres.Storable(room) || !postgres.Storable(user) {
+		return ReaderAccess{}, nil
+	}
+	err = postgres.RetryRead(ctx, func() error { return access.scan(db.QueryRow(ctx, readerAccessSQL, room, user)) })
+	if err != nil {
+		return ReaderAccess{}, fmt.Errorf("read who may read the room: %w", err)
+	}
+	return access, nil
+}
+
+// scan reads the row of readerAccessSQL.
+func (a *ReaderAccess) scan(row pgx.Row) error {
+	var topological, stream *int64
+	if err := row.Scan(&a.Membership, &a.Remembered, &topological, &stream, &a.HistoryVisibility); err != nil {
+		return err
+	}
+	if topological != nil && stream != nil {
+		a.At = &matrix.Token{Topological: *topological, Stream: *stream}
+	}
+	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -132,7 +131,7 @@ func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]Page, err
 		if query.Limit <= 0 || query.Filter.wantsNothing() {
 			continue
 		}
-		sql, args := query.sql(names)
+		sql, args := query.sql(names, s.bans)
 		pipeline.Queue(sql, args...).Query(func(rows pgx.Rows) error {
 			return page.read(rows, query.Limit)
 		})
@@ -146,16 +145,18 @@ func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]Page, err
 	return pages, nil
 }
 
-// EventsOf reads the readable events of a room by their ids, in no order. The caller
-// must bound the number of ids.
-func (s *Snapshot) EventsOf(ctx context.Context, room string, ids []string) ([]Event, error) {
-	if !postgres.Storable(room) || !slices.ContainsFunc(ids, postgres.Storable) {
+// EventsOf reads the readable events of a room by their ids, in no order. Of the
+// filter it does not check labels and URLs. The caller must bound the number of ids.
+func (s *Snapshot) EventsOf(ctx context.Context, room string, ids []string, filter EventFilter) ([]Event, error) {
+	if ids = postgres.OnlyStorable(ids); len(ids) == 0 || !postgres.Storable(room) || filter.wantsNothing() {
 		return nil, nil
 	}
-	rows, err := s.tx.Query(ctx, loaded(`
-		SELECT `+keyColumns+` FROM events e
-		WHERE e.event_id = ANY ($2::text[]) AND e.room_id = $1 AND e.stream_ordering IS NOT NULL`, stateGroup),
-		room, slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return !postgres.Storable(id) }))
+	var p parameters
+	p.add(room) // must be $1, as [bans.loaded] expects
+	keys := `
+		SELECT ` + keyColumns + ` FROM events e
+		WHERE e.event_id = ANY (` + p.add(ids) + `::text[]) AND e.room_id = $1 AND e.stream_ordering IS NOT NULL` + filter.sql(&p)
+	rows, err := s.tx.Query(ctx, s.bans.loaded(keys, stateGroup), p.values...)
 	var page Page
 	if err == nil {
 		err = page.read(rows, math.MaxInt)
@@ -222,15 +223,15 @@ const stateGroup = `(SELECT g.state_group FROM event_to_state_groups g WHERE g.e
 // the planner does not turn subqueries with a LIMIT into joins of whole tables,
 // whatever number of events it expects. A table with rows for few events is read
 // once for the whole page.
-func loaded(keys, group string) string {
+func (has bans) loaded(keys, group string) string {
 	return `
-		WITH page AS MATERIALIZED (` + keys + `), redacted AS MATERIALIZED (` + redactionsOfPage + `),
+		WITH page AS MATERIALIZED (` + keys + `), redacted AS MATERIALIZED (` + has.redactionsOfPage() + `),
 		     few AS MATERIALIZED (` + fewRelations + `), related AS MATERIALIZED (` + relatedByFew + `)
 		SELECT ` + group + `,
 			e.event_id, e.type, coalesce(e.sender, ''), e.state_key, e.topological_ordering, e.stream_ordering,
 			coalesce(e.origin_server_ts, 0), e.outlier,
 			(SELECT r.room_version FROM rooms r WHERE r.room_id = $1),
-			j.json, j.internal_metadata, d.event_id, d.json, d.internal_metadata, ` + relatedOnPage + `, coalesce(j.format_version, 1),
+			j.json, j.internal_metadata, d.event_id, d.json, d.internal_metadata, coalesce(d.redacted, false), ` + relatedOnPage + `, coalesce(j.format_version, 1),
 			e.rejection_reason IS NOT NULL
 			OR e.event_id = ANY (ARRAY(SELECT x.event_id FROM rejections x WHERE x.event_id = ANY (ARRAY(SELECT event_id FROM page))))
 			OR e.type = 'm.room.redaction' AND ` + redactsSomething + ` IS NOT TRUE
@@ -258,7 +259,7 @@ func (p *Page) read(rows pgx.Rows, limit int) error {
 	p.Events = make([]Event, 0, min(limit, usualLimit))
 	_, err := pgx.ForEachRow(rows, []any{
 		&row.StateGroup, &row.ID, &row.Type, &row.Sender, &row.StateKey, &row.Topological, &row.Stream, &row.OriginTS, &row.Outlier,
-		&row.RoomVersion, (*[]byte)(&row.JSON), (*[]byte)(&row.InternalMetadata), &row.RedactedBy, (*[]byte)(&row.Redaction), (*[]byte)(&row.RedactionMetadata), &row.related,
+		&row.RoomVersion, (*[]byte)(&row.JSON), (*[]byte)(&row.InternalMetadata), &row.RedactedBy, (*[]byte)(&row.Redaction), (*[]byte)(&row.RedactionMetadata), &row.RedactionRedacted, &row.related,
 		&row.format, &row.dropped,
 	}, func() error {
 		if count++; count > limit {
@@ -304,9 +305,9 @@ func formatFits(version *string, format int) bool {
 // Bounds of live tokens are checked in the index too, which has the place in the
 // stream: events that arrived too early or too late are skipped without reading
 // them.
-func (q PageQuery) sql(names writerNames) (string, []any) {
+func (q PageQuery) sql(names writerNames, has bans) (string, []any) {
 	var p parameters
-	p.add(q.Room) // must be $1, as loaded expects
+	p.add(q.Room) // must be $1, as [bans.loaded] expects
 	limit := p.add(int64(q.Limit) + 1)
 	order := ` ORDER BY e.topological_ordering, e.stream_ordering`
 	if q.Backwards {
@@ -340,7 +341,7 @@ func (q PageQuery) sql(names writerNames) (string, []any) {
 	if q.NoStateGroups {
 		group = `NULL::bigint`
 	}
-	return loaded(keys, group) + order, p.values
+	return has.loaded(keys, group) + order, p.values
 }
 
 // bounds returns the condition that an event e is in the timeline and within the

@@ -575,7 +575,7 @@ func TestRedactionsOfAPage(t *testing.T) {
 
 func (m *pageModel) eventsOf(t require.TestingT, room string, ids ...string) (events []timeline.Event) {
 	require.NoError(t, timeline.Read(context.Background(), m.db, func(ctx context.Context, snapshot *timeline.Snapshot) (err error) {
-		events, err = snapshot.EventsOf(ctx, room, ids)
+		events, err = snapshot.EventsOf(ctx, room, ids, timeline.EventFilter{})
 		return err
 	}))
 	return events

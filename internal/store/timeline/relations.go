@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"lethe/internal/matrix"
 	"lethe/internal/store/postgres"
 
 	"github.com/jackc/pgx/v5"
@@ -78,6 +79,10 @@ type BundleQuery struct {
 	// not count, unless they are edits.
 	Reader, Ignorer string
 
+	// Ceiling is the place after which no event relates to others. Defaults to nil: all
+	// do.
+	Ceiling *matrix.Token
+
 	// Replaced are the events that state events have replaced, Roots the roots of
 	// threads, Parents the events that others refer to, and Originals the edited
 	// events. They may be any texts.
@@ -108,16 +113,16 @@ func (s *Snapshot) Bundles(ctx context.Context, query BundleQuery) (Bundles, err
 		Replaced: map[string]Event{}, Threads: map[string]Thread{}, References: map[string][]string{}, Edits: map[string]Event{},
 	}
 	batch := &pgx.Batch{}
-	if replaced := postgres.OnlyStorable(query.Replaced); len(replaced) > 0 {
-		batch.Queue(eventsSQL, replaced).Query(func(rows pgx.Rows) (err error) {
+	if replaced := postgres.OnlyStorable(query.Replaced); len(replaced) > 0 && postgres.Storable(query.Room) {
+		batch.Queue(s.bans.eventsSQL(), replaced, query.Room).Query(func(rows pgx.Rows) (err error) {
 			found.Replaced, err = eventsOf(rows)
 			return err
 		})
 	}
 	if postgres.Storable(query.Room) && postgres.Storable(query.Reader) && postgres.Storable(query.Ignorer) {
-		query.queueThreads(batch, found.Threads)
+		query.queueThreads(batch, s.bans, found.Threads)
 		query.queueReferences(batch, found.References)
-		query.queueEdits(batch, found.Edits)
+		query.queueEdits(batch, s.bans, found.Edits)
 	}
 	if batch.Len() == 0 {
 		return found, nil
@@ -128,31 +133,38 @@ func (s *Snapshot) Bundles(ctx context.Context, query BundleQuery) (Bundles, err
 	return found, nil
 }
 
-const (
-	// childrenSQL are the events c of the room $2 that were not rejected, with their
-	// relations r. OFFSET keeps the planner from joining whole tables: it cannot know
-	// that most parents have few children.
-	childrenSQL = `
+// childrenSQL are the events c of the room $2 up to the ceiling that were not rejected,
+// with their relations r. OFFSET keeps the planner from joining whole tables: it cannot
+// know that most parents have few children.
+func (q BundleQuery) childrenSQL(p *parameters) string {
+	below := ""
+	if q.Ceiling != nil {
+		below = ` AND (c.topological_ordering, c.stream_ordering) <= (` + p.add(q.Ceiling.Topological) + `, ` + p.add(q.Ceiling.Stream) + `)`
+	}
+	return `
 		event_relations r
 		CROSS JOIN LATERAL (
 			SELECT c.event_id, c.type, c.sender, c.topological_ordering, c.stream_ordering, c.origin_server_ts
 			FROM events c
 			WHERE c.event_id = r.event_id AND c.room_id = $2 AND c.rejection_reason IS NULL
-			  AND NOT EXISTS (SELECT FROM rejections x WHERE x.event_id = c.event_id)
+			  AND NOT EXISTS (SELECT FROM rejections x WHERE x.event_id = c.event_id)` + below + `
 			OFFSET 0
 		) c`
+}
 
-	// childrenWithIgnoredSQL joins them with i, which has a row if the user $3 ignores
-	// their sender.
-	childrenWithIgnoredSQL = childrenSQL + `
+// childrenWithIgnoredSQL joins them with i, which has a row if the user $3 ignores
+// their sender.
+func (q BundleQuery) childrenWithIgnoredSQL(p *parameters) string {
+	return q.childrenSQL(p) + `
 		LEFT JOIN ignored_users i ON i.ignorer_user_id = $3 AND i.ignored_user_id = c.sender`
-)
+}
 
-func (q BundleQuery) queueThreads(batch *pgx.Batch, threads map[string]Thread) {
+func (q BundleQuery) queueThreads(batch *pgx.Batch, has bans, threads map[string]Thread) {
 	roots := postgres.OnlyStorable(q.Roots)
 	if len(roots) == 0 {
 		return
 	}
+	p := parameters{values: []any{roots, q.Room, q.Ignorer, q.Reader}}
 	// The largest pair of orderings is found without a sort, and identifies one event.
 	batch.Queue(`
 		SELECT asked.root, asked.count, asked.participated, `+related("asked.event_id")+`,`+eventColumns+`
@@ -163,11 +175,11 @@ func (q BundleQuery) queueThreads(batch *pgx.Batch, threads map[string]Thread) {
 				SELECT count(*) FILTER (WHERE i.ignored_user_id IS NULL) AS count,
 				       coalesce(bool_or(c.sender = $4), false) AS participated,
 				       max(ARRAY[c.topological_ordering, c.stream_ordering]) FILTER (WHERE i.ignored_user_id IS NULL) AS latest
-				FROM `+childrenWithIgnoredSQL+`
+				FROM `+q.childrenWithIgnoredSQL(&p)+`
 				WHERE r.relates_to_id = roots.id AND r.relation_type = 'm.thread' AND c.stream_ordering IS NOT NULL
 			) t
 			JOIN events latest ON latest.stream_ordering = t.latest[2]
-		) asked`+eventTables, roots, q.Room, q.Ignorer, q.Reader).Query(func(rows pgx.Rows) error {
+		) asked`+has.eventTables(), p.values...).Query(func(rows pgx.Rows) error {
 		var root string
 		var bits int
 		var thread Thread
@@ -186,15 +198,16 @@ func (q BundleQuery) queueReferences(batch *pgx.Batch, references map[string][]s
 	if len(parents) == 0 {
 		return
 	}
+	p := parameters{values: []any{parents, q.Room, q.Ignorer}}
 	batch.Queue(`
 		SELECT parents.id, children.ids
 		FROM unnest($1::text[]) AS parents (id)
 		CROSS JOIN LATERAL (
 			SELECT array_agg(c.event_id ORDER BY c.topological_ordering, c.stream_ordering) AS ids
-			FROM `+childrenWithIgnoredSQL+`
+			FROM `+q.childrenWithIgnoredSQL(&p)+`
 			WHERE r.relates_to_id = parents.id AND r.relation_type = 'm.reference' AND i.ignored_user_id IS NULL
 		) children
-		WHERE children.ids IS NOT NULL`, parents, q.Room, q.Ignorer).Query(func(rows pgx.Rows) error {
+		WHERE children.ids IS NOT NULL`, p.values...).Query(func(rows pgx.Rows) error {
 		var parent string
 		var ids []string
 		_, err := pgx.ForEachRow(rows, []any{&parent, &ids}, func() error {
@@ -206,11 +219,12 @@ func (q BundleQuery) queueReferences(batch *pgx.Batch, references map[string][]s
 	})
 }
 
-func (q BundleQuery) queueEdits(batch *pgx.Batch, edits map[string]Event) {
+func (q BundleQuery) queueEdits(batch *pgx.Batch, has bans, edits map[string]Event) {
 	originals := postgres.OnlyStorable(q.Originals)
 	if len(originals) == 0 {
 		return
 	}
+	p := parameters{values: []any{originals, q.Room}}
 	batch.Queue(`
 		SELECT asked.original,`+eventColumns+`
 		FROM (
@@ -219,12 +233,12 @@ func (q BundleQuery) queueEdits(batch *pgx.Batch, edits map[string]Event) {
 			JOIN events o ON o.event_id = originals.id AND o.room_id = $2
 			CROSS JOIN LATERAL (
 				SELECT c.event_id
-				FROM `+childrenSQL+`
+				FROM `+q.childrenSQL(&p)+`
 				WHERE r.relates_to_id = o.event_id AND r.relation_type = 'm.replace' AND c.type = o.type AND c.sender = o.sender
 				ORDER BY c.origin_server_ts DESC NULLS LAST, c.event_id DESC
 				LIMIT 1
 			) edit
-		) asked`+eventTables, originals, q.Room).Query(func(rows pgx.Rows) error {
+		) asked`+has.eventTables(), p.values...).Query(func(rows pgx.Rows) error {
 		var original string
 		var edit Event
 		_, err := pgx.ForEachRow(rows, append([]any{&original}, edit.columns()...), func() error {

@@ -3,19 +3,27 @@ package timeline
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 
 	"lethe/internal/store/postgres"
 )
 
 // A Snapshot reads the database as it was at one moment. It serves one goroutine,
 // inside the function that it was passed to.
-type Snapshot struct{ tx *postgres.LazyTx }
+type Snapshot struct {
+	tx   *postgres.LazyTx
+	bans bans
+}
 
 // Read calls read with a snapshot. The snapshot is taken at the first query and ends
 // when read returns, as in [postgres.DB.Snapshot].
 func Read(ctx context.Context, db *postgres.DB, read func(context.Context, *Snapshot) error) error {
+	has, err := hasBans(ctx, db)
+	if err != nil {
+		return fmt.Errorf("read the timeline: %w", err)
+	}
 	return db.Snapshot(ctx, func(ctx context.Context, tx *postgres.LazyTx) error {
-		return read(ctx, &Snapshot{tx: tx})
+		return read(ctx, &Snapshot{tx: tx, bans: has})
 	})
 }
 
@@ -57,6 +65,10 @@ type Event struct {
 	RedactedBy        *string
 	Redaction         json.RawMessage
 	RedactionMetadata json.RawMessage
+
+	// RedactionRedacted says that the redaction has been redacted itself. The event is
+	// redacted nevertheless.
+	RedactionRedacted bool
 
 	// Related says how other events relate to the event. It is set by [Snapshot.Pages]
 	// and [Snapshot.EventsOf] only.

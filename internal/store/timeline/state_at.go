@@ -101,7 +101,10 @@ const readable = `
 func queueStatesAt(batch *pgx.Batch, query VisibilityQuery, facts *VisibilityFacts) {
 	// One branch per key, so that each is looked up by all three columns of the index:
 	// a group can have millions of rows. m.room.create is read because a state without
-	// it is not the state of a room.
+	// it may be only a part of the state. If only its row is lost, the first groups
+	// of the chain still say that they are groups of the create event, the state before
+	// it and after it, and all others have rows. That is looked up only if the row is
+	// not in the first or second group of some chain.
 	key := func(eventType, stateKey string) string {
 		return `
 			SELECT s.type, s.state_group, s.event_id FROM state_groups_state s
@@ -114,10 +117,24 @@ func queueStatesAt(batch *pgx.Batch, query VisibilityQuery, facts *VisibilityFac
 		), found AS MATERIALIZED (`+
 		key("m.room.create", "''")+` UNION ALL`+key("m.room.history_visibility", "''")+` UNION ALL`+
 		key("m.room.join_rules", "''")+` UNION ALL`+key("m.room.member", "$2")+`
+		), damaged AS MATERIALIZED (
+			SELECT DISTINCT state_group FROM chain
+			WHERE EXISTS (
+				SELECT FROM chain root WHERE root.prev_state_group IS NULL AND NOT EXISTS (
+					SELECT FROM found f JOIN chain c USING (state_group)
+					WHERE f.type = 'm.room.create' AND root.state_group IN (c.state_group, c.prev_state_group)))
 		)
 		SELECT NULL AS type, state_group, prev_state_group, NULL AS event_id, NULL AS json FROM chain
 		UNION ALL
 		SELECT type, state_group, NULL, event_id, NULL FROM found
+		UNION ALL
+		SELECT '`+firstGroup+`', g.id, NULL, '', NULL
+		FROM damaged JOIN state_groups g ON g.id = damaged.state_group
+		JOIN events c ON c.event_id = g.event_id AND c.room_id = $1 AND c.type = 'm.room.create'
+		UNION ALL
+		SELECT '`+filledGroup+`', d.state_group, NULL, '', NULL
+		FROM damaged d
+		CROSS JOIN LATERAL (SELECT FROM state_groups_state s WHERE s.state_group = d.state_group LIMIT 1) s
 		UNION ALL
 		SELECT NULL, NULL, NULL, x.event_id, j.json
 		FROM (SELECT DISTINCT event_id FROM found WHERE type <> 'm.room.create') x`+readable,
@@ -166,11 +183,20 @@ func queueReplaced(batch *pgx.Batch, query VisibilityQuery, facts *VisibilityFac
 // chains are state groups and the groups that they are differences to, by id.
 type chains map[int64]*link
 
+// The names of what is known of a group besides its state. They are no types of
+// events that are read.
+const (
+	firstGroup  = "first"
+	filledGroup = "filled"
+)
+
 // A link is one group of a chain.
 type link struct {
 	group  int64
 	before []*link // at most one, unless the database is corrupt
-	create bool
+	create bool    // the group sets the create event
+	first  bool    // the group is the state before or after the create event
+	filled bool    // the group has a row
 	sets   StateAt
 
 	// seen is the group for which the link was visited last.
@@ -192,6 +218,10 @@ func (l *link) set(eventType, id string) {
 	switch eventType {
 	case "m.room.create":
 		l.create = true
+	case firstGroup:
+		l.first = true
+	case filledGroup:
+		l.filled = true
 	case "m.room.history_visibility":
 		l.sets.HistoryVisibility = id
 	case "m.room.join_rules":
@@ -203,10 +233,14 @@ func (l *link) set(eventType, id string) {
 
 // state returns the state of a group. Each part comes from the group with the
 // highest number in the chain that sets it, which is the nearest. whole says that
-// one of them sets the create event.
+// no group of the chain is lost: the chain leads to the create event, to its group with
+// only that row lost, or to a group that has been stored in full. A group that is no
+// difference looks the same as one whose predecessor is lost, but hardly any difference
+// sets both the history visibility and the join rules.
 func (c chains) state(group int64) (state StateAt, whole bool) {
 	root := c.at(group)
 	var visibility, joinRules, member int64
+	begins, gap := false, false
 	take := func(part *string, from *int64, id string, group int64) {
 		if id != "" && (*part == "" || group > *from) {
 			*part, *from = id, group
@@ -219,11 +253,13 @@ func (c chains) state(group int64) (state StateAt, whole bool) {
 			continue
 		}
 		l.seen = root
-		whole = whole || l.create
+		inFull := len(l.before) == 0 && l.sets.HistoryVisibility != "" && l.sets.JoinRules != ""
+		whole = whole || l.create || inFull
+		begins, gap = begins || l.first, gap || !l.first && !l.filled
 		take(&state.HistoryVisibility, &visibility, l.sets.HistoryVisibility, l.group)
 		take(&state.JoinRules, &joinRules, l.sets.JoinRules, l.group)
 		take(&state.Member, &member, l.sets.Member, l.group)
 		next = append(next, l.before...)
 	}
-	return state, whole
+	return state, whole || begins && !gap
 }

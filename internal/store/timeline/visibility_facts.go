@@ -29,8 +29,9 @@ type VisibilityQuery struct {
 
 // VisibilityFacts is the result of a VisibilityQuery.
 type VisibilityFacts struct {
-	// States are the states of the state groups. A group that is unknown, or whose
-	// state has no create event, is left out: it is unknown who may see its events.
+	// States are the states of the state groups. A group that is unknown, or of whose
+	// state a part seems to be lost, is left out: it is unknown who may see its events.
+	// If the state lacks only the create event, it is not left out.
 	States map[int64]StateAt
 
 	// Events are the events of those states, and the replaced events, by their ids. An
