@@ -288,7 +288,7 @@ func TestMessagesOfABusyRoom(t *testing.T) {
 	for _, room := range []string{"chat", "!%00:x", "!a{b}", "{", long} {
 		requirePage(t, b.get(t, strings.ReplaceAll(chatAdmin, chat, room), admin))
 	}
-	require.ElementsMatch(t, before, keys())
+	require.Subset(t, before, keys(), "a key of the writer may expire")
 	require.NoError(t, writer.Unlock(t.Context()))
 	requirePage(t, b.get(t, chatV3, "alice"))
 	require.Zero(t, without.Load())
