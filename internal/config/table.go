@@ -1,9 +1,10 @@
 package config
 
 import (
-	"lethe/internal/store/census"
 	"strconv"
 	"time"
+
+	"lethe/internal/store/census"
 )
 
 func generalSettings(c *Config) []setting {
