@@ -146,6 +146,10 @@ func (h *History) purge(ctx context.Context, b *batch, from int64, maxEvents int
 	if b.catalog.has("sliding_sync_joined_rooms") {
 		deletes.before = slidingSyncStatements
 	}
+	if b.catalog.has("sticky_events") {
+		sticky := Reference{Table: "sticky_events", Column: "event_stream_ordering", Key: "stream_ordering"}
+		deletes.rare = slices.Concat(deletes.rare, []Reference{sticky})
+	}
 	if done.Cut == h.Before && done.Deleted+done.Kept <= fewEvents {
 		deletes.after = slices.Concat(deletes.after, []statement{dismissUsed(b.catalog)})
 	}
@@ -297,6 +301,32 @@ var slidingSyncStatements = []statement{
 		WHERE j.room_id = $1 AND j.bump_stamp = `+anyDeletableStream, `j.room_id = $1`),
 }
 
+// ofRoomsEvents deletes the rows of the deletable events from a table that has no
+// index by event, but has few rows of a room.
+func ofRoomsEvents(table string) statement {
+	which := `t.room_id = $1 AND ` + deletableRow
+	return checked("delete from "+table, `DELETE FROM `+table+` t WHERE `+which, which)
+}
+
+// newestInThread selects from the events in a thread t, without its root, that stay.
+const newestInThread = `
+	FROM event_relations r JOIN events e ON e.event_id = r.event_id
+	WHERE r.relates_to_id = t.thread_id AND r.relation_type = 'm.thread' AND e.room_id = $1 AND e.stream_ordering IS NOT NULL`
+
+// threadStatements run when the events and their relations are deleted.
+var threadStatements = []statement{
+	checked("delete from threads", `
+		DELETE FROM threads t
+		WHERE t.room_id = $1 AND (t.thread_id IN `+deletableIDs+` OR t.latest_event_id IN `+deletableIDs+`
+		  AND NOT EXISTS (SELECT `+newestInThread+` OFFSET 0))`,
+		`t.room_id = $1 AND (t.thread_id IN `+deletableIDs+` OR t.latest_event_id IN `+deletableIDs+`)`),
+	checked("repoint the threads", `
+		UPDATE threads t SET (latest_event_id, topological_ordering, stream_ordering) = (
+			SELECT e.event_id, e.topological_ordering, e.stream_ordering `+newestInThread+`
+			ORDER BY e.topological_ordering DESC, e.stream_ordering DESC LIMIT 1)
+		WHERE t.room_id = $1 AND t.latest_event_id IN `+deletableIDs, `t.room_id = $1`),
+}
+
 // afterDeletes run at the end of a batch.
 var afterDeletes = []statement{
 	checked("make outliers of the events that stay", `
@@ -376,6 +406,22 @@ var historyDeletes = deletes{
 			SELECT count(*), count(*) FILTER (WHERE meant IS NOT TRUE) + (SELECT count(*) FROM lowered WHERE meant IS NOT TRUE)
 			FROM gone`},
 	},
-	rare:  []string{"event_forward_extremities", "event_relations", "redactions", "rejections"},
-	after: afterDeletes,
+	beforeRare: []statement{
+		ofRoomsEvents("event_failed_pull_attempts"),
+		ofRoomsEvents("federation_inbound_events_staging"),
+		ofRoomsEvents("stream_ordering_to_exterm"),
+	},
+	rare: []Reference{
+		ofEvent("event_expiry"),
+		ofEvent("event_forward_extremities"),
+		ofEvent("event_labels"),
+		ofEvent("event_push_actions_staging"),
+		ofEvent("event_relations"),
+		// A relation to an event that is gone says nothing any more, except that the
+		// event existed.
+		{Table: "event_relations", Column: "relates_to_id", Key: "event_id"},
+		ofEvent("redactions"),
+		ofEvent("rejections"),
+	},
+	after: slices.Concat(threadStatements, afterDeletes),
 }

@@ -480,7 +480,7 @@ func roomDeletes(catalog Catalog) deletes {
 		case slices.Contains(commonTables, table):
 			rows.common = append(rows.common, rowsOfDeletable(table))
 		default:
-			rows.rare = append(rows.rare, table)
+			rows.rare = append(rows.rare, ofEvent(table))
 		}
 	}
 	return rows
