@@ -142,6 +142,9 @@ func (h *History) purge(ctx context.Context, b *batch, from int64, maxEvents int
 	if done.Deleted+done.Kept == 0 {
 		return done, nil
 	}
+	if err := censorRedacted(ctx, b); err != nil {
+		return HistoryBatch{}, err
+	}
 	deletes := historyDeletes
 	if b.catalog.has("sliding_sync_joined_rooms") {
 		deletes.before = slidingSyncStatements
@@ -406,11 +409,11 @@ var historyDeletes = deletes{
 			SELECT count(*), count(*) FILTER (WHERE meant IS NOT TRUE) + (SELECT count(*) FROM lowered WHERE meant IS NOT TRUE)
 			FROM gone`},
 	},
-	beforeRare: []statement{
+	beforeRare: slices.Concat(redactionStatements, []statement{
 		ofRoomsEvents("event_failed_pull_attempts"),
 		ofRoomsEvents("federation_inbound_events_staging"),
 		ofRoomsEvents("stream_ordering_to_exterm"),
-	},
+	}),
 	rare: []Reference{
 		ofEvent("event_expiry"),
 		ofEvent("event_forward_extremities"),
@@ -420,7 +423,6 @@ var historyDeletes = deletes{
 		// A relation to an event that is gone says nothing any more, except that the
 		// event existed.
 		{Table: "event_relations", Column: "relates_to_id", Key: "event_id"},
-		ofEvent("redactions"),
 		ofEvent("rejections"),
 	},
 	after: slices.Concat(threadStatements, afterDeletes),

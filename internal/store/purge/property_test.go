@@ -420,8 +420,8 @@ func drawRoom(t *rapid.T, rows rows, room string, most, base int) {
 		}
 		rows.add("events", e)
 		rows.add("event_json", row{
-			"event_id": id, "room_id": room, "json": `{"content":{}}`,
-			"internal_metadata": rapid.SampledFrom([]string{`{}`, `{"soft_failed":true}`}).Draw(t, "metadata"),
+			"event_id": id, "room_id": room, "json": `{"content":{"body": "secret"}}`,
+			"internal_metadata": rapid.SampledFrom([]string{`{}`, `{"soft_failed":true}`, `{"recheck_redaction":true}`}).Draw(t, "metadata"),
 		})
 
 		// Edges may go anywhere: to the event before, over many depths, up
@@ -460,7 +460,7 @@ func drawRoom(t *rapid.T, rows rows, room string, most, base int) {
 		}
 		if chance(15, "redaction") {
 			rows.add("redactions", row{
-				"event_id": id, "redacts": anyID("redacts"), "have_censored": false, "recheck": true,
+				"event_id": id, "redacts": anyID("redacts"), "have_censored": chance(20, "censored"), "recheck": !chance(30, "confirmed"),
 			})
 		}
 		if chance(15, "searchable") {

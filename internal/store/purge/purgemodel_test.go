@@ -36,6 +36,7 @@ type world struct {
 	SlidingSync  map[string]slidingSync // sliding_sync_joined_rooms, by room
 	Relations    map[string]relation    // event_relations, by event id
 	Threads      map[threadKey]thread   // threads
+	Redactions   map[string]redaction   // redactions, by event id
 	StateGroupOf map[string]int64       // event_to_state_groups, by event id
 	StateGroups  map[int64]string       // state_groups: each group's room
 	StateOf      map[int64]roomState    // state_groups_state
@@ -104,6 +105,13 @@ type relation struct {
 	Key   string `json:"aggregation_key"`
 }
 
+type redaction struct {
+	Event    string `json:"event_id"`
+	Redacts  string `json:"redacts"`
+	Censored bool   `json:"have_censored"`
+	Recheck  bool   `json:"recheck"`
+}
+
 type threadKey struct {
 	Room string `json:"room_id"`
 	Root string `json:"thread_id"`
@@ -130,7 +138,7 @@ var (
 	ofEvent = []string{
 		"event_auth", "event_expiry", "event_failed_pull_attempts", "event_json", "event_labels",
 		"event_push_actions_staging", "event_search", "event_txn_id_device_id", "federation_inbound_events_staging",
-		"redactions", "rejections", "sticky_events", "stream_ordering_to_exterm", "thread_subscriptions",
+		"rejections", "sticky_events", "stream_ordering_to_exterm", "thread_subscriptions",
 	}
 
 	// untouched are room-scoped tables that a history purge must leave alone.
@@ -157,7 +165,7 @@ type snapshot map[string]json.RawMessage
 func snapshotOf(ctx context.Context, conn *pgx.Conn) (snapshot, error) {
 	tables := slices.Concat(ofEvent, untouched, []string{
 		"event_backward_extremities", "event_edges", "event_forward_extremities", "event_push_actions",
-		"event_push_summary", "event_push_summary_stream_ordering", "event_relations", "event_to_state_groups", "room_depth",
+		"event_push_summary", "event_push_summary_stream_ordering", "event_relations", "event_to_state_groups", "redactions", "room_depth",
 		"sliding_sync_joined_rooms", "state_group_edges", "state_groups", "state_groups_pending_deletion",
 		"state_groups_state", "threads",
 	})
@@ -179,7 +187,7 @@ func (raw snapshot) world() (*world, error) {
 		Events: map[string]event{}, StateEvents: set[string]{}, Edges: set[edge]{},
 		Forward: set[extremity]{}, Backward: set[extremity]{}, MinDepth: map[string]int64{},
 		Summaries: map[summaryKey]summary{}, Actions: map[string][]action{}, SlidingSync: map[string]slidingSync{},
-		Relations: map[string]relation{}, Threads: map[threadKey]thread{},
+		Relations: map[string]relation{}, Threads: map[threadKey]thread{}, Redactions: map[string]redaction{},
 		StateGroupOf: map[string]int64{}, StateGroups: map[int64]string{}, StateOf: map[int64]roomState{},
 		PrevGroups: map[int64][]int64{}, Pending: set[int64]{},
 		OfEvent: map[string]rowsOf{}, Untouched: map[string]rowsOf{},
@@ -256,6 +264,11 @@ func (raw snapshot) world() (*world, error) {
 	rows("event_relations", &relations)
 	for _, r := range relations {
 		w.Relations[r.Event] = r
+	}
+	var redactions []redaction
+	rows("redactions", &redactions)
+	for _, r := range redactions {
+		w.Redactions[r.Event] = r
 	}
 	var threads []struct {
 		threadKey
@@ -412,6 +425,19 @@ func (w *world) purge(room string, t int64, deleteLocal bool, serverName string)
 		w.Summaries[key] = s
 	}
 
+	// Redactions whose target stays.
+	for id, r := range w.Redactions {
+		target, stays := w.Events[r.Redacts]
+		switch stays = stays && !deleted[r.Redacts]; {
+		case deleted[id] && stays && target.Room == room && w.counts(r):
+			r.Censored = true
+			w.Redactions[id] = r
+			w.OfEvent["event_json"][r.Redacts] = []string{strings.Replace(w.OfEvent["event_json"][r.Redacts][0], secret, "", 1)}
+		case deleted[id], deleted[r.Redacts] && r.Censored && w.Events[id].ID == "":
+			delete(w.Redactions, id)
+		}
+	}
+
 	// Everything of the deleted events.
 	for id := range deleted {
 		delete(w.Events, id)
@@ -445,6 +471,33 @@ func (w *world) purge(room string, t int64, deleteLocal bool, serverName string)
 
 	w.collect(groups)
 	return nil
+}
+
+// secret is what a redaction removes from the JSON of a drawn event.
+const secret = `\"body\": \"secret\"`
+
+// counts reports whether a redaction applies to its target.
+func (w *world) counts(r redaction) bool {
+	e, target := w.Events[r.Event], w.Events[r.Redacts]
+	if !r.Recheck {
+		return true
+	}
+	if e.Room != target.Room || strings.Contains(e.Row, `"rejection_reason": "`) || len(w.OfEvent["rejections"][r.Event]) > 0 {
+		return false
+	}
+	if !strings.Contains(w.OfEvent["event_json"][r.Event][0], "recheck_redaction") {
+		return true
+	}
+	_, domain, _ := strings.Cut(orEmpty(e.Sender), ":")
+	_, other, _ := strings.Cut(orEmpty(target.Sender), ":")
+	return e.Sender != nil && target.Sender != nil && domain == other
+}
+
+func orEmpty(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
 }
 
 // forget deletes what else tells of deleted events.
@@ -786,6 +839,7 @@ func (w *world) only(rooms, events set[string]) *world {
 		SlidingSync:  keep(w.SlidingSync, func(room string, _ slidingSync) bool { return rooms[room] }),
 		Relations:    keep(w.Relations, func(id string, _ relation) bool { return events[id] }),
 		Threads:      keep(w.Threads, func(key threadKey, _ thread) bool { return rooms[key.Room] }),
+		Redactions:   keep(w.Redactions, func(id string, _ redaction) bool { return events[id] }),
 		StateGroupOf: keep(w.StateGroupOf, func(id string, _ int64) bool { return events[id] }),
 		StateGroups:  keep(w.StateGroups, func(group int64, _ string) bool { return ofRoom(group) }),
 		StateOf:      keep(w.StateOf, func(group int64, _ roomState) bool { return ofRoom(group) }),
