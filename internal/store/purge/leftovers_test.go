@@ -1,11 +1,17 @@
 package purge_test
 
 import (
+	"encoding/json"
+	"math"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/store/journal"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/purge"
 	"lethe/internal/store/storetest"
 	"lethe/internal/store/timeline"
 )
@@ -88,4 +94,59 @@ func TestPurgeKeepsRedactedEventsRedacted(t *testing.T) {
 	_, _, err = l.deleter(room, false).end(99)
 	require.NoError(t, err)
 	require.Empty(t, storetest.All[string](l.Lab, `SELECT event_id FROM redactions`))
+}
+
+// TestMarkedTextsAreDeleted checks on a real Synapse's database in which tables a
+// text that users wrote is left. In the marked rooms every such text has the mark.
+func TestMarkedTextsAreDeleted(t *testing.T) {
+	t.Parallel()
+	encoded, err := os.ReadFile(devstacktest.Shared(t, "fixtures", "versions.json"))
+	require.NoError(t, err)
+	var fixture struct {
+		Marked map[string]struct {
+			Room   string            `json:"room"`
+			Events map[string]string `json:"e"`
+		} `json:"marked"`
+	}
+	require.NoError(t, json.Unmarshal(encoded, &fixture))
+	l := setupOn(t, devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-versions.dump")))
+	require.NoError(t, migrate.Up(l.Ctx, l.URL))
+
+	hist := fixture.Marked["hist"]
+	before := storetest.One[int64](l.Lab, `SELECT topological_ordering FROM events WHERE event_id = $1`, hist.Events["cut"])
+	history, err := l.Purger.History(l.Ctx, purge.HistoryRequest{Room: hist.Room, Before: before, DeleteLocal: true, ServerName: "lab.test"})
+	require.NoError(t, err)
+	require.NoError(t, l.InBatch(l.Work(hist.Room), func(b *journal.Batch) (any, error) {
+		done, err := history.Purge(l.Ctx, b, math.MinInt64, 999)
+		require.Positive(t, done.Deleted)
+		return nil, err
+	}))
+	// The state of the room, what its users keep of it, and what waits are not its
+	// history.
+	require.Equal(t, []string{
+		"appservice_room_list", "delayed_events", "device_lists_changes_in_room", "e2e_room_keys", "event_json",
+		"event_reports", "federation_inbound_events_staging", "room_account_data", "room_ban_redactions", "room_memberships",
+		"room_reports", "room_stats_state", "room_tags", "sliding_sync_joined_rooms", "sliding_sync_membership_snapshots",
+		"timeline_gaps",
+	}, l.markedOf(hist.Room))
+	for _, name := range []string{"topic2", "member"} {
+		text := storetest.One[string](l.Lab, `SELECT json FROM event_json WHERE event_id = $1`, hist.Events[name])
+		require.NotContains(t, text, "GDPRMARK", "redacted, so it stays redacted")
+	}
+
+	del := fixture.Marked["del"]
+	_, _, err = l.deleter(del.Room, false).end(999)
+	require.NoError(t, err)
+	require.Equal(t, []string{"device_lists_changes_in_room", "event_reports", "room_reports"}, l.markedOf(del.Room))
+}
+
+// markedOf returns the tables that have the mark in a row that names the room.
+func (l *lab) markedOf(room string) (tables []string) {
+	for _, table := range storetest.All[string](l.Lab, `SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1`) {
+		if storetest.One[bool](l.Lab, `SELECT EXISTS (SELECT FROM `+table+` t
+			WHERE to_jsonb(t)::text LIKE '%GDPRMARK%' AND strpos(to_jsonb(t)::text, $1) > 0)`, room) {
+			tables = append(tables, table)
+		}
+	}
+	return tables
 }
