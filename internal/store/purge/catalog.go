@@ -50,15 +50,20 @@ var historyTables = map[string]bool{
 	"event_auth":                         true,
 	"event_backward_extremities":         true,
 	"event_edges":                        true,
+	"event_expiry":                       true,
+	"event_failed_pull_attempts":         true,
 	"event_forward_extremities":          true,
 	"event_json":                         true,
+	"event_labels":                       true,
 	"event_push_actions":                 true,
+	"event_push_actions_staging":         true,
 	"event_push_summary":                 true,
 	"event_push_summary_stream_ordering": true,
 	"event_relations":                    true,
 	"event_search":                       true,
 	"event_to_state_groups":              true,
 	"events":                             true,
+	"federation_inbound_events_staging":  true,
 	"partial_state_rooms":                true,
 	"redactions":                         true,
 	"rejections":                         true,
@@ -71,6 +76,9 @@ var historyTables = map[string]bool{
 	"state_groups_pending_deletion":      false,
 	"state_groups_persisting":            false,
 	"state_groups_state":                 true,
+	"sticky_events":                      false,
+	"stream_ordering_to_exterm":          true,
+	"threads":                            true,
 }
 
 // referencingTables are the tables to which Synapse gave a foreign key to a table of
@@ -103,15 +111,22 @@ var referencingTables = []string{
 var historyByEvent = []string{
 	"event_auth",
 	"event_edges",
+	"event_expiry",
+	"event_failed_pull_attempts",
 	"event_forward_extremities",
 	"event_json",
+	"event_labels",
 	"event_push_actions",
+	"event_push_actions_staging",
 	"event_relations",
 	"event_search",
 	"event_to_state_groups",
 	"events",
+	"federation_inbound_events_staging",
 	"redactions",
 	"rejections",
+	"sticky_events",
+	"stream_ordering_to_exterm",
 }
 
 // knownTriggers are the triggers that Synapse makes.

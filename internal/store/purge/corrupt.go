@@ -2,7 +2,6 @@ package purge
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -38,7 +37,7 @@ func (b *batch) corrupt(ctx context.Context, before []statement, s statement, ar
 	if err != nil {
 		return errors.Join(fmt.Errorf("%s: %w", s.what, ErrCorrupt), err)
 	}
-	return corruptIndexes(s.what, valuesOf(plan, "Index Name"))
+	return corruptIndexes(s.what, plan.Values("Index Name"))
 }
 
 // corruptAt returns the error of one of the statements. If the server itself has
@@ -61,7 +60,7 @@ func (b *batch) corruptAt(ctx context.Context, statements []statement, err error
 	if explainErr != nil {
 		return errors.Join(ErrCorrupt, failed, explainErr)
 	}
-	indexes, queryErr := indexesOfTables(ctx, b, valuesOf(plan, "Relation Name"))
+	indexes, queryErr := indexesOfTables(ctx, b, plan.Values("Relation Name"))
 	return errors.Join(corruptIndexes(failed.Statement.What, indexes), failed.Err, queryErr)
 }
 
@@ -78,40 +77,13 @@ func corruptIndexes(what string, indexes []string) error {
 
 // explain returns the server's plan for a statement, with the settings that the
 // statements before it have made.
-func (b *batch) explain(ctx context.Context, before []statement, s statement, args []any) (any, error) {
+func (b *batch) explain(ctx context.Context, before []statement, s statement, args []any) (postgres.Plan, error) {
 	for _, set := range before {
 		if strings.HasPrefix(strings.TrimSpace(set.sql), "SELECT set_config") {
 			if _, err := b.Exec(ctx, set.sql); err != nil {
-				return nil, fmt.Errorf("%s: %w", set.what, err)
+				return postgres.Plan{}, fmt.Errorf("%s: %w", set.what, err)
 			}
 		}
 	}
-	var plan []byte
-	if err := b.QueryRow(ctx, `EXPLAIN (FORMAT JSON) `+s.sql, args...).Scan(&plan); err != nil {
-		return nil, fmt.Errorf("explain: %w", err)
-	}
-	var tree any
-	if err := json.Unmarshal(plan, &tree); err != nil {
-		return nil, fmt.Errorf("explain: %w", err)
-	}
-	return tree, nil
-}
-
-// valuesOf returns the texts that a plan has for a key, sorted.
-func valuesOf(plan any, wanted string) (values []string) {
-	switch node := plan.(type) {
-	case []any:
-		for _, child := range node {
-			values = append(values, valuesOf(child, wanted)...)
-		}
-	case map[string]any:
-		for key, child := range node {
-			if text, ok := child.(string); ok && key == wanted {
-				values = append(values, text)
-			}
-			values = append(values, valuesOf(child, wanted)...)
-		}
-	}
-	slices.Sort(values)
-	return slices.Compact(values)
+	return postgres.Explain(ctx, b, s.sql, args...)
 }

@@ -45,7 +45,7 @@ func (p *Purger) FoundPlaces(ctx context.Context, transaction *journal.Batch, co
 		if !ok {
 			return nil, errors.New("the search failed at " + r.table)
 		}
-		places[r.table] = l.len()
+		places[r.table] = l.Len()
 	}
 	return places, nil
 }

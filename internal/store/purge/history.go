@@ -147,11 +147,18 @@ func (h *History) purge(ctx context.Context, b *batch, from int64, maxEvents int
 	if done.Deleted+done.Kept == 0 {
 		return done, nil
 	}
+	if err := censorRedacted(ctx, b); err != nil {
+		return HistoryBatch{}, err
+	}
 	deletes := historyDeletes
 	if b.catalog.has("sliding_sync_joined_rooms") {
 		deletes.before = slidingSyncStatements
 	}
-	deletes.rare = slices.Concat(deletes.rare, b.catalog.rules.With(census.DeleteByEvent))
+	if b.catalog.has("sticky_events") {
+		sticky := Reference{Table: "sticky_events", Column: "event_stream_ordering", Key: "stream_ordering"}
+		deletes.rare = slices.Concat(deletes.rare, []Reference{sticky})
+	}
+	deletes.rare = slices.Concat(deletes.rare, each(b.catalog.rules.With(census.DeleteByEvent), ofEvent))
 	if done.Cut == h.Before && done.Deleted+done.Kept <= fewEvents {
 		deletes.after = slices.Concat(deletes.after, []statement{dismissUsed(b.catalog)})
 	}
@@ -301,9 +308,32 @@ var slidingSyncStatements = []statement{
 	checked("repoint the sliding sync row", `
 		UPDATE sliding_sync_joined_rooms j SET event_stream_ordering = `+newestOfRest+`
 		WHERE j.room_id = $1 AND j.event_stream_ordering = `+anyDeletableStream, `j.room_id = $1`),
-	checked("repoint the sliding sync bump stamp", `
-		UPDATE sliding_sync_joined_rooms j SET bump_stamp = `+newestOfRest+`
-		WHERE j.room_id = $1 AND j.bump_stamp = `+anyDeletableStream, `j.room_id = $1`),
+}
+
+// ofRoomsEvents deletes the rows of the deletable events from a table that has no
+// index by event, but has few rows of a room.
+func ofRoomsEvents(table string) statement {
+	which := `t.room_id = $1 AND ` + deletableRow
+	return checked("delete from "+table, `DELETE FROM `+table+` t WHERE `+which, which)
+}
+
+// newestInThread selects from the events in a thread t, without its root, that stay.
+const newestInThread = `
+	FROM event_relations r JOIN events e ON e.event_id = r.event_id
+	WHERE r.relates_to_id = t.thread_id AND r.relation_type = 'm.thread' AND e.room_id = $1 AND e.stream_ordering IS NOT NULL`
+
+// threadStatements run when the events and their relations are deleted.
+var threadStatements = []statement{
+	checked("delete from threads", `
+		DELETE FROM threads t
+		WHERE t.room_id = $1 AND (t.thread_id IN `+deletableIDs+` OR t.latest_event_id IN `+deletableIDs+`
+		  AND NOT EXISTS (SELECT `+newestInThread+` OFFSET 0))`,
+		`t.room_id = $1 AND (t.thread_id IN `+deletableIDs+` OR t.latest_event_id IN `+deletableIDs+`)`),
+	checked("repoint the threads", `
+		UPDATE threads t SET (latest_event_id, topological_ordering, stream_ordering) = (
+			SELECT e.event_id, e.topological_ordering, e.stream_ordering `+newestInThread+`
+			ORDER BY e.topological_ordering DESC, e.stream_ordering DESC LIMIT 1)
+		WHERE t.room_id = $1 AND t.latest_event_id IN `+deletableIDs, `t.room_id = $1`),
 }
 
 // afterDeletes run at the end of a batch.
@@ -385,6 +415,21 @@ var historyDeletes = deletes{
 			SELECT count(*), count(*) FILTER (WHERE meant IS NOT TRUE) + (SELECT count(*) FROM lowered WHERE meant IS NOT TRUE)
 			FROM gone`},
 	},
-	rare:  []string{"event_forward_extremities", "event_relations", "redactions", "rejections"},
-	after: afterDeletes,
+	beforeRare: slices.Concat(redactionStatements, []statement{
+		ofRoomsEvents("event_failed_pull_attempts"),
+		ofRoomsEvents("federation_inbound_events_staging"),
+		ofRoomsEvents("stream_ordering_to_exterm"),
+	}),
+	rare: []Reference{
+		ofEvent("event_expiry"),
+		ofEvent("event_forward_extremities"),
+		ofEvent("event_labels"),
+		ofEvent("event_push_actions_staging"),
+		ofEvent("event_relations"),
+		// A relation to an event that is gone says nothing any more, except that the
+		// event existed.
+		{Table: "event_relations", Column: "relates_to_id", Key: "event_id"},
+		ofEvent("rejections"),
+	},
+	after: slices.Concat(threadStatements, afterDeletes),
 }

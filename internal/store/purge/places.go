@@ -56,16 +56,16 @@ func (r eventRows) find() string {
 // deleteInPlace deletes the rows of a table at these places, and returns the number
 // of rows that were there. It fails with [ErrCorrupt] if a row belongs to another
 // event.
-func (b *batch) deleteInPlace(ctx context.Context, r eventRows, places rawArray) (int64, error) {
+func (b *batch) deleteInPlace(ctx context.Context, r eventRows, places postgres.RawArray) (int64, error) {
 	conn, err := b.Conn(ctx)
 	if err != nil {
 		return 0, err
 	}
-	parameters := []rawValue{places.of(pgtype.TIDArrayOID)}
+	parameters := []postgres.RawValue{places.Of(pgtype.TIDArrayOID)}
 	if strings.Contains(r.sql, "$1") {
-		parameters = []rawValue{rawText(b.Room()), places.of(pgtype.TIDArrayOID)}
+		parameters = []postgres.RawValue{postgres.RawText(b.Room()), places.Of(pgtype.TIDArrayOID)}
 	}
-	counts, err := execRaw(ctx, conn, fmt.Sprintf(r.sql, fmt.Sprintf(`t.ctid = ANY ((SELECT $%d)::tid[])`, len(parameters))), parameters...)
+	counts, err := postgres.ExecRaw(ctx, conn, fmt.Sprintf(r.sql, fmt.Sprintf(`t.ctid = ANY ((SELECT $%d)::tid[])`, len(parameters))), parameters...)
 	if err != nil {
 		return 0, err
 	}
@@ -74,43 +74,6 @@ func (b *batch) deleteInPlace(ctx context.Context, r eventRows, places rawArray)
 		return 0, b.corrupt(ctx, []statement{planBitmapScans}, r.deleteByID(), b.args(r.deleteByID()))
 	}
 	return int64(binary.BigEndian.Uint64(counts[0])), nil
-}
-
-// A rawArray is an array in the server's binary format. It is passed from one
-// connection to another unchanged.
-type rawArray []byte
-
-// len returns the number of elements.
-func (a rawArray) len() int64 {
-	if len(a) < 16 || binary.BigEndian.Uint32(a) == 0 { // its dimensions
-		return 0
-	}
-	return int64(binary.BigEndian.Uint32(a[12:]))
-}
-
-func (a rawArray) of(oid uint32) rawValue { return rawValue{a, oid} }
-
-// A rawValue is a value in the server's binary format.
-type rawValue struct {
-	value []byte
-	oid   uint32
-}
-
-func rawText(s string) rawValue { return rawValue{[]byte(s), pgtype.TextOID} }
-
-// execRaw runs a statement that returns at most one row, in the server's binary
-// format.
-func execRaw(ctx context.Context, conn *pgx.Conn, sql string, parameters ...rawValue) ([][]byte, error) {
-	values, oids := make([][]byte, len(parameters)), make([]uint32, len(parameters))
-	for i, p := range parameters {
-		values[i], oids[i] = p.value, p.oid
-	}
-	const binaryFormat = 1
-	result := conn.PgConn().ExecParams(ctx, sql, values, oids, []int16{binaryFormat}, []int16{binaryFormat}).Read()
-	if result.Err != nil || len(result.Rows) == 0 {
-		return nil, result.Err
-	}
-	return result.Rows[0], nil
 }
 
 // A search finds the places of rows on a connection of its own, while the batch does
@@ -133,7 +96,7 @@ type search struct {
 // tablePlaces are the places of rows of a table.
 type tablePlaces struct {
 	table  string
-	places rawArray
+	places postgres.RawArray
 }
 
 const (
@@ -161,7 +124,7 @@ func (b *batch) search(ctx context.Context, selected selection, tables []eventRo
 	if err != nil {
 		return nil, err
 	}
-	ids, err := execRaw(ctx, conn, `SELECT coalesce(array_agg(event_id), '{}') FROM lethe_selected WHERE deletable`)
+	ids, err := postgres.ExecRaw(ctx, conn, `SELECT coalesce(array_agg(event_id), '{}') FROM lethe_selected WHERE deletable`)
 	if err != nil {
 		return nil, fmt.Errorf("read the selection: %w", err)
 	}
@@ -171,7 +134,7 @@ func (b *batch) search(ctx context.Context, selected selection, tables []eventRo
 	go func() {
 		defer close(s.ended)
 		defer close(s.places)
-		s.err = b.purger.searchFor(ctx, tables, s.places, rawArray(ids[0]).of(pgtype.TextArrayOID), rawText(room))
+		s.err = b.purger.searchFor(ctx, tables, s.places, postgres.RawArray(ids[0]).Of(pgtype.TextArrayOID), postgres.RawText(room))
 	}()
 	return s, nil
 }
@@ -179,7 +142,7 @@ func (b *batch) search(ctx context.Context, selected selection, tables []eventRo
 // searchFor sends the places of the rows of each table, found in one snapshot on a
 // connection of its own. It keeps the snapshot until the context ends. An error says
 // that the snapshot was lost earlier.
-func (p *Purger) searchFor(ctx context.Context, tables []eventRows, places chan<- tablePlaces, parameters ...rawValue) (err error) {
+func (p *Purger) searchFor(ctx context.Context, tables []eventRows, places chan<- tablePlaces, parameters ...postgres.RawValue) (err error) {
 	defer func() {
 		if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || postgres.HasCode(err, "57014")) {
 			err = nil // close has cancelled the search
@@ -205,12 +168,12 @@ func (p *Purger) searchFor(ctx context.Context, tables []eventRows, places chan<
 	}
 	// One cursor for all tables, so that the ids are sent once, and each table is
 	// searched when its row is fetched.
-	if _, err := execRaw(ctx, conn.Conn(), `
+	if _, err := postgres.ExecRaw(ctx, conn.Conn(), `
 		DECLARE found BINARY NO SCROLL CURSOR FOR `+strings.Join(each(tables, eventRows.find), " UNION ALL "), parameters...); err != nil {
 		return err
 	}
 	for range tables {
-		row, err := execRaw(ctx, conn.Conn(), `FETCH found`)
+		row, err := postgres.ExecRaw(ctx, conn.Conn(), `FETCH found`)
 		if err != nil {
 			return err
 		}
@@ -225,7 +188,7 @@ func (p *Purger) searchFor(ctx context.Context, tables []eventRows, places chan<
 
 // next returns the places of the rows of a table, if they were found. Call it for
 // the tables of the search in the same order.
-func (s *search) next(table string) (places rawArray, ok bool) {
+func (s *search) next(table string) (places postgres.RawArray, ok bool) {
 	if s == nil || s.over {
 		return nil, false
 	}

@@ -207,11 +207,12 @@ type rows map[string][]row
 var filled = []string{
 	"rooms", "users", "devices", "events",
 	"current_state_events", "event_auth", "event_backward_extremities", "event_edges", "event_forward_extremities",
-	"event_json", "event_labels", "event_push_actions", "event_push_summary", "event_push_summary_stream_ordering",
-	"event_relations", "event_search", "event_to_state_groups", "event_txn_id_device_id", "local_current_membership",
+	"event_expiry", "event_failed_pull_attempts", "event_json", "event_labels", "event_push_actions",
+	"event_push_actions_staging", "event_push_summary", "event_push_summary_stream_ordering", "event_relations",
+	"event_search", "event_to_state_groups", "event_txn_id_device_id", "federation_inbound_events_staging", "local_current_membership",
 	"redactions", "rejections", "room_depth", "room_memberships", "sliding_sync_joined_rooms", "state_events",
-	"state_group_edges", "state_groups", "state_groups_pending_deletion", "state_groups_state",
-	"thread_subscriptions", "threads",
+	"state_group_edges", "state_groups", "state_groups_pending_deletion", "state_groups_state", "sticky_events",
+	"stream_ordering_to_exterm", "thread_subscriptions", "threads",
 }
 
 // fill makes the rows all that the database holds.
@@ -419,8 +420,8 @@ func drawRoom(t *rapid.T, rows rows, room string, most, base int) {
 		}
 		rows.add("events", e)
 		rows.add("event_json", row{
-			"event_id": id, "room_id": room, "json": `{"content":{}}`,
-			"internal_metadata": rapid.SampledFrom([]string{`{}`, `{"soft_failed":true}`}).Draw(t, "metadata"),
+			"event_id": id, "room_id": room, "json": `{"content":{"body": "secret"}}`,
+			"internal_metadata": rapid.SampledFrom([]string{`{}`, `{"soft_failed":true}`, `{"recheck_redaction":true}`}).Draw(t, "metadata"),
 		})
 
 		// Edges may go anywhere: to the event before, over many depths, up
@@ -454,10 +455,12 @@ func drawRoom(t *rapid.T, rows rows, room string, most, base int) {
 			rows.add("event_relations", row{
 				"event_id": id, "relates_to_id": anyID("relates to"), "relation_type": "m.annotation", "aggregation_key": "👍",
 			})
+		} else if root := ids[i/4*4]; root != id && chance(30, "in a thread") {
+			rows.add("event_relations", row{"event_id": id, "relates_to_id": root, "relation_type": "m.thread"})
 		}
 		if chance(15, "redaction") {
 			rows.add("redactions", row{
-				"event_id": id, "redacts": anyID("redacts"), "have_censored": false, "recheck": true,
+				"event_id": id, "redacts": anyID("redacts"), "have_censored": chance(20, "censored"), "recheck": !chance(30, "confirmed"),
 			})
 		}
 		if chance(15, "searchable") {
@@ -471,7 +474,7 @@ func drawRoom(t *rapid.T, rows rows, room string, most, base int) {
 				"event_id": id, "room_id": room, "user_id": localUsers[0], "device_id": "PHONE", "txn_id": id, "inserted_ts": 0,
 			})
 		}
-		if chance(10, "thread") {
+		if chance(25, "thread") {
 			rows.add("threads", row{
 				"room_id": room, "thread_id": id, "latest_event_id": anyID("latest"),
 				"topological_ordering": depth, "stream_ordering": 0,
@@ -483,6 +486,29 @@ func drawRoom(t *rapid.T, rows rows, room string, most, base int) {
 		}
 		if chance(10, "label") {
 			rows.add("event_labels", row{"event_id": id, "label": "l", "room_id": room, "topological_ordering": depth})
+		}
+		for _, f := range []struct {
+			table string
+			row   row
+		}{
+			{"event_expiry", row{"expiry_ts": 1}},
+			{"event_failed_pull_attempts", row{"room_id": room, "num_attempts": 1, "last_attempt_ts": 1, "last_cause": ""}},
+			{"event_push_actions_staging", row{"user_id": localUsers[0], "actions": "", "notif": 1, "highlight": 0, "thread_id": "main"}},
+			{"federation_inbound_events_staging", row{
+				"origin": "far.test", "room_id": room, "received_ts": 1, "event_json": "", "internal_metadata": "",
+			}},
+			{"stream_ordering_to_exterm", row{"room_id": room, "stream_ordering": base + number(0, n, "newest then")}},
+		} {
+			if chance(10, f.table) {
+				f.row["event_id"] = id
+				rows.add(f.table, f.row)
+			}
+		}
+		if hasStream && chance(10, "sticky") {
+			rows.add("sticky_events", row{
+				"stream_id": base + i, "instance_name": "master", "event_id": id, "room_id": room,
+				"event_stream_ordering": stream, "sender": localUsers[0], "expires_at": 1,
+			})
 		}
 		for _, user := range localUsers {
 			if chance(35, "push action") {

@@ -34,6 +34,9 @@ type world struct {
 	Summaries    map[summaryKey]summary // event_push_summary
 	Actions      map[string][]action    // event_push_actions, by event id
 	SlidingSync  map[string]slidingSync // sliding_sync_joined_rooms, by room
+	Relations    map[string]relation    // event_relations, by event id
+	Threads      map[threadKey]thread   // threads
+	Redactions   map[string]redaction   // redactions, by event id
 	StateGroupOf map[string]int64       // event_to_state_groups, by event id
 	StateGroups  map[int64]string       // state_groups: each group's room
 	StateOf      map[int64]roomState    // state_groups_state
@@ -95,6 +98,31 @@ type slidingSync struct {
 	BumpStamp *int64 `json:"bump_stamp"`
 }
 
+type relation struct {
+	Event string `json:"event_id"`
+	To    string `json:"relates_to_id"`
+	Type  string `json:"relation_type"`
+	Key   string `json:"aggregation_key"`
+}
+
+type redaction struct {
+	Event    string `json:"event_id"`
+	Redacts  string `json:"redacts"`
+	Censored bool   `json:"have_censored"`
+	Recheck  bool   `json:"recheck"`
+}
+
+type threadKey struct {
+	Room string `json:"room_id"`
+	Root string `json:"thread_id"`
+}
+
+type thread struct {
+	Latest      string `json:"latest_event_id"`
+	Topological int64  `json:"topological_ordering"`
+	Stream      int64  `json:"stream_ordering"`
+}
+
 type stateKey struct {
 	Type string `json:"type"`
 	Key  string `json:"state_key"`
@@ -108,15 +136,16 @@ var (
 	// ofEvent are the tables whose rows go with a deleted event, by a statement
 	// or by a cascade, and have no other part in a purge.
 	ofEvent = []string{
-		"event_auth", "event_json", "event_relations", "event_search", "event_txn_id_device_id",
-		"redactions", "rejections", "thread_subscriptions",
+		"event_auth", "event_expiry", "event_failed_pull_attempts", "event_json", "event_labels",
+		"event_push_actions_staging", "event_search", "event_txn_id_device_id", "federation_inbound_events_staging",
+		"rejections", "sticky_events", "stream_ordering_to_exterm", "thread_subscriptions",
 	}
 
 	// untouched are room-scoped tables that a history purge must leave alone.
 	untouched = []string{
-		"blocked_rooms", "current_state_events", "event_labels", "local_current_membership", "room_aliases",
+		"blocked_rooms", "current_state_events", "local_current_membership", "room_aliases",
 		"room_memberships", "room_retention", "room_stats_current", "room_stats_state", "rooms",
-		"state_events", "threads",
+		"state_events",
 	}
 )
 
@@ -136,9 +165,9 @@ type snapshot map[string]json.RawMessage
 func snapshotOf(ctx context.Context, conn *pgx.Conn) (snapshot, error) {
 	tables := slices.Concat(ofEvent, untouched, []string{
 		"event_backward_extremities", "event_edges", "event_forward_extremities", "event_push_actions",
-		"event_push_summary", "event_push_summary_stream_ordering", "event_to_state_groups", "room_depth",
+		"event_push_summary", "event_push_summary_stream_ordering", "event_relations", "event_to_state_groups", "redactions", "room_depth",
 		"sliding_sync_joined_rooms", "state_group_edges", "state_groups", "state_groups_pending_deletion",
-		"state_groups_state",
+		"state_groups_state", "threads",
 	})
 	query := `SELECT jsonb_build_object('events',
 		(SELECT jsonb_agg(to_jsonb(t) || jsonb_build_object('row', (to_jsonb(t) - 'outlier')::text)) FROM events t)`
@@ -158,6 +187,7 @@ func (raw snapshot) world() (*world, error) {
 		Events: map[string]event{}, StateEvents: set[string]{}, Edges: set[edge]{},
 		Forward: set[extremity]{}, Backward: set[extremity]{}, MinDepth: map[string]int64{},
 		Summaries: map[summaryKey]summary{}, Actions: map[string][]action{}, SlidingSync: map[string]slidingSync{},
+		Relations: map[string]relation{}, Threads: map[threadKey]thread{}, Redactions: map[string]redaction{},
 		StateGroupOf: map[string]int64{}, StateGroups: map[int64]string{}, StateOf: map[int64]roomState{},
 		PrevGroups: map[int64][]int64{}, Pending: set[int64]{},
 		OfEvent: map[string]rowsOf{}, Untouched: map[string]rowsOf{},
@@ -229,6 +259,24 @@ func (raw snapshot) world() (*world, error) {
 	rows("sliding_sync_joined_rooms", &sliding)
 	for _, s := range sliding {
 		w.SlidingSync[s.Room] = s
+	}
+	var relations []relation
+	rows("event_relations", &relations)
+	for _, r := range relations {
+		w.Relations[r.Event] = r
+	}
+	var redactions []redaction
+	rows("redactions", &redactions)
+	for _, r := range redactions {
+		w.Redactions[r.Event] = r
+	}
+	var threads []struct {
+		threadKey
+		thread
+	}
+	rows("threads", &threads)
+	for _, t := range threads {
+		w.Threads[t.threadKey] = t.thread
 	}
 
 	var groups []struct {
@@ -377,15 +425,26 @@ func (w *world) purge(room string, t int64, deleteLocal bool, serverName string)
 		w.Summaries[key] = s
 	}
 
+	// Redactions whose target stays.
+	for id, r := range w.Redactions {
+		target, stays := w.Events[r.Redacts]
+		switch stays = stays && !deleted[r.Redacts]; {
+		case deleted[id] && stays && target.Room == room && w.counts(r):
+			r.Censored = true
+			w.Redactions[id] = r
+			w.OfEvent["event_json"][r.Redacts] = []string{strings.Replace(w.OfEvent["event_json"][r.Redacts][0], secret, "", 1)}
+		case deleted[id], deleted[r.Redacts] && r.Censored && w.Events[id].ID == "":
+			delete(w.Redactions, id)
+		}
+	}
+
 	// Everything of the deleted events.
 	for id := range deleted {
 		delete(w.Events, id)
 		delete(w.Actions, id)
 		delete(w.Forward, extremity{room, id})
-		for _, rows := range w.OfEvent {
-			delete(rows, id)
-		}
 	}
+	w.forget(room, deleted)
 	maps.DeleteFunc(w.Edges, func(e edge, _ bool) bool { return deleted[e.Event] })
 
 	// The others leave the timeline.
@@ -412,6 +471,65 @@ func (w *world) purge(room string, t int64, deleteLocal bool, serverName string)
 
 	w.collect(groups)
 	return nil
+}
+
+// secret is what a redaction removes from the JSON of a drawn event.
+const secret = `\"body\": \"secret\"`
+
+// counts reports whether a redaction applies to its target.
+func (w *world) counts(r redaction) bool {
+	e, target := w.Events[r.Event], w.Events[r.Redacts]
+	if !r.Recheck {
+		return true
+	}
+	if e.Room != target.Room || strings.Contains(e.Row, `"rejection_reason": "`) || len(w.OfEvent["rejections"][r.Event]) > 0 {
+		return false
+	}
+	if !strings.Contains(w.OfEvent["event_json"][r.Event][0], "recheck_redaction") {
+		return true
+	}
+	_, domain, _ := strings.Cut(orEmpty(e.Sender), ":")
+	_, other, _ := strings.Cut(orEmpty(target.Sender), ":")
+	return e.Sender != nil && target.Sender != nil && domain == other
+}
+
+func orEmpty(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// forget deletes what else tells of deleted events.
+func (w *world) forget(room string, deleted set[string]) {
+	for id := range deleted {
+		for _, rows := range w.OfEvent {
+			delete(rows, id)
+		}
+	}
+	maps.DeleteFunc(w.Relations, func(id string, r relation) bool { return deleted[id] || deleted[r.To] })
+	for key, t := range w.Threads {
+		switch {
+		case key.Room != room:
+		case deleted[key.Root]:
+			delete(w.Threads, key)
+		case deleted[t.Latest]:
+			delete(w.Threads, key)
+			var newest *event
+			for id, r := range w.Relations {
+				e, ok := w.Events[id]
+				if !ok || e.Room != room || e.Stream == nil || r.To != key.Root || r.Type != "m.thread" {
+					continue
+				}
+				if newest == nil || cmp.Or(cmp.Compare(e.Topological, newest.Topological), cmp.Compare(*e.Stream, *newest.Stream)) > 0 {
+					newest = &e
+				}
+			}
+			if newest != nil {
+				w.Threads[key] = thread{newest.ID, newest.Topological, *newest.Stream}
+			}
+		}
+	}
 }
 
 // isRemote reports whether the sender is known to be of another server.
@@ -449,9 +567,6 @@ func (w *world) repointSlidingSync(room string, deleted set[string]) {
 	newest := slices.Max(rest)
 	if gone[row.Stream] {
 		row.Stream = newest
-	}
-	if row.BumpStamp != nil && gone[*row.BumpStamp] {
-		row.BumpStamp = &newest
 	}
 	w.SlidingSync[room] = row
 }
@@ -649,6 +764,12 @@ func TestModelAgainstSynapse(t *testing.T) {
 	require.Equal(t, 5, purged)
 	require.Greater(t, len(rooms), purged, "a bystander, too")
 
+	// Synapse leaves these rows.
+	gone := keep(events, func(id string, _ bool) bool { return after.Events[id].ID == "" })
+	for room := range rooms {
+		after.forget(room, gone)
+	}
+
 	want, got := before.only(rooms, events), after.only(rooms, events)
 	require.NotEmpty(t, want.Events)
 	require.NotEmpty(t, want.Backward)
@@ -713,6 +834,9 @@ func (w *world) only(rooms, events set[string]) *world {
 		Summaries:    keep(w.Summaries, func(key summaryKey, _ summary) bool { return rooms[key.Room] }),
 		Actions:      keep(w.Actions, func(id string, _ []action) bool { return events[id] }),
 		SlidingSync:  keep(w.SlidingSync, func(room string, _ slidingSync) bool { return rooms[room] }),
+		Relations:    keep(w.Relations, func(id string, _ relation) bool { return events[id] }),
+		Threads:      keep(w.Threads, func(key threadKey, _ thread) bool { return rooms[key.Room] }),
+		Redactions:   keep(w.Redactions, func(id string, _ redaction) bool { return events[id] }),
 		StateGroupOf: keep(w.StateGroupOf, func(id string, _ int64) bool { return events[id] }),
 		StateGroups:  keep(w.StateGroups, func(group int64, _ string) bool { return ofRoom(group) }),
 		StateOf:      keep(w.StateOf, func(group int64, _ roomState) bool { return ofRoom(group) }),

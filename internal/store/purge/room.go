@@ -468,11 +468,14 @@ func roomDeletes(catalog Catalog) deletes {
 		// Links are found by their positions in the chains, which only
 		// event_auth_chains has. Links to a position come from events of the same room,
 		// and are deleted with those.
-		beforeRare: []statement{checked("delete from event_auth_chain_links", `
+		beforeRare: []statement{
+			checked("delete from event_auth_chain_links", `
 			DELETE FROM event_auth_chain_links t
 			USING lethe_selected s JOIN event_auth_chains c ON c.event_id = s.event_id
 			WHERE t.origin_chain_id = c.chain_id AND t.origin_sequence_number = c.sequence_number`,
-			`c.event_id = s.event_id AND t.origin_chain_id = c.chain_id AND t.origin_sequence_number = c.sequence_number`)},
+				`c.event_id = s.event_id AND t.origin_chain_id = c.chain_id AND t.origin_sequence_number = c.sequence_number`),
+			forgetCensored,
+		},
 	}
 	for _, table := range roomByEvent {
 		switch {
@@ -481,10 +484,10 @@ func roomDeletes(catalog Catalog) deletes {
 		case slices.Contains(commonTables, table):
 			rows.common = append(rows.common, rowsOfDeletable(table))
 		default:
-			rows.rare = append(rows.rare, table)
+			rows.rare = append(rows.rare, ofEvent(table))
 		}
 	}
-	rows.rare = append(rows.rare, catalog.rules.With(census.DeleteByEvent)...)
+	rows.rare = append(rows.rare, each(catalog.rules.With(census.DeleteByEvent), ofEvent)...)
 	return rows
 }
 

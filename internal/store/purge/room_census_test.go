@@ -13,8 +13,8 @@ import (
 
 // kept are the tables that may know of a room when it is gone.
 var kept = []string{
-	"blocked_rooms", "current_state_delta_stream", "delayed_events", "device_lists_changes_converted_stream_position",
-	"device_lists_changes_in_room", "event_reports", "ex_outlier_stream", "room_ban_redactions", "room_reports",
+	"blocked_rooms", "current_state_delta_stream", "device_lists_changes_converted_stream_position",
+	"device_lists_changes_in_room", "event_reports", "ex_outlier_stream", "room_reports",
 	"room_tags_revisions", "sliding_sync_connection_lazy_members", "sliding_sync_connection_room_configs",
 	"sliding_sync_connection_streams", "user_directory",
 }
@@ -118,6 +118,7 @@ var furniture = []struct{ table, columns, values string }{
 	{"blocked_rooms", "room_id, user_id", "e.room, '@admin:x'"},
 	{"current_state_delta_stream", "stream_id, room_id, type, state_key, event_id", "7, e.room, 't', '', e.id"},
 	{"current_state_events", "event_id, room_id, type, state_key, event_stream_ordering", "e.id, e.room, 'furniture', '', e.stream"},
+	{"delayed_events", "delay_id, user_localpart, delay, send_ts, room_id, event_type, content", "e.room, 'u', 1, 1, e.room, 't', '{}'"},
 	{"destination_rooms", "destination, room_id, stream_ordering", "'far', e.room, 1"},
 	{"e2e_room_keys", "user_id, room_id, session_id, version, session_data", "'@u:x', e.room, 's', 1, ''"},
 	{"event_auth", "event_id, auth_id, room_id", "e.id, e.id, e.room"},
@@ -152,6 +153,7 @@ var furniture = []struct{ table, columns, values string }{
 	{"room_account_data", "user_id, room_id, account_data_type, stream_id, content", "'@u:x', e.room, 't', 1, '{}'"},
 	{"room_aliases", "room_alias, room_id, creator", "'#furniture' || e.room, e.room, '@u:x'"},
 	{"room_alias_servers", "room_alias, server", "'#furniture' || e.room, 'far'"},
+	{"room_ban_redactions", "room_id, user_id, redacting_event_id", "e.room, '@u:x', e.id"},
 	{"room_depth", "room_id, min_depth", "e.room, 1"},
 	{"room_memberships", "event_id, user_id, sender, room_id, membership, event_stream_ordering", "e.id, '@u:x', '@u:x', e.room, 'join', e.stream"},
 	{"room_retention", "room_id, event_id", "e.room, e.id"},

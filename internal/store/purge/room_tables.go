@@ -55,9 +55,8 @@ type roomTable struct {
 // user_directory. Streams belong to all rooms and are cut by time:
 // current_state_delta_stream, device_lists_changes_in_room, ex_outlier_stream,
 // room_tags_revisions. device_lists_changes_converted_stream_position is one row for
-// all rooms, and names one room by chance. A running homeserver also holds some
-// tables in memory and cleans them itself: delayed_events, room_ban_redactions,
-// sliding_sync_connection_*, state_groups_persisting.
+// all rooms, and names one room by chance. A running homeserver cleans some tables
+// itself: sliding_sync_connection_*, state_groups_persisting.
 var roomTables = []roomTable{
 	{name: "current_state_events", part: roomShown},
 	{name: "local_current_membership", part: roomShown},
@@ -82,6 +81,7 @@ var roomTables = []roomTable{
 	{name: "events", part: roomEvents},
 
 	{name: "appservice_room_list", part: roomRows},
+	{name: "delayed_events", part: roomRows, optional: true},
 	{name: "destination_rooms", part: roomRows},
 	{name: "e2e_room_keys", part: roomRows},
 	{name: "event_auth_chain_to_calculate", part: roomRows},
@@ -96,6 +96,7 @@ var roomTables = []roomTable{
 	{name: "receipts_graph", part: roomRows},
 	{name: "receipts_linearized", part: roomRows},
 	{name: "room_account_data", part: roomRows},
+	{name: "room_ban_redactions", part: roomRows, optional: true},
 	{name: "room_depth", part: roomRows},
 	{name: "room_retention", part: roomRows},
 	{name: "room_tags", part: roomRows},

@@ -153,6 +153,9 @@ func furnished(t *testing.T) *lab {
 	l := setup(t)
 	l.Exec(`INSERT INTO users (name) VALUES ('@u:x')`)
 	l.Exec(`INSERT INTO devices (user_id, device_id) VALUES ('@u:x', 'D')`)
+	// Tables that only Synapse makes.
+	l.Exec(`CREATE TABLE delayed_events (delay_id text, user_localpart text, delay bigint, send_ts bigint, room_id text, event_type text,
+		state_key text, content text)`)
 	for i, room := range []string{room, "!other:x"} {
 		l.Chain(room, fmt.Sprint("of", i, "-"), 6, 100*i)
 		furnish(t, l.Ctx, l.Conn, room)
@@ -543,7 +546,7 @@ func TestDeleteWithoutOptionalTables(t *testing.T) {
 	l := furnished(t)
 	l.Exec(`DROP TABLE msc4242_state_dag_edges, msc4242_state_dag_forward_extremities, sliding_sync_joined_rooms,
 		sliding_sync_joined_rooms_to_recalculate, sliding_sync_membership_snapshots, state_groups_pending_deletion,
-		state_groups_persisting, sticky_events, thread_subscriptions, timeline_gaps`)
+		state_groups_persisting, sticky_events, thread_subscriptions, timeline_gaps, delayed_events, room_ban_redactions`)
 	// As before there was this index, and with what 1.91 had.
 	l.Exec(`DROP INDEX room_account_data_room_id`)
 	l.Exec(`CREATE TABLE insertion_events (event_id text, room_id text, next_batch_id text)`)

@@ -28,10 +28,10 @@ type deletes struct {
 	// common are the tables in which most events have rows.
 	common []eventRows
 
-	// rare are tables in which few events have rows, which have the column event_id.
-	// beforeRare runs before deleting these.
+	// rare are columns of tables in which few events have rows. beforeRare runs before
+	// deleting these.
 	beforeRare []statement
-	rare       []string
+	rare       []Reference
 }
 
 // The ids of the selected events, and of the deletable and the kept ones among them,
@@ -93,13 +93,20 @@ func deleteByID(table string) statement {
 	return rowsOfDeletable(table).deleteByID()
 }
 
-// deleteByJoin is deleteByID with a join. The planner then may read a small table
-// instead of looking up each event.
-func deleteByJoin(table string) statement {
-	return cascade(Reference{Table: table, Column: "event_id", Key: "event_id"})
+// ofEvent returns the column event_id of a table.
+func ofEvent(table string) Reference {
+	return Reference{Table: table, Column: "event_id", Key: "event_id"}
 }
 
-// cascade deletes the rows that reference deletable events.
+// deleteByKey deletes the rows that reference deletable events, by index.
+func (r Reference) deleteByKey() statement {
+	deletable := `(ARRAY(SELECT s.` + r.Key + ` FROM lethe_selected s WHERE s.deletable))`
+	return checked("delete from "+r.Table, `
+		DELETE FROM `+r.Table+` t WHERE t.`+r.Column+` = ANY `+deletable, `t.`+r.Column+` IN (SELECT unnest`+deletable+`)`)
+}
+
+// cascade is deleteByKey with a join. The planner then may read a small table
+// instead of looking up each event.
 func cascade(r Reference) statement {
 	return checked("delete from "+r.Table, `
 		DELETE FROM `+r.Table+` t USING lethe_selected s WHERE s.deletable AND t.`+r.Column+` = s.`+r.Key, `t.`+r.Column+` = s.`+r.Key)
@@ -122,7 +129,7 @@ func (s selection) events() int64 { return s.deletable + s.kept }
 func (b *batch) purgeSelected(ctx context.Context, selected selection, rows deletes) (deleted int64, err error) {
 	before := append([]statement{planIndexScans}, rows.before...)
 	byID := slices.Concat(rows.duringSearch, []statement{planBitmapScans}, each(rows.common, eventRows.deleteByID),
-		rows.beforeRare, each(rows.rare, deleteByID))
+		rows.beforeRare, each(rows.rare, Reference.deleteByKey))
 	if !b.catalog.setWise || selected.events() < b.catalog.setWiseFrom {
 		// The settings also apply to the server's own checks, each of which looks up
 		// one row. Its cascades delete whatever their index finds, so the batch deletes
@@ -180,7 +187,7 @@ func (b *batch) purgeMany(ctx context.Context, selected selection, before []stat
 		return 0, err
 	}
 	defer func() { _ = found.close() }()
-	if _, err := run(rows.duringSearch, []statement{planFreely}, rows.beforeRare, each(rows.rare, deleteByJoin),
+	if _, err := run(rows.duringSearch, []statement{planFreely}, rows.beforeRare, each(rows.rare, cascade),
 		b.catalog.cascades(), []statement{planBitmapScans}); err != nil {
 		return 0, err
 	}
@@ -194,7 +201,7 @@ func (b *batch) purgeMany(ctx context.Context, selected selection, before []stat
 				return 0, fmt.Errorf("delete from %s in place: %w", r.table, err)
 			}
 			deleted += n
-			ok = n == places.len()
+			ok = n == places.Len()
 		}
 		if !ok {
 			if _, err := run([]statement{r.deleteByID()}); err != nil {

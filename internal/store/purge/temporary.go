@@ -18,7 +18,8 @@ var (
 		topological_ordering bigint  NOT NULL,
 		stream_ordering      bigint,
 		deletable            boolean NOT NULL,
-		place                tid     NOT NULL`}
+		place                tid     NOT NULL,
+		has_censored         boolean NOT NULL DEFAULT false`}
 
 	// groupsTable has the state groups to delete, and chainsTable the chains that lead
 	// to them.
