@@ -112,6 +112,11 @@ func TestAllWaysLeaveTheSame(t *testing.T) {
 					after := d.contents(t, ctx)
 					require.NotEqual(t, before["events"], after["events"])
 					require.NotEqual(t, before["event_txn_id_device_id"], after["event_txn_id_device_id"], "it cascades")
+					// Plain SQL leaves what Synapse's purge leaves. Lethe deletes the rows of
+					// purged events there too.
+					for _, table := range []string{"event_relations", "threads"} {
+						delete(after, table)
+					}
 					if first == nil {
 						first = after
 					}

@@ -138,15 +138,16 @@ func TestPolicyGoesWithItsRoom(t *testing.T) {
 	lifetime := day
 	c.replace(room, "", &lifetime)
 	c.replace("!other:x", "", &lifetime)
-	c.Exec(`CREATE TABLE mine AS SELECT * FROM events WHERE room_id = '!room:x'`)
+	c.Exec(`CREATE SCHEMA aside`)
+	c.Exec(`CREATE TABLE aside.mine AS SELECT * FROM events WHERE room_id = '!room:x'`)
 	status, _ := c.deleteEnds(c.delete(room, nil))
 	require.Equal(t, journal.Complete, status.State, status.Error)
 	require.Equal(t, []string{"!other:x"}, storetest.All[string](c.Lab, `SELECT room_id FROM room_retention`))
 
 	c.Exec(`DELETE FROM blocked_rooms`)
 	c.Exec(`INSERT INTO rooms (room_id) VALUES ($1)`, room)
-	c.Exec(`INSERT INTO events SELECT * FROM mine`)
-	c.Exec(`INSERT INTO event_forward_extremities (event_id, room_id) SELECT event_id, room_id FROM mine ORDER BY depth DESC LIMIT 1`)
+	c.Exec(`INSERT INTO events SELECT * FROM aside.mine`)
+	c.Exec(`INSERT INTO event_forward_extremities (event_id, room_id) SELECT event_id, room_id FROM aside.mine ORDER BY depth DESC LIMIT 1`)
 	c.Exec(`INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES ('$create', $1, 'm.room.create', '')`, room)
 	want := sweepResult{Rooms: 2, Enqueued: 1}
 	want.Skipped.NoLimit = 1
