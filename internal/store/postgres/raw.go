@@ -32,9 +32,10 @@ type RawValue struct {
 // RawText returns a text as a value.
 func RawText(s string) RawValue { return RawValue{[]byte(s), pgtype.TextOID} }
 
-// ExecRaw runs a statement that returns at most one row, and returns the row in the
-// server's binary format. No row is nil.
-func ExecRaw(ctx context.Context, conn *pgx.Conn, sql string, parameters ...RawValue) ([][]byte, error) {
+// ExecRaw runs a statement that returns at most one row. It returns the row in the
+// server's binary format, and the number of rows that the statement has returned or
+// written. No row is nil.
+func ExecRaw(ctx context.Context, conn *pgx.Conn, sql string, parameters ...RawValue) (row [][]byte, rows int64, err error) {
 	values, oids := make([][]byte, len(parameters)), make([]uint32, len(parameters))
 	for i, p := range parameters {
 		values[i], oids[i] = p.value, p.oid
@@ -42,7 +43,7 @@ func ExecRaw(ctx context.Context, conn *pgx.Conn, sql string, parameters ...RawV
 	const binaryFormat = 1
 	result := conn.PgConn().ExecParams(ctx, sql, values, oids, []int16{binaryFormat}, []int16{binaryFormat}).Read()
 	if result.Err != nil || len(result.Rows) == 0 {
-		return nil, result.Err
+		return nil, result.CommandTag.RowsAffected(), result.Err
 	}
-	return result.Rows[0], nil
+	return result.Rows[0], result.CommandTag.RowsAffected(), nil
 }

@@ -98,6 +98,33 @@ func TestCorruptIndexesCostNoOtherRow(t *testing.T) {
 	}
 }
 
+// TestCorruptIndexMisleadsASearch corrupts the indexes by which the second connection
+// finds rows: one event that is deleted and one of another room have changed places.
+func TestCorruptIndexMisleadsASearch(t *testing.T) {
+	t.Parallel()
+	for _, x := range corruptible(t).indexes() {
+		if !slices.Contains(purge.SearchedTables(), x.table) || !slices.Contains(x.columns, "event_id") {
+			continue
+		}
+		t.Run(x.name, func(t *testing.T) {
+			t.Parallel()
+			l := corruptible(t)
+			const rooms = `t.event_id IN (SELECT event_id FROM events WHERE room_id = '%s' AND state_key IS NULL AND depth < 50)`
+			what := l.corruptKeys(x, "event_id", swapped,
+				l.keys(x, "event_id", fmt.Sprintf(rooms, room))[0], l.keys(x, "event_id", fmt.Sprintf(rooms, "!other:x"))[0])
+			before := l.rows()
+			err := l.finish("purge")
+			for row, n := range gone(before, l.rows()) {
+				require.NotContains(t, row, "!other:x", "%s: %d", what, n)
+			}
+			if x.columns[0] != "room_id" { // with the room in front, the other room's entry is not found
+				require.ErrorIs(t, err, purge.ErrCorrupt, what)
+				require.ErrorContains(t, err, x.name)
+			}
+		})
+	}
+}
+
 // corruptible is a database with three rooms, each with a row in every table.
 func corruptible(t *testing.T) *lab {
 	t.Helper()
@@ -258,8 +285,14 @@ func (l *lab) corrupt(random *rand.Rand, x index, kind string) string {
 	if random.IntN(2) == 0 {
 		slices.Reverse(keys)
 	}
+	return l.corruptKeys(x, column, kind, keys[0], keys[1])
+}
+
+// corruptKeys makes the index corrupt at two keys of the column. It returns a
+// description.
+func (l *lab) corruptKeys(x index, column, kind, a, b string) string {
 	quote := func(s string) string { return `'` + strings.ReplaceAll(s, `'`, `''`) + `'` }
-	a, b := quote(keys[0]), quote(keys[1])
+	a, b = quote(a), quote(b)
 	kindOf := One[string](l, fmt.Sprintf(`SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass AND attname = %s`, quote(x.table), quote(column)))
 	columns, where := slices.Clone(x.columns), ""
 	i := slices.Index(columns, column)

@@ -45,7 +45,12 @@ func (p *Purger) FoundPlaces(ctx context.Context, transaction *journal.Batch, co
 		if !ok {
 			return nil, errors.New("the search failed at " + r.table)
 		}
-		places[r.table] = l.Len()
+		places[r.table] = l.places.Len()
 	}
 	return places, nil
+}
+
+// SearchedTables returns the tables of which a second connection finds the rows.
+func SearchedTables() []string {
+	return each(historyDeletes.common, func(r eventRows) string { return r.table })
 }

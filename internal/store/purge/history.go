@@ -263,25 +263,25 @@ func (h *History) selectEvents(ctx context.Context, b *batch, from int64, maxEve
 }
 
 // selectHistory fills lethe_selected with events from depth $4 up to $5, the lowest
-// $6 of them, and returns their numbers and depths. A row is wrong that an index
-// should not have found. Its columns come from the table, so they show it.
+// $6 of them, and returns their numbers and depths. A row is neither deletable nor
+// kept that an index should not have found. Its columns come from the table, so they
+// show it.
 var selectHistory = statement{what: "select events", sql: `
-	WITH found AS MATERIALIZED (
-		SELECT e.*, ` + deletable + ` AS deletable,
-		       e.room_id = $1 AND e.topological_ordering >= $4 AND e.topological_ordering < $5
-		       AND (s.event_id IS NULL OR s.event_id = e.event_id) AS meant
+	WITH filled AS (
+		INSERT INTO lethe_selected
+		SELECT e.event_id, e.topological_ordering, e.stream_ordering,
+		       CASE WHEN e.room_id = $1 AND e.topological_ordering >= $4 AND e.topological_ordering < $5
+		             AND (s.event_id IS NULL OR s.event_id = e.event_id) THEN ` + deletable + ` END, e.place
 		FROM (
 			SELECT e.event_id, e.room_id, e.topological_ordering, e.stream_ordering, e.sender, e.state_key, e.rejection_reason, e.ctid AS place
 			FROM events e
 			WHERE e.topological_ordering >= $4 AND e.topological_ordering < $5 AND ` + selectable + `
 			ORDER BY e.topological_ordering LIMIT $6
 		) AS e LEFT JOIN state_events s ON s.event_id = e.event_id
-	), filled AS (
-		INSERT INTO lethe_selected
-		SELECT f.event_id, f.topological_ordering, f.stream_ordering, f.deletable, f.place FROM found f
+		RETURNING deletable, topological_ordering
 	)
 	SELECT count(*) FILTER (WHERE deletable), count(*) FILTER (WHERE NOT deletable),
-	       min(topological_ordering), max(topological_ordering), count(*) FILTER (WHERE meant IS NOT TRUE) FROM found`}
+	       min(topological_ordering), max(topological_ordering), count(*) FILTER (WHERE deletable IS NULL) FROM filled`}
 
 // referenced is the condition to keep a backward extremity x: an event that stays in
 // the timeline follows it. OFFSET keeps the planner from evaluating that for all
@@ -313,27 +313,34 @@ var slidingSyncStatements = []statement{
 // ofRoomsEvents deletes the rows of the deletable events from a table that has no
 // index by event, but has few rows of a room.
 func ofRoomsEvents(table string) statement {
-	which := `t.room_id = $1 AND ` + deletableRow
-	return checked("delete from "+table, `DELETE FROM `+table+` t WHERE `+which, which)
+	return checked("delete from "+table, `DELETE FROM `+table+` t WHERE t.room_id = $1 AND `+deletableRow, `t.room_id = $1`)
 }
+
+// latestDeleted is the condition that a thread's latest event is deletable. The
+// thread has the depth of its latest event, and is found by it.
+const latestDeleted = `
+	t.room_id = $1 AND t.latest_event_id IN ` + deletableIDs + `
+	AND t.topological_ordering >= (SELECT min(s.topological_ordering) FROM lethe_selected s)
+	AND t.topological_ordering <= (SELECT max(s.topological_ordering) FROM lethe_selected s)`
 
 // newestInThread selects from the events in a thread t, without its root, that stay.
 const newestInThread = `
 	FROM event_relations r JOIN events e ON e.event_id = r.event_id
 	WHERE r.relates_to_id = t.thread_id AND r.relation_type = 'm.thread' AND e.room_id = $1 AND e.stream_ordering IS NOT NULL`
 
-// threadStatements run when the events and their relations are deleted.
+// threadStatements run when the events' relations are deleted.
 var threadStatements = []statement{
 	checked("delete from threads", `
+		DELETE FROM threads t USING lethe_selected s
+		WHERE s.deletable AND t.room_id = $1 AND t.thread_id = s.event_id`, `t.room_id = $1 AND t.thread_id = s.event_id`),
+	checked("delete the threads that are left without events", `
 		DELETE FROM threads t
-		WHERE t.room_id = $1 AND (t.thread_id IN `+deletableIDs+` OR t.latest_event_id IN `+deletableIDs+`
-		  AND NOT EXISTS (SELECT `+newestInThread+` OFFSET 0))`,
-		`t.room_id = $1 AND (t.thread_id IN `+deletableIDs+` OR t.latest_event_id IN `+deletableIDs+`)`),
+		WHERE `+latestDeleted+` AND NOT EXISTS (SELECT `+newestInThread+` OFFSET 0)`, `t.room_id = $1`),
 	checked("repoint the threads", `
 		UPDATE threads t SET (latest_event_id, topological_ordering, stream_ordering) = (
 			SELECT e.event_id, e.topological_ordering, e.stream_ordering `+newestInThread+`
 			ORDER BY e.topological_ordering DESC, e.stream_ordering DESC LIMIT 1)
-		WHERE t.room_id = $1 AND t.latest_event_id IN `+deletableIDs, `t.room_id = $1`),
+		WHERE `+latestDeleted, `t.room_id = $1`),
 }
 
 // afterDeletes run at the end of a batch.
@@ -386,17 +393,17 @@ var historyDeletes = deletes{
 			SELECT count(*), count(*) FILTER (WHERE meant IS NOT TRUE) FROM gone`},
 	},
 	common: []eventRows{
-		rowsOfDeletable("event_auth"),
-		rowsOfDeletable("event_json"),
-		rowsOfDeletable("event_edges"),
-		rowsOfDeletable("event_search"),
+		{table: "event_auth"},
+		{table: "event_json"},
+		{table: "event_edges"},
+		{table: "event_search"},
 		// The counts of a summary include only actions that were rotated into it and
 		// not read since.
 		{table: "event_push_actions", byRoom: true, sql: `
 			WITH gone AS (
 				DELETE FROM event_push_actions t WHERE %s
 				RETURNING t.user_id, t.thread_id, t.stream_ordering, t.notif, t.unread,
-				          t.room_id = $1 AND t.event_id IN ` + deletableIDs + ` AS meant
+				          %s AS meant
 			), counted AS (
 				SELECT y.user_id, y.thread_id,
 				       count(*) FILTER (WHERE a.notif = 1) AS notif, count(*) FILTER (WHERE a.unread = 1) AS unread
@@ -415,11 +422,6 @@ var historyDeletes = deletes{
 			SELECT count(*), count(*) FILTER (WHERE meant IS NOT TRUE) + (SELECT count(*) FROM lowered WHERE meant IS NOT TRUE)
 			FROM gone`},
 	},
-	beforeRare: slices.Concat(redactionStatements, []statement{
-		ofRoomsEvents("event_failed_pull_attempts"),
-		ofRoomsEvents("federation_inbound_events_staging"),
-		ofRoomsEvents("stream_ordering_to_exterm"),
-	}),
 	rare: []Reference{
 		ofEvent("event_expiry"),
 		ofEvent("event_forward_extremities"),
@@ -431,5 +433,10 @@ var historyDeletes = deletes{
 		{Table: "event_relations", Column: "relates_to_id", Key: "event_id"},
 		ofEvent("rejections"),
 	},
-	after: slices.Concat(threadStatements, afterDeletes),
+	afterRare: slices.Concat(redactionStatements, threadStatements, []statement{
+		ofRoomsEvents("event_failed_pull_attempts"),
+		ofRoomsEvents("federation_inbound_events_staging"),
+		ofRoomsEvents("stream_ordering_to_exterm"),
+	}),
+	after: afterDeletes,
 }

@@ -23,14 +23,10 @@ type eventRows struct {
 	// byRoom says that the index that finds the rows begins with room_id.
 	byRoom bool
 
-	// sql deletes the rows for which the condition %s holds. It counts rows as a
-	// [checked] statement does, and may mention $1, the room.
+	// sql deletes the rows for which the first %s holds. It counts rows as a [checked]
+	// statement does, with the second %s as condition, and may mention $1, the room.
+	// Defaults to a plain DELETE.
 	sql string
-}
-
-// rowsOfDeletable returns the rows of a table that belong to deletable events.
-func rowsOfDeletable(table string) eventRows {
-	return eventRows{table: table, sql: checked("", `DELETE FROM `+table+` t WHERE %s`, deletableRow).sql}
 }
 
 // deleteByID deletes the rows of the deletable events, by index.
@@ -39,14 +35,21 @@ func (r eventRows) deleteByID() statement {
 	if r.byRoom {
 		which = `t.room_id = $1 AND ` + which
 	}
-	return statement{"delete from " + r.table, fmt.Sprintf(r.sql, which), true}
+	if r.sql == "" {
+		return checked("delete from "+r.table, `DELETE FROM `+r.table+` t WHERE `+which, deletableRow)
+	}
+	return statement{"delete from " + r.table, fmt.Sprintf(r.sql, which, `t.room_id = $1 AND `+deletableRow), true}
 }
 
-// find returns the query for the table's name and the places of the rows that belong
-// to the events $1. The subquery around the array hides its elements from the
-// planner, which would consider each of them.
+// find returns the query for the table's name, the places of the rows that belong to
+// the events $1, and the number of rows that the index should not have found. The
+// subquery around the array hides its elements from the planner, which would consider
+// each of them. Without it, and outside WHERE, the server hashes the array, from
+// PostgreSQL 14.
 func (r eventRows) find() string {
-	sql := `SELECT '` + r.table + `', coalesce(array_agg(t.ctid), '{}') FROM ` + r.table + ` t WHERE t.event_id = ANY ((SELECT $1)::text[])`
+	sql := `
+		SELECT '` + r.table + `', coalesce(array_agg(t.ctid), '{}'), count(*) FILTER (WHERE (t.event_id = ANY ($1::text[])) IS NOT TRUE)
+		FROM ` + r.table + ` t WHERE t.event_id = ANY ((SELECT $1)::text[])`
 	if r.byRoom {
 		sql += ` AND t.room_id = $2`
 	}
@@ -54,24 +57,26 @@ func (r eventRows) find() string {
 }
 
 // deleteInPlace deletes the rows of a table at these places, and returns the number
-// of rows that were there. It fails with [ErrCorrupt] if a row belongs to another
-// event.
+// of rows that were there. It compares nothing: the search has compared each row with
+// what it searched for, and as long as it keeps its snapshot, no other row comes into
+// the place of one.
 func (b *batch) deleteInPlace(ctx context.Context, r eventRows, places postgres.RawArray) (int64, error) {
 	conn, err := b.Conn(ctx)
 	if err != nil {
 		return 0, err
 	}
-	parameters := []postgres.RawValue{places.Of(pgtype.TIDArrayOID)}
-	if strings.Contains(r.sql, "$1") {
-		parameters = []postgres.RawValue{postgres.RawText(b.Room()), places.Of(pgtype.TIDArrayOID)}
+	const which = `t.ctid = ANY ((SELECT $%d)::tid[])`
+	if r.sql == "" {
+		_, rows, err := postgres.ExecRaw(ctx, conn, `DELETE FROM `+r.table+` t WHERE `+fmt.Sprintf(which, 1), places.Of(pgtype.TIDArrayOID))
+		return rows, err
 	}
-	counts, err := postgres.ExecRaw(ctx, conn, fmt.Sprintf(r.sql, fmt.Sprintf(`t.ctid = ANY ((SELECT $%d)::tid[])`, len(parameters))), parameters...)
-	if err != nil {
+	counts, _, err := postgres.ExecRaw(ctx, conn, fmt.Sprintf(r.sql, fmt.Sprintf(which, 2), `true`),
+		postgres.RawText(b.Room()), places.Of(pgtype.TIDArrayOID))
+	switch {
+	case err != nil:
 		return 0, err
-	}
-	if wrong := binary.BigEndian.Uint64(counts[1]); wrong > 0 {
-		// The search has planned on its own connection what this statement would do here.
-		return 0, b.corrupt(ctx, []statement{planBitmapScans}, r.deleteByID(), b.args(r.deleteByID()))
+	case binary.BigEndian.Uint64(counts[1]) > 0:
+		return 0, b.corrupt(ctx, nil, r.deleteByID(), b.args(r.deleteByID()))
 	}
 	return int64(binary.BigEndian.Uint64(counts[0])), nil
 }
@@ -97,6 +102,7 @@ type search struct {
 type tablePlaces struct {
 	table  string
 	places postgres.RawArray
+	wrong  bool // an index has found rows that it should not have
 }
 
 const (
@@ -124,7 +130,7 @@ func (b *batch) search(ctx context.Context, selected selection, tables []eventRo
 	if err != nil {
 		return nil, err
 	}
-	ids, err := postgres.ExecRaw(ctx, conn, `SELECT coalesce(array_agg(event_id), '{}') FROM lethe_selected WHERE deletable`)
+	ids, _, err := postgres.ExecRaw(ctx, conn, `SELECT coalesce(array_agg(event_id), '{}') FROM lethe_selected WHERE deletable`)
 	if err != nil {
 		return nil, fmt.Errorf("read the selection: %w", err)
 	}
@@ -168,16 +174,16 @@ func (p *Purger) searchFor(ctx context.Context, tables []eventRows, places chan<
 	}
 	// One cursor for all tables, so that the ids are sent once, and each table is
 	// searched when its row is fetched.
-	if _, err := postgres.ExecRaw(ctx, conn.Conn(), `
+	if _, _, err := postgres.ExecRaw(ctx, conn.Conn(), `
 		DECLARE found BINARY NO SCROLL CURSOR FOR `+strings.Join(each(tables, eventRows.find), " UNION ALL "), parameters...); err != nil {
 		return err
 	}
 	for range tables {
-		row, err := postgres.ExecRaw(ctx, conn.Conn(), `FETCH found`)
+		row, _, err := postgres.ExecRaw(ctx, conn.Conn(), `FETCH found`)
 		if err != nil {
 			return err
 		}
-		places <- tablePlaces{string(row[0]), row[1]}
+		places <- tablePlaces{string(row[0]), row[1], binary.BigEndian.Uint64(row[2]) > 0}
 	}
 	<-ctx.Done()
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), searchEndTime)
@@ -188,19 +194,19 @@ func (p *Purger) searchFor(ctx context.Context, tables []eventRows, places chan<
 
 // next returns the places of the rows of a table, if they were found. Call it for
 // the tables of the search in the same order.
-func (s *search) next(table string) (places postgres.RawArray, ok bool) {
+func (s *search) next(table string) (found tablePlaces, ok bool) {
 	if s == nil || s.over {
-		return nil, false
+		return tablePlaces{}, false
 	}
 	timeout := time.NewTimer(searchWait)
 	defer timeout.Stop()
 	select {
-	case found := <-s.places:
+	case found = <-s.places:
 		s.over = found.table != table // a zero value, if the search has failed
-		return found.places, !s.over
+		return found, !s.over
 	case <-timeout.C:
 		s.over = true
-		return nil, false
+		return tablePlaces{}, false
 	}
 }
 

@@ -359,6 +359,7 @@ func drawRoom(t *rapid.T, rows rows, room string, most, base int) {
 	tip := ids[0]
 	isCurrent := map[string]bool{}
 	isMember := false
+	depths, threads := map[string]int64{}, map[string]string{}
 	for i, id := range ids {
 		// Depths mostly grow with the stream, but need not: events come late,
 		// and side by side.
@@ -367,6 +368,7 @@ func drawRoom(t *rapid.T, rows rows, room string, most, base int) {
 		if chance(20, "out of order") {
 			depth = rapid.Int64Range(0, level+3).Draw(t, "depth")
 		}
+		depths[id] = depth
 		e := row{
 			"event_id": id, "room_id": room, "type": "m.room.message", "depth": depth, "topological_ordering": depth,
 			"processed": true, "outlier": chance(15, "outlier"),
@@ -475,10 +477,7 @@ func drawRoom(t *rapid.T, rows rows, room string, most, base int) {
 			})
 		}
 		if chance(25, "thread") {
-			rows.add("threads", row{
-				"room_id": room, "thread_id": id, "latest_event_id": anyID("latest"),
-				"topological_ordering": depth, "stream_ordering": 0,
-			})
+			threads[id] = anyID("latest")
 			rows.add("thread_subscriptions", row{
 				"stream_id": base + i, "instance_name": "master", "room_id": room, "event_id": id,
 				"user_id": localUsers[0], "subscribed": true, "automatic": false,
@@ -521,6 +520,12 @@ func drawRoom(t *rapid.T, rows rows, room string, most, base int) {
 		}
 	}
 
+	for id, latest := range threads {
+		rows.add("threads", row{
+			"room_id": room, "thread_id": id, "latest_event_id": latest,
+			"topological_ordering": depths[latest], "stream_ordering": 0,
+		})
+	}
 	receipts := append(notified(rows, room), base)
 	slices.Sort(receipts)
 	for _, user := range localUsers {

@@ -482,7 +482,7 @@ func roomDeletes(catalog Catalog) deletes {
 		case !catalog.has(table):
 		case table == "events" || table == "event_to_state_groups":
 		case slices.Contains(commonTables, table):
-			rows.common = append(rows.common, rowsOfDeletable(table))
+			rows.common = append(rows.common, eventRows{table: table})
 		default:
 			rows.rare = append(rows.rare, ofEvent(table))
 		}

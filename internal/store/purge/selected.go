@@ -28,10 +28,20 @@ type deletes struct {
 	// common are the tables in which most events have rows.
 	common []eventRows
 
-	// rare are columns of tables in which few events have rows. beforeRare runs before
-	// deleting these.
+	// rare are columns of tables in which few events have rows. beforeRare and afterRare
+	// run before and after deleting these.
 	beforeRare []statement
 	rare       []Reference
+	afterRare  []statement
+}
+
+// ofRare returns the deletes from the tables in which few events have rows. For many
+// events the planner may read such a table as a whole.
+func (d deletes) ofRare(many bool) []statement {
+	if many {
+		return slices.Concat([]statement{planFreely}, d.beforeRare, each(d.rare, cascade), d.afterRare)
+	}
+	return slices.Concat(d.beforeRare, each(d.rare, Reference.deleteByKey), d.afterRare)
 }
 
 // The ids of the selected events, and of the deletable and the kept ones among them,
@@ -90,7 +100,7 @@ func setLocal(all string) string {
 
 // deleteByID deletes the rows of a table that belong to deletable events, by index.
 func deleteByID(table string) statement {
-	return rowsOfDeletable(table).deleteByID()
+	return eventRows{table: table}.deleteByID()
 }
 
 // ofEvent returns the column event_id of a table.
@@ -114,10 +124,12 @@ func cascade(r Reference) statement {
 
 // deleteEventsInPlace deletes the deletable events at their places in the table,
 // without an index. It leaves an event that has moved since it was selected. Another
-// event may be in that place by now, so the id is compared too.
+// event may be in that place by now, so the id is compared too. IS TRUE keeps the
+// planner from turning that into a join, in which it prefers the index.
 var deleteEventsInPlace = statement{what: "delete from events", sql: `
-	DELETE FROM events e USING lethe_selected s
-	WHERE s.deletable AND e.ctid = s.place AND e.event_id = s.event_id`}
+	DELETE FROM events e
+	WHERE e.ctid = ANY (ARRAY(SELECT s.place FROM lethe_selected s WHERE s.deletable))
+	  AND (e.event_id IN ` + deletableIDs + `) IS TRUE`}
 
 // A selection is the numbers of deletable and of kept events in lethe_selected.
 type selection struct{ deletable, kept int64 }
@@ -128,8 +140,8 @@ func (s selection) events() int64 { return s.deletable + s.kept }
 // belongs to them. It returns the number of rows that these statements have deleted.
 func (b *batch) purgeSelected(ctx context.Context, selected selection, rows deletes) (deleted int64, err error) {
 	before := append([]statement{planIndexScans}, rows.before...)
-	byID := slices.Concat(rows.duringSearch, []statement{planBitmapScans}, each(rows.common, eventRows.deleteByID),
-		rows.beforeRare, each(rows.rare, Reference.deleteByKey))
+	many := selected.events() >= b.purger.searchFrom
+	byID := slices.Concat(rows.duringSearch, []statement{planBitmapScans}, each(rows.common, eventRows.deleteByID), rows.ofRare(many))
 	if !b.catalog.setWise || selected.events() < b.catalog.setWiseFrom {
 		// The settings also apply to the server's own checks, each of which looks up
 		// one row. Its cascades delete whatever their index finds, so the batch deletes
@@ -138,8 +150,15 @@ func (b *batch) purgeSelected(ctx context.Context, selected selection, rows dele
 		if !b.catalog.setWise {
 			cascades = nil
 		}
-		return b.run(ctx, slices.Concat(before, byID, []statement{planIndexScans}, cascades,
-			[]statement{deleteEventsInPlace, deleteByID("events"), planFreely}, rows.after))
+		before, after := slices.Concat(before, byID, []statement{planIndexScans}, cascades), append([]statement{planFreely}, rows.after...)
+		if !many { // fewer round trips, but more lookups
+			return b.run(ctx, slices.Concat(before, []statement{deleteEventsInPlace, deleteByID("events")}, after))
+		}
+		if deleted, err = b.run(ctx, before); err != nil {
+			return 0, err
+		}
+		events, err := b.deleteEvents(ctx, selected, after)
+		return deleted + events, err
 	}
 
 	// With triggers off, the server neither checks references nor cascades. The events
@@ -148,7 +167,7 @@ func (b *batch) purgeSelected(ctx context.Context, selected selection, rows dele
 	// others have committed before are seen by the following statements, because in
 	// READ COMMITTED each has a snapshot of its own.
 	before = append(before, triggersOff)
-	if selected.events() >= b.purger.searchFrom {
+	if many {
 		deleted, err = b.purgeMany(ctx, selected, before, rows)
 	} else {
 		deleted, err = b.run(ctx, slices.Concat(before, []statement{deleteByID("events")}, byID, []statement{planFreely}, b.catalog.cascades()))
@@ -163,6 +182,20 @@ func (b *batch) purgeSelected(ctx context.Context, selected selection, rows dele
 	return deleted + more, b.checkReferences(ctx)
 }
 
+// deleteEvents deletes the deletable events, and then runs the statements after. It
+// returns the number of rows that these statements have deleted.
+func (b *batch) deleteEvents(ctx context.Context, selected selection, after []statement) (deleted int64, err error) {
+	deleted, err = b.run(ctx, []statement{deleteEventsInPlace})
+	if err != nil {
+		return 0, err
+	}
+	if deleted < selected.deletable {
+		after = append([]statement{deleteByID("events")}, after...)
+	}
+	more, err := b.run(ctx, after)
+	return deleted + more, err
+}
+
 // purgeMany does the part of purgeSelected before the triggers are on again, for
 // many events. If a connection is free, it searches for most of the rows there.
 func (b *batch) purgeMany(ctx context.Context, selected selection, before []statement, rows deletes) (deleted int64, err error) {
@@ -174,34 +207,28 @@ func (b *batch) purgeMany(ctx context.Context, selected selection, before []stat
 	if _, err := run(before); err != nil {
 		return 0, err
 	}
-	switch inPlace, err := run([]statement{deleteEventsInPlace}); {
-	case err != nil:
+	if deleted, err = b.deleteEvents(ctx, selected, nil); err != nil {
 		return 0, err
-	case inPlace < selected.deletable:
-		if _, err := run([]statement{deleteByID("events")}); err != nil {
-			return 0, err
-		}
 	}
 	found, err := b.search(ctx, selected, rows.common)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = found.close() }()
-	if _, err := run(rows.duringSearch, []statement{planFreely}, rows.beforeRare, each(rows.rare, cascade),
-		b.catalog.cascades(), []statement{planBitmapScans}); err != nil {
+	if _, err := run(rows.duringSearch, rows.ofRare(true), b.catalog.cascades(), []statement{planBitmapScans}); err != nil {
 		return 0, err
 	}
 	var inPlaces bool
 	for _, r := range rows.common {
-		places, ok := found.next(r.table)
-		if ok {
+		rows, ok := found.next(r.table)
+		if ok = ok && !rows.wrong; ok {
 			inPlaces = true
-			n, err := b.deleteInPlace(ctx, r, places)
+			n, err := b.deleteInPlace(ctx, r, rows.places)
 			if err != nil {
 				return 0, fmt.Errorf("delete from %s in place: %w", r.table, err)
 			}
 			deleted += n
-			ok = n == places.Len()
+			ok = n == rows.places.Len()
 		}
 		if !ok {
 			if _, err := run([]statement{r.deleteByID()}); err != nil {

@@ -17,7 +17,7 @@ var (
 		event_id             text    NOT NULL,
 		topological_ordering bigint  NOT NULL,
 		stream_ordering      bigint,
-		deletable            boolean NOT NULL,
+		deletable            boolean,
 		place                tid     NOT NULL,
 		has_censored         boolean NOT NULL DEFAULT false`}
 
