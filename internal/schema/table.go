@@ -53,7 +53,8 @@ type Table struct {
 	// that a delete clears.
 	Why string
 
-	// Absent says which databases do not have the table. It is "" if all have it.
+	// Absent says which databases may do without the table: those of some versions of
+	// Synapse's schema, or those whose tables Lethe has made. It is "" if all must have it.
 	Absent string
 
 	// Rights are the privileges that statements need on the table, separated by spaces.

@@ -116,10 +116,11 @@ func (c Catalog) RowWise() string {
 func (c *Catalog) setRowWise(reason string) { c.setWise, c.rowWiseReason = false, reason }
 
 // HistoryCatalog reads the catalog for a history purge. It fails with an error that
-// wraps [ErrCatalog] and names the table when a table that the purge needs is
-// missing, when an unknown table references or inherits from a table that the purge
-// deletes from, or when such a table has an unknown enabled trigger or rule, or row
-// security that hides rows.
+// wraps [ErrCatalog] and names the table when a table, column, type, unique key or
+// cascade that the purge needs is missing or different, when an unknown table
+// references or inherits from a table that the purge deletes from, when such a table
+// has an unknown enabled trigger or rule, or row security that hides rows, or when
+// Synapse's compat_version is too new.
 func (p *Purger) HistoryCatalog(ctx context.Context) (Catalog, error) {
 	return p.readCatalog(ctx, &historyScope)
 }
