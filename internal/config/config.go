@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"lethe/internal/retention"
-	"lethe/internal/store/census"
+	"lethe/internal/schema"
 )
 
 // These are the dialects of the admin API.
@@ -100,7 +100,7 @@ type Config struct {
 
 	// Tables (tables) is the rules for tables of the homeserver that Lethe does not
 	// know. Defaults to nil, unset.
-	Tables census.Rules
+	Tables schema.Rules
 
 	// TrustedProxies (trusted_proxies) is the networks of the reverse proxies whose
 	// X-Forwarded-For is believed. Defaults to nil, unset.

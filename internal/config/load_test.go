@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/retention"
-	"lethe/internal/store/census"
+	"lethe/internal/schema"
 )
 
 const (
@@ -175,7 +175,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		SigningKeyFile: "/signing.key",
 		StatusTTL:      time.Hour,
 		SynapseBeside:  &no,
-		Tables:         census.Rules{"future": census.Keep},
+		Tables:         schema.Rules{"future": schema.Keep},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		Worker: Worker{
 			BatchEvents: 1, BatchTime: time.Second, Concurrency: 9, DrainTimeout: time.Minute,

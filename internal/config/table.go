@@ -4,7 +4,7 @@ import (
 	"strconv"
 	"time"
 
-	"lethe/internal/store/census"
+	"lethe/internal/schema"
 )
 
 func generalSettings(c *Config) []setting {
@@ -30,7 +30,7 @@ func generalSettings(c *Config) []setting {
 		row("purge_delay", "0s", duration(&c.PurgeDelay, 0, 30*24*time.Hour),
 			`How long to wait between the shutdown of a room and its purge. During this time clients learn that their
 			users have left the room. A synchronous delete does not wait.`),
-		row("schema.compat", strconv.Itoa(census.NewestCompat), number(&c.SchemaCompat, census.NewestCompat, 10_000),
+		row("schema.compat", strconv.Itoa(schema.NewestCompat), number(&c.SchemaCompat, schema.NewestCompat, 10_000),
 			`The highest compat_version of Synapse's schema that purges and deletes accept. A new Synapse raises it when
 			programs for older schemas can no longer use the database. Read the release notes of that Synapse before
 			you raise it here. Reads do not depend on it.`),

@@ -18,7 +18,7 @@ import (
 	"lethe/internal/homeserver"
 	"lethe/internal/matrix"
 	"lethe/internal/redisdb"
-	"lethe/internal/store/census"
+	"lethe/internal/schema"
 )
 
 // A format is what a text may be.
@@ -190,15 +190,15 @@ func networks(field *[]netip.Prefix) value {
 
 // lockURLs is the list of the masters that keep the locks. It may be empty.
 // tableRules are the rules for unknown tables. A table has one rule.
-func tableRules(field *census.Rules) value {
-	var rules []census.Rules
+func tableRules(field *schema.Rules) value {
+	var rules []schema.Rules
 	v := listOf(&rules, "a list of table=keep, table=delete_by_room and table=delete_by_event",
-		func(list []census.Rules, item string) ([]census.Rules, error) {
-			name, rule, err := census.ParseRule(item)
-			if err == nil && slices.ContainsFunc(list, func(r census.Rules) bool { return r[name] != "" }) {
+		func(list []schema.Rules, item string) ([]schema.Rules, error) {
+			name, rule, err := schema.ParseRule(item)
+			if err == nil && slices.ContainsFunc(list, func(r schema.Rules) bool { return r[name] != "" }) {
 				err = fmt.Errorf("%s is listed twice", name)
 			}
-			return append(list, census.Rules{name: rule}), err
+			return append(list, schema.Rules{name: rule}), err
 		})
 	setRules := v.set
 	v.set = func(text string) error {
@@ -208,7 +208,7 @@ func tableRules(field *census.Rules) value {
 		*field = nil
 		for _, rule := range rules {
 			if *field == nil {
-				*field = census.Rules{}
+				*field = schema.Rules{}
 			}
 			maps.Copy(*field, rule)
 		}

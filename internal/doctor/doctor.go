@@ -14,6 +14,8 @@ import (
 
 	"lethe/internal/config"
 	"lethe/internal/redisdb"
+	"lethe/internal/schema"
+	"lethe/internal/store/census"
 	"lethe/internal/store/checkup"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
@@ -138,7 +140,6 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 	}
 	r.add(OK, "database", "it answers")
 
-	purger := purge.New(db, purge.Options{Compat: settings.SchemaCompat, Tables: settings.Tables})
 	grants, err := checkup.LackingPrivileges(ctx, db)
 	switch {
 	case err != nil:
@@ -162,19 +163,70 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 	} else {
 		r.add(OK, "schema", "this version of Lethe knows the tables of Lethe and of the homeserver")
 	}
-	catalog, err := purger.HistoryCatalog(ctx)
-	if err == nil {
-		_, err = purger.RoomCatalog(ctx)
+	r.examineVersions(ctx, db, addError)
+	r.examineTables(ctx, db, settings)
+	r.examineServerName(ctx, db, settings, addError)
+}
+
+// examineVersions reports what Synapse has recorded about its schema.
+func (r *Report) examineVersions(ctx context.Context, db *postgres.DB, addError func(string, error)) {
+	versions, ok, err := census.ReadVersions(ctx, db)
+	switch {
+	case isDenied(err):
+		r.add(Advice, "versions", "not checked, because the role may not read schema_version and applied_schema_deltas")
+	case err != nil:
+		addError("versions", err)
+	case !ok:
+		r.add(OK, "versions", "Lethe has made the homeserver's tables")
+	case len(versions.Unknown) > 0:
+		r.add(Advice, "versions", fmt.Sprintf("%s, of which Lethe was not tested with %s; what Lethe uses of them is checked below",
+			describe(versions), strings.Join(versions.Unknown, ", ")))
+	default:
+		r.add(OK, "versions", describe(versions))
 	}
-	if err != nil {
-		for line := range strings.Lines(err.Error()) {
-			r.add(Mend, "tables", strings.TrimSpace(line))
+}
+
+func describe(v census.Versions) string {
+	return fmt.Sprintf("Synapse's schema has the version %d, the compat_version %d and %d changes in applied_schema_deltas",
+		v.Version, v.Compat, v.Deltas)
+}
+
+// examineTables checks the tables that purges, deletes, shutdowns and reads use.
+func (r *Report) examineTables(ctx context.Context, db *postgres.DB, settings config.Config) {
+	purger := purge.New(db, purge.Options{Compat: settings.SchemaCompat, Tables: settings.Tables})
+	var problems []string
+	add := func(problem string) {
+		if !slices.Contains(problems, problem) {
+			problems = append(problems, problem)
 		}
-	} else {
-		r.add(OK, "tables", "a purge knows all tables that it can change")
+	}
+	catalog, history := purger.HistoryCatalog(ctx)
+	_, room := purger.RoomCatalog(ctx)
+	for _, err := range []error{history, room, purger.CheckShutdown(ctx)} {
+		if err == nil {
+			continue
+		}
+		for line := range strings.Lines(err.Error()) {
+			if _, problem, found := strings.Cut(line, purge.ErrCatalog.Error()+": "); found {
+				line = problem
+			}
+			add(strings.TrimSpace(line))
+		}
+	}
+	reads, err := census.Differences(ctx, db, schema.UseRead, settings.Tables)
+	if err != nil {
+		add(err.Error())
+	}
+	for _, difference := range reads {
+		add(difference)
+	}
+	for _, problem := range problems {
+		r.add(Mend, "tables", problem)
+	}
+	if len(problems) == 0 {
+		r.add(OK, "tables", "Lethe knows everything that it uses and all that it could harm")
 		r.examineSpeed(ctx, db, catalog)
 	}
-	r.examineServerName(ctx, db, settings, addError)
 }
 
 // examineSpeed checks what makes purges fast.

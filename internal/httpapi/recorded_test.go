@@ -21,19 +21,23 @@ import (
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/httpapi"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/storetest"
 )
 
 // TestRecordedReads asks what a real Synapse was asked before and after it
 // purged and deleted rooms. One difference is intended: see ownRest.
 func TestRecordedReads(t *testing.T) {
 	t.Parallel()
-	for dump, recorded := range map[string]string{
-		"synapse-1.160-corpus.dump": "synapse-1.160-reads.jsonl.gz",
-		"synapse-1.160-after.dump":  "synapse-1.160-reads-after.jsonl.gz",
+	for _, c := range []struct{ dump, version, recorded string }{
+		{"synapse-1.160-corpus.dump", "1.160", "synapse-1.160-reads.jsonl.gz"},
+		{"synapse-1.160-corpus.dump", "1.98", "synapse-1.160-reads.jsonl.gz"},
+		{"synapse-1.160-corpus.dump", "1.91", "synapse-1.160-reads.jsonl.gz"},
+		{"synapse-1.160-after.dump", "1.160", "synapse-1.160-reads-after.jsonl.gz"},
 	} {
-		t.Run(recorded, func(t *testing.T) {
+		recorded := c.recorded
+		t.Run(recorded+" on the schema of "+c.version, func(t *testing.T) {
 			t.Parallel()
-			url := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", dump))
+			url := storetest.Restored(t, c.dump, c.version)
 			db, err := postgres.Open(t.Context(), url, postgres.Options{MaxConnections: 4})
 			require.NoError(t, err)
 			t.Cleanup(db.Close)

@@ -17,6 +17,7 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/storetest"
 	"lethe/internal/store/timeline"
 )
 
@@ -24,14 +25,16 @@ import (
 // for, and the members that it sent with them. No difference is intended.
 func TestRecordedEvents(t *testing.T) {
 	t.Parallel()
-	for dump, recorded := range map[string]string{
-		"synapse-1.160-corpus.dump": "synapse-1.160-reads.jsonl.gz",
-		"synapse-1.160-after.dump":  "synapse-1.160-reads-after.jsonl.gz",
+	for _, c := range []struct{ dump, version, recorded string }{
+		{"synapse-1.160-corpus.dump", "1.160", "synapse-1.160-reads.jsonl.gz"},
+		{"synapse-1.160-corpus.dump", "1.98", "synapse-1.160-reads.jsonl.gz"},
+		{"synapse-1.160-corpus.dump", "1.91", "synapse-1.160-reads.jsonl.gz"},
+		{"synapse-1.160-after.dump", "1.160", "synapse-1.160-reads-after.jsonl.gz"},
 	} {
-		t.Run(recorded, func(t *testing.T) {
+		t.Run(c.recorded+" on the schema of "+c.version, func(t *testing.T) {
 			t.Parallel()
-			pages := recordedPages(t, recorded)
-			database := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", dump))
+			pages := recordedPages(t, c.recorded)
+			database := storetest.Restored(t, c.dump, c.version)
 			devices, groups := requireDevicesAndGroups(t, database)
 			db, err := postgres.Open(t.Context(), database, postgres.Options{MaxConnections: 2})
 			require.NoError(t, err)

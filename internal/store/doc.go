@@ -7,7 +7,7 @@
 //   - admin: what the admin API reads
 //   - expiry: retention policies and abandoned rooms
 //   - purge: deleting history, rooms and state groups
-//   - census: the columns of Synapse's tables that name rooms and events
+//   - census: how a database differs from Synapse's tables as Lethe knows them
 //   - checkup: privileges and indexes that a database lacks
 //   - migrate: the versions of the schema
 //

@@ -11,6 +11,7 @@ import (
 	"lethe/internal/retention"
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/journal"
+	"lethe/internal/store/purge"
 )
 
 // abandonedSkips counts the rooms that a sweep for abandoned rooms has skipped,
@@ -58,13 +59,17 @@ func (w *Worker) abandonedRule(ctx context.Context) (rule expiry.AbandonedRule, 
 // newAbandonedSweep returns the work of a sweep that makes a delete of each room
 // that is abandoned now and was found abandoned by an earlier sweep. It is a
 // retention sweep with other checks of the rooms.
-func (w *Worker) newAbandonedSweep(_ context.Context, job journal.Job, run journal.Run) (work, error) {
+func (w *Worker) newAbandonedSweep(ctx context.Context, job journal.Job, run journal.Run) (work, error) {
 	s := &retentionSweep{worker: w, run: run, config: w.options.Retention, job: w.options.Retention.Abandoned.Job()}
 	if !s.config.Abandoned.Enabled {
 		return nil, errAbandonedOff
 	}
 	if w.options.Beside {
 		return nil, errBeside
+	}
+	// Otherwise the sweep would make deletes that all fail.
+	if _, err := w.purger.Room(ctx, purge.RoomRequest{}); err != nil {
+		return nil, err
 	}
 	var now time.Time // of the last check
 	s.sweeper = sweeper{

@@ -177,6 +177,14 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal
 	if err := decodeCheckpoint(job, &d.at); err != nil {
 		return nil, err
 	}
+	// The checks of tables come before any user is removed, so that a room which cannot
+	// be shut down or deleted is not half shut down. Beside a homeserver that shuts the
+	// room down itself, Lethe writes no events.
+	if !w.options.Beside && d.at.Phase == phaseShuttingDown && !d.at.Done() {
+		if err := w.purger.CheckShutdown(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if !parameters.Purge {
 		return d, nil
 	}
@@ -196,8 +204,6 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal
 		}
 		request.Abandoned = &rule
 	}
-	// This comes before any user is removed, so that a room which cannot be deleted is
-	// not half shut down.
 	var err error
 	d.room, err = w.purger.Room(ctx, request)
 	return d, err

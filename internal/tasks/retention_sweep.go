@@ -18,6 +18,7 @@ import (
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/purge"
 	"lethe/internal/wait"
 )
 
@@ -148,7 +149,7 @@ type sweeper struct {
 	outcomes func(*sweepResult) map[string]int64
 }
 
-func (w *Worker) newRetentionSweep(_ context.Context, job journal.Job, run journal.Run) (work, error) {
+func (w *Worker) newRetentionSweep(ctx context.Context, job journal.Job, run journal.Run) (work, error) {
 	var parameters retention.SweepParameters
 	if err := json.Unmarshal(job.Parameters, &parameters); err != nil {
 		return nil, fmt.Errorf("decode the job's parameters: %w", err)
@@ -165,6 +166,10 @@ func (w *Worker) newRetentionSweep(_ context.Context, job journal.Job, run journ
 	s.job = s.config.Jobs[i]
 	if w.options.Beside {
 		return nil, errBeside
+	}
+	// Otherwise the sweep would make purges that all fail.
+	if _, err := w.purger.History(ctx, purge.HistoryRequest{}); err != nil {
+		return nil, err
 	}
 	s.sweeper = sweeper{kind: jobs.RetentionSweep, check: s.check, outcomes: (*sweepResult).outcomes}
 	return s, decodeCheckpoint(job, &s.at)

@@ -342,12 +342,13 @@ func TestBadRoomIsIsolated(t *testing.T) {
 			EXECUTE format('ALTER DATABASE %I SET enable_%s = off', current_database(), way);
 		END LOOP;
 	END $$`)
-	l.Exec(`DROP TABLE rejections`)
+	// Before the table is replaced, which a new sweep would not stand for.
+	sweep := l.newSweep(l.worker(WorkerOptions{Retention: keeping(day), SweepRooms: 4}), l.sweep("all"))
+	l.Exec(`CREATE SCHEMA aside; ALTER TABLE rejections SET SCHEMA aside`)
 	l.Exec(`CREATE FUNCTION corrupted(event text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
 		RAISE 'page is broken' USING ERRCODE = 'data_corrupted';
 	END $$`)
 	l.Exec(`CREATE VIEW rejections AS SELECT event_id FROM events WHERE room_id IN ('!0', '!5') AND corrupted(event_id)`)
-	sweep := l.newSweep(l.worker(WorkerOptions{Retention: keeping(day), SweepRooms: 4}), l.sweep("all"))
 	for done := false; !done; {
 		var err error
 		done, err = sweep.next(l.Ctx)
@@ -366,10 +367,11 @@ func TestBadRoomIsIsolated(t *testing.T) {
 	require.Equal(t, []string{"!1", "!2", "!4", "!6", "!7", "!8"}, l.purged())
 
 	// An error that is about no room ends the sweep, and says why.
-	l.Exec(`DROP VIEW rejections`)
+	l.Exec(`DROP VIEW rejections; ALTER TABLE aside.rejections SET SCHEMA public`)
 	require.NoError(t, l.Journal.EndJob(l.Ctx, sweep.run, journal.Complete, ""))
 	l.Exec(`UPDATE lethe.jobs SET state = 'complete', ended_at = now() WHERE queue = 'low'`)
 	sweep = l.newSweep(l.worker(WorkerOptions{Retention: keeping(day)}), l.sweep("all"))
+	l.Exec(`DROP TABLE rejections`)
 	_, err := sweep.next(l.Ctx)
 	require.ErrorContains(t, err, "rejections")
 	require.False(t, postgres.IsRowError(err))

@@ -18,8 +18,8 @@ import (
 	"lethe/internal/lock"
 	"lethe/internal/observe"
 	"lethe/internal/retention"
+	"lethe/internal/schema"
 	"lethe/internal/shutdown"
-	"lethe/internal/store/census"
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
@@ -70,7 +70,7 @@ type WorkerOptions struct {
 	RowsPerSecond int
 
 	// SchemaCompat is the highest compat_version of Synapse's schema that jobs accept.
-	// Defaults to [census.NewestCompat].
+	// Defaults to [schema.NewestCompat].
 	SchemaCompat int
 
 	// ServerName is the homeserver's name. It has no default.
@@ -82,7 +82,7 @@ type WorkerOptions struct {
 
 	// Tables are the rules for tables that Lethe does not know. Defaults to none: then
 	// such a table fails every purge and delete.
-	Tables census.Rules
+	Tables schema.Rules
 
 	// TimeSlice is how long a job runs before it yields to others. Defaults to 30 s.
 	TimeSlice time.Duration

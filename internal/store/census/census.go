@@ -3,110 +3,158 @@ package census
 import (
 	"context"
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
+	"lethe/internal/schema"
 	"lethe/internal/store/postgres"
 )
-
-// A Rule says what purges do with a table that Lethe does not know.
-type Rule string
-
-const (
-	// Keep leaves the rows of the table.
-	Keep Rule = "keep"
-
-	// DeleteByRoom deletes the rows by their column room_id when the room is deleted. A
-	// history purge leaves them.
-	DeleteByRoom Rule = "delete_by_room"
-
-	// DeleteByEvent deletes the rows by their column event_id when the event is deleted.
-	DeleteByEvent Rule = "delete_by_event"
-)
-
-// Rules are the rules of the operator, by the names of tables.
-type Rules map[string]Rule
-
-// tableName is the form of a table's name in a rule. The name is part of statements.
-var tableName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
-
-// ParseRule reads a rule in the form table=keep, and returns the table's name. An
-// error says what is wrong.
-func ParseRule(text string) (name string, rule Rule, err error) {
-	name, action, _ := strings.Cut(text, "=")
-	rule = Rule(action)
-	switch {
-	case !tableName.MatchString(name):
-		return "", "", fmt.Errorf("%q does not begin with the name of a table in lower case", text)
-	case rule != Keep && rule != DeleteByRoom && rule != DeleteByEvent:
-		return "", "", fmt.Errorf("%q must be table=%s, table=%s or table=%s", text, Keep, DeleteByRoom, DeleteByEvent)
-	case known[name] != "":
-		return "", "", fmt.Errorf("%q: Lethe knows the table %s", text, name)
-	}
-	return name, rule, nil
-}
-
-// With returns the names of the tables that have the rule, sorted.
-func (r Rules) With(rule Rule) []string {
-	var names []string
-	for _, name := range slices.Sorted(maps.Keys(r)) {
-		if r[name] == rule {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-// known are the columns of tables, between spaces.
-var known = func() map[string]string {
-	known := map[string]string{}
-	for _, t := range tables {
-		known[t.name] = " " + t.columns + " "
-	}
-	return known
-}()
 
 // namePattern is the form of a column's name that holds what a purge may delete.
 const namePattern = `(room_ids?|event_ids?|state_groups?|stream_ordering|room_alias|redacts|relates_to_id|auth_id|thread_id)$`
 
-// A Column is a column of a table.
-type Column struct {
-	// Table is quoted and qualified as the search path needs.
-	Table, Column string
+var holdsIDs = regexp.MustCompile(namePattern)
+
+// knownTriggers are the triggers that Synapse makes.
+var knownTriggers = []string{
+	"check_event_stream_ordering",
+	"check_partial_state_events",
+	"delete_read_write_lock_parent_trigger",
+	"upsert_read_write_lock_parent_trigger",
 }
 
-// String returns the column with its table.
-func (c Column) String() string { return c.Table + "." + c.Column }
+// newerLethe is what to do where Lethe does not fit the database.
+const newerLethe = "use a Lethe that was tested with this version of Synapse"
 
-// Unknown returns the columns that are named like those of rooms, events and state
-// groups, but that neither Lethe knows nor a rule covers, sorted. It looks at all
-// tables in the schemas of the search path, except Lethe's own: partitions and
-// foreign tables too, but not views and temporary tables.
-func Unknown(ctx context.Context, db *postgres.DB, rules Rules) ([]Column, error) {
+// Differences returns a sentence for each thing that differs from what the uses need:
+// what it is, what Lethe needs, and what to do. It also returns one for each column
+// that is named like those of rooms, events and state groups, but that neither Lethe
+// knows nor a rule covers. It looks for these in all tables of the schemas of the
+// search path except Lethe's own: in partitions and foreign tables too, but not in
+// views and temporary tables.
+func Differences(ctx context.Context, db *postgres.DB, uses schema.Use, rules schema.Rules) ([]string, error) {
+	found, err := read(ctx, db, uses, rules)
+	if err != nil {
+		return nil, fmt.Errorf("compare the tables with those that Lethe knows: %w", err)
+	}
+	differences := found.unknown
+	for _, name := range compared(uses) {
+		differences = append(differences, found.tables[name].differences(schema.Named(name), uses)...)
+	}
+	for _, name := range rules.Deleting() {
+		differences = append(differences, found.tables[name].ruledDifferences(name)...)
+	}
+	return differences, nil
+}
+
+// compared returns the names of the tables that matter to the uses, sorted. The
+// server deletes rows of tables that reference deleted rows.
+func compared(uses schema.Use) []string {
+	names := schema.UsedBy(uses)
+	if uses&(schema.UsePurge|schema.UseDelete) != 0 {
+		names = append(names, schema.Referencing()...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// A shape is what the database has.
+type shape struct {
+	// unknown are the sentences about unknown columns.
+	unknown []string
+
+	// tables are the tables that the search path finds, by name.
+	tables map[string]*tableShape
+}
+
+// A tableShape is what matters of one table.
+type tableShape struct {
+	// types are the columns' types as format_type shows them.
+	types map[string]string
+
+	// unset are the columns that need a value and have no default.
+	unset []string
+
+	// keys are the columns of the unique keys, sorted, with ", " between them.
+	keys []string
+
+	// cascades are the columns that reference events with ON DELETE CASCADE.
+	cascades []string
+
+	// triggers are the enabled triggers that Synapse does not make.
+	triggers []string
+}
+
+// read reads everything with one query, so that all answers come from one snapshot.
+func read(ctx context.Context, db *postgres.DB, uses schema.Use, rules schema.Rules) (shape, error) {
+	// Names resolve by the connection's search path, like those in statements. A table
+	// with the name of a known one may also be in another schema of the path.
 	rows, err := db.Query(ctx, `
-		SELECT c.relname, c.oid::regclass::text, a.attname
+		WITH ours AS MATERIALIZED (
+			SELECT name, to_regclass(quote_ident(name))::oid AS oid FROM unnest($2::text[]) AS name
+		)
+		SELECT 'column', c.relname, c.oid::regclass::text, a.attname, format_type(a.atttypid, a.atttypmod),
+		       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', ours.oid IS NOT NULL
 		FROM pg_class c
 		JOIN pg_namespace n ON n.oid = c.relnamespace
 		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+		LEFT JOIN ours ON ours.oid = c.oid
 		WHERE n.nspname = ANY (current_schemas(false)) AND n.nspname <> 'lethe'
-		  AND c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND a.attname ~ $1
-		ORDER BY 2, a.attnum`, namePattern)
+		  AND c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND (ours.oid IS NOT NULL OR a.attname ~ $1)
+		UNION ALL
+		-- Only such a key serves ON CONFLICT, and holds for every row at every moment.
+		SELECT 'key', ours.name, '', (
+		         SELECT string_agg(a.attname, ', ' ORDER BY a.attname COLLATE "C")
+		         FROM pg_attribute a
+		         WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])), '', false, true
+		FROM ours JOIN pg_index i ON i.indrelid = ours.oid
+		WHERE i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+		UNION ALL
+		SELECT 'cascade', ours.name, '', a.attname, '', false, true
+		FROM ours
+		JOIN pg_constraint f ON f.conrelid = ours.oid AND f.contype = 'f' AND f.confdeltype = 'c' AND cardinality(f.conkey) = 1
+		JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = f.conkey[1]
+		WHERE f.confrelid = to_regclass('events')
+		UNION ALL
+		SELECT 'trigger', ours.name, '', t.tgname, '', false, true
+		FROM ours JOIN pg_trigger t ON t.tgrelid = ours.oid
+		WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgname <> ALL ($3)
+		ORDER BY 1, 3, 2, 4`, namePattern, slices.Concat(compared(uses), rules.Deleting()), knownTriggers)
 	if err != nil {
-		return nil, fmt.Errorf("read the columns of all tables: %w", err)
+		return shape{}, err
 	}
-	var unknown []Column
-	var name, shown, column string
-	if _, err := pgx.ForEachRow(rows, []any{&name, &shown, &column}, func() error {
-		if _, ruled := rules[name]; !ruled && !strings.Contains(known[name], " "+column+" ") {
-			unknown = append(unknown, Column{shown, column})
+	found := shape{tables: map[string]*tableShape{}}
+	var what, table, shown, name, formatted string
+	var unset, visible bool
+	_, err = pgx.ForEachRow(rows, []any{&what, &table, &shown, &name, &formatted, &unset, &visible}, func() error {
+		if _, ruled := rules[table]; what == "column" && !ruled && holdsIDs.MatchString(name) && !schema.Known(table, name) {
+			found.unknown = append(found.unknown,
+				fmt.Sprintf("Lethe does not know the column %s.%s; say in the setting tables what to do with the table", shown, name))
+		}
+		if !visible {
+			return nil
+		}
+		t := found.tables[table]
+		if t == nil {
+			t = &tableShape{types: map[string]string{}}
+			found.tables[table] = t
+		}
+		switch what {
+		case "column":
+			t.types[name] = formatted
+			if unset {
+				t.unset = append(t.unset, name)
+			}
+		case "key":
+			t.keys = append(t.keys, name)
+		case "cascade":
+			t.cascades = append(t.cascades, name)
+		case "trigger":
+			t.triggers = append(t.triggers, name)
 		}
 		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("read the columns of all tables: %w", err)
-	}
-	return unknown, nil
+	})
+	return found, err
 }

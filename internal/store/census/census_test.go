@@ -1,50 +1,62 @@
 package census_test
 
 import (
-	"os"
-	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/schema"
 	"lethe/internal/store/census"
-	"lethe/internal/store/purge"
+	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/storetest"
 )
 
-// The table of fates says what the deletes do. A foreign key deletes the rows of the
-// other tables that are deleted.
-func TestFatesAreThoseOfDeletes(t *testing.T) {
+const everyUse = schema.UsePurge | schema.UseDelete | schema.UseShutdown | schema.UseRead
+
+// The schemas that Lethe supports have nothing that it does not know.
+func TestSupportedSchemasDoNotDiffer(t *testing.T) {
 	t.Parallel()
-	deleted := purge.RoomTables()
-	for name, fate := range census.Fates() {
-		switch {
-		case slices.Contains(deleted, name):
-			require.Equal(t, [2]string{"deletes", ""}, fate, name)
-		case fate[0] == "deletes":
-			require.Contains(t, purge.UsedTables(), name)
-		default:
-			require.NotEmpty(t, fate[1], "%s: why does it stay?", name)
-		}
+	check := func(t *testing.T, url string) {
+		db, err := postgres.Open(t.Context(), url, postgres.Options{MaxConnections: 1})
+		require.NoError(t, err)
+		defer db.Close()
+		differences, err := census.Differences(t.Context(), db, everyUse, nil)
+		require.NoError(t, err)
+		require.Empty(t, differences)
+	}
+	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
+		check(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded))
+	})
+	for _, version := range storetest.Versions {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			check(t, storetest.Restored(t, "synapse-1.160-corpus.dump", version))
+		})
 	}
 }
 
-func TestFatesAreDocumented(t *testing.T) {
+// A table counts as the one that statements find, even if another schema of the search
+// path has one of the same name. Unknown columns count in every schema of the path.
+func TestNamesResolveAsInStatements(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../../../docs/what-stays.md")
-	require.NoError(t, err)
-	for _, row := range census.Rows() {
-		require.Contains(t, string(page), row)
+	l := storetest.New(t)
+	l.Exec(`CREATE SCHEMA aside; CREATE TABLE aside.room_tags (room_id bytea); CREATE TABLE aside.stars (event_id text)`)
+	differences := func(path string) []string {
+		url := l.URL + "&search_path=" + path
+		db, err := postgres.Open(l.Ctx, url, postgres.Options{MaxConnections: 1})
+		require.NoError(t, err)
+		defer db.Close()
+		differences, err := census.Differences(l.Ctx, db, everyUse, schema.Rules{"comets": schema.DeleteByRoom, "stars": schema.Keep})
+		require.NoError(t, err)
+		return differences
 	}
-}
-
-func TestParseRule(t *testing.T) {
-	t.Parallel()
-	for _, text := range []string{"a=keep", "a_1=delete_by_room", "a=delete_by_event"} {
-		_, _, err := census.ParseRule(text)
-		require.NoError(t, err, text)
-	}
-	for _, text := range []string{"", "=keep", "a", "a=", "a=Keep", "A=keep", `a"=keep`, "a.b=keep", "events=keep", "a=keep=keep"} {
-		_, _, err := census.ParseRule(text)
-		require.Error(t, err, text)
-	}
+	const comets = "it has no table comets; remove the table from the setting tables"
+	require.Equal(t, []string{comets}, differences("public"))
+	require.Equal(t, []string{comets}, differences("public,aside"))
+	require.Equal(t, []string{
+		"the column room_tags.room_id has the type bytea instead of text; use a Lethe that was tested with this version of Synapse", comets,
+	}, differences("aside,public"))
 }

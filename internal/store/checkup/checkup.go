@@ -3,121 +3,23 @@ package checkup
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
+	"lethe/internal/schema"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// privileges are the rights that the statements of purges need on Synapse's
-// tables. Locking a row needs UPDATE.
-var privileges = map[string][]string{
-	"access_tokens":                      {"SELECT"},
-	"account_validity":                   {"SELECT"},
-	"event_auth":                         {"SELECT", "DELETE"},
-	"event_backward_extremities":         {"SELECT", "INSERT", "DELETE"},
-	"event_edges":                        {"SELECT", "DELETE"},
-	"event_expiry":                       {"SELECT", "DELETE"},
-	"event_failed_pull_attempts":         {"SELECT", "DELETE"},
-	"event_forward_extremities":          {"SELECT", "DELETE"},
-	"event_json":                         {"SELECT", "UPDATE", "DELETE"},
-	"event_labels":                       {"SELECT", "DELETE"},
-	"event_push_actions":                 {"SELECT", "DELETE"},
-	"event_push_actions_staging":         {"SELECT", "DELETE"},
-	"event_push_summary":                 {"SELECT", "UPDATE"},
-	"event_push_summary_stream_ordering": {"SELECT"},
-	"event_relations":                    {"SELECT", "DELETE"},
-	"event_search":                       {"SELECT", "DELETE"},
-	"event_to_state_groups":              {"SELECT", "DELETE"},
-	"events":                             {"SELECT", "UPDATE", "DELETE"},
-	"federation_inbound_events_staging":  {"SELECT", "DELETE"},
-	"partial_state_rooms":                {"SELECT"},
-	"redactions":                         {"SELECT", "UPDATE", "DELETE"},
-	"rejections":                         {"SELECT", "DELETE"},
-	"room_depth":                         {"SELECT", "UPDATE"},
-	"rooms":                              {"SELECT"},
-	"schema_compat_version":              {"SELECT"},
-	"sliding_sync_joined_rooms":          {"SELECT", "UPDATE", "DELETE"},
-	"state_events":                       {"SELECT"},
-	"state_group_edges":                  {"SELECT", "INSERT", "DELETE"},
-	"state_groups":                       {"SELECT", "UPDATE", "DELETE"},
-	"state_groups_pending_deletion":      {"SELECT", "DELETE"},
-	"state_groups_persisting":            {"SELECT"},
-	"state_groups_state":                 {"SELECT", "INSERT", "DELETE"},
-	"sticky_events":                      {"SELECT", "DELETE"},
-	"stream_ordering_to_exterm":          {"SELECT", "DELETE"},
-	"threads":                            {"SELECT", "UPDATE", "DELETE"},
-	"users":                              {"SELECT"},
-}
+// sequences are the sequences from which new events take numbers.
+var sequences = []string{"event_auth_chain_id", "events_stream_seq", "state_group_id_seq"}
 
-// writerPrivileges are the rights that shutdowns need to write events, and
-// readerPrivileges the further rights that reads of rooms need.
-var (
-	writerPrivileges = map[string][]string{
-		"blocked_rooms":                     {"SELECT", "INSERT", "DELETE"},
-		"current_state_delta_stream":        {"SELECT", "INSERT"},
-		"current_state_events":              {"INSERT", "UPDATE"},
-		"event_auth":                        {"INSERT"},
-		"event_auth_chain_links":            {"INSERT"},
-		"event_auth_chain_to_calculate":     {"INSERT"},
-		"event_auth_chains":                 {"INSERT"},
-		"event_edges":                       {"INSERT"},
-		"event_forward_extremities":         {"INSERT"},
-		"event_json":                        {"INSERT"},
-		"event_search":                      {"INSERT"},
-		"event_to_state_groups":             {"INSERT"},
-		"events":                            {"INSERT"},
-		"local_current_membership":          {"INSERT", "UPDATE"},
-		"profiles":                          {"SELECT"},
-		"room_aliases":                      {"UPDATE"},
-		"room_depth":                        {"INSERT"},
-		"room_memberships":                  {"INSERT", "UPDATE"},
-		"room_stats_current":                {"INSERT", "UPDATE"},
-		"room_stats_state":                  {"INSERT", "UPDATE"},
-		"rooms":                             {"INSERT", "UPDATE"},
-		"sliding_sync_joined_rooms":         {"INSERT"},
-		"sliding_sync_membership_snapshots": {"INSERT", "UPDATE"},
-		"state_events":                      {"INSERT"},
-		"state_groups":                      {"INSERT"},
-		"stream_ordering_to_exterm":         {"INSERT"},
-		"stream_positions":                  {"SELECT", "UPDATE"},
-		"user_stats_current":                {"SELECT", "INSERT", "UPDATE"},
-	}
-	readerPrivileges = map[string][]string{
-		"account_data":  {"SELECT"},
-		"devices":       {"SELECT"},
-		"erased_users":  {"SELECT"},
-		"ignored_users": {"SELECT"},
-		"instance_map":  {"SELECT"},
-
-		"room_ban_redactions": {"SELECT"},
-	}
-
-	// sequences are the sequences from which new events take numbers.
-	sequences = []string{"event_auth_chain_id", "events_stream_seq", "state_group_id_seq"}
-)
-
-// allPrivileges returns the rights that all jobs and the API need. A room's delete
-// reads all of the room's tables, and deletes from them.
+// allPrivileges returns the rights that all jobs and the API need, by table.
 func allPrivileges() map[string][]string {
 	all := map[string][]string{}
-	add := func(table string, each ...string) {
-		for _, privilege := range each {
-			if !slices.Contains(all[table], privilege) {
-				all[table] = append(all[table], privilege)
-			}
-		}
-	}
-	for _, some := range []map[string][]string{privileges, writerPrivileges, readerPrivileges} {
-		for table, each := range some {
-			add(table, each...)
-		}
-	}
-	for _, table := range purge.RoomTables() {
-		add(table, "SELECT", "DELETE")
+	for _, table := range schema.Tables() {
+		all[table.Name] = strings.Fields(table.Rights)
 	}
 	return all
 }

@@ -5,11 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
 
+	"lethe/internal/schema"
 	"lethe/internal/store/census"
 	"lethe/internal/store/postgres"
 )
@@ -18,12 +18,9 @@ import (
 // and that a delete could harm, or lacks something that a delete needs.
 var ErrCatalog = errors.New("the database is not as Lethe knows it")
 
-// A scope is the set of tables that one kind of purge uses.
+// A scope is the tables that one kind of purge uses.
 type scope struct {
-	// tables are the tables that the purge deletes from, updates or reads. The value is
-	// false for a table that some version of Synapse added or removed, so that it may
-	// be absent.
-	tables map[string]bool
+	use schema.Use
 
 	// byEvent are the tables from which a batch deletes the rows of its events. It
 	// turns their triggers off where the role has the right.
@@ -32,81 +29,13 @@ type scope struct {
 
 // UsedTables returns the names of the tables that purges and deletes use, sorted.
 func UsedTables() []string {
-	tables := maps.Clone(historyTables)
-	maps.Copy(tables, roomScope.tables)
-	for _, name := range referencingTables {
-		tables[name] = true
-	}
-	return slices.Sorted(maps.Keys(tables))
+	tables := slices.Concat(schema.UsedBy(schema.UsePurge|schema.UseDelete), schema.Referencing())
+	slices.Sort(tables)
+	return slices.Compact(tables)
 }
-
-// RoomTables returns the names of the tables that a room's delete uses, sorted.
-func RoomTables() []string { return slices.Sorted(maps.Keys(roomScope.tables)) }
 
 // historyScope is the scope of a history purge.
-var historyScope = scope{tables: historyTables, byEvent: historyByEvent}
-
-var historyTables = map[string]bool{
-	"event_auth":                         true,
-	"event_backward_extremities":         true,
-	"event_edges":                        true,
-	"event_expiry":                       true,
-	"event_failed_pull_attempts":         true,
-	"event_forward_extremities":          true,
-	"event_json":                         true,
-	"event_labels":                       true,
-	"event_push_actions":                 true,
-	"event_push_actions_staging":         true,
-	"event_push_summary":                 true,
-	"event_push_summary_stream_ordering": true,
-	"event_relations":                    true,
-	"event_search":                       true,
-	"event_to_state_groups":              true,
-	"events":                             true,
-	"federation_inbound_events_staging":  true,
-	"partial_state_rooms":                true,
-	"redactions":                         true,
-	"rejections":                         true,
-	"room_depth":                         true,
-	"rooms":                              true,
-	"sliding_sync_joined_rooms":          false,
-	"state_events":                       true,
-	"state_group_edges":                  true,
-	"state_groups":                       true,
-	"state_groups_pending_deletion":      false,
-	"state_groups_persisting":            false,
-	"state_groups_state":                 true,
-	"sticky_events":                      false,
-	"stream_ordering_to_exterm":          true,
-	"threads":                            true,
-}
-
-// referencingTables are the tables to which Synapse gave a foreign key to a table of
-// a scope, or to one of these. Lethe knows what becomes of their rows. A table that
-// is not listed is not Synapse's, and Lethe must neither delete its rows nor break
-// their references.
-var referencingTables = []string{
-	"current_state_events",
-	"destination_rooms",
-	"event_edges",
-	"event_failed_pull_attempts",
-	"event_forward_extremities",
-	"event_txn_id",
-	"event_txn_id_device_id",
-	"local_current_membership",
-	"msc4242_state_dag_edges",
-	"msc4242_state_dag_forward_extremities",
-	"partial_state_events",
-	"partial_state_rooms",
-	"partial_state_rooms_servers",
-	"room_memberships",
-	"sliding_sync_joined_rooms",
-	"sliding_sync_joined_rooms_to_recalculate",
-	"sliding_sync_membership_snapshots",
-	"thread_subscriptions",
-	"un_partial_stated_event_stream",
-	"un_partial_stated_room_stream",
-}
+var historyScope = scope{use: schema.UsePurge, byEvent: historyByEvent}
 
 var historyByEvent = []string{
 	"event_auth",
@@ -129,14 +58,6 @@ var historyByEvent = []string{
 	"stream_ordering_to_exterm",
 }
 
-// knownTriggers are the triggers that Synapse makes.
-var knownTriggers = []string{
-	"check_event_stream_ordering",
-	"check_partial_state_events",
-	"delete_read_write_lock_parent_trigger",
-	"upsert_read_write_lock_parent_trigger",
-}
-
 // A Catalog says which of the known tables a database has, and how deletes from them
 // keep its references intact.
 type Catalog struct {
@@ -147,7 +68,7 @@ type Catalog struct {
 	byRoom []string
 
 	// rules are the operator's rules for tables that Lethe does not know.
-	rules census.Rules
+	rules schema.Rules
 
 	// references are the foreign keys to events.
 	references []Reference
@@ -179,7 +100,7 @@ func (c Catalog) has(table string) bool { return slices.Contains(c.present, tabl
 
 // DeletesByEvent reports whether batches delete a table's rows by their event_id.
 func (c Catalog) DeletesByEvent(table string) bool {
-	return slices.Contains(c.scope.byEvent, table) || c.rules[table] == census.DeleteByEvent
+	return slices.Contains(c.scope.byEvent, table) || c.rules[table] == schema.DeleteByEvent
 }
 
 // RowWise says why batches let the server check references row by row, which takes
@@ -195,10 +116,11 @@ func (c Catalog) RowWise() string {
 func (c *Catalog) setRowWise(reason string) { c.setWise, c.rowWiseReason = false, reason }
 
 // HistoryCatalog reads the catalog for a history purge. It fails with an error that
-// wraps [ErrCatalog] and names the table when a table that the purge needs is
-// missing, when an unknown table references or inherits from a table that the purge
-// deletes from, or when such a table has an unknown enabled trigger or rule, or row
-// security that hides rows.
+// wraps [ErrCatalog] and names the table when a table, column, type, unique key or
+// cascade that the purge needs is missing or different, when an unknown table
+// references or inherits from a table that the purge deletes from, when such a table
+// has an unknown enabled trigger or rule, or row security that hides rows, or when
+// Synapse's compat_version is too new.
 func (p *Purger) HistoryCatalog(ctx context.Context) (Catalog, error) {
 	return p.readCatalog(ctx, &historyScope)
 }
@@ -207,6 +129,9 @@ func (p *Purger) HistoryCatalog(ctx context.Context) (Catalog, error) {
 func (p *Purger) RoomCatalog(ctx context.Context) (Catalog, error) {
 	return p.readCatalog(ctx, &roomScope)
 }
+
+// firstOwnID is the first id of a table that is not one of the server's own.
+const firstOwnID = 16384
 
 // catalogVersion returns a text that changes whenever a [Catalog] changes, except
 // for the rights of the role. Reading it is much faster than reading a catalog.
@@ -220,18 +145,23 @@ func (p *Purger) catalogVersion(ctx context.Context) (string, error) {
 			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_rewrite),
 			(SELECT count(*) || '/' || sum(inhrelid::bigint # inhparent::bigint) FROM pg_inherits),
 			(SELECT count(*) || '/' || sum((oid::bigint # xmin::text::bigint) * (1 + relrowsecurity::int)) FROM pg_class
-			 WHERE relkind IN ('r', 'p', 'i', 'f') AND relpersistence <> 't'))`).Scan(&version); err != nil {
+			 WHERE relkind IN ('r', 'p', 'i', 'f') AND relpersistence <> 't'),
+			(SELECT count(*) || '/' || sum((a.attrelid::bigint # a.xmin::text::bigint) + a.attnum)
+			 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+			 WHERE c.oid >= $1 AND c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND a.attnum > 0))`, firstOwnID).
+		Scan(&version); err != nil {
 		return "", fmt.Errorf("read the catalog's version: %w", err)
 	}
-	return version, nil
+	compat, err := census.Compat(ctx, p.db)
+	if err != nil {
+		return "", fmt.Errorf("read the catalog's version: %w", err)
+	}
+	return fmt.Sprintf("%s %d", version, compat), nil
 }
 
 func (p *Purger) readCatalog(ctx context.Context, scope *scope) (Catalog, error) {
 	catalog, err := p.knownTables(ctx, scope)
-	if err == nil {
-		err = errors.Join(p.checkColumns(ctx), p.checkCompat(ctx))
-	}
-	if err != nil {
+	if err = errors.Join(err, p.compare(ctx, scope.use)); err != nil {
 		return Catalog{}, fmt.Errorf("read the catalog: %w", err)
 	}
 	if err := p.readReferences(ctx, &catalog); err != nil {
@@ -240,46 +170,45 @@ func (p *Purger) readCatalog(ctx context.Context, scope *scope) (Catalog, error)
 	return catalog, nil
 }
 
-// checkCompat fails with [ErrCatalog] if Synapse says that a program made for the
-// schema that Lethe knows must not use this one. Reads go on, and fail by themselves
-// if a column of theirs has gone.
-func (p *Purger) checkCompat(ctx context.Context) error {
-	var exists bool
-	if err := p.db.QueryRow(ctx, `SELECT to_regclass('schema_compat_version') IS NOT NULL`).Scan(&exists); err != nil || !exists {
+// compare fails with [ErrCatalog] if what matters to the uses differs from what Lethe
+// knows, or if Synapse says that a program made for the schema that Lethe knows must
+// not use this one. Reads do not ask, and fail by themselves if a column of theirs has
+// gone.
+func (p *Purger) compare(ctx context.Context, uses schema.Use) error {
+	differences, err := census.Differences(ctx, p.db, uses, p.rules)
+	if err != nil {
 		return err
 	}
-	var compat int
-	if err := p.db.QueryRow(ctx, `SELECT coalesce(max(compat_version), 0) FROM schema_compat_version`).Scan(&compat); err != nil {
+	compat, err := census.Compat(ctx, p.db)
+	if err != nil {
 		return err
 	}
 	if compat > p.compat {
-		return fmt.Errorf("%w: Synapse's compat_version is %d, and Lethe was tested up to %d; if you know that it fits, set schema.compat to %d",
-			ErrCatalog, compat, p.compat, compat)
+		differences = append(differences, fmt.Sprintf(
+			"Synapse's compat_version is %d, and Lethe was tested up to %d; if you know that it fits, set schema.compat to %d",
+			compat, p.compat, compat))
 	}
-	return nil
-}
-
-// checkColumns fails with [ErrCatalog] if a table that Lethe does not know, and for
-// which there is no rule, has a column that seems to name a room, an event or a state
-// group: the purge would leave its rows.
-func (p *Purger) checkColumns(ctx context.Context) error {
-	unknown, err := census.Unknown(ctx, p.db, p.rules)
-	for _, column := range unknown {
-		err = errors.Join(err, fmt.Errorf("%w: it does not know the column %s; say in the setting tables what to do with the table", ErrCatalog, column))
+	for _, difference := range differences {
+		err = errors.Join(err, fmt.Errorf("%w: %s", ErrCatalog, difference))
 	}
 	return err
 }
 
+// CheckShutdown fails with an error that wraps [ErrCatalog] and names the table if a
+// table in which shutdowns write is not as Lethe knows it.
+func (p *Purger) CheckShutdown(ctx context.Context) error {
+	if err := p.compare(ctx, schema.UseShutdown); err != nil {
+		return fmt.Errorf("compare the tables of shutdowns: %w", err)
+	}
+	return nil
+}
+
 func (p *Purger) knownTables(ctx context.Context, scope *scope) (Catalog, error) {
 	// The referencing tables are checked too: a cascade deletes from them.
-	names := slices.Sorted(maps.Keys(scope.tables))
-	for _, name := range referencingTables {
-		if _, known := scope.tables[name]; !known {
-			names = append(names, name)
-		}
-	}
-	ruled := slices.Concat(p.rules.With(census.DeleteByRoom), p.rules.With(census.DeleteByEvent))
-	names = append(names, ruled...)
+	ruled := p.rules.Deleting()
+	names := slices.Concat(schema.UsedBy(scope.use), schema.Referencing(), ruled)
+	slices.Sort(names)
+	names = slices.Compact(names)
 	// One query, so that all answers come from one snapshot. Names resolve by the
 	// connection's search path, like those in the purge's statements.
 	rows, err := p.db.Query(ctx, `
@@ -299,10 +228,6 @@ func (p *Purger) knownTables(ctx context.Context, scope *scope) (Catalog, error)
 		WHERE c.contype = 'f'
 		  AND NOT (t.relname = ANY ($2) AND t.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = ours.oid))
 		UNION ALL
-		SELECT 'trigger', t.tgname, ours.name
-		FROM pg_trigger t JOIN ours ON ours.oid = t.tgrelid
-		WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND NOT t.tgname = ANY ($3)
-		UNION ALL
 		SELECT 'rule', r.rulename, ours.name
 		FROM pg_rewrite r JOIN ours ON ours.oid = r.ev_class
 		WHERE r.ev_enabled <> 'D'
@@ -312,7 +237,7 @@ func (p *Purger) knownTables(ctx context.Context, scope *scope) (Catalog, error)
 		UNION ALL
 		SELECT 'row security', '(which hides rows from this role)', ours.name
 		FROM ours WHERE row_security_active(ours.oid)
-		ORDER BY 1, 2, 3`, names, slices.Concat(referencingTables, ruled), knownTriggers)
+		ORDER BY 1, 2, 3`, names, slices.Concat(schema.Referencing(), ruled))
 	if err != nil {
 		return Catalog{}, err
 	}
@@ -333,11 +258,6 @@ func (p *Purger) knownTables(ctx context.Context, scope *scope) (Catalog, error)
 		return nil
 	}); err != nil {
 		return Catalog{}, err
-	}
-	for _, name := range names {
-		if (scope.tables[name] || slices.Contains(ruled, name)) && !catalog.has(name) {
-			unknown = errors.Join(unknown, fmt.Errorf("%w: it has no table %s", ErrCatalog, name))
-		}
 	}
 	return catalog, unknown
 }

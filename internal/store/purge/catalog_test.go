@@ -199,7 +199,7 @@ func TestCatalogKnowsSynapsesSchema(t *testing.T) {
 
 func TestCatalogNamesRowSecurityThatHidesRows(t *testing.T) {
 	t.Parallel()
-	l := setup(t)
+	l := setupAsOwner(t)
 	l.Exec(`ALTER TABLE events ENABLE ROW LEVEL SECURITY`)
 	_, err := l.Purger.HistoryCatalog(l.Ctx)
 	require.NoError(t, err, "it hides nothing from its owner")
@@ -232,6 +232,13 @@ func TestCatalogVersionChangesWithTheCatalog(t *testing.T) {
 		`ALTER TABLE rejections ENABLE ROW LEVEL SECURITY`,
 		`DROP INDEX event_search_event_id_idx`,
 		`DROP TABLE stars`,
+		`ALTER TABLE event_expiry ALTER event_id TYPE varchar(300)`,
+		`ALTER TABLE event_json ALTER format_version SET DEFAULT 3`,
+		`ALTER TABLE event_expiry ADD COLUMN more text`,
+		`ALTER TABLE event_expiry DROP COLUMN more`,
+		`DROP INDEX events_stream_ordering CASCADE`,
+		`CREATE TABLE schema_compat_version (lock char, compat_version int)`,
+		`INSERT INTO schema_compat_version VALUES ('X', 85)`,
 	} {
 		l.Exec(change)
 		require.NotEqual(t, last, version(), change)

@@ -3,6 +3,7 @@ package purge
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"lethe/internal/store/journal"
 )
@@ -53,4 +54,16 @@ func (p *Purger) FoundPlaces(ctx context.Context, transaction *journal.Batch, co
 // SearchedTables returns the tables of which a second connection finds the rows.
 func SearchedTables() []string {
 	return each(historyDeletes.common, func(r eventRows) string { return r.table })
+}
+
+// DeletedTables returns the names of the tables from which a room's delete deletes rows
+// by room_id or event_id, without Lethe's own.
+func DeletedTables() []string {
+	names := slices.Clone(roomByEvent)
+	for _, t := range roomTables {
+		if t.name != candidatesTable {
+			names = append(names, t.name)
+		}
+	}
+	return names
 }

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"slices"
 
-	"lethe/internal/store/census"
+	"lethe/internal/schema"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 
@@ -158,7 +158,7 @@ func (h *History) purge(ctx context.Context, b *batch, from int64, maxEvents int
 		sticky := Reference{Table: "sticky_events", Column: "event_stream_ordering", Key: "stream_ordering"}
 		deletes.rare = slices.Concat(deletes.rare, []Reference{sticky})
 	}
-	deletes.rare = slices.Concat(deletes.rare, each(b.catalog.rules.With(census.DeleteByEvent), ofEvent))
+	deletes.rare = slices.Concat(deletes.rare, each(b.catalog.rules.With(schema.DeleteByEvent), ofEvent))
 	if done.Cut == h.Before && done.Deleted+done.Kept <= fewEvents {
 		deletes.after = slices.Concat(deletes.after, []statement{dismissUsed(b.catalog)})
 	}

@@ -8,6 +8,7 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/store/journal"
+	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
 	"lethe/internal/store/storetest"
@@ -21,6 +22,12 @@ type lab struct{ *storetest.Lab }
 func setup(t *testing.T) *lab {
 	t.Helper()
 	return &lab{storetest.New(t)}
+}
+
+// setupAsOwner is setup with all rights.
+func setupAsOwner(t *testing.T) *lab {
+	t.Helper()
+	return setupOn(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded))
 }
 
 const room = storetest.Room

@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"lethe/internal/store/census"
+	"lethe/internal/schema"
 	"lethe/internal/store/postgres"
 )
 
@@ -23,12 +23,12 @@ type Options struct {
 	SetWiseFrom int
 
 	// Compat is the highest compat_version of Synapse's schema that is accepted.
-	// Defaults to [census.NewestCompat], and is never less.
+	// Defaults to [schema.NewestCompat], and is never less.
 	Compat int
 
 	// Tables are the rules for tables that Lethe does not know. Defaults to none: then
 	// such a table stops purges and deletes.
-	Tables census.Rules
+	Tables schema.Rules
 }
 
 // A Purger deletes from one database. It is safe for concurrent use.
@@ -36,7 +36,7 @@ type Purger struct {
 	db          *postgres.DB
 	setWiseFrom int64
 	searchFrom  int64
-	rules       census.Rules
+	rules       schema.Rules
 	compat      int
 
 	history, room catalogCache
@@ -52,7 +52,7 @@ func New(db *postgres.DB, options Options) *Purger {
 	}
 	p := &Purger{
 		db: db, setWiseFrom: int64(options.SetWiseFrom), searchFrom: int64(options.SearchFrom), rules: options.Tables,
-		compat: max(options.Compat, census.NewestCompat),
+		compat: max(options.Compat, schema.NewestCompat),
 	}
 	p.history.read, p.room.read = p.HistoryCatalog, p.RoomCatalog
 	return p

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"lethe/internal/store/census"
+	"lethe/internal/schema"
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
@@ -487,7 +487,7 @@ func roomDeletes(catalog Catalog) deletes {
 			rows.rare = append(rows.rare, ofEvent(table))
 		}
 	}
-	rows.rare = append(rows.rare, each(catalog.rules.With(census.DeleteByEvent), ofEvent)...)
+	rows.rare = append(rows.rare, each(catalog.rules.With(schema.DeleteByEvent), ofEvent)...)
 	return rows
 }
 

@@ -1,10 +1,9 @@
 package purge
 
 import (
-	"maps"
 	"slices"
 
-	"lethe/internal/store/census"
+	"lethe/internal/schema"
 )
 
 // A roomPart names a part of a room, which is deleted as a whole or in chunks. The
@@ -41,10 +40,6 @@ const (
 type roomTable struct {
 	name string
 	part roomPart
-
-	// optional says that some version of Synapse added or removed the table, so that it
-	// may be absent.
-	optional bool
 }
 
 // roomTables are the tables from which a room's delete deletes rows by room_id, in
@@ -65,23 +60,23 @@ var roomTables = []roomTable{
 	{name: "room_stats_current", part: roomShown},
 	{name: "room_stats_earliest_token", part: roomShown},
 	{name: "event_forward_extremities", part: roomShown},
-	{name: "sliding_sync_joined_rooms", part: roomShown, optional: true},
-	{name: "sliding_sync_joined_rooms_to_recalculate", part: roomShown, optional: true},
+	{name: "sliding_sync_joined_rooms", part: roomShown},
+	{name: "sliding_sync_joined_rooms_to_recalculate", part: roomShown},
 
-	{name: "sliding_sync_membership_snapshots", part: roomReferring, optional: true},
+	{name: "sliding_sync_membership_snapshots", part: roomReferring},
 	{name: "room_memberships", part: roomReferring},
 	{name: "users_in_public_rooms", part: roomReferring},
 	{name: "users_who_share_private_rooms", part: roomReferring},
 	{name: "partial_state_events", part: roomReferring},
 	{name: "partial_state_rooms_servers", part: roomReferring},
 	{name: "partial_state_rooms", part: roomReferring},
-	{name: "msc4242_state_dag_forward_extremities", part: roomReferring, optional: true},
-	{name: "msc4242_state_dag_edges", part: roomReferring, optional: true},
+	{name: "msc4242_state_dag_forward_extremities", part: roomReferring},
+	{name: "msc4242_state_dag_edges", part: roomReferring},
 
 	{name: "events", part: roomEvents},
 
 	{name: "appservice_room_list", part: roomRows},
-	{name: "delayed_events", part: roomRows, optional: true},
+	{name: "delayed_events", part: roomRows},
 	{name: "destination_rooms", part: roomRows},
 	{name: "e2e_room_keys", part: roomRows},
 	{name: "event_auth_chain_to_calculate", part: roomRows},
@@ -96,15 +91,15 @@ var roomTables = []roomTable{
 	{name: "receipts_graph", part: roomRows},
 	{name: "receipts_linearized", part: roomRows},
 	{name: "room_account_data", part: roomRows},
-	{name: "room_ban_redactions", part: roomRows, optional: true},
+	{name: "room_ban_redactions", part: roomRows},
 	{name: "room_depth", part: roomRows},
 	{name: "room_retention", part: roomRows},
 	{name: "room_tags", part: roomRows},
-	{name: "sticky_events", part: roomRows, optional: true},
+	{name: "sticky_events", part: roomRows},
 	{name: "stream_ordering_to_exterm", part: roomRows},
-	{name: "thread_subscriptions", part: roomRows, optional: true},
+	{name: "thread_subscriptions", part: roomRows},
 	{name: "threads", part: roomRows},
-	{name: "timeline_gaps", part: roomRows, optional: true},
+	{name: "timeline_gaps", part: roomRows},
 	{name: "un_partial_stated_room_stream", part: roomRows},
 	{name: candidatesTable, part: roomRows},
 
@@ -148,35 +143,14 @@ var roomByEvent = []string{
 var commonTables = []string{"event_auth", "event_edges", "event_json"}
 
 // roomScope is the scope of a room's delete.
-var roomScope = scope{tables: tablesOfRooms(), byEvent: roomByEvent}
-
-func tablesOfRooms() map[string]bool {
-	tables := map[string]bool{
-		"event_auth_chain_links":        true,
-		"room_alias_servers":            true,
-		"state_group_edges":             true,
-		"state_groups_pending_deletion": false,
-		"state_groups_state":            true,
-	}
-	for _, name := range roomByEvent {
-		tables[name] = true
-	}
-	for _, t := range roomTables {
-		tables[t.name] = !t.optional
-	}
-	maps.Copy(tables, map[string]bool{
-		"batch_events": false, "insertion_event_edges": false, "insertion_event_extremities": false, "insertion_events": false,
-	})
-	delete(tables, candidatesTable) // which Lethe's own migrations make
-	return tables
-}
+var roomScope = scope{use: schema.UseDelete, byEvent: roomByEvent}
 
 // rooms returns the present tables of roomTables: those that are searched by an
 // index, or the others.
 func (c Catalog) rooms(indexed bool) []roomTable {
 	var tables []roomTable
 	all := slices.Clone(roomTables)
-	for _, name := range c.rules.With(census.DeleteByRoom) {
+	for _, name := range c.rules.With(schema.DeleteByRoom) {
 		t, before := roomTable{name: name, part: roomRows}, roomStates
 		if slices.ContainsFunc(c.references, func(r Reference) bool { return r.Table == name }) {
 			t.part, before = roomReferring, roomEvents

@@ -1,13 +1,12 @@
 package purge_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"lethe/internal/devstack/devstacktest"
-	"lethe/internal/store/census"
-	"lethe/internal/store/migrate"
+	"lethe/internal/schema"
 	"lethe/internal/store/purge"
 	"lethe/internal/store/storetest"
 )
@@ -21,10 +20,10 @@ func TestRulesForUnknownTables(t *testing.T) {
 		"indexed":   `CREATE TABLE future (room_id text, event_id text, body text); CREATE INDEX ON future (room_id)`,
 		"reference": `CREATE TABLE future (room_id text, event_id text REFERENCES events (event_id), body text)`,
 	} {
-		for rule, left := range map[census.Rule][2]int64{ // of 3 rows of each room, after a purge and a delete of one
-			census.Keep:          {6, 6},
-			census.DeleteByRoom:  {6, 3},
-			census.DeleteByEvent: {4, 3},
+		for rule, left := range map[schema.Rule][2]int64{ // of 3 rows of each room, after a purge and a delete of one
+			schema.Keep:          {6, 6},
+			schema.DeleteByRoom:  {6, 3},
+			schema.DeleteByEvent: {4, 3},
 		} {
 			t.Run(name+", "+string(rule), func(t *testing.T) {
 				t.Parallel()
@@ -39,9 +38,9 @@ func TestRulesForUnknownTables(t *testing.T) {
 				_, err = l.Purger.Room(l.Ctx, purge.RoomRequest{Room: room, ServerName: serverName})
 				require.ErrorIs(t, err, purge.ErrCatalog)
 
-				l.use(l.DB, purge.Options{SetWiseFrom: 1, SearchFrom: 1, Tables: census.Rules{"future": rule}})
+				l.use(l.DB, purge.Options{SetWiseFrom: 1, SearchFrom: 1, Tables: schema.Rules{"future": rule}})
 				rows := func() int64 { return storetest.One[int64](l.Lab, `SELECT count(*) FROM future`) }
-				if name == "reference" && rule != census.DeleteByEvent {
+				if name == "reference" && rule != schema.DeleteByEvent {
 					return // the rows that stay keep their events
 				}
 				work := l.Work(room)
@@ -57,21 +56,25 @@ func TestRulesForUnknownTables(t *testing.T) {
 	}
 }
 
-// All columns of the schemas that Lethe supports are known.
-func TestSynapsesColumnsAreKnown(t *testing.T) {
+// The table of fates says what the deletes do. A foreign key deletes the rows of the
+// other tables that are deleted.
+func TestFatesAreThoseOfDeletes(t *testing.T) {
 	t.Parallel()
-	for name, url := range map[string]func(*testing.T) string{
-		"embedded": func(t *testing.T) string { return devstacktest.Database(t, "embedded", migrate.UpEmbedded) },
-		"1.160": func(t *testing.T) string {
-			return devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			l := setupOn(t, url(t))
-			unknown, err := census.Unknown(l.Ctx, l.DB, nil)
-			require.NoError(t, err)
-			require.Empty(t, unknown)
-		})
+	deleted := append(purge.DeletedTables(),
+		"event_auth_chain_links", "room_alias_servers", "state_group_edges", "state_groups_pending_deletion", "state_groups_state")
+	for _, table := range schema.Tables() {
+		switch {
+		case table.Delete == "": // it has no ids
+		case slices.Contains(deleted, table.Name):
+			require.Equal(t, schema.Deletes, table.Delete, table.Name)
+			require.Empty(t, table.Why, table.Name)
+		case table.Delete == schema.Deletes:
+			require.NotEmpty(t, table.Cascade, table.Name)
+		default:
+			require.NotEmpty(t, table.Why, "%s: why does it stay?", table.Name)
+		}
+	}
+	for _, name := range deleted {
+		require.NotNil(t, schema.Named(name), name)
 	}
 }

@@ -43,19 +43,28 @@ type Lab struct {
 	Schedules *journal.Schedules
 }
 
-// New returns a Lab on an embedded database.
+// New returns a Lab on an embedded database. Its DB may use exactly the columns of
+// Synapse's tables that package schema lists, as [AsKnownColumns] says: a statement
+// that uses another one fails its test.
 func New(t *testing.T) *Lab {
 	t.Helper()
-	return On(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded))
+	url := devstacktest.Database(t, "embedded", migrate.UpEmbedded)
+	return on(t, url, AsKnownColumns(t, url))
 }
 
-// On returns a Lab on the database. Its purges check references set-wise and search
-// for rows on another connection, however few events they select.
+// On returns a Lab on the database, whose DB may do everything.
 func On(t *testing.T, url string) *Lab {
+	t.Helper()
+	return on(t, url, url)
+}
+
+// on returns a Lab on the database, which its DB reaches by another URL. Its purges check references set-wise and search
+// for rows on another connection, however few events they select.
+func on(t *testing.T, url, dbURL string) *Lab {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	db, err := postgres.Open(ctx, url, postgres.Options{})
+	db, err := postgres.Open(ctx, dbURL, postgres.Options{})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	conn, err := pgx.Connect(ctx, url)

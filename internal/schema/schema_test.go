@@ -1,0 +1,74 @@
+package schema_test
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"lethe/internal/schema"
+)
+
+func TestFatesAreDocumented(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/what-stays.md")
+	require.NoError(t, err)
+	for _, table := range schema.Tables() {
+		row := fmt.Sprintf("| `%s` | %s | %s | %s |", table.Name, table.Purge, table.Delete, table.Why)
+		require.Equal(t, table.Purge != "", strings.Contains(string(page), row), row)
+		require.Equal(t, table.Purge == "", table.Delete == "", table.Name)
+	}
+}
+
+func TestTablesAreWellFormed(t *testing.T) {
+	t.Parallel()
+	compare := func(a, b schema.Table) int { return strings.Compare(a.Name, b.Name) }
+	require.True(t, slices.IsSortedFunc(schema.Tables(), compare))
+	for _, table := range schema.Tables() {
+		for right := range strings.FieldsSeq(table.Rights) {
+			require.Contains(t, []string{"SELECT", "INSERT", "UPDATE", "DELETE"}, right, table.Name)
+		}
+		for _, column := range table.Used(schema.UsePurge | schema.UseDelete | schema.UseShutdown | schema.UseRead) {
+			require.Contains(t, []string{"text", "int", "bool", "jsonb", "tsvector"}, column.Kind, table.Name)
+		}
+		for key := range strings.SplitSeq(table.Keys, ",") {
+			for column := range strings.SplitSeq(strings.TrimSpace(key), "+") {
+				require.True(t, column == "" || schema.Known(table.Name, column), "%s: %s", table.Name, key)
+			}
+		}
+		require.True(t, table.Cascade == "" || schema.Known(table.Name, table.Cascade) && table.References, table.Name)
+	}
+}
+
+func TestKind(t *testing.T) {
+	t.Parallel()
+	for formatted, kind := range map[string]string{
+		"text": "text", "character varying(255)": "text", "smallint": "int", "bigint": "int", "boolean": "bool",
+		"bytea": "bytea", "numeric(10,2)": "numeric(10,2)", "text[]": "text[]",
+	} {
+		require.Equal(t, kind, schema.Kind(formatted))
+	}
+}
+
+func TestKnownDelta(t *testing.T) {
+	t.Parallel()
+	require.True(t, schema.KnownDelta(94, "94/01_redactions_recheck.sql"))
+	require.True(t, schema.KnownDelta(54, "54/older.sql"))
+	require.False(t, schema.KnownDelta(94, "94/99_unheard_of.sql"))
+	require.False(t, schema.KnownDelta(95, "95/01_redactions_recheck.sql"))
+}
+
+func TestParseRule(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"a=keep", "a_1=delete_by_room", "a=delete_by_event"} {
+		_, _, err := schema.ParseRule(text)
+		require.NoError(t, err, text)
+	}
+	for _, text := range []string{"", "=keep", "a", "a=", "a=Keep", "A=keep", `a"=keep`, "a.b=keep", "events=keep", "a=keep=keep"} {
+		_, _, err := schema.ParseRule(text)
+		require.Error(t, err, text)
+	}
+}

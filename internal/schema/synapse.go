@@ -1,0 +1,579 @@
+package schema
+
+// The newest version and compat_version of Synapse's schema that Lethe was tested
+// with, those of Synapse 1.160.
+const (
+	NewestVersion = 94
+	NewestCompat  = 84
+)
+
+// tables are the tables of all supported versions of Synapse that a statement of
+// Lethe's names, or that have a column with ids of rooms, events or state groups. They
+// are sorted by name.
+//
+// Columns has for each column its name, its kind, and who uses it: P for history
+// purges, D for deletes of rooms, S for the writes of shutdowns, R for reads, - for no
+// statement. A kind that ends with a question mark belongs to a column that some
+// version of Synapse has added, and that Lethe does without.
+var tables = []Table{
+	{
+		Name:   "access_tokens",
+		Rights: "SELECT", Keys: "token",
+		Columns: `id int R, user_id text R, device_id text R, token text R, valid_until_ms int R,
+			puppets_user_id text R`,
+	},
+	{
+		Name:    "account_data",
+		Rights:  "SELECT",
+		Columns: `user_id text R, account_data_type text R, content text R`,
+	},
+	{
+		Name:    "account_validity",
+		Rights:  "SELECT",
+		Columns: `user_id text R, expiration_ts_ms int R`,
+	},
+	{
+		Name: "application_services_txns", Purge: Keeps, Delete: Keeps,
+		Why:     "Synapse deletes each transaction once the application service has it",
+		Columns: `event_ids text -`,
+	},
+	{
+		Name: "appservice_room_list", Purge: Keeps, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `room_id text D`,
+	},
+	{
+		Name: "appservice_stream_position", Purge: Keeps, Delete: Keeps,
+		Why:     "one position for all rooms",
+		Columns: `stream_ordering int -`,
+	},
+	{
+		Name: "batch_events", Purge: Keeps, Delete: Deletes,
+		Absent:  "from schema 83 on",
+		Rights:  "SELECT DELETE",
+		Columns: `event_id text D, room_id text -`,
+	},
+	{
+		Name: "blocked_rooms", Purge: Keeps, Delete: Keeps,
+		Why:    "the block outlives the room",
+		Rights: "SELECT INSERT DELETE", Keys: "room_id",
+		Columns: `room_id text SR, user_id text SR`,
+	},
+	{
+		Name: "current_state_delta_stream", Purge: Keeps, Delete: Keeps,
+		Why:    "a stream of all rooms, which Synapse cuts by time",
+		Rights: "SELECT INSERT",
+		Columns: `stream_id int S, room_id text S, type text S, state_key text S, event_id text S,
+			prev_event_id text S, instance_name text S`,
+	},
+	{
+		Name: "current_state_events", Purge: Keeps, Delete: Deletes,
+		Rights: "SELECT INSERT UPDATE DELETE", Keys: "room_id+type+state_key", References: true,
+		Columns: `event_id text SR, room_id text DSR, type text DSR, state_key text DSR, membership text DSR,
+			event_stream_ordering int DS`,
+	},
+	{
+		Name: "delayed_events", Purge: Keeps, Delete: Deletes,
+		Absent:  "before schema 88",
+		Rights:  "SELECT DELETE",
+		Columns: `room_id text D`,
+	},
+	{
+		Name: "destination_rooms", Purge: Keeps, Delete: Deletes,
+		Rights: "SELECT DELETE", References: true,
+		Columns: `room_id text D, stream_ordering int -`,
+	},
+	{
+		Name: "destinations", Purge: Keeps, Delete: Keeps,
+		Why:     "one position for each server",
+		Columns: `last_successful_stream_ordering int -`,
+	},
+	{
+		Name: "device_lists_changes_converted_stream_position", Purge: Keeps, Delete: Keeps,
+		Why:     "one position for all rooms",
+		Columns: `room_id text -`,
+	},
+	{
+		Name: "device_lists_changes_in_room", Purge: Keeps, Delete: Keeps,
+		Why:     "a stream of all rooms, which Synapse cuts by time",
+		Columns: `room_id text -`,
+	},
+	{
+		Name:    "devices",
+		Rights:  "SELECT",
+		Columns: `user_id text R, hidden bool R`,
+	},
+	{
+		Name: "e2e_room_keys", Purge: Keeps, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `room_id text D`,
+	},
+	{
+		Name:    "erased_users",
+		Rights:  "SELECT",
+		Columns: `user_id text R`,
+	},
+	{
+		Name: "event_auth", Purge: Deletes, Delete: Deletes,
+		Rights:  "SELECT INSERT DELETE",
+		Columns: `event_id text PDS, auth_id text S, room_id text S`,
+	},
+	{
+		Name:   "event_auth_chain_links",
+		Rights: "SELECT INSERT DELETE",
+		Columns: `origin_chain_id int DS, origin_sequence_number int DS, target_chain_id int S,
+			target_sequence_number int S`,
+	},
+	{
+		Name: "event_auth_chain_to_calculate", Purge: Keeps, Delete: Deletes,
+		Rights:  "SELECT INSERT DELETE",
+		Columns: `event_id text S, room_id text DS, type text S, state_key text S`,
+	},
+	{
+		Name: "event_auth_chains", Purge: Keeps, Delete: Deletes,
+		Rights:  "SELECT INSERT DELETE",
+		Columns: `event_id text DS, chain_id int DS, sequence_number int DS`,
+	},
+	{
+		Name: "event_backward_extremities", Purge: Adjusts, Delete: Deletes,
+		Rights: "SELECT INSERT DELETE", Keys: "event_id+room_id",
+		Columns: `event_id text PDSR, room_id text PDSR`,
+	},
+	{
+		Name: "event_edges", Purge: Deletes, Delete: Deletes,
+		Rights: "SELECT INSERT DELETE", References: true,
+		Columns: `event_id text PDS, prev_event_id text PS, room_id text -, is_state bool PS`,
+	},
+	{
+		Name: "event_expiry", Purge: Deletes, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `event_id text PD`,
+	},
+	{
+		Name: "event_failed_pull_attempts", Purge: Deletes, Delete: Deletes,
+		Rights: "SELECT DELETE", References: true,
+		Columns: `room_id text PD, event_id text P`,
+	},
+	{
+		Name: "event_forward_extremities", Purge: Deletes, Delete: Deletes,
+		Rights: "SELECT INSERT DELETE", References: true,
+		Columns: `event_id text SR, room_id text PDSR`,
+	},
+	{
+		Name: "event_json", Purge: Deletes, Delete: Deletes,
+		Rights: "SELECT INSERT UPDATE DELETE", Keys: "event_id",
+		Columns: `event_id text PDSR, room_id text PS, internal_metadata text PSR, json text PSR,
+			format_version int SR`,
+	},
+	{
+		Name: "event_labels", Purge: Deletes, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `event_id text PR, label text R, room_id text PDR, topological_ordering int R`,
+	},
+	{
+		Name: "event_push_actions", Purge: Deletes, Delete: Deletes,
+		Rights: "SELECT DELETE",
+		Columns: `room_id text PD, event_id text P, user_id text P, stream_ordering int P, notif int P,
+			unread int P, thread_id text P`,
+	},
+	{
+		Name: "event_push_actions_staging", Purge: Deletes, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `event_id text PD, thread_id text -`,
+	},
+	{
+		Name: "event_push_summary", Purge: Adjusts, Delete: Deletes,
+		Rights: "SELECT UPDATE DELETE",
+		Columns: `user_id text P, room_id text PD, notif_count int P, stream_ordering int -, unread_count int P,
+			last_receipt_stream_ordering int P, thread_id text P`,
+	},
+	{
+		Name: "event_push_summary_stream_ordering", Purge: Keeps, Delete: Keeps,
+		Why:     "one position for all rooms",
+		Rights:  "SELECT",
+		Columns: `stream_ordering int P`,
+	},
+	{
+		Name: "event_relations", Purge: Deletes, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `event_id text PDR, relates_to_id text PR, relation_type text PR`,
+	},
+	{
+		Name: "event_reports", Purge: Keeps, Delete: Keeps,
+		Why:     "it belongs to the moderators",
+		Columns: `room_id text -, event_id text -`,
+	},
+	{
+		Name: "event_search", Purge: Deletes, Delete: Deletes,
+		Rights: "SELECT INSERT DELETE",
+		Columns: `event_id text PS, room_id text PDS, key text S, vector tsvector S, origin_server_ts int S,
+			stream_ordering int S`,
+	},
+	{
+		Name: "event_to_state_groups", Purge: Deletes, Delete: Deletes,
+		Rights: "SELECT INSERT DELETE", Keys: "event_id",
+		Columns: `event_id text PDSR, state_group int PSR`,
+	},
+	{
+		Name: "event_txn_id", Purge: Deletes, Delete: Deletes,
+		Why:     "the server deletes it with the event, by a foreign key",
+		Absent:  "from schema 83 on",
+		Cascade: "event_id", References: true,
+		Columns: `event_id text PD, room_id text -`,
+	},
+	{
+		Name: "event_txn_id_device_id", Purge: Deletes, Delete: Deletes,
+		Why:     "the server deletes it with the event, by a foreign key",
+		Absent:  "where Lethe made the tables",
+		Cascade: "event_id", References: true,
+		Columns: `event_id text PD, room_id text -`,
+	},
+	{
+		Name: "events", Purge: Deletes, Delete: Deletes,
+		Rights: "SELECT INSERT UPDATE DELETE", Keys: "event_id, stream_ordering",
+		Columns: `topological_ordering int PDSR, event_id text PDSR, type text PSR, room_id text PDSR,
+			processed bool S, outlier bool PSR, depth int PSR, origin_server_ts int PSR, received_ts int SR,
+			sender text PSR, contains_url bool SR, instance_name text SR, stream_ordering int PDSR,
+			state_key text PSR, rejection_reason text PR`,
+	},
+	{
+		Name: "ex_outlier_stream", Purge: Keeps, Delete: Keeps,
+		Why:     "a stream of all rooms",
+		Columns: `event_stream_ordering int -, event_id text -, state_group int -`,
+	},
+	{
+		Name: "federation_inbound_events_staging", Purge: Deletes, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `room_id text PD, event_id text P`,
+	},
+	{
+		Name:    "ignored_users",
+		Rights:  "SELECT",
+		Columns: `ignorer_user_id text R, ignored_user_id text R`,
+	},
+	{
+		Name: "insertion_event_edges", Purge: Keeps, Delete: Deletes,
+		Absent:  "from schema 83 on",
+		Rights:  "SELECT DELETE",
+		Columns: `event_id text D, room_id text -, insertion_prev_event_id text -`,
+	},
+	{
+		Name: "insertion_event_extremities", Purge: Keeps, Delete: Deletes,
+		Absent:  "from schema 83 on",
+		Rights:  "SELECT DELETE",
+		Columns: `event_id text D, room_id text -`,
+	},
+	{
+		Name: "insertion_events", Purge: Keeps, Delete: Deletes,
+		Absent:  "from schema 83 on",
+		Rights:  "SELECT DELETE",
+		Columns: `event_id text D, room_id text -`,
+	},
+	{
+		Name:    "instance_map",
+		Absent:  "where Lethe made the tables",
+		Rights:  "SELECT",
+		Columns: `instance_id int R, instance_name text R`,
+	},
+	{
+		Name: "local_current_membership", Purge: Keeps, Delete: Deletes,
+		Rights: "SELECT INSERT UPDATE DELETE", Keys: "user_id+room_id", References: true,
+		Columns: `room_id text DSR, user_id text SR, event_id text SR, membership text SR,
+			event_stream_ordering int DS`,
+	},
+	{
+		Name: "msc4242_state_dag_edges", Purge: Keeps, Delete: Deletes,
+		Absent: "before schema 94",
+		Rights: "SELECT DELETE", References: true,
+		Columns: `room_id text D, event_id text D, prev_state_event_id text D`,
+	},
+	{
+		Name: "msc4242_state_dag_forward_extremities", Purge: Keeps, Delete: Deletes,
+		Absent: "before schema 94",
+		Rights: "SELECT DELETE", Cascade: "event_id", References: true,
+		Columns: `room_id text D, event_id text PD`,
+	},
+	{
+		Name: "partial_state_events", Purge: Keeps, Delete: Deletes,
+		Rights: "SELECT DELETE", References: true,
+		Columns: `room_id text D, event_id text -`,
+	},
+	{
+		Name: "partial_state_rooms", Purge: Keeps, Delete: Deletes,
+		Rights: "SELECT DELETE", References: true,
+		Columns: `room_id text PDS, join_event_id text PD`,
+	},
+	{
+		Name: "partial_state_rooms_servers", Purge: Keeps, Delete: Deletes,
+		Rights: "SELECT DELETE", References: true,
+		Columns: `room_id text D`,
+	},
+	{
+		Name:   "profiles",
+		Absent: "where Lethe made the tables",
+		Rights: "SELECT", Keys: "user_id",
+		Columns: `user_id text S, displayname text S, avatar_url text S`,
+	},
+	{
+		Name: "push_rules_stream", Purge: Keeps, Delete: Keeps,
+		Why:     "a stream of all users",
+		Columns: `event_stream_ordering int -`,
+	},
+	{
+		Name: "pusher_throttle", Purge: Keeps, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `room_id text D`,
+	},
+	{
+		Name: "pushers", Purge: Keeps, Delete: Keeps,
+		Why:     "one position for each pusher",
+		Columns: `last_stream_ordering int -`,
+	},
+	{
+		Name: "receipts_graph", Purge: Keeps, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `room_id text D, event_ids text -, thread_id text -`,
+	},
+	{
+		Name: "receipts_linearized", Purge: Keeps, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `room_id text D, event_id text -, event_stream_ordering int -, thread_id text -`,
+	},
+	{
+		Name: "redactions", Purge: Deletes, Delete: Deletes,
+		Rights:  "SELECT UPDATE DELETE",
+		Columns: `event_id text PDR, redacts text PDR, have_censored bool PDR, received_ts int PR, recheck bool? R`,
+	},
+	{
+		Name: "rejections", Purge: Deletes, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `event_id text PDR`,
+	},
+	{
+		Name: "room_account_data", Purge: Keeps, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `room_id text D`,
+	},
+	{
+		Name: "room_alias_servers", Purge: Keeps, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `room_alias text D`,
+	},
+	{
+		Name: "room_aliases", Purge: Keeps, Delete: Deletes,
+		Rights:  "SELECT UPDATE DELETE",
+		Columns: `room_alias text DSR, room_id text DSR, creator text S`,
+	},
+	{
+		Name: "room_ban_redactions", Purge: Keeps, Delete: Deletes,
+		Absent:  "before schema 92",
+		Rights:  "SELECT DELETE",
+		Columns: `room_id text DR, user_id text R, redacting_event_id text R, redact_end_ordering int R`,
+	},
+	{
+		Name: "room_depth", Purge: Adjusts, Delete: Deletes,
+		Rights: "SELECT INSERT UPDATE DELETE", Keys: "room_id",
+		Columns: `room_id text PDS, min_depth int PS`,
+	},
+	{
+		Name: "room_memberships", Purge: Keeps, Delete: Deletes,
+		Rights: "SELECT INSERT UPDATE DELETE", Keys: "event_id", References: true,
+		Columns: `event_id text SR, user_id text SR, sender text S, room_id text DSR, membership text S,
+			forgotten int SR, display_name text S, avatar_url text S, event_stream_ordering int DS,
+			participant bool? S`,
+	},
+	{
+		Name: "room_reports", Purge: Keeps, Delete: Keeps,
+		Why:     "it belongs to the moderators",
+		Absent:  "before schema 85",
+		Columns: `room_id text -`,
+	},
+	{
+		Name: "room_retention", Purge: Keeps, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `room_id text DR, event_id text R, min_lifetime int R, max_lifetime int R`,
+	},
+	{
+		Name: "room_stats_current", Purge: Keeps, Delete: Deletes,
+		Rights: "SELECT INSERT UPDATE DELETE", Keys: "room_id",
+		Columns: `room_id text DSR, current_state_events int SR, joined_members int SR, invited_members int S,
+			left_members int S, banned_members int S, local_users_in_room int SR, completed_delta_stream_id int S,
+			knocked_members int S`,
+	},
+	{
+		Name: "room_stats_earliest_token", Purge: Keeps, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `room_id text D`,
+	},
+	{
+		Name: "room_stats_state", Purge: Keeps, Delete: Deletes,
+		Rights: "SELECT INSERT UPDATE DELETE", Keys: "room_id",
+		Columns: `room_id text DSR, name text SR, canonical_alias text SR, join_rules text SR,
+			history_visibility text SR, encryption text SR, avatar text SR, guest_access text SR,
+			is_federatable bool SR, topic text SR, room_type text SR`,
+	},
+	{
+		Name: "room_tags", Purge: Keeps, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `room_id text D`,
+	},
+	{
+		Name: "room_tags_revisions", Purge: Keeps, Delete: Keeps,
+		Why:     "it has no content",
+		Columns: `room_id text -`,
+	},
+	{
+		Name: "rooms", Purge: Keeps, Delete: Deletes,
+		Rights: "SELECT INSERT UPDATE DELETE", Keys: "room_id",
+		Columns: `room_id text PDSR, is_public bool SR, creator text SR, room_version text PSR,
+			has_auth_chain_index bool S`,
+	},
+	{
+		Name:    "schema_compat_version",
+		Absent:  "where Lethe made the tables",
+		Rights:  "SELECT",
+		Columns: `compat_version int PD`,
+	},
+	{
+		Name: "sliding_sync_connection_lazy_members", Purge: Keeps, Delete: Keeps,
+		Why:     "Synapse deletes it with its connection",
+		Columns: `room_id text -`,
+	},
+	{
+		Name: "sliding_sync_connection_room_configs", Purge: Keeps, Delete: Keeps,
+		Why:     "Synapse deletes it with its connection",
+		Columns: `room_id text -`,
+	},
+	{
+		Name: "sliding_sync_connection_streams", Purge: Keeps, Delete: Keeps,
+		Why:     "Synapse deletes it with its connection",
+		Columns: `room_id text -`,
+	},
+	{
+		Name: "sliding_sync_joined_rooms", Purge: Adjusts, Delete: Deletes,
+		Absent: "before schema 87",
+		Rights: "SELECT INSERT UPDATE DELETE", Keys: "room_id", References: true,
+		Columns: `room_id text PDS, event_stream_ordering int PDS, bump_stamp int S, room_type text S,
+			room_name text S, is_encrypted bool S, tombstone_successor_room_id text S`,
+	},
+	{
+		Name: "sliding_sync_joined_rooms_to_recalculate", Purge: Keeps, Delete: Deletes,
+		Absent: "before schema 87",
+		Rights: "SELECT DELETE", References: true,
+		Columns: `room_id text DS`,
+	},
+	{
+		Name: "sliding_sync_membership_snapshots", Purge: Keeps, Delete: Deletes,
+		Absent: "before schema 87",
+		Rights: "SELECT INSERT UPDATE DELETE", Keys: "room_id+user_id", References: true,
+		Columns: `room_id text DS, user_id text S, sender text S, membership_event_id text DS, membership text S,
+			forgotten int S, event_stream_ordering int DS, event_instance_name text S, has_known_state bool S,
+			room_type text S, room_name text S, is_encrypted bool S, tombstone_successor_room_id text S`,
+	},
+	{
+		Name: "state_events", Purge: Keeps, Delete: Deletes,
+		Rights: "SELECT INSERT DELETE", Keys: "event_id",
+		Columns: `event_id text PDSR, room_id text S, type text S, state_key text S`,
+	},
+	{
+		Name: "state_group_edges", Purge: Adjusts, Delete: Deletes,
+		Rights: "SELECT INSERT DELETE", Keys: "state_group+prev_state_group",
+		Columns: `state_group int PDSR, prev_state_group int PDSR`,
+	},
+	{
+		Name: "state_groups", Purge: Adjusts, Delete: Deletes,
+		Rights: "SELECT INSERT UPDATE DELETE", Keys: "id",
+		Columns: `id int PDSR, room_id text PDS, event_id text SR`,
+	},
+	{
+		Name: "state_groups_pending_deletion", Purge: Adjusts, Delete: Deletes,
+		Absent:  "before schema 89",
+		Rights:  "SELECT DELETE",
+		Columns: `state_group int PDS`,
+	},
+	{
+		Name: "state_groups_persisting", Purge: Keeps, Delete: Keeps,
+		Why:     "Synapse deletes its rows when it has written the event",
+		Absent:  "before schema 89",
+		Rights:  "SELECT",
+		Columns: `state_group int P`,
+	},
+	{
+		Name: "state_groups_state", Purge: Adjusts, Delete: Deletes,
+		Rights:  "SELECT INSERT DELETE",
+		Columns: `state_group int PDSR, room_id text PDS, type text PSR, state_key text PSR, event_id text PSR`,
+	},
+	{
+		Name: "sticky_events", Purge: Deletes, Delete: Deletes,
+		Absent:  "before schema 93",
+		Rights:  "SELECT DELETE",
+		Columns: `event_id text -, room_id text PD, event_stream_ordering int P`,
+	},
+	{
+		Name: "stream_ordering_to_exterm", Purge: Deletes, Delete: Deletes,
+		Rights:  "SELECT INSERT DELETE",
+		Columns: `stream_ordering int S, room_id text PDS, event_id text PS`,
+	},
+	{
+		Name:    "stream_positions",
+		Absent:  "where Lethe made the tables",
+		Rights:  "SELECT UPDATE",
+		Columns: `stream_name text S, instance_name text S, stream_id int S`,
+	},
+	{
+		Name: "thread_subscriptions", Purge: Keeps, Delete: Deletes,
+		Absent: "before schema 92",
+		Rights: "SELECT DELETE", Cascade: "event_id", References: true,
+		Columns: `room_id text D, event_id text PD, unsubscribed_at_stream_ordering int -`,
+	},
+	{
+		Name: "threads", Purge: Adjusts, Delete: Deletes,
+		Rights: "SELECT UPDATE DELETE",
+		Columns: `room_id text PD, thread_id text P, latest_event_id text P, topological_ordering int P,
+			stream_ordering int P`,
+	},
+	{
+		Name: "timeline_gaps", Purge: Keeps, Delete: Deletes,
+		Absent:  "before schema 82",
+		Rights:  "SELECT DELETE",
+		Columns: `room_id text D, stream_ordering int -`,
+	},
+	{
+		Name: "un_partial_stated_event_stream", Purge: Keeps, Delete: Keeps,
+		Why:     "it is deleted with the event by a foreign key, or stays as part of a stream",
+		Absent:  "where Lethe made the tables",
+		Cascade: "event_id", References: true,
+		Columns: `event_id text PD`,
+	},
+	{
+		Name: "un_partial_stated_room_stream", Purge: Keeps, Delete: Deletes,
+		Rights: "SELECT DELETE", References: true,
+		Columns: `room_id text D`,
+	},
+	{
+		Name: "user_directory", Purge: Keeps, Delete: Keeps,
+		Why:     "the user outlives the room; Synapse replaces the room id",
+		Columns: `room_id text -`,
+	},
+	{
+		Name:   "user_stats_current",
+		Absent: "where Lethe made the tables",
+		Rights: "SELECT INSERT UPDATE", Keys: "user_id",
+		Columns: `user_id text S, joined_rooms int S, completed_delta_stream_id int S`,
+	},
+	{
+		Name:   "users",
+		Rights: "SELECT", Keys: "name",
+		Columns: `name text R, admin int R, is_guest int R, deactivated int R, locked bool R`,
+	},
+	{
+		Name: "users_in_public_rooms", Purge: Keeps, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `room_id text D`,
+	},
+	{
+		Name: "users_who_share_private_rooms", Purge: Keeps, Delete: Deletes,
+		Rights:  "SELECT DELETE",
+		Columns: `room_id text D`,
+	},
+}
