@@ -287,7 +287,7 @@ func TestDeleteRoomOfABusyRoom(t *testing.T) {
 		// Another one was quicker, after ours was looked at.
 		b.tasks.instead = func(context.Context) error { return fmt.Errorf("submit: %w", journal.ErrRoomBusy) }
 		requireJSON(t, b.send(t, "DELETE", roomsV2+"!room:x", `{}`), 400,
-			refusal("M_UNKNOWN", "Purge already in progress for !room:x"))
+			refusal("M_UNKNOWN", map[bool]string{false: "Purge", true: "History purge"}[seed]+" already in progress for !room:x"))
 		b.tasks.instead = func(context.Context) error { return errors.New("the secret is out") }
 		for _, version := range []string{roomsV1, roomsV2} {
 			requireJSON(t, b.send(t, "DELETE", version+"!room:x", `{}`), 500, refusal("M_UNKNOWN", "Internal server error"))
@@ -565,7 +565,7 @@ func TestSynchronousDeleteIsNotRefusedForAHistoryPurge(t *testing.T) {
 	t.Parallel()
 	b := setupReal(t, httpapi.Options{SeedDialect: true})
 	require.Equal(t, 200, b.send(t, "POST", room+"/$one", "").status)
-	requireJSON(t, b.send(t, "DELETE", roomsV2+"!room:x", `{}`), 400, refusal("M_UNKNOWN", "Purge already in progress for !room:x"))
+	requireJSON(t, b.send(t, "DELETE", roomsV2+"!room:x", `{}`), 400, refusal("M_UNKNOWN", "History purge already in progress for !room:x"))
 	replies := b.requireBegin(t, t.Context(), roomsV1+"!room:x", `{}`)
 	b.requireEnd(t, b.requireOpen(t, ""), journal.Complete, "", "")
 	requireJSON(t, <-replies, 200, nothingDone)
