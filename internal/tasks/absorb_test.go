@@ -69,28 +69,27 @@ func (l *lab) seconds(ended, started string) float64 {
 		ended, started)
 }
 
-// begins waits until the job has committed a batch.
-func (l *lab) begins(id string) {
-	l.T.Helper()
-	require.Eventually(l.T, func() bool { return l.Job(id).Checkpoint != nil }, time.Minute, time.Millisecond)
-}
-
 // While one purge of the room runs, more are accepted than there are workers. They run
 // in that order, and each begins when the one before has ended.
 func TestPurgesOfOneRoomRunInOrderAndAtOnce(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
-	l.chain(room, 200)
-	l.work(WorkerOptions{Concurrency: 3})
-	l.work(WorkerOptions{Concurrency: 3})
-	l.work(WorkerOptions{Concurrency: 3, BatchEvents: 1})
-	// None covers the next: a purge of fewer events, and then one that leaves more of
-	// them. Those that swept purges would have waited for come last.
+	l.chain(room, 150)
+	l.WatchDeletes(`PERFORM pg_advisory_xact_lock_shared(7);`)
+	l.Exec(`SELECT pg_advisory_lock(7)`)
+	for range 3 {
+		l.work(WorkerOptions{Concurrency: 2})
+	}
 	running := l.submitOf(60, false)
-	l.begins(running)
+	l.RequireLockWait()
+	// Neither of these covers the other.
 	order := []string{running, l.submitOf(70, true), l.submitOf(120, false)}
-	require.NotEqual(t, journal.Complete, l.Job(running).State, "it ended too soon")
 	deletion := l.delete(room, nil)
+	require.Eventually(t, func() bool {
+		return value(t, l.metrics.JobYields.WithLabelValues("purge_history", "room busy")) >= 2 &&
+			value(t, l.metrics.JobYields.WithLabelValues("delete_room", "room busy")) >= 1
+	}, time.Minute, time.Millisecond, "workers have found the room busy")
+	l.Exec(`SELECT pg_advisory_unlock(7)`)
 	for _, id := range order {
 		status := l.ends(id)
 		require.Equal(t, journal.Complete, status.State, status.Error)
