@@ -237,6 +237,9 @@ type deleteBody struct {
 
 	// Held is the reason of the room's hold, "" if the room is not held.
 	Held string `json:"held,omitempty"`
+
+	// WaitsFor says what the delete waits for between shutdown and purge.
+	WaitsFor string `json:"waits_for,omitempty"`
 }
 
 // newDeleteBody translates a delete's state into the words of the dialect. Admin tools
@@ -252,7 +255,7 @@ func (s *server) newDeleteBody(id, room string, state journal.State, details tas
 		body.Status, body.Error = "failed", "cancelled"
 	default:
 		// A delete that has begun is active while it waits for a worker, too.
-		body.Status, body.Phase = "active", details.Phase
+		body.Status, body.Phase, body.WaitsFor = "active", details.Phase, details.WaitsFor()
 		if details.Phase == "" && state != journal.Running {
 			body.Status = "scheduled"
 		}
@@ -300,7 +303,7 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 	}
 	results := make([]deleteBody, 0, len(deletes))
 	for _, job := range deletes {
-		details := tasks.DeleteStatus{Phase: job.Phase}
+		details := tasks.DeleteStatus{Phase: job.Phase, LeavesAt: job.LeavesAt}
 		if job.Result != nil {
 			if err := json.Unmarshal(job.Result, &details.Shutdown); err != nil {
 				return fmt.Errorf("decode the shutdown of job %s: %w", job.ID, err)

@@ -295,6 +295,26 @@ func TestDeleteRoomOfABusyRoom(t *testing.T) {
 	}
 }
 
+// A delete that waits for the homeserver's federation says so until the purge begins.
+func TestDeleteSaysThatOtherServersAreNotToldYet(t *testing.T) {
+	t.Parallel()
+	b := setupDeletes(t, httpapi.Options{})
+	for phase, waits := range map[string]bool{"shutting_down": true, "purging": false} {
+		checkpoint := `{"phase":"` + phase + `","leaves_at":1402,` + partly + `}`
+		id := map[bool]string{true: "WaitingForServer", false: "WaitingNoLongerA"}[waits]
+		b.jobs[id] = jobs.Status{Kind: jobs.DeleteRoom, Room: "!" + phase + ":x", State: journal.Queued, Progress: checkpoint}
+		b.requireExec(t, `
+			INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, checkpoint)
+			VALUES ($1, 'delete_room', $2, '{}', '@admin:x', $3)`, id, "!"+phase+":x", checkpoint)
+		for _, path := range []string{"delete_status/" + id, "!" + phase + ":x/delete_status"} {
+			body := b.send(t, "GET", roomsV2+path, "").body
+			require.Equal(t, waits, strings.Contains(body, `"waits_for":"`), body)
+			require.Equal(t, waits, strings.Contains(body, "federation_stream_position has reached 1402"), body)
+			require.Equal(t, waits, strings.Contains(body, "force_purge"), body)
+		}
+	}
+}
+
 // states are what a delete's status is in each state, in both dialects.
 var states = []struct {
 	state      journal.State

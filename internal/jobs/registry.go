@@ -32,6 +32,7 @@ type Yield string
 const (
 	YieldAbsorbed    Yield = "absorbed"
 	YieldDrain       Yield = "drain"
+	YieldFederation  Yield = "federation"
 	YieldHeld        Yield = "held"
 	YieldLowQueue    Yield = "low queue"
 	YieldPurgeDelay  Yield = "purge delay"
@@ -85,7 +86,7 @@ type Definition struct {
 var (
 	registry = []Definition{
 		{PurgeHistory, Default, "purge_history", anyEnd, yieldsOfRooms(YieldAbsorbed), nil},
-		{DeleteRoom, Critical, "shutdown_and_purge_room", append(slices.Clone(anyEnd), journal.Cancelled), yieldsOfRooms(YieldPurgeDelay), nil},
+		{DeleteRoom, Critical, "shutdown_and_purge_room", append(slices.Clone(anyEnd), journal.Cancelled), yieldsOfRooms(YieldFederation, YieldPurgeDelay), nil},
 		{RetentionSweep, Default, "retention_sweep", anyEnd, yieldsOfAll(YieldQueueFull), []string{
 			"enqueued", "deleting", "purging", "held", "nothing_expired", "no_limit", "other_job", "failed",
 		}},

@@ -70,6 +70,7 @@ var (
 		"event_search":                      {"INSERT"},
 		"event_to_state_groups":             {"INSERT"},
 		"events":                            {"INSERT"},
+		"federation_stream_position":        {"SELECT"},
 		"local_current_membership":          {"INSERT", "UPDATE"},
 		"profiles":                          {"SELECT"},
 		"room_aliases":                      {"UPDATE"},
