@@ -368,6 +368,8 @@ func TestValues(t *testing.T) {
 		{"schema.compat", "83", count + "84 to 10000"},
 		{"tables", "", ""},
 		{"tables", "future=keep, rumours=delete_by_room", ""},
+		{"tables", "event_reports=delete_by_event, room_reports=delete_by_room", ""},
+		{"tables", "room_reports=delete_by_event", "number 1: \"room_reports=delete_by_event\": the table room_reports has no column event_id"},
 		{"tables", "future=keep,events=keep", "number 2: \"events=keep\": Lethe knows the table events"},
 		{"tables", "future=forget", "number 1: \"future=forget\" must be table=keep"},
 		{"tables", "a=keep,a=delete_by_event", "number 2: a is listed twice"},

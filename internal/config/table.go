@@ -45,7 +45,10 @@ func generalSettings(c *Config) []setting {
 			a column like room_id or event_id, Lethe refuses all purges and deletes until the table is listed here.
 			table=delete_by_room deletes the rows by room_id when a room is deleted. table=delete_by_event deletes
 			the rows by event_id when an event is deleted. table=keep leaves the rows. Lethe's role needs SELECT and
-			DELETE on the table. In a variable, separate the items with commas.`),
+			DELETE on the table. Two tables that Lethe knows can be listed too, because their rows otherwise stay: with
+			event_reports=delete_by_event the reports of an event are deleted with the event or its room, with
+			event_reports=delete_by_room only with its room, and with room_reports=delete_by_room the reports of a room
+			with the room. In a variable, separate the items with commas.`),
 		row("trusted_proxies", "", networks(&c.TrustedProxies).like("[127.0.0.1, 10.0.0.0/8]"),
 			`The addresses or networks of your reverse proxies. Lethe counts wrong access tokens by the address of the
 			client. Behind a trusted proxy it takes that address from X-Forwarded-For: the last address there that is

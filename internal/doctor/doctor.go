@@ -141,7 +141,7 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 	r.add(OK, "database", "it answers")
 
 	purger := purge.New(db, purge.Options{Compat: settings.SchemaCompat, Tables: settings.Tables})
-	grants, err := checkup.LackingPrivileges(ctx, db)
+	grants, err := checkup.LackingPrivileges(ctx, db, settings.Tables)
 	switch {
 	case err != nil:
 		r.add(Mend, "privileges", err.Error())

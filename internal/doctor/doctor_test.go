@@ -27,6 +27,7 @@ import (
 	"lethe/internal/retention"
 	"lethe/internal/roomgen"
 	"lethe/internal/store/admin"
+	"lethe/internal/store/census"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
@@ -421,4 +422,19 @@ func TestFederation(t *testing.T) {
 
 	w.exec(`UPDATE federation_stream_position SET stream_id = 47 WHERE instance_name = 'b'`)
 	require.Empty(t, about())
+}
+
+// The role must be able to delete from the tables that the operator's rules name.
+func TestRulesNeedGrants(t *testing.T) {
+	t.Parallel()
+	w := embedded(t)
+	w.exec(`CREATE TABLE public.event_reports (id bigint, room_id text, event_id text)`)
+	grant := `GRANT SELECT, DELETE ON event_reports TO ` + pgx.Identifier{w.role}.Sanitize() + `;`
+	about := func(rules census.Rules) []string {
+		return finding(t, examineAs(w, w.plainURL(), func(c *config.Config) { c.Tables = rules }), "privileges").Do
+	}
+	require.NotContains(t, about(nil), grant)
+	require.NotContains(t, about(census.Rules{"event_reports": census.Keep}), grant)
+	require.Contains(t, about(census.Rules{"event_reports": census.DeleteByEvent}), grant)
+	require.Contains(t, about(census.Rules{"event_reports": census.DeleteByRoom, "room_reports": census.DeleteByRoom}), grant)
 }

@@ -31,6 +31,17 @@ const (
 // Rules are the rules of the operator, by the names of tables.
 type Rules map[string]Rule
 
+// reports are the tables that Lethe knows and that a rule may name all the same, with
+// the rules that they may have. Without a rule their rows stay.
+var reports = map[string][]Rule{
+	"event_reports": {Keep, DeleteByRoom, DeleteByEvent},
+	"room_reports":  {Keep, DeleteByRoom},
+}
+
+// MayBeAbsent reports whether a table with a rule may be missing from the database:
+// Lethe knows it, so its name is not misspelt.
+func MayBeAbsent(table string) bool { return reports[table] != nil }
+
 // tableName is the form of a table's name in a rule. The name is part of statements.
 var tableName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
 
@@ -44,7 +55,9 @@ func ParseRule(text string) (name string, rule Rule, err error) {
 		return "", "", fmt.Errorf("%q does not begin with the name of a table in lower case", text)
 	case rule != Keep && rule != DeleteByRoom && rule != DeleteByEvent:
 		return "", "", fmt.Errorf("%q must be table=%s, table=%s or table=%s", text, Keep, DeleteByRoom, DeleteByEvent)
-	case known[name] != "":
+	case reports[name] != nil && !slices.Contains(reports[name], rule):
+		return "", "", fmt.Errorf("%q: the table %s has no column event_id", text, name)
+	case known[name] != "" && reports[name] == nil:
 		return "", "", fmt.Errorf("%q: Lethe knows the table %s", text, name)
 	}
 	return name, rule, nil
@@ -58,6 +71,20 @@ func (r Rules) With(rule Rule) []string {
 			names = append(names, name)
 		}
 	}
+	return names
+}
+
+// ByRoom returns the names of the tables whose rows are deleted with the room, sorted.
+// Reports that are deleted with their events are among them: a report may be about an
+// event that is gone already.
+func (r Rules) ByRoom() []string {
+	names := r.With(DeleteByRoom)
+	for _, name := range r.With(DeleteByEvent) {
+		if reports[name] != nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
 	return names
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"lethe/internal/store/census"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
 
@@ -163,9 +164,14 @@ var purgeIndexes = []struct {
 }
 
 // LackingPrivileges returns a GRANT for each right that Lethe needs and that the
-// role does not have.
-func LackingPrivileges(ctx context.Context, db *postgres.DB) (grants []string, err error) {
-	tables, wanted := pairs(allPrivileges())
+// role does not have. Purges also delete from the tables that the operator's rules
+// name.
+func LackingPrivileges(ctx context.Context, db *postgres.DB, rules census.Rules) (grants []string, err error) {
+	privileges := allPrivileges()
+	for _, table := range slices.Concat(rules.With(census.DeleteByRoom), rules.With(census.DeleteByEvent)) {
+		privileges[table] = []string{"SELECT", "DELETE"}
+	}
+	tables, wanted := pairs(privileges)
 	grants, err = postgres.Collect(ctx, db, pgx.RowTo[string], `
 		WITH lacking AS (
 			SELECT 1 AS rank, 'TEMPORARY' AS privilege, 'DATABASE ' || quote_ident(current_database()) AS object

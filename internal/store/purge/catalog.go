@@ -146,7 +146,7 @@ type Catalog struct {
 	// byRoom are the present tables with an index that begins with room_id.
 	byRoom []string
 
-	// rules are the operator's rules for tables that Lethe does not know.
+	// rules are the operator's rules for tables that the database has.
 	rules census.Rules
 
 	// references are the foreign keys to events.
@@ -316,7 +316,7 @@ func (p *Purger) knownTables(ctx context.Context, scope *scope) (Catalog, error)
 	if err != nil {
 		return Catalog{}, err
 	}
-	catalog := Catalog{scope: scope, setWiseFrom: p.setWiseFrom, rules: p.rules}
+	catalog := Catalog{scope: scope, setWiseFrom: p.setWiseFrom}
 	var unknown error
 	var what, name, table string
 	if _, err := pgx.ForEachRow(rows, []any{&what, &name, &table}, func() error {
@@ -335,10 +335,12 @@ func (p *Purger) knownTables(ctx context.Context, scope *scope) (Catalog, error)
 		return Catalog{}, err
 	}
 	for _, name := range names {
-		if (scope.tables[name] || slices.Contains(ruled, name)) && !catalog.has(name) {
+		if (scope.tables[name] || slices.Contains(ruled, name) && !census.MayBeAbsent(name)) && !catalog.has(name) {
 			unknown = errors.Join(unknown, fmt.Errorf("%w: it has no table %s", ErrCatalog, name))
 		}
 	}
+	catalog.rules = maps.Clone(p.rules)
+	maps.DeleteFunc(catalog.rules, func(name string, _ census.Rule) bool { return !catalog.has(name) })
 	return catalog, unknown
 }
 

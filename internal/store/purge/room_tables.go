@@ -3,8 +3,6 @@ package purge
 import (
 	"maps"
 	"slices"
-
-	"lethe/internal/store/census"
 )
 
 // A roomPart names a part of a room, which is deleted as a whole or in chunks. The
@@ -176,7 +174,7 @@ func tablesOfRooms() map[string]bool {
 func (c Catalog) rooms(indexed bool) []roomTable {
 	var tables []roomTable
 	all := slices.Clone(roomTables)
-	for _, name := range c.rules.With(census.DeleteByRoom) {
+	for _, name := range c.rules.ByRoom() {
 		t, before := roomTable{name: name, part: roomRows}, roomStates
 		if slices.ContainsFunc(c.references, func(r Reference) bool { return r.Table == name }) {
 			t.part, before = roomReferring, roomEvents
