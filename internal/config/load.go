@@ -64,6 +64,9 @@ func Load(environ []string, purposes ...Purpose) (Config, error) {
 		own.section("", own.root)
 	}
 	l.loadVariables(variables)
+	if l.unset["journal.keep"] {
+		config.JournalKeep = max(config.JournalKeep, config.StatusTTL)
+	}
 	l.checkNeeded(purposes)
 	l.checkTogether(config)
 	if len(l.errs) > 0 {

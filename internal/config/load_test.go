@@ -585,10 +585,11 @@ func TestJournalIsKeptAsLongAsStatuses(t *testing.T) {
 	require.Equal(t, []string{"journal.keep: must be at least status_ttl, since a status may be read from the journal"}, problems(t, err))
 	_, err = Load([]string{"LETHE_JOURNAL_KEEP=24h"})
 	require.NoError(t, err)
-	_, err = Load([]string{"LETHE_STATUS_TTL=2161h"})
+	_, err = Load([]string{"LETHE_STATUS_TTL=2161h", "LETHE_JOURNAL_KEEP=2160h"})
 	require.Len(t, problems(t, err), 1)
-	_, err = Load([]string{"LETHE_STATUS_TTL=2161h", "LETHE_JOURNAL_KEEP=2161h"})
+	config, err := Load([]string{"LETHE_STATUS_TTL=2161h"})
 	require.NoError(t, err)
+	require.Equal(t, 2161*time.Hour, config.JournalKeep, "the default follows")
 }
 
 func TestUnreadableFile(t *testing.T) {

@@ -32,7 +32,7 @@ func generalSettings(c *Config) []setting {
 			personal data: they have the ids of rooms, of the admins who made the requests and of the users who were
 			removed, and the aliases and the message of a delete. The schedulers delete older rows, up to 100,000 in 10
 			minutes. They never delete jobs that have not ended, the last sweep of a schedule, and holds. It must be at
-			least status_ttl.`),
+			least status_ttl, and is status_ttl if that is longer and this is not set.`),
 		row("purge_delay", "0s", duration(&c.PurgeDelay, 0, 30*24*time.Hour),
 			`How long to wait between the shutdown of a room and its purge. During this time clients learn that their
 			users have left the room. A synchronous delete does not wait.`),
