@@ -54,9 +54,6 @@ func (f *fleet) awaitDelete(within time.Duration, id string) map[string]any {
 // Synapse's. It returns those that purged the room.
 func (f *fleet) deleteAll(deletes []operation, within time.Duration, disturb func()) (purged []operation) {
 	f.t.Helper()
-	// As if the homeserver had sent the leaves at once.
-	_, err := f.sql.Exec(f.t.Context(), `UPDATE federation_stream_position SET stream_id = 1000000000 WHERE type = 'events'`)
-	require.NoError(f.t, err)
 	ids := make([]string, len(deletes))
 	for i, op := range deletes {
 		ids[i] = f.delete(op.Room, op.Request)
