@@ -168,7 +168,10 @@ func submitPurge(ctx context.Context, client *tasks.Client, r room) error {
 }
 
 func submitDelete(ctx context.Context, client *tasks.Client, r room) error {
-	_, err := client.SubmitDeleteRoom(ctx, tasks.DeleteRoom{Room: r.id, Requester: requester, Purge: true})
+	_, err := client.SubmitDeleteRoom(ctx, tasks.DeleteRoom{
+		Room: r.id, Requester: requester, Purge: true,
+		ForcePurge: true, // no homeserver runs that could tell other servers first
+	})
 	return err
 }
 

@@ -57,6 +57,10 @@ type Config struct {
 	// Homeserver is how a process reaches the homeserver.
 	Homeserver Homeserver
 
+	// JournalKeep (journal.keep) is how long the row of a job is kept after the job has
+	// ended, at least as long as StatusTTL. Defaults to 2160h.
+	JournalKeep time.Duration
+
 	// Lock is where the locks of rooms are kept.
 	Lock Lock
 

@@ -64,6 +64,9 @@ func Load(environ []string, purposes ...Purpose) (Config, error) {
 		own.section("", own.root)
 	}
 	l.loadVariables(variables)
+	if l.unset["journal.keep"] {
+		config.JournalKeep = max(config.JournalKeep, config.StatusTTL)
+	}
 	l.checkNeeded(purposes)
 	l.checkTogether(config)
 	if len(l.errs) > 0 {
@@ -106,6 +109,9 @@ func (l *loader) checkTogether(config Config) {
 	}
 	l.pair("api.tls_cert_file", config.API.TLS.CertFile, "api.tls_key_file", config.API.TLS.KeyFile)
 	l.pair("asynqmon.tls_cert_file", config.Asynqmon.TLS.CertFile, "asynqmon.tls_key_file", config.Asynqmon.TLS.KeyFile)
+	if config.JournalKeep < config.StatusTTL {
+		l.refuse("journal.keep", errors.New("must be at least status_ttl, since a status may be read from the journal"))
+	}
 	for _, err := range config.Retention.Rules.Check() {
 		l.refuse("retention", err)
 	}

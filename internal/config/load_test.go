@@ -69,6 +69,7 @@ func TestDefaultsAreValid(t *testing.T) {
 		"asynqmon.listen":  config.Asynqmon.Listen,
 		"auth":             config.Auth,
 		"dialect":          config.Dialect,
+		"journal.keep":     config.JournalKeep.String(),
 		"log.format":       config.Log.Format,
 		"log.level":        config.Log.Level,
 		"scheduler.listen": config.Scheduler.Listen,
@@ -147,6 +148,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		Database:        Database{MaxConnections: 7, URL: databaseURL},
 		Dialect:         DialectSeed,
 		Homeserver:      Homeserver{ASToken: "hunter2", URL: "https://matrix.example.org"},
+		JournalKeep:     48 * time.Hour,
 		Lock:            Lock{RedisURLs: []Secret{"redis://a", "rediss://:hunter2@b:1", "redis://c/2"}},
 		Log:             Log{Format: "json", Level: "debug"},
 		Messages:        Messages{DepartedSeeLater: true, Wait: 2 * time.Second},
@@ -193,6 +195,7 @@ database:
   url: ` + databaseURL + `
 dialect: seed
 homeserver: {as_token: hunter2, url: "https://matrix.example.org"}
+journal: {keep: 48h}
 lock: {redis_urls: [redis://a, 'rediss://:hunter2@b:1', redis://c/2]}
 log: {format: json, level: debug}
 messages: {backfill: false, departed_see_later: true, wait: 2s}
@@ -234,7 +237,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		"LETHE_ASYNQMON_TLS_CERT_FILE=/m.crt", "LETHE_ASYNQMON_TLS_KEY_FILE=/m.key", "LETHE_SCHEMA_COMPAT=85", "LETHE_TABLES=future=keep", "LETHE_TRUSTED_PROXIES=10.0.0.0/8, ::1", "LETHE_AUTH=homeserver", "LETHE_HOMESERVER_AS_TOKEN=hunter2",
 		"LETHE_HOMESERVER_CONFIG_FILE=" + synapse,
 		"LETHE_HOMESERVER_URL=https://matrix.example.org", "LETHE_DATABASE_MAX_CONNECTIONS=7",
-		"LETHE_DATABASE_URL=" + databaseURL, "LETHE_DIALECT=seed", "LETHE_LOCK_REDIS_URLS=redis://a, rediss://:hunter2@b:1,redis://c/2,", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=debug",
+		"LETHE_DATABASE_URL=" + databaseURL, "LETHE_DIALECT=seed", "LETHE_JOURNAL_KEEP=48h", "LETHE_LOCK_REDIS_URLS=redis://a, rediss://:hunter2@b:1,redis://c/2,", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=debug",
 		"LETHE_REDIS_URL=" + redisURL, "LETHE_SCHEDULER_LISTEN=:http", "LETHE_SERVER_NAME=example.org",
 		"LETHE_MESSAGES_BACKFILL=false", "LETHE_MESSAGES_DEPARTED_SEE_LATER=true", "LETHE_MESSAGES_WAIT=2s",
 		"LETHE_RETENTION_ENABLED=true", "LETHE_RETENTION_DEFAULT_POLICY_MIN_LIFETIME=1", "LETHE_RETENTION_DEFAULT_POLICY_MAX_LIFETIME=2s",
@@ -365,6 +368,8 @@ func TestValues(t *testing.T) {
 		{"schema.compat", "83", count + "84 to 10000"},
 		{"tables", "", ""},
 		{"tables", "future=keep, rumours=delete_by_room", ""},
+		{"tables", "event_reports=delete_by_event, room_reports=delete_by_room", ""},
+		{"tables", "room_reports=delete_by_event", "number 1: \"room_reports=delete_by_event\": the table room_reports has no column event_id"},
 		{"tables", "future=keep,events=keep", "number 2: \"events=keep\": Lethe knows the table events"},
 		{"tables", "future=forget", "number 1: \"future=forget\" must be table=keep"},
 		{"tables", "a=keep,a=delete_by_event", "number 2: a is listed twice"},
@@ -572,6 +577,19 @@ func TestOverriddenValuesAreCheckedToo(t *testing.T) {
 	t.Parallel()
 	_, err := Load([]string{write(t, "dialect: klingon\n"), "LETHE_DIALECT=now"})
 	require.Equal(t, []string{"lethe.yaml:1: dialect: must be one of: now, seed"}, problems(t, err))
+}
+
+func TestJournalIsKeptAsLongAsStatuses(t *testing.T) {
+	t.Parallel()
+	_, err := Load([]string{"LETHE_JOURNAL_KEEP=23h59m"})
+	require.Equal(t, []string{"journal.keep: must be at least status_ttl, since a status may be read from the journal"}, problems(t, err))
+	_, err = Load([]string{"LETHE_JOURNAL_KEEP=24h"})
+	require.NoError(t, err)
+	_, err = Load([]string{"LETHE_STATUS_TTL=2161h", "LETHE_JOURNAL_KEEP=2160h"})
+	require.Len(t, problems(t, err), 1)
+	config, err := Load([]string{"LETHE_STATUS_TTL=2161h"})
+	require.NoError(t, err)
+	require.Equal(t, 2161*time.Hour, config.JournalKeep, "the default follows")
 }
 
 func TestUnreadableFile(t *testing.T) {

@@ -17,9 +17,11 @@ import (
 	"lethe/internal/schema"
 	"lethe/internal/store/census"
 	"lethe/internal/store/checkup"
+	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
+	"lethe/internal/store/roomwriter"
 )
 
 // examineTimeout is the longest time for the checks of one server.
@@ -140,7 +142,7 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 	}
 	r.add(OK, "database", "it answers")
 
-	grants, err := checkup.LackingPrivileges(ctx, db)
+	grants, err := checkup.LackingPrivileges(ctx, db, settings.Tables)
 	switch {
 	case err != nil:
 		r.add(Mend, "privileges", err.Error())
@@ -162,6 +164,7 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 		addError("schema", err)
 	} else {
 		r.add(OK, "schema", "this version of Lethe knows the tables of Lethe and of the homeserver")
+		r.examineFederation(ctx, db, addError)
 	}
 	r.examineVersions(ctx, db, addError)
 	r.examineTables(ctx, db, settings)
@@ -226,6 +229,24 @@ func (r *Report) examineTables(ctx context.Context, db *postgres.DB, settings co
 	if len(problems) == 0 {
 		r.add(OK, "tables", "Lethe knows everything that it uses and all that it could harm")
 		r.examineSpeed(ctx, db, catalog)
+	}
+}
+
+// examineFederation says which deletes wait until the homeserver has told other
+// servers that users have left.
+func (r *Report) examineFederation(ctx context.Context, db *postgres.DB, addError func(string, error)) {
+	deletes, place, err := journal.New(db).WaitingDeletes(ctx)
+	var position int64
+	if err == nil && deletes > 0 {
+		position, _, err = roomwriter.FederationPosition(ctx, db)
+	}
+	switch {
+	case err != nil:
+		addError("federation", err)
+	case deletes > 0 && position < place:
+		r.add(Advice, "federation", fmt.Sprintf("%d deletes wait until the homeserver has told other servers that users have left "+
+			"(federation_stream_position is %d and must reach %d): run the homeserver until then; if it will never run again, set force_purge:", deletes, position, place),
+			`UPDATE lethe.jobs SET parameters = parameters || '{"force_purge": true}' WHERE state = 'queued' AND checkpoint ? 'leaves_at';`)
 	}
 }
 

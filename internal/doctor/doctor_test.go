@@ -26,6 +26,7 @@ import (
 	"lethe/internal/redisdb"
 	"lethe/internal/retention"
 	"lethe/internal/roomgen"
+	"lethe/internal/schema"
 	"lethe/internal/store/admin"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
@@ -164,6 +165,7 @@ func (w *ward) purge(room roomgen.Summary) string {
 		require.Equal(w.t, journal.Complete, status.State, status.Error)
 	}
 	completes(jobs.PurgeHistory, id)
+	w.exec(`UPDATE federation_stream_position SET stream_id = 1000000000 WHERE type = 'events'`) // other servers are told at once
 	id, err = submit.SubmitDeleteRoom(w.ctx, tasks.DeleteRoom{
 		Room: room.Room, Requester: "@a:b", NewRoomUser: room.Creator, RoomName: "n", Message: "m", Block: true, Purge: true,
 	})
@@ -392,4 +394,47 @@ func TestServers(t *testing.T) {
 	require.NoError(t, report.Print(&printed))
 	require.Contains(t, printed.String(), "nowhere")
 	require.NotContains(t, printed.String(), "verysecret")
+}
+
+func TestFederation(t *testing.T) {
+	t.Parallel()
+	w := embedded(t)
+	about := func() (found []Finding) {
+		for _, f := range examineAs(w, w.url) {
+			if f.About == "federation" {
+				found = append(found, f)
+			}
+		}
+		return found
+	}
+	require.Empty(t, about())
+	w.exec(`INSERT INTO federation_stream_position VALUES ('federation', 9999, 'a'), ('events', 9999, 'a'), ('events', 41, 'b')`,
+		`INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, checkpoint)
+		 SELECT repeat(chr(n), 16), 'delete_room', '!' || n, '{}', 'x', jsonb_build_object('phase', 'shutting_down', 'leaves_at', n - 23)
+		 FROM generate_series(65, 70) n`)
+	found := about()
+	require.Len(t, found, 1)
+	require.Equal(t, Advice, found[0].Verdict)
+	require.Contains(t, found[0].Says, "6 deletes wait")
+	require.Contains(t, found[0].Says, "federation_stream_position is 41 and must reach 47")
+	require.Contains(t, found[0].Says, "force_purge")
+	w.exec(found[0].Do...) // it is a statement that works
+
+	w.exec(`UPDATE federation_stream_position SET stream_id = 47 WHERE instance_name = 'b'`)
+	require.Empty(t, about())
+}
+
+// The role must be able to delete from the tables that the operator's rules name.
+func TestRulesNeedGrants(t *testing.T) {
+	t.Parallel()
+	w := embedded(t)
+	w.exec(`CREATE TABLE public.event_reports (id bigint, room_id text, event_id text)`)
+	grant := `GRANT SELECT, DELETE ON event_reports TO ` + pgx.Identifier{w.role}.Sanitize() + `;`
+	about := func(rules schema.Rules) []string {
+		return finding(t, examineAs(w, w.plainURL(), func(c *config.Config) { c.Tables = rules }), "privileges").Do
+	}
+	require.NotContains(t, about(nil), grant)
+	require.NotContains(t, about(schema.Rules{"event_reports": schema.Keep}), grant)
+	require.Contains(t, about(schema.Rules{"event_reports": schema.DeleteByEvent}), grant)
+	require.Contains(t, about(schema.Rules{"event_reports": schema.DeleteByRoom, "room_reports": schema.DeleteByRoom}), grant)
 }

@@ -53,7 +53,12 @@ func corpus(t *testing.T, sort string) (*fleet, []operation) {
 	}
 	require.NotEmpty(t, done)
 	database := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
-	return newFleet(t, database, users.Server, users.Admin), done
+	f := newFleet(t, database, users.Server, users.Admin)
+	// No homeserver runs that could send the leaves of deletes to other servers: it is as
+	// if it had sent them at once.
+	_, err := f.sql.Exec(t.Context(), `UPDATE federation_stream_position SET stream_id = 1000000000 WHERE type = 'events'`)
+	require.NoError(t, err)
+	return f, done
 }
 
 func readShared(t *testing.T, into any, name string) {

@@ -112,7 +112,7 @@ func TestUpgrade(t *testing.T) {
 	for _, open := range []string{"queued", "running", "held"} {
 		require.Equal(t, "active", f.status(jobs[open])["status"], open)
 	}
-	f.start("scheduler")
+	f.start("scheduler", "LETHE_JOURNAL_KEEP=175200h") // however old the fixture is
 	f.start("worker", signingKey(t))
 	for _, open := range []string{"queued", "running", "queued delete"} {
 		f.awaitState(jobs[open], "complete")

@@ -92,8 +92,18 @@ func (s *server) readNewRoomUser(value json.RawMessage) (string, error) {
 // storableText replaces the zero bytes of a text, which PostgreSQL cannot hold.
 func storableText(text string) string { return strings.ReplaceAll(text, "\x00", "\uFFFD") }
 
-func alreadyDeleting(room string) *wire.Error {
+// alreadyDeleting refuses a delete of a room that has one, and in the seed dialect also
+// of a room with a history purge.
+func (s *server) alreadyDeleting(room string) *wire.Error {
+	if s.options.SeedDialect {
+		return historyPurgeInProgress(room)
+	}
 	return wire.BadRequest("Purge already in progress for " + room)
+}
+
+// historyPurgeInProgress is the refusal of the seed dialect, for purges and deletes.
+func historyPurgeInProgress(room string) *wire.Error {
+	return wire.BadRequest("History purge already in progress for " + room)
 }
 
 // deleteRoom is DELETE …/v2/rooms/{room_id}. It accepts the delete and answers with its
@@ -109,7 +119,7 @@ func (s *server) deleteRoom(c echo.Context, requester string) error {
 	}
 	switch _, err := s.journal.OpenJob(ctx, jobs.DeleteRoom, request.Room); {
 	case err == nil:
-		return alreadyDeleting(request.Room)
+		return s.alreadyDeleting(request.Room)
 	case !errors.Is(err, postgres.ErrNotFound):
 		return err
 	}
@@ -118,7 +128,7 @@ func (s *server) deleteRoom(c echo.Context, requester string) error {
 	}
 	request.PurgeDelay, request.Exclusive = s.options.PurgeDelay, s.options.SeedDialect
 	id, err := s.tasks.SubmitDeleteRoom(ctx, request)
-	return answerOK(c, map[string]string{"delete_id": id}, instead(err, journal.ErrRoomBusy, alreadyDeleting(request.Room)))
+	return answerOK(c, map[string]string{"delete_id": id}, instead(err, journal.ErrRoomBusy, s.alreadyDeleting(request.Room)))
 }
 
 // deleteRoomNow is DELETE …/v1/rooms/{room_id}. It waits for the end of the delete. If
@@ -227,6 +237,9 @@ type deleteBody struct {
 
 	// Held is the reason of the room's hold, "" if the room is not held.
 	Held string `json:"held,omitempty"`
+
+	// WaitsFor says what the delete waits for between shutdown and purge.
+	WaitsFor string `json:"waits_for,omitempty"`
 }
 
 // newDeleteBody translates a delete's state into the words of the dialect. Admin tools
@@ -242,7 +255,7 @@ func (s *server) newDeleteBody(id, room string, state journal.State, details tas
 		body.Status, body.Error = "failed", "cancelled"
 	default:
 		// A delete that has begun is active while it waits for a worker, too.
-		body.Status, body.Phase = "active", details.Phase
+		body.Status, body.Phase, body.WaitsFor = "active", details.Phase, details.WaitsFor()
 		if details.Phase == "" && state != journal.Running {
 			body.Status = "scheduled"
 		}
@@ -290,7 +303,7 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 	}
 	results := make([]deleteBody, 0, len(deletes))
 	for _, job := range deletes {
-		details := tasks.DeleteStatus{Phase: job.Phase}
+		details := tasks.DeleteStatus{Phase: job.Phase, LeavesAt: job.LeavesAt}
 		if job.Result != nil {
 			if err := json.Unmarshal(job.Result, &details.Shutdown); err != nil {
 				return fmt.Errorf("decode the shutdown of job %s: %w", job.ID, err)

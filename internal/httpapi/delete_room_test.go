@@ -287,10 +287,30 @@ func TestDeleteRoomOfABusyRoom(t *testing.T) {
 		// Another one was quicker, after ours was looked at.
 		b.tasks.instead = func(context.Context) error { return fmt.Errorf("submit: %w", journal.ErrRoomBusy) }
 		requireJSON(t, b.send(t, "DELETE", roomsV2+"!room:x", `{}`), 400,
-			refusal("M_UNKNOWN", "Purge already in progress for !room:x"))
+			refusal("M_UNKNOWN", map[bool]string{false: "Purge", true: "History purge"}[seed]+" already in progress for !room:x"))
 		b.tasks.instead = func(context.Context) error { return errors.New("the secret is out") }
 		for _, version := range []string{roomsV1, roomsV2} {
 			requireJSON(t, b.send(t, "DELETE", version+"!room:x", `{}`), 500, refusal("M_UNKNOWN", "Internal server error"))
+		}
+	}
+}
+
+// A delete that waits for the homeserver's federation says so until the purge begins.
+func TestDeleteSaysThatOtherServersAreNotToldYet(t *testing.T) {
+	t.Parallel()
+	b := setupDeletes(t, httpapi.Options{})
+	for phase, waits := range map[string]bool{"shutting_down": true, "purging": false} {
+		checkpoint := `{"phase":"` + phase + `","leaves_at":1402,` + partly + `}`
+		id := map[bool]string{true: "WaitingForServer", false: "WaitingNoLongerA"}[waits]
+		b.jobs[id] = jobs.Status{Kind: jobs.DeleteRoom, Room: "!" + phase + ":x", State: journal.Queued, Progress: checkpoint}
+		b.requireExec(t, `
+			INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, checkpoint)
+			VALUES ($1, 'delete_room', $2, '{}', '@admin:x', $3)`, id, "!"+phase+":x", checkpoint)
+		for _, path := range []string{"delete_status/" + id, "!" + phase + ":x/delete_status"} {
+			body := b.send(t, "GET", roomsV2+path, "").body
+			require.Equal(t, waits, strings.Contains(body, `"waits_for":"`), body)
+			require.Equal(t, waits, strings.Contains(body, "federation_stream_position has reached 1402"), body)
+			require.Equal(t, waits, strings.Contains(body, "force_purge"), body)
 		}
 	}
 }
@@ -565,7 +585,7 @@ func TestSynchronousDeleteIsNotRefusedForAHistoryPurge(t *testing.T) {
 	t.Parallel()
 	b := setupReal(t, httpapi.Options{SeedDialect: true})
 	require.Equal(t, 200, b.send(t, "POST", room+"/$one", "").status)
-	requireJSON(t, b.send(t, "DELETE", roomsV2+"!room:x", `{}`), 400, refusal("M_UNKNOWN", "Purge already in progress for !room:x"))
+	requireJSON(t, b.send(t, "DELETE", roomsV2+"!room:x", `{}`), 400, refusal("M_UNKNOWN", "History purge already in progress for !room:x"))
 	replies := b.requireBegin(t, t.Context(), roomsV1+"!room:x", `{}`)
 	b.requireEnd(t, b.requireOpen(t, ""), journal.Complete, "", "")
 	requireJSON(t, <-replies, 200, nothingDone)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
@@ -132,7 +133,7 @@ func (s *server) refuseHeld(ctx context.Context, room string) error {
 
 // holdReason returns the reason of the room's hold if a job's state is held, else "".
 func (s *server) holdReason(ctx context.Context, room string, state journal.State) (string, error) {
-	if state != journal.Held {
+	if !slices.Contains(waitingStates, state) {
 		return "", nil
 	}
 	hold, err := s.holds.Of(ctx, room)

@@ -120,6 +120,22 @@ func TestHeldJobSaysWhy(t *testing.T) {
 	requireJSON(t, b.send(t, "GET", tasks+"?status=active", ""), 200, `{"scheduled_tasks":[]}`)
 }
 
+// A purge that another one has absorbed waits with it.
+func TestAbsorbedPurgeIsShown(t *testing.T) {
+	t.Parallel()
+	b := setup(t, httpapi.Options{})
+	require.Equal(t, 200, b.send(t, "PUT", holds+"/!room:x", `{"reason":"case 7"}`).status)
+	b.jobs["purge"] = jobs.Status{State: journal.Absorbed, Room: "!room:x", Progress: `{"absorbed_by":"other"}`}
+	requireJSON(t, b.send(t, "GET", status+"purge", ""), 200, `{"status":"active","held":"case 7","absorbed_by":"other"}`)
+	b.requireExec(t, `
+		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, state, checkpoint, updated_at)
+		VALUES ('AbsorbedAbsorbed', 'purge_history', '!room:x', '{}', '@admin:x', 'absorbed', '{"absorbed_by":"OtherOtherOtherO"}', $1)`,
+		time.UnixMilli(5000))
+	const tasks = "/_synapse/admin/v1/scheduled_tasks"
+	requireJSON(t, b.send(t, "GET", tasks+"?status=scheduled", ""), 200, `{"scheduled_tasks":[{"id":"AbsorbedAbsorbed",
+		"action":"purge_history","status":"scheduled","timestamp_ms":5000,"resource_id":"!room:x","result":null,"error":null}]}`)
+}
+
 // Who waits for a delete is told when it is held, and is not left to wait.
 func TestSynchronousDeleteThatIsHeldMeanwhile(t *testing.T) {
 	t.Parallel()

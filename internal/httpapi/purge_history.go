@@ -90,7 +90,7 @@ func (s *server) submitPurgeHistory(
 		Exclusive:         s.options.SeedDialect,
 	})
 	return answerOK(c, map[string]string{"purge_id": id},
-		instead(err, journal.ErrRoomBusy, wire.BadRequest("History purge already in progress for "+room)))
+		instead(err, journal.ErrRoomBusy, historyPurgeInProgress(room)))
 }
 
 // purgeHistoryStatus is GET …/v1/purge_history_status/{purge_id}.
@@ -104,6 +104,12 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 		Status string `json:"status"`
 		Error  string `json:"error,omitempty"`
 		Held   string `json:"held,omitempty"` // the hold's reason
+
+		// AbsorbedBy is the id of the purge that does the work of this one.
+		AbsorbedBy string `json:"absorbed_by,omitempty"`
+	}
+	if body.AbsorbedBy, err = tasks.AbsorberOf([]byte(status.Progress)); err != nil {
+		return err
 	}
 	// Admin tools know these three words. They poll until it is one of the last two.
 	switch status.State {

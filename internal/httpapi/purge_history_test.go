@@ -202,6 +202,12 @@ func TestPurgeHistoryStatus(t *testing.T) {
 		{jobs.Status{State: journal.Complete}, `{"status":"complete"}`},
 		{jobs.Status{State: journal.Failed, Error: "400: too <new>"}, `{"status":"failed","error":"400: too <new>"}`},
 		{jobs.Status{State: journal.Cancelled}, `{"status":"failed","error":"cancelled"}`},
+		{jobs.Status{State: journal.Absorbed, Progress: `{"absorbed_by":"other"}`}, `{"status":"active","absorbed_by":"other"}`},
+		{jobs.Status{State: journal.Complete, Progress: `{"absorbed_by":"other"}`}, `{"status":"complete","absorbed_by":"other"}`},
+		{
+			jobs.Status{State: journal.Failed, Error: "other failed", Progress: `{"absorbed_by":"other"}`},
+			`{"status":"failed","error":"other failed","absorbed_by":"other"}`,
+		},
 	} {
 		b.jobs["id"] = test.status
 		requireJSON(t, b.send(t, "GET", status+"id", ""), 200, test.want)

@@ -28,6 +28,9 @@ var (
 
 	taskStatuses = []string{"scheduled", "active", "complete", "failed", "cancelled"}
 	jobStates    = []journal.State{journal.Queued, journal.Running, journal.Complete, journal.Failed, journal.Cancelled}
+
+	// waitingStates are further states of jobs that wait. Synapse has no words for them.
+	waitingStates = []journal.State{journal.Held, journal.Absorbed}
 )
 
 // taskActionsAndKinds returns Synapse's word for each kind of job. Synapse does not
@@ -39,9 +42,10 @@ func taskActionsAndKinds() (actions []string, kinds []journal.Kind) {
 	return append(actions, string(journal.ListedPurge)), append(kinds, journal.ListedPurge)
 }
 
-// taskStatus returns Synapse's word for a job's state. A held job is a queued one.
+// taskStatus returns Synapse's word for a job's state. A held or absorbed job is a
+// queued one.
 func taskStatus(state journal.State) string {
-	if state == journal.Held {
+	if slices.Contains(waitingStates, state) {
 		state = journal.Queued
 	}
 	return translateWords([]journal.State{state}, jobStates, taskStatuses)[0]
@@ -113,7 +117,7 @@ func readJobList(q *wire.Query) (journal.JobList, error) {
 	}
 	list.States = translateWords(statuses, taskStatuses, jobStates)
 	if slices.Contains(list.States, journal.Queued) {
-		list.States = append(slices.Clone(list.States), journal.Held)
+		list.States = append(slices.Clone(list.States), waitingStates...)
 	}
 	if _, ok := q.Value("max_timestamp"); ok {
 		list.Until = new(q.Integer("max_timestamp", 0))

@@ -1,5 +1,5 @@
 // Package jobs knows the job: the kinds of jobs, their ids, their statuses in Redis,
-// and the heartbeats of running jobs.
+// the heartbeats of running jobs, and how long ended ones are kept.
 //
 // It promises that a status is never older than ten seconds, that an ended status
 // never changes back, and that it is served for its time to live even if Redis has

@@ -24,6 +24,7 @@ type pulse struct {
 	t    *testing.T
 	ctx  context.Context
 	conn *pgx.Conn
+	db   *postgres.DB
 }
 
 func setupHeart(t *testing.T) *pulse {
@@ -37,7 +38,7 @@ func setupHeart(t *testing.T) *pulse {
 	db, err := postgres.Open(ctx, url, postgres.Options{})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
-	return &pulse{NewHeartbeater(db, slog.New(slog.DiscardHandler)), t, ctx, conn}
+	return &pulse{NewHeartbeater(db, slog.New(slog.DiscardHandler)), t, ctx, conn, db}
 }
 
 // run makes a running job whose heartbeat is an hour old.

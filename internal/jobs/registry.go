@@ -30,7 +30,9 @@ type Yield string
 
 // The reasons. docs/metrics.md describes them.
 const (
+	YieldAbsorbed    Yield = "absorbed"
 	YieldDrain       Yield = "drain"
+	YieldFederation  Yield = "federation"
 	YieldHeld        Yield = "held"
 	YieldLowQueue    Yield = "low queue"
 	YieldPurgeDelay  Yield = "purge delay"
@@ -52,11 +54,12 @@ const (
 	ActionMissed   Action = "missed"
 	ActionEnqueued Action = "enqueued"
 	ActionResumed  Action = "resumed"
+	ActionSettled  Action = "settled"
 )
 
 // Actions returns all actions of the reconciler.
 func Actions() []Action {
-	return []Action{ActionReleased, ActionMissed, ActionEnqueued, ActionResumed}
+	return []Action{ActionReleased, ActionMissed, ActionEnqueued, ActionResumed, ActionSettled}
 }
 
 // A Definition describes a kind of job, except for the work itself. docs/metrics.md
@@ -82,8 +85,8 @@ type Definition struct {
 
 var (
 	registry = []Definition{
-		{PurgeHistory, Default, "purge_history", anyEnd, yieldsOfRooms(), nil},
-		{DeleteRoom, Critical, "shutdown_and_purge_room", append(slices.Clone(anyEnd), journal.Cancelled), yieldsOfRooms(YieldPurgeDelay), nil},
+		{PurgeHistory, Default, "purge_history", anyEnd, yieldsOfRooms(YieldAbsorbed), nil},
+		{DeleteRoom, Critical, "shutdown_and_purge_room", append(slices.Clone(anyEnd), journal.Cancelled), yieldsOfRooms(YieldFederation, YieldPurgeDelay), nil},
 		{RetentionSweep, Default, "retention_sweep", anyEnd, yieldsOfAll(YieldQueueFull), []string{
 			"enqueued", "deleting", "purging", "held", "nothing_expired", "no_limit", "other_job", "failed",
 		}},

@@ -54,6 +54,10 @@ type Metrics struct {
 	// batches have deleted.
 	EventsPurged prometheus.Counter
 
+	// JobsPruned (lethe_jobs_pruned_total) is the number of ended jobs whose rows were
+	// deleted from the journal.
+	JobsPruned prometheus.Counter
+
 	// FenceRejections (lethe_fence_rejections_total) is the number of batches that
 	// were refused because another worker had taken the room's lock.
 	FenceRejections prometheus.Counter
@@ -189,6 +193,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		// is visible as one.
 		EventsPurged:      counter("lethe_events_purged_total", "Events deleted by committed batches.").WithLabelValues(),
 		FenceRejections:   counter("lethe_fence_rejections_total", "Batches refused because another worker had taken the room's lock.").WithLabelValues(),
+		JobsPruned:        counter("lethe_jobs_pruned_total", "Ended jobs whose rows were deleted from the journal.").WithLabelValues(),
 		LockLosses:        counter("lethe_lock_losses_total", "Room locks lost while held.").WithLabelValues(),
 		ReadsWithoutLease: counter("lethe_reads_without_lease_total", "Pages read without a lease of their room.").WithLabelValues(),
 		RatePauseSeconds:  counter("lethe_rate_pause_seconds_total", "How long purges of sweeps have paused to keep retention.rows_per_second.").WithLabelValues(),

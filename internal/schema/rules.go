@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// A Rule says what purges do with a table that Lethe does not know.
+// A Rule says what purges do with a table, where the operator may decide that.
 type Rule string
 
 const (
@@ -23,7 +23,8 @@ const (
 	DeleteByEvent Rule = "delete_by_event"
 )
 
-// Rules are the rules of the operator, by the names of tables.
+// Rules are the rules of the operator, by the names of tables. Besides tables that
+// Lethe does not know, they may name those with [Table].Rules.
 type Rules map[string]Rule
 
 // tableName is the form of a table's name in a rule. The name is part of statements.
@@ -39,8 +40,11 @@ func ParseRule(text string) (name string, rule Rule, err error) {
 		return "", "", fmt.Errorf("%q does not begin with the name of a table in lower case", text)
 	case rule != Keep && rule != DeleteByRoom && rule != DeleteByEvent:
 		return "", "", fmt.Errorf("%q must be table=%s, table=%s or table=%s", text, Keep, DeleteByRoom, DeleteByEvent)
-	case Named(name) != nil:
+	case Named(name) == nil:
+	case len(Named(name).Rules) == 0:
 		return "", "", fmt.Errorf("%q: Lethe knows the table %s", text, name)
+	case !slices.Contains(Named(name).Rules, rule):
+		return "", "", fmt.Errorf("%q: the table %s has no column event_id", text, name)
 	}
 	return name, rule, nil
 }
@@ -53,6 +57,20 @@ func (r Rules) With(rule Rule) []string {
 			names = append(names, name)
 		}
 	}
+	return names
+}
+
+// ByRoom returns the names of the tables whose rows are deleted with the room, sorted.
+// Reports that are deleted with their events are among them: a report may be about an
+// event that is gone already.
+func (r Rules) ByRoom() []string {
+	names := r.With(DeleteByRoom)
+	for _, name := range r.With(DeleteByEvent) {
+		if Named(name) != nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
 	return names
 }
 

@@ -63,11 +63,11 @@ func TestKnownDelta(t *testing.T) {
 
 func TestParseRule(t *testing.T) {
 	t.Parallel()
-	for _, text := range []string{"a=keep", "a_1=delete_by_room", "a=delete_by_event"} {
+	for _, text := range []string{"a=keep", "a_1=delete_by_room", "a=delete_by_event", "event_reports=keep", "event_reports=delete_by_event", "event_reports=delete_by_room", "room_reports=keep", "room_reports=delete_by_room"} {
 		_, _, err := schema.ParseRule(text)
 		require.NoError(t, err, text)
 	}
-	for _, text := range []string{"", "=keep", "a", "a=", "a=Keep", "A=keep", `a"=keep`, "a.b=keep", "events=keep", "a=keep=keep"} {
+	for _, text := range []string{"", "=keep", "a", "a=", "a=Keep", "A=keep", `a"=keep`, "a.b=keep", "events=keep", "a=keep=keep", "room_reports=delete_by_event", "event_reports=forget"} {
 		_, _, err := schema.ParseRule(text)
 		require.Error(t, err, text)
 	}

@@ -201,6 +201,7 @@ var tables = []Table{
 	{
 		Name: "event_reports", Purge: Keeps, Delete: Keeps,
 		Why:     "it belongs to the moderators",
+		Rules:   []Rule{Keep, DeleteByRoom, DeleteByEvent},
 		Columns: `room_id text -, event_id text -`,
 	},
 	{
@@ -245,6 +246,11 @@ var tables = []Table{
 		Name: "federation_inbound_events_staging", Purge: Deletes, Delete: Deletes,
 		Rights:  "SELECT DELETE",
 		Columns: `room_id text PD, event_id text P`,
+	},
+	{
+		Name:    "federation_stream_position",
+		Rights:  "SELECT",
+		Columns: `type text S, stream_id int S`,
 	},
 	{
 		Name:    "ignored_users",
@@ -385,6 +391,7 @@ var tables = []Table{
 	{
 		Name: "room_reports", Purge: Keeps, Delete: Keeps,
 		Why:     "it belongs to the moderators",
+		Rules:   []Rule{Keep, DeleteByRoom},
 		Absent:  "before schema 85",
 		Columns: `room_id text -`,
 	},

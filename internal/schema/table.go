@@ -73,6 +73,9 @@ type Table struct {
 	// statement deletes its rows with their events. It is "" for most tables.
 	Cascade string
 
+	// Rules are what the operator may decide instead. Most tables have none.
+	Rules []Rule
+
 	// References says that Synapse gave the table a foreign key to events, rooms or
 	// partial_state_rooms. Lethe knows what becomes of its rows.
 	References bool

@@ -32,8 +32,10 @@ type DeleteRoom struct {
 	Block bool
 
 	// Purge deletes the room after its shutdown. With ForcePurge, it does so even if
-	// local users are still joined to the room. Without ForcePurge, a delete fails
-	// before its first write if no user can leave the room.
+	// local users are still joined to the room, and at once. Without ForcePurge, a
+	// delete fails before its first write if no user can leave the room. If the room has
+	// members of other servers, it waits between shutdown and purge until the homeserver
+	// has told these servers that our users have left, however long that takes.
 	Purge, ForcePurge bool
 
 	// PurgeDelay is the pause between shutdown and purge, in which clients learn that
@@ -102,6 +104,11 @@ type deleteRoomCheckpoint struct {
 	// PostgreSQL's clock. It is 0 before the shutdown has ended, and without a delay.
 	PurgeAt int64 `json:"purge_at,omitempty"`
 
+	// LeavesAt is the place in the stream of events that the homeserver's federation must
+	// reach before the purge may begin. It is 0 before the shutdown has ended, and if no
+	// other server has users in the room.
+	LeavesAt int64 `json:"leaves_at,omitempty"`
+
 	// Size is the size of the next batch: in users, and then in events.
 	Size int `json:"size"`
 
@@ -119,6 +126,10 @@ type DeleteStatus struct {
 
 	// Shutdown is the result of the shutdown so far. Its lists are never nil.
 	Shutdown shutdown.Result `json:"shutdown_room"`
+
+	// LeavesAt is the place in the stream of events that the homeserver's federation must
+	// reach before the purge begins; 0 if the delete does not wait for that.
+	LeavesAt int64 `json:"leaves_at"`
 }
 
 // DeleteStatusOf reads the status of a delete from its job's checkpoint, which is
@@ -269,21 +280,32 @@ func (d *deleteRoom) shutDown(ctx context.Context, plan shutdown.Plan) (err erro
 }
 
 // beginPurge ends the shutdown, and waits until the room may be purged. The job
-// waits in the queue, so it occupies no worker. Its first batch records that the
-// purge has begun.
+// waits in the queue, so it occupies neither a worker nor the room. Its first batch
+// records that the purge has begun.
 func (d *deleteRoom) beginPurge(ctx context.Context) error {
+	next := d.at
+	if next.LeavesAt == 0 {
+		var err error
+		if next.LeavesAt, err = d.leavesPlace(ctx); err != nil {
+			return err
+		}
+	}
 	if d.parameters.PurgeDelay > 0 {
 		now, err := d.worker.db.Now(ctx)
 		switch {
 		case err != nil:
 			return err
 		case d.at.PurgeAt == 0:
-			next := d.at
 			next.PurgeAt = now.UnixMilli() + d.parameters.PurgeDelay
-			return d.record(ctx, next)
 		case d.at.PurgeAt > now.UnixMilli():
 			return errYield{reason: jobs.YieldPurgeDelay, after: time.UnixMilli(d.at.PurgeAt).Sub(now)}
 		}
+	}
+	if next.LeavesAt != d.at.LeavesAt || next.PurgeAt != d.at.PurgeAt {
+		return d.record(ctx, next)
+	}
+	if err := d.awaitLeaves(ctx); err != nil {
+		return err
 	}
 	if err := d.room.Guard(ctx); err != nil {
 		return err

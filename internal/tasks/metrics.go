@@ -55,6 +55,9 @@ func showReconciler(metrics *observe.Metrics) {
 	for _, definition := range jobs.Registry() {
 		metrics.JobsEnded.WithLabelValues(string(definition.Kind), string(journal.Failed))
 	}
+	for _, state := range []journal.State{journal.Complete, journal.Failed} { // of absorbed purges
+		metrics.JobsEnded.WithLabelValues(string(jobs.PurgeHistory), string(state))
+	}
 }
 
 // about returns a job's attributes for logs and traces.

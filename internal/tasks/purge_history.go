@@ -32,7 +32,10 @@ type PurgeHistory struct {
 	Requester string
 
 	// Exclusive refuses the purge with [journal.ErrRoomBusy] while the room has an open
-	// job. Otherwise the purge waits for its turn.
+	// job. Otherwise the purge waits for its turn: the room's purges run in the order in
+	// which they were accepted. If another one that waits too deletes everything that
+	// this one would delete, that one absorbs it: this one ends when the other does, and
+	// in the same way.
 	Exclusive bool
 }
 
@@ -87,6 +90,20 @@ type purgeHistoryCheckpoint struct {
 	StateRowsWritten int64 `json:"state_rows_written"`
 }
 
+// AbsorberOf reads from the checkpoint of a history purge which purge has absorbed
+// it; "" if none has.
+func AbsorberOf(checkpoint []byte) (id string, err error) {
+	var absorbed struct {
+		By string `json:"absorbed_by"`
+	}
+	if len(checkpoint) > 0 {
+		if err := json.Unmarshal(checkpoint, &absorbed); err != nil {
+			return "", fmt.Errorf("decode the job's checkpoint: %w", err)
+		}
+	}
+	return absorbed.By, nil
+}
+
 // purgeHistory is the work of a history purge.
 type purgeHistory struct {
 	worker *Worker
@@ -113,6 +130,11 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 	}
 	if err := decodeCheckpoint(job, &p.at); err != nil {
 		return nil, err
+	}
+	if len(job.Checkpoint) == 0 && !p.swept {
+		if err := w.absorb(ctx, job, run, parameters); err != nil {
+			return nil, err
+		}
 	}
 	request := purge.HistoryRequest{
 		Room: job.Room, Before: parameters.Token.Topological,
@@ -155,10 +177,10 @@ func (w *Worker) expiredBefore(ctx context.Context, request purge.HistoryRequest
 		return request.Before, true, nil // what had expired then has still expired
 	}
 	cuts, err := w.expiry.RetentionCuts(ctx, []expiry.RoomCut{{Room: request.Room, Before: before}})
-	if err != nil || cuts[0] == nil {
+	if err != nil || cuts[0].Token == nil {
 		return request.Before, false, err
 	}
-	return min(request.Before, cuts[0].Topological), true, nil
+	return min(request.Before, cuts[0].Token.Topological), true, nil
 }
 
 func (p *purgeHistory) progress() any { return p.at }

@@ -35,16 +35,18 @@ const (
 )
 
 // A Reconciler enqueues again the jobs that a worker or asynq has lost, and the jobs
-// whose rooms are no longer held. Any number of replicas may run at once: each
+// whose rooms are no longer held. It settles absorbed jobs whose absorbing job has
+// ended. Any number of replicas may run at once: each
 // decision is one statement on the job's row.
 type Reconciler struct {
-	journal  *journal.Journal
-	redis    redis.UniversalClient
-	board    *jobs.Board
-	dispatch dispatcher
-	inspect  *asynq.Inspector
-	log      *slog.Logger
-	metrics  *observe.Metrics
+	journal     *journal.Journal
+	absorptions *journal.Absorptions
+	redis       redis.UniversalClient
+	board       *jobs.Board
+	dispatch    dispatcher
+	inspect     *asynq.Inspector
+	log         *slog.Logger
+	metrics     *observe.Metrics
 
 	// after is the id of the last queued job that was searched for in asynq.
 	after string
@@ -57,7 +59,7 @@ func NewReconciler(db *postgres.DB, client redis.UniversalClient, board *jobs.Bo
 ) *Reconciler {
 	showReconciler(metrics)
 	return &Reconciler{
-		journal: journal.New(db), redis: client, board: board, dispatch: newDispatcher(client),
+		journal: journal.New(db), absorptions: journal.NewAbsorptions(db), redis: client, board: board, dispatch: newDispatcher(client),
 		inspect: asynq.NewInspectorFromRedisClient(client), log: log, metrics: metrics,
 	}
 }
@@ -99,10 +101,18 @@ func (r *Reconciler) Check(ctx context.Context) error {
 		r.count(ctx, job, jobs.ActionResumed)
 		r.board.Post(ctx, jobs.StatusOf(job))
 	}
+	settled, err := r.absorptions.SettleAbsorbed(ctx, maxReconciled)
+	if err != nil {
+		return err
+	}
+	for _, job := range settled {
+		r.count(ctx, job, jobs.ActionSettled)
+		postSettled(ctx, r.board, r.metrics, job)
+	}
 	if err := r.findMissing(ctx); err != nil {
 		return err
 	}
-	// The jobs that were just released or resumed are among these.
+	// The jobs that were just released, resumed or settled are among these.
 	missing, err := r.journal.RequeueMissing(ctx, taskMissing, maxReconciled)
 	if err != nil {
 		return err
@@ -174,6 +184,15 @@ func (r *Reconciler) hasTask(job journal.Job) (bool, error) {
 	}
 	waiting := []asynq.TaskState{asynq.TaskStatePending, asynq.TaskStateScheduled, asynq.TaskStateRetry}
 	return slices.Contains(waiting, task.State), nil
+}
+
+// postSettled posts the status of an absorbed job that has been settled, and counts
+// its end.
+func postSettled(ctx context.Context, board *jobs.Board, metrics *observe.Metrics, job journal.Job) {
+	if job.State.Ended() {
+		metrics.JobsEnded.WithLabelValues(string(job.Kind), string(job.State)).Inc()
+	}
+	board.Post(ctx, jobs.StatusOf(job))
 }
 
 func (r *Reconciler) count(ctx context.Context, job journal.Job, action jobs.Action) {

@@ -319,8 +319,10 @@ func (s *retentionSweep) decide(ctx context.Context, rooms []expiry.RoomRetentio
 			page[i].skip = func(r *sweepResult) { r.Skipped.Held++ }
 		case room.Deleting:
 			page[i].skip = func(r *sweepResult) { r.Skipped.Deleting++ }
+			s.worker.log.InfoContext(ctx, "room not purged: its delete is in progress", "room", room.Room)
 		case room.Purging:
 			page[i].skip = func(r *sweepResult) { r.Skipped.Purging++ }
+			s.worker.log.InfoContext(ctx, "room not purged: there is an ongoing purge of it", "room", room.Room)
 		default:
 			page[i].skip = func(r *sweepResult) { r.Skipped.NothingExpired++ }
 			cuts, cutOf = append(cuts, expiry.RoomCut{Room: room.Room, Before: before}), append(cutOf, i)
@@ -335,7 +337,7 @@ func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []expiry.
 	if len(cuts) == 0 {
 		return nil
 	}
-	tokens, err := s.worker.expiry.RetentionCuts(ctx, cuts)
+	found, err := s.worker.expiry.RetentionCuts(ctx, cuts)
 	if postgres.IsRowError(err) && len(cuts) > 1 {
 		for i := range cuts {
 			if err := s.cut(ctx, page, cuts[i:i+1], cutOf[i:i+1]); err != nil {
@@ -351,12 +353,16 @@ func (s *retentionSweep) cut(ctx context.Context, page sweepPage, cuts []expiry.
 	if err != nil {
 		return err
 	}
-	for i, token := range tokens {
-		if token == nil {
+	for i, cut := range found {
+		if cut.Before == nil {
+			s.worker.log.InfoContext(ctx, fmt.Sprintf("room not purged: No event found (ts %d => stream_ordering %d)", cuts[i].Before, cut.Stream),
+				"room", cuts[i].Room)
+		}
+		if cut.Token == nil {
 			continue
 		}
 		parameters, err := json.Marshal(purgeHistoryParameters{
-			Token: *token, DeleteLocalEvents: true, RetentionJob: s.job.Name, ExpiredBefore: &cuts[i].Before,
+			Token: *cut.Token, DeleteLocalEvents: true, RetentionJob: s.job.Name, ExpiredBefore: &cuts[i].Before,
 		})
 		if err != nil {
 			return fmt.Errorf("encode the purge's parameters: %w", err)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -270,6 +271,8 @@ func TestSweepSaysWhyItSkips(t *testing.T) {
 	l.policy("!minimum", day, nil)
 	l.delete("!deleting", nil)
 	l.submit("!purging", 2)
+	var logged written
+	l.log = slog.New(slog.NewJSONHandler(&logged, nil))
 	w := l.worker(WorkerOptions{Retention: keeping(0)})
 	sweep := l.newSweep(w, l.sweep("all"))
 	for done := false; !done; {
@@ -285,6 +288,19 @@ func TestSweepSaysWhyItSkips(t *testing.T) {
 	require.NoError(t, l.Journal.EndJob(l.Ctx, sweep.run, journal.Complete, ""))
 	low := storetest.All[string](l.Lab, `SELECT room_id FROM lethe.jobs WHERE queue = 'low'`)
 	require.Equal(t, []string{"!expired"}, low)
+	reasons := map[any]any{}
+	for _, line := range logged.lines(t) {
+		if message := fmt.Sprint(line["msg"]); strings.HasPrefix(message, "room not purged: ") {
+			reasons[line["room"]] = message
+		}
+	}
+	// The words in which Synapse says so.
+	first := storetest.One[int64](l.Lab, `
+		SELECT min(stream_ordering) FROM events WHERE received_ts >= (SELECT max(received_ts) FROM events) - $1::bigint`, day-hour)
+	require.Len(t, reasons, 3)
+	require.Contains(t, reasons["!deleting"], "its delete is in progress")
+	require.Contains(t, reasons["!purging"], "ongoing purge")
+	require.Regexp(t, fmt.Sprintf(`No event found \(ts \d{13} => stream_ordering %d\)$`, first), reasons["!young"])
 
 	// And once more while its purge is open.
 	sweep = l.newSweep(w, l.sweep("all"))

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"lethe/internal/jobs"
 	"lethe/internal/redisdb"
 	"lethe/internal/store/journal"
@@ -29,30 +27,6 @@ const (
 	lowWait = 10 * time.Second
 	lowLook = 200 * time.Millisecond
 )
-
-// takeRows takes rows from the bucket, which may go into debt, and returns how long
-// it takes to pay the debt. O(1).
-//
-//	KEYS[1]  the bucket, redisdb.RetentionRows
-//	ARGV[1]  the rows to take, 0 to ask only
-//	ARGV[2]  the rows that flow in per second, and the size of the bucket
-//	returns  the wait in milliseconds, 0 for none
-var takeRows = redis.NewScript(`
-	local time = redis.call('TIME')
-	local now = time[1] * 1000 + math.floor(time[2] / 1000)
-	local rate = tonumber(ARGV[2])
-	local there = redis.call('HMGET', KEYS[1], 'tokens', 'at')
-	local tokens, at = tonumber(there[1] or ''), tonumber(there[2] or '')
-	if not tokens or not at or tokens ~= tokens or at ~= at then
-		tokens, at = rate, now
-	end
-	-- After a failover the clock may be behind. A debt is an hour's at most.
-	tokens = math.min(rate, tokens + math.max(0, now - at) * rate / 1000) - tonumber(ARGV[1])
-	tokens = math.max(tokens, -3600 * rate)
-	redis.call('HSET', KEYS[1], 'tokens', string.format('%.17g', tokens), 'at', string.format('%.0f', now))
-	local wait = math.max(0, math.ceil(-tokens * 1000 / rate))
-	redis.call('PEXPIRE', KEYS[1], wait + 60000)
-	return wait`)
 
 // throttle takes deleted rows from the bucket that all sweeps of the fleet share,
 // and pauses, holding no lock, until its debt is paid. It returns an errYield after
@@ -80,12 +54,12 @@ func (w *Worker) throttle(ctx context.Context, rows int64) error {
 func (w *Worker) takeRows(ctx context.Context, rows int64, rate int) time.Duration {
 	ctx, cancel := context.WithTimeout(ctx, throttleTime)
 	defer cancel()
-	wait, err := takeRows.Run(ctx, w.redis, []string{redisdb.RetentionRows()}, rows, rate).Int64()
+	debt, err := redisdb.TakeRows(ctx, w.redis, rows, rate)
 	if err != nil {
 		w.log.WarnContext(ctx, "rows not taken from the bucket: the purge does not pause", "error", err)
 		return 0
 	}
-	return time.Duration(wait) * time.Millisecond
+	return debt
 }
 
 // claim claims a job. If the most jobs of sweeps that may run are running, it waits

@@ -178,19 +178,21 @@ type Services struct {
 
 // A Worker runs jobs.
 type Worker struct {
-	options    WorkerOptions
-	db         *postgres.DB
-	journal    *journal.Journal
-	expiry     *expiry.Queries
-	purger     *purge.Purger
-	redis      redis.UniversalClient
-	dispatch   dispatcher
-	board      *jobs.Board
-	rooms      *lock.Locker
-	heartbeats *jobs.Heartbeater
-	shutdown   *shutdown.Shutdown
-	log        *slog.Logger
-	metrics    *observe.Metrics
+	options     WorkerOptions
+	db          *postgres.DB
+	journal     *journal.Journal
+	absorptions *journal.Absorptions
+	expiry      *expiry.Queries
+	purger      *purge.Purger
+	redis       redis.UniversalClient
+	dispatch    dispatcher
+	inspect     *asynq.Inspector
+	board       *jobs.Board
+	rooms       *lock.Locker
+	heartbeats  *jobs.Heartbeater
+	shutdown    *shutdown.Shutdown
+	log         *slog.Logger
+	metrics     *observe.Metrics
 
 	// drain ends when the worker stops. It is not the parent of the handlers' contexts:
 	// when such a context ends, asynq requeues the task at once, while its handler
@@ -209,21 +211,23 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 	showWorker(services.Metrics)
 	fences := journal.New(services.DB)
 	return &Worker{
-		options:    options,
-		db:         services.DB,
-		journal:    fences,
-		expiry:     expiry.New(services.DB),
-		purger:     purge.New(services.DB, purge.Options{Compat: options.SchemaCompat, Tables: options.Tables}),
-		redis:      services.Redis,
-		dispatch:   newDispatcher(services.Redis),
-		board:      services.Board,
-		rooms:      lock.NewQuorum(services.Locks, fences, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
-		heartbeats: jobs.NewHeartbeater(services.DB, services.Log),
-		shutdown:   shutdown.New(services.DB, options.Homeserver),
-		log:        services.Log,
-		metrics:    services.Metrics,
-		drain:      drain,
-		endDrain:   endDrain,
+		options:     options,
+		db:          services.DB,
+		journal:     fences,
+		absorptions: journal.NewAbsorptions(services.DB),
+		expiry:      expiry.New(services.DB),
+		purger:      purge.New(services.DB, purge.Options{Compat: options.SchemaCompat, Tables: options.Tables}),
+		redis:       services.Redis,
+		dispatch:    newDispatcher(services.Redis),
+		inspect:     asynq.NewInspectorFromRedisClient(services.Redis),
+		board:       services.Board,
+		rooms:       lock.NewQuorum(services.Locks, fences, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
+		heartbeats:  jobs.NewHeartbeater(services.DB, services.Log),
+		shutdown:    shutdown.New(services.DB, options.Homeserver),
+		log:         services.Log,
+		metrics:     services.Metrics,
+		drain:       drain,
+		endDrain:    endDrain,
 	}
 }
 
@@ -329,11 +333,14 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 // failed.
 func outcomeOf(err error) (outcome string, failure error) {
 	var yield errYield
+	var absorbed errAbsorbed
 	switch {
 	case err == nil:
 		return string(journal.Complete), nil
 	case errors.Is(err, journal.ErrSuperseded):
 		return "superseded", nil
+	case errors.As(err, &absorbed):
+		return "absorbed", nil
 	case errors.As(err, &yield):
 		return yield.Error(), nil
 	}
@@ -395,8 +402,8 @@ func decodeCheckpoint(job journal.Job, checkpoint any) error {
 // runSlice does batches until the work is done, the slice is over or the job has
 // failed. It returns nil if the work is done, an errYield if there is more to do,
 // [journal.ErrSuperseded] if the run no longer owns the job, [journal.ErrHeld] if
-// the job must wait for the end of a hold, and otherwise the reason why the job
-// failed.
+// the job must wait for the end of a hold, an errAbsorbed if another job does its
+// work, and otherwise the reason why the job failed.
 func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run, log *slog.Logger) error {
 	log.InfoContext(ctx, "job runs", "generation", run.Generation, "attempt", run.Attempt)
 	posted := &postedStatus{board: w.board, about: about(job), status: jobs.StatusOf(job)}
@@ -499,10 +506,11 @@ func step(ctx context.Context, work work, log *slog.Logger) (done bool, err erro
 // must be tried again, and otherwise the result of [Worker.runSlice].
 func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *slog.Logger) error {
 	var yield errYield
+	var absorbed errAbsorbed
 	switch {
 	case errors.Is(err, journal.ErrSuperseded), errors.Is(context.Cause(ctx), journal.ErrSuperseded):
 		return journal.ErrSuperseded
-	case errors.As(err, &yield), errors.Is(err, journal.ErrHeld):
+	case errors.As(err, &yield), errors.As(err, &absorbed), errors.Is(err, journal.ErrHeld):
 		return err
 	case errors.Is(err, errDraining):
 		return nil // the loop checks for it
@@ -546,6 +554,7 @@ func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, e
 	defer cancel()
 
 	var yield errYield
+	var absorbed errAbsorbed
 	switch {
 	case errors.Is(err, journal.ErrSuperseded):
 		log.WarnContext(ctx, "job belongs to another run now", "attempt", run.Attempt)
@@ -568,6 +577,8 @@ func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, e
 		log.InfoContext(ctx, "job waits for the end of a hold", "error", err)
 		w.post(ctx, job.ID)
 		return nil
+	case errors.As(err, &absorbed):
+		return w.yieldTo(ctx, job, run, absorbed.by, log)
 	}
 
 	state, reason := journal.Complete, ""
@@ -588,6 +599,7 @@ func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, e
 	w.metrics.JobsEnded.WithLabelValues(string(job.Kind), string(state)).Inc()
 	log.InfoContext(ctx, "job ended", "state", state, "error", reason)
 	w.post(ctx, job.ID)
+	w.follow(ctx, job.Room, log)
 	return nil
 }
 

@@ -60,13 +60,19 @@ var purgeIndexes = []struct {
 	{"state_groups_state", []string{"state_group"}},
 	{"sticky_events", []string{"event_stream_ordering"}},
 	{"stream_ordering_to_exterm", []string{"room_id"}},
-	{"threads", []string{"room_id"}},
+	{"threads", []string{"room_id", "thread_id"}},
+	{"threads", []string{"room_id", "topological_ordering"}},
 }
 
 // LackingPrivileges returns a GRANT for each right that Lethe needs and that the
-// role does not have.
-func LackingPrivileges(ctx context.Context, db *postgres.DB) (grants []string, err error) {
-	tables, wanted := pairs(allPrivileges())
+// role does not have. Purges also delete from the tables that the operator's rules
+// name.
+func LackingPrivileges(ctx context.Context, db *postgres.DB, rules schema.Rules) (grants []string, err error) {
+	privileges := allPrivileges()
+	for _, table := range rules.Deleting() {
+		privileges[table] = []string{"SELECT", "DELETE"}
+	}
+	tables, wanted := pairs(privileges)
 	grants, err = postgres.Collect(ctx, db, pgx.RowTo[string], `
 		WITH lacking AS (
 			SELECT 1 AS rank, 'TEMPORARY' AS privilege, 'DATABASE ' || quote_ident(current_database()) AS object

@@ -122,10 +122,19 @@ const (
 		SELECT * FROM unnest($1::text[], $2::bigint[], $3::integer[]) AS c (room_id, ts, number)
 	),
 	moments (ts) AS (SELECT DISTINCT ts FROM cuts),` + postgres.Bisection + `
-	SELECT c.number, first.topological_ordering, first.stream_ordering
+	SELECT c.number, b.high, first.topological_ordering, first.stream_ordering, EXISTS (
+		SELECT FROM (
+			SELECT
+			FROM events e
+			LEFT JOIN state_events s USING (event_id)
+			WHERE (e.room_id, e.topological_ordering) < (c.room_id, first.topological_ordering)
+			  AND e.room_id >= c.room_id
+			  AND (NOT e.outlier OR s.event_id IS NULL)
+			ORDER BY e.room_id DESC, e.topological_ordering DESC
+			LIMIT 1) something)
 	FROM cuts c
 	JOIN bisection b ON b.ts = c.ts AND b.low >= b.high
-	CROSS JOIN LATERAL (
+	LEFT JOIN LATERAL (
 		SELECT e.topological_ordering, e.stream_ordering
 		FROM events e
 		LEFT JOIN rejections r USING (event_id)
@@ -133,26 +142,31 @@ const (
 		  AND e.room_id >= c.room_id
 		  AND NOT e.outlier AND e.rejection_reason IS NULL AND r.event_id IS NULL
 		ORDER BY e.room_id DESC, e.stream_ordering DESC
-		LIMIT 1) first
-	CROSS JOIN LATERAL (
-		SELECT
-		FROM events e
-		LEFT JOIN state_events s USING (event_id)
-		WHERE (e.room_id, e.topological_ordering) < (c.room_id, first.topological_ordering)
-		  AND e.room_id >= c.room_id
-		  AND (NOT e.outlier OR s.event_id IS NULL)
-		ORDER BY e.room_id DESC, e.topological_ordering DESC
-		LIMIT 1) something`
+		LIMIT 1) first ON true`
 )
 
-// RetentionCuts returns the page token of a moment in each of many rooms, in the
-// order of the cuts, as [admin.Queries.TokenAtTimestamp] does for one room. A room
-// has a nil token if no event arrived before the moment, or if a purge up to the
-// token, local events included, would delete nothing. More cuts than [MaxRooms] are
-// an error.
+// A FoundCut says where a room is cut.
+type FoundCut struct {
+	// Stream is the place of the moment in the stream of all rooms: the stream_ordering
+	// of the first event that has arrived since, in any room. It is 0 if there are no
+	// events.
+	Stream int64
+
+	// Before, unless nil, is the newest event of the room up to that place. A purge keeps
+	// it.
+	Before *matrix.Token
+
+	// Token is Before if a purge up to it, local events included, would delete anything.
+	// Otherwise it is nil.
+	Token *matrix.Token
+}
+
+// RetentionCuts returns where to cut each of many rooms, in the order of the cuts, as
+// [admin.Queries.TokenAtTimestamp] does for one room. More cuts than [MaxRooms] are an
+// error.
 //
 // Each distinct moment is searched for once, so cuts with the same moment cost less.
-func (q *Queries) RetentionCuts(ctx context.Context, cuts []RoomCut) ([]*matrix.Token, error) {
+func (q *Queries) RetentionCuts(ctx context.Context, cuts []RoomCut) ([]FoundCut, error) {
 	const operation = "find the tokens of moments"
 	if len(cuts) > MaxRooms {
 		return nil, fmt.Errorf("%s: %d are too many", operation, len(cuts))
@@ -163,18 +177,25 @@ func (q *Queries) RetentionCuts(ctx context.Context, cuts []RoomCut) ([]*matrix.
 			rooms, moments, numbers = append(rooms, cut.Room), append(moments, cut.Before), append(numbers, int32(i))
 		}
 	}
-	var tokens []*matrix.Token
+	var found []FoundCut
 	err := postgres.RetryRead(ctx, func() error {
-		tokens = make([]*matrix.Token, len(cuts))
+		found = make([]FoundCut, len(cuts))
 		// Both statements are one transaction and one round trip.
 		pipeline := &pgx.Batch{}
 		pipeline.Queue(neverSort)
 		pipeline.Queue(retentionCuts, rooms, moments, numbers).Query(func(rows pgx.Rows) error {
 			var number int32
-			var token matrix.Token
-			_, err := pgx.ForEachRow(rows, []any{&number, &token.Topological, &token.Stream}, func() error {
-				found := token
-				tokens[number] = &found
+			var cut FoundCut
+			var topological, stream *int64
+			var deletes bool
+			_, err := pgx.ForEachRow(rows, []any{&number, &cut.Stream, &topological, &stream, &deletes}, func() error {
+				if cut.Before, cut.Token = nil, nil; topological != nil && stream != nil {
+					cut.Before = &matrix.Token{Topological: *topological, Stream: *stream}
+				}
+				if deletes {
+					cut.Token = cut.Before
+				}
+				found[number] = cut
 				return nil
 			})
 			return err
@@ -184,5 +205,5 @@ func (q *Queries) RetentionCuts(ctx context.Context, cuts []RoomCut) ([]*matrix.
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", operation, err)
 	}
-	return tokens, nil
+	return found, nil
 }

@@ -186,6 +186,15 @@ func TestRetentionRooms(t *testing.T) {
 	require.ErrorIs(t, err, postgres.ErrNotFound)
 }
 
+// tokensOf are the tokens of the cuts.
+func tokensOf(cuts []expiry.FoundCut) []*matrix.Token {
+	var tokens []*matrix.Token
+	for _, cut := range cuts {
+		tokens = append(tokens, cut.Token)
+	}
+	return tokens
+}
+
 // requireCuts compares the cuts of many rooms with the cut of each room, and with
 // the first depth of the purge itself.
 func requireCuts(t require.TestingT, l *storetest.Lab, cuts []expiry.RoomCut) (some int) {
@@ -194,7 +203,12 @@ func requireCuts(t require.TestingT, l *storetest.Lab, cuts []expiry.RoomCut) (s
 	require.Len(t, got, len(cuts))
 	for i, cut := range cuts {
 		token, err := l.Admin.TokenAtTimestamp(l.Ctx, cut.Room, cut.Before)
+		if errors.Is(err, postgres.ErrNotFound) {
+			require.Nil(t, got[i].Before, "%+v", cut)
+		}
 		if err == nil {
+			require.Equal(t, &token, got[i].Before, "%+v", cut)
+			require.GreaterOrEqual(t, got[i].Stream, token.Stream, "%+v", cut)
 			history, historyErr := l.Purger.History(l.Ctx, purge.HistoryRequest{
 				Room: cut.Room, Before: token.Topological, DeleteLocal: true, ServerName: "x",
 			})
@@ -202,11 +216,11 @@ func requireCuts(t require.TestingT, l *storetest.Lab, cuts []expiry.RoomCut) (s
 			_, err = history.NextDepth(l.Ctx, math.MinInt64)
 		}
 		if errors.Is(err, postgres.ErrNotFound) {
-			require.Nil(t, got[i], "%+v", cut)
+			require.Nil(t, got[i].Token, "%+v", cut)
 			continue
 		}
 		require.NoError(t, err)
-		require.Equal(t, &token, got[i], "%+v", cut)
+		require.Equal(t, &token, got[i].Token, "%+v", cut)
 		some++
 	}
 	return some
@@ -252,7 +266,7 @@ func TestRetentionCuts(t *testing.T) {
 		{Room: "!a:x", Topological: 1, Stream: 2, Received: new(int64(0))},
 		{Room: "!a:x", Topological: math.MaxInt64, Stream: 3, Received: new(int64(math.MaxInt64))},
 	})
-	tokens, err := s.RetentionCuts(ctx, []expiry.RoomCut{
+	found, err := s.RetentionCuts(ctx, []expiry.RoomCut{
 		{Room: "!a:x\x00", Before: math.MaxInt64},
 		{Room: "!a:x", Before: math.MinInt64},
 		{Room: "!\xff", Before: 0},
@@ -263,13 +277,14 @@ func TestRetentionCuts(t *testing.T) {
 	})
 	require.NoError(t, err)
 	second, third := &matrix.Token{Topological: 1, Stream: 2}, &matrix.Token{Topological: math.MaxInt64, Stream: 3}
-	require.Equal(t, []*matrix.Token{nil, nil, nil, third, nil, second, second}, tokens)
+	require.Equal(t, []*matrix.Token{nil, nil, nil, third, nil, second, second}, tokensOf(found))
+	require.EqualValues(t, 2, found[5].Stream, "the first event that has arrived since")
 
 	_, err = s.RetentionCuts(ctx, make([]expiry.RoomCut, expiry.MaxRooms+1))
 	require.ErrorContains(t, err, "are too many")
-	tokens, err = s.RetentionCuts(ctx, nil)
+	found, err = s.RetentionCuts(ctx, nil)
 	require.NoError(t, err)
-	require.Empty(t, tokens)
+	require.Empty(t, found)
 }
 
 // TestRetentionCutsReadNoWholeRoom is for a large room among many small ones, which
@@ -306,9 +321,9 @@ func TestRetentionCutsReadNoWholeRoom(t *testing.T) {
 	require.Positive(t, read["events"])
 	require.NoError(t, tx.Rollback(ctx))
 
-	tokens, err := s.RetentionCuts(ctx, []expiry.RoomCut{{Room: "!large:x", Before: large}})
+	found, err := s.RetentionCuts(ctx, []expiry.RoomCut{{Room: "!large:x", Before: large}})
 	require.NoError(t, err)
-	require.Equal(t, []*matrix.Token{{Topological: large, Stream: large}}, tokens)
+	require.Equal(t, []*matrix.Token{{Topological: large, Stream: large}}, tokensOf(found))
 }
 
 func TestRetentionOnCorpus(t *testing.T) {

@@ -129,10 +129,23 @@ func (j *Journal) OpenJob(ctx context.Context, kind Kind, room string) (Job, err
 	return job, nil
 }
 
+// hasEarlierPurge is the condition that the room of the job j has a history purge that
+// was accepted before j and is queued or running. A running one counts even if its
+// worker has vanished: it will go on. A held one does not count, since j will be held
+// too. Purges of the low queue do not count: they may wait for hours, and their rooms'
+// policies decide what they delete.
+const hasEarlierPurge = `
+	EXISTS (
+		SELECT FROM lethe.jobs o
+		WHERE o.room_id = j.room_id AND o.kind = 'purge_history' AND o.queue IS DISTINCT FROM 'low'
+		  AND o.state IN ('queued', 'running') AND (o.created_at, o.id) < (j.created_at, j.id))`
+
 // ClaimJob makes the caller the job's run. A running job can be claimed once its
 // heartbeat is older than stale. ClaimJob fails with [ErrSuperseded] if the job has
 // ended, has another generation or belongs to another run. It fails with
-// [ErrRoomBusy] while another job of the room is running. If the job is in the low
+// [ErrRoomBusy] while another job of the room is running, or while the room has an
+// open history purge of another queue than the low one that was accepted earlier: these
+// run in the order in which they were accepted. If the job is in the low
 // queue, it fails with [ErrLowQueue] while maxLow other jobs of that queue are
 // running; 0 is no limit.
 func (j *Journal) ClaimJob(ctx context.Context, id string, generation int, stale time.Duration, maxLow int) (Job, error) {
@@ -165,6 +178,7 @@ func (j *Journal) claimJob(ctx context.Context, id string, generation int, stale
 				SELECT FROM lethe.jobs o
 				WHERE o.room_id = j.room_id AND o.id <> j.id AND o.state = 'running'
 				  AND o.heartbeat_at >= clock_timestamp() - $3::interval)
+			  AND NOT `+hasEarlierPurge+`
 			  AND (queue IS DISTINCT FROM 'low' OR $4 = 0 OR $4 > (
 				SELECT count(*) FROM lethe.jobs o
 				WHERE o.queue = 'low' AND o.id <> j.id AND o.state = 'running'
@@ -187,7 +201,7 @@ func (j *Journal) whyNotClaimed(ctx context.Context, id string, generation int, 
 		SELECT EXISTS (
 			SELECT FROM lethe.jobs o
 			WHERE o.room_id = j.room_id AND o.id <> j.id AND o.state = 'running'
-			  AND o.heartbeat_at >= clock_timestamp() - $3::interval), coalesce(queue = 'low', false)
+			  AND o.heartbeat_at >= clock_timestamp() - $3::interval) OR `+hasEarlierPurge+`, coalesce(queue = 'low', false)
 		FROM lethe.jobs j WHERE id = $1 AND generation = $2 AND state = 'queued'`,
 		id, generation, stale)
 	switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -122,7 +123,60 @@ func TestClaimJobRefuses(t *testing.T) {
 	require.ErrorIs(t, claim(running, 1), journal.ErrSuperseded)
 	next := l.Claim(waiting)
 	l.Age(next.JobID, time.Hour)
-	require.NoError(t, claim(l.Queue(room), 1), "a dead worker's job does not keep the room")
+	later := l.Queue(room)
+	require.ErrorIs(t, claim(later, 1), journal.ErrRoomBusy, "a dead worker's purge keeps its turn")
+	l.Exec(`UPDATE lethe.jobs SET queue = 'low' WHERE id = $1`, next.JobID)
+	require.NoError(t, claim(later, 1), "but a dead worker's job does not keep the room")
+}
+
+func TestPurgesOfARoomAreClaimedInOrder(t *testing.T) {
+	t.Parallel()
+	l := storetest.New(t)
+	var order []string
+	for range 6 {
+		order = append(order, l.Queue(room))
+	}
+	sweeps, deletion := storetest.NewJob(jobs.NewID(), room), storetest.NewJob(jobs.NewID(), room)
+	sweeps.Queue, deletion.Kind = journal.LowQueue, jobs.DeleteRoom
+	for _, job := range []journal.Job{sweeps, deletion} {
+		require.NoError(t, l.Journal.InsertJob(l.Ctx, job, false))
+	}
+	// Those of one commit have the same time.
+	l.Exec(`UPDATE lethe.jobs SET created_at = (SELECT created_at FROM lethe.jobs WHERE id = $1) WHERE id = $2`, order[2], order[3])
+	order = storetest.All[string](l, `SELECT id FROM lethe.jobs WHERE queue IS NULL AND kind = 'purge_history' ORDER BY created_at, id`)
+	claim := func(id string) error {
+		_, err := l.Journal.ClaimJob(l.Ctx, id, 1, jobs.HeartbeatStale, 1)
+		return err
+	}
+	for len(order) > 0 {
+		next, err := l.Journal.NextJob(l.Ctx, room)
+		require.NoError(t, err)
+		require.Equal(t, order[0], next.ID)
+		for _, id := range append(slices.Clone(order[1:]), sweeps.ID, deletion.ID) {
+			require.ErrorIs(t, claim(id), journal.ErrRoomBusy)
+		}
+		run := l.Claim(order[0])
+		if len(order)%2 == 0 { // its turn comes again
+			require.NoError(t, l.Journal.YieldJob(l.Ctx, run))
+			require.ErrorIs(t, claim(order[1]), journal.ErrRoomBusy)
+			run = l.Claim(order[0])
+		}
+		if len(order)%3 == 0 { // a held one keeps no other from running
+			require.NoError(t, l.Journal.HoldJob(l.Ctx, run))
+		} else {
+			require.NoError(t, l.Journal.EndJob(l.Ctx, run, journal.Complete, ""))
+		}
+		order = order[1:]
+	}
+	next, err := l.Journal.NextJob(l.Ctx, room)
+	require.NoError(t, err)
+	require.Equal(t, deletion.ID, next.ID, "before the sweep's")
+	run := l.Claim(sweeps.ID)
+	require.ErrorIs(t, claim(deletion.ID), journal.ErrRoomBusy)
+	require.NoError(t, l.Journal.EndJob(l.Ctx, run, journal.Complete, ""))
+	require.NoError(t, claim(deletion.ID))
+	_, err = l.Journal.NextJob(l.Ctx, room)
+	require.ErrorIs(t, err, postgres.ErrNotFound)
 }
 
 func TestHeartbeatReportsLostRuns(t *testing.T) {
@@ -253,12 +307,12 @@ func TestStaleJobsAreReleasedOnce(t *testing.T) {
 func TestReleaseStaleGivesUpAfterMaxFailures(t *testing.T) {
 	t.Parallel()
 	l := storetest.New(t)
-	for _, c := range []struct {
+	for room, c := range map[string]struct {
 		failed []string
 		want   string // empty: it goes on
 	}{
-		{[]string{}, ""},
-		{[]string{"deadlock", "too slow"}, "gave up after 3 failures without progress: too slow"},
+		"!more:x": {[]string{}, ""},
+		"!last:x": {[]string{"deadlock", "too slow"}, "gave up after 3 failures without progress: too slow"},
 	} {
 		run := l.Claim(l.Queue(room))
 		for _, reason := range c.failed {

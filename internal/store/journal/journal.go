@@ -19,11 +19,13 @@ const LowQueue Queue = "low"
 // A State is a state of a job.
 type State string
 
-// The states of a job. A job ends in one of the last three.
+// The states of a job. A job ends in one of the last three. A held job waits for the
+// end of a hold, and an absorbed one for the end of the job that does its work.
 const (
 	Queued    State = "queued"
 	Running   State = "running"
 	Held      State = "held"
+	Absorbed  State = "absorbed"
 	Complete  State = "complete"
 	Failed    State = "failed"
 	Cancelled State = "cancelled"

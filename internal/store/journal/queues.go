@@ -24,8 +24,8 @@ type OpenJobs struct {
 
 	// Oldest is the longest time that a queued job has been waiting for a worker, 0 if
 	// no job waits. The wait begins when the job is made, or when its last run has put
-	// it back. A job does not count while another job of its room is running, or during
-	// its purge delay.
+	// it back. A job does not count while another job of its room is running, and a delete
+	// not while it waits between its shutdown and its purge.
 	Oldest time.Duration
 
 	// Stalled is the longest time since a running job has committed or failed a batch,
@@ -44,7 +44,8 @@ func (j *Journal) Queues(ctx context.Context) ([]OpenJobs, error) {
 		), open AS (
 			SELECT room_id, kind, queue, state, created_at, started_at, updated_at,
 			       jsonb_path_exists(checkpoint, '$.purge_at ? (@ > $now)',
-			           jsonb_build_object('now', floor(extract(epoch FROM clock_timestamp()) * 1000))) AS delayed
+			           jsonb_build_object('now', floor(extract(epoch FROM clock_timestamp()) * 1000)))
+			       OR checkpoint @> '{"phase": "shutting_down"}' AND checkpoint ? 'leaves_at' AS delayed
 			FROM lethe.jobs WHERE state IN ('queued', 'running') LIMIT $1
 		)
 		SELECT coalesce(queue, ''), kind,

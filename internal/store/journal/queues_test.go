@@ -51,9 +51,10 @@ func TestQueues(t *testing.T) {
 	add("purge_history", "!c:x", "", "running", 9000, 300, "")
 	add("purge_history", "!d:x", "", "running", 9000, 200, "")
 	// What is not waiting for a worker: its room's other job runs, its purge is
-	// delayed, it has ended.
+	// delayed, its homeserver has not sent the leaves, it has ended.
 	add("purge_history", "!c:x", "", "queued", 5000, 0, "")
 	add("delete_room", "!e:x", "", "queued", 6000, 6000, `{"purge_at": 99999999999999}`)
+	add("delete_room", "!h:x", "", "queued", 6500, 6500, `{"phase": "shutting_down", "leaves_at": 7}`)
 	add("purge_history", "!f:x", "", "failed", 8000, 0, "")
 	add("purge_history", "!g:x", "low", "queued", 7000, 0, "")
 
@@ -64,13 +65,18 @@ func TestQueues(t *testing.T) {
 	about(1000, purges.Oldest)
 	about(300, purges.Stalled)
 	deletes := queues["/delete_room"]
-	require.Equal(t, []int{1, 0}, []int{deletes.Queued, deletes.Running})
+	require.Equal(t, []int{2, 0}, []int{deletes.Queued, deletes.Running})
 	require.Zero(t, deletes.Oldest)
 	require.Zero(t, deletes.Stalled)
 	about(7000, queues["low/purge_history"].Oldest)
 
+	waiting, place, err := l.Journal.WaitingDeletes(l.Ctx)
+	require.NoError(t, err)
+	require.Equal(t, 1, waiting)
+	require.EqualValues(t, 7, place)
+
 	// A delay that is over is none, and a clock that was set back gives no age.
-	l.Exec(`UPDATE lethe.jobs SET checkpoint = '{"purge_at": 1000}' WHERE kind = 'delete_room'`)
+	l.Exec(`UPDATE lethe.jobs SET checkpoint = '{"purge_at": 1000}' WHERE room_id = '!e:x'`)
 	about(6000, look()["/delete_room"].Oldest)
 	l.Exec(`UPDATE lethe.jobs SET updated_at = clock_timestamp() + interval '1 h'`)
 	require.Zero(t, look()["/delete_room"].Oldest)

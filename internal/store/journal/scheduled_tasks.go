@@ -52,6 +52,10 @@ type ListedJob struct {
 
 	// Error says why the job failed, nil unless it did.
 	Error *string
+
+	// LeavesAt is the place in the stream of events that the homeserver's federation must
+	// reach before a delete purges the room, 0 if it need not.
+	LeavesAt int64
 }
 
 // ListedPurge is the kind under which deletes of abandoned rooms are listed.
@@ -69,7 +73,8 @@ func (j *Journal) ListJobs(ctx context.Context, list JobList) ([]ListedJob, erro
 		SELECT * FROM (
 			SELECT id, `+listedKind+` AS kind, room_id, state, floor(extract(epoch FROM updated_at) * 1000)::bigint AS changed_ts,
 			       coalesce(checkpoint ->> 'phase', '') AS phase,
-			       coalesce(checkpoint -> 'shutdown_room', checkpoint -> 'sweep') AS result, error
+			       coalesce(checkpoint -> 'shutdown_room', checkpoint -> 'sweep') AS result, error,
+			       coalesce((checkpoint -> 'leaves_at')::bigint, 0) AS leaves_at
 			FROM lethe.jobs
 			WHERE `+listedKind+` = ANY ($1) AND state = ANY ($2) AND ($3::text IS NULL OR room_id = $3)
 			  AND (ended_at IS NULL OR ended_at > clock_timestamp() - $5::interval)
@@ -81,4 +86,17 @@ func (j *Journal) ListJobs(ctx context.Context, list JobList) ([]ListedJob, erro
 		return nil, fmt.Errorf("list the jobs: %w", err)
 	}
 	return jobs, nil
+}
+
+// WaitingDeletes returns how many deletes wait between shutdown and purge for the
+// homeserver's federation, and the highest place in the stream of events that one of
+// them waits for.
+func (j *Journal) WaitingDeletes(ctx context.Context) (deletes int, place int64, err error) {
+	if err := j.db.ReadRow(ctx, []any{&deletes, &place}, `
+		SELECT count(*), coalesce(max((checkpoint -> 'leaves_at')::bigint), 0) FROM lethe.jobs
+		WHERE kind = 'delete_room' AND state IN ('queued', 'running', 'held')
+		  AND checkpoint @> '{"phase": "shutting_down"}' AND checkpoint ? 'leaves_at'`); err != nil {
+		return 0, 0, fmt.Errorf("count the deletes that wait for federation: %w", err)
+	}
+	return deletes, place, nil
 }

@@ -91,7 +91,7 @@ func TestCheckSchemaSaysWhatToDo(t *testing.T) {
 		"only Lethe's":   {migrate: migrate.Up, want: []string{"no table events"}},
 		"embedded":       {migrate: migrate.UpEmbedded},
 		"older":          {migrate.UpEmbedded, `DELETE FROM lethe.migrations_lethe WHERE version_id > 0`, []string{"version 0", fmt.Sprintf("needs %d:", len(files)), "run `lethe migrate`"}, nil},
-		"older embedded": {migrate.UpEmbedded, `DELETE FROM lethe.migrations_embedded WHERE version_id > 0`, []string{"version 0", "needs 4"}, nil},
+		"older embedded": {migrate.UpEmbedded, `DELETE FROM lethe.migrations_embedded WHERE version_id > 0`, []string{"version 0", "needs 5"}, nil},
 		"newer":          {migrate.UpEmbedded, `INSERT INTO lethe.migrations_lethe (version_id, is_applied) VALUES (999, true)`, []string{"version 999", "run a newer Lethe"}, migrate.ErrSchema},
 		"newer embedded": {migrate.UpEmbedded, `INSERT INTO lethe.migrations_embedded (version_id, is_applied) VALUES (999, true)`, []string{"version 999", "run a newer Lethe"}, migrate.ErrSchema},
 		"Synapse's":      {migrate.Up, `CREATE TABLE events (); CREATE TABLE schema_compat_version (lock char, compat_version int); INSERT INTO schema_compat_version VALUES ('X', 84)`, nil, migrate.ErrNotEmpty},

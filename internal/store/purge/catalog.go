@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -67,7 +68,7 @@ type Catalog struct {
 	// byRoom are the present tables with an index that begins with room_id.
 	byRoom []string
 
-	// rules are the operator's rules for tables that Lethe does not know.
+	// rules are the operator's rules for tables that the database has.
 	rules schema.Rules
 
 	// references are the foreign keys to events.
@@ -241,7 +242,7 @@ func (p *Purger) knownTables(ctx context.Context, scope *scope) (Catalog, error)
 	if err != nil {
 		return Catalog{}, err
 	}
-	catalog := Catalog{scope: scope, setWiseFrom: p.setWiseFrom, rules: p.rules}
+	catalog := Catalog{scope: scope, setWiseFrom: p.setWiseFrom}
 	var unknown error
 	var what, name, table string
 	if _, err := pgx.ForEachRow(rows, []any{&what, &name, &table}, func() error {
@@ -259,6 +260,8 @@ func (p *Purger) knownTables(ctx context.Context, scope *scope) (Catalog, error)
 	}); err != nil {
 		return Catalog{}, err
 	}
+	catalog.rules = maps.Clone(p.rules)
+	maps.DeleteFunc(catalog.rules, func(name string, _ schema.Rule) bool { return !catalog.has(name) })
 	return catalog, unknown
 }
 

@@ -150,7 +150,7 @@ var roomScope = scope{use: schema.UseDelete, byEvent: roomByEvent}
 func (c Catalog) rooms(indexed bool) []roomTable {
 	var tables []roomTable
 	all := slices.Clone(roomTables)
-	for _, name := range c.rules.With(schema.DeleteByRoom) {
+	for _, name := range c.rules.ByRoom() {
 		t, before := roomTable{name: name, part: roomRows}, roomStates
 		if slices.ContainsFunc(c.references, func(r Reference) bool { return r.Table == name }) {
 			t.part, before = roomReferring, roomEvents

@@ -56,6 +56,53 @@ func TestRulesForUnknownTables(t *testing.T) {
 	}
 }
 
+// Reports belong to the moderators, and go only if the operator says so.
+func TestReportsAreDeletedByRules(t *testing.T) {
+	t.Parallel()
+	const there = 2*4 + 2 // of each room: reports of its three events and of one that is gone, and one of the room
+	for name, c := range map[string]struct {
+		rules  schema.Rules
+		purged int64 // after the history purge of two events
+		gone   int64 // after the delete of the same room
+	}{
+		"none":     {nil, there, there},
+		"keep":     {schema.Rules{"event_reports": schema.Keep, "room_reports": schema.Keep}, there, there},
+		"by event": {schema.Rules{"event_reports": schema.DeleteByEvent}, there - 2, there - 4},
+		"by room":  {schema.Rules{"event_reports": schema.DeleteByRoom}, there, there - 4},
+		"both":     {schema.Rules{"event_reports": schema.DeleteByEvent, "room_reports": schema.DeleteByRoom}, there - 2, there - 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := setup(t)
+			l.use(l.DB, purge.Options{SetWiseFrom: 1, SearchFrom: 1, Tables: c.rules})
+			// The tables may be absent: those of rooms are younger than those of events.
+			for i, room := range []string{room, "!other:x"} {
+				l.Chain(room, string(rune('a'+i)), 3, 10*i)
+			}
+			_, err := l.Purger.History(l.Ctx, storetest.PurgeRequest(room, 3))
+			require.NoError(t, err)
+			l.Exec(`CREATE TABLE event_reports (id bigserial, received_ts bigint, room_id text NOT NULL, event_id text NOT NULL, content text)`)
+			l.Exec(`CREATE TABLE room_reports (id bigserial, received_ts bigint, room_id text NOT NULL, reason text)`)
+			l.Exec(`INSERT INTO event_reports (room_id, event_id, content) SELECT room_id, event_id, 'the text' FROM events
+				UNION ALL SELECT room_id, '$gone' || room_id, 'the text' FROM rooms`)
+			l.Exec(`INSERT INTO room_reports (room_id, reason) SELECT room_id, 'the text' FROM rooms`)
+			reports := func() int64 {
+				return storetest.One[int64](l.Lab, `SELECT (SELECT count(*) FROM event_reports) + (SELECT count(*) FROM room_reports)`)
+			}
+			require.EqualValues(t, there, reports())
+			_, err = l.PurgeBatch(l.Work(room), 3, 100)
+			require.NoError(t, err)
+			require.Equal(t, c.purged, reports())
+			l.Exec(`UPDATE lethe.jobs SET state = 'complete', ended_at = now(), heartbeat_at = NULL`)
+			_, _, err = l.deleter(room, false).end(20)
+			require.NoError(t, err)
+			require.Equal(t, c.gone, reports())
+			require.EqualValues(t, 5, storetest.One[int64](l.Lab, `
+				SELECT (SELECT count(*) FROM event_reports WHERE room_id = '!other:x') + (SELECT count(*) FROM room_reports WHERE room_id = '!other:x')`))
+		})
+	}
+}
+
 // The table of fates says what the deletes do. A foreign key deletes the rows of the
 // other tables that are deleted.
 func TestFatesAreThoseOfDeletes(t *testing.T) {
