@@ -38,7 +38,7 @@ func TestDifferencesStopJobs(t *testing.T) {
 	defer db.Close()
 	w.exec(`SET search_path = public`) // the role is called lethe, so that schema would come first
 	w.exec(`CREATE FUNCTION nop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'`)
-	purger := purge.New(db, purge.Options{}) // one for all, so that its cache must notice each change
+	purger := purge.New(db, purge.Options{VersionAge: 1}) // one for all, so that its cache must notice each change
 	for name, c := range map[string]struct {
 		make, undo string
 		says       string

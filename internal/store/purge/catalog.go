@@ -134,12 +134,11 @@ func (p *Purger) RoomCatalog(ctx context.Context) (Catalog, error) {
 // firstOwnID is the first id of a table that is not one of the server's own.
 const firstOwnID = 16384
 
-// catalogVersion returns a text that changes whenever a [Catalog] changes, except
-// for the rights of the role. Reading it is much faster than reading a catalog.
-func (p *Purger) catalogVersion(ctx context.Context) (string, error) {
+// readVersion reads the present [catalogVersion].
+func readVersion(ctx context.Context, db *postgres.DB) (string, error) {
 	var version string
 	// A changed row gets a new xmin, and a new row a new oid.
-	if err := p.db.QueryRow(ctx, `
+	if err := db.QueryRow(ctx, `
 		SELECT concat_ws(' ',
 			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_constraint WHERE contype = 'f'),
 			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_trigger WHERE NOT tgisinternal),
@@ -153,7 +152,7 @@ func (p *Purger) catalogVersion(ctx context.Context) (string, error) {
 		Scan(&version); err != nil {
 		return "", fmt.Errorf("read the catalog's version: %w", err)
 	}
-	compat, err := census.Compat(ctx, p.db)
+	compat, err := census.Compat(ctx, db)
 	if err != nil {
 		return "", fmt.Errorf("read the catalog's version: %w", err)
 	}
@@ -198,6 +197,11 @@ func (p *Purger) compare(ctx context.Context, uses schema.Use) error {
 // CheckShutdown fails with an error that wraps [ErrCatalog] and names the table if a
 // table in which shutdowns write is not as Lethe knows it.
 func (p *Purger) CheckShutdown(ctx context.Context) error {
+	_, err := p.shutdown.get(ctx, p)
+	return err
+}
+
+func (p *Purger) checkShutdown(ctx context.Context) error {
 	if err := p.compare(ctx, schema.UseShutdown); err != nil {
 		return fmt.Errorf("compare the tables of shutdowns: %w", err)
 	}

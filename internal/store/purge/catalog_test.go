@@ -1,8 +1,10 @@
 package purge_test
 
 import (
+	"errors"
 	"math"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -211,6 +213,21 @@ func TestCatalogNamesRowSecurityThatHidesRows(t *testing.T) {
 }
 
 // The version changes exactly when the catalog changes.
+// A job begins with a catalog that is at most a second old.
+func TestChangesAreNoticedWithinASecond(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	begin := func() error {
+		_, err := l.Purger.History(l.Ctx, storetest.PurgeRequest(room, 3))
+		return errors.Join(err, l.Purger.CheckShutdown(l.Ctx))
+	}
+	require.NoError(t, begin())
+	changed := time.Now()
+	l.Exec(`CREATE TABLE stars (room_id text)`)
+	require.Eventually(t, func() bool { return begin() != nil }, 5*time.Second, 10*time.Millisecond)
+	require.Less(t, time.Since(changed), 3*time.Second)
+}
+
 func TestCatalogVersionChangesWithTheCatalog(t *testing.T) {
 	t.Parallel()
 	l := setup(t)

@@ -14,7 +14,7 @@ func (p *Purger) HistoryBy(request HistoryRequest, catalog Catalog) *History {
 }
 
 // CatalogVersion returns the version of the catalog.
-func (p *Purger) CatalogVersion(ctx context.Context) (string, error) { return p.catalogVersion(ctx) }
+func (p *Purger) CatalogVersion(ctx context.Context) (string, error) { return readVersion(ctx, p.db) }
 
 // The steps in collecting state groups.
 const (

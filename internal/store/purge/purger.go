@@ -1,6 +1,7 @@
 package purge
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -9,7 +10,8 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// Options are the options of a [Purger]. Only tests set SearchFrom and SetWiseFrom.
+// Options are the options of a [Purger]. Only tests set SearchFrom, SetWiseFrom and
+// VersionAge.
 type Options struct {
 	// SearchFrom is the number of events from which a set-wise batch searches for their
 	// rows on another connection, and reads small tables instead of using their
@@ -21,6 +23,10 @@ type Options struct {
 	// makes the server plan every statement again, which takes as long as checking
 	// about 100 events one by one. Defaults to 100.
 	SetWiseFrom int
+
+	// VersionAge is the time for which the catalog's version is believed: reading it
+	// takes a tenth of the delete of a small room. Defaults to 1 second.
+	VersionAge time.Duration
 
 	// Compat is the highest compat_version of Synapse's schema that is accepted.
 	// Defaults to [schema.NewestCompat], and is never less.
@@ -39,7 +45,8 @@ type Purger struct {
 	rules       schema.Rules
 	compat      int
 
-	history, room catalogCache
+	version                 catalogVersion
+	history, room, shutdown catalogCache
 }
 
 // New returns a Purger. It reads nothing from the database.
@@ -54,13 +61,41 @@ func New(db *postgres.DB, options Options) *Purger {
 		db: db, setWiseFrom: int64(options.SetWiseFrom), searchFrom: int64(options.SearchFrom), rules: options.Tables,
 		compat: max(options.Compat, schema.NewestCompat),
 	}
+	p.version.age = cmp.Or(options.VersionAge, time.Second)
 	p.history.read, p.room.read = p.HistoryCatalog, p.RoomCatalog
+	p.shutdown.read = func(ctx context.Context) (Catalog, error) { return Catalog{}, p.checkShutdown(ctx) }
 	return p
 }
 
 // catalogAge is the age up to which a catalog is used while its version stays the
 // same. The version does not cover the rights of the role.
 const catalogAge = 10 * time.Second
+
+// A catalogVersion is a text that changes whenever a [Catalog] changes, except for the
+// rights of the role. Reading it is much faster than reading a catalog.
+type catalogVersion struct {
+	age time.Duration
+
+	mu      sync.Mutex
+	version string
+	readAt  time.Time
+}
+
+// get returns the version, which may be as old as age.
+func (v *catalogVersion) get(ctx context.Context, db *postgres.DB) (string, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.version != "" && time.Since(v.readAt) < v.age {
+		return v.version, nil
+	}
+	readAt := time.Now()
+	version, err := readVersion(ctx, db)
+	if err != nil {
+		return "", err
+	}
+	v.version, v.readAt = version, readAt
+	return version, nil
+}
 
 // A catalogCache keeps a catalog as long as nothing changes: reading a catalog takes
 // as long as a small purge.
@@ -77,7 +112,7 @@ type catalogCache struct {
 func (c *catalogCache) get(ctx context.Context, p *Purger) (Catalog, error) {
 	// Read the version before the catalog: a change in between is then noticed next
 	// time.
-	version, err := p.catalogVersion(ctx)
+	version, err := p.version.get(ctx, p.db)
 	if err != nil {
 		return Catalog{}, err
 	}

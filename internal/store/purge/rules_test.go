@@ -74,7 +74,7 @@ func TestReportsAreDeletedByRules(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := setup(t)
-			l.use(l.DB, purge.Options{SetWiseFrom: 1, SearchFrom: 1, Tables: c.rules})
+			l.use(l.DB, purge.Options{SetWiseFrom: 1, SearchFrom: 1, Tables: c.rules, VersionAge: 1})
 			// The tables may be absent: those of rooms are younger than those of events.
 			for i, room := range []string{room, "!other:x"} {
 				l.Chain(room, string(rune('a'+i)), 3, 10*i)
