@@ -18,6 +18,7 @@ import (
 	"lethe/internal/messages"
 	"lethe/internal/observe"
 	"lethe/internal/retention"
+	"lethe/internal/spaces"
 	"lethe/internal/store/admin"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
@@ -129,6 +130,7 @@ type server struct {
 	journal *journal.Journal
 	holds   *journal.Holds
 	queries *admin.Queries
+	spaces  *spaces.Spaces
 	access  *access.Control
 	tasks   submitter
 	jobs    statuses
@@ -167,6 +169,7 @@ func newServer(db *postgres.DB, client submitter, board statuses, options Option
 	}
 	return &server{
 		options: options, db: db, journal: journal.New(db), holds: journal.NewHolds(db), queries: admin.New(db),
+		spaces: spaces.New(db, options.ServerName),
 		access: access.New(db, who), tasks: client, jobs: board, echo: echo.New(),
 	}
 }
@@ -186,6 +189,12 @@ func (s *server) routes() {
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/messages", s.adminReader(s.allMessages))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/state", s.admin(s.roomState))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/timestamp_to_event", s.admin(s.timestampToEvent))
+	s.handle(http.MethodGet, v1+"/event_reports", s.admin(s.eventReportList))
+	s.handle(http.MethodGet, v1+"/event_reports/:report_id", s.admin(s.eventReport))
+	s.handle(http.MethodGet, v1+"/fetch_event/:event_id", s.adminReader(s.anyEvent))
+	s.handle(http.MethodGet, v1+"/room/:room_id/media", s.admin(s.roomMedia))
+	s.handle(http.MethodGet, v1+"/rooms/:room_id/hierarchy", s.admin(s.roomHierarchy))
+	s.handle(http.MethodGet, v1+"/statistics/database/rooms", s.admin(s.largestRooms))
 	for _, version := range []string{"api/v1", "r0", "v3", "unstable"} {
 		s.handle(http.MethodGet, "/_matrix/client/"+version+"/rooms/:room_id/messages", s.userReader(s.messages))
 	}

@@ -23,6 +23,10 @@ type Format struct {
 	// the first version of the client API did, without the fields for servers.
 	Raw bool
 
+	// StrippedState keeps the state of the room that an invitation or a knock was sent
+	// with. Defaults to false, which leaves it out.
+	StrippedState bool
+
 	// Now is the time from which ages are computed.
 	Now time.Time
 
@@ -268,7 +272,7 @@ func (f *Format) writeUnsigned(w *writer, e *readEvent, with *extras) {
 		w.json("m.relations", with.relations)
 	}
 	for i := range e.unsigned {
-		if field := &e.unsigned[i]; e.passes(field) {
+		if field := &e.unsigned[i]; e.passes(field) || f.StrippedState && isStrippedState(field) {
 			w.field(field)
 		}
 	}
@@ -286,6 +290,17 @@ func (e *readEvent) passes(field *matrix.Field) bool {
 		return !e.redacted
 	case "prev_sender":
 		return !e.redacted && isString(field.Value)
+	default:
+		return false
+	}
+}
+
+// isStrippedState reports whether a stored field of unsigned is the state of the room that
+// an invitation or a knock was sent with.
+func isStrippedState(field *matrix.Field) bool {
+	switch string(field.Name) {
+	case "invite_room_state", "knock_room_state":
+		return len(field.Value) > 0 && field.Value[0] == '['
 	default:
 		return false
 	}

@@ -90,6 +90,7 @@ var (
 		"account_data":  {"SELECT"},
 		"devices":       {"SELECT"},
 		"erased_users":  {"SELECT"},
+		"event_reports": {"SELECT"},
 		"ignored_users": {"SELECT"},
 		"instance_map":  {"SELECT"},
 

@@ -1,0 +1,183 @@
+package httpapi_test
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/httpapi"
+)
+
+// TestRecordedAdminReads asks what a real Synapse 1.160 was asked over the corpus and the
+// rows in testdata/reads/rows.sql.gz: what it had written itself when a client made a
+// space, sent media, reported events, registered users, and purged and deleted rooms.
+func TestRecordedAdminReads(t *testing.T) {
+	t.Parallel()
+	handler, tokens := recordedLab(t)
+	asked := map[string]int{}
+	for _, r := range recordedAnswers(t) {
+		kind := kindOf(r.Path)
+		if kind == "" {
+			continue
+		}
+		asked[kind]++
+		w := ask(t, handler, r.Path, tokens[r.User])
+		want, intended := intendedAnswers[kind+" "+lastOf(r.Path)]
+		if !intended || r.Status != http.StatusInternalServerError {
+			want.status, want.body = r.Status, string(r.Body)
+		}
+		require.Equal(t, want.status, w.Code, "%s %s: %s", r.User, r.Path, w.Body)
+		if want.body == "" {
+			continue
+		}
+		if diff := gocmp.Diff(settledAnswer(t, []byte(want.body)), settledAnswer(t, w.Body.Bytes())); diff != "" {
+			t.Errorf("%s %s\n%s", r.User, r.Path, diff)
+		}
+	}
+	require.Equal(t, map[string]int{
+		"fetch_event": 34, "event_reports": 50, "hierarchy": 56, "media": 16, "statistics": 2,
+	}, asked)
+}
+
+// intendedAnswers are Lethe's answers where they are meant to differ, by the kind of
+// request and the end of its path. An answer without a body only has a status. Synapse
+// fails with 500 for all of these.
+var intendedAnswers = map[string]struct {
+	status int
+	body   string
+}{
+	"fetch_event \x00":                       {404, refusal("M_NOT_FOUND", "Event not found")},
+	"hierarchy !unknown:lab.test":            {200, `{"rooms":[]}`},
+	"hierarchy x":                            {200, `{"rooms":[]}`},
+	"hierarchy ":                             {200, `{"rooms":[]}`},
+	"hierarchy !WiAKpWqOtGVLXgxZaq:lab.test": {200, `{"rooms":[]}`}, // all users have left
+	"media \x00":                             {200, `{"local":[],"remote":[]}`},
+	"statistics ":                            {200, ""},
+}
+
+// kindOf returns the kind of request that a path asks, "" for one that is not tested yet.
+func kindOf(path string) string {
+	path, _, _ = strings.Cut(path, "?")
+	for kind, part := range map[string]string{
+		"fetch_event": "/v1/fetch_event/", "event_reports": "/v1/event_reports", "statistics": "/v1/statistics/",
+	} {
+		if strings.Contains(path, part) {
+			return kind
+		}
+	}
+	for _, kind := range []string{"hierarchy", "media"} {
+		if strings.HasSuffix(path, "/"+kind) {
+			return kind
+		}
+	}
+	return ""
+}
+
+// lastOf returns the id in a path, "" if it has none.
+func lastOf(path string) string {
+	path, query, _ := strings.Cut(path, "?")
+	if query != "" {
+		return query
+	}
+	for _, folder := range []string{"/rooms/", "/room/", "/fetch_event/"} {
+		if _, id, ok := strings.Cut(path, folder); ok {
+			id, _, _ = strings.Cut(id, "/")
+			id, _ = url.PathUnescape(id)
+			return id
+		}
+	}
+	return ""
+}
+
+// settledAnswer is requireSettled without what only the recorded server can know: when it
+// last saw the users who asked it, and the text of a page token of a space.
+func settledAnswer(t *testing.T, body []byte) any {
+	t.Helper()
+	value := requireSettled(t, body)
+	if object, ok := value.(map[string]any); ok {
+		if _, ok := object["next_batch"].(string); ok {
+			object["next_batch"] = "a token"
+		}
+	}
+	return value
+}
+
+// recordedLab returns Lethe's API over the database of the recordings, and the access
+// tokens of its users.
+func recordedLab(t *testing.T) (http.Handler, map[string]string) {
+	t.Helper()
+	database := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
+	conn, err := pgx.Connect(t.Context(), database)
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), string(unzipped(t, "rows.sql.gz")))
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), `ANALYZE`)
+	require.NoError(t, err)
+	require.NoError(t, conn.Close(t.Context()))
+	db := openStore(t, database)
+
+	raw, err := os.ReadFile(devstacktest.Shared(t, "fixtures", "corpus.json"))
+	require.NoError(t, err)
+	var corpus struct {
+		Admin string
+		Users map[string]string
+	}
+	require.NoError(t, json.Unmarshal(raw, &corpus))
+	corpus.Users["@admin:lab.test"], corpus.Users["wrong"] = corpus.Admin, "wrong"
+	return httpapi.New(db, &submitter{}, board{}, httpapi.Options{
+		ServerName: "lab.test", Log: slog.New(slog.DiscardHandler),
+	}), corpus.Users
+}
+
+// ask sends a GET request to the handler, without a token if it is "".
+func ask(t *testing.T, handler http.Handler, path, token string) *httptest.ResponseRecorder {
+	t.Helper()
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, http.NoBody)
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, request)
+	return w
+}
+
+func recordedAnswers(t *testing.T) (answers []recordedRead) {
+	t.Helper()
+	lines := bufio.NewScanner(bytes.NewReader(unzipped(t, "answers.jsonl.gz")))
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var r recordedRead
+		require.NoError(t, json.Unmarshal(lines.Bytes(), &r))
+		answers = append(answers, r)
+	}
+	require.NoError(t, lines.Err())
+	return answers
+}
+
+// unzipped reads a file of testdata/reads.
+func unzipped(t *testing.T, name string) []byte {
+	t.Helper()
+	file, err := os.Open(filepath.Join("testdata", "reads", name))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, file.Close()) }()
+	reader, err := gzip.NewReader(file)
+	require.NoError(t, err)
+	text, err := io.ReadAll(reader)
+	require.NoError(t, err)
+	return text
+}
