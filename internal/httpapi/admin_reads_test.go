@@ -161,3 +161,25 @@ func TestLargestRooms(t *testing.T) {
 		require.Less(t, sizes[room.ID], room.Size*2.5, room.ID) // the other tables are smaller
 	}
 }
+
+// Tasks that a later Synapse, or a fault, has written are listed like others.
+func TestOddTasksOfTheHomeserver(t *testing.T) {
+	t.Parallel()
+	b, _ := setupWith(t, `
+		CREATE TABLE scheduled_tasks (id text, action text, status text, timestamp bigint, resource_id text, params text, result text, error text);
+		INSERT INTO scheduled_tasks VALUES
+			('odd', 'shutdown_and_purge_room', 'odd', 1, NULL, '{', 'no JSON', NULL),
+			('list', 'purge_room', 'cancelled', 2, '!r:x', NULL, '{"kicked_users":7}', ''),
+			('other', 'else', 'active', 3, '!r:x', NULL, '[1]', NULL)`)
+	requireJSON(t, b.send(t, "GET", scheduledTasks, ""), 200, `{"scheduled_tasks":[
+		{"id":"odd","action":"shutdown_and_purge_room","status":"odd","timestamp_ms":1,"resource_id":null,"result":null,"error":null},
+		{"id":"list","action":"purge_room","status":"cancelled","timestamp_ms":2,"resource_id":"!r:x","result":{"kicked_users":7},"error":""},
+		{"id":"other","action":"else","status":"active","timestamp_ms":3,"resource_id":"!r:x","result":[1],"error":null}]}`)
+	requireJSON(t, b.send(t, "GET", roomsV2+"delete_status/odd", ""), 200,
+		`{"delete_id":"odd","room_id":"","status":"active","shutdown_room":`+noShutdown+`}`)
+	requireJSON(t, b.send(t, "GET", roomsV2+"delete_status/list", ""), 200,
+		`{"delete_id":"list","room_id":"!r:x","status":"failed","error":"cancelled","shutdown_room":`+noShutdown+`}`)
+	for _, unknown := range []string{roomsV2 + "delete_status/other", status + "odd", status + "%00", roomsV2 + "delete_status/%00", roomsV2 + "!r:x/delete_status"} {
+		require.Equal(t, 404, b.send(t, "GET", unknown, "").status, unknown)
+	}
+}

@@ -95,6 +95,7 @@ var (
 		"instance_map":  {"SELECT"},
 
 		"room_ban_redactions": {"SELECT"},
+		"scheduled_tasks":     {"SELECT"},
 	}
 
 	// sequences are the sequences from which new events take numbers.
