@@ -183,3 +183,35 @@ func TestOddTasksOfTheHomeserver(t *testing.T) {
 		require.Equal(t, 404, b.send(t, "GET", unknown, "").status, unknown)
 	}
 }
+
+// A database that Lethe has made itself lacks most of the tables about users.
+func TestUsersOfAnEmbeddedDatabase(t *testing.T) {
+	t.Parallel()
+	b := setup(t, httpapi.Options{ServerName: "x"})
+	b.requireExec(t, `
+		INSERT INTO users (name, creation_ts, user_type) VALUES ('@100%:x', 7, 'bot'), ('@a_b:x', NULL, NULL);
+		INSERT INTO erased_users VALUES ('@a_b:x');
+		INSERT INTO devices (user_id, device_id, last_seen) VALUES ('@a_b:x', 'A', 5), ('@a_b:x', 'B', 6)`)
+	names := func(query string) (names []string) {
+		r := b.send(t, "GET", "/_synapse/admin/v3/users?"+query, "")
+		require.Equal(t, 200, r.status, r.body)
+		var answer struct{ Users []struct{ Name string } }
+		require.NoError(t, json.Unmarshal([]byte(r.body), &answer))
+		for _, user := range answer.Users {
+			names = append(names, user.Name)
+		}
+		return names
+	}
+	require.Equal(t, []string{"@100%:x", "@a_b:x", "@admin:x", "@gone:x", "@guest:x", "@old:x", "@user:x"}, names(""))
+	require.Equal(t, []string{"@locked:x"}, names("locked=true&name=LOCK"))
+	require.Equal(t, []string{"@100%:x"}, names("name=%25"))
+	require.Equal(t, []string{"@a_b:x"}, names("user_id=_"))
+	require.Empty(t, names("name=%00"))
+	require.Equal(t, []string{"@100%:x"}, names("not_user_type=&not_user_type=&limit=1"))
+	require.Empty(t, names("not_user_type=%00&not_user_type=bot&from=9223372036854775807&limit=9223372036854775807"))
+	requireJSON(t, b.send(t, "GET", "/_synapse/admin/v2/users/@a_b:x", ""), 200, `{
+		"name":"@a_b:x","admin":false,"deactivated":false,"locked":false,"shadow_banned":false,"creation_ts":null,
+		"appservice_id":null,"consent_server_notice_sent":null,"consent_version":null,"consent_ts":null,"user_type":null,
+		"is_guest":false,"suspended":false,"displayname":null,"avatar_url":null,"threepids":[],"external_ids":[],
+		"erased":true,"last_seen_ts":null}`)
+}

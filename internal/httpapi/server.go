@@ -207,7 +207,13 @@ func (s *server) routes() {
 	s.handle(http.MethodPut, holds+"/:room_id", s.admin(s.placeHold))
 	s.handle(http.MethodDelete, holds+"/:room_id", s.admin(s.releaseHold))
 	s.handle(http.MethodGet, v1+"/scheduled_tasks", s.admin(s.scheduledTasks))
-	s.handle(http.MethodGet, v1+"/server_version", serverVersion)
+	s.handle(http.MethodGet, v1+"/server_version", s.homeserverFirst(serverVersion))
+	s.handle(http.MethodGet, v2+"/users/:user_id", s.homeserverFirst(s.admin(s.userDetails)))
+	s.handle(http.MethodGet, "/_synapse/admin/v3/users", s.homeserverFirst(s.admin(s.userList)))
+	s.handle(http.MethodGet, "/_matrix/client/versions", s.homeserverFirst(s.versions))
+	for _, version := range []string{"api/v1", "r0", "v3", "unstable"} {
+		s.handle(http.MethodGet, "/_matrix/client/"+version+"/login", s.homeserverFirst(loginFlows))
+	}
 	if rules := s.options.Retention; rules != nil && rules.Enabled {
 		s.handle(http.MethodGet, "/_matrix/client/unstable/org.matrix.msc1763/retention/configuration",
 			s.user(retentionConfiguration(*rules)))
@@ -258,13 +264,4 @@ func (s *server) isHealth(r *http.Request) bool {
 		return s.options.Health != nil
 	}
 	return false
-}
-
-// synapseVersion is the version of Synapse whose API Lethe serves. Admin tools choose
-// their requests by it.
-const synapseVersion = "1.160.0"
-
-// serverVersion is GET …/v1/server_version. It needs no access token.
-func serverVersion(c echo.Context) error {
-	return answerOK(c, map[string]string{"server_version": synapseVersion}, nil)
 }

@@ -96,6 +96,9 @@ var (
 
 		"room_ban_redactions": {"SELECT"},
 		"scheduled_tasks":     {"SELECT"},
+		"user_external_ids":   {"SELECT"},
+		"user_ips":            {"SELECT"},
+		"user_threepids":      {"SELECT"},
 	}
 
 	// sequences are the sequences from which new events take numbers.
