@@ -30,6 +30,9 @@ type Format struct {
 	// Now is the time from which ages are computed.
 	Now time.Time
 
+	// anonymous leaves out what only the event's sender or a server admin may know.
+	anonymous bool
+
 	metadata matrix.Object // memory that is reused for each event
 }
 
@@ -344,7 +347,7 @@ func (f *Format) writeRedactedBecause(w *writer, e *readEvent) {
 // others do not see it.
 func (f *Format) writeMetadata(w *writer, e *readEvent) {
 	own := f.Reader.UserID != "" && matrix.Says(e.fields.Get("sender"), f.Reader.UserID)
-	if len(e.InternalMetadata) <= len(`{}`) || !own && !f.Reader.Admin {
+	if len(e.InternalMetadata) <= len(`{}`) || f.anonymous || !own && !f.Reader.Admin {
 		return
 	}
 	metadata, ok := matrix.SplitObject(f.metadata[:0], e.InternalMetadata)
