@@ -55,8 +55,9 @@ func TestReadsAreTheHomeservers(t *testing.T) {
 	t.Logf("LETHE_FUZZ_SEED=%d", seed)
 	f := &readFuzz{
 		t: t, lethe: settings["LETHE"], homeserver: settings["HOMESERVER"], random: rand.New(rand.NewPCG(uint64(seed), 0)),
-		client: &http.Client{Timeout: time.Minute},
+		client: &http.Client{Timeout: time.Minute, Transport: http.DefaultTransport.(*http.Transport).Clone()},
 	}
+	t.Cleanup(f.client.CloseIdleConnections)
 	f.readWorld(settings["DATABASE"])
 	f.compare(queries, "before purges")
 	stop, start := os.Getenv("LETHE_FUZZ_STOP"), os.Getenv("LETHE_FUZZ_START")
