@@ -64,6 +64,12 @@ fuzz: ## Fuzz the queries of /messages for a minute
 	@scripts/servers
 	go test -run '^$$' -fuzz FuzzMessages -fuzztime 1m ./internal/httpapi
 
+.PHONY: fuzz-reads
+fuzz-reads: ## Compare random reads of LETHE with those of HOMESERVER, both on DATABASE; STOP and START also compare after purges
+	LETHE_FUZZ_DATABASE='$(DATABASE)' LETHE_FUZZ_LETHE='$(LETHE)' LETHE_FUZZ_HOMESERVER='$(HOMESERVER)' \
+	LETHE_FUZZ_STOP='$(STOP)' LETHE_FUZZ_START='$(START)' LETHE_FUZZ_QUERIES='$(QUERIES)' LETHE_FUZZ_SEED='$(SEED)' \
+	go test -count 1 -timeout 60m -v -run TestReadsAreTheHomeservers ./internal/e2e
+
 .PHONY: lint
 lint: ## Check format and go.mod, and run static analysis
 	@unformatted=$$($(tool) gofumpt -l .) && if [ -n "$$unformatted" ]; then echo "make fmt would change:" $$unformatted; exit 1; fi

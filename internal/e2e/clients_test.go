@@ -376,7 +376,7 @@ func TestKetesa(t *testing.T) {
 	for _, task := range tasks {
 		c.requireShape(task, shape{
 			"id": "string", "action": "string", "status": "string", "timestamp_ms": "number",
-			"resource_id": "string", "result": "object null", "error": "string null",
+			"resource_id": "string null", "result": "object null", "error": "string null",
 		})
 		require.Contains(c.t, []string{"scheduled", "active", "complete", "failed", "cancelled"}, task["status"])
 	}

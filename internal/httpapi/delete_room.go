@@ -16,6 +16,7 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
 	"lethe/internal/shutdown"
+	"lethe/internal/store/admin"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
@@ -269,10 +270,30 @@ func (s *server) newDeleteBody(id, room string, state journal.State, details tas
 	return body
 }
 
+// taskDeleteBody is newDeleteBody for a delete in Synapse's own queue.
+func (s *server) taskDeleteBody(task admin.HomeserverTask) deleteBody {
+	state, reason := stateOf(task)
+	var details tasks.DeleteStatus
+	// A result that cannot be read is as good as none.
+	_ = json.Unmarshal(task.Result, &details.Shutdown)
+	details.Shutdown = details.Shutdown.WithLists()
+	room := ""
+	if task.Resource != nil {
+		room = *task.Resource
+	}
+	return s.newDeleteBody(task.ID, room, state, details, reason)
+}
+
 // deleteStatus is GET …/v2/rooms/delete_status/{delete_id}.
 func (s *server) deleteStatus(c echo.Context, _ string) error {
-	id := segment(c, "delete_id")
-	status, err := s.jobs.Status(c.Request().Context(), jobs.DeleteRoom, id)
+	id, ctx := segment(c, "delete_id"), c.Request().Context()
+	status, err := s.jobs.Status(ctx, jobs.DeleteRoom, id)
+	if errors.Is(err, jobs.ErrNotFound) {
+		var task admin.HomeserverTask
+		if task, err = s.homeserverTask(ctx, id, taskDeleteRoom, taskPurgeRoom); err == nil {
+			return answerOK(c, s.taskDeleteBody(task), nil)
+		}
+	}
 	if err != nil {
 		return instead(err, jobs.ErrNotFound, wire.NotFound("delete id '"+id+"' not found"))
 	}
@@ -281,7 +302,7 @@ func (s *server) deleteStatus(c echo.Context, _ string) error {
 		return err
 	}
 	body := s.newDeleteBody(id, status.Room, status.State, details, status.Error)
-	body.Held, err = s.holdReason(c.Request().Context(), status.Room, status.State)
+	body.Held, err = s.holdReason(ctx, status.Room, status.State)
 	return answerOK(c, body, err)
 }
 
@@ -291,18 +312,30 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	deletes, err := s.journal.ListJobs(c.Request().Context(), journal.JobList{
+	ctx := c.Request().Context()
+	deletes, err := s.journal.ListJobs(ctx, journal.JobList{
 		Kinds: []journal.Kind{jobs.DeleteRoom, journal.ListedPurge}, States: append(slices.Clone(jobStates), journal.Held), Room: &room,
 		EndedWithin: s.options.StatusTTL, Limit: maxTasks,
 	})
 	if err != nil {
 		return err
 	}
-	if len(deletes) == 0 {
+	others, err := s.queries.HomeserverTasks(ctx, admin.HomeserverTaskList{
+		// A scheduled one is a delete that Synapse plans for a forgotten room.
+		Actions: []string{taskDeleteRoom, taskPurgeRoom}, Statuses: []string{"active", "complete", "failed"},
+		Resource: &room, Limit: maxTasks,
+	})
+	if err != nil {
+		return err
+	}
+	if len(deletes)+len(others) == 0 {
 		return wire.NotFound(fmt.Sprintf("No delete task for room_id '%s' found", room))
 	}
-	results := make([]deleteBody, 0, len(deletes))
+	results := make([]deleteBody, 0, len(deletes)+len(others))
 	for _, job := range deletes {
+		for len(others) > 0 && others[0].ChangedTS < job.ChangedTS {
+			results, others = append(results, s.taskDeleteBody(others[0])), others[1:]
+		}
 		details := tasks.DeleteStatus{Phase: job.Phase, LeavesAt: job.LeavesAt}
 		if job.Result != nil {
 			if err := json.Unmarshal(job.Result, &details.Shutdown); err != nil {
@@ -315,10 +348,13 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 			reason = *job.Error
 		}
 		body := s.newDeleteBody(job.ID, job.Room, job.State, details, reason)
-		if body.Held, err = s.holdReason(c.Request().Context(), job.Room, job.State); err != nil {
+		if body.Held, err = s.holdReason(ctx, job.Room, job.State); err != nil {
 			return err
 		}
 		results = append(results, body)
+	}
+	for _, task := range others {
+		results = append(results, s.taskDeleteBody(task))
 	}
 	return answerOK(c, map[string][]deleteBody{"results": results}, nil)
 }

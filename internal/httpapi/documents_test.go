@@ -73,11 +73,18 @@ func TestNginxRoutesAreOurs(t *testing.T) {
 		return is
 	}
 
+	// Other reads are for tools that have only the api's address. Synapse answers them
+	// alike, and has other methods on the same paths.
+	isOtherRead := regexp.MustCompile(
+		`^/_synapse/admin/(v1/(fetch_event/|event_reports|rooms/[^/]*/hierarchy$|room/|statistics/)|v2/users/|v3/users$)|/versions$|/login$`).MatchString
 	parameter := regexp.MustCompile(`\{\w+\}`)
 	for _, route := range allRoutes(t) {
 		_, path, _ := strings.Cut(route, " ")
 		if strings.HasSuffix(path, "/account/whoami") {
 			continue // all clients ask it, and of some the homeserver alone knows
+		}
+		if isOtherRead(path) {
+			continue
 		}
 		for _, id := range []string{"!room:example.org", "%21room%3Aexample.org", "%24a%2Fb", ""} {
 			uri := parameter.ReplaceAllLiteralString(path, id)

@@ -44,6 +44,23 @@ func (s *server) eventContext(c echo.Context, reader messages.Reader) error {
 	return body.answer(c)
 }
 
+// anyEvent is GET …/v1/fetch_event/{event_id}.
+func (s *server) anyEvent(c echo.Context, reader messages.Reader) error {
+	ctx, id := c.Request().Context(), segment(c, "event_id")
+	notFound := wire.NotFound("Event not found")
+	room, _, err := s.queries.EventPosition(ctx, id)
+	if err != nil {
+		return instead(err, postgres.ErrNotFound, notFound)
+	}
+	event, err := s.options.Messages.Event(ctx, room, id, reader)
+	if err != nil {
+		return pageError(instead(err, messages.ErrEventNotFound, notFound), reader, room)
+	}
+	body := newObject([]json.RawMessage{event})
+	body.json("event", event)
+	return body.answer(c)
+}
+
 // timestampToEvent is GET …/v1/rooms/{room_id}/timestamp_to_event.
 func (s *server) timestampToEvent(c echo.Context, _ string) error {
 	q := queryOf(c)

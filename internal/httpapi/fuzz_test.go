@@ -59,6 +59,12 @@ func FuzzRequest(f *testing.F) {
 		rooms + "/!room:x", rooms + "/%00", rooms + "/!room:x/members", rooms + "/!room:x/state?type=m.room.name",
 		rooms + "/!room:x/state?type=%00", rooms + "/!a:x/block", rooms + "/!%00:x/block", rooms + "/!a:x/forward_extremities",
 		rooms + "/%23a:x/forward_extremities", rooms + "/%23%00:x/forward_extremities", rooms + "//forward_extremities",
+		rooms + "/!room:x/hierarchy?limit=1&max_depth=0&from=1-0123456789abcdef", rooms + "/%00/hierarchy",
+		adminV1 + "/room/!room:x/media", adminV1 + "/room/%00/media", adminV1 + "/fetch_event/$one", adminV1 + "/fetch_event/%00",
+		adminV1 + "/event_reports?from=1&limit=2&dir=f&user_id=%25&room_id=%00&event_sender_user_id=@a:x", adminV1 + "/event_reports/1",
+		"/_synapse/admin/v2/users/@a%00:x", "/_synapse/admin/v2/users/@user:x", "/_matrix/client/versions", "/_matrix/client/v3/login",
+		"/_synapse/admin/v3/users?name=%25&order_by=last_seen_ts&dir=b&not_user_type=&not_user_type=%00&admins=true&locked=true",
+		adminV1 + "/event_reports/99999999999999999999", adminV1 + "/statistics/database/rooms",
 		rooms + "/!room:x/timestamp_to_event?ts=1&dir=b", rooms + "/%00/timestamp_to_event?ts=9223372036854775808",
 		scheduledTasks + "?action_name=purge_history&resource_id=%00&status=active&max_timestamp=1", scheduledTasks + "?job_status=failed",
 	} {

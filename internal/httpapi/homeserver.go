@@ -1,10 +1,12 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -16,6 +18,9 @@ var (
 	errCannotPass = wire.New(http.StatusBadGateway, "M_UNKNOWN", "The homeserver cannot be reached")
 	errUpgrade    = wire.BadRequest("The connection cannot be upgraded here")
 )
+
+// passedOn is the route of requests that the homeserver answers.
+const passedOn = "passed on"
 
 // isPassedOn reports whether the homeserver is to answer a request that ended with the
 // error.
@@ -35,6 +40,34 @@ func (s *server) isPassedOn(r *http.Request, err error) bool {
 		}
 	}
 	return true
+}
+
+// answerTime is the maximum time that Lethe waits for the homeserver's answer before it answers itself.
+const answerTime = 5 * time.Second
+
+// homeserverFirst lets the homeserver answer a request that Lethe can answer too. Without a homeserver, and while it cannot be reached, the handler answers.
+func (s *server) homeserverFirst(handler echo.HandlerFunc) echo.HandlerFunc {
+	if s.options.Homeserver == nil {
+		return handler
+	}
+	return func(c echo.Context) error {
+		sent := c.Request()
+		if !s.isPassedOn(sent, echo.ErrNotFound) {
+			return handler(c)
+		}
+		ctx, cancel := context.WithTimeout(sent.Context(), min(answerTime, s.options.PassTimeout))
+		defer cancel()
+		route := c.Path()
+		c.SetRequest(sent.WithContext(ctx))
+		c.SetPath(passedOn)
+		err := s.passOn(c, c.Response().Header().Get(observe.RequestIDHeader))
+		c.SetRequest(sent)
+		if err == nil || sent.Context().Err() != nil || c.Response().Committed {
+			return err
+		}
+		c.SetPath(route)
+		return handler(c)
+	}
 }
 
 // passOn lets the homeserver answer the request.

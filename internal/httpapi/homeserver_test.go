@@ -208,7 +208,10 @@ func TestPassingOnIsCounted(t *testing.T) {
 	require.NotContains(t, b.log.String(), "hidden")
 
 	// What is ours is not passed on, and neither is the question what is allowed.
-	requireJSON(t, b.send(t, "GET", "/_synapse/admin/v1/server_version", ""), 200, `{"server_version":"1.160.0"}`)
+	requireJSON(t, b.send(t, "GET", scheduledTasks, ""), 200, `{"scheduled_tasks":[]}`)
+	require.Equal(t, scheduledTasks, (<-b.observed).route)
+	require.Equal(t, 418, b.send(t, "GET", "/_synapse/admin/v1/server_version", "").status)
+	require.Equal(t, "passed on", (<-b.observed).route)
 	require.Equal(t, 204, b.send(t, "OPTIONS", "/_matrix/x", "").status)
 }
 
@@ -342,4 +345,63 @@ func TestWhoamiAsksTheHomeserverAboutOthers(t *testing.T) {
 	away := setup(t, httpapi.Options{Homeserver: clientAt(t, nobody(t))})
 	require.Equal(t, 200, away.get(t, whoami, admin).status)
 	require.Equal(t, 502, away.get(t, whoami, "service").status)
+}
+
+// What both can answer, a homeserver answers while it can be reached.
+func TestTheHomeserverAnswersFirst(t *testing.T) {
+	t.Parallel()
+	own := map[string]string{
+		"/_synapse/admin/v1/server_version":   `{"server_version":"1.160.0"}`,
+		"/_synapse/admin/v2/users/@nobody:x":  refusal("M_NOT_FOUND", "User not found"),
+		"/_synapse/admin/v3/users?name=zzz":   `{"users":[],"total":0}`,
+		"/_matrix/client/r0/login":            `{"flows":[{"type":"m.login.application_service"}]}`,
+		"/_matrix/client/versions?a=%2F&b=c+": "",
+	}
+	up := setup(t, httpapi.Options{ServerName: "x", Homeserver: clientOf(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusTeapot)
+		_, _ = fmt.Fprintf(w, "%s %s", r.Header.Get("Authorization"), r.RequestURI)
+	})})
+	gone := make(chan struct{})
+	slow := setup(t, httpapi.Options{ServerName: "x", PassTimeout: 20 * time.Millisecond, Homeserver: clientOf(t, func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-r.Context().Done():
+		case <-gone:
+		}
+	})})
+	t.Cleanup(func() { close(gone) })
+	down := setup(t, httpapi.Options{ServerName: "x", Homeserver: clientAt(t, nobody(t))})
+	requireJSON(t, down.send(t, "GET", "/_synapse/admin/v1/server_version", ""), 200, own["/_synapse/admin/v1/server_version"])
+	require.Equal(t, observed{"/_synapse/admin/v1/server_version", "GET", 200}, <-down.observed)
+	for path, body := range own {
+		r := up.send(t, "GET", path, "")
+		require.Equal(t, http.StatusTeapot, r.status)
+		require.Equal(t, "Bearer admin "+path, r.body)
+		require.NotEmpty(t, r.header.Get("X-Request-Id"))
+		for _, b := range []*bundle{slow, down} {
+			r := b.send(t, "GET", path, "")
+			requireHeaders(t, r.header)
+			if body != "" {
+				require.JSONEq(t, body, r.body, path)
+			}
+			require.Equal(t, strings.Contains(body, "errcode"), r.status == 404, path)
+		}
+	}
+	require.Equal(t, http.StatusTeapot, up.send(t, "POST", "/_matrix/client/v3/login", "{}").status)
+	r := down.raw(t, "GET /_synapse/admin/v3/users HTTP/1.1\nHost: x\nAuthorization: Bearer user\n\n")
+	require.Equal(t, 403, r.status, r.body)
+	r = down.raw(t, "GET /_matrix/client/versions HTTP/1.1\nHost: x\nAuthorization: Bearer wrong\n\n")
+	require.Equal(t, 401, r.status, r.body)
+}
+
+// A locked user and an expired account may ask for the versions. A token that is sent
+// wrongly is refused.
+func TestVersionsWithoutAHomeserver(t *testing.T) {
+	t.Parallel()
+	b := setup(t, httpapi.Options{AccountValidity: true})
+	for header, status := range map[string]int{
+		"Authorization: Bearer locked": 200, "Authorization: Bearer old": 200, "Authorization: Bearer guest": 200, "X: y": 200,
+		"Authorization: Bearer expired": 401, "Authorization: Basic x": 401, "Authorization: Bearer gone": 401,
+	} {
+		require.Equal(t, status, b.raw(t, "GET /_matrix/client/versions HTTP/1.1\nHost: x\n"+header+"\n\n").status, header)
+	}
 }

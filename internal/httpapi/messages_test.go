@@ -424,6 +424,21 @@ func TestEventContext(t *testing.T) {
 			require.Empty(t, on)
 		}
 	}
+	// Neither the reader nor the filter's format makes a difference to how events look.
+	raw := b.get(t, chatContext+event+"?filter="+url.QueryEscape(`{"event_format":"federation"}`), admin)
+	require.NotContains(t, raw.body, "auth_events")
+	require.Contains(t, raw.body, `"user_id"`)
+	b.requireExec(t, `UPDATE event_json SET internal_metadata = '{"soft_failed":true,"policy_server_spammy":true}' WHERE event_id = $1`, event)
+	require.NotContains(t, b.get(t, chatContext+event, admin).body, "io.element.synapse")
+	require.Contains(t, b.get(t, adminV1+"/fetch_event/"+event, admin).body, `"io.element.synapse.soft_failed":true`)
+
+	// The replaced state of an outlier is shown too, if it is there.
+	b.requireExec(t, `
+		UPDATE event_json SET json = (json::jsonb || jsonb_build_object('unsigned', jsonb_build_object('replaces_state', $2::text), 'state_key', ''))::text
+		WHERE event_id = $1`, event, all[0].ID)
+	b.requireExec(t, `UPDATE events SET outlier = true WHERE event_id = $1`, event)
+	require.Contains(t, b.get(t, chatContext+event, admin).body, `"prev_sender"`)
+
 	notFound := refusal("M_NOT_FOUND", "Event not found.")
 	for _, id := range []string{"$nope", "", "$one", "%00", "%FF"} {
 		r := b.get(t, chatContext+id, admin)

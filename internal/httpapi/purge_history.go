@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
+	"lethe/internal/store/admin"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
@@ -96,7 +98,13 @@ func (s *server) submitPurgeHistory(
 // purgeHistoryStatus is GET …/v1/purge_history_status/{purge_id}.
 func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 	id := segment(c, "purge_id")
-	status, err := s.jobs.Status(c.Request().Context(), jobs.PurgeHistory, id)
+	ctx := c.Request().Context()
+	status, err := s.jobs.Status(ctx, jobs.PurgeHistory, id)
+	if errors.Is(err, jobs.ErrNotFound) {
+		var task admin.HomeserverTask
+		task, err = s.homeserverTask(ctx, id, taskPurgeHistory)
+		status.State, status.Error = stateOf(task)
+	}
 	if err != nil {
 		return instead(err, jobs.ErrNotFound, wire.NotFound("purge id '"+id+"' not found"))
 	}
@@ -121,7 +129,7 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 		body.Status, body.Error = "failed", "cancelled"
 	default:
 		body.Status = "active"
-		body.Held, err = s.holdReason(c.Request().Context(), status.Room, status.State)
+		body.Held, err = s.holdReason(ctx, status.Room, status.State)
 	}
 	return answerOK(c, body, err)
 }

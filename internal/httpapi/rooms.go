@@ -63,8 +63,7 @@ func (s *server) roomList(c echo.Context, _ string) error {
 	for _, room := range rooms {
 		body.Rooms = append(body.Rooms, roomBody(room))
 	}
-	// A sum could overflow, so it is a difference.
-	if list.From < total && list.Limit < total-list.From {
+	if hasNext(list.From, list.Limit, total) {
 		body.NextBatch = new(list.From + list.Limit)
 	}
 	if list.From > 0 {

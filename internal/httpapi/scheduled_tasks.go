@@ -1,14 +1,19 @@
 package httpapi
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/jobs"
+	"lethe/internal/store/admin"
 	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 	"lethe/internal/wire"
 )
 
@@ -19,6 +24,14 @@ const (
 	// maxTasks is the maximum number of tasks in a list. A request with max_timestamp
 	// gets older ones.
 	maxTasks = 10_000
+)
+
+// The actions of Synapse's tasks that delete something of a room. Some are also those of
+// Lethe's jobs.
+const (
+	taskPurgeHistory = "purge_history"
+	taskPurgeRoom    = "purge_room"
+	taskDeleteRoom   = "shutdown_and_purge_room"
 )
 
 // Synapse's words for tasks, and Lethe's words for jobs. Words with the same index mean
@@ -66,61 +79,117 @@ func translateWords[From, To ~string](words, from []From, to []To) []To {
 	return translated
 }
 
-// scheduledTasks is GET …/v1/scheduled_tasks. It lists the jobs in the words of Synapse's
-// task queue.
-func (s *server) scheduledTasks(c echo.Context, _ string) error {
-	list, err := readJobList(queryOf(c))
-	if err != nil {
-		return err
-	}
-	listed, err := s.journal.ListJobs(c.Request().Context(), list)
-	if err != nil {
-		return err
-	}
-	type task struct {
-		ID        string          `json:"id"`
-		Action    string          `json:"action"`
-		Status    string          `json:"status"`
-		ChangedTS int64           `json:"timestamp_ms"`
-		Room      *string         `json:"resource_id"` // nil for a job without a room
-		Result    json.RawMessage `json:"result"`
-		Error     *string         `json:"error"`
-	}
-	tasks := make([]task, 0, len(listed))
-	for _, job := range listed {
-		var room *string
-		if job.Room != "" {
-			room = &job.Room
-		}
-		tasks = append(tasks, task{
-			ID:        job.ID,
-			Action:    translateWords([]journal.Kind{job.Kind}, jobKinds, taskActions)[0],
-			Status:    taskStatus(job.State),
-			ChangedTS: job.ChangedTS,
-			Room:      room,
-			Result:    job.Result,
-			Error:     job.Error,
-		})
-	}
-	return answerOK(c, map[string][]task{"scheduled_tasks": tasks}, nil)
+// A taskBody is a task in a list.
+type taskBody struct {
+	ID        string          `json:"id"`
+	Action    string          `json:"action"`
+	Status    string          `json:"status"`
+	ChangedTS int64           `json:"timestamp_ms"`
+	Resource  *string         `json:"resource_id"` // nil for a job without a room
+	Result    json.RawMessage `json:"result"`
+	Error     *string         `json:"error"`
 }
 
-func readJobList(q *wire.Query) (journal.JobList, error) {
-	list := journal.JobList{EndedWithin: taskAge, Limit: maxTasks}
-	list.Kinds = translateWords(q.Several("action_name"), taskActions, jobKinds)
-	if _, ok := q.Value("resource_id"); ok {
-		list.Room = new(q.ASCII("resource_id"))
+func newTaskBody(job journal.ListedJob) taskBody {
+	body := taskBody{
+		ID:        job.ID,
+		Action:    translateWords([]journal.Kind{job.Kind}, jobKinds, taskActions)[0],
+		Status:    taskStatus(job.State),
+		ChangedTS: job.ChangedTS,
+		Result:    job.Result,
+		Error:     job.Error,
 	}
-	statuses := q.SeveralOf("status", taskStatuses...)
-	if statuses == nil {
-		statuses = q.SeveralOf("job_status", taskStatuses...)
+	if job.Room != "" {
+		body.Resource = &job.Room
 	}
-	list.States = translateWords(statuses, taskStatuses, jobStates)
+	return body
+}
+
+// scheduledTasks is GET …/v1/scheduled_tasks. It lists the jobs in the words of Synapse's
+// task queue, together with the tasks in that queue.
+func (s *server) scheduledTasks(c echo.Context, _ string) error {
+	ctx := c.Request().Context()
+	list, err := readTaskList(queryOf(c))
+	if err != nil {
+		return err
+	}
+	listed, err := s.journal.ListJobs(ctx, list.jobs())
+	if err != nil {
+		return err
+	}
+	others, err := s.queries.HomeserverTasks(ctx, list.HomeserverTaskList)
+	if err != nil {
+		return err
+	}
+	tasks := make([]taskBody, 0, len(listed)+len(others))
+	for _, job := range listed {
+		tasks = append(tasks, newTaskBody(job))
+	}
+	for _, task := range others {
+		tasks = append(tasks, taskBody(task))
+		if result := &tasks[len(tasks)-1].Result; !json.Valid(*result) {
+			*result = nil
+		}
+	}
+	slices.SortStableFunc(tasks, func(a, b taskBody) int {
+		return cmp.Or(cmp.Compare(a.ChangedTS, b.ChangedTS), cmp.Compare(a.ID, b.ID))
+	})
+	tasks = tasks[max(0, len(tasks)-maxTasks):]
+	return answerOK(c, map[string][]taskBody{"scheduled_tasks": tasks}, nil)
+}
+
+// A taskList says which tasks to list, in Synapse's words.
+type taskList struct{ admin.HomeserverTaskList }
+
+// jobs says the same in Lethe's words.
+func (l *taskList) jobs() journal.JobList {
+	list := journal.JobList{
+		Kinds: translateWords(l.Actions, taskActions, jobKinds), States: translateWords(l.Statuses, taskStatuses, jobStates),
+		Room: l.Resource, Until: l.Until, EndedWithin: taskAge, Limit: maxTasks,
+	}
 	if slices.Contains(list.States, journal.Queued) {
 		list.States = append(slices.Clone(list.States), waitingStates...)
+	}
+	return list
+}
+
+func readTaskList(q *wire.Query) (taskList, error) {
+	list := taskList{admin.HomeserverTaskList{Limit: maxTasks}}
+	list.Actions = q.Several("action_name")
+	if resource := q.ASCII("resource_id"); resource != "" {
+		list.Resource = &resource
+	}
+	list.Statuses = q.SeveralOf("status", taskStatuses...)
+	if list.Statuses == nil {
+		list.Statuses = q.SeveralOf("job_status", taskStatuses...)
 	}
 	if _, ok := q.Value("max_timestamp"); ok {
 		list.Until = new(q.Integer("max_timestamp", 0))
 	}
 	return list, q.Err()
+}
+
+// homeserverTask returns a task of Synapse's own queue that does one of the actions. Other
+// ids are not found, as ids that are not known.
+func (s *server) homeserverTask(ctx context.Context, id string, actions ...string) (admin.HomeserverTask, error) {
+	task, err := s.queries.HomeserverTask(ctx, id)
+	switch {
+	case errors.Is(err, postgres.ErrNotFound), err == nil && !slices.Contains(actions, task.Action):
+		return admin.HomeserverTask{}, jobs.ErrNotFound
+	case err != nil:
+		return admin.HomeserverTask{}, err
+	}
+	return task, nil
+}
+
+// stateOf returns Lethe's word for the status of a task, and the reason of its failure.
+func stateOf(task admin.HomeserverTask) (state journal.State, reason string) {
+	state = journal.Running
+	if i := slices.Index(taskStatuses, task.Status); i >= 0 {
+		state = jobStates[i]
+	}
+	if task.Error != nil {
+		reason = *task.Error
+	}
+	return state, reason
 }

@@ -72,7 +72,7 @@ func TestScheduledTasks(t *testing.T) {
 		"?action_name":                                                   all,
 		"?resource_id=!two:x":                                            {cancelled, complete, failed},
 		"?resource_id=%21two%3Ax&resource_id=!one:x":                     {cancelled, complete, failed},
-		"?resource_id=":                                                  {},
+		"?resource_id=":                                                  all,
 		"?resource_id=%00":                                               {},
 		"?status=active":                                                 {running},
 		"?status=scheduled":                                              {waiting, a},

@@ -42,7 +42,7 @@ func (s *server) serve(next echo.HandlerFunc) echo.HandlerFunc {
 			err = recoverPanic(next, c)
 		}
 		if s.isPassedOn(sent, err) {
-			c.SetPath("passed on")
+			c.SetPath(passedOn)
 			defer setTimeout(c, sent, begun, s.options.PassTimeout)()
 			err = recoverPanic(func(c echo.Context) error { return s.passOn(c, requestID) }, c)
 		}

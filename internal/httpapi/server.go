@@ -18,6 +18,7 @@ import (
 	"lethe/internal/messages"
 	"lethe/internal/observe"
 	"lethe/internal/retention"
+	"lethe/internal/spaces"
 	"lethe/internal/store/admin"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
@@ -129,6 +130,7 @@ type server struct {
 	journal *journal.Journal
 	holds   *journal.Holds
 	queries *admin.Queries
+	spaces  *spaces.Spaces
 	access  *access.Control
 	tasks   submitter
 	jobs    statuses
@@ -167,6 +169,7 @@ func newServer(db *postgres.DB, client submitter, board statuses, options Option
 	}
 	return &server{
 		options: options, db: db, journal: journal.New(db), holds: journal.NewHolds(db), queries: admin.New(db),
+		spaces: spaces.New(db, options.ServerName),
 		access: access.New(db, who), tasks: client, jobs: board, echo: echo.New(),
 	}
 }
@@ -186,6 +189,12 @@ func (s *server) routes() {
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/messages", s.adminReader(s.allMessages))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/state", s.admin(s.roomState))
 	s.handle(http.MethodGet, v1+"/rooms/:room_id/timestamp_to_event", s.admin(s.timestampToEvent))
+	s.handle(http.MethodGet, v1+"/event_reports", s.admin(s.eventReportList))
+	s.handle(http.MethodGet, v1+"/event_reports/:report_id", s.admin(s.eventReport))
+	s.handle(http.MethodGet, v1+"/fetch_event/:event_id", s.adminReader(s.anyEvent))
+	s.handle(http.MethodGet, v1+"/room/:room_id/media", s.admin(s.roomMedia))
+	s.handle(http.MethodGet, v1+"/rooms/:room_id/hierarchy", s.admin(s.roomHierarchy))
+	s.handle(http.MethodGet, v1+"/statistics/database/rooms", s.admin(s.largestRooms))
 	for _, version := range []string{"api/v1", "r0", "v3", "unstable"} {
 		s.handle(http.MethodGet, "/_matrix/client/"+version+"/rooms/:room_id/messages", s.userReader(s.messages))
 	}
@@ -198,7 +207,13 @@ func (s *server) routes() {
 	s.handle(http.MethodPut, holds+"/:room_id", s.admin(s.placeHold))
 	s.handle(http.MethodDelete, holds+"/:room_id", s.admin(s.releaseHold))
 	s.handle(http.MethodGet, v1+"/scheduled_tasks", s.admin(s.scheduledTasks))
-	s.handle(http.MethodGet, v1+"/server_version", serverVersion)
+	s.handle(http.MethodGet, v1+"/server_version", s.homeserverFirst(serverVersion))
+	s.handle(http.MethodGet, v2+"/users/:user_id", s.homeserverFirst(s.admin(s.userDetails)))
+	s.handle(http.MethodGet, "/_synapse/admin/v3/users", s.homeserverFirst(s.admin(s.userList)))
+	s.handle(http.MethodGet, "/_matrix/client/versions", s.homeserverFirst(s.versions))
+	for _, version := range []string{"api/v1", "r0", "v3", "unstable"} {
+		s.handle(http.MethodGet, "/_matrix/client/"+version+"/login", s.homeserverFirst(loginFlows))
+	}
 	if rules := s.options.Retention; rules != nil && rules.Enabled {
 		s.handle(http.MethodGet, "/_matrix/client/unstable/org.matrix.msc1763/retention/configuration",
 			s.user(retentionConfiguration(*rules)))
@@ -249,13 +264,4 @@ func (s *server) isHealth(r *http.Request) bool {
 		return s.options.Health != nil
 	}
 	return false
-}
-
-// synapseVersion is the version of Synapse whose API Lethe serves. Admin tools choose
-// their requests by it.
-const synapseVersion = "1.160.0"
-
-// serverVersion is GET …/v1/server_version. It needs no access token.
-func serverVersion(c echo.Context) error {
-	return answerOK(c, map[string]string{"server_version": synapseVersion}, nil)
 }

@@ -23,8 +23,15 @@ type Format struct {
 	// the first version of the client API did, without the fields for servers.
 	Raw bool
 
+	// StrippedState keeps the state of the room that an invitation or a knock was sent
+	// with. Defaults to false, which leaves it out.
+	StrippedState bool
+
 	// Now is the time from which ages are computed.
 	Now time.Time
+
+	// anonymous leaves out what only the event's sender or a server admin may know.
+	anonymous bool
 
 	metadata matrix.Object // memory that is reused for each event
 }
@@ -268,7 +275,7 @@ func (f *Format) writeUnsigned(w *writer, e *readEvent, with *extras) {
 		w.json("m.relations", with.relations)
 	}
 	for i := range e.unsigned {
-		if field := &e.unsigned[i]; e.passes(field) {
+		if field := &e.unsigned[i]; e.passes(field) || f.StrippedState && isStrippedState(field) {
 			w.field(field)
 		}
 	}
@@ -286,6 +293,17 @@ func (e *readEvent) passes(field *matrix.Field) bool {
 		return !e.redacted
 	case "prev_sender":
 		return !e.redacted && isString(field.Value)
+	default:
+		return false
+	}
+}
+
+// isStrippedState reports whether a stored field of unsigned is the state of the room that
+// an invitation or a knock was sent with.
+func isStrippedState(field *matrix.Field) bool {
+	switch string(field.Name) {
+	case "invite_room_state", "knock_room_state":
+		return len(field.Value) > 0 && field.Value[0] == '['
 	default:
 		return false
 	}
@@ -329,7 +347,7 @@ func (f *Format) writeRedactedBecause(w *writer, e *readEvent) {
 // others do not see it.
 func (f *Format) writeMetadata(w *writer, e *readEvent) {
 	own := f.Reader.UserID != "" && matrix.Says(e.fields.Get("sender"), f.Reader.UserID)
-	if len(e.InternalMetadata) <= len(`{}`) || !own && !f.Reader.Admin {
+	if len(e.InternalMetadata) <= len(`{}`) || f.anonymous || !own && !f.Reader.Admin {
 		return
 	}
 	metadata, ok := matrix.SplitObject(f.metadata[:0], e.InternalMetadata)

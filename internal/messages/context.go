@@ -159,8 +159,10 @@ func renderContext(ctx context.Context, snapshot *timeline.Snapshot, request Con
 	found := EventContext{Start: matrix.NewPageToken(a.start), End: matrix.NewPageToken(a.end)}
 	as := Request{
 		Room: request.Room, Reader: request.Reader, All: true, Limit: request.Limit, Filter: request.Filter,
-		Raw: request.Raw || request.Filter.federation,
+		Raw: request.Raw, anonymous: true, // as Synapse, which also ignores the filter's event_format here
 	}
+	// Only in lists of state an outlier is shown without the state that it replaced.
+	a.event.Outlier = false
 	var event []json.RawMessage
 	for _, part := range []struct {
 		events []timeline.Event

@@ -112,6 +112,9 @@ type Request struct {
 
 	// Raw returns events as servers get them. Defaults to false.
 	Raw bool
+
+	// anonymous says that events are written as for an unknown reader: see [Format].
+	anonymous bool
 }
 
 // A Page is the answer to a Request.

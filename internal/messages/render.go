@@ -49,7 +49,7 @@ func renderIn(ctx context.Context, snapshot *timeline.Snapshot, request Request,
 	if err != nil {
 		return nil, err
 	}
-	format := Format{Room: request.Room, Reader: request.Reader, Raw: request.Raw, Now: now()}
+	format := Format{Room: request.Room, Reader: request.Reader, Raw: request.Raw, Now: now(), anonymous: request.anonymous}
 	return format.page(readable, &b, size), nil
 }
 

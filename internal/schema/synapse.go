@@ -101,7 +101,7 @@ var tables = []Table{
 	{
 		Name:    "devices",
 		Rights:  "SELECT",
-		Columns: `user_id text R, hidden bool R`,
+		Columns: `user_id text R, hidden bool R, last_seen int R`,
 	},
 	{
 		Name: "e2e_room_keys", Purge: Keeps, Delete: Deletes,
@@ -202,7 +202,9 @@ var tables = []Table{
 		Name: "event_reports", Purge: Keeps, Delete: Keeps,
 		Why:     "it belongs to the moderators",
 		Rules:   []Rule{Keep, DeleteByRoom, DeleteByEvent},
-		Columns: `room_id text -, event_id text -`,
+		Absent:  "where Lethe made the tables",
+		Rights:  "SELECT",
+		Columns: `id int R, received_ts int R, room_id text R, event_id text R, user_id text R, content text R`,
 	},
 	{
 		Name: "event_search", Purge: Deletes, Delete: Deletes,
@@ -318,7 +320,7 @@ var tables = []Table{
 		Name:   "profiles",
 		Absent: "where Lethe made the tables",
 		Rights: "SELECT", Keys: "user_id",
-		Columns: `user_id text S, displayname text S, avatar_url text S`,
+		Columns: `user_id text S, full_user_id text R, displayname text SR, avatar_url text SR`,
 	},
 	{
 		Name: "push_rules_stream", Purge: Keeps, Delete: Keeps,
@@ -434,6 +436,13 @@ var tables = []Table{
 		Rights: "SELECT INSERT UPDATE DELETE", Keys: "room_id",
 		Columns: `room_id text PDSR, is_public bool SR, creator text SR, room_version text PSR,
 			has_auth_chain_index bool S`,
+	},
+	{
+		Name:   "scheduled_tasks",
+		Absent: "where Lethe made the tables",
+		Rights: "SELECT",
+		Columns: `id text R, action text R, status text R, timestamp int R, resource_id text R, result text R,
+			error text R`,
 	},
 	{
 		Name:    "schema_compat_version",
@@ -563,15 +572,35 @@ var tables = []Table{
 		Columns: `room_id text -`,
 	},
 	{
+		Name:    "user_external_ids",
+		Absent:  "where Lethe made the tables",
+		Rights:  "SELECT",
+		Columns: `auth_provider text R, external_id text R, user_id text R`,
+	},
+	{
+		Name:    "user_ips",
+		Absent:  "where Lethe made the tables",
+		Rights:  "SELECT",
+		Columns: `user_id text R, last_seen int R`,
+	},
+	{
 		Name:   "user_stats_current",
 		Absent: "where Lethe made the tables",
 		Rights: "SELECT INSERT UPDATE", Keys: "user_id",
 		Columns: `user_id text S, joined_rooms int S, completed_delta_stream_id int S`,
 	},
 	{
+		Name:    "user_threepids",
+		Absent:  "where Lethe made the tables",
+		Rights:  "SELECT",
+		Columns: `user_id text R, medium text R, address text R, validated_at int R, added_at int R`,
+	},
+	{
 		Name:   "users",
 		Rights: "SELECT", Keys: "name",
-		Columns: `name text R, admin int R, is_guest int R, deactivated int R, locked bool R`,
+		Columns: `name text R, admin int R, is_guest int R, deactivated int R, locked bool R, user_type text R,
+			shadow_banned bool R, creation_ts int R, approved bool R, suspended bool? R, appservice_id text R,
+			consent_version text R, consent_server_notice_sent text R, consent_ts int R`,
 	},
 	{
 		Name: "users_in_public_rooms", Purge: Keeps, Delete: Deletes,
