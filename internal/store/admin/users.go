@@ -210,7 +210,7 @@ func (q *Queries) userDetails(ctx context.Context, user string) (d UserDetails, 
 		&d.Erased, &d.LastSeenTS, &d.Locked, &d.Suspended, &d.AppService, &d.ConsentVersion, &d.ConsentNoticeSent, &d.ConsentTS,
 	}, `
 		SELECT u.name, u.user_type, u.is_guest <> 0, u.admin <> 0, u.deactivated <> 0, coalesce(u.shadow_banned, false),
-		       p.displayname, p.avatar_url, u.creation_ts * 1000, x.user_id IS NOT NULL, i.last_seen, u.locked, ` + suspended + `,
+		       p.displayname, p.avatar_url, u.creation_ts * 1000, x.user_id IS NOT NULL, i.last_seen, u.locked, `+suspended+`,
 		       u.appservice_id, u.consent_version, u.consent_server_notice_sent, u.consent_ts `+from+` WHERE u.name = $1`, user)
 	if err != nil {
 		return d, err
