@@ -82,6 +82,8 @@ func (s *server) passOn(c echo.Context, requestID string) error {
 	// A homeserver may answer before it has read the whole request. Without full
 	// duplex net/http would read the rest of the request first.
 	_ = http.NewResponseController(c.Response()).EnableFullDuplex()
+	// With it, net/http panics after a handler that leaves a body unread.
+	defer func() { _ = r.Body.Close() }()
 	// The homeserver's own headers about caching and cross-origin requests apply.
 	header := c.Response().Header()
 	clear(header)

@@ -268,6 +268,28 @@ func TestPassingOnStreams(t *testing.T) {
 	require.NoError(t, response.Body.Close())
 }
 
+// A connection survives a request whose body the homeserver does not read.
+func TestPassingOnLeavesABodyUnread(t *testing.T) {
+	t.Parallel()
+	down := clientAt(t, nobody(t))
+	early := clientOf(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) })
+	for status, client := range map[int]*homeserver.Client{http.StatusBadGateway: down, http.StatusForbidden: early} {
+		b := setup(t, httpapi.Options{Homeserver: client})
+		conn := b.requireDial(t)
+		answers := bufio.NewReader(conn)
+		for range 3 {
+			_, err := io.WriteString(conn, "POST /_matrix/x HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nunread")
+			require.NoError(t, err)
+			response, err := http.ReadResponse(answers, nil)
+			require.NoError(t, err, status)
+			_, err = io.Copy(io.Discard, response.Body)
+			require.NoError(t, err)
+			require.Equal(t, status, response.StatusCode)
+			require.NoError(t, response.Body.Close())
+		}
+	}
+}
+
 func TestPassingOnEnds(t *testing.T) {
 	t.Parallel()
 	client := clientOf(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
