@@ -166,9 +166,29 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 		r.add(OK, "schema", "this version of Lethe knows the tables of Lethe and of the homeserver")
 		r.examineFederation(ctx, db, addError)
 	}
+	r.examinePresence(ctx, db, addError)
 	r.examineVersions(ctx, db, addError)
 	r.examineTables(ctx, db, settings)
 	r.examineServerName(ctx, db, settings, addError)
+}
+
+// examinePresence warns of a homeserver that works on the same database.
+func (r *Report) examinePresence(ctx context.Context, db *postgres.DB, addError func(string, error)) {
+	switch found, err := checkup.LookForHomeserver(ctx, db); {
+	case err != nil:
+		addError("beside", err)
+	case found.Seen():
+		says := "a homeserver seems to be at work on this database:"
+		if found.Sessions > 0 {
+			says += fmt.Sprintf(" the role %s has %d sessions;", found.Role, found.Sessions)
+		}
+		if found.Locks > 0 {
+			says += fmt.Sprintf(" %d of its locks are fresh;", found.Locks)
+		}
+		r.add(Advice, "beside", says+" stop it before a worker purges or deletes, because it would go on using what is deleted")
+	default:
+		r.add(OK, "beside", "no homeserver seems to be at work on this database")
+	}
 }
 
 // examineVersions reports what Synapse has recorded about its schema.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -437,4 +438,40 @@ func TestRulesNeedGrants(t *testing.T) {
 	require.NotContains(t, about(schema.Rules{"event_reports": schema.Keep}), grant)
 	require.Contains(t, about(schema.Rules{"event_reports": schema.DeleteByEvent}), grant)
 	require.Contains(t, about(schema.Rules{"event_reports": schema.DeleteByRoom, "room_reports": schema.DeleteByRoom}), grant)
+}
+
+// Neither Lethe's own sessions nor those of tools are a homeserver's, and a single
+// session is none.
+func TestHomeserverAtWork(t *testing.T) {
+	t.Parallel()
+	w := embedded(t)
+	connect := func(name string) {
+		config, err := pgx.ParseConfig(w.url)
+		require.NoError(t, err)
+		config.RuntimeParams["application_name"] = name
+		conn, err := pgx.ConnectConfig(w.ctx, config)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	}
+	about := func() Finding {
+		report := examineAs(w, w.url)
+		i := slices.IndexFunc(report, func(f Finding) bool { return f.About == "beside" })
+		require.NotEqual(t, -1, i)
+		return report[i]
+	}
+	for _, name := range []string{"lethe worker", "lethe worker heartbeat", "pg_dump", "pg_dump", "psql", "psql"} {
+		connect(name)
+	}
+	require.Equal(t, OK, about().Verdict)
+	w.exec(`CREATE TABLE public.worker_locks (lock_name text, last_renewed_ts bigint)`,
+		`INSERT INTO public.worker_locks VALUES ('a', extract(epoch FROM now()) * 1000 - 200000)`)
+	require.Equal(t, OK, about().Verdict)
+	w.exec(`UPDATE public.worker_locks SET last_renewed_ts = extract(epoch FROM now()) * 1000 - 20000`)
+	require.Equal(t, Advice, about().Verdict)
+	require.Contains(t, about().Says, "1 of its locks are fresh")
+	w.exec(`DROP TABLE public.worker_locks`)
+
+	connect("") // besides that of the test
+	require.Equal(t, Advice, about().Verdict)
+	require.Contains(t, about().Says, "has 2 sessions; stop it before a worker purges")
 }

@@ -1,0 +1,62 @@
+package checkup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"lethe/internal/store/postgres"
+)
+
+// A Presence is what in a database shows that a homeserver is at work on it.
+type Presence struct {
+	// Role has Sessions connections to the database that belong neither to Lethe nor to
+	// a known tool. It is "" if no role has two.
+	Role     string
+	Sessions int
+
+	// Locks is the number of the homeserver's own locks that were renewed within the
+	// last 2 minutes.
+	Locks int
+}
+
+// Seen reports whether a homeserver seems to be at work.
+func (p Presence) Seen() bool { return p.Sessions > 0 || p.Locks > 0 }
+
+// notHomeserver matches the names under which Lethe and the tools of operators connect.
+// A homeserver gives none.
+const notHomeserver = `^(lethe|psql|pg_|pgadmin|dbeaver|datagrip|postgres_exporter|telegraf|datadog|barman|patroni|repmgr|walg|wal-g)`
+
+// LookForHomeserver looks for sessions and locks of a homeserver. A homeserver keeps a
+// pool, so one session alone is none. It does not find a homeserver that has been idle
+// since its connections were closed.
+func LookForHomeserver(ctx context.Context, db *postgres.DB) (Presence, error) {
+	const operation = "look for a homeserver"
+	var p Presence
+	err := db.ReadRow(ctx, []any{&p.Role, &p.Sessions}, `
+		SELECT coalesce(usename::text, ''), count(*)
+		FROM pg_stat_activity
+		WHERE datname = current_database() AND pid <> pg_backend_pid()
+		  -- NULL, if the role may not see it.
+		  AND coalesce(backend_type, 'client backend') = 'client backend'
+		  AND application_name !~* $1
+		GROUP BY 1 HAVING count(*) > 1
+		ORDER BY 2 DESC, 1 LIMIT 1`, notHomeserver)
+	if err != nil && !errors.Is(err, postgres.ErrNotFound) {
+		return Presence{}, fmt.Errorf("%s: %w", operation, err)
+	}
+	for _, table := range []string{"worker_locks", "worker_read_write_locks"} {
+		var readable bool
+		var locks int
+		err := db.ReadRow(ctx, []any{&readable}, `SELECT coalesce(has_table_privilege(to_regclass($1), 'SELECT'), false)`, table)
+		if err == nil && readable {
+			err = db.ReadRow(ctx, []any{&locks}, `
+				SELECT count(*) FROM `+table+` WHERE last_renewed_ts > extract(epoch FROM clock_timestamp()) * 1000 - 120000`)
+		}
+		if err != nil {
+			return Presence{}, fmt.Errorf("%s: %w", operation, err)
+		}
+		p.Locks += locks
+	}
+	return p, nil
+}
