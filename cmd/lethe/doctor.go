@@ -9,6 +9,7 @@ import (
 
 	"lethe/internal/config"
 	"lethe/internal/doctor"
+	"lethe/internal/matrix"
 	"lethe/internal/observe"
 )
 
@@ -18,8 +19,14 @@ var errUnhealthy = errors.New("Lethe cannot work until the problems marked MEND 
 func examine(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
 	deep := flags.Bool("deep", false, "also compare each index that purges use with its table, which reads all of these")
+	left := flags.String("left", "", "also scan all tables for rows that the deleted `room` has left, which may read all of them")
 	if err := parse(flags, args); err != nil {
 		return err
+	}
+	named := false
+	flags.Visit(func(f *flag.Flag) { named = named || f.Name == "left" })
+	if named && !matrix.ValidRoomID(*left) {
+		return errors.New("-left must be the id of a room, such as !abc:example.org")
 	}
 	settings, err := config.Load(os.Environ(), config.ForDatabase)
 	if err != nil {
@@ -29,6 +36,9 @@ func examine(ctx context.Context, args []string) error {
 	report := doctor.Examine(ctx, settings)
 	if *deep {
 		report = append(report, doctor.ExamineDeep(ctx, settings)...)
+	}
+	if named {
+		report = append(report, doctor.ExamineLeft(ctx, settings, *left)...)
 	}
 	if err := report.Print(os.Stdout); err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	"lethe/internal/shutdown"
 	"lethe/internal/store/admin"
 	"lethe/internal/store/journal"
+	"lethe/internal/store/leftover"
 	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
 	"lethe/internal/wait"
@@ -241,12 +242,15 @@ type deleteBody struct {
 
 	// WaitsFor says what the delete waits for between shutdown and purge.
 	WaitsFor string `json:"waits_for,omitempty"`
+
+	// Report is what the delete has left, nil before the check at its end.
+	*leftover.Report
 }
 
 // newDeleteBody translates a delete's state into the words of the dialect. Admin tools
 // poll until the status is complete or failed.
 func (s *server) newDeleteBody(id, room string, state journal.State, details tasks.DeleteStatus, reason string) deleteBody {
-	body := deleteBody{ID: id, Room: room, Shutdown: details.Shutdown}
+	body := deleteBody{ID: id, Room: room, Shutdown: details.Shutdown, Report: details.Report}
 	switch state {
 	case journal.Complete:
 		body.Status = "complete"
@@ -338,9 +342,12 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 		}
 		details := tasks.DeleteStatus{Phase: job.Phase, LeavesAt: job.LeavesAt}
 		if job.Result != nil {
-			if err := json.Unmarshal(job.Result, &details.Shutdown); err != nil {
-				return fmt.Errorf("decode the shutdown of job %s: %w", job.ID, err)
+			// What was left is in the same object as the result of the shutdown.
+			var left struct{ *leftover.Report }
+			if err := errors.Join(json.Unmarshal(job.Result, &details.Shutdown), json.Unmarshal(job.Result, &left)); err != nil {
+				return fmt.Errorf("decode the result of job %s: %w", job.ID, err)
 			}
+			details.Report = left.Report
 		}
 		details.Shutdown = details.Shutdown.WithLists()
 		reason := ""

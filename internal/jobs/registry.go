@@ -31,6 +31,7 @@ type Yield string
 // The reasons. docs/metrics.md describes them.
 const (
 	YieldAbsorbed    Yield = "absorbed"
+	YieldDeletes     Yield = "deletes"
 	YieldDrain       Yield = "drain"
 	YieldFederation  Yield = "federation"
 	YieldHeld        Yield = "held"
@@ -90,7 +91,7 @@ var (
 		{RetentionSweep, Default, "retention_sweep", anyEnd, yieldsOfAll(YieldQueueFull), []string{
 			"enqueued", "deleting", "purging", "held", "nothing_expired", "no_limit", "other_job", "failed",
 		}},
-		{AbandonedSweep, Default, "abandoned_sweep", anyEnd, yieldsOfAll(YieldQueueFull), []string{
+		{AbandonedSweep, Default, "abandoned_sweep", anyEnd, yieldsOfAll(YieldDeletes, YieldQueueFull), []string{
 			"enqueued", "deleting", "held", "excluded", "members", "recent", "undated", "cooling_off", "capped", "failed",
 		}},
 	}

@@ -145,6 +145,10 @@ type Metrics struct {
 	// the end of a room's delete, a row of any other table.
 	RowsDeleted *prometheus.CounterVec
 
+	// RowsLeft (lethe_rows_left_total) is the number of rows that checks after deletes
+	// have found and that the deletes should have deleted, by the job's kind.
+	RowsLeft *prometheus.CounterVec
+
 	// StatusFailures (lethe_status_failures_total) is the number of job statuses that
 	// Redis failed to store or return, by operation: post or read.
 	StatusFailures *prometheus.CounterVec
@@ -217,6 +221,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 
 		ReconcilerActions:  counter("lethe_reconciler_actions_total", "Actions of the reconciler.", "action"),
 		RowsDeleted:        counter("lethe_rows_deleted_total", "Events, state groups and other rows deleted by committed batches.", "kind"),
+		RowsLeft:           counter("lethe_rows_left_total", "Rows that checks after deletes have found.", "kind"),
 		StatusFailures:     counter("lethe_status_failures_total", "Job statuses that Redis failed to store or return.", "operation"),
 		SweepRooms:         counter("lethe_sweep_rooms_total", "Rooms that retention sweeps have decided about.", "outcome"),
 		ScheduleLagSeconds: gauge("lethe_schedule_lag_seconds", "How long the oldest tick without a decision has been due.", "schedule"),

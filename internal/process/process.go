@@ -168,7 +168,7 @@ func (p *process) part(purpose config.Purpose) part {
 			group.Go(func() { p.scheduler().Run(ctx) })
 			pruned := func(rows int) { p.metrics.JobsPruned.Add(float64(rows)) }
 			group.Go(func() { jobs.NewPruner(p.db, p.settings.JournalKeep, p.log, pruned).Run(ctx) })
-			group.Go(func() { tasks.NewQueueWatch(p.db, p.log, p.metrics).Run(ctx) })
+			group.Go(func() { jobs.NewQueueWatch(p.db, p.log, p.metrics).Run(ctx) })
 			group.Wait()
 			return nil
 		}}

@@ -87,6 +87,7 @@ func (w *Worker) newAbandonedSweep(ctx context.Context, job journal.Job, run jou
 			}
 			return expiry.RecordAbandoned(ctx, b, checked)
 		},
+		finish:   s.checkLeft,
 		outcomes: abandonedOutcomes,
 	}
 	return s, decodeCheckpoint(job, &s.at)
@@ -105,7 +106,7 @@ func (s *retentionSweep) checkAbandoned(ctx context.Context) (sweepPage, time.Ti
 	if len(rooms) == 0 {
 		return nil, now, s.worker.expiry.ForgetAbandoned(ctx, s.at.After)
 	}
-	parameters, err := json.Marshal(deleteRoomParameters{Purge: true, Abandoned: true})
+	parameters, err := json.Marshal(deleteRoomParameters{Purge: true, Abandoned: true, Sweep: s.run.JobID})
 	if err != nil {
 		return nil, now, fmt.Errorf("encode the delete's parameters: %w", err)
 	}

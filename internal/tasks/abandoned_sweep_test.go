@@ -1,6 +1,7 @@
 package tasks
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -57,6 +58,10 @@ func (l *lab) look(options WorkerOptions) sweepResult {
 	require.NoError(l.T, err)
 	for done := false; !done; {
 		done, err = sweep.next(l.Ctx)
+		var yield errYield
+		if errors.As(err, &yield) && yield.reason == jobs.YieldDeletes {
+			break
+		}
 		require.NoError(l.T, err)
 	}
 	require.NoError(l.T, l.Journal.EndJob(l.Ctx, run, journal.Complete, ""))

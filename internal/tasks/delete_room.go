@@ -13,6 +13,7 @@ import (
 	"lethe/internal/matrix"
 	"lethe/internal/shutdown"
 	"lethe/internal/store/journal"
+	"lethe/internal/store/leftover"
 	"lethe/internal/store/purge"
 )
 
@@ -87,6 +88,10 @@ type deleteRoomParameters struct {
 	// it is not shut down. If the room is no longer abandoned when the delete begins,
 	// it stays.
 	Abandoned bool `json:"abandoned,omitempty"`
+
+	// Sweep is the job id of that sweep, which checks at its end what its deletes have
+	// left.
+	Sweep string `json:"sweep,omitempty"`
 }
 
 // The phases of a delete, in order.
@@ -117,6 +122,11 @@ type deleteRoomCheckpoint struct {
 
 	tally
 	RowsDeleted int64 `json:"rows_deleted"`
+
+	// Sample is some of what was deleted, and Report what the check has found after the
+	// delete, nil before.
+	Sample leftover.Sample `json:"sample,omitzero"`
+	*leftover.Report
 }
 
 // A DeleteStatus is the status of a delete without the job's state.
@@ -130,6 +140,9 @@ type DeleteStatus struct {
 	// LeavesAt is the place in the stream of events that the homeserver's federation must
 	// reach before the purge begins; 0 if the delete does not wait for that.
 	LeavesAt int64 `json:"leaves_at"`
+
+	// Report is what the delete has left, nil before the check at its end.
+	*leftover.Report
 }
 
 // DeleteStatusOf reads the status of a delete from its job's checkpoint, which is
@@ -329,8 +342,11 @@ func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
 		d.room.Abandoned = nil // the rows that the rule reads are gone
 	}
 	parts, err := d.room.Next(ctx, d.at.At)
-	if err != nil || len(parts) == 0 {
-		return err == nil, err
+	if err != nil {
+		return false, err
+	}
+	if len(parts) == 0 {
+		return true, d.checkLeft(ctx)
 	}
 	rows, err := d.deleteParts(ctx, parts)
 	if err != nil || !d.parameters.Abandoned {
@@ -356,6 +372,7 @@ func (d *deleteRoom) deleteParts(ctx context.Context, parts purge.Parts) (rows i
 	next.EventsDeleted += done.Events
 	next.RowsDeleted += done.Rows
 	next.StateGroupsDeleted += done.StateGroups
+	next.Sample = next.Sample.With(done.Sample)
 	next.rowWise(done.RowWise)
 	next.Size = d.worker.nextBatch(next.Size, minEvents, b.took())
 	return done.Events + done.StateGroups, d.commit(ctx, b, next)

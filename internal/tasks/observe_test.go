@@ -155,7 +155,7 @@ func TestSweptPurgeHasATraceOfItsOwn(t *testing.T) {
 func TestQueueWatch(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
-	watch := NewQueueWatch(l.DB, l.log, l.metrics)
+	watch := jobs.NewQueueWatch(l.DB, l.log, l.metrics)
 	shown := func(queue, state string) float64 { return value(t, l.metrics.QueueJobs.WithLabelValues(queue, state)) }
 	l.submit(room, 6)
 	l.submit("!other:x", 6)

@@ -17,6 +17,7 @@ import (
 	"lethe/internal/retention"
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/journal"
+	"lethe/internal/store/leftover"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
 	"lethe/internal/wait"
@@ -84,6 +85,11 @@ type sweepResult struct {
 
 	// Failures are the first failed rooms.
 	Failures []sweepFailure `json:"failures,omitempty"`
+
+	// RoomsChecked is the number of deleted rooms that were checked at the sweep's end,
+	// and Report what the check has found, nil before.
+	RoomsChecked int `json:"rooms_checked,omitempty"`
+	*leftover.Report
 }
 
 type sweepFailure struct {
@@ -144,6 +150,9 @@ type sweeper struct {
 
 	// record stores the decisions about the page as part of the batch. It may be nil.
 	record func(ctx context.Context, b *journal.Batch, page sweepPage) error
+
+	// finish ends the sweep after its last page. It may be nil.
+	finish func(ctx context.Context) error
 
 	// outcomes returns the counts by name.
 	outcomes func(*sweepResult) map[string]int64
@@ -209,6 +218,11 @@ func (s *retentionSweep) next(ctx context.Context) (done bool, err error) {
 	case err != nil:
 		return false, err
 	case len(page) == 0:
+		if s.sweeper.finish != nil {
+			if err := s.sweeper.finish(ctx); err != nil {
+				return false, err
+			}
+		}
 		s.worker.log.InfoContext(ctx, "sweep has checked every room", "retention_job", s.job.Name,
 			"result", encode(s.at.Sweep))
 		return true, nil

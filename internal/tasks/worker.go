@@ -19,6 +19,7 @@ import (
 	"lethe/internal/observe"
 	"lethe/internal/retention"
 	"lethe/internal/schema"
+	"lethe/internal/selfcheck"
 	"lethe/internal/shutdown"
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/journal"
@@ -184,6 +185,7 @@ type Worker struct {
 	absorptions *journal.Absorptions
 	expiry      *expiry.Queries
 	purger      *purge.Purger
+	check       *selfcheck.Checker
 	redis       redis.UniversalClient
 	dispatch    dispatcher
 	inspect     *asynq.Inspector
@@ -217,6 +219,7 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 		absorptions: journal.NewAbsorptions(services.DB),
 		expiry:      expiry.New(services.DB),
 		purger:      purge.New(services.DB, purge.Options{Compat: options.SchemaCompat, Tables: options.Tables}),
+		check:       selfcheck.New(services.DB, options.Tables, services.Log, services.Metrics),
 		redis:       services.Redis,
 		dispatch:    newDispatcher(services.Redis),
 		inspect:     asynq.NewInspectorFromRedisClient(services.Redis),

@@ -47,7 +47,7 @@ type ListedJob struct {
 	Phase string
 
 	// Result is the progress of the room's shutdown, or of the sweep, nil before it has
-	// begun.
+	// begun. After a delete it also has what the check has found.
 	Result json.RawMessage
 
 	// Error says why the job failed, nil unless it did.
@@ -73,7 +73,12 @@ func (j *Journal) ListJobs(ctx context.Context, list JobList) ([]ListedJob, erro
 		SELECT * FROM (
 			SELECT id, `+listedKind+` AS kind, room_id, state, floor(extract(epoch FROM updated_at) * 1000)::bigint AS changed_ts,
 			       coalesce(checkpoint ->> 'phase', '') AS phase,
-			       coalesce(checkpoint -> 'shutdown_room', checkpoint -> 'sweep') AS result, error,
+			       -- What a delete has left is beside its shutdown in the checkpoint.
+			       CASE WHEN jsonb_typeof(checkpoint -> 'shutdown_room') = 'object'
+			       THEN (checkpoint -> 'shutdown_room') || jsonb_strip_nulls(jsonb_build_object(
+			           'left', checkpoint -> 'left', 'kept', checkpoint -> 'kept', 'not_checked', checkpoint -> 'not_checked',
+			           'check_skipped', checkpoint -> 'check_skipped'))
+			       ELSE coalesce(checkpoint -> 'shutdown_room', checkpoint -> 'sweep') END AS result, error,
 			       coalesce((checkpoint -> 'leaves_at')::bigint, 0) AS leaves_at
 			FROM lethe.jobs
 			WHERE `+listedKind+` = ANY ($1) AND state = ANY ($2) AND ($3::text IS NULL OR room_id = $3)

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"lethe/internal/schema"
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/journal"
+	"lethe/internal/store/leftover"
 	"lethe/internal/store/postgres"
 
 	"github.com/jackc/pgx/v5"
@@ -78,6 +80,9 @@ type RoomBatch struct {
 	// is the number of deleted rows in all other tables, without those that the
 	// server's cascades have deleted.
 	Events, Rows, StateGroups int64
+
+	// Sample is some of the events and state groups, for the check after the delete.
+	Sample leftover.Sample
 
 	// At is where the next batch goes on.
 	At RoomPosition
@@ -215,6 +220,7 @@ func (d *roomDeletion) deleteParts(ctx context.Context, parts Parts, size int) (
 		done.Events += deleted.Events
 		done.Rows += deleted.Rows
 		done.StateGroups += deleted.StateGroups
+		done.Sample = done.Sample.With(deleted.Sample)
 		done.At = deleted.At
 		done.RowWise = cmp.Or(done.RowWise, deleted.RowWise)
 		cost := max(deleted.StateGroups, deleted.Rows/rowsPerEvent)
@@ -434,9 +440,10 @@ func (d *roomDeletion) deleteEvents(ctx context.Context, chunk roomChunk) (RoomB
 				INSERT INTO lethe_selected
 				SELECT f.event_id, f.topological_ordering, f.stream_ordering, true, f.place FROM found f
 			)
-			SELECT count(*), max(stream_ordering), count(*) FILTER (WHERE room_id <> $1) FROM found`}
+			SELECT count(*), max(stream_ordering), count(*) FILTER (WHERE room_id <> $1),
+			       ARRAY(SELECT event_id FROM found LIMIT ` + strconv.Itoa(leftover.PerBatch) + `) FROM found`}
 		var wrong int64
-		err := d.QueryRow(ctx, s.sql, args...).Scan(&done.Events, &newest, &wrong)
+		err := d.QueryRow(ctx, s.sql, args...).Scan(&done.Events, &newest, &wrong, &done.Sample.Events)
 		if err == nil && wrong > 0 {
 			err = d.corrupt(ctx, nil, s, args)
 		}
@@ -527,12 +534,19 @@ func (d *roomDeletion) deleteStates(ctx context.Context, chunk roomChunk) (RoomB
 	if err := groupsTable.empty(ctx, &d.batch); err != nil {
 		return RoomBatch{}, err
 	}
-	selected, err := d.execChecked(ctx, statement{what: "select state groups", sql: `
+	s := statement{what: "select state groups", sql: `
 		WITH found AS MATERIALIZED (SELECT id, room_id FROM state_groups WHERE room_id = $1 LIMIT $2),
 		filled AS (INSERT INTO lethe_groups SELECT id FROM found)
-		SELECT count(*), count(*) FILTER (WHERE room_id <> $1) FROM found`}, d.Room(), chunk.size)
+		SELECT count(*), count(*) FILTER (WHERE room_id <> $1),
+		       ARRAY(SELECT id FROM found LIMIT ` + strconv.Itoa(leftover.PerBatch) + `) FROM found`}
+	var selected, wrong int64
+	var sample leftover.Sample
+	err := d.QueryRow(ctx, s.sql, d.Room(), chunk.size).Scan(&selected, &wrong, &sample.StateGroups)
+	if err == nil && wrong > 0 {
+		err = d.corrupt(ctx, nil, s, []any{d.Room(), chunk.size})
+	}
 	if err != nil {
-		return RoomBatch{}, err
+		return RoomBatch{}, fmt.Errorf("select state groups: %w", err)
 	}
 	rows, err := d.execChecked(ctx, checked("delete from state_groups_state", `
 		DELETE FROM state_groups_state s WHERE ctid = ANY (ARRAY(
@@ -552,7 +566,7 @@ func (d *roomDeletion) deleteStates(ctx context.Context, chunk roomChunk) (RoomB
 		selected -= left
 	}
 	more, err := d.run(ctx, roomStateStatements(d.catalog))
-	return RoomBatch{Rows: rows + more - selected, StateGroups: selected, At: chunk.position(nil)}, err
+	return RoomBatch{Rows: rows + more - selected, StateGroups: selected, Sample: sample, At: chunk.position(nil)}, err
 }
 
 // roomStateStatements delete the groups in lethe_groups. An edge that leads to such

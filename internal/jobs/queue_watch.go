@@ -1,11 +1,10 @@
-package tasks
+package jobs
 
 import (
 	"context"
 	"log/slog"
 	"time"
 
-	"lethe/internal/jobs"
 	"lethe/internal/observe"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
@@ -60,11 +59,11 @@ func (q *QueueWatch) Check(ctx context.Context) error {
 		oldest, stalled time.Duration
 	}
 	all := map[journal.Queue]queue{}
-	for _, name := range jobs.Queues() {
+	for _, name := range Queues() {
 		all[name] = queue{}
 	}
 	for _, o := range open {
-		name := jobs.QueueOf(journal.Job{Queue: o.Queue, Kind: o.Kind})
+		name := QueueOf(journal.Job{Queue: o.Queue, Kind: o.Kind})
 		sum := all[name]
 		sum.queued += o.Queued
 		sum.running += o.Running
