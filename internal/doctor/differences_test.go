@@ -103,6 +103,10 @@ func TestDifferencesStopJobs(t *testing.T) {
 		"new table without a key": {
 			`CREATE TABLE stars (event_id text)`, `DROP TABLE stars`, "Lethe does not know the column stars.event_id", all,
 		},
+		"copy of events": {
+			`CREATE MATERIALIZED VIEW copies AS SELECT event_id, json FROM event_json`, `DROP MATERIALIZED VIEW copies`,
+			"Lethe does not know the column copies.event_id", all,
+		},
 		"table gone": {
 			`ALTER TABLE event_labels RENAME TO labels; ALTER TABLE labels SET SCHEMA lethe`, `ALTER TABLE lethe.labels SET SCHEMA public; ALTER TABLE labels RENAME TO event_labels`,
 			"it has no table event_labels", history | room,

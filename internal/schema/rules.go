@@ -23,6 +23,19 @@ const (
 	DeleteByEvent Rule = "delete_by_event"
 )
 
+// Columns returns the columns by which the rule deletes rows of the table.
+func (r Rule) Columns(table string) []string {
+	switch {
+	case r == DeleteByRoom:
+		return []string{"room_id"}
+	case r == DeleteByEvent && Named(table) != nil: // see [Rules.ByRoom]
+		return []string{"event_id", "room_id"}
+	case r == DeleteByEvent:
+		return []string{"event_id"}
+	}
+	return nil
+}
+
 // Rules are the rules of the operator, by the names of tables. Besides tables that
 // Lethe does not know, they may name those with [Table].Rules.
 type Rules map[string]Rule
@@ -30,13 +43,16 @@ type Rules map[string]Rule
 // tableName is the form of a table's name in a rule. The name is part of statements.
 var tableName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
 
+// Nameable reports whether a rule can have the table's name.
+func Nameable(table string) bool { return tableName.MatchString(table) }
+
 // ParseRule reads a rule in the form table=keep, and returns the table's name. An
 // error says what is wrong.
 func ParseRule(text string) (name string, rule Rule, err error) {
 	name, action, _ := strings.Cut(text, "=")
 	rule = Rule(action)
 	switch {
-	case !tableName.MatchString(name):
+	case !Nameable(name):
 		return "", "", fmt.Errorf("%q does not begin with the name of a table in lower case", text)
 	case rule != Keep && rule != DeleteByRoom && rule != DeleteByEvent:
 		return "", "", fmt.Errorf("%q must be table=%s, table=%s or table=%s", text, Keep, DeleteByRoom, DeleteByEvent)

@@ -22,8 +22,8 @@ type errAbsorbed struct{ by string }
 func (e errAbsorbed) Error() string { return "absorbed by job " + e.by }
 
 const (
-	// maxCompared bounds with how many purges a purge is compared before it begins. The
-	// others run after it, or are absorbed by the next.
+	// maxCompared is the number of purges with which a purge is compared before it
+	// begins. Further ones run after it, or are absorbed by the next.
 	maxCompared = 100
 
 	// maxSettled bounds how many absorbed jobs are settled at a time.
@@ -37,10 +37,10 @@ const (
 	wakeInterval = 20 * time.Millisecond
 )
 
-// covers reports whether a purge with these parameters, that begins later than the
-// other one is accepted, deletes everything that the other one would delete. A sweep's
-// purge neither covers another nor is covered: the policy that the room has when it
-// runs decides what it deletes.
+// covers reports whether a purge with these parameters deletes everything that the
+// other one would delete, if it begins after the other was accepted. A sweep's purge
+// neither covers another nor is covered: the policy that the room has when it runs
+// decides what it deletes.
 func (p purgeHistoryParameters) covers(other purgeHistoryParameters) bool {
 	return p.RetentionJob == "" && other.RetentionJob == "" &&
 		p.Token.Topological >= other.Token.Topological && (p.DeleteLocalEvents || !other.DeleteLocalEvents)
@@ -105,9 +105,9 @@ func (w *Worker) yieldTo(ctx context.Context, job journal.Job, run journal.Run, 
 	return nil
 }
 
-// follow does what the end of a job makes possible in its room: it settles the jobs
-// that the ended one had absorbed, and starts the next. If it fails, the reconciler
-// does the first, and the second happens when the next task returns.
+// follow settles the jobs that an ended job of the room had absorbed, and starts the
+// room's next job. If it fails, the reconciler settles them, and the next job begins
+// when its task returns.
 func (w *Worker) follow(ctx context.Context, room string, log *slog.Logger) {
 	queued, absorbed, err := w.journal.Waiting(ctx, room)
 	if err != nil {
@@ -150,9 +150,8 @@ func (w *Worker) wakeNext(ctx context.Context, room string, log *slog.Logger) {
 	}
 }
 
-// errTaskActive is returned for a task whose worker is just finding out whether the
-// room is free. If that comes too early, the worker gives the task back, and it can be
-// woken.
+// errTaskActive is returned for a task that a worker has. If the room was still busy
+// when that worker looked, it gives the task back, and the task can be woken then.
 var errTaskActive = errors.New("a worker has the task")
 
 func (w *Worker) wake(job journal.Job) error {

@@ -18,17 +18,18 @@ const leavesWait = 10 * time.Second
 
 // leavesPlace returns the place in the stream that the homeserver's federation must
 // reach before the room may be purged, so that other servers learn that our users have
-// left. It is 0 if no server needs to learn of it, or if the delete does not wait.
+// left, be it in this delete or in an earlier one. It is 0 if no server needs to learn of it,
+// or if the delete does not wait.
 func (d *deleteRoom) leavesPlace(ctx context.Context) (int64, error) {
-	if d.parameters.ForcePurge || len(d.at.Result.KickedUsers) == 0 {
+	if d.parameters.ForcePurge {
 		return 0, nil
 	}
 	// Where no homeserver has ever run, none will send anything.
-	_, known, err := roomwriter.FederationPosition(ctx, d.worker.db)
+	position, known, err := roomwriter.FederationPosition(ctx, d.worker.db)
 	if err != nil || !known {
 		return 0, err
 	}
-	place, err := roomwriter.NewestForOthers(ctx, d.worker.db, d.request.Room, d.worker.options.ServerName)
+	place, err := roomwriter.NewestUnsent(ctx, d.worker.db, d.request.Room, d.worker.options.ServerName, position)
 	if errors.Is(err, postgres.ErrNotFound) {
 		return 0, nil
 	}

@@ -163,3 +163,31 @@ func TestWaitForFederationEndsWhenItIsForced(t *testing.T) {
 	require.Equal(t, journal.Complete, status.State, status.Error)
 	l.gone(room)
 }
+
+// Users who have left in an earlier delete, or shutdown, count too.
+func TestPurgeWaitsForLeavesOfAnEarlierDelete(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.federate(room, 2)
+	l.sent(map[string]int64{"master": 1})
+	l.work(signing(t))
+	status, shut := l.deleteEnds(l.delete(room, func(d *DeleteRoom) { d.Purge = false }))
+	require.Equal(t, journal.Complete, status.State, status.Error)
+	require.Len(t, shut.KickedUsers, 3)
+	leave := storetest.One[int64](l.Lab, `SELECT max(stream_ordering) FROM events WHERE room_id = $1`, room)
+
+	// What users of other servers have sent since needs no sending.
+	l.Exec(`
+		INSERT INTO events (event_id, room_id, type, sender, topological_ordering, depth, stream_ordering, processed, outlier)
+		SELECT '$later', room_id, 'm.room.message', '@far:away', depth + 1, depth + 1, stream_ordering + 5, true, false
+		FROM events WHERE stream_ordering = $1`, leave)
+	id := l.delete(room, nil)
+	require.Equal(t, leave, l.waitsForFederation(id))
+	require.Len(t, l.depths(room), 44)
+	l.sent(map[string]int64{"master": leave})
+	l.again(id)
+	status, done := l.deleteEnds(id)
+	require.Equal(t, journal.Complete, status.State, status.Error)
+	require.Empty(t, done.KickedUsers)
+	l.gone(room)
+}

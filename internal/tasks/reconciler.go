@@ -36,8 +36,8 @@ const (
 
 // A Reconciler enqueues again the jobs that a worker or asynq has lost, and the jobs
 // whose rooms are no longer held. It settles absorbed jobs whose absorbing job has
-// ended. Any number of replicas may run at once: each
-// decision is one statement on the job's row.
+// ended. Any number of replicas may run at once: each decision is one statement on the
+// job's row.
 type Reconciler struct {
 	journal     *journal.Journal
 	absorptions *journal.Absorptions

@@ -12,8 +12,9 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// namePattern is the form of a column's name that holds what a purge may delete.
-const namePattern = `(room_ids?|event_ids?|state_groups?|stream_ordering|room_alias|redacts|relates_to_id|auth_id|thread_id)$`
+// namePattern is the form of a column's name that holds what a purge may delete. The
+// case does not matter.
+const namePattern = `(?i)(room_?ids?|event_?ids?|state_?groups?|stream_?ordering|room_?alias|redacts|relates_to_id|auth_id|thread_id)$`
 
 var holdsIDs = regexp.MustCompile(namePattern)
 
@@ -32,8 +33,9 @@ const newerLethe = "use a Lethe that was tested with this version of Synapse"
 // what it is, what Lethe needs, and what to do. It also returns one for each column
 // that is named like those of rooms, events and state groups, but that neither Lethe
 // knows nor a rule covers. It looks for these in all tables of the schemas of the
-// search path except Lethe's own: in partitions and foreign tables too, but not in
-// views and temporary tables.
+// search path except Lethe's own: in partitions, foreign tables and materialized views
+// too, but not in other views and temporary tables. A table that another one of its name
+// hides is unknown, because no statement reaches it.
 func Differences(ctx context.Context, db *postgres.DB, uses schema.Use, rules schema.Rules) ([]string, error) {
 	found, err := read(ctx, db, uses, rules)
 	if err != nil {
@@ -44,7 +46,7 @@ func Differences(ctx context.Context, db *postgres.DB, uses schema.Use, rules sc
 		differences = append(differences, found.tables[name].differences(schema.Named(name), uses)...)
 	}
 	for _, name := range rules.Deleting() {
-		differences = append(differences, found.tables[name].ruledDifferences(name)...)
+		differences = append(differences, found.tables[name].ruledDifferences(name, rules[name])...)
 	}
 	return differences, nil
 }
@@ -74,6 +76,9 @@ type tableShape struct {
 	// types are the columns' types as format_type shows them.
 	types map[string]string
 
+	// kind is what stands in place of a table, "" for a table.
+	kind string
+
 	// unset are the columns that need a value and have no default.
 	unset []string
 
@@ -89,36 +94,39 @@ type tableShape struct {
 
 // read reads everything with one query, so that all answers come from one snapshot.
 func read(ctx context.Context, db *postgres.DB, uses schema.Use, rules schema.Rules) (shape, error) {
-	// Names resolve by the connection's search path, like those in statements. A table
-	// with the name of a known one may also be in another schema of the path.
+	// Names resolve by the connection's search path, like those in statements.
 	rows, err := db.Query(ctx, `
 		WITH ours AS MATERIALIZED (
 			SELECT name, to_regclass(quote_ident(name))::oid AS oid FROM unnest($2::text[]) AS name
 		)
 		SELECT 'column', c.relname, c.oid::regclass::text, a.attname, format_type(a.atttypid, a.atttypmod),
-		       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', ours.oid IS NOT NULL
+		       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', ours.oid IS NOT NULL, NOT pg_table_is_visible(c.oid)
 		FROM pg_class c
 		JOIN pg_namespace n ON n.oid = c.relnamespace
 		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		LEFT JOIN ours ON ours.oid = c.oid
 		WHERE n.nspname = ANY (current_schemas(false)) AND n.nspname <> 'lethe'
-		  AND c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND (ours.oid IS NOT NULL OR a.attname ~ $1)
+		  AND c.relkind IN ('r', 'p', 'f', 'm') AND c.relpersistence <> 't' AND (ours.oid IS NOT NULL OR a.attname ~ $1)
+		UNION ALL
+		SELECT 'kind', ours.name, '', CASE c.relkind WHEN 'f' THEN 'foreign table' WHEN 'm' THEN 'materialized view' ELSE 'view' END, '',
+		       false, true, false
+		FROM ours JOIN pg_class c ON c.oid = ours.oid WHERE c.relkind NOT IN ('r', 'p')
 		UNION ALL
 		-- Only such a key serves ON CONFLICT, and holds for every row at every moment.
 		SELECT 'key', ours.name, '', (
 		         SELECT string_agg(a.attname, ', ' ORDER BY a.attname COLLATE "C")
 		         FROM pg_attribute a
-		         WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])), '', false, true
+		         WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])), '', false, true, false
 		FROM ours JOIN pg_index i ON i.indrelid = ours.oid
 		WHERE i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
 		UNION ALL
-		SELECT 'cascade', ours.name, '', a.attname, '', false, true
+		SELECT 'cascade', ours.name, '', a.attname, '', false, true, false
 		FROM ours
 		JOIN pg_constraint f ON f.conrelid = ours.oid AND f.contype = 'f' AND f.confdeltype = 'c' AND cardinality(f.conkey) = 1
 		JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = f.conkey[1]
 		WHERE f.confrelid = to_regclass('events')
 		UNION ALL
-		SELECT 'trigger', ours.name, '', t.tgname, '', false, true
+		SELECT 'trigger', ours.name, '', t.tgname, '', false, true, false
 		FROM ours JOIN pg_trigger t ON t.tgrelid = ours.oid
 		WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgname <> ALL ($3)
 		ORDER BY 1, 3, 2, 4`, namePattern, slices.Concat(compared(uses), rules.Deleting()), knownTriggers)
@@ -127,13 +135,14 @@ func read(ctx context.Context, db *postgres.DB, uses schema.Use, rules schema.Ru
 	}
 	found := shape{tables: map[string]*tableShape{}}
 	var what, table, shown, name, formatted string
-	var unset, visible bool
-	_, err = pgx.ForEachRow(rows, []any{&what, &table, &shown, &name, &formatted, &unset, &visible}, func() error {
-		if _, ruled := rules[table]; what == "column" && !ruled && holdsIDs.MatchString(name) && !schema.Known(table, name) {
-			found.unknown = append(found.unknown,
-				fmt.Sprintf("Lethe does not know the column %s.%s; say in the setting tables what to do with the table", shown, name))
+	var unset, ours, hidden bool
+	_, err = pgx.ForEachRow(rows, []any{&what, &table, &shown, &name, &formatted, &unset, &ours, &hidden}, func() error {
+		if what == "column" && holdsIDs.MatchString(name) {
+			if sentence := unknownColumn(table, shown, name, hidden, rules); sentence != "" {
+				found.unknown = append(found.unknown, sentence)
+			}
 		}
-		if !visible {
+		if !ours {
 			return nil
 		}
 		t := found.tables[table]
@@ -147,6 +156,8 @@ func read(ctx context.Context, db *postgres.DB, uses schema.Use, rules schema.Ru
 			if unset {
 				t.unset = append(t.unset, name)
 			}
+		case "kind":
+			t.kind = name
 		case "key":
 			t.keys = append(t.keys, name)
 		case "cascade":
@@ -157,4 +168,21 @@ func read(ctx context.Context, db *postgres.DB, uses schema.Use, rules schema.Ru
 		return nil
 	})
 	return found, err
+}
+
+// unknownColumn returns the sentence about a column that is named like those of ids,
+// or "" if Lethe knows it or a rule covers it. shown is the table's name in SQL.
+func unknownColumn(table, shown, name string, hidden bool, rules schema.Rules) string {
+	_, ruled := rules[table]
+	switch {
+	case hidden:
+		return fmt.Sprintf("a table of the same name hides the column %s.%s; move its table to a schema that is not in the search_path",
+			shown, name)
+	case ruled || schema.Known(table, name):
+		return ""
+	case !schema.Nameable(table):
+		return fmt.Sprintf("Lethe does not know the column %s.%s, and the setting tables cannot name the table; "+
+			"rename it, or move it to a schema that is not in the search_path", shown, name)
+	}
+	return fmt.Sprintf("Lethe does not know the column %s.%s; say in the setting tables what to do with the table", shown, name)
 }

@@ -38,8 +38,9 @@ func TestSupportedSchemasDoNotDiffer(t *testing.T) {
 	}
 }
 
-// A table counts as the one that statements find, even if another schema of the search
-// path has one of the same name. Unknown columns count in every schema of the path.
+// A table counts as the one that statements find. Another one of the same name is
+// hidden, so no statement deletes from it. Unknown columns count in every schema of the
+// path.
 func TestNamesResolveAsInStatements(t *testing.T) {
 	t.Parallel()
 	l := storetest.New(t)
@@ -55,8 +56,85 @@ func TestNamesResolveAsInStatements(t *testing.T) {
 	}
 	const comets = "it has no table comets; remove the table from the setting tables"
 	require.Equal(t, []string{comets}, differences("public"))
-	require.Equal(t, []string{comets}, differences("public,aside"))
+	hidden := func(column string) string {
+		return "a table of the same name hides the column " + column + "; move its table to a schema that is not in the search_path"
+	}
+	require.Equal(t, []string{hidden("aside.room_tags.room_id"), comets}, differences("public,aside"))
 	require.Equal(t, []string{
-		"the column room_tags.room_id has the type bytea instead of text; use a Lethe that was tested with this version of Synapse", comets,
+		hidden("public.room_tags.room_id"), "the column room_tags.room_id has the type bytea instead of text; use a Lethe that was tested with this version of Synapse", comets,
 	}, differences("aside,public"))
+}
+
+// An unknown table counts however its name and its columns are spelled, and so does a
+// materialized view, which has a copy of the rows. The operator learns how to name it.
+func TestUnknownTablesOfEveryKind(t *testing.T) {
+	t.Parallel()
+	l := storetest.New(t)
+	l.Exec(`
+		CREATE TABLE upper ("Room_ID" text, "eventId" text);
+		CREATE TABLE "Future Secrets" (room_id text);
+		CREATE MATERIALIZED VIEW copies AS SELECT event_id, json FROM event_json;
+		CREATE VIEW selected AS SELECT event_id FROM events;
+		CREATE MATERIALIZED VIEW kept AS SELECT room_id FROM rooms`)
+	const say = "; say in the setting tables what to do with the table"
+	differences, err := census.Differences(l.Ctx, l.DB, everyUse, schema.Rules{"kept": schema.Keep})
+	require.NoError(t, err)
+	require.Equal(t, []string{
+		`Lethe does not know the column "Future Secrets".room_id, and the setting tables cannot name the table; ` +
+			`rename it, or move it to a schema that is not in the search_path`,
+		"Lethe does not know the column copies.event_id" + say,
+		"Lethe does not know the column upper.Room_ID" + say,
+		"Lethe does not know the column upper.eventId" + say,
+	}, differences)
+}
+
+// Lethe does not delete from what only looks like a table: the server may refuse that,
+// or do something else.
+func TestOnlyTablesCountAsTables(t *testing.T) {
+	t.Parallel()
+	l := storetest.New(t)
+	l.Exec(`
+		CREATE FOREIGN DATA WRAPPER none;
+		CREATE SERVER nowhere FOREIGN DATA WRAPPER none;
+		CREATE SCHEMA aside;
+		ALTER TABLE users SET SCHEMA aside;
+		CREATE VIEW users AS SELECT * FROM aside.users;
+		CREATE VIEW event_reports AS SELECT event_id, room_id FROM events;
+		CREATE MATERIALIZED VIEW copies AS SELECT event_id, json FROM event_json;
+		DROP TABLE event_labels;
+		CREATE FOREIGN TABLE event_labels (event_id text, label text, room_id text, topological_ordering bigint)
+			SERVER nowhere;
+		CREATE VIEW delayed_events AS SELECT room_id FROM rooms`)
+	differences, err := census.Differences(l.Ctx, l.DB, schema.UsePurge|schema.UseDelete,
+		schema.Rules{"event_reports": schema.DeleteByEvent, "copies": schema.DeleteByEvent})
+	require.NoError(t, err)
+	require.Equal(t, []string{
+		"delayed_events is a view, and Lethe deletes only from tables",
+		"event_labels is a foreign table, and Lethe deletes only from tables",
+		"copies is a materialized view, and Lethe deletes only from tables",
+		"event_reports is a view, and Lethe deletes only from tables",
+	}, differences)
+}
+
+// A rule that deletes by a column that the table does not have is refused before a job
+// has written anything.
+func TestRulesNeedTheirColumns(t *testing.T) {
+	t.Parallel()
+	l := storetest.New(t)
+	l.Exec(`
+		CREATE TABLE comets (room_id text, event_id bigint);
+		CREATE TABLE stars (event_id varchar(255));
+		CREATE TABLE event_reports (id bigint, event_id text)`)
+	differences, err := census.Differences(l.Ctx, l.DB, schema.UsePurge,
+		schema.Rules{"comets": schema.DeleteByEvent, "event_reports": schema.DeleteByEvent, "stars": schema.DeleteByRoom})
+	require.NoError(t, err)
+	require.Equal(t, []string{
+		"stars has no column room_id of the type text, by which the setting tables deletes; correct stars=delete_by_room there",
+		"comets has no column event_id of the type text, by which the setting tables deletes; correct comets=delete_by_event there",
+		"event_reports has no column room_id of the type text, by which the setting tables deletes; correct event_reports=delete_by_event there",
+	}, differences)
+	differences, err = census.Differences(l.Ctx, l.DB, schema.UsePurge,
+		schema.Rules{"comets": schema.DeleteByRoom, "event_reports": schema.Keep, "stars": schema.DeleteByEvent})
+	require.NoError(t, err)
+	require.Empty(t, differences)
 }

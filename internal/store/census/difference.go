@@ -21,6 +21,10 @@ func (t *tableShape) differences(table *schema.Table, uses schema.Use) []string 
 	}
 	var found []string
 	add := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
+	if t.kind != "" && writes(table, uses) {
+		add("%s", t.notTable(table.Name))
+		return found
+	}
 	used := table.Used(uses)
 	for _, c := range used {
 		formatted, exists := t.types[c.Name]
@@ -54,15 +58,28 @@ func (t *tableShape) differences(table *schema.Table, uses schema.Use) []string 
 	return found
 }
 
-// ruledDifferences returns the sentences about a table from which a rule deletes rows.
-func (t *tableShape) ruledDifferences(name string) []string {
+// ruledDifferences returns the sentences about a table from which the rule deletes rows.
+func (t *tableShape) ruledDifferences(name string, rule schema.Rule) []string {
 	switch {
 	case t == nil && schema.Named(name) != nil: // not misspelt, but absent from this version of Synapse
 		return nil
 	case t == nil:
 		return []string{fmt.Sprintf("it has no table %s; remove the table from the setting tables", name)}
+	case t.kind != "":
+		return []string{t.notTable(name)}
 	}
-	return t.unknownTriggers(name)
+	found := t.unknownTriggers(name)
+	for _, column := range rule.Columns(name) {
+		if formatted := t.types[column]; schema.Kind(formatted) != "text" {
+			found = append(found, fmt.Sprintf("%s has no column %s of the type text, by which the setting tables deletes; correct %s=%s there",
+				name, column, name, rule))
+		}
+	}
+	return found
+}
+
+func (t *tableShape) notTable(name string) string {
+	return fmt.Sprintf("%s is a %s, and Lethe deletes only from tables", name, t.kind)
 }
 
 func (t *tableShape) unknownTriggers(table string) []string {

@@ -8,8 +8,8 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// ErrBegun is returned instead of letting a job absorb another if one of them has
-// begun, or has ended: it may have passed what the other still has to do.
+// ErrBegun is returned if a job cannot absorb another because one of the two has begun
+// or has ended.
 var ErrBegun = errors.New("the job has begun")
 
 // unbegun is the condition on a queued job that has committed nothing. It also holds
@@ -47,7 +47,7 @@ func (a *Absorptions) UnbegunJobs(ctx context.Context, job Job, limit int) ([]Jo
 // a batch, it absorbs nothing.
 func (a *Absorptions) AbsorbJobs(ctx context.Context, run Run, ids []string) ([]Job, error) {
 	// The run's row is locked, so that no other run of the job can commit a batch
-	// meanwhile. Rows of the others that are locked are just being claimed.
+	// meanwhile. If one of the other rows is locked, its job is just being claimed.
 	jobs, err := postgres.Collect(ctx, a.db, scanJob, `
 		WITH absorber AS (
 			SELECT id AS absorber, room_id AS room FROM lethe.jobs WHERE `+ofRun+` AND checkpoint IS NULL FOR UPDATE

@@ -143,10 +143,10 @@ const hasEarlierPurge = `
 // ClaimJob makes the caller the job's run. A running job can be claimed once its
 // heartbeat is older than stale. ClaimJob fails with [ErrSuperseded] if the job has
 // ended, has another generation or belongs to another run. It fails with
-// [ErrRoomBusy] while another job of the room is running, or while the room has an
-// open history purge of another queue than the low one that was accepted earlier: these
-// run in the order in which they were accepted. If the job is in the low
-// queue, it fails with [ErrLowQueue] while maxLow other jobs of that queue are
+// [ErrRoomBusy] while another job of the room is running. It also does so while an
+// earlier history purge of the room is queued, unless that is in the low queue: the
+// room's other purges run in the order in which they were accepted. If the job is in the
+// low queue, it fails with [ErrLowQueue] while maxLow other jobs of that queue are
 // running; 0 is no limit.
 func (j *Journal) ClaimJob(ctx context.Context, id string, generation int, stale time.Duration, maxLow int) (Job, error) {
 	job, err := j.claimJob(ctx, id, generation, stale, maxLow)

@@ -145,10 +145,10 @@ func readVersion(ctx context.Context, db *postgres.DB) (string, error) {
 			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_rewrite),
 			(SELECT count(*) || '/' || sum(inhrelid::bigint # inhparent::bigint) FROM pg_inherits),
 			(SELECT count(*) || '/' || sum((oid::bigint # xmin::text::bigint) * (1 + relrowsecurity::int)) FROM pg_class
-			 WHERE relkind IN ('r', 'p', 'i', 'f') AND relpersistence <> 't'),
+			 WHERE relkind IN ('r', 'p', 'i', 'f', 'm') AND relpersistence <> 't'),
 			(SELECT count(*) || '/' || sum((a.attrelid::bigint # a.xmin::text::bigint) + a.attnum)
 			 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-			 WHERE c.oid >= $1 AND c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND a.attnum > 0))`, firstOwnID).
+			 WHERE c.oid >= $1 AND c.relkind IN ('r', 'p', 'f', 'm') AND c.relpersistence <> 't' AND a.attnum > 0))`, firstOwnID).
 		Scan(&version); err != nil {
 		return "", fmt.Errorf("read the catalog's version: %w", err)
 	}

@@ -263,8 +263,8 @@ func (h *History) selectEvents(ctx context.Context, b *batch, from int64, maxEve
 }
 
 // selectHistory fills lethe_selected with events from depth $4 up to $5, the lowest
-// $6 of them, and returns their numbers and depths. A row is neither deletable nor
-// kept that an index should not have found. Its columns come from the table, so they
+// $6 of them, and returns their numbers and depths. A row that an index should not have
+// found becomes neither deletable nor kept. Its columns are read from the table, so they
 // show it.
 var selectHistory = statement{what: "select events", sql: `
 	WITH filled AS (

@@ -43,7 +43,7 @@ func TestPurgeRepointsThreads(t *testing.T) {
 }
 
 // TestPurgeKeepsRedactedEventsRedacted checks that an event that stays when its
-// redaction is purged is stored without what the redaction removes.
+// redaction is purged is stored as Synapse stores an event that it censors.
 func TestPurgeKeepsRedactedEventsRedacted(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -58,7 +58,7 @@ func TestPurgeKeepsRedactedEventsRedacted(t *testing.T) {
 	l.extremities(room, "$last")
 	l.Exec(`UPDATE events SET sender = '@z:other' WHERE event_id = '$far'`)
 	l.Exec(`UPDATE events SET rejection_reason = 'why' WHERE event_id = '$rejected by'`)
-	const secret = `{"type":"m.room.topic","content":{"topic":"secret"},"unsigned":{"age":1},"depth":1,"state_key":""}`
+	const secret = `{"type":"m.room.topic","content":{"topic":"secret"},"unsigned":{"age":1,"age_ts":2,"prev_content":{"topic":"secret"},"replaces_state":"$x"},"depth":1,"state_key":""}`
 	l.Exec(`INSERT INTO event_json (event_id, room_id, internal_metadata, json)
 		SELECT event_id, room_id, CASE event_id WHEN '$far by' THEN '{"recheck_redaction": true}' ELSE '{}' END, $1 FROM events`, secret)
 	for _, name := range names {
@@ -74,7 +74,7 @@ func TestPurgeKeepsRedactedEventsRedacted(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"$confirmed by true", "$counts by true"}, storetest.All[string](l.Lab,
 		`SELECT event_id || ' ' || have_censored FROM redactions ORDER BY 1`))
-	const pruned = `{"type":"m.room.topic","content":{},"depth":1,"state_key":""}`
+	const pruned = `{"type":"m.room.topic","content":{},"depth":1,"state_key":"","unsigned":{"age_ts":2,"replaces_state":"$x"}}`
 	for name, want := range map[string]string{"counts": pruned, "confirmed": pruned, "rejected": secret, "far": secret} {
 		require.Equal(t, want, storetest.One[string](l.Lab, `SELECT json FROM event_json WHERE event_id = '$' || $1`, name), name)
 	}

@@ -432,7 +432,7 @@ func (w *world) purge(room string, t int64, deleteLocal bool, serverName string)
 		case deleted[id] && stays && target.Room == room && w.counts(r):
 			r.Censored = true
 			w.Redactions[id] = r
-			w.OfEvent["event_json"][r.Redacts] = []string{strings.Replace(w.OfEvent["event_json"][r.Redacts][0], secret, "", 1)}
+			w.OfEvent["event_json"][r.Redacts] = []string{strings.Replace(w.OfEvent["event_json"][r.Redacts][0], secret, pruned, 1)}
 		case deleted[id], deleted[r.Redacts] && r.Censored && w.Events[id].ID == "":
 			delete(w.Redactions, id)
 		}
@@ -473,8 +473,11 @@ func (w *world) purge(room string, t int64, deleteLocal bool, serverName string)
 	return nil
 }
 
-// secret is what a redaction removes from the JSON of a drawn event.
-const secret = `\"body\": \"secret\"`
+// secret is what a redaction replaces with pruned in the JSON of a drawn event.
+const (
+	secret = `{\"body\": \"secret\"}`
+	pruned = `{},\"unsigned\":{}`
+)
 
 // counts reports whether a redaction applies to its target.
 func (w *world) counts(r redaction) bool {

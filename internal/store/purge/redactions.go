@@ -120,5 +120,26 @@ func prune(version *string, text string) (pruned string, ok bool) {
 			left = append(left, field.Value...)
 		}
 	}
-	return string(append(left, '}')), true
+	if len(left) > 1 {
+		left = append(left, ',')
+	}
+	return string(append(appendKeptUnsigned(left, fields.Get("unsigned")), '}')), true
+}
+
+// appendKeptUnsigned appends the key unsigned with what Synapse keeps of it when it
+// censors an event.
+func appendKeptUnsigned(dst, unsigned []byte) []byte {
+	fields, _ := matrix.SplitObject(nil, unsigned)
+	dst = append(dst, `"unsigned":{`...)
+	start := len(dst)
+	for _, field := range fields {
+		switch string(field.Name) {
+		case "age_ts", "replaces_state":
+			if len(dst) > start {
+				dst = append(dst, ',')
+			}
+			dst = append(append(append(dst, field.Key...), ':'), field.Value...)
+		}
+	}
+	return append(dst, '}')
 }

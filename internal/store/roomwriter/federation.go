@@ -34,26 +34,29 @@ func FederationPosition(ctx context.Context, db *postgres.DB) (position int64, k
 	return *lowest, true, nil
 }
 
-// NewestForOthers returns the place in the stream of the room's newest event if the
-// room has members of other servers, who need it. Otherwise, and for an unknown room,
-// it returns [postgres.ErrNotFound].
-func NewestForOthers(ctx context.Context, db *postgres.DB, room, server string) (place int64, err error) {
+// NewestUnsent returns the place in the stream of the room's newest event after the
+// position that a user of the server has sent, if the room has members of other
+// servers, who need it. Otherwise, and for an unknown room, it returns
+// [postgres.ErrNotFound].
+func NewestUnsent(ctx context.Context, db *postgres.DB, room, server string, position int64) (place int64, err error) {
 	err = ReadRoom(ctx, db, room, func(r *RoomReader) error {
+		err := r.q.QueryRow(ctx, `
+			SELECT stream_ordering FROM events
+			WHERE room_id = $1 AND stream_ordering > $2 AND NOT outlier AND right(sender, length($3) + 1) = ':' || $3
+			ORDER BY stream_ordering DESC LIMIT 1`, room, position, server).Scan(&place)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return postgres.ErrNotFound
+		}
+		if err != nil {
+			return err
+		}
 		extremities, err := r.Extremities(ctx)
 		if err != nil {
 			return err
 		}
 		remote, err := r.HasRemoteMembers(ctx, extremities, server)
-		if err != nil {
-			return err
-		}
-		if !remote {
-			return postgres.ErrNotFound
-		}
-		err = r.q.QueryRow(ctx, `
-			SELECT stream_ordering FROM events WHERE room_id = $1 AND NOT outlier ORDER BY stream_ordering DESC LIMIT 1`, room).Scan(&place)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return postgres.ErrNotFound
+		if err == nil && !remote {
+			err = postgres.ErrNotFound
 		}
 		return err
 	})

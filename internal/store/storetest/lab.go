@@ -58,8 +58,9 @@ func On(t *testing.T, url string) *Lab {
 	return on(t, url, url)
 }
 
-// on returns a Lab on the database, which its DB reaches by another URL. Its purges check references set-wise and search
-// for rows on another connection, however few events they select.
+// on returns a Lab on the database, which its DB reaches by another URL. Its purges
+// check references set-wise and search for rows on another connection, however few
+// events they select.
 func on(t *testing.T, url, dbURL string) *Lab {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
