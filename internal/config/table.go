@@ -31,8 +31,8 @@ func generalSettings(c *Config) []setting {
 			`How long the row of a job is kept in lethe.jobs after the job has ended, 90 days by default. The rows are
 			personal data: they have the ids of rooms, of the admins who made the requests and of the users who were
 			removed, and the aliases and the message of a delete. The schedulers delete older rows, up to 100,000 in 10
-			minutes. They never delete jobs that have not ended, the last sweep of a schedule, and holds. It must be at
-			least status_ttl, and is status_ttl if that is longer and this is not set.`),
+			minutes. They keep jobs that have not ended, the last sweep of each schedule, and holds. The value must be
+			at least status_ttl. If only status_ttl is set, and is longer than the default, this is as long.`),
 		row("purge_delay", "0s", duration(&c.PurgeDelay, 0, 30*24*time.Hour),
 			`How long to wait between the shutdown of a room and its purge. During this time clients learn that their
 			users have left the room. A synchronous delete does not wait.`),
@@ -45,10 +45,10 @@ func generalSettings(c *Config) []setting {
 			a column like room_id or event_id, Lethe refuses all purges and deletes until the table is listed here.
 			table=delete_by_room deletes the rows by room_id when a room is deleted. table=delete_by_event deletes
 			the rows by event_id when an event is deleted. table=keep leaves the rows. Lethe's role needs SELECT and
-			DELETE on the table. Two tables that Lethe knows can be listed too, because their rows otherwise stay: with
-			event_reports=delete_by_event the reports of an event are deleted with the event or its room, with
-			event_reports=delete_by_room only with its room, and with room_reports=delete_by_room the reports of a room
-			with the room. In a variable, separate the items with commas.`),
+			DELETE on the table, and the column must have the type text. Two tables that Lethe knows can be listed too,
+			because otherwise their rows stay. event_reports=delete_by_event deletes the reports of an event with the
+			event or its room, and event_reports=delete_by_room only with its room. room_reports=delete_by_room deletes
+			the reports of a room with the room. In a variable, separate the items with commas.`),
 		row("trusted_proxies", "", networks(&c.TrustedProxies).like("[127.0.0.1, 10.0.0.0/8]"),
 			`The addresses or networks of your reverse proxies. Lethe counts wrong access tokens by the address of the
 			client. Behind a trusted proxy it takes that address from X-Forwarded-For: the last address there that is

@@ -96,6 +96,11 @@ func TestDifferencesStopJobs(t *testing.T) {
 			`ALTER TABLE current_state_delta_stream DROP COLUMN reason`,
 			"the column current_state_delta_stream.reason needs a value", closing,
 		},
+		"new column that a purge must fill": {
+			`ALTER TABLE event_backward_extremities ADD COLUMN reason text NOT NULL DEFAULT ''; ALTER TABLE event_backward_extremities ALTER reason DROP DEFAULT`,
+			`ALTER TABLE event_backward_extremities DROP COLUMN reason`,
+			"the column event_backward_extremities.reason needs a value", history | closing,
+		},
 		"new column": {`ALTER TABLE events ADD COLUMN mood text`, `ALTER TABLE events DROP COLUMN mood`, "", 0},
 		"new table with a key": {
 			`CREATE TABLE stars (event text REFERENCES events (event_id))`, `DROP TABLE stars`, "the unknown table stars references events", history | room,

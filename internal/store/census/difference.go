@@ -103,7 +103,11 @@ func writes(table *schema.Table, uses schema.Use) bool {
 	return uses&^schema.UseRead != 0 && (table.References || table.Rights != "SELECT")
 }
 
+// purgeInserts are the tables into which history purges insert rows.
+var purgeInserts = []string{"event_backward_extremities", "state_group_edges", "state_groups_state"}
+
 // inserts reports whether one of the uses may insert rows into the table.
 func inserts(table *schema.Table, uses schema.Use) bool {
-	return uses&schema.UseShutdown != 0 && strings.Contains(table.Rights, "INSERT")
+	return uses&schema.UseShutdown != 0 && strings.Contains(table.Rights, "INSERT") ||
+		uses&schema.UsePurge != 0 && slices.Contains(purgeInserts, table.Name)
 }
