@@ -41,9 +41,10 @@ func New(db *postgres.DB, rules schema.Rules, log *slog.Logger, metrics *observe
 	}
 }
 
-// Delete checks what the delete of a room has left. A second call checks again.
-func (c *Checker) Delete(ctx context.Context, room string, sample leftover.Sample) *leftover.Report {
-	return c.check(ctx, jobs.DeleteRoom, leftover.Keys{Rooms: []string{room}, Sample: sample})
+// Delete checks what the delete of a room has left, of which it has deleted the sample.
+// Asked is as in [leftover.Keys]. A second call checks again.
+func (c *Checker) Delete(ctx context.Context, room string, sample leftover.Sample, asked []string) *leftover.Report {
+	return c.check(ctx, jobs.DeleteRoom, leftover.Keys{Rooms: []string{room}, Sample: sample, Asked: asked})
 }
 
 // Sweep checks once what the deletes have left that the sweep has made and that are

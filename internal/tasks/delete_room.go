@@ -346,7 +346,8 @@ func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	if len(parts) == 0 {
-		return true, d.checkLeft(ctx)
+		d.checkLeft(ctx)
+		return true, nil
 	}
 	rows, err := d.deleteParts(ctx, parts)
 	if err != nil || !d.parameters.Abandoned {

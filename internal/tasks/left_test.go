@@ -104,11 +104,7 @@ func TestCheckHoldsNoLockAndFailsNoDelete(t *testing.T) {
 	l.Exec(`LOCK TABLE blocked_rooms IN ACCESS EXCLUSIVE MODE`)
 	ended := make(chan error, 1)
 	go func() {
-		done := false
-		var err error
-		for !done && err == nil {
-			done, err = work.next(l.Ctx)
-		}
+		_, err := work.next(l.Ctx)
 		ended <- err
 	}()
 	l.RequireLockWait()
@@ -117,32 +113,38 @@ func TestCheckHoldsNoLockAndFailsNoDelete(t *testing.T) {
 	require.Empty(t, ended)
 	require.NoError(t, <-ended)
 	l.Exec(`ROLLBACK`)
-	require.Equal(t, &leftover.Report{Skipped: "the check took longer than 2s"}, l.checkpoint(id).Report)
+	require.Equal(t, &leftover.Report{Skipped: "the check took longer than 2s"}, work.progress().(deleteRoomCheckpoint).Report)
 }
 
-// A worker that dies between the check and the job's end does not check again.
-func TestCheckIsNotRepeated(t *testing.T) {
+// A worker that dies between the check and the job's end is followed by one that checks
+// again, and a run that has lost its job does not write over that.
+func TestCheckIsRepeatedUntilTheJobEnds(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	l.furnish(room, 2)
 	l.leaking("")
 	id := l.delete(room, func(d *DeleteRoom) { d.ForcePurge = true })
-	run := l.claim(id)
-	for range 2 {
+	first := l.claim(id)
+	finish := func(run journal.Run) deleteRoomCheckpoint {
 		work, err := l.worker(WorkerOptions{}).newWorkFromRow(l.Ctx, run)
 		require.NoError(t, err)
 		for done := false; !done; {
 			done, err = work.next(l.Ctx)
 			require.NoError(t, err)
 		}
+		return work.progress().(deleteRoomCheckpoint)
 	}
-	table, _ := leaked(t, l.checkpoint(id).Report)
-	require.Equal(t, "event_auth", table)
-	require.EqualValues(t, 1, l.rowsLeft(jobs.DeleteRoom))
-	require.NoError(t, l.Journal.EndJob(l.Ctx, run, journal.Complete, ""))
-	_, err := l.worker(WorkerOptions{}).newWorkFromRow(l.Ctx, run)
-	require.NoError(t, err)
-	require.ErrorIs(t, l.Journal.Record(l.Ctx, run, l.checkpoint(id)), journal.ErrSuperseded)
+	old := finish(first)
+	leaked(t, old.Report)
+	require.Nil(t, l.checkpoint(id).Report)
+	l.vanish(id)
+	second := l.claim(id)
+	at := finish(second)
+	require.Equal(t, old.Report, at.Report)
+	require.ErrorIs(t, l.Journal.CompleteJob(l.Ctx, first, old), journal.ErrSuperseded)
+	require.NoError(t, l.Journal.CompleteJob(l.Ctx, second, at))
+	require.Equal(t, at, l.checkpoint(id))
+	require.ErrorIs(t, l.Journal.CompleteJob(l.Ctx, second, old), journal.ErrSuperseded)
 }
 
 // A sweep ends after its deletes, and checks once what all of them have left.

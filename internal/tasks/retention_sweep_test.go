@@ -322,9 +322,9 @@ func TestSweepOfAJobThatIsGone(t *testing.T) {
 	} {
 		job := l.Job(l.sweep("gone"))
 		run := l.claim(job.ID)
-		err := w.runSlice(l.Ctx, job, run, l.log)
+		last, err := w.runSlice(l.Ctx, job, run, l.log)
 		require.EqualError(t, err, want)
-		require.NoError(t, w.settle(l.Ctx, job, run, err, l.log))
+		require.NoError(t, w.settle(l.Ctx, job, run, last, err, l.log))
 		require.Equal(t, want, l.Job(job.ID).Error)
 	}
 	_, err := l.worker(WorkerOptions{Retention: keeping(day), Beside: true}).newRetentionSweep(l.Ctx, l.Job(l.sweep("all")), journal.Run{})

@@ -325,11 +325,11 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 	ctx, span := w.options.Tracer.Run(ctx, origin, job.Queue == jobs.Low, string(job.Kind), append(about(job),
 		slog.Int("generation", run.Generation), slog.Int("attempt", run.Attempt), slog.String("request_id", origin.RequestID))...)
 	defer span.End(nil) // in case of a panic
-	err = w.runSlice(ctx, job, run, log)
+	last, err := w.runSlice(ctx, job, run, log)
 	outcome, failure := outcomeOf(err)
 	span.Set(slog.String("outcome", outcome))
 	span.End(failure)
-	return w.settle(ctx, job, run, err, log)
+	return w.settle(ctx, job, run, last, err, log)
 }
 
 // outcomeOf names the outcome of a slice. failure is its error if the job has
@@ -403,11 +403,11 @@ func decodeCheckpoint(job journal.Job, checkpoint any) error {
 }
 
 // runSlice does batches until the work is done, the slice is over or the job has
-// failed. It returns nil if the work is done, an errYield if there is more to do,
+// failed. It returns the last checkpoint if the work is done, an errYield if there is more to do,
 // [journal.ErrSuperseded] if the run no longer owns the job, [journal.ErrHeld] if
 // the job must wait for the end of a hold, an errAbsorbed if another job does its
 // work, and otherwise the reason why the job failed.
-func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run, log *slog.Logger) error {
+func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run, log *slog.Logger) (last any, err error) {
 	log.InfoContext(ctx, "job runs", "generation", run.Generation, "attempt", run.Attempt)
 	posted := &postedStatus{board: w.board, about: about(job), status: jobs.StatusOf(job)}
 	// Heartbeats post the status too. Most jobs of sweeps end before the first
@@ -426,10 +426,10 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 	claimed := true // job is up to date, because no run has changed the row since the claim
 	for {
 		if w.drain.Err() != nil {
-			return errYield{reason: jobs.YieldDrain}
+			return nil, errYield{reason: jobs.YieldDrain}
 		}
 		if time.Now().After(deadline) {
-			return errYield{reason: jobs.YieldSlice}
+			return nil, errYield{reason: jobs.YieldSlice}
 		}
 		var done bool
 		var err error
@@ -446,12 +446,12 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 		if err == nil {
 			posted.setProgress(work.progress())
 			if done {
-				return nil
+				return work.progress(), nil
 			}
 			continue
 		}
 		if err := w.classify(ctx, run, err, log); err != nil {
-			return err
+			return nil, err
 		}
 		w.metrics.JobRetries.WithLabelValues(string(job.Kind)).Inc()
 		// Read the row again: a commit whose answer was lost has moved the checkpoint.
@@ -550,8 +550,9 @@ func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *
 	return err
 }
 
-// settle stores the result of a slice, and returns asynq's.
-func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, err error, log *slog.Logger) error {
+// settle stores the result of a slice, and returns asynq's. last is the checkpoint of a
+// work that is done.
+func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, last any, err error, log *slog.Logger) error {
 	// The result must be stored even if the end of the context has ended the slice.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookkeepingTime)
 	defer cancel()
@@ -593,7 +594,11 @@ func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, e
 	case err != nil:
 		state, reason = journal.Failed, cmp.Or(refusal(err), err.Error())
 	}
-	if err := w.retry(ctx, func() error { return w.journal.EndJob(ctx, run, state, reason) }); err != nil {
+	end := func() error { return w.journal.EndJob(ctx, run, state, reason) }
+	if state == journal.Complete {
+		end = func() error { return w.journal.CompleteJob(ctx, run, last) }
+	}
+	if err := w.retry(ctx, end); err != nil {
 		// The work is done, or refused for good. The next run of the job comes to the
 		// same end.
 		log.WarnContext(ctx, "the job's end was not written: left to the reconciler", "error", err)

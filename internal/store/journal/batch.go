@@ -72,38 +72,6 @@ func (j *Journal) BeginSweep(run Run, lease time.Duration) *Batch {
 	return &Batch{run: run, tx: j.db.LazyTx(func(pipeline *pgx.Batch) { setUpBatch(pipeline, lease) })}
 }
 
-// Record stores a checkpoint of the run's job without the lock of a room, for work that
-// changes nothing in the room. Like a batch it does not wait for the disk. It fails with
-// [ErrSuperseded] if the run no longer owns the job.
-func (j *Journal) Record(ctx context.Context, run Run, checkpoint any) error {
-	encoded, err := json.Marshal(checkpoint)
-	if err != nil {
-		return fmt.Errorf("encode the checkpoint: %w", err)
-	}
-	var moved int64
-	if err := j.db.InOneTrip(ctx, func(pipeline *pgx.Batch) {
-		pipeline.Queue(`SELECT set_config('synchronous_commit', 'off', true), set_config('lock_timeout', $1, true)`,
-			postgres.Milliseconds(rowLockWait))
-		pipeline.Queue(moveCheckpoint, run.JobID, run.Generation, run.Attempt, string(encoded)).
-			Exec(func(tag pgconn.CommandTag) error {
-				moved = tag.RowsAffected()
-				return nil
-			})
-	}); err != nil {
-		return fmt.Errorf("record the checkpoint: %w", err)
-	}
-	if moved == 0 {
-		return ErrSuperseded
-	}
-	return nil
-}
-
-// moveCheckpoint stores a checkpoint in the row of a run's job.
-const moveCheckpoint = `
-	UPDATE lethe.jobs
-	SET checkpoint = $4, failures = 0, last_failure = NULL, updated_at = clock_timestamp()
-	WHERE id = $1 AND generation = $2 AND attempt = $3 AND state = 'running'`
-
 // setUpBatch sets up a batch's transaction.
 //
 // It is READ COMMITTED, not REPEATABLE READ: what to delete must be decided by what
@@ -184,7 +152,11 @@ func (b *Batch) Commit(ctx context.Context, checkpoint any) error {
 	}
 	// This is the batch's last statement, so that the job's row is locked no longer
 	// than the commit takes: the heartbeat writes the same row.
-	tag, err := b.tx.Exec(ctx, moveCheckpoint, b.run.JobID, b.run.Generation, b.run.Attempt, string(encoded))
+	tag, err := b.tx.Exec(ctx, `
+		UPDATE lethe.jobs
+		SET checkpoint = $4, failures = 0, last_failure = NULL, updated_at = clock_timestamp()
+		WHERE id = $1 AND generation = $2 AND attempt = $3 AND state = 'running'`,
+		b.run.JobID, b.run.Generation, b.run.Attempt, string(encoded))
 	if err != nil {
 		return fmt.Errorf("move the checkpoint: %w", err)
 	}

@@ -256,6 +256,17 @@ func (j *Journal) EndJob(ctx context.Context, run Run, state State, reason strin
 		state = $4, error = nullif($5, ''), heartbeat_at = NULL, ended_at = clock_timestamp()`, state, postgres.Sanitize(reason))
 }
 
+// CompleteJob ends the run's job as complete, with a last checkpoint that no batch has
+// stored. A run that no longer owns its job gets [ErrSuperseded].
+func (j *Journal) CompleteJob(ctx context.Context, run Run, checkpoint any) error {
+	encoded, err := json.Marshal(checkpoint)
+	if err != nil {
+		return fmt.Errorf("encode the checkpoint: %w", err)
+	}
+	return j.moveJob(ctx, "complete the job", run, `
+		state = 'complete', error = NULL, heartbeat_at = NULL, ended_at = clock_timestamp(), checkpoint = $4`, string(encoded))
+}
+
 // FailBatch counts a failed batch of the run's job, and returns the number of
 // failures in a row. A run that no longer owns its job gets [ErrSuperseded].
 func (j *Journal) FailBatch(ctx context.Context, run Run, reason string) (failures int, err error) {

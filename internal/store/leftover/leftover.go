@@ -12,7 +12,7 @@ import (
 const (
 	// PerBatch is how many of its events, and of its state groups, each batch of a
 	// delete adds to the [Sample].
-	PerBatch = 8
+	PerBatch = 4
 
 	// maxSample bounds the events, and the state groups, of a delete's sample.
 	maxSample = 64
@@ -57,6 +57,10 @@ type Keys struct {
 
 	// Sample is some of their events and state groups. It may be empty.
 	Sample
+
+	// Asked are the names of tables that had no row of the rooms a moment ago. A check
+	// does not ask them again; a scan does. Defaults to none.
+	Asked []string
 }
 
 // A Report is what a check has found. It is part of checkpoints and of statuses.

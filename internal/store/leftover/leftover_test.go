@@ -77,6 +77,11 @@ func TestCheck(t *testing.T) {
 	require.Equal(t, left, shown(report.Left))
 	require.Equal(t, kept, shown(report.Kept))
 
+	keys.Asked = []string{"room_depth", "event_auth"}
+	report = checker.Check(l.Ctx, keys)
+	require.Equal(t, []string{left[0], left[2], left[3]}, shown(report.Left), "what was asked by the room is still asked by events")
+	require.NotContains(t, report.NotChecked, "room_depth")
+
 	scan, err := checker.Scan(l.Ctx, keys)
 	require.NoError(t, err)
 	require.False(t, scan.Exists)

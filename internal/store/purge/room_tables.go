@@ -170,3 +170,13 @@ func (c Catalog) rooms(indexed bool) []roomTable {
 	}
 	return tables
 }
+
+// Asked returns the names of the tables that [Room.Next] asks by the room with an index.
+// The room's own row is not among them.
+func (r *Room) Asked() []string {
+	var names []string
+	for _, t := range r.catalog.rooms(true) {
+		names = append(names, t.name)
+	}
+	return names
+}
