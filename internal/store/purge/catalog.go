@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -189,10 +190,10 @@ func (p *Purger) compare(ctx context.Context, uses schema.Use) error {
 			"Synapse's compat_version is %d, and Lethe was tested up to %d; if you know that it fits, set schema.compat to %d",
 			compat, p.compat, compat))
 	}
-	for _, difference := range differences {
-		err = errors.Join(err, fmt.Errorf("%w: %s", ErrCatalog, difference))
+	if len(differences) == 0 {
+		return nil
 	}
-	return err
+	return fmt.Errorf("%w: %s", ErrCatalog, strings.Join(differences, "\n"))
 }
 
 // CheckShutdown fails with an error that wraps [ErrCatalog] and names the table if a
