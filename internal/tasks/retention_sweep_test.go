@@ -358,7 +358,7 @@ func TestBadRoomIsIsolated(t *testing.T) {
 			EXECUTE format('ALTER DATABASE %I SET enable_%s = off', current_database(), way);
 		END LOOP;
 	END $$`)
-	// Before the table is replaced, which a new sweep would not stand for.
+	// Before the table is replaced: a new sweep would refuse what replaces it.
 	sweep := l.newSweep(l.worker(WorkerOptions{Retention: keeping(day), SweepRooms: 4}), l.sweep("all"))
 	l.Exec(`CREATE SCHEMA aside; ALTER TABLE rejections SET SCHEMA aside`)
 	l.Exec(`CREATE FUNCTION corrupted(event text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN

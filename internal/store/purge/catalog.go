@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -131,34 +132,6 @@ func (p *Purger) RoomCatalog(ctx context.Context) (Catalog, error) {
 	return p.readCatalog(ctx, &roomScope)
 }
 
-// firstOwnID is the first id of a table that is not one of the server's own.
-const firstOwnID = 16384
-
-// readVersion reads the present [catalogVersion].
-func readVersion(ctx context.Context, db *postgres.DB) (string, error) {
-	var version string
-	// A changed row gets a new xmin, and a new row a new oid.
-	if err := db.QueryRow(ctx, `
-		SELECT concat_ws(' ',
-			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_constraint WHERE contype = 'f'),
-			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_trigger WHERE NOT tgisinternal),
-			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_rewrite),
-			(SELECT count(*) || '/' || sum(inhrelid::bigint # inhparent::bigint) FROM pg_inherits),
-			(SELECT count(*) || '/' || sum((oid::bigint # xmin::text::bigint) * (1 + relrowsecurity::int)) FROM pg_class
-			 WHERE relkind IN ('r', 'p', 'i', 'f', 'm') AND relpersistence <> 't'),
-			(SELECT count(*) || '/' || sum((a.attrelid::bigint # a.xmin::text::bigint) + a.attnum)
-			 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-			 WHERE c.oid >= $1 AND c.relkind IN ('r', 'p', 'f', 'm') AND c.relpersistence <> 't' AND a.attnum > 0))`, firstOwnID).
-		Scan(&version); err != nil {
-		return "", fmt.Errorf("read the catalog's version: %w", err)
-	}
-	compat, err := census.Compat(ctx, db)
-	if err != nil {
-		return "", fmt.Errorf("read the catalog's version: %w", err)
-	}
-	return fmt.Sprintf("%s %d", version, compat), nil
-}
-
 func (p *Purger) readCatalog(ctx context.Context, scope *scope) (Catalog, error) {
 	catalog, err := p.knownTables(ctx, scope)
 	if err = errors.Join(err, p.compare(ctx, scope.use)); err != nil {
@@ -188,10 +161,10 @@ func (p *Purger) compare(ctx context.Context, uses schema.Use) error {
 			"Synapse's compat_version is %d, and Lethe was tested up to %d; if you know that it fits, set schema.compat to %d",
 			compat, p.compat, compat))
 	}
-	for _, difference := range differences {
-		err = errors.Join(err, fmt.Errorf("%w: %s", ErrCatalog, difference))
+	if len(differences) == 0 {
+		return nil
 	}
-	return err
+	return fmt.Errorf("%w: %s", ErrCatalog, strings.Join(differences, "\n"))
 }
 
 // CheckShutdown fails with an error that wraps [ErrCatalog] and names the table if a

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/store/census"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
@@ -232,7 +233,7 @@ func TestCatalogVersionChangesWithTheCatalog(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	version := func() string {
-		version, err := l.Purger.CatalogVersion(l.Ctx)
+		version, err := census.CatalogVersion(l.Ctx, l.DB)
 		require.NoError(t, err)
 		return version
 	}

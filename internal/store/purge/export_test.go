@@ -13,9 +13,6 @@ func (p *Purger) HistoryBy(request HistoryRequest, catalog Catalog) *History {
 	return &History{HistoryRequest: request, purger: p, catalog: catalog}
 }
 
-// CatalogVersion returns the version of the catalog.
-func (p *Purger) CatalogVersion(ctx context.Context) (string, error) { return readVersion(ctx, p.db) }
-
 // The steps in collecting state groups.
 const (
 	ClassifyStateGroups = classifyStateGroups

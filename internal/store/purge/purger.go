@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"lethe/internal/schema"
+	"lethe/internal/store/census"
 	"lethe/internal/store/postgres"
 )
 
@@ -71,8 +72,7 @@ func New(db *postgres.DB, options Options) *Purger {
 // same. The version does not cover the rights of the role.
 const catalogAge = 10 * time.Second
 
-// A catalogVersion is a text that changes whenever a [Catalog] changes, except for the
-// rights of the role. Reading it is much faster than reading a catalog.
+// A catalogVersion keeps the result of [census.CatalogVersion].
 type catalogVersion struct {
 	age time.Duration
 
@@ -89,7 +89,7 @@ func (v *catalogVersion) get(ctx context.Context, db *postgres.DB) (string, erro
 		return v.version, nil
 	}
 	readAt := time.Now()
-	version, err := readVersion(ctx, db)
+	version, err := census.CatalogVersion(ctx, db)
 	if err != nil {
 		return "", err
 	}

@@ -1,0 +1,38 @@
+package census
+
+import (
+	"context"
+	"fmt"
+
+	"lethe/internal/store/postgres"
+)
+
+// firstOwnID is the first id of a table that is not one of the server's own.
+const firstOwnID = 16384
+
+// CatalogVersion returns a text that changes whenever a catalog changes in what
+// [Differences] or a purge depends on, except for the rights of the role. Reading it is
+// much faster than comparing.
+func CatalogVersion(ctx context.Context, db *postgres.DB) (string, error) {
+	var version string
+	// A changed row gets a new xmin, and a new row a new oid.
+	if err := db.QueryRow(ctx, `
+		SELECT concat_ws(' ',
+			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_constraint WHERE contype = 'f'),
+			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_trigger WHERE NOT tgisinternal),
+			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_rewrite),
+			(SELECT count(*) || '/' || sum(inhrelid::bigint # inhparent::bigint) FROM pg_inherits),
+			(SELECT count(*) || '/' || sum((oid::bigint # xmin::text::bigint) * (1 + relrowsecurity::int)) FROM pg_class
+			 WHERE relkind IN ('r', 'p', 'i', 'f', 'm') AND relpersistence <> 't'),
+			(SELECT count(*) || '/' || sum((a.attrelid::bigint # a.xmin::text::bigint) + a.attnum)
+			 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+			 WHERE c.oid >= $1 AND c.relkind IN ('r', 'p', 'f', 'm') AND c.relpersistence <> 't' AND a.attnum > 0))`, firstOwnID).
+		Scan(&version); err != nil {
+		return "", fmt.Errorf("read the catalog's version: %w", err)
+	}
+	compat, err := Compat(ctx, db)
+	if err != nil {
+		return "", fmt.Errorf("read the catalog's version: %w", err)
+	}
+	return fmt.Sprintf("%s %d", version, compat), nil
+}
