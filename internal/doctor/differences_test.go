@@ -205,14 +205,5 @@ func TestStatementsUseOnlyKnownColumns(t *testing.T) {
 		_, err = conn.Exec(w.ctx, `SELECT unrecognized_keys FROM events`)
 		require.ErrorContains(t, err, "permission denied")
 	}
-	t.Run("embedded", func(t *testing.T) {
-		t.Parallel()
-		check(t, embedded(t))
-	})
-	t.Run("Synapse", func(t *testing.T) {
-		t.Parallel()
-		url := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
-		require.NoError(t, migrate.Up(t.Context(), url))
-		check(t, admit(t, url))
-	})
+	onBoth(t, check)
 }

@@ -68,6 +68,21 @@ func admit(t *testing.T, url string) *ward {
 	return w
 }
 
+// onBoth runs check on an embedded database and on one of Synapse.
+func onBoth(t *testing.T, check func(*testing.T, *ward)) {
+	t.Helper()
+	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
+		check(t, embedded(t))
+	})
+	t.Run("Synapse", func(t *testing.T) {
+		t.Parallel()
+		url := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
+		require.NoError(t, migrate.Up(t.Context(), url))
+		check(t, admit(t, url))
+	})
+}
+
 func embedded(t *testing.T) *ward {
 	t.Helper()
 	return admit(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded))
@@ -213,16 +228,7 @@ func TestTheGrantsAreEnough(t *testing.T) {
 		w.readPages()
 		w.hold()
 	}
-	t.Run("embedded", func(t *testing.T) {
-		t.Parallel()
-		check(t, embedded(t))
-	})
-	t.Run("Synapse", func(t *testing.T) {
-		t.Parallel()
-		url := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
-		require.NoError(t, migrate.Up(t.Context(), url))
-		check(t, admit(t, url))
-	})
+	onBoth(t, check)
 }
 
 // readPages reads pages as the role, all of a room and what a member of it sees.
@@ -441,7 +447,7 @@ func TestRulesNeedGrants(t *testing.T) {
 }
 
 // Neither Lethe's own sessions nor those of tools are a homeserver's, and a single
-// session is none.
+// session does not count.
 func TestHomeserverAtWork(t *testing.T) {
 	t.Parallel()
 	w := embedded(t)

@@ -1,7 +1,6 @@
 package httpapi_test
 
 import (
-	"bufio"
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
@@ -194,17 +193,9 @@ func ask(t *testing.T, handler http.Handler, path, token string) *httptest.Respo
 	return w
 }
 
-func recordedAnswers(t *testing.T) (answers []recordedRead) {
+func recordedAnswers(t *testing.T) []recordedRead {
 	t.Helper()
-	lines := bufio.NewScanner(bytes.NewReader(unzipped(t, "answers.jsonl.gz")))
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		var r recordedRead
-		require.NoError(t, json.Unmarshal(lines.Bytes(), &r))
-		answers = append(answers, r)
-	}
-	require.NoError(t, lines.Err())
-	return answers
+	return decodeReads(t, bytes.NewReader(unzipped(t, "answers.jsonl.gz")))
 }
 
 // unzipped reads a file of testdata/reads.

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"compress/gzip"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -92,14 +93,20 @@ type recordedRead struct {
 	Body   json.RawMessage
 }
 
-func recordedReads(t *testing.T, name string) (reads []recordedRead) {
+func recordedReads(t *testing.T, name string) []recordedRead {
 	t.Helper()
 	file, err := os.Open(devstacktest.Shared(t, "fixtures", name))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, file.Close()) }()
 	unzipped, err := gzip.NewReader(file)
 	require.NoError(t, err)
-	lines := bufio.NewScanner(unzipped)
+	return decodeReads(t, unzipped)
+}
+
+// decodeReads reads one recorded read of each line.
+func decodeReads(t *testing.T, from io.Reader) (reads []recordedRead) {
+	t.Helper()
+	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
 		var r recordedRead

@@ -18,6 +18,5 @@ func New(db *postgres.DB) *Queries { return &Queries{db: db} }
 // not have: a request is then answered as if they were empty. lethe doctor names the
 // rights that are missing.
 func (q *Queries) mayRead(ctx context.Context, table string) (may bool, err error) {
-	err = q.db.ReadRow(ctx, []any{&may}, `SELECT coalesce(has_table_privilege(to_regclass(quote_ident($1)), 'SELECT'), false)`, table)
-	return may, err
+	return q.db.MayRead(ctx, table)
 }

@@ -28,7 +28,7 @@ func (p Presence) Seen() bool { return p.Sessions > 0 || p.Locks > 0 }
 const notHomeserver = `^(lethe|psql|pg_|pgadmin|dbeaver|datagrip|postgres_exporter|telegraf|datadog|barman|patroni|repmgr|walg|wal-g)`
 
 // LookForHomeserver looks for sessions and locks of a homeserver. A homeserver keeps a
-// pool, so one session alone is none. It does not find a homeserver that has been idle
+// pool, so a single session does not count. It does not find a homeserver that has been idle
 // since its connections were closed.
 func LookForHomeserver(ctx context.Context, db *postgres.DB) (Presence, error) {
 	const operation = "look for a homeserver"
@@ -46,9 +46,8 @@ func LookForHomeserver(ctx context.Context, db *postgres.DB) (Presence, error) {
 		return Presence{}, fmt.Errorf("%s: %w", operation, err)
 	}
 	for _, table := range []string{"worker_locks", "worker_read_write_locks"} {
-		var readable bool
 		var locks int
-		err := db.ReadRow(ctx, []any{&readable}, `SELECT coalesce(has_table_privilege(to_regclass($1), 'SELECT'), false)`, table)
+		readable, err := db.MayRead(ctx, table)
 		if err == nil && readable {
 			err = db.ReadRow(ctx, []any{&locks}, `
 				SELECT count(*) FROM `+table+` WHERE last_renewed_ts > extract(epoch FROM clock_timestamp()) * 1000 - 120000`)

@@ -227,3 +227,10 @@ func (db *DB) InOneTrip(ctx context.Context, queue func(*pgx.Batch)) error {
 	pipeline.Queue(`COMMIT`)
 	return db.Send(ctx, &pipeline)
 }
+
+// MayRead reports whether the database has a table of the name, without quotes, and the
+// role may read all of it.
+func (db *DB) MayRead(ctx context.Context, table string) (may bool, err error) {
+	err = db.ReadRow(ctx, []any{&may}, `SELECT coalesce(has_table_privilege(to_regclass(quote_ident($1)), 'SELECT'), false)`, table)
+	return may, err
+}

@@ -48,6 +48,21 @@ func (p *Purger) FoundPlaces(ctx context.Context, transaction *journal.Batch, co
 	return places, nil
 }
 
+// DeleteInPlaceOf deletes the event at the place of another, and returns how many events
+// it has deleted.
+func (p *Purger) DeleteInPlaceOf(ctx context.Context, transaction *journal.Batch, event, other string) (int64, error) {
+	b := &batch{Batch: transaction, purger: p}
+	if err := eventsTable.empty(ctx, b); err != nil {
+		return 0, err
+	}
+	if _, err := b.Exec(ctx, `INSERT INTO lethe_selected
+		SELECT e.event_id, e.topological_ordering, e.stream_ordering, true, o.ctid
+		FROM events e, events o WHERE e.event_id = $1 AND o.event_id = $2`, event, other); err != nil {
+		return 0, err
+	}
+	return b.run(ctx, []statement{deleteEventsInPlace})
+}
+
 // SearchedTables returns the tables of which a second connection finds the rows.
 func SearchedTables() []string {
 	return each(historyDeletes.common, func(r eventRows) string { return r.table })

@@ -244,6 +244,22 @@ func TestOddReferencesAreLeftToTheServer(t *testing.T) {
 // A row that another transaction moves while the batch waits for it is not at the
 // place where it was selected or found. It is deleted all the same, and rows of
 // other events stay.
+// Another event may have come into the place of a selected one.
+func TestAnotherEventInThePlaceStays(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "", 3, 0)
+	work := l.Work(room)
+	b := l.Journal.Begin(work.Run, work.RoomLock)
+	defer b.Rollback(l.Ctx)
+	deleted, err := l.Purger.DeleteInPlaceOf(l.Ctx, b, "$1", "$2")
+	require.NoError(t, err)
+	require.Zero(t, deleted)
+	deleted, err = l.Purger.DeleteInPlaceOf(l.Ctx, b, "$1", "$1")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, deleted)
+}
+
 func TestMovedRowsAreDeleted(t *testing.T) {
 	t.Parallel()
 	const move = `UPDATE events SET processed = processed WHERE event_id = '$1'`
