@@ -15,9 +15,9 @@ import (
 	"time"
 
 	"lethe/internal/config"
+	"lethe/internal/dispatch"
 	"lethe/internal/observe"
 	"lethe/internal/schedule"
-	"lethe/internal/tasks"
 )
 
 // Main is the main function of a process that serves the purposes. It reads the
@@ -121,7 +121,7 @@ func RunOnce(ctx context.Context, settings config.Config, log *slog.Logger, once
 	if len(sweeps) == 0 {
 		return err
 	}
-	reconciler := tasks.NewReconciler(p.db, p.redis, p.board, log, p.metrics)
+	reconciler := dispatch.NewReconciler(p.db, p.redis, p.board, log, p.metrics)
 	if err != nil || !once.Wait {
 		if err := reconciler.Check(ctx); err != nil {
 			log.WarnContext(ctx, "reconciler's check failed", "error", err)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lethe/internal/config"
+	"lethe/internal/dispatch"
 	"lethe/internal/homeserver"
 	"lethe/internal/httpapi"
 	"lethe/internal/jobs"
@@ -164,7 +165,7 @@ func (p *process) part(purpose config.Purpose) part {
 	case config.ForScheduler:
 		return part{name: "scheduler", listen: p.settings.Scheduler.Listen, run: func(ctx context.Context) error {
 			var group sync.WaitGroup
-			group.Go(func() { tasks.NewReconciler(p.db, p.redis, p.board, p.log, p.metrics).Run(ctx) })
+			group.Go(func() { dispatch.NewReconciler(p.db, p.redis, p.board, p.log, p.metrics).Run(ctx) })
 			group.Go(func() { p.scheduler().Run(ctx) })
 			pruned := func(rows int) { p.metrics.JobsPruned.Add(float64(rows)) }
 			group.Go(func() { jobs.NewPruner(p.db, p.settings.JournalKeep, p.log, pruned).Run(ctx) })

@@ -23,6 +23,7 @@ import (
 
 	"lethe/internal/devstack"
 	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
@@ -760,5 +761,5 @@ func (o *town) work(options tasks.WorkerOptions) {
 func (o *town) reconcile() {
 	o.T.Helper()
 	board := jobs.NewBoard(o.DB, o.redis, time.Hour, o.log)
-	require.NoError(o.T, tasks.NewReconciler(o.DB, o.redis, board, o.log, o.metrics).Check(o.Ctx))
+	require.NoError(o.T, dispatch.NewReconciler(o.DB, o.redis, board, o.log, o.metrics).Check(o.Ctx))
 }

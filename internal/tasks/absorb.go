@@ -4,12 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
-	"github.com/hibiken/asynq"
-
+	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
@@ -121,7 +119,7 @@ func (w *Worker) follow(ctx context.Context, room string, log *slog.Logger) {
 			break
 		}
 		for _, other := range settled {
-			postSettled(ctx, w.board, w.metrics, other)
+			dispatch.PostSettled(ctx, w.board, w.metrics, other)
 			log.InfoContext(ctx, "absorbed job ended", "absorbed", other.ID, "state", other.State, "error", other.Error)
 		}
 		// Each call settles one link of a chain, or the next part of many jobs.
@@ -142,31 +140,10 @@ func (w *Worker) wakeNext(ctx context.Context, room string, log *slog.Logger) {
 		return
 	}
 	if err == nil {
-		err = wait.Retry(ctx, wait.Backoff{Min: wakeInterval}, func(err error) bool { return errors.Is(err, errTaskActive) },
-			func() error { return w.wake(next) })
+		err = wait.Retry(ctx, wait.Backoff{Min: wakeInterval}, func(err error) bool { return errors.Is(err, dispatch.ErrTaskActive) },
+			func() error { return w.dispatcher.Wake(next) })
 	}
 	if err != nil {
 		log.InfoContext(ctx, "the room's next job begins when its task returns", "next", next.ID, "error", err)
 	}
-}
-
-// errTaskActive is returned for a task that a worker has. If the room was still busy
-// when that worker looked, it gives the task back, and the task can be woken then.
-var errTaskActive = errors.New("a worker has the task")
-
-func (w *Worker) wake(job journal.Job) error {
-	queue, id := string(jobs.QueueOf(job)), taskID(job.ID, job.Generation)
-	task, err := w.inspect.GetTaskInfo(queue, id)
-	switch {
-	case err != nil:
-		return fmt.Errorf("look for the task of job %s: %w", job.ID, err)
-	case task.State == asynq.TaskStatePending:
-		return nil
-	case task.State == asynq.TaskStateActive:
-		return errTaskActive
-	}
-	if err := w.inspect.RunTask(queue, id); err != nil {
-		return fmt.Errorf("wake the task of job %s: %w", job.ID, err)
-	}
-	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
 	"lethe/internal/store/journal"
@@ -16,15 +17,15 @@ import (
 
 // A Client accepts jobs.
 type Client struct {
-	journal  *journal.Journal
-	dispatch dispatcher
-	log      *slog.Logger
+	journal    *journal.Journal
+	dispatcher *dispatch.Dispatcher
+	log        *slog.Logger
 }
 
 // NewClient returns a Client that enqueues tasks through a Redis client. The caller
 // closes the Redis client.
 func NewClient(db *postgres.DB, client redis.UniversalClient, log *slog.Logger) *Client {
-	return &Client{journal: journal.New(db), dispatch: newDispatcher(client), log: log}
+	return &Client{journal: journal.New(db), dispatcher: dispatch.New(client), log: log}
 }
 
 // submit accepts a job. A job is accepted once its row is committed; after an error
@@ -52,7 +53,7 @@ func (c *Client) submit(ctx context.Context, kind journal.Kind, room, requester 
 	// The status is not written to Redis here. It is read from the row until the
 	// first request or the job's start, and most jobs of a sweep start before any
 	// request for their status.
-	if err := c.dispatch.enqueue(ctx, job); err != nil {
+	if err := c.dispatcher.Enqueue(ctx, job); err != nil {
 		log.WarnContext(ctx, "job not enqueued: left to the reconciler", "error", err)
 		if err := c.journal.MarkTaskNever(ctx, job.ID, job.Generation); err != nil {
 			log.WarnContext(ctx, "job not marked as not enqueued", "error", err)
@@ -64,5 +65,5 @@ func (c *Client) submit(ctx context.Context, kind journal.Kind, room, requester 
 // Enqueue enqueues the task of a job's current generation. It does nothing if asynq
 // already has the task.
 func (c *Client) Enqueue(ctx context.Context, job journal.Job) error {
-	return c.dispatch.enqueue(ctx, job)
+	return c.dispatcher.Enqueue(ctx, job)
 }

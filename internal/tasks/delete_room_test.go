@@ -11,6 +11,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
 	"lethe/internal/roomgen"
 	"lethe/internal/shutdown"
@@ -319,7 +320,7 @@ func TestDeleteWaitsForAHistoryPurge(t *testing.T) {
 	stop := l.work(WorkerOptions{})
 	// The one that has the room keeps it, however often the other looks.
 	require.Eventually(t, func() bool {
-		task, err := l.asynq.GetTaskInfo(string(jobs.Critical), taskID(id, 1))
+		task, err := l.asynq.GetTaskInfo(string(jobs.Critical), dispatch.TaskID(id, 1))
 		return err == nil && task.State == asynq.TaskStateRetry
 	}, time.Minute, 20*time.Millisecond)
 	require.Equal(t, journal.Queued, l.Job(id).State)
@@ -369,7 +370,7 @@ func TestPurgeDelay(t *testing.T) {
 	still()
 	// It waits in the queue, and occupies no worker.
 	require.Eventually(t, func() bool {
-		task, err := l.asynq.GetTaskInfo(string(jobs.Critical), taskID(id, 1))
+		task, err := l.asynq.GetTaskInfo(string(jobs.Critical), dispatch.TaskID(id, 1))
 		return err == nil && task.State == asynq.TaskStateRetry && time.Until(task.NextProcessAt) > 23*time.Hour
 	}, time.Minute, 20*time.Millisecond)
 	require.Equal(t, 1, l.Job(id).Attempt)

@@ -7,6 +7,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
 	"lethe/internal/roomgen"
@@ -45,7 +46,7 @@ func (l *lab) again(id string) {
 	l.T.Helper()
 	attempt := l.Job(id).Attempt
 	require.Eventually(l.T, func() bool {
-		_ = l.asynq.RunTask(string(jobs.Critical), taskID(id, l.Job(id).Generation)) // fails while a worker has it
+		_ = l.asynq.RunTask(string(jobs.Critical), dispatch.TaskID(id, l.Job(id).Generation)) // fails while a worker has it
 		return l.Job(id).Attempt > attempt
 	}, time.Minute, 10*time.Millisecond)
 }
@@ -55,7 +56,7 @@ func (l *lab) again(id string) {
 func (l *lab) waitsForFederation(id string) int64 {
 	l.T.Helper()
 	require.Eventually(l.T, func() bool {
-		task, err := l.asynq.GetTaskInfo(string(jobs.Critical), taskID(id, l.Job(id).Generation))
+		task, err := l.asynq.GetTaskInfo(string(jobs.Critical), dispatch.TaskID(id, l.Job(id).Generation))
 		return err == nil && task.State == asynq.TaskStateRetry && l.checkpoint(id).LeavesAt > 0 && l.Job(id).State == journal.Queued
 	}, time.Minute, 10*time.Millisecond)
 	require.Zero(l.T, l.Job(id).Failures)

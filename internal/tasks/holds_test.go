@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
 	"lethe/internal/retention"
 	"lethe/internal/store/journal"
@@ -80,7 +81,7 @@ func TestHoldStopsAPurgeAtAnyBatch(t *testing.T) {
 		require.NoError(t, l.reconciler().Check(l.Ctx))
 		require.Equal(t, job.Attempt, l.Job(id).Attempt)
 		require.Equal(t, journal.Held, l.Job(id).State)
-		_, err := l.asynq.GetTaskInfo(string(jobs.Default), taskID(id, job.Generation+1))
+		_, err := l.asynq.GetTaskInfo(string(jobs.Default), dispatch.TaskID(id, job.Generation+1))
 		require.Error(t, err)
 		require.Equal(t, left, l.depths(room))
 		l.release(room)

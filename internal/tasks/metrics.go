@@ -47,19 +47,6 @@ func sweepCounter(metrics *observe.Metrics, kind journal.Kind) *prometheus.Count
 	return metrics.SweepRooms
 }
 
-// showReconciler shows a reconciler's counters at 0.
-func showReconciler(metrics *observe.Metrics) {
-	for _, action := range jobs.Actions() {
-		metrics.ReconcilerActions.WithLabelValues(string(action))
-	}
-	for _, definition := range jobs.Registry() {
-		metrics.JobsEnded.WithLabelValues(string(definition.Kind), string(journal.Failed))
-	}
-	for _, state := range []journal.State{journal.Complete, journal.Failed} { // of absorbed purges
-		metrics.JobsEnded.WithLabelValues(string(jobs.PurgeHistory), string(state))
-	}
-}
-
 // about returns a job's attributes for logs and traces.
 func about(job journal.Job) []slog.Attr {
 	return []slog.Attr{slog.String("job", job.ID), slog.String("room", job.Room), slog.String("kind", string(job.Kind))}

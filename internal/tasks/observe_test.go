@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
+	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
 	"lethe/internal/store/journal"
@@ -79,7 +80,7 @@ func TestJobIsFollowedFromRequestToBatches(t *testing.T) {
 	require.NoError(t, err)
 	l.Exec(`UPDATE lethe.jobs SET heartbeat_at = clock_timestamp() - interval '1 min'`)
 	require.NoError(t, l.redis.FlushAll(l.Ctx).Err())
-	require.NoError(t, NewReconciler(l.DB, l.redis, l.board, l.log, l.metrics).Check(l.Ctx))
+	require.NoError(t, dispatch.NewReconciler(l.DB, l.redis, l.board, l.log, l.metrics).Check(l.Ctx))
 	require.Equal(t, 2, l.Job(id).Generation)
 	l.failing("40P01", 1)
 	stop := l.work(WorkerOptions{BatchEvents: 2, Tracer: tracer})
@@ -134,7 +135,7 @@ func TestSweptPurgeHasATraceOfItsOwn(t *testing.T) {
 	}
 	sweep.End(nil)
 	require.NoError(t, l.Journal.InsertJob(l.Ctx, job, false))
-	require.NoError(t, newDispatcher(l.redis).enqueue(l.Ctx, job))
+	require.NoError(t, dispatch.New(l.redis).Enqueue(l.Ctx, job))
 	stop := l.work(WorkerOptions{Tracer: tracer})
 	require.Equal(t, journal.Complete, l.ends(job.ID).State)
 	stop()

@@ -9,13 +9,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/storetest"
 )
 
-func (l *lab) reconciler() *Reconciler {
-	return NewReconciler(l.DB, l.redis, l.board, l.log, l.metrics)
+func (l *lab) reconciler() *dispatch.Reconciler {
+	return dispatch.NewReconciler(l.DB, l.redis, l.board, l.log, l.metrics)
 }
 
 // claim makes us the run of a job of generation 1.
@@ -129,7 +130,7 @@ func TestReconcilerGivesUpAJobThatKillsWorkers(t *testing.T) {
 	id := l.submit(room, 7)
 	l.claim(id)
 	l.vanish(id)
-	l.Exec(`UPDATE lethe.jobs SET failures = $1`, maxFailures-1)
+	l.Exec(`UPDATE lethe.jobs SET failures = $1`, dispatch.MaxFailures-1)
 	require.NoError(t, l.reconciler().Check(l.Ctx))
 	status, err := l.board.Status(l.Ctx, jobs.PurgeHistory, id)
 	require.NoError(t, err)

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
 	"lethe/internal/store/journal"
@@ -35,7 +36,7 @@ func TestSeriesAreThereFromTheStart(t *testing.T) {
 	registry := observe.NewRegistry()
 	metrics := observe.NewMetrics(registry)
 	showWorker(metrics)
-	showReconciler(metrics)
+	dispatch.NewReconciler(nil, nil, nil, nil, metrics)
 	want := map[string][]string{}
 	add := func(name string, labels ...string) { want[name] = append(want[name], strings.Join(labels, " ")) }
 	for _, d := range jobs.Registry() {

@@ -468,7 +468,7 @@ func (s *retentionSweep) enqueue(ctx context.Context, made []journal.Job, accept
 			continue
 		}
 		group.Go(func() error {
-			err := s.worker.dispatch.enqueue(ctx, job)
+			err := s.worker.dispatcher.Enqueue(ctx, job)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
 	"lethe/internal/redisdb"
 	"lethe/internal/store/journal"
@@ -64,7 +65,7 @@ func (w *Worker) takeRows(ctx context.Context, rows int64, rate int) time.Durati
 
 // claim claims a job. If the most jobs of sweeps that may run are running, it waits
 // up to [lowWait].
-func (w *Worker) claim(ctx context.Context, task payload) (job journal.Job, err error) {
+func (w *Worker) claim(ctx context.Context, task dispatch.Task) (job journal.Job, err error) {
 	waiting, stop := w.untilDrain(ctx)
 	defer stop()
 	waiting, cancel := context.WithTimeout(waiting, lowWait)

@@ -14,6 +14,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
+	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
 	"lethe/internal/lock"
 	"lethe/internal/observe"
@@ -130,10 +131,7 @@ const (
 	// long.
 	lockWait = 30 * time.Second
 
-	// maxFailures is the number of failures in a row after which a job fails.
-	maxFailures = 20
-
-	// maxReferenced is the same for a foreign key that keeps a batch from deleting
+	// maxReferenced is the number of failures in a row after which a job fails, for a foreign key that keeps a batch from deleting
 	// rows. Another transaction may have added the reference meanwhile, but the next
 	// attempt sees that one.
 	maxReferenced = 2
@@ -187,8 +185,7 @@ type Worker struct {
 	purger      *purge.Purger
 	check       *selfcheck.Checker
 	redis       redis.UniversalClient
-	dispatch    dispatcher
-	inspect     *asynq.Inspector
+	dispatcher  *dispatch.Dispatcher
 	board       *jobs.Board
 	rooms       *lock.Locker
 	heartbeats  *jobs.Heartbeater
@@ -221,8 +218,7 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 		purger:      purge.New(services.DB, purge.Options{Compat: options.SchemaCompat, Tables: options.Tables}),
 		check:       selfcheck.New(services.DB, options.Tables, services.Log, services.Metrics),
 		redis:       services.Redis,
-		dispatch:    newDispatcher(services.Redis),
-		inspect:     asynq.NewInspectorFromRedisClient(services.Redis),
+		dispatcher:  dispatch.New(services.Redis),
 		board:       services.Board,
 		rooms:       lock.NewQuorum(services.Locks, fences, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
 		heartbeats:  jobs.NewHeartbeater(services.DB, services.Log),
@@ -268,6 +264,14 @@ func (w *Worker) Run(ctx context.Context) error {
 	return nil
 }
 
+// Each worker takes tasks from the queues of the jobs that operators wait for, and
+// separately from the queue of sweeps. A queue's weight says how often it is checked
+// while all have tasks.
+var (
+	queues    = map[string]int{string(jobs.Critical): 6, string(jobs.Default): 3}
+	lowQueues = map[string]int{string(jobs.Low): 1}
+)
+
 // server returns a server that takes tasks from the queues.
 func (w *Worker) server(queues map[string]int, concurrency int) *asynq.Server {
 	return asynq.NewServerFromRedisClient(w.redis, asynq.Config{
@@ -291,11 +295,11 @@ func (w *Worker) server(queues map[string]int, concurrency int) *asynq.Server {
 
 // handle runs a slice of a job. asynq calls it, perhaps twice for the same task.
 func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
-	body, err := decode(task)
+	body, err := dispatch.Decode(task)
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, asynq.SkipRetry)
 	}
-	origin := originOf(task)
+	origin := dispatch.OriginOf(task)
 	ctx = observe.About(ctx, slog.String("job", body.JobID), slog.String("kind", task.Type()))
 	if origin.RequestID != "" {
 		ctx = observe.About(ctx, slog.String("request_id", origin.RequestID))
@@ -541,7 +545,7 @@ func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *
 			return journal.ErrSuperseded
 		case countErr == nil && failures >= maxReferenced && postgres.HasCode(err, "23503"):
 			return fmt.Errorf("rows are referenced that the batch deletes: %w", err)
-		case countErr == nil && failures >= maxFailures:
+		case countErr == nil && failures >= dispatch.MaxFailures:
 			return fmt.Errorf("gave up after %d failures without progress: %w", failures, err)
 		}
 		log.WarnContext(ctx, "batch failed: it will be tried again", "failures", failures, "error", err)

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
 	"lethe/internal/lock"
 	"lethe/internal/observe"
@@ -134,7 +135,7 @@ func TestWorkerGivesUp(t *testing.T) {
 	l.chain(room, 9)
 	l.failing("40P01", 0)
 	id := l.submit(room, 6)
-	l.Exec(`UPDATE lethe.jobs SET failures = $1`, maxFailures-3)
+	l.Exec(`UPDATE lethe.jobs SET failures = $1`, dispatch.MaxFailures-3)
 	l.work(WorkerOptions{})
 	status := l.ends(id)
 	require.Equal(t, journal.Failed, status.State)
@@ -148,13 +149,13 @@ func TestYieldsAreNoFailures(t *testing.T) {
 	l := setup(t)
 	l.chain(room, 9)
 	id := l.submit(room, 6)
-	l.Exec(`UPDATE lethe.jobs SET failures = $1`, maxFailures-1)
+	l.Exec(`UPDATE lethe.jobs SET failures = $1`, dispatch.MaxFailures-1)
 	l.work(WorkerOptions{BatchEvents: 2, TimeSlice: time.Nanosecond})
 	require.Eventually(t, func() bool { return l.Job(id).Attempt >= 3 }, time.Minute, 20*time.Millisecond)
 	require.NoError(t, l.reconciler().Check(l.Ctx))
-	require.Equal(t, maxFailures-1, l.Job(id).Failures)
+	require.Equal(t, dispatch.MaxFailures-1, l.Job(id).Failures)
 	require.Equal(t, 1, l.Job(id).Generation)
-	task, err := l.asynq.GetTaskInfo(string(jobs.Default), taskID(id, 1))
+	task, err := l.asynq.GetTaskInfo(string(jobs.Default), dispatch.TaskID(id, 1))
 	require.NoError(t, err)
 	require.Zero(t, task.Retried)
 }
@@ -321,7 +322,7 @@ func TestClassify(t *testing.T) {
 		require.Error(t, w.classify(l.Ctx, run, pg(hopeless), l.log), hopeless)
 	}
 
-	l.Exec(`UPDATE lethe.jobs SET failures = $1`, maxFailures-2)
+	l.Exec(`UPDATE lethe.jobs SET failures = $1`, dispatch.MaxFailures-2)
 	require.NoError(t, w.classify(l.Ctx, run, pg("40P01"), l.log))
 	require.ErrorContains(t, w.classify(l.Ctx, run, pg("40P01"), l.log), "gave up after 20 failures without progress: batch: ")
 }

@@ -1,4 +1,4 @@
-package tasks
+package dispatch
 
 import (
 	"context"
@@ -43,8 +43,7 @@ type Reconciler struct {
 	absorptions *journal.Absorptions
 	redis       redis.UniversalClient
 	board       *jobs.Board
-	dispatch    dispatcher
-	inspect     *asynq.Inspector
+	dispatcher  *Dispatcher
 	log         *slog.Logger
 	metrics     *observe.Metrics
 
@@ -59,8 +58,8 @@ func NewReconciler(db *postgres.DB, client redis.UniversalClient, board *jobs.Bo
 ) *Reconciler {
 	showReconciler(metrics)
 	return &Reconciler{
-		journal: journal.New(db), absorptions: journal.NewAbsorptions(db), redis: client, board: board, dispatch: newDispatcher(client),
-		inspect: asynq.NewInspectorFromRedisClient(client), log: log, metrics: metrics,
+		journal: journal.New(db), absorptions: journal.NewAbsorptions(db), redis: client, board: board, dispatcher: New(client),
+		log: log, metrics: metrics,
 	}
 }
 
@@ -82,7 +81,7 @@ func (r *Reconciler) Check(ctx context.Context) error {
 	if err := r.showQueues(ctx); err != nil {
 		return err
 	}
-	stale, err := r.journal.ReleaseStale(ctx, jobs.HeartbeatStale, maxFailures, maxReconciled)
+	stale, err := r.journal.ReleaseStale(ctx, jobs.HeartbeatStale, MaxFailures, maxReconciled)
 	if err != nil {
 		return err
 	}
@@ -107,7 +106,7 @@ func (r *Reconciler) Check(ctx context.Context) error {
 	}
 	for _, job := range settled {
 		r.count(ctx, job, jobs.ActionSettled)
-		postSettled(ctx, r.board, r.metrics, job)
+		PostSettled(ctx, r.board, r.metrics, job)
 	}
 	if err := r.findMissing(ctx); err != nil {
 		return err
@@ -118,7 +117,7 @@ func (r *Reconciler) Check(ctx context.Context) error {
 		return err
 	}
 	for _, job := range missing {
-		if err := r.dispatch.enqueue(ctx, job); err != nil {
+		if err := r.dispatcher.Enqueue(ctx, job); err != nil {
 			return err // the rest stays marked
 		}
 		r.count(ctx, job, jobs.ActionEnqueued)
@@ -175,7 +174,7 @@ func (r *Reconciler) findMissing(ctx context.Context) error {
 // will not, or the job would be running by now: its worker has died or has lost the
 // lease, and asynq may never deliver it again.
 func (r *Reconciler) hasTask(job journal.Job) (bool, error) {
-	task, err := r.inspect.GetTaskInfo(string(jobs.QueueOf(job)), taskID(job.ID, job.Generation))
+	task, err := r.dispatcher.inspect.GetTaskInfo(string(jobs.QueueOf(job)), TaskID(job.ID, job.Generation))
 	if errors.Is(err, asynq.ErrTaskNotFound) || errors.Is(err, asynq.ErrQueueNotFound) {
 		return false, nil
 	}
@@ -186,13 +185,26 @@ func (r *Reconciler) hasTask(job journal.Job) (bool, error) {
 	return slices.Contains(waiting, task.State), nil
 }
 
-// postSettled posts the status of an absorbed job that has been settled, and counts
+// PostSettled posts the status of an absorbed job that has been settled, and counts
 // its end.
-func postSettled(ctx context.Context, board *jobs.Board, metrics *observe.Metrics, job journal.Job) {
+func PostSettled(ctx context.Context, board *jobs.Board, metrics *observe.Metrics, job journal.Job) {
 	if job.State.Ended() {
 		metrics.JobsEnded.WithLabelValues(string(job.Kind), string(job.State)).Inc()
 	}
 	board.Post(ctx, jobs.StatusOf(job))
+}
+
+// showReconciler shows a reconciler's counters at 0.
+func showReconciler(metrics *observe.Metrics) {
+	for _, action := range jobs.Actions() {
+		metrics.ReconcilerActions.WithLabelValues(string(action))
+	}
+	for _, definition := range jobs.Registry() {
+		metrics.JobsEnded.WithLabelValues(string(definition.Kind), string(journal.Failed))
+	}
+	for _, state := range []journal.State{journal.Complete, journal.Failed} { // of absorbed purges
+		metrics.JobsEnded.WithLabelValues(string(jobs.PurgeHistory), string(state))
+	}
 }
 
 func (r *Reconciler) count(ctx context.Context, job journal.Job, action jobs.Action) {

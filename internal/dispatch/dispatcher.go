@@ -1,4 +1,4 @@
-package tasks
+package dispatch
 
 import (
 	"context"
@@ -16,33 +16,28 @@ import (
 	"lethe/internal/store/journal"
 )
 
-// Each worker takes tasks from the queues of the jobs that operators wait for, and
-// separately from the queue of sweeps. A queue's weight says how often it is checked
-// while all have tasks.
-var (
-	queues    = map[string]int{string(jobs.Critical): 6, string(jobs.Default): 3}
-	lowQueues = map[string]int{string(jobs.Low): 1}
-)
+// MaxFailures is the number of failures in a row after which a job fails.
+const MaxFailures = 20
 
 // asynqQueues is the SET in which asynq keeps the names of its queues. An asynq
 // client writes each name only once. So after Redis has lost its data, neither the
 // inspector nor asynqmon would see a queue that is in use.
 const asynqQueues = "asynq:queues"
 
-// payload is the content of a task. Everything else is in the job's row.
-type payload struct {
+// A Task is the content of a task. Everything else is in the job's row.
+type Task struct {
 	JobID      string `json:"job_id"`
 	Generation int    `json:"generation"`
 }
 
-// decode reads a task's payload. Redis may hold tasks that Lethe did not enqueue.
-func decode(task *asynq.Task) (payload, error) {
-	var body payload
+// Decode reads a task. Redis may hold tasks that Lethe did not enqueue.
+func Decode(task *asynq.Task) (Task, error) {
+	var body Task
 	if err := json.Unmarshal(task.Payload(), &body); err != nil {
-		return payload{}, fmt.Errorf("decode the task: %w", err)
+		return Task{}, fmt.Errorf("decode the task: %w", err)
 	}
 	if !jobs.ValidID(body.JobID) || body.Generation < 1 || body.Generation > math.MaxInt32 {
-		return payload{}, errors.New("decode the task: it names no job")
+		return Task{}, errors.New("decode the task: it names no job")
 	}
 	return body, nil
 }
@@ -67,9 +62,9 @@ func headersOf(job journal.Job) map[string]string {
 	return headers
 }
 
-// originOf reads the origin of a task's job. Redis may hold tasks that Lethe did not
+// OriginOf reads the origin of a task's job. Redis may hold tasks that Lethe did not
 // enqueue.
-func originOf(task *asynq.Task) observe.Origin {
+func OriginOf(task *asynq.Task) observe.Origin {
 	origin := observe.Origin{TraceParent: task.Headers()[headerTraceParent]}
 	if id := task.Headers()[headerRequestID]; observe.ValidRequestID(id) {
 		origin.RequestID = id
@@ -77,21 +72,22 @@ func originOf(task *asynq.Task) observe.Origin {
 	return origin
 }
 
-// taskID returns the id of the one task of a job's generation. asynq refuses a
+// TaskID returns the id of the one task of a job's generation. asynq refuses a
 // second task with the same id, so enqueueing twice does no harm.
-func taskID(jobID string, generation int) string { return fmt.Sprintf("%s~%d", jobID, generation) }
+func TaskID(jobID string, generation int) string { return fmt.Sprintf("%s~%d", jobID, generation) }
 
-// A dispatcher puts tasks into asynq.
-type dispatcher struct {
-	client *asynq.Client
-	redis  redis.UniversalClient
+// A Dispatcher puts tasks into asynq. It is safe for concurrent use.
+type Dispatcher struct {
+	client  *asynq.Client
+	inspect *asynq.Inspector
 }
 
-func newDispatcher(client redis.UniversalClient) dispatcher {
-	return dispatcher{client: asynq.NewClientFromRedisClient(client), redis: client}
+// New returns a Dispatcher that uses the Redis client. The caller closes the client.
+func New(client redis.UniversalClient) *Dispatcher {
+	return &Dispatcher{client: asynq.NewClientFromRedisClient(client), inspect: asynq.NewInspectorFromRedisClient(client)}
 }
 
-// enqueueTime bounds one call of enqueue, so that a caller does not wait long for a
+// enqueueTime bounds one call of Enqueue, so that a caller does not wait long for a
 // Redis that is down.
 const enqueueTime = 2 * time.Second
 
@@ -99,25 +95,48 @@ const enqueueTime = 2 * time.Second
 // handler ends its slice itself, unless it hangs.
 const taskTimeout = 30 * time.Minute
 
-// enqueue enqueues the task of the job's present generation, unless asynq already
-// has it.
-func (d dispatcher) enqueue(ctx context.Context, job journal.Job) error {
+// Enqueue enqueues the task of the job's present generation. It does nothing if asynq
+// already has the task.
+func (d *Dispatcher) Enqueue(ctx context.Context, job journal.Job) error {
 	ctx, cancel := context.WithTimeout(ctx, enqueueTime)
 	defer cancel()
-	body, err := json.Marshal(payload{JobID: job.ID, Generation: job.Generation})
+	body, err := json.Marshal(Task{JobID: job.ID, Generation: job.Generation})
 	if err != nil {
 		return fmt.Errorf("encode the task: %w", err)
 	}
 	// Each task of the job, of any generation, carries the job's origin.
 	_, err = d.client.EnqueueContext(ctx, asynq.NewTaskWithHeaders(string(job.Kind), body, headersOf(job)),
 		asynq.Queue(string(jobs.QueueOf(job))),
-		asynq.TaskID(taskID(job.ID, job.Generation)),
+		asynq.TaskID(TaskID(job.ID, job.Generation)),
 		asynq.Timeout(taskTimeout),
 		// The count in the job's row decides when to give up. asynq's own count would
 		// archive a task whose workers were killed often enough.
 		asynq.MaxRetry(math.MaxInt32))
 	if err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
 		return fmt.Errorf("enqueue job %s: %w", job.ID, err)
+	}
+	return nil
+}
+
+// ErrTaskActive is returned for a task that a worker has. If the room was still busy
+// when that worker looked, it gives the task back, and the task can be woken then.
+var ErrTaskActive = errors.New("a worker has the task")
+
+// Wake makes asynq deliver the task of the job's present generation now. It fails with
+// [ErrTaskActive] while a worker has the task.
+func (d *Dispatcher) Wake(job journal.Job) error {
+	queue, id := string(jobs.QueueOf(job)), TaskID(job.ID, job.Generation)
+	task, err := d.inspect.GetTaskInfo(queue, id)
+	switch {
+	case err != nil:
+		return fmt.Errorf("look for the task of job %s: %w", job.ID, err)
+	case task.State == asynq.TaskStatePending:
+		return nil
+	case task.State == asynq.TaskStateActive:
+		return ErrTaskActive
+	}
+	if err := d.inspect.RunTask(queue, id); err != nil {
+		return fmt.Errorf("wake the task of job %s: %w", job.ID, err)
 	}
 	return nil
 }
