@@ -98,9 +98,9 @@ type Config struct {
 	// Defaults to 24h.
 	StatusTTL time.Duration
 
-	// SynapseBeside (synapse_beside) is whether a Synapse uses the same database.
-	// It is nil or false: true is refused. Defaults to nil, unset.
-	SynapseBeside *bool
+	// SynapseBeside (synapse_beside) is whether a Synapse may run on the database at the
+	// same time: "auto", "true" or "false", see [synapse.Mode]. Defaults to "auto".
+	SynapseBeside string
 
 	// Tables (tables) is the rules for tables of the homeserver that Lethe does not
 	// know. Defaults to nil, unset.
@@ -170,6 +170,10 @@ type Homeserver struct {
 	// ConfigFile (homeserver.config_file) is the path of Synapse's configuration.
 	// Defaults to "", unset.
 	ConfigFile string
+
+	// RedisURL (homeserver.redis_url) is the URL of the Redis through which the
+	// homeserver's processes talk to each other. Defaults to "", unset.
+	RedisURL Secret
 
 	// URL (homeserver.url) is the URL of the homeserver. Defaults to "", unset.
 	URL string
@@ -273,6 +277,10 @@ type Worker struct {
 	// Listen (worker.listen) is the host:port of health and metrics; "" turns them
 	// off. Defaults to "127.0.0.1:8471".
 	Listen string
+
+	// MappingDelay (worker.mapping_delay) is how long purges beside a Synapse leave the
+	// states of purged events. Defaults to 10s.
+	MappingDelay time.Duration
 
 	// TimeSlice (worker.time_slice) is how long a job runs before it lets another
 	// job run. Defaults to 30s.

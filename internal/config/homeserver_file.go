@@ -1,7 +1,12 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -34,7 +39,7 @@ func lookUp(mapping *yaml.Node, key string) *yaml.Node {
 }
 
 // loadHomeserverFile applies Synapse's configuration. It takes only the settings
-// that Lethe has too, which have the same paths there.
+// that Lethe has too, and its Redis.
 func (l *loader) loadHomeserverFile(path string) {
 	root, origin, err := openYAML(path, "homeserver.config_file")
 	if err != nil {
@@ -58,6 +63,55 @@ func (f *synapseFile) apply(root *yaml.Node) {
 	f.leaves(section, "retention.", "enabled", "allowed_lifetime_min", "allowed_lifetime_max", "purge_jobs")
 	policy := f.section(section, "retention.", "default_policy")
 	f.leaves(policy, "retention.default_policy.", "min_lifetime", "max_lifetime")
+	f.redis(f.section(root, "", "redis"))
+	f.databases(f.section(root, "", "databases"))
+}
+
+// redis applies Synapse's Redis, if it is enabled.
+func (f *synapseFile) redis(section *yaml.Node) {
+	text := func(key, otherwise string) string {
+		value := lookUp(section, key)
+		if value == nil || isNull(value) || value.Kind != yaml.ScalarNode {
+			return otherwise
+		}
+		return value.Value
+	}
+	if section == nil || boolOfYAML11(text("enabled", "")) != "true" {
+		return
+	}
+	origin := fmt.Sprintf("%s:%d: redis", f.path, section.Line)
+	if text("path", "") != "" {
+		f.refuseValue("homeserver.redis_url", origin, errors.New("Lethe cannot use a Redis by its socket: set homeserver.redis_url"))
+		return
+	}
+	address := url.URL{Scheme: "redis", Host: net.JoinHostPort(text("host", "localhost"), text("port", "6379")), Path: "/" + text("dbid", "0")}
+	if boolOfYAML11(text("use_tls", "")) == "true" {
+		address.Scheme = "rediss"
+		if file := text("ca_file", ""); file != "" {
+			address.RawQuery = url.Values{"ca_file": {file}}.Encode()
+		}
+	}
+	password := text("password", "")
+	if file := text("password_path", ""); password == "" && file != "" {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			f.refuseValue("homeserver.redis_url", origin, fmt.Errorf("read password_path: %w", err))
+			return
+		}
+		password = strings.TrimSpace(string(content))
+	}
+	if password != "" {
+		address.User = url.UserPassword("", password)
+	}
+	f.set("homeserver.redis_url", origin, address.String())
+}
+
+// databases refuses a Synapse whose tables are in several databases.
+func (f *synapseFile) databases(section *yaml.Node) {
+	if section != nil && len(section.Content) > 2 { // keys and values
+		f.refuse(fmt.Sprintf("%s:%d: databases", f.path, section.Line),
+			errors.New("Synapse has its tables in several databases, which Lethe does not support: it cannot delete from two databases in one transaction"))
+	}
 }
 
 // section returns the mapping that a key of another mapping has, or nil.

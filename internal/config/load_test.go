@@ -96,6 +96,7 @@ func TestDefaultsAreValid(t *testing.T) {
 		"worker.batch_time":        config.Worker.BatchTime.String(),
 		"worker.concurrency":       fmt.Sprint(config.Worker.Concurrency),
 		"worker.drain_timeout":     config.Worker.DrainTimeout.String(),
+		"worker.mapping_delay":     config.Worker.MappingDelay.String(),
 		"worker.time_slice":        config.Worker.TimeSlice.String(),
 	} {
 		_, err := Load([]string{variable(path) + "=" + text})
@@ -135,7 +136,6 @@ func TestExampleFile(t *testing.T) {
 
 func TestVariablesOverrideTheFile(t *testing.T) {
 	t.Parallel()
-	no := false
 	hourly, err := retention.Every(3600 * 1000)
 	require.NoError(t, err)
 	daily, err := retention.ParseCron("CRON_TZ=UTC @daily")
@@ -147,7 +147,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		Auth:            AuthHomeserver,
 		Database:        Database{MaxConnections: 7, URL: databaseURL},
 		Dialect:         DialectSeed,
-		Homeserver:      Homeserver{ASToken: "hunter2", URL: "https://matrix.example.org"},
+		Homeserver:      Homeserver{ASToken: "hunter2", RedisURL: "redis://:hunter2@synapse", URL: "https://matrix.example.org"},
 		JournalKeep:     48 * time.Hour,
 		Lock:            Lock{RedisURLs: []Secret{"redis://a", "rediss://:hunter2@b:1", "redis://c/2"}},
 		Log:             Log{Format: "json", Level: "debug"},
@@ -176,12 +176,12 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		ServerName:     "example.org",
 		SigningKeyFile: "/signing.key",
 		StatusTTL:      time.Hour,
-		SynapseBeside:  &no,
+		SynapseBeside:  "false",
 		Tables:         schema.Rules{"future": schema.Keep},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		Worker: Worker{
 			BatchEvents: 1, BatchTime: time.Second, Concurrency: 9, DrainTimeout: time.Minute,
-			Listen: "", TimeSlice: time.Hour,
+			Listen: "", MappingDelay: 7 * time.Second, TimeSlice: time.Hour,
 		},
 	}
 
@@ -194,7 +194,7 @@ database:
   max_connections: "7"
   url: ` + databaseURL + `
 dialect: seed
-homeserver: {as_token: hunter2, url: "https://matrix.example.org"}
+homeserver: {as_token: hunter2, redis_url: "redis://:hunter2@synapse", url: "https://matrix.example.org"}
 journal: {keep: 48h}
 lock: {redis_urls: [redis://a, 'rediss://:hunter2@b:1', redis://c/2]}
 log: {format: json, level: debug}
@@ -223,9 +223,9 @@ synapse_beside: false
 schema: {compat: 85}
 tables: [future=keep]
 trusted_proxies: [10.1.2.3/8, "::1"]
-worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, listen: "", time_slice: 1h}
+worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, listen: "", mapping_delay: 7s, time_slice: 1h}
 `
-	synapse := homeserverYAML(t, "server_name: other.example.org\nretention: {enabled: false, allowed_lifetime_max: 9s, purge_jobs: [{interval: 9d}]}\n")
+	synapse := homeserverYAML(t, "server_name: other.example.org\nretention: {enabled: false, allowed_lifetime_max: 9s, purge_jobs: [{interval: 9d}]}\nredis: {enabled: true, host: other}\n")
 	want.Homeserver.ConfigFile = synapse
 	config, err := Load([]string{write(t, strings.Replace(yaml, "homeserver: {", "homeserver: {config_file: "+synapse+", ", 1))}, ForAPI, ForWorker)
 	require.NoError(t, err)
@@ -235,6 +235,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		"LETHE_ACCOUNT_VALIDITY=true", "LETHE_API_LISTEN=[::1]:0",
 		"LETHE_API_TLS_CERT_FILE=/a.crt", "LETHE_API_TLS_KEY_FILE=/a.key", "LETHE_ASYNQMON_LISTEN=:8", "LETHE_ASYNQMON_READ_ONLY=false",
 		"LETHE_ASYNQMON_TLS_CERT_FILE=/m.crt", "LETHE_ASYNQMON_TLS_KEY_FILE=/m.key", "LETHE_SCHEMA_COMPAT=85", "LETHE_TABLES=future=keep", "LETHE_TRUSTED_PROXIES=10.0.0.0/8, ::1", "LETHE_AUTH=homeserver", "LETHE_HOMESERVER_AS_TOKEN=hunter2",
+		"LETHE_HOMESERVER_REDIS_URL=redis://:hunter2@synapse",
 		"LETHE_HOMESERVER_CONFIG_FILE=" + synapse,
 		"LETHE_HOMESERVER_URL=https://matrix.example.org", "LETHE_DATABASE_MAX_CONNECTIONS=7",
 		"LETHE_DATABASE_URL=" + databaseURL, "LETHE_DIALECT=seed", "LETHE_JOURNAL_KEEP=48h", "LETHE_LOCK_REDIS_URLS=redis://a, rediss://:hunter2@b:1,redis://c/2,", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=debug",
@@ -250,7 +251,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		`LETHE_RETENTION_PURGE_JOBS=[{"name": "short", "interval": "60m", "longest_max_lifetime": 5000}, {cron: CRON_TZ=UTC @daily, shortest_max_lifetime: 5s}]`,
 		"LETHE_PURGE_DELAY=5m", "LETHE_SIGNING_KEY_FILE=/signing.key",
 		"LETHE_STATUS_TTL=1h", "LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_BATCH_EVENTS=1", "LETHE_WORKER_BATCH_TIME=1s",
-		"LETHE_WORKER_CONCURRENCY=9", "LETHE_WORKER_DRAIN_TIMEOUT=1m", "LETHE_WORKER_LISTEN=", "LETHE_WORKER_TIME_SLICE=1h",
+		"LETHE_WORKER_CONCURRENCY=9", "LETHE_WORKER_DRAIN_TIMEOUT=1m", "LETHE_WORKER_LISTEN=", "LETHE_WORKER_MAPPING_DELAY=7s", "LETHE_WORKER_TIME_SLICE=1h",
 	}
 	require.Len(t, environ, len(settings(&config)))
 	config, err = Load(environ, ForAPI, ForWorker)
@@ -402,8 +403,10 @@ func TestValues(t *testing.T) {
 		{"status_ttl", "-24h", term},
 		{"status_ttl", "0", term},
 		{"status_ttl", "", term},
-		{"synapse_beside", "true", "true is not built yet: stop Synapse while Lethe purges, and say false"},
-		{"synapse_beside", "maybe", boolean},
+		{"synapse_beside", "true", ""},
+		{"synapse_beside", "maybe", "one of: auto, true, false"},
+		{"worker.mapping_delay", "4999ms", term},
+		{"worker.mapping_delay", "5s", ""},
 		{"trusted_proxies", "10.0.0.0/8,::1,", ""},
 		{"trusted_proxies", "10.0.0.0/33", "number 1: must be an address or a network"},
 		{"trusted_proxies", "::1,proxy.example.org", "number 2: must be an address or a network"},

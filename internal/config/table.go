@@ -11,10 +11,11 @@ func generalSettings(c *Config) []setting {
 	return []setting{
 		row("server_name", "", optional(&c.ServerName, serverNameFormat).like("example.org"),
 			`The name of this homeserver: the part of its user ids after the colon.`).needed(ForAPI, ForWorker),
-		row("synapse_beside", "", synapseBeside(&c.SynapseBeside).like("false"),
-			`Whether a Synapse uses the same database while Lethe runs. If Synapse created the database, a worker
-			starts only when this is set, because a wrong guess could destroy data. Only false is supported: stop Synapse
-			while Lethe purges.`),
+		row("synapse_beside", "auto", oneOf(&c.SynapseBeside, "auto", "true", "false"),
+			`Whether a Synapse may use the database while Lethe runs. "auto" suits nearly everybody: purges and deletes take
+			Synapse's locks and keep its caches right, whether Synapse runs or not. If one is seen that cannot be told of
+			a purge, jobs wait and say why. "true" makes them wait even if none is seen. With "false" they leave out all that
+			only a running Synapse needs, which makes small purges faster, and they wait while a Synapse is seen.`),
 		row("dialect", DialectNow, oneOf(&c.Dialect, DialectNow, DialectSeed),
 			`The dialect of the admin API. "now" is the API of current Synapse. "seed" is the API that Synapse had
 			when the first admin tools for it were written.`),
@@ -76,7 +77,7 @@ func serverSettings(c *Config) []setting {
 			?ca_file=/path/to/ca.pem for a certificate authority of your own. The server's maxmemory-policy must be
 			noeviction.`).needed(ForAPI, ForAsynqmon, ForScheduler, ForWorker),
 		row("homeserver.config_file", "", optional(&c.Homeserver.ConfigFile, filePathFormat).like("/etc/synapse/homeserver.yaml"),
-			`The configuration file of Synapse. Lethe reads server_name and Synapse's retention settings there. A setting
+			`The configuration file of Synapse. Lethe reads server_name, redis and Synapse's retention settings there. A setting
 			that is set for Lethe too overrides it.`),
 		row("homeserver.url", "", optional(&c.Homeserver.URL, homeserverURLFormat).like("http://127.0.0.1:8008"),
 			`The URL of the homeserver. If the API gets a request below /_matrix or /_synapse/admin that it does not serve
@@ -84,6 +85,10 @@ func serverSettings(c *Config) []setting {
 		row("homeserver.as_token", "", optional(&c.Homeserver.ASToken, tokenFormat).secret().like("a-long-random-text"),
 			`The as_token of Lethe's application service. The registration must cover all local users and aliases and
 			set rate_limited to false. Keep this token secret: it can act as any user, server admins included.`),
+		row("homeserver.redis_url", "", optional(&c.Homeserver.RedisURL, redisURLFormat).secret().like("redis://:password@127.0.0.1:6379"),
+			`The URL of Synapse's Redis, in the same forms as redis.url. Lethe tells Synapse's processes there which of
+			their caches are stale. Set it if Synapse has redis enabled. It is also read from homeserver.config_file. A
+			Synapse without Redis is told through the database, which takes up to a minute for each job.`),
 		row("lock.redis_urls", "", lockURLs(&c.Lock.RedisURLs).secret().like("[redis://10.0.0.1:6379, redis://10.0.0.2:6379, redis://10.0.0.3:6379]"),
 			`The URLs of independent Redis masters that keep the room locks. There must be an odd number of them, three
 			or more, without replication between them, and every process needs the same list. Locks survive the loss of
@@ -136,6 +141,10 @@ func processSettings(c *Config) []setting {
 		row("worker.batch_events", "20000", number(&w.BatchEvents, 1, 1_000_000),
 			`The largest number of events that a batch aims for. Events of the same depth are never split between batches,
 			so a batch can be larger.`),
+		row("worker.mapping_delay", "10s", duration(&w.MappingDelay, 5*time.Second, 10*time.Minute),
+			`How long a purge beside a Synapse leaves the rows of purged events in event_to_state_groups. A Synapse that
+			is about to answer a request for such an event fails without them. The purge is complete when they are gone;
+			while it waits for that, it occupies no worker.`),
 		row("worker.time_slice", "30s", duration(&w.TimeSlice, time.Second, time.Hour),
 			`How long a job runs before it lets another waiting job run.`),
 		row("worker.drain_timeout", "25s", duration(&w.DrainTimeout, time.Second, 10*time.Minute),

@@ -153,18 +153,6 @@ func boolean(field *bool) value {
 	})
 }
 
-// synapseBeside is a boolean that can also be unset, and that cannot be true yet.
-func synapseBeside(field **bool) value {
-	return parsed(field, "false", func(text string) (*bool, error) {
-		var beside bool
-		err := boolean(&beside).set(text)
-		if beside {
-			err = errors.New("true is not built yet: stop Synapse while Lethe purges, and say false")
-		}
-		return &beside, err
-	})
-}
-
 func validAddress(text string) bool {
 	_, port, err := net.SplitHostPort(text)
 	if err == nil && port != "" {

@@ -15,6 +15,7 @@ import (
 	"lethe/internal/config"
 	"lethe/internal/redisdb"
 	"lethe/internal/schema"
+	"lethe/internal/store/beside"
 	"lethe/internal/store/census"
 	"lethe/internal/store/checkup"
 	"lethe/internal/store/journal"
@@ -174,7 +175,7 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 
 // examinePresence warns of a homeserver that works on the same database.
 func (r *Report) examinePresence(ctx context.Context, db *postgres.DB, addError func(string, error)) {
-	switch found, err := checkup.LookForHomeserver(ctx, db); {
+	switch found, err := beside.LookForHomeserver(ctx, db); {
 	case err != nil:
 		addError("beside", err)
 	case found.Seen():
@@ -308,12 +309,6 @@ func (r *Report) examineServerName(ctx context.Context, db *postgres.DB, setting
 		r.add(Mend, "server name", "no user in the database is on "+settings.ServerName+": correct LETHE_SERVER_NAME")
 	} else {
 		r.add(OK, "server name", "the users in the database are on "+settings.ServerName)
-	}
-	made, err := migrate.MadeBySynapse(ctx, db)
-	if err != nil {
-		addError("synapse", err)
-	} else if made && settings.SynapseBeside == nil {
-		r.add(Advice, "synapse", "Synapse created this database: stop Synapse, and set LETHE_SYNAPSE_BESIDE=false, before you start a worker")
 	}
 }
 

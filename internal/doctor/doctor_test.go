@@ -106,8 +106,7 @@ func (w *ward) plainURL() string {
 
 func examineAs(w *ward, url string, change ...func(*config.Config)) Report {
 	settings := config.Default()
-	beside := false
-	settings.Database.URL, settings.ServerName, settings.SynapseBeside = config.Secret(url), serverName, &beside
+	settings.Database.URL, settings.ServerName, settings.SynapseBeside = config.Secret(url), serverName, "false"
 	for _, change := range change {
 		change(&settings)
 	}
@@ -361,9 +360,9 @@ func TestSettings(t *testing.T) {
 	t.Parallel()
 	w := embedded(t)
 	w.exec(`DROP TABLE lethe.migrations_embedded`) // as if Synapse had made the tables
-	report := examineAs(w, w.url, func(c *config.Config) { c.ServerName, c.SynapseBeside = "", nil })
+	report := examineAs(w, w.url, func(c *config.Config) { c.ServerName, c.SynapseBeside = "", "auto" })
 	require.True(t, report.Healthy())
-	for _, about := range []string{"server name", "synapse", "redis"} {
+	for _, about := range []string{"server name", "redis"} {
 		require.Equal(t, Advice, finding(t, report, about).Verdict, about)
 		require.Contains(t, finding(t, report, about).Says, "set LETHE_", about)
 	}

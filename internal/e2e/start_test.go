@@ -34,8 +34,8 @@ func refused(t *testing.T, name string, env ...string) string {
 
 func TestBadSettingsAreAllRefusedAtOnce(t *testing.T) {
 	t.Parallel()
-	said := refused(t, "worker", "LETHE_DATABASE_URL=postgres://u:hunter2@[/db", "LETHE_SYNAPSE_BESIDE=true", "LETHE_STATUS_TTL=soon", "LETHE_SPEED=9")
-	for _, name := range []string{"LETHE_DATABASE_URL", "LETHE_SYNAPSE_BESIDE", "LETHE_STATUS_TTL", "LETHE_SPEED", "LETHE_SERVER_NAME", "not built yet"} {
+	said := refused(t, "worker", "LETHE_DATABASE_URL=postgres://u:hunter2@[/db", "LETHE_SYNAPSE_BESIDE=maybe", "LETHE_STATUS_TTL=soon", "LETHE_SPEED=9")
+	for _, name := range []string{"LETHE_DATABASE_URL", "LETHE_SYNAPSE_BESIDE", "LETHE_STATUS_TTL", "LETHE_SPEED", "LETHE_SERVER_NAME", "auto, true, false"} {
 		require.Contains(t, said, name)
 	}
 	require.NotContains(t, said, "hunter2")
@@ -62,13 +62,12 @@ func TestSchemaThatDoesNotFitIsRefused(t *testing.T) {
 	require.Contains(t, refused(t, "scheduler", "LETHE_DATABASE_URL="+f.database), "run a newer Lethe")
 }
 
-func TestWorkerMustKnowWhoseDatabaseItIs(t *testing.T) {
+func TestWorkerMustKnowItsServerName(t *testing.T) {
 	t.Parallel()
 	synapse := devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump"))
 	require.NoError(t, migrate.Up(t.Context(), synapse))
 	redis := "LETHE_REDIS_URL=" + devstacktest.Redis(t).URL()
-	require.Contains(t, refused(t, "worker", "LETHE_DATABASE_URL="+synapse, "LETHE_SERVER_NAME=lab.test", redis), "LETHE_SYNAPSE_BESIDE")
-	require.Contains(t, refused(t, "worker", "LETHE_DATABASE_URL="+synapse, "LETHE_SERVER_NAME=other.test", "LETHE_SYNAPSE_BESIDE=false", redis), "LETHE_SERVER_NAME")
+	require.Contains(t, refused(t, "worker", "LETHE_DATABASE_URL="+synapse, "LETHE_SERVER_NAME=other.test", redis), "LETHE_SERVER_NAME")
 }
 
 func TestReadiness(t *testing.T) {

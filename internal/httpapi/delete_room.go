@@ -240,7 +240,7 @@ type deleteBody struct {
 	// Held is the reason of the room's hold, "" if the room is not held.
 	Held string `json:"held,omitempty"`
 
-	// WaitsFor says what the delete waits for between shutdown and purge.
+	// WaitsFor says what the delete waits for, "" if it runs or only waits for its turn.
 	WaitsFor string `json:"waits_for,omitempty"`
 
 	// Report is what the delete has left, nil before the check at its end.
@@ -260,7 +260,7 @@ func (s *server) newDeleteBody(id, room string, state journal.State, details tas
 		body.Status, body.Error = "failed", "cancelled"
 	default:
 		// A delete that has begun is active while it waits for a worker, too.
-		body.Status, body.Phase, body.WaitsFor = "active", details.Phase, details.WaitsFor()
+		body.Status, body.Phase = "active", details.Phase
 		if details.Phase == "" && state != journal.Running {
 			body.Status = "scheduled"
 		}
@@ -306,6 +306,7 @@ func (s *server) deleteStatus(c echo.Context, _ string) error {
 		return err
 	}
 	body := s.newDeleteBody(id, status.Room, status.State, details, status.Error)
+	body.WaitsFor = status.WaitsFor
 	body.Held, err = s.holdReason(ctx, status.Room, status.State)
 	return answerOK(c, body, err)
 }
@@ -340,7 +341,7 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 		for len(others) > 0 && others[0].ChangedTS < job.ChangedTS {
 			results, others = append(results, s.taskDeleteBody(others[0])), others[1:]
 		}
-		details := tasks.DeleteStatus{Phase: job.Phase, LeavesAt: job.LeavesAt}
+		details := tasks.DeleteStatus{Phase: job.Phase}
 		if job.Result != nil {
 			// What was left is in the same object as the result of the shutdown.
 			var left struct{ *leftover.Report }
@@ -355,6 +356,7 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 			reason = *job.Error
 		}
 		body := s.newDeleteBody(job.ID, job.Room, job.State, details, reason)
+		body.WaitsFor = job.WaitsFor
 		if body.Held, err = s.holdReason(ctx, job.Room, job.State); err != nil {
 			return err
 		}

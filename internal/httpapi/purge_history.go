@@ -113,6 +113,9 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 		Error  string `json:"error,omitempty"`
 		Held   string `json:"held,omitempty"` // the hold's reason
 
+		// WaitsFor says what the purge waits for, "" if it runs or only waits for its turn.
+		WaitsFor string `json:"waits_for,omitempty"`
+
 		// AbsorbedBy is the id of the purge that does the work of this one.
 		AbsorbedBy string `json:"absorbed_by,omitempty"`
 	}
@@ -128,7 +131,7 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 	case journal.Cancelled:
 		body.Status, body.Error = "failed", "cancelled"
 	default:
-		body.Status = "active"
+		body.Status, body.WaitsFor = "active", status.WaitsFor
 		body.Held, err = s.holdReason(ctx, status.Room, status.State)
 	}
 	return answerOK(c, body, err)

@@ -36,16 +36,23 @@ type Status struct {
 	// Error says why the job failed, "" unless it did.
 	Error string
 
+	// WaitsFor is what a queued job waits for, in words, "" if it only waits for its turn.
+	WaitsFor string
+
 	// Progress is the job's checkpoint in JSON, "" before the first batch.
 	Progress string
 }
 
 // StatusOf returns the status of a job from its row.
 func StatusOf(job journal.Job) Status {
-	return Status{
+	status := Status{
 		ID: job.ID, Kind: job.Kind, Room: job.Room, State: job.State,
 		Generation: job.Generation, Error: job.Error, Progress: string(job.Checkpoint),
 	}
+	if job.State == journal.Queued {
+		status.WaitsFor = job.WaitsFor
+	}
+	return status
 }
 
 // A Board serves the statuses of jobs, from Redis if possible.
@@ -121,7 +128,7 @@ func (b *Board) post(ctx context.Context, status Status, ttl time.Duration) {
 	err := postStatus.Run(ctx, b.redis, []string{redisdb.JobStatus(status.ID)},
 		status.Generation, strconv.FormatBool(status.State.Ended()), ttl.Milliseconds(),
 		"kind", string(status.Kind), "room", status.Room, "state", string(status.State),
-		"error", status.Error, "progress", status.Progress).Err()
+		"error", status.Error, "waits_for", status.WaitsFor, "progress", status.Progress).Err()
 	if err != nil {
 		b.fail("post")
 		b.log.WarnContext(ctx, "status not posted to Redis", "job", status.ID, "error", err)
@@ -180,7 +187,7 @@ func (b *Board) read(ctx context.Context, id string) (Status, bool, error) {
 	posted, err2 := strconv.ParseInt(fields["posted"], 10, 64)
 	status := Status{
 		ID: id, Kind: journal.Kind(fields["kind"]), Room: fields["room"], State: journal.State(fields["state"]),
-		Generation: generation, Error: fields["error"], Progress: fields["progress"],
+		Generation: generation, Error: fields["error"], WaitsFor: fields["waits_for"], Progress: fields["progress"],
 	}
 	// After a failover the clock may be another server's, ahead or behind.
 	age := time.Duration(now-posted) * time.Millisecond

@@ -36,12 +36,14 @@ const (
 	YieldFederation  Yield = "federation"
 	YieldHeld        Yield = "held"
 	YieldLowQueue    Yield = "low queue"
+	YieldMappings    Yield = "mappings"
 	YieldPurgeDelay  Yield = "purge delay"
 	YieldQueueFull   Yield = "queue full"
 	YieldRate        Yield = "rate"
 	YieldRoomBusy    Yield = "room busy"
 	YieldRoomLocked  Yield = "room locked"
 	YieldSlice       Yield = "slice"
+	YieldSynapse     Yield = "synapse"
 	YieldTimeout     Yield = "timeout"
 	YieldUnreachable Yield = "database unreachable"
 )
@@ -86,7 +88,7 @@ type Definition struct {
 
 var (
 	registry = []Definition{
-		{PurgeHistory, Default, "purge_history", anyEnd, yieldsOfRooms(YieldAbsorbed), nil},
+		{PurgeHistory, Default, "purge_history", anyEnd, yieldsOfRooms(YieldAbsorbed, YieldMappings), nil},
 		{DeleteRoom, Critical, "shutdown_and_purge_room", append(slices.Clone(anyEnd), journal.Cancelled), yieldsOfRooms(YieldFederation, YieldPurgeDelay), nil},
 		{RetentionSweep, Default, "retention_sweep", anyEnd, yieldsOfAll(YieldQueueFull), []string{
 			"enqueued", "deleting", "purging", "held", "nothing_expired", "no_limit", "other_job", "failed",
@@ -106,7 +108,7 @@ func yieldsOfAll(further ...Yield) []Yield {
 
 // yieldsOfRooms returns the reasons of every kind with a room, and further ones.
 func yieldsOfRooms(further ...Yield) []Yield {
-	return append(yieldsOfAll(YieldHeld, YieldLowQueue, YieldRate, YieldRoomLocked), further...)
+	return append(yieldsOfAll(YieldHeld, YieldLowQueue, YieldRate, YieldRoomLocked, YieldSynapse), further...)
 }
 
 // Registry returns the definitions of all kinds of jobs.

@@ -79,6 +79,18 @@ type Metrics struct {
 	// batches whose references PostgreSQL had to check row by row, by the job's kind.
 	JobRowWiseBatches *prometheus.CounterVec
 
+	// HomeserverLockSeconds (lethe_homeserver_lock_seconds) is how long it took to lock a
+	// room at the homeserver, or to give up, in seconds.
+	HomeserverLockSeconds prometheus.Observer
+
+	// HomeserverMessages (lethe_homeserver_messages_total) is the number of messages to
+	// the homeserver's processes, by message and outcome.
+	HomeserverMessages *prometheus.CounterVec
+
+	// MappingsSwept (lethe_mappings_swept_total) is the number of rows of
+	// event_to_state_groups that were deleted after their delay.
+	MappingsSwept prometheus.Counter
+
 	// JobRetries (lethe_job_retries_total) is the number of runs that failed and will
 	// be repeated, by the job's kind.
 	JobRetries *prometheus.CounterVec
@@ -198,24 +210,27 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		EventsPurged:      counter("lethe_events_purged_total", "Events deleted by committed batches.").WithLabelValues(),
 		FenceRejections:   counter("lethe_fence_rejections_total", "Batches refused because another worker had taken the room's lock.").WithLabelValues(),
 		JobsPruned:        counter("lethe_jobs_pruned_total", "Ended jobs whose rows were deleted from the journal.").WithLabelValues(),
+		MappingsSwept:     counter("lethe_mappings_swept_total", "Rows of event_to_state_groups deleted after their delay.").WithLabelValues(),
 		LockLosses:        counter("lethe_lock_losses_total", "Room locks lost while held.").WithLabelValues(),
 		ReadsWithoutLease: counter("lethe_reads_without_lease_total", "Pages read without a lease of their room.").WithLabelValues(),
 		RatePauseSeconds:  counter("lethe_rate_pause_seconds_total", "How long purges of sweeps have paused to keep retention.rows_per_second.").WithLabelValues(),
 
-		AbandonedRooms:     counter("lethe_abandoned_rooms_total", "Rooms that sweeps for abandoned rooms have decided about.", "outcome"),
-		HTTPRequestSeconds: histogram("lethe_http_request_seconds", "How long HTTP requests took.", "route", "method", "status"),
-		JobBatches:         counter("lethe_job_batches_total", "Committed batches.", "kind"),
-		JobBatchSeconds:    histogram("lethe_job_batch_seconds", "How long batches took from begin to commit.", "kind"),
-		JobRowWiseBatches:  counter("lethe_job_row_wise_batches_total", "Committed batches whose references were checked row by row.", "kind"),
-		JobRetries:         counter("lethe_job_retries_total", "Runs that failed and will be repeated.", "kind"),
-		JobsEnded:          counter("lethe_jobs_ended_total", "Jobs that ended, by final state.", "kind", "state"),
-		JobsRunning:        gauge("lethe_jobs_running", "Jobs that this worker runs.", "kind"),
-		JobYields:          counter("lethe_job_yields_total", "Times a job stopped running before its end without having failed.", "kind", "reason"),
-		LockHoldSeconds:    histogram("lethe_lock_hold_seconds", "How long a room's lock was held.", "mode"),
-		LockWaitSeconds:    histogram("lethe_lock_wait_seconds", "How long it took to get a room's lock, or to give up.", "mode"),
-		PageSeconds:        histogram("lethe_page_seconds", "How long it took to make a page of a room's history.", "reader"),
-		QueueJobs:          gauge("lethe_queue_jobs", "Jobs that have not ended.", "queue", "state"),
-		QueueOldestSeconds: gauge("lethe_queue_oldest_seconds", "How long the oldest queued job has waited for a worker.", "queue"),
+		AbandonedRooms:        counter("lethe_abandoned_rooms_total", "Rooms that sweeps for abandoned rooms have decided about.", "outcome"),
+		HTTPRequestSeconds:    histogram("lethe_http_request_seconds", "How long HTTP requests took.", "route", "method", "status"),
+		HomeserverLockSeconds: histogram("lethe_homeserver_lock_seconds", "How long it took to lock a room at the homeserver, or to give up.").WithLabelValues(),
+		HomeserverMessages:    counter("lethe_homeserver_messages_total", "Messages to the homeserver's processes.", "message", "outcome"),
+		JobBatches:            counter("lethe_job_batches_total", "Committed batches.", "kind"),
+		JobBatchSeconds:       histogram("lethe_job_batch_seconds", "How long batches took from begin to commit.", "kind"),
+		JobRowWiseBatches:     counter("lethe_job_row_wise_batches_total", "Committed batches whose references were checked row by row.", "kind"),
+		JobRetries:            counter("lethe_job_retries_total", "Runs that failed and will be repeated.", "kind"),
+		JobsEnded:             counter("lethe_jobs_ended_total", "Jobs that ended, by final state.", "kind", "state"),
+		JobsRunning:           gauge("lethe_jobs_running", "Jobs that this worker runs.", "kind"),
+		JobYields:             counter("lethe_job_yields_total", "Times a job stopped running before its end without having failed.", "kind", "reason"),
+		LockHoldSeconds:       histogram("lethe_lock_hold_seconds", "How long a room's lock was held.", "mode"),
+		LockWaitSeconds:       histogram("lethe_lock_wait_seconds", "How long it took to get a room's lock, or to give up.", "mode"),
+		PageSeconds:           histogram("lethe_page_seconds", "How long it took to make a page of a room's history.", "reader"),
+		QueueJobs:             gauge("lethe_queue_jobs", "Jobs that have not ended.", "queue", "state"),
+		QueueOldestSeconds:    gauge("lethe_queue_oldest_seconds", "How long the oldest queued job has waited for a worker.", "queue"),
 
 		QueueStalledSeconds: gauge("lethe_queue_stalled_seconds", "The longest time for which a running job has committed nothing.", "queue"),
 

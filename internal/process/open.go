@@ -22,6 +22,7 @@ import (
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
 	"lethe/internal/store/postgres"
+	"lethe/internal/synapse"
 )
 
 // open opens what the parts of a process share. It does not wait for any server:
@@ -32,6 +33,7 @@ func open(ctx context.Context, settings config.Config, log *slog.Logger, makeMon
 		func() error { return p.openBase(ctx) },
 		p.openLocks,
 		p.openHomeserver,
+		func() error { return p.openSynapse(ctx) },
 		p.openReaders,
 		p.readSigningKey,
 		func() error { return p.openMonitor(makeMonitor) },
@@ -127,6 +129,38 @@ func (p *process) openHomeserver() error {
 	if token := p.settings.Homeserver.ASToken; token != "" {
 		p.service = client.Service(string(token))
 	}
+	return nil
+}
+
+// openSynapse opens the Synapse that may be running on the database, and its Redis. It
+// listens until the process is closed.
+func (p *process) openSynapse(ctx context.Context) error {
+	options := synapse.Options{
+		Mode: synapse.Mode(p.settings.SynapseBeside), ServerName: p.settings.ServerName, Log: p.log, Metrics: p.metrics,
+	}
+	if p.homeserver != nil {
+		options.Alive = p.homeserver.Alive
+	}
+	address := p.settings.Homeserver.RedisURL
+	if address != "" && options.Mode != synapse.Stopped && p.settings.ServerName != "" && !slices.Equal(p.purposes, []config.Purpose{config.ForAsynqmon}) {
+		client, err := redisdb.Open(string(address))
+		if err != nil {
+			return fmt.Errorf("homeserver.redis_url: %w", err)
+		}
+		p.onClose(func(context.Context) { _ = client.Close() })
+		options.Redis = client
+	}
+	p.synapse = synapse.New(p.db, options)
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.synapse.Run(ctx)
+	}()
+	p.onClose(func(context.Context) {
+		stop()
+		<-done
+	})
 	return nil
 }
 

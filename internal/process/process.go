@@ -25,6 +25,7 @@ import (
 	"lethe/internal/schedule"
 	"lethe/internal/shutdown"
 	"lethe/internal/store/postgres"
+	"lethe/internal/synapse"
 	"lethe/internal/tasks"
 )
 
@@ -70,6 +71,9 @@ type process struct {
 
 	// service is nil without homeserver.as_token.
 	service *homeserver.Service
+
+	// synapse is the Synapse that may be running on the database.
+	synapse *synapse.Synapse
 
 	// signingKey is nil without signing_key_file.
 	signingKey *matrix.SigningKey
@@ -142,24 +146,29 @@ func (p *process) part(purpose config.Purpose) part {
 		}}
 	case config.ForWorker:
 		return part{name: "worker", listen: p.settings.Worker.Listen, run: func(ctx context.Context) error {
+			var group sync.WaitGroup
+			group.Go(func() { p.synapse.Sweep(ctx) })
+			defer group.Wait()
 			return tasks.NewWorker(tasks.Services{
 				DB: p.db, Redis: p.redis, Locks: p.locks, Board: p.board, Log: p.log, Metrics: p.metrics,
 			}, tasks.WorkerOptions{
-				BatchEvents:   p.settings.Worker.BatchEvents,
-				BatchTime:     p.settings.Worker.BatchTime,
-				Beside:        p.service != nil,
-				Concurrency:   p.settings.Worker.Concurrency,
-				DrainTimeout:  p.settings.Worker.DrainTimeout,
-				Homeserver:    p.shutdownHomeserver(),
-				MaxQueued:     p.settings.Retention.Limits.MaxQueued,
-				MaxRunning:    p.settings.Retention.Limits.MaxRunning,
-				Retention:     p.settings.Retention.Rules,
-				RowsPerSecond: p.settings.Retention.Limits.RowsPerSecond,
-				SchemaCompat:  p.settings.SchemaCompat,
-				ServerName:    p.settings.ServerName,
-				Tables:        p.settings.Tables,
-				TimeSlice:     p.settings.Worker.TimeSlice,
-				Tracer:        p.tracer,
+				BatchEvents:    p.settings.Worker.BatchEvents,
+				BatchTime:      p.settings.Worker.BatchTime,
+				Concurrency:    p.settings.Worker.Concurrency,
+				DrainTimeout:   p.settings.Worker.DrainTimeout,
+				Homeserver:     p.shutdownHomeserver(),
+				HomeserverRuns: p.service != nil,
+				MappingDelay:   p.settings.Worker.MappingDelay,
+				MaxQueued:      p.settings.Retention.Limits.MaxQueued,
+				MaxRunning:     p.settings.Retention.Limits.MaxRunning,
+				Retention:      p.settings.Retention.Rules,
+				RowsPerSecond:  p.settings.Retention.Limits.RowsPerSecond,
+				SchemaCompat:   p.settings.SchemaCompat,
+				ServerName:     p.settings.ServerName,
+				Synapse:        p.synapse,
+				Tables:         p.settings.Tables,
+				TimeSlice:      p.settings.Worker.TimeSlice,
+				Tracer:         p.tracer,
 			}).Run(ctx)
 		}}
 	case config.ForScheduler:
@@ -167,6 +176,7 @@ func (p *process) part(purpose config.Purpose) part {
 			var group sync.WaitGroup
 			group.Go(func() { dispatch.NewReconciler(p.db, p.redis, p.board, p.log, p.metrics).Run(ctx) })
 			group.Go(func() { p.scheduler().Run(ctx) })
+			group.Go(func() { p.synapse.Sweep(ctx) })
 			pruned := func(rows int) { p.metrics.JobsPruned.Add(float64(rows)) }
 			group.Go(func() { jobs.NewPruner(p.db, p.settings.JournalKeep, p.log, pruned).Run(ctx) })
 			group.Go(func() { jobs.NewQueueWatch(p.db, p.log, p.metrics).Run(ctx) })

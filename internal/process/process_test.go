@@ -22,6 +22,7 @@ import (
 	"lethe/internal/monitor"
 	"lethe/internal/schedule"
 	"lethe/internal/store/migrate"
+	"lethe/internal/synapse"
 )
 
 // unreachable is the URL of a Redis that is not there.
@@ -361,21 +362,20 @@ func TestRunStopsAllPartsWhenOneFails(t *testing.T) {
 func TestDatabaseThatDoesNotFit(t *testing.T) {
 	t.Parallel()
 	redis := devstacktest.Redis(t)
-	no := false
 	const bySynapse = `DROP TABLE lethe.migrations_embedded`
 	const elsewhere = `INSERT INTO users (name, creation_ts) VALUES ('@a:other.test', 0)`
 	for name, test := range map[string]struct {
 		sql     string
-		beside  *bool
+		beside  string
 		purpose config.Purpose
 		want    error
 	}{
-		"a schema of another version":  {`INSERT INTO lethe.migrations_lethe (version_id, is_applied) VALUES (99, true)`, nil, config.ForAPI, migrate.ErrSchema},
-		"Synapse's, and nothing said":  {bySynapse, nil, config.ForWorker, ErrBeside},
-		"Synapse's, which is stopped":  {bySynapse, &no, config.ForWorker, nil},
-		"of another server":            {elsewhere, nil, config.ForWorker, ErrServerName},
-		"Synapse's, and not a worker":  {bySynapse, nil, config.ForScheduler, nil},
-		"of another server, in an api": {elsewhere, nil, config.ForAPI, nil},
+		"a schema of another version":  {`INSERT INTO lethe.migrations_lethe (version_id, is_applied) VALUES (99, true)`, "auto", config.ForAPI, migrate.ErrSchema},
+		"Synapse's, but too old":       {bySynapse, "auto", config.ForWorker, synapse.ErrTooOld},
+		"Synapse's, which is stopped":  {bySynapse, "false", config.ForWorker, nil},
+		"of another server":            {elsewhere, "auto", config.ForWorker, ErrServerName},
+		"Synapse's, and not a worker":  {bySynapse, "auto", config.ForScheduler, nil},
+		"of another server, in an api": {elsewhere, "auto", config.ForAPI, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

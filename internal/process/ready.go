@@ -11,19 +11,14 @@ import (
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
 	"lethe/internal/store/migrate"
+	"lethe/internal/synapse"
 	"lethe/internal/wait"
 )
 
-var (
-	// ErrBeside is returned by a worker whose database was created by Synapse, if
-	// the settings do not say whether that Synapse is running.
-	ErrBeside = errors.New("Synapse created this database: set LETHE_SYNAPSE_BESIDE to say whether it runs at the same time as Lethe")
-
-	// ErrServerName is returned by a worker if no user in the database has its
-	// server name. With a wrong name, the worker would take local events for remote
-	// events and delete them.
-	ErrServerName = errors.New("LETHE_SERVER_NAME is wrong: no user in this database has this server name")
-)
+// ErrServerName is returned by a worker if no user in the database has its
+// server name. With a wrong name, the worker would take local events for remote
+// events and delete them.
+var ErrServerName = errors.New("LETHE_SERVER_NAME is wrong: no user in this database has this server name")
 
 const (
 	// retryInterval is the wait between two checks of the servers, before jitter.
@@ -37,8 +32,10 @@ const (
 // cannot help, and nil if the context ends first.
 func (p *process) awaitServers(ctx context.Context) error {
 	canWait := func(err error) bool {
-		if errors.Is(err, migrate.ErrSchema) || errors.Is(err, ErrBeside) || errors.Is(err, ErrServerName) {
-			return false
+		for _, final := range []error{migrate.ErrSchema, ErrServerName, synapse.ErrTooOld, synapse.ErrStateElsewhere} {
+			if errors.Is(err, final) {
+				return false
+			}
 		}
 		if ctx.Err() == nil {
 			p.log.WarnContext(ctx, "waiting to start", "error", err)
@@ -66,21 +63,18 @@ func (p *process) check(ctx context.Context) error {
 			return err
 		}
 	}
-	if p.serves(config.ForWorker) {
-		return p.checkOwner(ctx)
+	found := p.synapse.Find(ctx)
+	if !p.serves(config.ForWorker) {
+		return nil // it only tells Synapse what it does, if it can
 	}
-	return nil
+	if found != nil {
+		return found
+	}
+	return p.checkOwner(ctx)
 }
 
 // checkOwner returns why a worker must not change the database, or nil.
 func (p *process) checkOwner(ctx context.Context) error {
-	made, err := migrate.MadeBySynapse(ctx, p.db)
-	switch {
-	case err != nil:
-		return err
-	case made && p.settings.SynapseBeside == nil:
-		return ErrBeside
-	}
 	ours, err := migrate.HasUsersOf(ctx, p.db, p.settings.ServerName)
 	if err == nil && !ours {
 		err = ErrServerName

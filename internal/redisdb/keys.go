@@ -32,3 +32,7 @@ func RetentionRows() string { return "lethe:retention:rows" }
 
 // JobStatus names the HASH of a job's status.
 func JobStatus(id string) string { return "lethe:job:{" + id + "}" }
+
+// HomeserverChannel names the channel on which the processes of a Synapse tell each
+// other what they have done. It is Synapse's own, in the Redis server of Synapse.
+func HomeserverChannel(serverName string) string { return serverName }

@@ -32,7 +32,7 @@ func TestTablesAreWellFormed(t *testing.T) {
 			require.Contains(t, []string{"SELECT", "INSERT", "UPDATE", "DELETE"}, right, table.Name)
 		}
 		for _, column := range table.Used(schema.UsePurge | schema.UseDelete | schema.UseShutdown | schema.UseRead) {
-			require.Contains(t, []string{"text", "int", "bool", "jsonb", "tsvector"}, column.Kind, table.Name)
+			require.Contains(t, []string{"text", "text[]", "int", "bool", "jsonb", "tsvector"}, column.Kind, table.Name)
 		}
 		for key := range strings.SplitSeq(table.Keys, ",") {
 			for column := range strings.SplitSeq(strings.TrimSpace(key), "+") {

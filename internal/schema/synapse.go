@@ -60,6 +60,13 @@ var tables = []Table{
 		Columns: `room_id text SR, user_id text SR`,
 	},
 	{
+		Name:   "cache_invalidation_stream_by_instance",
+		Absent: "where Lethe made the tables",
+		Rights: "SELECT INSERT",
+		Columns: `stream_id int PD, instance_name text PD, cache_func text PD, keys text[] PD,
+			invalidation_ts int PD`,
+	},
+	{
 		Name: "current_state_delta_stream", Purge: Keeps, Delete: Keeps,
 		Why:    "a stream of all rooms, which Synapse cuts by time",
 		Rights: "SELECT INSERT",
@@ -440,9 +447,9 @@ var tables = []Table{
 	{
 		Name:   "scheduled_tasks",
 		Absent: "where Lethe made the tables",
-		Rights: "SELECT",
-		Columns: `id text R, action text R, status text R, timestamp int R, resource_id text R, result text R,
-			error text R`,
+		Rights: "SELECT INSERT", Keys: "id",
+		Columns: `id text PDR, action text PDR, status text PDR, timestamp int PDR, resource_id text PDR, params text PD,
+			result text R, error text PDR`,
 	},
 	{
 		Name:    "schema_compat_version",
@@ -503,9 +510,9 @@ var tables = []Table{
 	},
 	{
 		Name: "state_groups_pending_deletion", Purge: Adjusts, Delete: Deletes,
-		Absent:  "before schema 89",
-		Rights:  "SELECT DELETE",
-		Columns: `state_group int PDS`,
+		Absent: "before schema 89",
+		Rights: "SELECT INSERT DELETE", Keys: "state_group",
+		Columns: `state_group int PDS, insertion_ts int PDS`,
 	},
 	{
 		Name: "state_groups_persisting", Purge: Keeps, Delete: Keeps,
@@ -611,5 +618,25 @@ var tables = []Table{
 		Name: "users_who_share_private_rooms", Purge: Keeps, Delete: Deletes,
 		Rights:  "SELECT DELETE",
 		Columns: `room_id text D`,
+	},
+	{
+		Name:    "worker_locks",
+		Absent:  "where Lethe made the tables",
+		Rights:  "SELECT",
+		Columns: `instance_name text PD, last_renewed_ts int PD`,
+	},
+	{
+		Name:   "worker_read_write_locks",
+		Absent: "where Lethe made the tables, and before schema 80",
+		Rights: "SELECT INSERT UPDATE DELETE", References: true,
+		Columns: `lock_name text PD, lock_key text PD, instance_name text PD, write_lock bool PD, token text PD,
+			last_renewed_ts int PD`,
+	},
+	{
+		// Triggers write it, with the rights of the role that writes the locks.
+		Name:   "worker_read_write_locks_mode",
+		Absent: "where Lethe made the tables, and before schema 80",
+		Rights: "SELECT INSERT UPDATE DELETE", References: true,
+		Columns: `lock_name text PD, lock_key text PD, write_lock bool PD, token text PD`,
 	},
 }

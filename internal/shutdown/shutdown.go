@@ -87,6 +87,13 @@ type Progress struct {
 // Done reports whether the shutdown has finished.
 func (p Progress) Done() bool { return p.Stage == stageDone }
 
+// Again returns the progress of a shutdown that has finished, but must remove users who
+// have joined since. The result so far is kept.
+func (p Progress) Again() Progress {
+	p.Stage, p.After = stageUsersAgain, ""
+	return p
+}
+
 // WithLists returns the result with empty lists instead of nil ones, which JSON
 // would show as null.
 func (r Result) WithLists() Result {

@@ -7,6 +7,7 @@
 //   - admin: what the admin API reads
 //   - expiry: retention policies and abandoned rooms
 //   - purge: deleting history, rooms and state groups
+//   - beside: what a running Synapse shares with Lethe through the database
 //   - census: how a database differs from Synapse's tables as Lethe knows them
 //   - checkup: privileges and indexes that a database lacks
 //   - migrate: the versions of the schema

@@ -64,9 +64,6 @@ func (w *Worker) newAbandonedSweep(ctx context.Context, job journal.Job, run jou
 	if !s.config.Abandoned.Enabled {
 		return nil, errAbandonedOff
 	}
-	if w.options.Beside {
-		return nil, errBeside
-	}
 	// Otherwise the sweep would make deletes that all fail.
 	if _, err := w.purger.Room(ctx, purge.RoomRequest{}); err != nil {
 		return nil, err

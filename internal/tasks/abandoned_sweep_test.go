@@ -228,10 +228,7 @@ func TestAbandonedSweepThatIsNotEnabledFails(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	options := forsaking()
-	options.Beside = true
-	_, err := l.worker(options).newAbandonedSweep(l.Ctx, journal.Job{}, journal.Run{})
-	require.ErrorIs(t, err, errBeside)
 	options.Retention.Abandoned.Enabled = false
-	_, err = l.worker(options).newAbandonedSweep(l.Ctx, journal.Job{}, journal.Run{})
+	_, err := l.worker(options).newAbandonedSweep(l.Ctx, journal.Job{}, journal.Run{})
 	require.ErrorIs(t, err, errAbandonedOff)
 }

@@ -10,6 +10,7 @@ import (
 	"lethe/internal/lock"
 	"lethe/internal/observe"
 	"lethe/internal/store/journal"
+	"lethe/internal/synapse"
 )
 
 // errDraining is the cause that ends a wait for a lock when the worker drains.
@@ -26,11 +27,25 @@ type roomBatch struct {
 
 	outer context.Context // the run's, which may outlive the lock
 	close func()
+
+	// synapse is the room's lock at Synapse, nil if the batch needs none, and way how
+	// Synapse learns of the batch. If owned is set, the batch releases the lock.
+	synapse *synapse.Lock
+	owned   bool
+	way     synapse.Way
+
+	// told is the id of the invalidation that the batch has written, 0 for none.
+	told int64
 }
 
 // begin takes the room's write lock and opens a batch. The context that it returns
-// ends with the lock. The caller must call end, whether or not it commits the batch.
+// ends with the lock. The caller must call end, whether or not it commits the batch. It
+// fails with a [synapse.Waiting] if nothing may be deleted now.
 func (w *Worker) begin(ctx context.Context, kind journal.Kind, room string, run journal.Run) (context.Context, *roomBatch, error) {
+	way, err := w.ready(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	locking, cancel := context.WithCancelCause(ctx)
 	// Draining ends the wait for the lock, but not the batch.
 	stop := context.AfterFunc(w.drain, func() { cancel(errDraining) })
@@ -46,7 +61,7 @@ func (w *Worker) begin(ctx context.Context, kind journal.Kind, room string, run 
 	}
 	b := &roomBatch{
 		Batch:  w.journal.Begin(run, journal.RoomLock{Room: room, Fence: held.Fence(), Lease: lockLease}),
-		worker: w, kind: kind, lock: held, locked: time.Now(), outer: ctx, close: func() { cancel(nil) },
+		worker: w, kind: kind, lock: held, locked: time.Now(), outer: ctx, close: func() { cancel(nil) }, way: way,
 	}
 	ctx, b.span = observe.StartSpan(held.Context(), "batch", slog.Int64("fence", held.Fence()))
 	return ctx, b, nil
@@ -61,6 +76,9 @@ func (b *roomBatch) took() time.Duration { return time.Since(b.locked) }
 func (b *roomBatch) end(err *error) {
 	defer b.close()
 	b.Rollback(b.outer)
+	if b.owned {
+		b.synapse.Release(b.outer)
+	}
 	b.span.End(*err)
 	metrics := b.worker.metrics
 	if *err == nil {

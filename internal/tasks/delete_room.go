@@ -15,6 +15,7 @@ import (
 	"lethe/internal/store/journal"
 	"lethe/internal/store/leftover"
 	"lethe/internal/store/purge"
+	"lethe/internal/synapse"
 )
 
 // DeleteRoom is a request to shut a room down, and to delete it if Purge is set.
@@ -114,6 +115,13 @@ type deleteRoomCheckpoint struct {
 	// other server has users in the room.
 	LeavesAt int64 `json:"leaves_at,omitempty"`
 
+	// Returns is how often users have joined again after the shutdown.
+	Returns int `json:"returns,omitempty"`
+
+	// Task is the id of the task with which Synapse clears its caches of the room, ""
+	// if it is not asked.
+	Task string `json:"task,omitempty"`
+
 	// Size is the size of the next batch: in users, and then in events.
 	Size int `json:"size"`
 
@@ -136,10 +144,6 @@ type DeleteStatus struct {
 
 	// Shutdown is the result of the shutdown so far. Its lists are never nil.
 	Shutdown shutdown.Result `json:"shutdown_room"`
-
-	// LeavesAt is the place in the stream of events that the homeserver's federation must
-	// reach before the purge begins; 0 if the delete does not wait for that.
-	LeavesAt int64 `json:"leaves_at"`
 
 	// Report is what the delete has left, nil before the check at its end.
 	*leftover.Report
@@ -178,6 +182,12 @@ type deleteRoom struct {
 
 	// room deletes the room. It is nil if the room is only shut down.
 	room *purge.Room
+
+	// keptOut is the room's lock at Synapse while its rows are deleted, nil before.
+	keptOut *synapse.Lock
+
+	// told says that Synapse was told of the last batch.
+	told bool
 }
 
 func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal.Run) (work, error) {
@@ -202,18 +212,18 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal
 		return nil, err
 	}
 	// The checks of tables come before any user is removed, so that a room which cannot
-	// be shut down or deleted is not half shut down. Beside a homeserver that shuts the
-	// room down itself, Lethe writes no events.
-	if !w.options.Beside && d.at.Phase == phaseShuttingDown && !d.at.Done() {
+	// be shut down or deleted is not half shut down. Where a homeserver shuts the room
+	// down, Lethe writes no events.
+	if !w.options.HomeserverRuns && d.at.Phase == phaseShuttingDown && !d.at.Done() {
 		if err := w.purger.CheckShutdown(ctx); err != nil {
+			return nil, err
+		}
+		if err := w.mayWriteEvents(ctx); err != nil {
 			return nil, err
 		}
 	}
 	if !parameters.Purge {
 		return d, nil
-	}
-	if w.options.Beside {
-		return nil, errBeside
 	}
 	request := purge.RoomRequest{Room: job.Room, ServerName: w.options.ServerName, Force: parameters.ForcePurge}
 	if parameters.Abandoned {
@@ -320,7 +330,10 @@ func (d *deleteRoom) beginPurge(ctx context.Context) error {
 	if err := d.awaitLeaves(ctx); err != nil {
 		return err
 	}
-	if err := d.room.Guard(ctx); err != nil {
+	switch err := d.room.Guard(ctx); {
+	case errors.Is(err, purge.ErrUsersJoined):
+		return d.removeReturned(ctx, err)
+	case err != nil:
 		return err
 	}
 	d.at.Phase, d.at.Size = phasePurging, d.worker.firstRows()
@@ -346,10 +359,16 @@ func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	if len(parts) == 0 {
+		if err := d.endBeside(ctx); err != nil {
+			return false, err
+		}
 		d.checkLeft(ctx)
 		return true, nil
 	}
 	rows, err := d.deleteParts(ctx, parts)
+	if errors.Is(err, purge.ErrUsersJoined) && d.at.EventsDeleted+d.at.RowsDeleted == 0 {
+		return false, d.removeReturned(ctx, err)
+	}
 	if err != nil || !d.parameters.Abandoned {
 		return false, err
 	}
@@ -364,6 +383,9 @@ func (d *deleteRoom) deleteParts(ctx context.Context, parts purge.Parts) (rows i
 		return 0, err
 	}
 	defer b.end(&err)
+	if err := d.keepOut(ctx, b); err != nil {
+		return 0, err
+	}
 	done, err := d.room.Delete(ctx, b.Batch, parts, d.at.At, d.size())
 	if err != nil {
 		return 0, err
@@ -376,7 +398,7 @@ func (d *deleteRoom) deleteParts(ctx context.Context, parts purge.Parts) (rows i
 	next.Sample = next.Sample.With(done.Sample)
 	next.rowWise(done.RowWise)
 	next.Size = d.worker.nextBatch(next.Size, minEvents, b.took())
-	return done.Events + done.StateGroups, d.commit(ctx, b, next)
+	return done.Events + done.StateGroups, d.commitDeleted(ctx, b, next, parts)
 }
 
 // size returns the size of the next batch of the purge, limited as in
@@ -394,8 +416,12 @@ func (d *deleteRoom) begin(ctx context.Context) (context.Context, *roomBatch, er
 
 // commit commits a batch with the checkpoint after it.
 func (d *deleteRoom) commit(ctx context.Context, b *roomBatch, next deleteRoomCheckpoint) error {
+	return d.commitBeside(ctx, b, next, ending{})
+}
+
+func (d *deleteRoom) commitBeside(ctx context.Context, b *roomBatch, next deleteRoomCheckpoint, end ending) error {
 	next.Batches++
-	if err := b.Commit(ctx, next); err != nil {
+	if err := b.commitBeside(ctx, next, end); err != nil {
 		return err
 	}
 	d.worker.countDeleted(jobs.DeleteRoom, d.at.tally, next.tally, next.RowsDeleted-d.at.RowsDeleted)
@@ -415,8 +441,7 @@ func refusal(err error) string {
 		return "413: " + err.Error()
 	}
 	var refusal *shutdown.Refusal
-	if errors.As(err, &refusal) || errors.Is(err, shutdown.ErrRoomVersion) || errors.Is(err, shutdown.ErrUnsigned) ||
-		errors.Is(err, errBeside) {
+	if errors.As(err, &refusal) || errors.Is(err, shutdown.ErrRoomVersion) || errors.Is(err, shutdown.ErrUnsigned) {
 		return "400: " + err.Error()
 	}
 	var refused *homeserver.Error

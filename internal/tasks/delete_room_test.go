@@ -151,7 +151,7 @@ func TestShutdownAloneDeletesNothing(t *testing.T) {
 	l := setup(t)
 	users := l.furnish(room, 3)
 	id := l.delete(room, func(d *DeleteRoom) { d.Purge = false })
-	l.work(WorkerOptions{Beside: true}) // where that is no purge
+	l.work(WorkerOptions{HomeserverRuns: true})
 	status, done := l.deleteEnds(id)
 	require.Equal(t, journal.Complete, status.State, status.Error)
 	require.Equal(t, users, done.KickedUsers)
@@ -228,21 +228,6 @@ func TestRoomWithUnknownTableIsNotHalfClosed(t *testing.T) {
 	require.Contains(t, status.Error, "stars")
 	require.Equal(t, users, l.joined(room))
 	require.Empty(t, l.blocker(room))
-}
-
-func TestNoPurgeBesideAHomeserver(t *testing.T) {
-	t.Parallel()
-	l := setup(t)
-	users := l.furnish(room, 3)
-	l.work(WorkerOptions{Beside: true})
-	status, done := l.deleteEnds(l.delete(room, func(d *DeleteRoom) { d.Block, d.ForcePurge, d.NewRoomUser = true, true, "@new:x" }))
-	require.Equal(t, journal.Failed, status.State)
-	require.Equal(t, "400: "+errBeside.Error(), status.Error)
-	require.Equal(t, shutdown.Result{}.WithLists(), done)
-	require.Equal(t, users, l.joined(room))
-	require.Empty(t, l.blocker(room))
-	require.Equal(t, []string{room}, storetest.All[string](l.Lab, `SELECT room_id FROM rooms`))
-	require.Len(t, l.depths(room), 40)
 }
 
 func TestMessageThatIsTooLarge(t *testing.T) {

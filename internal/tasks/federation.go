@@ -47,16 +47,10 @@ func (d *deleteRoom) awaitLeaves(ctx context.Context) error {
 	if err != nil || position >= d.at.LeavesAt {
 		return err
 	}
-	return errYield{reason: jobs.YieldFederation, after: wait.Jitter(leavesWait)}
-}
-
-// WaitsFor says what a delete waits for after its shutdown; "" if it does not wait for
-// the homeserver's federation.
-func (s DeleteStatus) WaitsFor() string {
-	if s.LeavesAt == 0 || s.Phase != phaseShuttingDown {
-		return ""
+	return errYield{
+		reason: jobs.YieldFederation, after: wait.Jitter(leavesWait),
+		waitsFor: fmt.Sprintf("other servers have users in the room, and the homeserver has not told them yet that ours have left: "+
+			"the purge begins when federation_stream_position has reached %d; if the homeserver will never run again, set force_purge",
+			d.at.LeavesAt),
 	}
-	return fmt.Sprintf("other servers have users in the room, and the homeserver has not told them yet that ours have left: "+
-		"the purge begins when federation_stream_position has reached %d; if the homeserver will never run again, set force_purge",
-		s.LeavesAt)
 }

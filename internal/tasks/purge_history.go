@@ -15,6 +15,7 @@ import (
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
+	"lethe/internal/synapse"
 )
 
 // PurgeHistory is a request to purge the history of a room.
@@ -69,6 +70,7 @@ type purgeHistoryParameters struct {
 // The phases of a history purge, in order.
 const (
 	phaseEvents      = "events"
+	phaseMappings    = "mappings" // beside a Synapse
 	phaseStateGroups = "state_groups"
 )
 
@@ -84,6 +86,12 @@ type purgeHistoryCheckpoint struct {
 
 	// Size is the size of the next batch, in events or state groups.
 	Size int `json:"size"`
+
+	// Task is the id of the task with which Synapse confirms that it has forgotten the
+	// purged events, "" before it is asked. Confirmed is set afterwards, or if there is
+	// no Synapse that could remember them.
+	Task      string `json:"task,omitempty"`
+	Confirmed bool   `json:"confirmed,omitempty"`
 
 	tally
 	EventsKept       int64 `json:"events_kept"`
@@ -111,6 +119,16 @@ type purgeHistory struct {
 	purge  *purge.History
 	at     purgeHistoryCheckpoint
 
+	// until is the depth at which the purge ends, and left says that Synapse purges the
+	// last level itself: see [purgeHistory.leaveLast].
+	until int64
+	left  bool
+
+	// toldAt is when Synapse was last told of a batch, and untold says that there were
+	// batches since.
+	toldAt time.Time
+	untold bool
+
 	// swept says that a sweep has made the purge. expired says that the room has
 	// expired events by its present policy, or that the policy does not matter.
 	swept, expired bool
@@ -121,8 +139,9 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 	if err := json.Unmarshal(job.Parameters, &parameters); err != nil {
 		return nil, fmt.Errorf("decode the job's parameters: %w", err)
 	}
-	if w.options.Beside {
-		return nil, errBeside
+	way, err := w.ready(ctx)
+	if err != nil {
+		return nil, err
 	}
 	p := &purgeHistory{
 		worker: w, run: run, swept: parameters.RetentionJob != "", expired: true,
@@ -138,21 +157,25 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 	}
 	request := purge.HistoryRequest{
 		Room: job.Room, Before: parameters.Token.Topological,
-		DeleteLocal: parameters.DeleteLocalEvents, ServerName: w.options.ServerName,
+		DeleteLocal: parameters.DeleteLocalEvents, ServerName: w.options.ServerName, KeepMappings: w.beside(),
 	}
 	if p.swept {
 		if err := w.throttle(ctx, 0); err != nil {
 			return nil, err
 		}
 		if p.at.Phase == phaseEvents {
-			var err error
 			if request.Before, p.expired, err = w.expiredBefore(ctx, request, parameters.ExpiredBefore); err != nil {
 				return nil, err
 			}
 		}
 	}
-	var err error
-	p.purge, err = w.purger.History(ctx, request)
+	if p.purge, err = w.purger.History(ctx, request); err != nil {
+		return nil, err
+	}
+	p.until = request.Before
+	if way == synapse.ByTask && !p.at.Confirmed {
+		err = p.leaveLast(ctx)
+	}
 	return p, err
 }
 
@@ -185,16 +208,20 @@ func (w *Worker) expiredBefore(ctx context.Context, request purge.HistoryRequest
 
 func (p *purgeHistory) progress() any { return p.at }
 
+func (p *purgeHistory) leave(context.Context, bool) {}
+
 // next does one batch.
 func (p *purgeHistory) next(ctx context.Context) (done bool, err error) {
 	switch p.at.Phase {
 	case phaseEvents:
 		if !p.expired {
 			// An earlier run may have left state groups.
-			p.at.Phase, p.at.Size = phaseStateGroups, p.worker.firstBatch()
+			p.at.Phase, p.at.Size = phaseMappings, p.worker.firstBatch()
 			return p.at.Batches == 0, nil
 		}
 		return false, p.nextEvents(ctx)
+	case phaseMappings:
+		return false, p.nextMappings(ctx)
 	case phaseStateGroups:
 		return p.nextStateGroups(ctx)
 	}
@@ -208,7 +235,7 @@ func (p *purgeHistory) nextEvents(ctx context.Context) error {
 		from = *p.at.From
 	}
 	err := postgres.ErrNotFound
-	if from < p.purge.Before {
+	if from < p.until {
 		from, err = p.purge.NextDepth(ctx, from)
 	}
 	if errors.Is(err, postgres.ErrNotFound) {
@@ -233,7 +260,7 @@ func (p *purgeHistory) endWalk(ctx context.Context) error {
 	}
 	p.at.From = nil
 	if p.at.Late {
-		p.at.Phase, p.at.Size = phaseStateGroups, p.worker.firstBatch()
+		p.at.Phase, p.at.Size = phaseMappings, p.worker.firstBatch()
 	}
 	p.at.Late = true
 	return nil
@@ -247,6 +274,13 @@ func (p *purgeHistory) purgeEvents(ctx context.Context, from int64) (rows int64,
 		return 0, err
 	}
 	defer b.end(&err)
+	if err := b.keepOut(ctx); err != nil {
+		return 0, err
+	}
+	lowest, err := p.lowestExtremity(ctx, b)
+	if err != nil {
+		return 0, err
+	}
 	done, err := p.purge.Purge(ctx, b.Batch, from, p.size())
 	if err != nil {
 		return 0, err
@@ -257,7 +291,8 @@ func (p *purgeHistory) purgeEvents(ctx context.Context, from int64) (rows int64,
 	next.EventsKept += done.Kept
 	next.rowWise(done.RowWise)
 	next.Size = p.worker.nextBatch(p.size(), minEvents, b.took())
-	return done.Deleted + done.Kept, p.commit(ctx, b, next)
+	rows = done.Deleted + done.Kept
+	return rows, p.commit(ctx, b, next, p.tell(rows, done.Cut > lowest))
 }
 
 // nextStateGroups collects some of the state groups that have become unused. They
@@ -279,7 +314,7 @@ func (p *purgeHistory) collectStateGroups(ctx context.Context, step purge.StateG
 		return 0, err
 	}
 	defer b.end(&err)
-	done, err := p.purge.CollectStateGroups(ctx, b.Batch, step, p.size())
+	done, err := p.worker.collect(ctx, p.purge, b, step, p.size())
 	if err != nil {
 		return 0, err
 	}
@@ -287,14 +322,21 @@ func (p *purgeHistory) collectStateGroups(ctx context.Context, step purge.StateG
 	next.StateGroupsDeleted += done.Deleted
 	next.StateRowsWritten += done.Written
 	next.Size = p.worker.nextBatch(p.size(), 1, b.took())
-	return done.Deleted, p.commit(ctx, b, next)
+	return done.Deleted, p.commit(ctx, b, next, ending{})
 }
 
-// commit commits a batch with the checkpoint after it.
-func (p *purgeHistory) commit(ctx context.Context, b *roomBatch, next purgeHistoryCheckpoint) error {
+// commit commits a batch with the checkpoint after it, and with what it does last for
+// Synapse.
+func (p *purgeHistory) commit(ctx context.Context, b *roomBatch, next purgeHistoryCheckpoint, end ending) error {
 	next.Batches++
-	if err := b.Commit(ctx, next); err != nil {
+	if err := b.commitBeside(ctx, next, end); err != nil {
 		return err
+	}
+	if end.delayed {
+		p.untold = true
+	}
+	if end.caches != "" {
+		p.untold, p.toldAt = false, time.Now()
 	}
 	p.worker.countDeleted(jobs.PurgeHistory, p.at.tally, next.tally, 0)
 	p.at = next

@@ -173,9 +173,6 @@ func (w *Worker) newRetentionSweep(ctx context.Context, job journal.Job, run jou
 		return nil, fmt.Errorf("retention job %q: %w", parameters.Job, errNoSuchJob)
 	}
 	s.job = s.config.Jobs[i]
-	if w.options.Beside {
-		return nil, errBeside
-	}
 	// Otherwise the sweep would make purges that all fail.
 	if _, err := w.purger.History(ctx, purge.HistoryRequest{}); err != nil {
 		return nil, err
@@ -193,6 +190,8 @@ func (s *retentionSweep) check(ctx context.Context) (sweepPage, error) {
 }
 
 func (s *retentionSweep) progress() any { return s.at }
+
+func (s *retentionSweep) leave(context.Context, bool) {}
 
 // next processes the next page of rooms.
 func (s *retentionSweep) next(ctx context.Context) (done bool, err error) {

@@ -22,10 +22,12 @@ import (
 	"lethe/internal/schema"
 	"lethe/internal/selfcheck"
 	"lethe/internal/shutdown"
+	"lethe/internal/store/beside"
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
+	"lethe/internal/synapse"
 	"lethe/internal/wait"
 )
 
@@ -38,10 +40,6 @@ type WorkerOptions struct {
 	// BatchTime is the time that a batch aims at. Defaults to 250 ms.
 	BatchTime time.Duration
 
-	// Beside says that a homeserver runs on the database. Jobs that purge then fail:
-	// they are not safe yet beside a homeserver. Defaults to false.
-	Beside bool
-
 	// Concurrency is the number of jobs that run at a time, not counting the jobs of
 	// sweeps. It also bounds the number of those. Defaults to 4.
 	Concurrency int
@@ -53,6 +51,14 @@ type WorkerOptions struct {
 	// Homeserver does the steps of shutdowns that need events. Defaults to nil, which
 	// means an embedded one for ServerName without a signing key.
 	Homeserver shutdown.Homeserver
+
+	// HomeserverRuns says that Homeserver asks a running homeserver for its steps, so
+	// that Lethe writes no events itself. Defaults to false.
+	HomeserverRuns bool
+
+	// MappingDelay is how long a purge beside Synapse leaves the states of purged events,
+	// after the batch that has purged them. Defaults to 10 s.
+	MappingDelay time.Duration
 
 	// MaxQueued is the maximum number of open jobs that sweeps have made. A sweep waits
 	// until there are fewer. Defaults to 1000.
@@ -82,6 +88,10 @@ type WorkerOptions struct {
 	// [expiry.MaxRooms]. Defaults to 500.
 	SweepRooms int
 
+	// Synapse is the Synapse that may run on the database. Defaults to nil, none: the
+	// database is Lethe's own.
+	Synapse *synapse.Synapse
+
 	// Tables are the rules for tables that Lethe does not know. Defaults to none: then
 	// such a table fails every purge and delete.
 	Tables schema.Rules
@@ -105,6 +115,9 @@ func (o WorkerOptions) withDefaults() WorkerOptions {
 	}
 	if o.DrainTimeout == 0 {
 		o.DrainTimeout = 25 * time.Second
+	}
+	if o.MappingDelay == 0 {
+		o.MappingDelay = 10 * time.Second
 	}
 	if o.MaxQueued == 0 {
 		o.MaxQueued = 1000
@@ -152,13 +165,19 @@ const (
 )
 
 // errYield is the result of a run that gives its job back to the queue. after is how
-// long the job must stay there.
+// long the job must stay there. waitsFor is what it waits for, in words, "" for its
+// turn. checkpoint, unless nil, is one that no batch has stored.
 type errYield struct {
-	reason jobs.Yield
-	after  time.Duration
+	reason     jobs.Yield
+	after      time.Duration
+	waitsFor   string
+	checkpoint any
 }
 
 func (e errYield) Error() string { return "yield: " + string(e.reason) }
+
+// resumes reports whether the job only gives way to others, and goes on soon.
+func (e errYield) resumes() bool { return e.reason == jobs.YieldSlice || e.reason == jobs.YieldDrain }
 
 // Services are the servers and tools that a [Worker] uses. The caller closes them.
 type Services struct {
@@ -180,6 +199,7 @@ type Worker struct {
 	options     WorkerOptions
 	db          *postgres.DB
 	journal     *journal.Journal
+	holds       *journal.Holds
 	absorptions *journal.Absorptions
 	expiry      *expiry.Queries
 	purger      *purge.Purger
@@ -213,6 +233,7 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 		options:     options,
 		db:          services.DB,
 		journal:     fences,
+		holds:       journal.NewHolds(services.DB),
 		absorptions: journal.NewAbsorptions(services.DB),
 		expiry:      expiry.New(services.DB),
 		purger:      purge.New(services.DB, purge.Options{Compat: options.SchemaCompat, Tables: options.Tables}),
@@ -312,12 +333,12 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 		log.DebugContext(ctx, "task dropped: the job has ended or belongs to another run", "generation", body.Generation)
 		return nil
 	case errors.Is(err, journal.ErrRoomBusy):
-		return w.yield(kind, errYield{jobs.YieldRoomBusy, wait.Jitter(busyWait)})
+		return w.yield(kind, errYield{reason: jobs.YieldRoomBusy, after: wait.Jitter(busyWait)})
 	case errors.Is(err, journal.ErrLowQueue):
-		return w.yield(kind, errYield{jobs.YieldLowQueue, wait.Jitter(busyWait)})
+		return w.yield(kind, errYield{reason: jobs.YieldLowQueue, after: wait.Jitter(busyWait)})
 	case err != nil:
 		log.WarnContext(ctx, "job not claimed", "error", err)
-		return w.yield(kind, errYield{jobs.YieldUnreachable, wait.Jitter(busyWait)})
+		return w.yield(kind, errYield{reason: jobs.YieldUnreachable, after: wait.Jitter(busyWait)})
 	}
 	ctx = observe.About(ctx, about(job)...)
 	log = log.With("room", job.Room)
@@ -354,10 +375,6 @@ func outcomeOf(err error) (outcome string, failure error) {
 	return string(journal.Failed), err
 }
 
-// errBeside is the failure of a job that would purge beside a running homeserver.
-var errBeside = errors.New("a homeserver runs on the database, and purging beside it is not safe yet: " +
-	"stop it and unset homeserver.as_token, or shut the room down without a purge")
-
 // A work does the batches of one kind of job during a run.
 type work interface {
 	// next does one batch, and reports whether the work is done. It may be called on a
@@ -366,6 +383,11 @@ type work interface {
 
 	// progress returns the job's checkpoint.
 	progress() any
+
+	// leave gives up what the work holds beyond its batches. If resumes is set, another
+	// run of the job follows soon and may take it over. It is called once, after the
+	// last next.
+	leave(ctx context.Context, resumes bool)
 }
 
 // constructors make the work of each kind of job, beginning at the checkpoint in the
@@ -427,6 +449,12 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 	deadline := time.Now().Add(w.options.TimeSlice)
 	backoff := wait.Backoff{Min: minBackoff, Max: maxBackoff}
 	var work work
+	defer func() {
+		if work != nil {
+			var yield errYield
+			work.leave(ctx, errors.As(err, &yield) && yield.resumes())
+		}
+	}()
 	claimed := true // job is up to date, because no run has changed the row since the claim
 	for {
 		if w.drain.Err() != nil {
@@ -459,6 +487,9 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 		}
 		w.metrics.JobRetries.WithLabelValues(string(job.Kind)).Inc()
 		// Read the row again: a commit whose answer was lost has moved the checkpoint.
+		if work != nil {
+			work.leave(ctx, true)
+		}
 		work, claimed = nil, false
 		_ = backoff.Wait(running) // if the wait ends early, the loop finds out why
 	}
@@ -514,9 +545,12 @@ func step(ctx context.Context, work work, log *slog.Logger) (done bool, err erro
 func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *slog.Logger) error {
 	var yield errYield
 	var absorbed errAbsorbed
+	var waiting *synapse.Waiting
 	switch {
 	case errors.Is(err, journal.ErrSuperseded), errors.Is(context.Cause(ctx), journal.ErrSuperseded):
 		return journal.ErrSuperseded
+	case errors.As(err, &waiting):
+		return errYield{reason: jobs.YieldSynapse, after: wait.Jitter(busyWait), waitsFor: waiting.Error()}
 	case errors.As(err, &yield), errors.As(err, &absorbed), errors.Is(err, journal.ErrHeld):
 		return err
 	case errors.Is(err, errDraining):
@@ -525,7 +559,7 @@ func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *
 		return errYield{reason: jobs.YieldTimeout}
 	case errors.Is(err, lock.ErrTaken):
 		return errYield{reason: jobs.YieldRoomLocked, after: wait.Jitter(busyWait)}
-	case errors.Is(err, journal.ErrFenced), errors.Is(err, lock.ErrLockLost):
+	case errors.Is(err, journal.ErrFenced), errors.Is(err, lock.ErrLockLost), errors.Is(err, beside.ErrLockLost):
 		if errors.Is(err, journal.ErrFenced) {
 			w.metrics.FenceRejections.Inc()
 		} else {
@@ -568,11 +602,13 @@ func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, l
 		log.WarnContext(ctx, "job belongs to another run now", "attempt", run.Attempt)
 		return nil
 	case errors.As(err, &yield):
-		if err := w.retry(ctx, func() error { return w.journal.YieldJob(ctx, run) }); err != nil {
+		if err := w.retry(ctx, func() error {
+			return w.journal.YieldJob(ctx, run, journal.Yield{WaitsFor: yield.waitsFor, Checkpoint: yield.checkpoint})
+		}); err != nil {
 			log.WarnContext(ctx, "job not yielded: left to the reconciler", "error", err)
 			return nil
 		}
-		log.InfoContext(ctx, "job yields", "reason", yield.reason)
+		log.InfoContext(ctx, "job yields", "reason", yield.reason, "waits_for", yield.waitsFor)
 		w.post(ctx, job.ID) // no heartbeat may have posted the last progress
 		return w.yield(job.Kind, yield)
 	case errors.Is(err, journal.ErrHeld):

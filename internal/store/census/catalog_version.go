@@ -3,6 +3,8 @@ package census
 import (
 	"context"
 	"fmt"
+	"sync"
+	"time"
 
 	"lethe/internal/store/postgres"
 )
@@ -35,4 +37,36 @@ func CatalogVersion(ctx context.Context, db *postgres.DB) (string, error) {
 		return "", fmt.Errorf("read the catalog's version: %w", err)
 	}
 	return fmt.Sprintf("%s %d", version, compat), nil
+}
+
+// A RecentVersion remembers the result of [CatalogVersion]. It is safe for concurrent
+// use.
+type RecentVersion struct {
+	db  *postgres.DB
+	age time.Duration
+
+	mu      sync.Mutex
+	version string
+	readAt  time.Time
+}
+
+// NewRecentVersion returns a RecentVersion whose results may be as old as age.
+func NewRecentVersion(db *postgres.DB, age time.Duration) *RecentVersion {
+	return &RecentVersion{db: db, age: age}
+}
+
+// Get returns the version.
+func (v *RecentVersion) Get(ctx context.Context) (string, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.version != "" && time.Since(v.readAt) < v.age {
+		return v.version, nil
+	}
+	readAt := time.Now()
+	version, err := CatalogVersion(ctx, v.db)
+	if err != nil {
+		return "", err
+	}
+	v.version, v.readAt = version, readAt
+	return version, nil
 }

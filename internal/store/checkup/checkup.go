@@ -12,8 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// sequences are the sequences from which new events take numbers.
-var sequences = []string{"event_auth_chain_id", "events_stream_seq", "state_group_id_seq"}
+// sequences are the sequences from which new events and invalidations take numbers.
+var sequences = []string{"cache_invalidation_stream_seq", "event_auth_chain_id", "events_stream_seq", "state_group_id_seq"}
 
 // allPrivileges returns the rights that all jobs and the API need, by table.
 func allPrivileges() map[string][]string {

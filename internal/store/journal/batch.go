@@ -145,23 +145,38 @@ func (b *Batch) Rollback(ctx context.Context) { b.tx.Rollback(ctx) }
 // checked like any other, so committing one records work that was done elsewhere.
 // After an error the caller must roll the batch back. If the error is not from the
 // server, the commit may have taken place.
-func (b *Batch) Commit(ctx context.Context, checkpoint any) error {
+//
+// The statements of last run just before the commit.
+func (b *Batch) Commit(ctx context.Context, checkpoint any, last ...postgres.Statement) error {
 	encoded, err := json.Marshal(checkpoint)
 	if err != nil {
 		return fmt.Errorf("encode the checkpoint: %w", err)
 	}
-	// This is the batch's last statement, so that the job's row is locked no longer
-	// than the commit takes: the heartbeat writes the same row.
-	tag, err := b.tx.Exec(ctx, `
-		UPDATE lethe.jobs
-		SET checkpoint = $4, failures = 0, last_failure = NULL, updated_at = clock_timestamp()
-		WHERE id = $1 AND generation = $2 AND attempt = $3 AND state = 'running'`,
-		b.run.JobID, b.run.Generation, b.run.Attempt, string(encoded))
-	if err != nil {
-		return fmt.Errorf("move the checkpoint: %w", err)
+	// This comes late in the batch, so that the job's row is locked no longer than the
+	// commit takes: the heartbeat writes the same row.
+	move := postgres.Statement{
+		What: "move the checkpoint",
+		SQL: `
+			WITH moved AS (
+				UPDATE lethe.jobs
+				SET checkpoint = $4, failures = 0, last_failure = NULL, updated_at = clock_timestamp()
+				WHERE id = $1 AND generation = $2 AND attempt = $3 AND state = 'running' RETURNING 1
+			)
+			SELECT count(*) FROM moved`,
+		Args: []any{b.run.JobID, b.run.Generation, b.run.Attempt, string(encoded)},
+		Row: func(row pgx.Row) error {
+			var moved int
+			if err := row.Scan(&moved); err != nil {
+				return err
+			}
+			if moved == 0 {
+				return ErrSuperseded
+			}
+			return nil
+		},
 	}
-	if tag.RowsAffected() == 0 {
-		return ErrSuperseded
+	if _, err := b.tx.Run(ctx, append([]postgres.Statement{move}, last...)); err != nil {
+		return err
 	}
 	return b.tx.Commit(ctx)
 }

@@ -232,3 +232,20 @@ func (j *Journal) ResumeHeld(ctx context.Context, limit int) ([]Job, error) {
 	}
 	return jobs, nil
 }
+
+// HeldOf returns the rooms among the given ones that are held. Until the end of the
+// transaction none of the others can be.
+func HeldOf(ctx context.Context, tx pgx.Tx, rooms []string) ([]string, error) {
+	// In an order, so that two transactions do not wait for each other. A room with a
+	// delayed mapping was locked for its batch, so it has a fence.
+	if _, err := tx.Exec(ctx, `
+		SELECT FROM lethe.room_fences WHERE room_id = ANY ($1) ORDER BY room_id FOR SHARE`, rooms); err != nil {
+		return nil, fmt.Errorf("lock the rooms' fences: %w", err)
+	}
+	held, err := postgres.Collect(ctx, tx, pgx.RowTo[string], `
+		SELECT DISTINCT room_id FROM lethe.holds WHERE room_id = ANY ($1) AND released_at IS NULL`, rooms)
+	if err != nil {
+		return nil, fmt.Errorf("look for holds of the rooms: %w", err)
+	}
+	return held, nil
+}

@@ -51,6 +51,11 @@ type Job struct {
 	// TaskMissing says that asynq was found to have no task of the job.
 	TaskMissing bool
 
+	// WaitsFor is what a queued job waits for, in words, and WaitsSince how long it has
+	// waited for that. They are "" and 0 if it only waits for its turn.
+	WaitsFor   string
+	WaitsSince time.Duration
+
 	// EndedFor is how long ago the job ended, 0 if it has not.
 	EndedFor time.Duration
 }
@@ -58,12 +63,14 @@ type Job struct {
 // jobColumns are the columns that [scanJob] reads.
 const jobColumns = `
 	id, kind, room_id, parameters, requester, state, checkpoint, generation, attempt, failures, coalesce(error, ''),
-	coalesce(queue, ''), coalesce(trace_parent, ''), coalesce(request_id, ''), task_missing_since IS NOT NULL, coalesce(clock_timestamp() - ended_at, interval '0')`
+	coalesce(queue, ''), coalesce(trace_parent, ''), coalesce(request_id, ''), task_missing_since IS NOT NULL,
+	coalesce(waits_for, ''), coalesce(clock_timestamp() - waits_since, interval '0'), coalesce(clock_timestamp() - ended_at, interval '0')`
 
 func scanJob(row pgx.CollectableRow) (Job, error) {
 	var j Job
 	err := row.Scan(&j.ID, &j.Kind, &j.Room, &j.Parameters, &j.Requester, &j.State, &j.Checkpoint, &j.Generation,
-		&j.Attempt, &j.Failures, &j.Error, &j.Queue, &j.TraceParent, &j.RequestID, &j.TaskMissing, &j.EndedFor)
+		&j.Attempt, &j.Failures, &j.Error, &j.Queue, &j.TraceParent, &j.RequestID, &j.TaskMissing,
+		&j.WaitsFor, &j.WaitsSince, &j.EndedFor)
 	return j, err
 }
 
@@ -243,17 +250,40 @@ func (j *Journal) Heartbeat(ctx context.Context, runs []Run) (lost []Run, err er
 	return lost, nil
 }
 
+// A Yield is how a run gives its job back to the queue.
+type Yield struct {
+	// WaitsFor is what the job waits for, in words. Defaults to "", its turn.
+	WaitsFor string
+
+	// Checkpoint is a checkpoint that no batch has stored: from it the job comes to the
+	// same result, but sooner. Defaults to nil, the one in the job's row.
+	Checkpoint any
+}
+
 // YieldJob puts the run's job back in the queue under the same generation. A run
 // that no longer owns its job gets [ErrSuperseded].
-func (j *Journal) YieldJob(ctx context.Context, run Run) error {
-	return j.moveJob(ctx, "yield the job", run, `state = 'queued', heartbeat_at = NULL`)
+func (j *Journal) YieldJob(ctx context.Context, run Run, yield Yield) error {
+	var checkpoint *string
+	if yield.Checkpoint != nil {
+		encoded, err := json.Marshal(yield.Checkpoint)
+		if err != nil {
+			return fmt.Errorf("encode the checkpoint: %w", err)
+		}
+		text := string(encoded)
+		checkpoint = &text
+	}
+	// A job that waits again for what it has waited for keeps its time.
+	return j.moveJob(ctx, "yield the job", run, `
+		state = 'queued', heartbeat_at = NULL, checkpoint = coalesce($5, checkpoint), waits_for = nullif($4, ''),
+		waits_since = CASE WHEN $4 = '' THEN NULL WHEN waits_for = $4 THEN waits_since ELSE clock_timestamp() END`,
+		postgres.Sanitize(yield.WaitsFor), checkpoint)
 }
 
 // EndJob ends the run's job in the given state. The reason says why it failed. A run
 // that no longer owns its job gets [ErrSuperseded].
 func (j *Journal) EndJob(ctx context.Context, run Run, state State, reason string) error {
 	return j.moveJob(ctx, "end the job", run, `
-		state = $4, error = nullif($5, ''), heartbeat_at = NULL, ended_at = clock_timestamp()`, state, postgres.Sanitize(reason))
+		state = $4, error = nullif($5, ''), waits_for = NULL, waits_since = NULL, heartbeat_at = NULL, ended_at = clock_timestamp()`, state, postgres.Sanitize(reason))
 }
 
 // CompleteJob ends the run's job as complete, with a last checkpoint that no batch has
@@ -264,7 +294,7 @@ func (j *Journal) CompleteJob(ctx context.Context, run Run, checkpoint any) erro
 		return fmt.Errorf("encode the checkpoint: %w", err)
 	}
 	return j.moveJob(ctx, "complete the job", run, `
-		state = 'complete', error = NULL, heartbeat_at = NULL, ended_at = clock_timestamp(), checkpoint = $4`, string(encoded))
+		state = 'complete', error = NULL, waits_for = NULL, waits_since = NULL, heartbeat_at = NULL, ended_at = clock_timestamp(), checkpoint = $4`, string(encoded))
 }
 
 // FailBatch counts a failed batch of the run's job, and returns the number of

@@ -157,7 +157,7 @@ func TestPurgesOfARoomAreClaimedInOrder(t *testing.T) {
 		}
 		run := l.Claim(order[0])
 		if len(order)%2 == 0 { // its turn comes again
-			require.NoError(t, l.Journal.YieldJob(l.Ctx, run))
+			require.NoError(t, l.Journal.YieldJob(l.Ctx, run, journal.Yield{}))
 			require.ErrorIs(t, claim(order[1]), journal.ErrRoomBusy)
 			run = l.Claim(order[0])
 		}
@@ -187,7 +187,7 @@ func TestHeartbeatReportsLostRuns(t *testing.T) {
 	l.Age(taken.JobID, time.Hour)
 	l.Claim(taken.JobID)
 	require.NoError(t, l.Journal.EndJob(l.Ctx, ended, journal.Complete, ""))
-	require.NoError(t, l.Journal.YieldJob(l.Ctx, yielded))
+	require.NoError(t, l.Journal.YieldJob(l.Ctx, yielded, journal.Yield{}))
 	unknown := journal.Run{JobID: "\x27; DROP", Generation: 1, Attempt: 1}
 
 	lost, err := l.Journal.Heartbeat(l.Ctx, []journal.Run{alive, taken, ended, yielded, unknown})
@@ -228,12 +228,12 @@ func TestStaleRunCannotMoveItsJob(t *testing.T) {
 	l.Age(id, time.Hour)
 	newest := l.Claim(id)
 	l.RequireUnchanged(func() {
-		require.ErrorIs(t, l.Journal.YieldJob(l.Ctx, stale), journal.ErrSuperseded)
+		require.ErrorIs(t, l.Journal.YieldJob(l.Ctx, stale, journal.Yield{}), journal.ErrSuperseded)
 		require.ErrorIs(t, l.Journal.EndJob(l.Ctx, stale, journal.Failed, "why"), journal.ErrSuperseded)
 		_, err := l.Journal.FailBatch(l.Ctx, stale, "why")
 		require.ErrorIs(t, err, journal.ErrSuperseded)
 	})
-	require.NoError(t, l.Journal.YieldJob(l.Ctx, newest))
+	require.NoError(t, l.Journal.YieldJob(l.Ctx, newest, journal.Yield{}))
 	again := l.Claim(id)
 	require.Equal(t, newest.Generation, again.Generation, "a yield keeps the generation")
 	require.NoError(t, l.Journal.EndJob(l.Ctx, again, journal.Failed, "why"))

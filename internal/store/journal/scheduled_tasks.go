@@ -53,9 +53,8 @@ type ListedJob struct {
 	// Error says why the job failed, nil unless it did.
 	Error *string
 
-	// LeavesAt is the place in the stream of events that the homeserver's federation must
-	// reach before a delete purges the room, 0 if it need not.
-	LeavesAt int64
+	// WaitsFor is what a queued job waits for, in words, "" if it only waits for its turn.
+	WaitsFor string
 }
 
 // ListedPurge is the kind under which deletes of abandoned rooms are listed.
@@ -79,7 +78,7 @@ func (j *Journal) ListJobs(ctx context.Context, list JobList) ([]ListedJob, erro
 			           'left', checkpoint -> 'left', 'kept', checkpoint -> 'kept', 'not_checked', checkpoint -> 'not_checked',
 			           'check_skipped', checkpoint -> 'check_skipped'))
 			       ELSE coalesce(checkpoint -> 'shutdown_room', checkpoint -> 'sweep') END AS result, error,
-			       coalesce((checkpoint -> 'leaves_at')::bigint, 0) AS leaves_at
+			       CASE WHEN state = 'queued' THEN coalesce(waits_for, '') ELSE '' END AS waits_for
 			FROM lethe.jobs
 			WHERE `+listedKind+` = ANY ($1) AND state = ANY ($2) AND ($3::text IS NULL OR room_id = $3)
 			  AND (ended_at IS NULL OR ended_at > clock_timestamp() - $5::interval)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"lethe/internal/schema"
@@ -33,7 +34,14 @@ type HistoryRequest struct {
 
 	// ServerName is this server's name.
 	ServerName string
+
+	// KeepMappings leaves the rows of event_to_state_groups to the caller, which knows the
+	// events by [SelectedEvents]. Defaults to false.
+	KeepMappings bool
 }
+
+// SelectedEvents is a query for the ids of the events of a batch, until its end.
+const SelectedEvents = `SELECT event_id FROM lethe_selected`
 
 // A History purges the history of one room. It serves one goroutine.
 type History struct {
@@ -93,12 +101,20 @@ const (
 // selects, or [postgres.ErrNotFound]. It reads committed data without a lock, so
 // that a batch need not walk over levels that were purged before.
 func (h *History) NextDepth(ctx context.Context, from int64) (int64, error) {
-	var depth int64
-	err := h.purger.db.QueryRow(ctx, `
+	return h.nextDepth(ctx, from, `ASC`)
+}
+
+// LastDepth is [History.NextDepth] for the highest depth.
+func (h *History) LastDepth(ctx context.Context) (int64, error) {
+	return h.nextDepth(ctx, math.MinInt64, `DESC`)
+}
+
+func (h *History) nextDepth(ctx context.Context, from int64, order string) (depth int64, err error) {
+	err = h.purger.db.QueryRow(ctx, `
 		SELECT e.topological_ordering
 		FROM events e
 		WHERE e.topological_ordering >= $4 AND e.topological_ordering < $5 AND `+selectable+`
-		ORDER BY e.topological_ordering LIMIT 1`,
+		ORDER BY e.topological_ordering `+order+` LIMIT 1`,
 		h.Room, h.DeleteLocal, h.ServerName, from, h.Before).Scan(&depth)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = postgres.ErrNotFound
@@ -151,6 +167,9 @@ func (h *History) purge(ctx context.Context, b *batch, from int64, maxEvents int
 		return HistoryBatch{}, err
 	}
 	deletes := historyDeletes
+	if !h.KeepMappings {
+		deletes.duringSearch = slices.Concat(deletes.duringSearch, []statement{noteStateGroups})
+	}
 	if b.catalog.has("sliding_sync_joined_rooms") {
 		deletes.before = slidingSyncStatements
 	}
@@ -159,7 +178,7 @@ func (h *History) purge(ctx context.Context, b *batch, from int64, maxEvents int
 		deletes.rare = slices.Concat(deletes.rare, []Reference{sticky})
 	}
 	deletes.rare = slices.Concat(deletes.rare, each(b.catalog.rules.With(schema.DeleteByEvent), ofEvent))
-	if done.Cut == h.Before && done.Deleted+done.Kept <= fewEvents {
+	if done.Cut == h.Before && done.Deleted+done.Kept <= fewEvents && !h.KeepMappings {
 		deletes.after = slices.Concat(deletes.after, []statement{dismissUsed(b.catalog)})
 	}
 	_, err = b.purgeSelected(ctx, selection{done.Deleted, done.Kept}, deletes)
@@ -359,6 +378,18 @@ var afterDeletes = []statement{
 		WHERE room_id = $1`, `room_id = $1`),
 }
 
+// noteStateGroups deletes the mappings of the events to state groups. A group that was
+// dismissed as used may have lost its last event now, so it must be checked again.
+var noteStateGroups = statement{what: "note the state groups", counts: true, sql: `
+	WITH gone AS (
+		DELETE FROM event_to_state_groups g WHERE g.event_id = ` + anySelectedID + `
+		RETURNING g.state_group, g.event_id IN ` + selectedIDs + ` AS meant
+	), noted AS (
+		INSERT INTO lethe.state_group_candidates (room_id, state_group) SELECT DISTINCT $1, state_group FROM gone
+		ON CONFLICT DO NOTHING
+	)
+	SELECT count(*), count(*) FILTER (WHERE meant IS NOT TRUE) FROM gone`}
+
 // historyDeletes are the deletes of a history purge.
 var historyDeletes = deletes{
 	duringSearch: []statement{
@@ -380,17 +411,6 @@ var historyDeletes = deletes{
 			INSERT INTO event_backward_extremities (event_id, room_id)
 			SELECT DISTINCT f.event_id, $1 FROM followed f JOIN events e ON e.event_id = f.by WHERE NOT e.outlier
 			ON CONFLICT DO NOTHING`},
-		// A group that was dismissed as used may have lost its last event now, so it
-		// must be checked again.
-		{what: "note the state groups", counts: true, sql: `
-			WITH gone AS (
-				DELETE FROM event_to_state_groups g WHERE g.event_id = ` + anySelectedID + `
-				RETURNING g.state_group, g.event_id IN ` + selectedIDs + ` AS meant
-			), noted AS (
-				INSERT INTO lethe.state_group_candidates (room_id, state_group) SELECT DISTINCT $1, state_group FROM gone
-				ON CONFLICT DO NOTHING
-			)
-			SELECT count(*), count(*) FILTER (WHERE meant IS NOT TRUE) FROM gone`},
 	},
 	common: []eventRows{
 		{table: "event_auth"},

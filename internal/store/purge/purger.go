@@ -46,7 +46,7 @@ type Purger struct {
 	rules       schema.Rules
 	compat      int
 
-	version                 catalogVersion
+	version                 *census.RecentVersion
 	history, room, shutdown catalogCache
 }
 
@@ -62,7 +62,7 @@ func New(db *postgres.DB, options Options) *Purger {
 		db: db, setWiseFrom: int64(options.SetWiseFrom), searchFrom: int64(options.SearchFrom), rules: options.Tables,
 		compat: max(options.Compat, schema.NewestCompat),
 	}
-	p.version.age = cmp.Or(options.VersionAge, time.Second)
+	p.version = census.NewRecentVersion(db, cmp.Or(options.VersionAge, time.Second))
 	p.history.read, p.room.read = p.HistoryCatalog, p.RoomCatalog
 	p.shutdown.read = func(ctx context.Context) (Catalog, error) { return Catalog{}, p.checkShutdown(ctx) }
 	return p
@@ -71,31 +71,6 @@ func New(db *postgres.DB, options Options) *Purger {
 // catalogAge is the age up to which a catalog is used while its version stays the
 // same. The version does not cover the rights of the role.
 const catalogAge = 10 * time.Second
-
-// A catalogVersion keeps the result of [census.CatalogVersion].
-type catalogVersion struct {
-	age time.Duration
-
-	mu      sync.Mutex
-	version string
-	readAt  time.Time
-}
-
-// get returns the version, which may be as old as age.
-func (v *catalogVersion) get(ctx context.Context, db *postgres.DB) (string, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.version != "" && time.Since(v.readAt) < v.age {
-		return v.version, nil
-	}
-	readAt := time.Now()
-	version, err := census.CatalogVersion(ctx, db)
-	if err != nil {
-		return "", err
-	}
-	v.version, v.readAt = version, readAt
-	return version, nil
-}
 
 // A catalogCache keeps a catalog as long as nothing changes: reading a catalog takes
 // as long as a small purge.
@@ -112,7 +87,7 @@ type catalogCache struct {
 func (c *catalogCache) get(ctx context.Context, p *Purger) (Catalog, error) {
 	// Read the version before the catalog: a change in between is then noticed next
 	// time.
-	version, err := p.version.get(ctx, p.db)
+	version, err := p.version.Get(ctx)
 	if err != nil {
 		return Catalog{}, err
 	}

@@ -120,6 +120,9 @@ func (r *Room) guardUsers(ctx context.Context, q postgres.Querier) error {
 // deletion.
 type Parts []remainingPart
 
+// Show reports whether the parts include what shows the room to users.
+func (p Parts) Show() bool { return len(p) > 0 && p[0].part == roomShown }
+
 // Next returns the parts of the room for the next batch. There are no parts if the
 // database has nothing of the room any more. at is the position after the previous
 // batch, from its [RoomBatch]; it affects only speed. Next reads committed data

@@ -45,6 +45,9 @@ const (
 	StateGroupsCollected StateGroupStep = ""
 )
 
+// Deletes reports whether the step deletes groups.
+func (s StateGroupStep) Deletes() bool { return s == deleteStateGroups || s == decideSharedGroups }
+
 // NextStateGroups returns the step that the room's candidates need next.
 func (h *History) NextStateGroups(ctx context.Context) (StateGroupStep, error) {
 	var next StateGroupStep

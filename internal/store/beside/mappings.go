@@ -1,0 +1,285 @@
+package beside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
+)
+
+// ErrCorruptMappings is returned when an index of event_to_state_groups shows rows of
+// other events than those that were looked up.
+var ErrCorruptMappings = errors.New("an index of event_to_state_groups is corrupt: REINDEX TABLE event_to_state_groups")
+
+const (
+	// maxSweptEvents bounds the events of one sweep, unless one batch of a purge has
+	// more.
+	maxSweptEvents = 20_000
+
+	// maxSweptBatches bounds the rows of lethe.delayed_mappings of one sweep.
+	maxSweptBatches = 500
+
+	// sweepLockWait bounds the wait for a row that another transaction has locked.
+	sweepLockWait = 5 * time.Second
+
+	// heldPause is the time for which the mappings of a held room are left alone.
+	heldPause = 30 * time.Second
+
+	// maxReturned bounds the attempts of one sweep that finds events that have come
+	// back.
+	maxReturned = 5
+)
+
+// A Sweep is the result of [SweepMappings].
+type Sweep struct {
+	// Batches is the number of batches of purges whose mappings are gone.
+	Batches int
+
+	// Mappings is the number of deleted rows of event_to_state_groups.
+	Mappings int64
+
+	// Position is the id of the newest invalidation that the sweep has written, 0 if it
+	// had none to write.
+	Position int64
+}
+
+// SweepMappings deletes mappings of purged events that are due, of one room, or of all
+// rooms if room is "". It sweeps up to 20,000 events at a time: call it again until
+// nothing is due. The state groups that lose an event become candidates for
+// collection. Any number of callers may sweep at once.
+//
+// It leaves the mapping of an event that is in the room's history again, since another
+// server has sent it once more. It leaves those of held rooms.
+func SweepMappings(ctx context.Context, db *postgres.DB, room string) (done Sweep, err error) {
+	// A homeserver that stores such an event while the sweep runs has either written its
+	// mapping before the sweep deletes it: then the next statement sees the event, and
+	// the sweep begins again without it. Or it writes the mapping after the sweep's
+	// commit.
+	var returned []string
+	for range maxReturned {
+		var more []string
+		err = db.InTransaction(ctx, func(tx pgx.Tx) error {
+			done, more, err = sweep(ctx, tx, room, returned)
+			return err
+		})
+		if !errors.Is(err, errReturned) {
+			break
+		}
+		returned = append(returned, more...)
+	}
+	if err != nil {
+		return Sweep{}, fmt.Errorf("sweep the mappings of purged events: %w", err)
+	}
+	return done, nil
+}
+
+// errReturned is returned by a sweep that has met events that came back.
+var errReturned = errors.New("purged events have come back")
+
+func sweep(ctx context.Context, tx pgx.Tx, room string, spared []string) (done Sweep, returned []string, err error) {
+	if _, err := tx.Exec(ctx, `
+		SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit', 'off', true), set_config('jit', 'off', true)`,
+		postgres.Milliseconds(sweepLockWait)); err != nil {
+		return done, nil, err
+	}
+	ids, rooms, err := pickBatches(ctx, tx, room)
+	if err != nil || len(ids) == 0 {
+		return done, nil, err
+	}
+	var mappings, wrong int64
+	var events []string
+	if err := tx.QueryRow(ctx, `
+		WITH swept AS (
+			DELETE FROM lethe.delayed_mappings WHERE id = ANY ($1) RETURNING room_id, event_ids
+		), picked AS MATERIALIZED (
+			SELECT room_id, event_id FROM swept CROSS JOIN unnest(event_ids) AS event_id WHERE event_id <> ALL ($2)
+		), gone AS (
+			DELETE FROM event_to_state_groups g WHERE g.event_id = ANY (ARRAY(SELECT event_id FROM picked))
+			RETURNING g.state_group, g.event_id
+		), noted AS (
+			INSERT INTO lethe.state_group_candidates (room_id, state_group)
+			SELECT DISTINCT p.room_id, g.state_group FROM gone g JOIN picked p ON p.event_id = g.event_id
+			ON CONFLICT DO NOTHING
+		)
+		SELECT count(*), count(*) FILTER (WHERE event_id NOT IN (SELECT event_id FROM picked)),
+		       ARRAY(SELECT event_id FROM picked) FROM gone`, ids, spared).Scan(&mappings, &wrong, &events); err != nil {
+		return done, nil, fmt.Errorf("delete mappings: %w", err)
+	}
+	if wrong > 0 {
+		return done, nil, ErrCorruptMappings
+	}
+	if returned, err = postgres.Collect(ctx, tx, pgx.RowTo[string],
+		`SELECT event_id FROM events WHERE event_id = ANY ($1) AND NOT outlier`, events); err != nil {
+		return done, nil, fmt.Errorf("look for events that have come back: %w", err)
+	}
+	if len(returned) > 0 {
+		return done, returned, errReturned
+	}
+	done = Sweep{Batches: len(ids), Mappings: mappings}
+	for _, room := range rooms {
+		for _, s := range Invalidate(PurgedHistory, room, &done.Position) {
+			if s.Row == nil {
+				_, err = tx.Exec(ctx, s.SQL, s.Args...)
+			} else {
+				err = s.Row(tx.QueryRow(ctx, s.SQL, s.Args...))
+			}
+			if err != nil {
+				return done, nil, fmt.Errorf("%s: %w", s.What, err)
+			}
+		}
+	}
+	return done, nil, nil
+}
+
+// pickBatches locks batches that are due and whose rooms are not held. untold are their
+// rooms of which the homeserver has not been told.
+func pickBatches(ctx context.Context, tx pgx.Tx, room string) (ids []int64, untold []string, err error) {
+	type batch struct {
+		ID   int64
+		Room string
+		Told bool
+	}
+	picked, err := postgres.Collect(ctx, tx, pgx.RowToStructByPos[batch], `
+		SELECT id, room_id, told FROM lethe.delayed_mappings
+		WHERE id IN (
+			SELECT id FROM (
+				SELECT id, sum(cardinality(event_ids)) OVER (ORDER BY due_at, id) - cardinality(event_ids) AS before
+				FROM (
+					SELECT id, due_at, event_ids FROM lethe.delayed_mappings
+					WHERE due_at <= clock_timestamp() AND ($1 = '' OR room_id = $1)
+					ORDER BY due_at, id LIMIT $2) AS due
+			) AS sized WHERE before < $3)
+		FOR UPDATE SKIP LOCKED`, room, maxSweptBatches, maxSweptEvents)
+	if err != nil || len(picked) == 0 {
+		return nil, nil, err
+	}
+	var rooms []string
+	for _, b := range picked {
+		rooms = append(rooms, b.Room)
+	}
+	slices.Sort(rooms)
+	rooms = slices.Compact(rooms)
+	held, err := journal.HeldOf(ctx, tx, rooms)
+	if err != nil {
+		return nil, nil, err
+	}
+	var paused []int64
+	for _, b := range picked {
+		switch {
+		case slices.Contains(held, b.Room):
+			paused = append(paused, b.ID)
+			continue
+		case !b.Told && !slices.Contains(untold, b.Room):
+			untold = append(untold, b.Room)
+		}
+		ids = append(ids, b.ID)
+	}
+	if len(paused) > 0 {
+		_, err = tx.Exec(ctx, `UPDATE lethe.delayed_mappings SET due_at = clock_timestamp() + $2::interval WHERE id = ANY ($1)`,
+			paused, heldPause)
+	}
+	return ids, untold, err
+}
+
+// A Delay says which mappings a batch of a purge leaves, and for how long.
+type Delay struct {
+	Room string
+
+	// Events is a query for the ids of the events.
+	Events string
+
+	// For is how long the mappings stay after the batch's commit, which follows within
+	// Commit.
+	For, Commit time.Duration
+
+	// Unconfirmed says that they stay until [Confirm].
+	Unconfirmed bool
+}
+
+// Statements are the statements that record the delay. They must be among the last of
+// the batch: the server ends the transaction if it is idle for longer than Commit.
+func (d Delay) Statements() []postgres.Statement {
+	due := `clock_timestamp() + $2::interval`
+	if d.Unconfirmed {
+		due = `CASE WHEN $2::interval IS NOT NULL THEN timestamptz 'infinity' END`
+	}
+	return []postgres.Statement{
+		{
+			What: "delay the mappings",
+			SQL: `
+				INSERT INTO lethe.delayed_mappings (room_id, event_ids, told, due_at)
+				SELECT $1, array_agg(s.event_id), false, ` + due + ` FROM (` + d.Events + `) AS s HAVING count(*) > 0`,
+			Args: []any{d.Room, d.For + d.Commit},
+		},
+		{
+			What: "bound the wait for the commit",
+			SQL:  `SELECT set_config('idle_in_transaction_session_timeout', $1, true)`,
+			Args: []any{postgres.Milliseconds(d.Commit)},
+		},
+	}
+}
+
+// A Backlog is the mappings of a room that wait for their deletion.
+type Backlog struct {
+	// Batches is the number of batches whose mappings wait.
+	Batches int
+
+	// Until is the time until the last of them is due, 0 if all are. It does not cover
+	// those that are unconfirmed.
+	Until time.Duration
+
+	// Unconfirmed says that some wait until the homeserver has confirmed that it has
+	// forgotten the events.
+	Unconfirmed bool
+}
+
+// BacklogOf returns the mappings of a room that wait. It is zero if none do.
+func BacklogOf(ctx context.Context, db *postgres.DB, room string) (d Backlog, err error) {
+	err = db.ReadRow(ctx, []any{&d.Batches, &d.Until, &d.Unconfirmed}, `
+		SELECT count(*), greatest(coalesce(max(due_at) FILTER (WHERE due_at < 'infinity') - clock_timestamp(), interval '0'), interval '0'),
+		       coalesce(bool_or(due_at = 'infinity'), false)
+		FROM lethe.delayed_mappings WHERE room_id = $1`, room)
+	if err != nil {
+		return Backlog{}, fmt.Errorf("look for mappings of purged events: %w", err)
+	}
+	return d, nil
+}
+
+// MarkTold is the statement that records that the transaction tells the homeserver of
+// all events of the room that were purged so far.
+func MarkTold(room string) postgres.Statement {
+	return postgres.Statement{
+		What: "mark the purged events as told",
+		SQL:  `UPDATE lethe.delayed_mappings SET told = true WHERE room_id = $1 AND NOT told`,
+		Args: []any{room},
+	}
+}
+
+// Confirm makes the unconfirmed mappings of the room due after the delay, because the
+// homeserver has forgotten their events.
+func Confirm(ctx context.Context, db *postgres.DB, room string, delay time.Duration) error {
+	_, err := db.Exec(ctx, `
+		UPDATE lethe.delayed_mappings SET told = true, due_at = clock_timestamp() + $2::interval
+		WHERE room_id = $1 AND due_at = 'infinity'`, room, delay)
+	if err != nil {
+		return fmt.Errorf("confirm the purged events: %w", err)
+	}
+	return nil
+}
+
+// EndDelay makes all mappings of the room due now, and reports whether there were any.
+// The room itself has been deleted, and with it everything that could need them.
+func EndDelay(ctx context.Context, db *postgres.DB, room string) (waited bool, err error) {
+	tag, err := db.Exec(ctx, `
+		UPDATE lethe.delayed_mappings SET told = true, due_at = clock_timestamp() WHERE room_id = $1`, room)
+	if err != nil {
+		return false, fmt.Errorf("end the delay of mappings: %w", err)
+	}
+	return tag.RowsAffected() > 0, nil
+}

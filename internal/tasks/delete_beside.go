@@ -1,0 +1,180 @@
+package tasks
+
+import (
+	"context"
+	"errors"
+
+	"lethe/internal/jobs"
+	"lethe/internal/store/beside"
+	"lethe/internal/store/postgres"
+	"lethe/internal/store/purge"
+	"lethe/internal/synapse"
+	"lethe/internal/wait"
+)
+
+// maxReturns bounds how often a delete removes users who have joined again. A room
+// that is blocked cannot be joined.
+const maxReturns = 10
+
+// mayWriteEvents fails with a [synapse.Waiting] while a Synapse is present: Lethe
+// cannot write events into its rooms.
+func (w *Worker) mayWriteEvents(ctx context.Context) error {
+	present, why, err := w.options.Synapse.Present(ctx)
+	if err == nil && present {
+		err = &synapse.Waiting{Reason: "Synapse runs (" + why + "), so that only it can make users leave the room: " +
+			"set homeserver.url and homeserver.as_token"}
+	}
+	return err
+}
+
+// removeReturned goes back to the shutdown, to remove users who have joined since. It
+// returns the error after [maxReturns] times.
+func (d *deleteRoom) removeReturned(ctx context.Context, joined error) error {
+	if d.parameters.Abandoned || d.at.Returns >= maxReturns {
+		return joined
+	}
+	// The homeserver cannot make anybody leave while the room is locked.
+	d.releaseRoom(ctx)
+	next := d.at
+	next.Phase, next.Size, next.Returns = phaseShuttingDown, firstUsers, d.at.Returns+1
+	next.Progress, next.LeavesAt = d.at.Again(), 0
+	return d.record(ctx, next)
+}
+
+// keepOut locks the room at Synapse, unless that was done before, until its rows are
+// deleted: neither old nor new events may be added to it.
+func (d *deleteRoom) keepOut(ctx context.Context, b *roomBatch) (err error) {
+	if !d.worker.beside() {
+		return nil
+	}
+	if d.keptOut != nil && d.keptOut.Lost() {
+		return beside.ErrLockLost
+	}
+	if d.keptOut == nil {
+		lock := beside.RoomLock{Room: d.request.Room, Token: d.run.JobID, Names: []beside.LockName{beside.BackfillLock, beside.NewEventLock}}
+		d.keptOut, err = d.worker.options.Synapse.Lock(ctx, lock, senderPatience, "is adding events to the room, or fetching older ones")
+	}
+	b.synapse = d.keptOut
+	return err
+}
+
+// commitDeleted commits a batch of the parts. Synapse hears of the one after which the
+// room is gone for its users.
+func (d *deleteRoom) commitDeleted(ctx context.Context, b *roomBatch, next deleteRoomCheckpoint, parts purge.Parts) error {
+	var end ending
+	if parts.Show() {
+		end = ending{caches: beside.DeletedRoom, urgent: true}
+	}
+	err := d.commitBeside(ctx, b, next, end)
+	d.told = err == nil && parts.Show()
+	return err
+}
+
+// endBeside ends what the delete has begun for Synapse. Without Redis it lets Synapse
+// clear its caches by a delete of its own, which finds nothing.
+func (d *deleteRoom) endBeside(ctx context.Context) error {
+	w := d.worker
+	if !w.beside() {
+		return nil
+	}
+	// Purges of the room may have left mappings.
+	if waited, err := beside.EndDelay(ctx, w.db, d.request.Room); err != nil {
+		return err
+	} else if waited {
+		if err := w.options.Synapse.SweepDue(ctx, d.request.Room); err != nil {
+			return err
+		}
+	}
+	// Synapse may have read rows of the room while they were deleted.
+	if !d.told && d.at.Task == "" {
+		if err := d.tellEnd(ctx); err != nil {
+			return err
+		}
+	}
+	if d.keptOut != nil {
+		d.keptOut.ReleaseLater(ctx, clearTime)
+		d.keptOut = nil
+	}
+	way, err := w.ready(ctx)
+	if err != nil || way != synapse.ByTask {
+		return err
+	}
+	return d.confirm(ctx)
+}
+
+// tellEnd tells Synapse that nothing of the room is left.
+func (d *deleteRoom) tellEnd(ctx context.Context) (err error) {
+	ctx, b, err := d.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer b.end(&err)
+	err = d.commitBeside(ctx, b, d.at, ending{caches: beside.DeletedRoom, urgent: true})
+	d.told = err == nil
+	return err
+}
+
+// confirm waits until Synapse has run its own delete of the room.
+func (d *deleteRoom) confirm(ctx context.Context) error {
+	w := d.worker
+	if d.at.Task == "" {
+		present, _, err := w.options.Synapse.Present(ctx)
+		if err != nil || !present {
+			return err
+		}
+		return d.requestTask(ctx)
+	}
+	switch ended, err := beside.TaskEnded(ctx, w.db, d.at.Task); {
+	case errors.Is(err, postgres.ErrNotFound):
+		return nil // Synapse forgets its tasks after a week
+	case err != nil:
+		return err
+	case !ended:
+		return d.awaitTask()
+	}
+	return nil
+}
+
+func (d *deleteRoom) awaitTask() error {
+	return errYield{
+		reason: jobs.YieldSynapse, after: wait.Jitter(taskWait),
+		waitsFor: "waiting: Synapse has to run its task " + d.at.Task + ", which clears its caches",
+	}
+}
+
+// requestTask asks Synapse to delete the room, of which nothing is left.
+func (d *deleteRoom) requestTask(ctx context.Context) (err error) {
+	ctx, b, err := d.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer b.end(&err)
+	next := d.at
+	next.Task = jobs.NewID()
+	task := beside.TaskRequest{ID: next.Task, Action: beside.PurgeRoom, Room: d.request.Room, Parameters: map[string]bool{"force": true}}
+	if err := beside.RequestTask(ctx, b, task); err != nil {
+		return err
+	}
+	if err := d.commit(ctx, b, next); err != nil {
+		return err
+	}
+	return d.awaitTask()
+}
+
+// leave releases the room at Synapse, unless another run of the job takes over soon.
+func (d *deleteRoom) leave(ctx context.Context, resumes bool) {
+	switch {
+	case d.keptOut == nil:
+	case resumes:
+		d.keptOut.Leave()
+	default:
+		d.releaseRoom(ctx)
+	}
+}
+
+func (d *deleteRoom) releaseRoom(ctx context.Context) {
+	if d.keptOut != nil {
+		d.keptOut.Release(ctx)
+		d.keptOut = nil
+	}
+}
