@@ -22,6 +22,7 @@ import (
 	"lethe/internal/store/admin"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/scheduledtasks"
 	"lethe/internal/tasks"
 )
 
@@ -125,17 +126,18 @@ type statuses interface {
 
 // A server has the dependencies of the handlers.
 type server struct {
-	options Options
-	db      *postgres.DB
-	journal *journal.Journal
-	holds   *journal.Holds
-	queries *admin.Queries
-	spaces  *spaces.Spaces
-	access  *access.Control
-	tasks   submitter
-	jobs    statuses
-	echo    *echo.Echo
-	monitor http.Handler // nil unless it is shown
+	options         Options
+	db              *postgres.DB
+	journal         *journal.Journal
+	holds           *journal.Holds
+	queries         *admin.Queries
+	homeserverTasks *scheduledtasks.Queue
+	spaces          *spaces.Spaces
+	access          *access.Control
+	tasks           submitter
+	jobs            statuses
+	echo            *echo.Echo
+	monitor         http.Handler // nil unless it is shown
 }
 
 // New returns a handler that reads from db, submits jobs to a *tasks.Client and gets
@@ -169,8 +171,9 @@ func newServer(db *postgres.DB, client submitter, board statuses, options Option
 	}
 	return &server{
 		options: options, db: db, journal: journal.New(db), holds: journal.NewHolds(db), queries: admin.New(db),
-		spaces: spaces.New(db, options.ServerName),
-		access: access.New(db, who), tasks: client, jobs: board, echo: echo.New(),
+		homeserverTasks: scheduledtasks.New(db),
+		spaces:          spaces.New(db, options.ServerName),
+		access:          access.New(db, who), tasks: client, jobs: board, echo: echo.New(),
 	}
 }
 
