@@ -214,7 +214,7 @@ func (s *server) routes() {
 	s.handle(http.MethodGet, v2+"/users/:user_id", s.homeserverFirst(s.admin(s.userDetails)))
 	s.handle(http.MethodGet, "/_synapse/admin/v3/users", s.homeserverFirst(s.admin(s.userList)))
 	s.handle(http.MethodGet, "/_matrix/client/versions", s.homeserverFirst(s.versions))
-	for _, version := range []string{"api/v1", "r0", "v3", "unstable"} {
+	for _, version := range loginVersions {
 		s.handle(http.MethodGet, "/_matrix/client/"+version+"/login", s.homeserverFirst(loginFlows))
 	}
 	if rules := s.options.Retention; rules != nil && rules.Enabled {
@@ -225,6 +225,9 @@ func (s *server) routes() {
 		// A running homeserver has these in its caches, so it must write them itself.
 		s.handle(http.MethodPut, v1+"/rooms/:room_id/block", s.admin(s.blockRoom))
 		s.handle(http.MethodDelete, v1+"/rooms/:room_id/forward_extremities", s.admin(s.deleteForwardExtremities))
+		for _, version := range loginVersions {
+			s.handle(http.MethodPost, "/_matrix/client/"+version+"/login", refuseLogin)
+		}
 	}
 	s.handle(http.MethodDelete, v2+"/rooms/:room_id", s.admin(s.deleteRoom))
 	s.handle(http.MethodGet, v2+"/rooms/:room_id/delete_status", s.admin(s.deletesOfRoom))
