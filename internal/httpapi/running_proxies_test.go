@@ -130,6 +130,12 @@ func TestProxies(t *testing.T) {
 
 			homeserver.Close()
 			p.requireAnswers(t, toLethe)
+			// What Lethe cannot answer without Synapse does not keep others from Lethe.
+			for range 3 {
+				r := p.send(t, "GET", "/_matrix/client/v3/account/whoami", toLethe)
+				require.Equal(t, toLethe, r.backend, r.body)
+				require.Equal(t, http.StatusServiceUnavailable, r.status)
+			}
 			p.requireRoutedWithoutSynapse(t, requests, name)
 
 			startBackend(t, toSynapse, synapse)
