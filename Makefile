@@ -70,6 +70,12 @@ fuzz-reads: ## Compare random reads of LETHE with those of HOMESERVER, both on D
 	LETHE_FUZZ_STOP='$(STOP)' LETHE_FUZZ_START='$(START)' LETHE_FUZZ_QUERIES='$(QUERIES)' LETHE_FUZZ_SEED='$(SEED)' \
 	go test -count 1 -timeout 60m -v -run TestReadsAreTheHomeservers ./internal/e2e
 
+.PHONY: test-beside
+test-beside: ## Send by a running HOMESERVER and read by Lethe, both on DATABASE, while Lethe purges
+	@scripts/servers
+	LETHE_BESIDE_DATABASE='$(DATABASE)' LETHE_BESIDE_HOMESERVER='$(HOMESERVER)' \
+	go test -count 1 -timeout 15m -v -run TestPagesBesideAHomeserver ./internal/e2e
+
 .PHONY: lint
 lint: ## Check format and go.mod, and run static analysis
 	@unformatted=$$($(tool) gofumpt -l .) && if [ -n "$$unformatted" ]; then echo "make fmt would change:" $$unformatted; exit 1; fi

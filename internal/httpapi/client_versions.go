@@ -45,6 +45,17 @@ func (s *server) versions(c echo.Context) error {
 	return answerOK(c, clientVersions, nil)
 }
 
+// loginVersions are the versions in the paths of login.
+var loginVersions = []string{"api/v1", "r0", "v3", "unstable"}
+
+// errOnlyHomeserver is what someone reads who signs in while only Lethe answers.
+var errOnlyHomeserver = wire.New(http.StatusServiceUnavailable, "M_UNKNOWN",
+	"Only the homeserver issues access tokens. While it does not run, sign in with one that you have.")
+
+// refuseLogin is POST /_matrix/client/v3/login. It does not read the request, which has a
+// password.
+func refuseLogin(echo.Context) error { return errOnlyHomeserver }
+
 // loginFlows is GET /_matrix/client/v3/login. Lethe issues no access tokens, so it offers
 // what a homeserver without passwords does, and tools ask for a token.
 func loginFlows(c echo.Context) error {

@@ -16,10 +16,10 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
 	"lethe/internal/shutdown"
-	"lethe/internal/store/admin"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/leftover"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/scheduledtasks"
 	"lethe/internal/tasks"
 	"lethe/internal/wait"
 	"lethe/internal/wire"
@@ -103,6 +103,24 @@ func (s *server) alreadyDeleting(room string) *wire.Error {
 	return wire.BadRequest("Purge already in progress for " + room)
 }
 
+// refuseBusyHomeserver refuses a purge or a delete of a room that the homeserver itself is
+// deleting, or will begin to delete within its next minute. As with Lethe's own jobs, a
+// history purge of the homeserver only refuses it in the seed dialect; otherwise the job
+// waits for that purge.
+func (s *server) refuseBusyHomeserver(ctx context.Context, room string) error {
+	actions := deletingActions
+	if s.options.SeedDialect {
+		actions = append(slices.Clone(actions), scheduledtasks.PurgeHistory)
+	}
+	switch _, err := s.homeserverTasks.Open(ctx, room, actions...); {
+	case err == nil:
+		return s.alreadyDeleting(room)
+	case !errors.Is(err, postgres.ErrNotFound):
+		return err
+	}
+	return nil
+}
+
 // historyPurgeInProgress is the refusal of the seed dialect, for purges and deletes.
 func historyPurgeInProgress(room string) *wire.Error {
 	return wire.BadRequest("History purge already in progress for " + room)
@@ -125,6 +143,9 @@ func (s *server) deleteRoom(c echo.Context, requester string) error {
 	case !errors.Is(err, postgres.ErrNotFound):
 		return err
 	}
+	if err := s.refuseBusyHomeserver(ctx, request.Room); err != nil {
+		return err
+	}
 	if request.NewRoomUser, err = s.readNewRoomUser(newUser); err != nil {
 		return err
 	}
@@ -141,6 +162,9 @@ func (s *server) deleteRoomNow(c echo.Context, requester string) error {
 		return err
 	}
 	if err := s.refuseHeld(c.Request().Context(), request.Room); err != nil {
+		return err
+	}
+	if err := s.refuseBusyHomeserver(c.Request().Context(), request.Room); err != nil {
 		return err
 	}
 	// A room that does not exist is not replaced.
@@ -275,7 +299,7 @@ func (s *server) newDeleteBody(id, room string, state journal.State, details tas
 }
 
 // taskDeleteBody is newDeleteBody for a delete in Synapse's own queue.
-func (s *server) taskDeleteBody(task admin.HomeserverTask) deleteBody {
+func (s *server) taskDeleteBody(task scheduledtasks.Task) deleteBody {
 	state, reason := stateOf(task)
 	var details tasks.DeleteStatus
 	// A result that cannot be read is as good as none.
@@ -293,8 +317,8 @@ func (s *server) deleteStatus(c echo.Context, _ string) error {
 	id, ctx := segment(c, "delete_id"), c.Request().Context()
 	status, err := s.jobs.Status(ctx, jobs.DeleteRoom, id)
 	if errors.Is(err, jobs.ErrNotFound) {
-		var task admin.HomeserverTask
-		if task, err = s.homeserverTask(ctx, id, taskDeleteRoom, taskPurgeRoom); err == nil {
+		var task scheduledtasks.Task
+		if task, err = s.homeserverTask(ctx, id, deletingActions...); err == nil {
 			return answerOK(c, s.taskDeleteBody(task), nil)
 		}
 	}
@@ -325,9 +349,9 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	others, err := s.queries.HomeserverTasks(ctx, admin.HomeserverTaskList{
+	others, err := s.homeserverTasks.List(ctx, scheduledtasks.Filter{
 		// A scheduled one is a delete that Synapse plans for a forgotten room.
-		Actions: []string{taskDeleteRoom, taskPurgeRoom}, Statuses: []string{"active", "complete", "failed"},
+		Actions: deletingActions, Statuses: []string{"active", "complete", "failed"},
 		Resource: &room, Limit: maxTasks,
 	})
 	if err != nil {

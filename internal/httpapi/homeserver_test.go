@@ -224,12 +224,16 @@ func TestPassingOnHeaders(t *testing.T) {
 		_ = r.Header.Write(w)
 	})})
 	r := b.raw(t, "GET /_matrix/x HTTP/1.1\nHost: x\nX-Forwarded-For: 10.1.2.3\nX-Forwarded-Proto: https\nX-Forwarded-Host: m.example\n"+
-		"Connection: close, X-Secret\nX-Secret: 1\nProxy-Authorization: x\nTE: trailers\nCookie: a=b\n\n")
+		"X-Forwarded-Port: 443\nX-Real-Ip: 10.1.2.3\nConnection: close, X-Secret\nX-Secret: 1\nKeep-Alive: timeout=5\n"+
+		"Proxy-Connection: close\nProxy-Authorization: x\nTE: trailers\nCookie: a=b\n\n")
 	require.Equal(t, 200, r.status)
-	for _, want := range []string{"X-Forwarded-For: 10.1.2.3, 127.0.0.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: m.example", "Cookie: a=b"} {
+	for _, want := range []string{
+		"X-Forwarded-For: 10.1.2.3, 127.0.0.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: m.example", "X-Forwarded-Port: 443",
+		"X-Real-Ip: 10.1.2.3", "Cookie: a=b",
+	} {
 		require.Contains(t, r.body, want+"\r\n")
 	}
-	for _, not := range []string{"X-Secret", "Proxy-Authorization", "Accept-Encoding", "User-Agent"} {
+	for _, not := range []string{"X-Secret", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "Accept-Encoding", "User-Agent"} {
 		require.NotContains(t, r.body, not)
 	}
 	// It said nothing of who may read it.

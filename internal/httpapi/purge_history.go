@@ -10,9 +10,9 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
-	"lethe/internal/store/admin"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/scheduledtasks"
 	"lethe/internal/tasks"
 	"lethe/internal/wire"
 )
@@ -81,10 +81,14 @@ func (s *server) tokenOfTimestamp(ctx context.Context, room string, value json.R
 func (s *server) submitPurgeHistory(
 	c echo.Context, requester, room string, token matrix.Token, body map[string]json.RawMessage,
 ) error {
-	if err := s.refuseHeld(c.Request().Context(), room); err != nil {
+	ctx := c.Request().Context()
+	if err := s.refuseHeld(ctx, room); err != nil {
 		return err
 	}
-	id, err := s.tasks.SubmitPurgeHistory(c.Request().Context(), tasks.PurgeHistory{
+	if err := s.refuseBusyHomeserver(ctx, room); err != nil {
+		return err
+	}
+	id, err := s.tasks.SubmitPurgeHistory(ctx, tasks.PurgeHistory{
 		Room:              room,
 		Token:             token,
 		DeleteLocalEvents: matrix.Truthy(body["delete_local_events"]),
@@ -101,8 +105,8 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 	ctx := c.Request().Context()
 	status, err := s.jobs.Status(ctx, jobs.PurgeHistory, id)
 	if errors.Is(err, jobs.ErrNotFound) {
-		var task admin.HomeserverTask
-		task, err = s.homeserverTask(ctx, id, taskPurgeHistory)
+		var task scheduledtasks.Task
+		task, err = s.homeserverTask(ctx, id, scheduledtasks.PurgeHistory)
 		status.State, status.Error = stateOf(task)
 	}
 	if err != nil {

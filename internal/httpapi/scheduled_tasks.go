@@ -11,9 +11,9 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/jobs"
-	"lethe/internal/store/admin"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/scheduledtasks"
 	"lethe/internal/wire"
 )
 
@@ -26,13 +26,8 @@ const (
 	maxTasks = 10_000
 )
 
-// The actions of Synapse's tasks that delete something of a room. Some are also those of
-// Lethe's jobs.
-const (
-	taskPurgeHistory = "purge_history"
-	taskPurgeRoom    = "purge_room"
-	taskDeleteRoom   = "shutdown_and_purge_room"
-)
+// deletingActions are the actions of Synapse's tasks that delete a room.
+var deletingActions = []string{scheduledtasks.DeleteRoom, scheduledtasks.PurgeRoom}
 
 // Synapse's words for tasks, and Lethe's words for jobs. Words with the same index mean
 // the same.
@@ -117,7 +112,7 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	others, err := s.queries.HomeserverTasks(ctx, list.HomeserverTaskList)
+	others, err := s.homeserverTasks.List(ctx, list.Filter)
 	if err != nil {
 		return err
 	}
@@ -139,7 +134,7 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 }
 
 // A taskList says which tasks to list, in Synapse's words.
-type taskList struct{ admin.HomeserverTaskList }
+type taskList struct{ scheduledtasks.Filter }
 
 // jobs says the same in Lethe's words.
 func (l *taskList) jobs() journal.JobList {
@@ -154,7 +149,7 @@ func (l *taskList) jobs() journal.JobList {
 }
 
 func readTaskList(q *wire.Query) (taskList, error) {
-	list := taskList{admin.HomeserverTaskList{Limit: maxTasks}}
+	list := taskList{scheduledtasks.Filter{Limit: maxTasks}}
 	list.Actions = q.Several("action_name")
 	if resource := q.ASCII("resource_id"); resource != "" {
 		list.Resource = &resource
@@ -171,19 +166,19 @@ func readTaskList(q *wire.Query) (taskList, error) {
 
 // homeserverTask returns a task of Synapse's own queue that does one of the actions. Other
 // ids are not found, as ids that are not known.
-func (s *server) homeserverTask(ctx context.Context, id string, actions ...string) (admin.HomeserverTask, error) {
-	task, err := s.queries.HomeserverTask(ctx, id)
+func (s *server) homeserverTask(ctx context.Context, id string, actions ...string) (scheduledtasks.Task, error) {
+	task, err := s.homeserverTasks.Get(ctx, id)
 	switch {
 	case errors.Is(err, postgres.ErrNotFound), err == nil && !slices.Contains(actions, task.Action):
-		return admin.HomeserverTask{}, jobs.ErrNotFound
+		return scheduledtasks.Task{}, jobs.ErrNotFound
 	case err != nil:
-		return admin.HomeserverTask{}, err
+		return scheduledtasks.Task{}, err
 	}
 	return task, nil
 }
 
 // stateOf returns Lethe's word for the status of a task, and the reason of its failure.
-func stateOf(task admin.HomeserverTask) (state journal.State, reason string) {
+func stateOf(task scheduledtasks.Task) (state journal.State, reason string) {
 	state = journal.Running
 	if i := slices.Index(taskStatuses, task.Status); i >= 0 {
 		state = jobStates[i]

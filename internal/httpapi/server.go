@@ -22,6 +22,7 @@ import (
 	"lethe/internal/store/admin"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/scheduledtasks"
 	"lethe/internal/tasks"
 )
 
@@ -125,17 +126,18 @@ type statuses interface {
 
 // A server has the dependencies of the handlers.
 type server struct {
-	options Options
-	db      *postgres.DB
-	journal *journal.Journal
-	holds   *journal.Holds
-	queries *admin.Queries
-	spaces  *spaces.Spaces
-	access  *access.Control
-	tasks   submitter
-	jobs    statuses
-	echo    *echo.Echo
-	monitor http.Handler // nil unless it is shown
+	options         Options
+	db              *postgres.DB
+	journal         *journal.Journal
+	holds           *journal.Holds
+	queries         *admin.Queries
+	homeserverTasks *scheduledtasks.Queue
+	spaces          *spaces.Spaces
+	access          *access.Control
+	tasks           submitter
+	jobs            statuses
+	echo            *echo.Echo
+	monitor         http.Handler // nil unless it is shown
 }
 
 // New returns a handler that reads from db, submits jobs to a *tasks.Client and gets
@@ -169,8 +171,9 @@ func newServer(db *postgres.DB, client submitter, board statuses, options Option
 	}
 	return &server{
 		options: options, db: db, journal: journal.New(db), holds: journal.NewHolds(db), queries: admin.New(db),
-		spaces: spaces.New(db, options.ServerName),
-		access: access.New(db, who), tasks: client, jobs: board, echo: echo.New(),
+		homeserverTasks: scheduledtasks.New(db),
+		spaces:          spaces.New(db, options.ServerName),
+		access:          access.New(db, who), tasks: client, jobs: board, echo: echo.New(),
 	}
 }
 
@@ -211,7 +214,7 @@ func (s *server) routes() {
 	s.handle(http.MethodGet, v2+"/users/:user_id", s.homeserverFirst(s.admin(s.userDetails)))
 	s.handle(http.MethodGet, "/_synapse/admin/v3/users", s.homeserverFirst(s.admin(s.userList)))
 	s.handle(http.MethodGet, "/_matrix/client/versions", s.homeserverFirst(s.versions))
-	for _, version := range []string{"api/v1", "r0", "v3", "unstable"} {
+	for _, version := range loginVersions {
 		s.handle(http.MethodGet, "/_matrix/client/"+version+"/login", s.homeserverFirst(loginFlows))
 	}
 	if rules := s.options.Retention; rules != nil && rules.Enabled {
@@ -222,6 +225,9 @@ func (s *server) routes() {
 		// A running homeserver has these in its caches, so it must write them itself.
 		s.handle(http.MethodPut, v1+"/rooms/:room_id/block", s.admin(s.blockRoom))
 		s.handle(http.MethodDelete, v1+"/rooms/:room_id/forward_extremities", s.admin(s.deleteForwardExtremities))
+		for _, version := range loginVersions {
+			s.handle(http.MethodPost, "/_matrix/client/"+version+"/login", refuseLogin)
+		}
 	}
 	s.handle(http.MethodDelete, v2+"/rooms/:room_id", s.admin(s.deleteRoom))
 	s.handle(http.MethodGet, v2+"/rooms/:room_id/delete_status", s.admin(s.deletesOfRoom))
