@@ -11,6 +11,7 @@ import (
 	"lethe/internal/store/beside"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
+	"lethe/internal/store/scheduledtasks"
 	"lethe/internal/synapse"
 	"lethe/internal/wait"
 )
@@ -243,7 +244,7 @@ func (p *purgeHistory) requestTask(ctx context.Context) (err error) {
 	next := p.at
 	next.Task = jobs.NewID()
 	task := beside.TaskRequest{
-		ID: next.Task, Action: beside.PurgeHistory, Room: p.purge.Room,
+		ID: next.Task, Action: scheduledtasks.PurgeHistory, Room: p.purge.Room,
 		Parameters: purgeHistoryParameters{Token: matrix.Token{Topological: p.until}, DeleteLocalEvents: p.purge.DeleteLocal},
 	}
 	if err := beside.RequestTask(ctx, b, task); err != nil {
@@ -268,4 +269,21 @@ func (w *Worker) collect(ctx context.Context, h *purge.History, b *roomBatch, st
 	}
 	_, err = b.Run(ctx, []postgres.Statement{beside.MarkStateGroups(h.Room, limit, &done.Checked)})
 	return done, err
+}
+
+// awaitTasks fails with a [synapse.Waiting] while Synapse itself purges or deletes the
+// room, or is about to. own is the id of the task that the job has requested, "" if it
+// has not.
+func (w *Worker) awaitTasks(ctx context.Context, room, own string) error {
+	if w.options.Synapse == nil {
+		return nil
+	}
+	task, err := scheduledtasks.New(w.db).Open(ctx, room, scheduledtasks.PurgeHistory, scheduledtasks.PurgeRoom, scheduledtasks.DeleteRoom)
+	switch {
+	case errors.Is(err, postgres.ErrNotFound):
+		return nil
+	case err == nil && task.ID != own:
+		err = &synapse.Waiting{Reason: "Synapse itself has a task for the room: " + task.Action + " " + task.ID}
+	}
+	return err
 }

@@ -3,11 +3,13 @@ package tasks
 import (
 	"context"
 	"errors"
+	"time"
 
 	"lethe/internal/jobs"
 	"lethe/internal/store/beside"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
+	"lethe/internal/store/scheduledtasks"
 	"lethe/internal/synapse"
 	"lethe/internal/wait"
 )
@@ -55,19 +57,58 @@ func (d *deleteRoom) keepOut(ctx context.Context, b *roomBatch) (err error) {
 		d.keptOut, err = d.worker.options.Synapse.Lock(ctx, lock, senderPatience, "is adding events to the room, or fetching older ones")
 	}
 	b.synapse = d.keptOut
+	if err != nil || d.at.LookAt == 0 {
+		return err
+	}
+	// Nobody can join the room from now on.
+	back, err := purge.RoomExists(ctx, b, d.request.Room)
+	if err == nil && back {
+		err = errRoomIsBack
+	}
 	return err
 }
 
-// commitDeleted commits a batch of the parts. Synapse hears of the one after which the
-// room is gone for its users.
-func (d *deleteRoom) commitDeleted(ctx context.Context, b *roomBatch, next deleteRoomCheckpoint, parts purge.Parts) error {
+// errRoomIsBack ends a batch of the last look: the next one sees that the room is back.
+var errRoomIsBack = errYield{reason: jobs.YieldSynapse, after: mappingsLook, waitsFor: "waiting: somebody joins the room on another server"}
+
+// commitDeleted commits a batch. Synapse is told of the one after which the room is gone
+// for its users, and of the one that has deleted the room's own row: it may have cached
+// something in between.
+func (d *deleteRoom) commitDeleted(ctx context.Context, b *roomBatch, next deleteRoomCheckpoint, tell, gone bool) error {
 	var end ending
-	if parts.Show() {
+	if tell {
 		end = ending{caches: beside.DeletedRoom, urgent: true}
 	}
-	err := d.commitBeside(ctx, b, next, end)
-	d.told = err == nil && parts.Show()
-	return err
+	if gone && b.way != synapse.Nothing && !d.parameters.Abandoned {
+		now, err := d.worker.db.Now(ctx)
+		if err != nil {
+			return err
+		}
+		next.LookAt = now.Add(d.worker.options.MappingDelay).UnixMilli()
+	}
+	return d.commitBeside(ctx, b, next, end)
+}
+
+// awaitLook waits until it is time for the last look, for receipts of clients that have not
+// learned yet that the room is gone: Synapse writes them without a lock. It reports back
+// if somebody has brought the room back since, by joining it on another server. Then
+// nothing more of it may be deleted.
+func (d *deleteRoom) awaitLook(ctx context.Context) (back bool, err error) {
+	if d.at.LookAt == 0 {
+		return false, nil
+	}
+	now, err := d.worker.db.Now(ctx)
+	if err != nil {
+		return false, err
+	}
+	if at := time.UnixMilli(d.at.LookAt); now.Before(at) {
+		d.releaseLater(ctx)
+		return false, errYield{
+			reason: jobs.YieldSynapse, after: at.Sub(now) + mappingsLook,
+			waitsFor: "waiting: the room is gone, and its clients may still send receipts for some seconds",
+		}
+	}
+	return purge.RoomExists(ctx, d.worker.db, d.request.Room)
 }
 
 // endBeside ends what the delete has begun for Synapse. Without Redis it lets Synapse
@@ -85,33 +126,12 @@ func (d *deleteRoom) endBeside(ctx context.Context) error {
 			return err
 		}
 	}
-	// Synapse may have read rows of the room while they were deleted.
-	if !d.told && d.at.Task == "" {
-		if err := d.tellEnd(ctx); err != nil {
-			return err
-		}
-	}
-	if d.keptOut != nil {
-		d.keptOut.ReleaseLater(ctx, clearTime)
-		d.keptOut = nil
-	}
+	d.releaseLater(ctx)
 	way, err := w.ready(ctx)
 	if err != nil || way != synapse.ByTask {
 		return err
 	}
 	return d.confirm(ctx)
-}
-
-// tellEnd tells Synapse that nothing of the room is left.
-func (d *deleteRoom) tellEnd(ctx context.Context) (err error) {
-	ctx, b, err := d.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer b.end(&err)
-	err = d.commitBeside(ctx, b, d.at, ending{caches: beside.DeletedRoom, urgent: true})
-	d.told = err == nil
-	return err
 }
 
 // confirm waits until Synapse has run its own delete of the room.
@@ -151,7 +171,7 @@ func (d *deleteRoom) requestTask(ctx context.Context) (err error) {
 	defer b.end(&err)
 	next := d.at
 	next.Task = jobs.NewID()
-	task := beside.TaskRequest{ID: next.Task, Action: beside.PurgeRoom, Room: d.request.Room, Parameters: map[string]bool{"force": true}}
+	task := beside.TaskRequest{ID: next.Task, Action: scheduledtasks.PurgeRoom, Room: d.request.Room, Parameters: map[string]bool{"force": true}}
 	if err := beside.RequestTask(ctx, b, task); err != nil {
 		return err
 	}
@@ -169,6 +189,14 @@ func (d *deleteRoom) leave(ctx context.Context, resumes bool) {
 		d.keptOut.Leave()
 	default:
 		d.releaseRoom(ctx)
+	}
+}
+
+// releaseLater releases the room when Synapse has had time to clear its caches.
+func (d *deleteRoom) releaseLater(ctx context.Context) {
+	if d.keptOut != nil {
+		d.keptOut.ReleaseLater(ctx, clearTime)
+		d.keptOut = nil
 	}
 }
 

@@ -115,6 +115,11 @@ type deleteRoomCheckpoint struct {
 	// other server has users in the room.
 	LeavesAt int64 `json:"leaves_at,omitempty"`
 
+	// LookAt is the time of the last look for rows that Synapse has written meanwhile, in
+	// Unix milliseconds of PostgreSQL's clock. It is 0 before the room's own row is gone,
+	// and if no Synapse could have written any.
+	LookAt int64 `json:"look_at,omitempty"`
+
 	// Returns is how often users have joined again after the shutdown.
 	Returns int `json:"returns,omitempty"`
 
@@ -185,9 +190,6 @@ type deleteRoom struct {
 
 	// keptOut is the room's lock at Synapse while its rows are deleted, nil before.
 	keptOut *synapse.Lock
-
-	// told says that Synapse was told of the last batch.
-	told bool
 }
 
 func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal.Run) (work, error) {
@@ -224,6 +226,9 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal
 	}
 	if !parameters.Purge {
 		return d, nil
+	}
+	if err := w.awaitTasks(ctx, job.Room, d.at.Task); err != nil {
+		return nil, err
 	}
 	request := purge.RoomRequest{Room: job.Room, ServerName: w.options.ServerName, Force: parameters.ForcePurge}
 	if parameters.Abandoned {
@@ -354,6 +359,9 @@ func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
 	if d.at.Batches > 0 {
 		d.room.Abandoned = nil // the rows that the rule reads are gone
 	}
+	if back, err := d.awaitLook(ctx); err != nil || back {
+		return back, err
+	}
 	parts, err := d.room.Next(ctx, d.at.At)
 	if err != nil {
 		return false, err
@@ -398,7 +406,7 @@ func (d *deleteRoom) deleteParts(ctx context.Context, parts purge.Parts) (rows i
 	next.Sample = next.Sample.With(done.Sample)
 	next.rowWise(done.RowWise)
 	next.Size = d.worker.nextBatch(next.Size, minEvents, b.took())
-	return done.Events + done.StateGroups, d.commitDeleted(ctx, b, next, parts)
+	return done.Events + done.StateGroups, d.commitDeleted(ctx, b, next, parts.Show() || done.Gone, done.Gone)
 }
 
 // size returns the size of the next batch of the purge, limited as in

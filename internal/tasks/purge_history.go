@@ -150,6 +150,9 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 	if err := decodeCheckpoint(job, &p.at); err != nil {
 		return nil, err
 	}
+	if err := w.awaitTasks(ctx, job.Room, p.at.Task); err != nil {
+		return nil, err
+	}
 	if len(job.Checkpoint) == 0 && !p.swept {
 		if err := w.absorb(ctx, job, run, parameters); err != nil {
 			return nil, err

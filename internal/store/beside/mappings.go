@@ -61,7 +61,7 @@ func SweepMappings(ctx context.Context, db *postgres.DB, room string) (done Swee
 	// mapping before the sweep deletes it: then the next statement sees the event, and
 	// the sweep begins again without it. Or it writes the mapping after the sweep's
 	// commit.
-	var returned []string
+	returned := []string{} // not nil, which would be NULL
 	for range maxReturned {
 		var more []string
 		err = db.InTransaction(ctx, func(tx pgx.Tx) error {

@@ -20,24 +20,15 @@ type TaskRequest struct {
 	// ID is 16 letters, for one task only.
 	ID string
 
-	// Action is an action that every supported version of Synapse knows: another one
-	// would keep it from running any task.
-	Action Action
+	// Action is an action that every supported version of Synapse knows, such as
+	// [scheduledtasks.PurgeRoom]: another one would keep it from running any task.
+	Action string
 
 	Room string
 
 	// Parameters are encoded as JSON.
 	Parameters any
 }
-
-// An Action is what a task of the homeserver does.
-type Action string
-
-// The actions that Lethe asks for.
-const (
-	PurgeHistory Action = "purge_history"
-	PurgeRoom    Action = "purge_room"
-)
 
 // MayRequestTasks reports whether the homeserver has the table of tasks, and the role
 // may add one.
@@ -61,7 +52,7 @@ func RequestTask(ctx context.Context, db postgres.Execer, task TaskRequest) erro
 	_, err = db.Exec(ctx, `
 		INSERT INTO scheduled_tasks (id, action, status, timestamp, resource_id, params)
 		VALUES ($1, $2, 'scheduled', (extract(epoch FROM clock_timestamp()) * 1000)::bigint, $3, $4)
-		ON CONFLICT (id) DO NOTHING`, task.ID, string(task.Action), task.Room, string(parameters))
+		ON CONFLICT (id) DO NOTHING`, task.ID, task.Action, task.Room, string(parameters))
 	if err != nil {
 		return fmt.Errorf("request a task of the homeserver: %w", err)
 	}

@@ -63,7 +63,9 @@ func TestBatchOfASupersededRunChangesNothing(t *testing.T) {
 			require.NoError(l.T, err)
 			require.Len(l.T, released, 1)
 		},
-		"yielded": func(l *storetest.Lab, run journal.Run) { require.NoError(l.T, l.Journal.YieldJob(l.Ctx, run, journal.Yield{})) },
+		"yielded": func(l *storetest.Lab, run journal.Run) {
+			require.NoError(l.T, l.Journal.YieldJob(l.Ctx, run, journal.Yield{}))
+		},
 		"ended": func(l *storetest.Lab, run journal.Run) {
 			require.NoError(l.T, l.Journal.EndJob(l.Ctx, run, "cancelled", ""))
 		},

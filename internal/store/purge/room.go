@@ -87,6 +87,9 @@ type RoomBatch struct {
 	// At is where the next batch goes on.
 	At RoomPosition
 
+	// Gone says that the batch has deleted the room's own row, the last of the room.
+	Gone bool
+
 	// RowWise says why the server had to check references row by row. It is "" if the
 	// batch checked them set-wise, or had none to check.
 	RowWise string
@@ -114,6 +117,12 @@ func (r *Room) guardUsers(ctx context.Context, q postgres.Querier) error {
 		return ErrUsersJoined
 	}
 	return nil
+}
+
+// RoomExists reports whether the room has its own row.
+func RoomExists(ctx context.Context, q postgres.Querier, room string) (exists bool, err error) {
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM rooms WHERE room_id = $1)`, room).Scan(&exists)
+	return exists, err
 }
 
 // Parts are the parts of a room that are left to delete, in the order of their
@@ -224,7 +233,7 @@ func (d *roomDeletion) deleteParts(ctx context.Context, parts Parts, size int) (
 		done.Rows += deleted.Rows
 		done.StateGroups += deleted.StateGroups
 		done.Sample = done.Sample.With(deleted.Sample)
-		done.At = deleted.At
+		done.At, done.Gone = deleted.At, deleted.Gone
 		done.RowWise = cmp.Or(done.RowWise, deleted.RowWise)
 		cost := max(deleted.StateGroups, deleted.Rows/rowsPerEvent)
 		if piece.part == roomEvents {
@@ -610,5 +619,5 @@ func (d *roomDeletion) deleteItself(ctx context.Context, _ roomChunk) (RoomBatch
 		statements = append(statements, ofRoom(t.name))
 	}
 	rows, err := d.run(ctx, statements)
-	return RoomBatch{Rows: rows}, err
+	return RoomBatch{Rows: rows, Gone: true}, err
 }
