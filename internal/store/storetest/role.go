@@ -54,7 +54,7 @@ func AsKnownColumns(t *testing.T, database string) string {
 			continue
 		}
 		columns := []string{"ctid"}
-		for _, c := range known.Used(schema.UsePurge | schema.UseDelete | schema.UseShutdown | schema.UseRead) {
+		for _, c := range known.Used(schema.UseAll) {
 			if slices.Contains(existing[known.Name], c.Name) {
 				columns = append(columns, c.Name)
 			}
