@@ -50,20 +50,15 @@ func (p Process) Uses() Use {
 	return 0
 }
 
-// A Sequence is one of Synapse's sequences.
-type Sequence struct {
-	// Name is the sequence's name, which needs no quotes.
-	Name string
-
-	// Processes are those that take numbers from it.
-	Processes []Process
-}
-
-// sequences are the sequences from which new rows take numbers, sorted by name.
-var sequences = []Sequence{
-	{"event_auth_chain_id", []Process{Worker}},
-	{"events_stream_seq", []Process{Worker}},
-	{"state_group_id_seq", []Process{Worker}},
+// sequences are the sequences from which new rows take numbers, sorted by name, with the
+// privilege that each process needs: USAGE to take one, SELECT to read the last.
+var sequences = []struct {
+	name   string
+	rights map[Process]string
+}{
+	{"event_auth_chain_id", map[Process]string{Worker: "USAGE"}},
+	{"events_stream_seq", map[Process]string{API: "SELECT", Worker: "USAGE"}},
+	{"state_group_id_seq", map[Process]string{Worker: "USAGE"}},
 }
 
 // An ownTable is a table of the schema lethe.
@@ -106,7 +101,7 @@ type Need struct {
 	// Sequence says that it is a sequence.
 	Sequence bool
 
-	// Privilege is SELECT, INSERT, UPDATE, DELETE or, of a sequence, USAGE.
+	// Privilege is SELECT, INSERT, UPDATE or DELETE, and of a sequence SELECT or USAGE.
 	Privilege string
 
 	// Columns are the columns to which the privilege is limited, nil for all columns. The
@@ -146,8 +141,8 @@ func Needs(processes ...Process) []Need {
 			}
 		}
 		for _, s := range sequences {
-			if slices.Contains(s.Processes, process) {
-				add(Need{Name: s.Name, Sequence: true, Privilege: "USAGE"})
+			if s.rights[process] != "" {
+				add(Need{Name: s.name, Sequence: true, Privilege: s.rights[process]})
 			}
 		}
 	}

@@ -164,7 +164,7 @@ var tables = []Table{
 	{
 		Name: "event_json", Purge: Deletes, Delete: Deletes,
 		Rights: "SELECT INSERT UPDATE DELETE", Keys: "event_id",
-		Columns: `event_id text PDSR, room_id text PS, internal_metadata text PSR, json text PSR,
+		Columns: `event_id text PDSR, room_id text PSR, internal_metadata text PSR, json text PSR,
 			format_version int SR`,
 	},
 	{

@@ -15,7 +15,7 @@ import (
 )
 
 func (l *lab) reconciler() *Reconciler {
-	return NewReconciler(l.DB, l.redis, l.board, l.log, l.metrics)
+	return NewReconciler(l.ofScheduler, l.redis, l.board, l.log, l.metrics)
 }
 
 // claim makes us the run of a job of generation 1.
