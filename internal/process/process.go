@@ -54,7 +54,7 @@ type process struct {
 	log      *slog.Logger
 	closers  []func(context.Context) // in the order of opening
 
-	db       *postgres.DB
+	db       *postgres.DB // nil unless needsDatabase
 	redis    redis.UniversalClient
 	locks    []redis.UniversalClient // one, or independent masters
 	readers  *lock.Readers           // nil unless rooms are read

@@ -58,8 +58,10 @@ func (p *process) awaitServers(ctx context.Context) error {
 
 // check returns why the process cannot start, or nil.
 func (p *process) check(ctx context.Context) error {
-	if err := migrate.CheckSchema(ctx, p.db); err != nil {
-		return err
+	if p.needsSchema() {
+		if err := p.checkSchema(ctx); err != nil {
+			return err
+		}
 	}
 	if p.needsRedis() {
 		if err := p.checkRedis(ctx); err != nil {
@@ -106,11 +108,26 @@ func (p *process) needsRedis() bool {
 	return p.serves(config.ForWorker) || p.serves(config.ForScheduler)
 }
 
+// needsSchema reports whether the process uses Lethe's own tables.
+func (p *process) needsSchema() bool {
+	return p.serves(config.ForAPI) || p.serves(config.ForWorker) || p.serves(config.ForScheduler)
+}
+
+// needsDatabase reports whether the process uses the database at all. asynqmon reads
+// access tokens there, unless the homeserver checks them.
+func (p *process) needsDatabase() bool { return p.needsSchema() || p.settings.Auth == config.AuthDatabase }
+
 func (p *process) checkSchema(ctx context.Context) error { return migrate.CheckSchema(ctx, p.db) }
 
 // health returns the handler of health and metrics. Call it once.
 func (p *process) health() http.Handler {
-	checks := map[string]observe.Check{"database": p.db.Ping, "schema": p.checkSchema}
+	checks := map[string]observe.Check{}
+	if p.needsDatabase() {
+		checks["database"] = p.db.Ping
+	}
+	if p.needsSchema() {
+		checks["schema"] = p.checkSchema
+	}
 	if p.needsRedis() {
 		checks["redis"] = p.checkRedis
 	}
