@@ -56,8 +56,7 @@ func TestProcessesUnderTheirOwnRoles(t *testing.T) {
 	f.env = append(f.env, "LETHE_RETENTION_DEFAULT_POLICY_MAX_LIFETIME=1h")
 	ofScheduler := f.roleOf("scheduler")
 	f.api = f.start("api", f.roleOf("api"))
-	f.start("worker", f.roleOf("worker"))
-	f.start("scheduler", ofScheduler)
+	processes := []*process{f.api, f.start("worker", f.roleOf("worker")), f.start("scheduler", ofScheduler)}
 
 	// Pages, and what else an api reads.
 	room := "!hKLkfkSsmEZAGMWCxD:lab.test"
@@ -124,6 +123,11 @@ func TestProcessesUnderTheirOwnRoles(t *testing.T) {
 		require.Equal(t, http.StatusOK, status, body)
 	}
 
+	for _, p := range append(processes, withDatabase, without) {
+		p.mu.Lock()
+		require.NotContains(t, p.log.String(), "42501", "%s was refused something", p.name)
+		p.mu.Unlock()
+	}
 	// All four have worked as their own roles, and none reads passwords.
 	roles, err := f.sql.Query(t.Context(), `
 		SELECT DISTINCT usename::text FROM pg_stat_activity WHERE datname = current_database() AND usename LIKE 'plain\_%'`)
