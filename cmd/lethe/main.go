@@ -21,9 +21,11 @@ const usage = `lethe forgets rooms.
 	                                database LETHE_DATABASE_URL, for the server LETHE_SERVER_NAME
 	lethe probe url                 request a URL, such as http://127.0.0.1:8470/readyz, and fail unless
 	                                the status is 200
-	lethe doctor [-deep] [-left room]
+	lethe doctor [-for process] [-role name] [-deep] [-left room]
 	                                check the servers that the LETHE_ settings name: what keeps Lethe
 	                                from working, or from working fast, and what to do;
+	                                with -for, only what api, worker, scheduler or asynqmon needs;
+	                                with -role, print the privileges that this role lacks;
 	                                with -deep, also compare each index with its table;
 	                                with -left, also scan all tables for rows of a deleted room
 	lethe hold place -room id -reason text [-by name]

@@ -242,3 +242,30 @@ func TestComposeSettingsAreValid(t *testing.T) {
 		}
 	}
 }
+
+// TestComposeRoles tests that the override in docs/roles.md gives each service the URL of
+// its own role, and no other.
+func TestComposeRoles(t *testing.T) {
+	t.Parallel()
+	folder, err := filepath.Abs(root)
+	require.NoError(t, err)
+	project, err := loader.LoadWithContext(t.Context(), types.ConfigDetails{
+		WorkingDir: folder,
+		ConfigFiles: []types.ConfigFile{
+			{Filename: filepath.Join(folder, "docker-compose.yml")},
+			{Filename: filepath.Join(folder, "docker-compose.override.yml"), Content: []byte(example(t, "Docker Compose"))},
+		},
+		Environment: types.Mapping{},
+	})
+	require.NoError(t, err)
+	for _, name := range []string{"api", "worker", "scheduler", "asynqmon"} {
+		service, secret := project.Services[name], name+"_database_url"
+		var mounted []string
+		for _, s := range service.Secrets {
+			mounted = append(mounted, s.Source)
+		}
+		require.ElementsMatch(t, []string{secret, "redis_url"}, mounted, name)
+		require.Equal(t, "/run/secrets/"+secret, *service.Environment["LETHE_DATABASE_URL_FILE"])
+		require.Equal(t, filepath.Join(folder, "deploy/compose/secrets", secret), project.Secrets[secret].File)
+	}
+}

@@ -519,12 +519,11 @@ func TestProductionScales(t *testing.T) {
 	}
 }
 
-// TestOwnOverlay tests the overlay in docs/kubernetes.md.
-func TestOwnOverlay(t *testing.T) {
-	t.Parallel()
-	page, err := os.ReadFile(filepath.Join(root, "docs/kubernetes.md"))
-	require.NoError(t, err)
-	_, rest, found := strings.Cut(string(page), "# kustomization.yaml\n")
+// ownOverlay builds the overlay in docs/kubernetes.md, after a change of its text. The
+// files are beside it, too.
+func ownOverlay(t *testing.T, change func(text string) string, files map[string]string) *cluster {
+	t.Helper()
+	_, rest, found := strings.Cut(page(t, "docs/kubernetes.md"), "# kustomization.yaml\n")
 	require.True(t, found)
 	text, _, found := strings.Cut(rest, "```")
 	require.True(t, found)
@@ -536,20 +535,88 @@ func TestOwnOverlay(t *testing.T) {
 	checkout, err = filepath.Rel(folder, checkout)
 	require.NoError(t, err)
 	require.Contains(t, text, " lethe/deploy/")
-	files := map[string]string{
-		"kustomization.yaml": strings.Replace(text, " lethe/deploy/", " "+checkout+"/deploy/", 1),
+	all := map[string]string{
+		"kustomization.yaml": change(strings.Replace(text, " lethe/deploy/", " "+checkout+"/deploy/", 1)),
 		"lethe.yaml":         "server_name: mine.example\nsynapse_beside: false\n",
 		"database-url":       "postgres://lethe:mine@db.example:5432/synapse",
 		"redis-url":          "redis://:mine@redis.example:6379/0",
 	}
-	for name, text := range files {
+	maps.Copy(all, files)
+	for name, text := range all {
 		require.NoError(t, os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600))
 	}
-	c := kustomized(t, folder)
+	return kustomized(t, folder)
+}
+
+// page reads a page of the documentation.
+func page(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, path))
+	require.NoError(t, err)
+	return string(text)
+}
+
+// example returns the indented block of docs/roles.md that follows a heading, without
+// its indentation.
+func example(t *testing.T, heading string) string {
+	t.Helper()
+	_, rest, found := strings.Cut(page(t, "docs/roles.md"), "\n## "+heading+"\n")
+	require.True(t, found)
+	var block strings.Builder
+	for line := range strings.Lines(rest) {
+		if line, indented := strings.CutPrefix(line, "    "); indented {
+			block.WriteString(line)
+		} else if block.Len() > 0 {
+			break
+		}
+	}
+	return block.String()
+}
+
+// TestOwnOverlay tests the overlay in docs/kubernetes.md.
+func TestOwnOverlay(t *testing.T) {
+	t.Parallel()
+	c := ownOverlay(t, func(text string) string { return text }, nil)
 	for _, p := range c.pods {
 		environment, files := given(t, c, p)
 		settings, err := load(t, p.program(t), environment, files)
 		require.NoError(t, err, p.of)
 		require.Equal(t, "mine.example", settings.ServerName)
 	}
+}
+
+// TestRolesOverlay tests that the patches in docs/roles.md give each pod the URL of its
+// own role, and no other.
+func TestRolesOverlay(t *testing.T) {
+	t.Parallel()
+	urls := map[string]string{}
+	for _, process := range []string{"api", "worker", "scheduler", "asynqmon"} {
+		urls[process+"-database-url"] = "postgres://" + process + ":mine@db.example:5432/synapse"
+	}
+	c := ownOverlay(t, func(text string) string {
+		text, _, found := strings.Cut(text, "   secretGenerator:\n") // its last part
+		require.True(t, found)
+		for line := range strings.Lines(example(t, "Kubernetes")) {
+			text += "   " + line
+		}
+		return text
+	}, urls)
+	want := map[string]string{
+		"api": "api", "worker": "worker", "scheduler": "scheduler", "asynqmon": "asynqmon",
+		"retention": "scheduler", "doctor": "worker", "migrate": "lethe",
+	}
+	seen := map[string]bool{}
+	for _, p := range c.pods {
+		environment, files := given(t, c, p)
+		settings, err := load(t, p.program(t), environment, files)
+		require.NoError(t, err, p.of)
+		require.Contains(t, string(settings.Database.URL), "//"+want[p.component]+":", p.of)
+		for name := range files {
+			require.NotContains(t, name, "-database-url", p.of)
+		}
+		seen[p.component] = true
+	}
+	require.Len(t, seen, len(want))
+	doctor := slices.IndexFunc(c.pods, func(p pod) bool { return p.component == "doctor" })
+	require.Equal(t, []string{"doctor", "--for", "worker"}, c.pods[doctor].container(t).Args)
 }

@@ -19,7 +19,7 @@ type Purpose int
 const (
 	// ForAPI needs database.url, redis.url and server_name.
 	ForAPI Purpose = iota
-	// ForAsynqmon needs database.url and redis.url.
+	// ForAsynqmon needs redis.url, and database.url where auth is database.
 	ForAsynqmon
 	// ForDatabase needs database.url: migrations and the operator's tool.
 	ForDatabase
@@ -68,6 +68,9 @@ func Load(environ []string, purposes ...Purpose) (Config, error) {
 		config.JournalKeep = max(config.JournalKeep, config.StatusTTL)
 	}
 	l.checkNeeded(purposes)
+	if slices.Contains(purposes, ForAsynqmon) && config.Auth == AuthDatabase && l.unset["database.url"] {
+		l.refuse("database.url", fmt.Errorf("must be set, here or as %s, since auth is %s", variable("database.url"), AuthDatabase))
+	}
 	l.checkTogether(config)
 	if len(l.errs) > 0 {
 		return Config{}, fmt.Errorf("load configuration:\n%w", errors.Join(l.errs...))

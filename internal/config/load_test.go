@@ -267,6 +267,7 @@ func TestEachPurposeNeedsOnlyWhatItUses(t *testing.T) {
 	t.Parallel()
 	const (
 		noDatabase   = "database.url: must be set, here or as LETHE_DATABASE_URL"
+		noTokens     = "database.url: must be set, here or as LETHE_DATABASE_URL, since auth is database"
 		noRedis      = "redis.url: must be set, here or as LETHE_REDIS_URL"
 		noServerName = "server_name: must be set, here or as LETHE_SERVER_NAME"
 	)
@@ -274,7 +275,7 @@ func TestEachPurposeNeedsOnlyWhatItUses(t *testing.T) {
 		purposes []Purpose
 		want     []string
 	}{
-		"asynqmon":       {[]Purpose{ForAsynqmon}, []string{noDatabase, noRedis}},
+		"asynqmon":       {[]Purpose{ForAsynqmon}, []string{noRedis, noTokens}},
 		"api":            {[]Purpose{ForAPI}, []string{noDatabase, noRedis, noServerName}},
 		"database":       {[]Purpose{ForDatabase}, []string{noDatabase}},
 		"scheduler":      {[]Purpose{ForScheduler}, []string{noDatabase, noRedis}},
@@ -294,6 +295,15 @@ func TestEachPurposeNeedsOnlyWhatItUses(t *testing.T) {
 			require.Equal(t, test.want, problems(t, err))
 		})
 	}
+}
+
+func TestAsynqmonNeedsNoDatabaseIfTheHomeserverChecks(t *testing.T) {
+	t.Parallel()
+	environ := []string{"LETHE_AUTH=homeserver", "LETHE_HOMESERVER_URL=http://127.0.0.1:8008", "LETHE_REDIS_URL=" + redisURL}
+	_, err := Load(environ, ForAsynqmon)
+	require.NoError(t, err)
+	_, err = Load(environ, ForAsynqmon, ForScheduler)
+	require.Equal(t, []string{"database.url: must be set, here or as LETHE_DATABASE_URL"}, problems(t, err))
 }
 
 func TestAllErrorsAtOnce(t *testing.T) {

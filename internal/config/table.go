@@ -67,7 +67,7 @@ func serverSettings(c *Config) []setting {
 		row("database.url", "", optional(&c.Database.URL, databaseURLFormat).secret().like("postgres://lethe:password@127.0.0.1:5432/synapse"),
 			`The URL of the PostgreSQL database, or PostgreSQL's keyword=value form. With
 			?sslmode=verify-full&sslrootcert=/path/to/ca.pem the connection uses TLS and the server's certificate is
-			verified.`).needed(ForAPI, ForAsynqmon, ForDatabase, ForScheduler, ForWorker),
+			verified. asynqmon needs it only where auth is database.`).needed(ForAPI, ForDatabase, ForScheduler, ForWorker),
 		row("database.max_connections", "16", number(&c.Database.MaxConnections, 2, 10_000),
 			`The largest number of database connections of one process. Keep the sum over all processes below
 			max_connections of the server.`),

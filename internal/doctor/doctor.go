@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/redis/go-redis/v9"
 
@@ -83,10 +84,18 @@ func (r *Report) add(verdict Verdict, about, says string, do ...string) {
 	*r = append(*r, Finding{Verdict: verdict, About: about, Says: says, Do: do})
 }
 
-// Examine checks the database and the Redis servers that the settings name.
-func Examine(ctx context.Context, settings config.Config) Report {
+// Processes returns the processes that need the database and Redis: a role that serves
+// them all needs what Lethe needs.
+func Processes() []schema.Process {
+	return []schema.Process{schema.API, schema.Worker, schema.Scheduler}
+}
+
+// Examine checks the database and the Redis servers that the settings name, as far as
+// the role's processes use them. Only the privileges are those of the role; everything
+// else is checked as the role of the connection.
+func Examine(ctx context.Context, settings config.Config, role checkup.Role) Report {
 	var report Report
-	report.examineDatabase(ctx, settings)
+	report.examineDatabase(ctx, settings, role)
 	report.examineRedis(ctx, settings)
 	return report
 }
@@ -129,7 +138,7 @@ func isDenied(err error) bool {
 }
 
 // examineDatabase checks PostgreSQL.
-func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
+func (r *Report) examineDatabase(ctx context.Context, settings config.Config, role checkup.Role) {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
 	db, err := postgres.Open(ctx, string(settings.Database.URL), postgres.Options{ApplicationName: "lethe doctor", MaxConnections: 2})
@@ -143,34 +152,83 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config) {
 	}
 	r.add(OK, "database", "it answers")
 
-	grants, err := checkup.LackingPrivileges(ctx, db, settings.Tables)
-	switch {
-	case err != nil:
-		r.add(Mend, "privileges", err.Error())
-	case len(grants) > 0:
-		r.add(Mend, "privileges", "the role lacks privileges that Lethe needs; run as the owner of the tables, or as a superuser:", grants...)
-	default:
-		r.add(OK, "privileges", "the role has all privileges that Lethe needs")
-	}
+	lacking := r.examinePrivileges(ctx, db, settings, role)
 	// The other checks may fail only because the role lacks privileges.
 	addError := func(about string, err error) {
-		if isDenied(err) && len(grants) > 0 {
+		if isDenied(err) && lacking && role.Name == "" {
 			r.add(Mend, about, "not checked, because the role lacks privileges")
 			return
 		}
 		r.add(Mend, about, err.Error())
 	}
-
-	if err := migrate.CheckSchema(ctx, db); err != nil {
-		addError("schema", err)
-	} else {
-		r.add(OK, "schema", "this version of Lethe knows the tables of Lethe and of the homeserver")
-		r.examineFederation(ctx, db, addError)
+	serves := func(processes ...schema.Process) bool {
+		return slices.ContainsFunc(role.Processes, func(p schema.Process) bool { return slices.Contains(processes, p) })
 	}
-	r.examinePresence(ctx, db, addError)
-	r.examineVersions(ctx, db, addError)
-	r.examineTables(ctx, db, settings)
-	r.examineServerName(ctx, db, settings, addError)
+	if serves(schema.API, schema.Worker, schema.Scheduler) {
+		if err := migrate.CheckSchema(ctx, db); err != nil {
+			addError("schema", err)
+		} else {
+			r.add(OK, "schema", "this version of Lethe knows the tables of Lethe and of the homeserver")
+			if serves(schema.Worker) {
+				r.examineFederation(ctx, db, addError)
+			}
+		}
+	}
+	if serves(schema.Worker) {
+		r.examinePresence(ctx, db, addError)
+		r.examineVersions(ctx, db, addError)
+	}
+	if serves(schema.API, schema.Worker) {
+		r.examineTables(ctx, db, settings, role)
+	}
+	if serves(schema.Worker) {
+		r.examineServerName(ctx, db, settings, addError)
+	}
+}
+
+// examinePrivileges checks what the role may do, and returns whether it lacks
+// anything.
+func (r *Report) examinePrivileges(ctx context.Context, db *postgres.DB, settings config.Config, role checkup.Role) (lacking bool) {
+	const about = "privileges"
+	if settings.Auth == config.AuthHomeserver && slices.Equal(role.Processes, []schema.Process{schema.Asynqmon}) {
+		r.add(OK, about, "asynqmon needs no database, because the homeserver checks access tokens")
+		return false
+	}
+	who, needed := "the role", "Lethe needs"
+	if role.Name != "" {
+		who += " " + shown(role.Name)
+	}
+	if len(role.Processes) == 1 {
+		needed = string(role.Processes[0]) + " needs"
+	}
+	grants, err := checkup.LackingPrivileges(ctx, db, role, settings.Tables)
+	switch {
+	case errors.Is(err, checkup.ErrNoRole):
+		r.add(Mend, about, "the database has no role "+shown(role.Name)+"; create it as a superuser:",
+			"CREATE ROLE "+pgx.Identifier{role.Name}.Sanitize()+" LOGIN PASSWORD '…';")
+		return true
+	case err != nil:
+		r.add(Mend, about, err.Error())
+	case len(grants) > 0:
+		r.add(Mend, about, who+" lacks privileges that "+needed+"; run as the owner of the tables, or as a superuser:", grants...)
+	default:
+		r.add(OK, about, who+" has all privileges that "+needed)
+	}
+	if len(role.Processes) == 1 {
+		r.examineExcess(ctx, db, role, who)
+	}
+	return len(grants) > 0
+}
+
+// examineExcess advises against what the role of one process may do needlessly.
+func (r *Report) examineExcess(ctx context.Context, db *postgres.DB, role checkup.Role, who string) {
+	excess, err := checkup.Excess(ctx, db, role)
+	if err != nil {
+		r.add(Mend, "excess", err.Error())
+	}
+	for _, e := range excess {
+		r.add(Advice, "excess", fmt.Sprintf("%s %s; let %s connect as a role of its own, see docs/roles.md", who, e, role.Processes[0]))
+	}
 }
 
 // examinePresence warns of a homeserver that works on the same database.
@@ -215,8 +273,8 @@ func describe(v census.Versions) string {
 		v.Version, v.Compat, v.Deltas)
 }
 
-// examineTables checks the tables that purges, deletes, shutdowns and reads use.
-func (r *Report) examineTables(ctx context.Context, db *postgres.DB, settings config.Config) {
+// examineTables checks the tables that the role's processes use.
+func (r *Report) examineTables(ctx context.Context, db *postgres.DB, settings config.Config, role checkup.Role) {
 	purger := purge.New(db, purge.Options{Compat: settings.SchemaCompat, Tables: settings.Tables})
 	var problems []string
 	add := func(problem string) {
@@ -224,24 +282,34 @@ func (r *Report) examineTables(ctx context.Context, db *postgres.DB, settings co
 			problems = append(problems, problem)
 		}
 	}
-	catalog, history := purger.HistoryCatalog(ctx)
-	_, room := purger.RoomCatalog(ctx)
-	for _, err := range []error{history, room, purger.CheckShutdown(ctx)} {
-		if err == nil {
-			continue
-		}
-		for line := range strings.Lines(err.Error()) {
-			if _, problem, found := strings.Cut(line, purge.ErrCatalog.Error()+": "); found {
-				line = problem
+	var catalog purge.Catalog
+	works := slices.Contains(role.Processes, schema.Worker)
+	if works {
+		var history error
+		catalog, history = purger.HistoryCatalog(ctx)
+		_, room := purger.RoomCatalog(ctx)
+		for _, err := range []error{history, room, purger.CheckShutdown(ctx)} {
+			if err == nil {
+				continue
 			}
-			add(strings.TrimSpace(line))
+			for line := range strings.Lines(err.Error()) {
+				if _, problem, found := strings.Cut(line, purge.ErrCatalog.Error()+": "); found {
+					line = problem
+				}
+				add(strings.TrimSpace(line))
+			}
 		}
 	}
-	reads, err := census.Differences(ctx, db, schema.UseRead, settings.Tables)
+	// What purges, deletes and shutdowns use was compared above.
+	var reads schema.Use
+	for _, process := range role.Processes {
+		reads |= process.Uses() &^ (schema.UsePurge | schema.UseDelete | schema.UseShutdown)
+	}
+	differences, err := census.Differences(ctx, db, reads, settings.Tables)
 	if err != nil {
 		add(err.Error())
 	}
-	for _, difference := range reads {
+	for _, difference := range differences {
 		add(difference)
 	}
 	for _, problem := range problems {
@@ -249,7 +317,9 @@ func (r *Report) examineTables(ctx context.Context, db *postgres.DB, settings co
 	}
 	if len(problems) == 0 {
 		r.add(OK, "tables", "Lethe knows everything that it uses and all that it could harm")
-		r.examineSpeed(ctx, db, catalog)
+		if works {
+			r.examineSpeed(ctx, db, catalog, role)
+		}
 	}
 }
 
@@ -272,20 +342,24 @@ func (r *Report) examineFederation(ctx context.Context, db *postgres.DB, addErro
 }
 
 // examineSpeed checks what makes purges fast.
-func (r *Report) examineSpeed(ctx context.Context, db *postgres.DB, catalog purge.Catalog) {
-	grants, superuser, err := checkup.LackingForSetWise(ctx, db, catalog)
+func (r *Report) examineSpeed(ctx context.Context, db *postgres.DB, catalog purge.Catalog, role checkup.Role) {
+	setWise, err := checkup.ForSetWise(ctx, db, role, catalog)
+	why := catalog.RowWise()
+	if role.Name != "" && why == "" && !setWise.Allowed { // the role of the connection may set it
+		why = "the role " + shown(role.Name) + " may not set session_replication_role"
+	}
 	const slow = "references are checked row by row, which is much slower than checking them all at once: "
-	switch why := catalog.RowWise(); {
+	switch {
 	case err != nil:
 		r.add(Mend, "speed", err.Error())
-	case why == "" && len(grants) > 0:
-		r.add(Mend, "speed", "references are checked all at once, but the role lacks privileges for that:", grants...)
+	case why == "" && len(setWise.Grants) > 0:
+		r.add(Mend, "speed", "references are checked all at once, but the role lacks privileges for that:", setWise.Grants...)
 	case why == "":
 		r.add(OK, "speed", "references are checked all at once")
-	case superuser:
+	case !setWise.Allowed && setWise.Superuser:
 		r.add(Advice, "speed", slow+why+"; before PostgreSQL 15 only a superuser can check them all at once")
 	default:
-		r.add(Advice, "speed", slow+why, grants...)
+		r.add(Advice, "speed", slow+why, setWise.Grants...)
 	}
 
 	indexes, err := checkup.LackingIndexes(ctx, db, catalog)

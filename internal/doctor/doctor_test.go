@@ -29,6 +29,7 @@ import (
 	"lethe/internal/roomgen"
 	"lethe/internal/schema"
 	"lethe/internal/store/admin"
+	"lethe/internal/store/checkup"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
@@ -110,7 +111,7 @@ func examineAs(w *ward, url string, change ...func(*config.Config)) Report {
 	for _, change := range change {
 		change(&settings)
 	}
-	return Examine(w.ctx, settings)
+	return Examine(w.ctx, settings, checkup.Role{Processes: Processes()})
 }
 
 // finding returns what the report says about something, once.

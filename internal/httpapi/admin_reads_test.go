@@ -28,7 +28,7 @@ func TestEventReportsWithoutTheirTable(t *testing.T) {
 func TestEventReportsOfHostileUsers(t *testing.T) {
 	t.Parallel()
 	b, _ := setupWith(t, `
-		CREATE TABLE event_reports (id bigint, received_ts bigint, room_id text, event_id text, user_id text, content text);
+		CREATE TABLE public.event_reports (id bigint, received_ts bigint, room_id text, event_id text, user_id text, content text);
 		INSERT INTO room_stats_state (room_id) VALUES ('!room:x');
 		INSERT INTO event_reports VALUES
 			(1, 1, '!room:x', '$one', '@a%b:x', '{"score":{"a":[1e300]},"reason":"\u0000<"}'),
@@ -166,7 +166,7 @@ func TestLargestRooms(t *testing.T) {
 func TestOddTasksOfTheHomeserver(t *testing.T) {
 	t.Parallel()
 	b, _ := setupWith(t, `
-		CREATE TABLE scheduled_tasks (id text, action text, status text, timestamp bigint, resource_id text, params text, result text, error text);
+		CREATE TABLE public.scheduled_tasks (id text, action text, status text, timestamp bigint, resource_id text, params text, result text, error text);
 		INSERT INTO scheduled_tasks VALUES
 			('odd', 'shutdown_and_purge_room', 'odd', 1, NULL, '{', 'no JSON', NULL),
 			('list', 'purge_room', 'cancelled', 2, '!r:x', NULL, '{"kicked_users":7}', ''),

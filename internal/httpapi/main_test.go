@@ -23,9 +23,11 @@ import (
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/httpapi"
 	"lethe/internal/jobs"
+	"lethe/internal/schema"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/storetest"
 	"lethe/internal/tasks"
 )
 
@@ -218,9 +220,15 @@ func serverOf(handler http.Handler) *http.Server {
 	return &http.Server{Handler: handler, DisableGeneralOptionsHandler: true, MaxHeaderBytes: 64 << 10}
 }
 
+// openStore opens the database as a role that may do what an api does.
 func openStore(t testing.TB, url string) *postgres.DB {
 	t.Helper()
-	db, err := postgres.Open(t.Context(), url, postgres.Options{MaxConnections: 4})
+	return openStoreAs(t, url, schema.API)
+}
+
+func openStoreAs(t testing.TB, url string, process schema.Process) *postgres.DB {
+	t.Helper()
+	db, err := postgres.Open(t.Context(), storetest.AsKnownColumns(t, url, process), postgres.Options{MaxConnections: 4})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	return db

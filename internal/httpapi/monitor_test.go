@@ -13,6 +13,7 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/httpapi"
+	"lethe/internal/schema"
 )
 
 // pages answers with what it was asked for.
@@ -33,7 +34,7 @@ func setupMonitor(t *testing.T, readOnly bool) *bundle {
 	t.Helper()
 	b := &bundle{log: &log{}, observed: make(chan observed, 100)}
 	b.server = httptest.NewUnstartedServer(nil)
-	b.server.Config = serverOf(httpapi.NewMonitor(openStore(t, devstacktest.Database(t, "httpapi", prepare)), pages, readOnly, httpapi.Options{
+	b.server.Config = serverOf(httpapi.NewMonitor(openStoreAs(t, devstacktest.Database(t, "httpapi", prepare), schema.Asynqmon), pages, readOnly, httpapi.Options{
 		Health: http.NotFoundHandler(), Log: slog.New(slog.NewTextHandler(b.log, nil)),
 	}))
 	b.server.Start()

@@ -21,7 +21,6 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/httpapi"
-	"lethe/internal/store/postgres"
 	"lethe/internal/store/storetest"
 )
 
@@ -39,10 +38,7 @@ func TestRecordedReads(t *testing.T) {
 		t.Run(recorded+" on the schema of "+c.version, func(t *testing.T) {
 			t.Parallel()
 			url := storetest.Restored(t, c.dump, c.version)
-			db, err := postgres.Open(t.Context(), url, postgres.Options{MaxConnections: 4})
-			require.NoError(t, err)
-			t.Cleanup(db.Close)
-			handler := httpapi.New(db, &submitter{}, board{}, httpapi.Options{Log: slog.New(slog.DiscardHandler)})
+			handler := httpapi.New(openStore(t, url), &submitter{}, board{}, httpapi.Options{Log: slog.New(slog.DiscardHandler)})
 
 			raw, err := os.ReadFile(devstacktest.Shared(t, "fixtures", "corpus.json"))
 			require.NoError(t, err)

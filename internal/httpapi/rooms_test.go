@@ -17,7 +17,9 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/httpapi"
+	"lethe/internal/schema"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/storetest"
 )
 
 const rooms = "/_synapse/admin/v1/rooms"
@@ -125,7 +127,7 @@ func prepareRooms(ctx context.Context, url string) error {
 
 func setupRooms(t *testing.T) *bundle {
 	t.Helper()
-	db, err := postgres.Open(t.Context(), devstacktest.Database(t, "rooms", prepareRooms), postgres.Options{MaxConnections: 4})
+	db, err := postgres.Open(t.Context(), storetest.AsKnownColumns(t, devstacktest.Database(t, "rooms", prepareRooms), schema.API), postgres.Options{MaxConnections: 4})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	return setupOn(t, db, httpapi.Options{})

@@ -23,8 +23,10 @@ import (
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/matrix"
 	"lethe/internal/roomgen"
+	"lethe/internal/schema"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/storetest"
 	"lethe/internal/store/timeline"
 )
 
@@ -32,7 +34,8 @@ const testRoom = "!room:x"
 
 // A testBundle is a database that both we and the tests reach.
 type testBundle struct {
-	db   *postgres.DB
+	url  string
+	db   *postgres.DB // as the role of an api
 	conn *pgx.Conn
 }
 
@@ -43,13 +46,13 @@ func setup(t *testing.T) *testBundle {
 
 func open(t *testing.T, url string) *testBundle {
 	t.Helper()
-	db, err := postgres.Open(t.Context(), url, postgres.Options{})
+	db, err := postgres.Open(t.Context(), storetest.AsKnownColumns(t, url, schema.API), postgres.Options{})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	conn, err := pgx.Connect(t.Context(), url)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	return &testBundle{db: db, conn: conn}
+	return &testBundle{url: url, db: db, conn: conn}
 }
 
 func (b *testBundle) requireExec(t require.TestingT, sql string, args ...any) {

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"lethe/internal/matrix"
+	"lethe/internal/schema"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
@@ -28,7 +29,10 @@ import (
 func TestPagesFollowEachOtherThroughAPurge(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	purger := purge.New(b.db, purge.Options{SetWiseFrom: 1, SearchFrom: 1})
+	worker, err := postgres.Open(t.Context(), storetest.AsKnownColumns(t, b.url, schema.Worker), postgres.Options{})
+	require.NoError(t, err)
+	t.Cleanup(worker.Close)
+	purger := purge.New(worker, purge.Options{SetWiseFrom: 1, SearchFrom: 1})
 	m, rooms := New(b.db, Options{}), 0
 	rapid.Check(t, func(rt *rapid.T) {
 		rooms++
@@ -40,7 +44,7 @@ func TestPagesFollowEachOtherThroughAPurge(t *testing.T) {
 		if !request.Backwards {
 			request.From = new(matrix.NewPageToken(matrix.Token{Stream: math.MinInt64}))
 		}
-		purge := r.requirePurge(rt, b, purger)
+		purge := r.requirePurge(rt, worker, purger)
 		purged := rapid.SampledFrom([]bool{true, true, false}).Draw(rt, "purged")
 
 		var got []string
@@ -213,7 +217,7 @@ func (r *drawnRoom) requireWrite(t *rapid.T, b *testBundle) {
 // requirePurge begins a job that purges the room to some depth. It returns a function
 // that runs one batch, of events or of state groups, and reports false if there was
 // nothing left.
-func (r *drawnRoom) requirePurge(t *rapid.T, b *testBundle, purger *purge.Purger) (batch func() bool) {
+func (r *drawnRoom) requirePurge(t *rapid.T, worker *postgres.DB, purger *purge.Purger) (batch func() bool) {
 	ctx := t.Context()
 	history, err := purger.History(ctx, purge.HistoryRequest{
 		Room: r.id, ServerName: "x", DeleteLocal: rapid.Bool().Draw(t, "delete local"),
@@ -223,7 +227,7 @@ func (r *drawnRoom) requirePurge(t *rapid.T, b *testBundle, purger *purge.Purger
 	require.NoError(t, err)
 	size := rapid.IntRange(1, 6).Draw(t, "batch size")
 	id := strings.Map(func(c rune) rune { return c - '0' + 'a' }, fmt.Sprintf("%016d", r.hidden))
-	jobs := journal.New(b.db)
+	jobs := journal.New(worker)
 	require.NoError(t, jobs.InsertJob(ctx, storetest.NewJob(id, r.id), false))
 	job, err := jobs.ClaimJob(ctx, id, 1, time.Minute, 0)
 	require.NoError(t, err)

@@ -11,8 +11,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/schema"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/storetest"
 	"lethe/internal/store/timeline"
 )
 
@@ -41,14 +43,14 @@ func newTalk(t *testing.T) *talk {
 		}
 		defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 		_, err = conn.Exec(ctx, `
-			CREATE TABLE IF NOT EXISTS ignored_users (ignorer_user_id text NOT NULL, ignored_user_id text NOT NULL);
+			CREATE TABLE IF NOT EXISTS public.ignored_users (ignorer_user_id text NOT NULL, ignored_user_id text NOT NULL);
 			INSERT INTO rooms (room_id, room_version) VALUES ('!room:x', '10'), ('!other:x', '10')`)
 		return err
 	})
 	conn, err := pgx.Connect(t.Context(), url)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	db, err := postgres.Open(t.Context(), url, postgres.Options{MaxConnections: 2})
+	db, err := postgres.Open(t.Context(), storetest.AsKnownColumns(t, url, schema.API), postgres.Options{MaxConnections: 2})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	return &talk{t: t, conn: conn, store: db}

@@ -12,8 +12,10 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/matrix"
+	"lethe/internal/schema"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/storetest"
 	"lethe/internal/store/timeline"
 )
 
@@ -35,7 +37,7 @@ func houseAt(t *testing.T, url string, options Options) *house {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	db, err := postgres.Open(ctx, url, postgres.Options{MaxConnections: 2})
+	db, err := postgres.Open(ctx, storetest.AsKnownColumns(t, url, schema.API), postgres.Options{MaxConnections: 2})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	conn, err := pgx.Connect(ctx, url)

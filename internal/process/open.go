@@ -46,7 +46,8 @@ func open(ctx context.Context, settings config.Config, log *slog.Logger, makeMon
 	return p, nil
 }
 
-// openBase opens what every process needs: traces, metrics, PostgreSQL and Redis.
+// openBase opens what every process needs: traces, metrics and Redis, and PostgreSQL
+// unless the process is an asynqmon that can do without.
 func (p *process) openBase(ctx context.Context) error {
 	observe.SetRedisLogger(p.log)
 	tracer, err := observe.TracerFromEnvironment(ctx, p.log, name(p.purposes))
@@ -63,13 +64,15 @@ func (p *process) openBase(ctx context.Context) error {
 	if p.serves(config.ForScheduler) {
 		p.warnOfRetention(ctx)
 	}
-	p.db, err = postgres.Open(ctx, string(p.settings.Database.URL), postgres.Options{
-		ApplicationName: name(p.purposes), MaxConnections: p.settings.Database.MaxConnections,
-	})
-	if err != nil {
-		return err
+	if p.needsDatabase() {
+		p.db, err = postgres.Open(ctx, string(p.settings.Database.URL), postgres.Options{
+			ApplicationName: name(p.purposes), MaxConnections: p.settings.Database.MaxConnections,
+		})
+		if err != nil {
+			return err
+		}
+		p.onClose(func(context.Context) { p.db.Close() })
 	}
-	p.onClose(func(context.Context) { p.db.Close() })
 	p.redis, err = redisdb.Open(string(p.settings.Redis.URL))
 	if err != nil {
 		return err
@@ -142,7 +145,7 @@ func (p *process) openSynapse(ctx context.Context) error {
 		options.Alive = p.homeserver.Alive
 	}
 	address := p.settings.Homeserver.RedisURL
-	if address != "" && options.Mode != synapse.Stopped && p.settings.ServerName != "" && !slices.Equal(p.purposes, []config.Purpose{config.ForAsynqmon}) {
+	if address != "" && options.Mode != synapse.Stopped && p.settings.ServerName != "" && (p.serves(config.ForAPI) || p.serves(config.ForWorker)) {
 		client, err := redisdb.Open(string(address))
 		if err != nil {
 			return fmt.Errorf("homeserver.redis_url: %w", err)
@@ -237,17 +240,20 @@ func (p *process) showPools() {
 		p.metrics.StatusFailures.WithLabelValues(operation)
 	}
 	p.board.OnFailure(func(operation string) { p.metrics.StatusFailures.WithLabelValues(operation).Inc() })
-	observe.ShowPools(p.registry, map[string]func() observe.Pool{
-		"database": func() observe.Pool {
+	pools := map[string]func() observe.Pool{
+		"redis_jobs":  func() observe.Pool { return redisPool(p.redis) },
+		"redis_locks": func() observe.Pool { return redisPool(p.locks...) },
+	}
+	if p.db != nil {
+		pools["database"] = func() observe.Pool {
 			c := p.db.Connections()
 			return observe.Pool{
 				Open: c.Open, InUse: c.InUse, Max: c.Max,
 				Waits: float64(c.Waits), WaitSeconds: c.Waited.Seconds(), GivenUp: float64(c.GivenUp),
 			}
-		},
-		"redis_jobs":  func() observe.Pool { return redisPool(p.redis) },
-		"redis_locks": func() observe.Pool { return redisPool(p.locks...) },
-	})
+		}
+	}
+	observe.ShowPools(p.registry, pools)
 }
 
 // redisPool returns the sum of the pools of the clients.

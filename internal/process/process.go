@@ -56,7 +56,7 @@ type process struct {
 	log      *slog.Logger
 	closers  []func(context.Context) // in the order of opening
 
-	db       *postgres.DB
+	db       *postgres.DB // nil unless needsDatabase
 	redis    redis.UniversalClient
 	locks    []redis.UniversalClient // one, or independent masters
 	readers  *lock.Readers           // nil unless rooms are read
@@ -176,7 +176,6 @@ func (p *process) part(purpose config.Purpose) part {
 			var group sync.WaitGroup
 			group.Go(func() { dispatch.NewReconciler(p.db, p.redis, p.board, p.log, p.metrics).Run(ctx) })
 			group.Go(func() { p.scheduler().Run(ctx) })
-			group.Go(func() { p.synapse.Sweep(ctx) })
 			pruned := func(rows int) { p.metrics.JobsPruned.Add(float64(rows)) }
 			group.Go(func() { jobs.NewPruner(p.db, p.settings.JournalKeep, p.log, pruned).Run(ctx) })
 			group.Go(func() { jobs.NewQueueWatch(p.db, p.log, p.metrics).Run(ctx) })

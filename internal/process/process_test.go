@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -420,6 +421,44 @@ func TestHealth(t *testing.T) {
 			require.NoError(t, <-ended)
 		})
 	}
+}
+
+// An asynqmon with which the homeserver checks access tokens has no use for a database.
+func TestAsynqmonWithoutADatabase(t *testing.T) {
+	t.Parallel()
+	redis := devstacktest.Redis(t)
+	homeserver := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(homeserver.Close)
+	settings := config.Default()
+	settings.Auth, settings.Homeserver.URL = config.AuthHomeserver, homeserver.URL
+	settings.Redis.URL, settings.Asynqmon.Listen = config.Secret(redis.URL()), "127.0.0.1:0"
+	log, records := newLog()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, settings, log, monitor.New, config.ForAsynqmon) }()
+	address := "http://" + requireLine(t, records, "listening")["address"]
+	client := newClient(t, nil)
+	for path, want := range map[string]int{"/readyz": http.StatusOK, "/": http.StatusUnauthorized} {
+		status, body, err := get(t.Context(), client, address+path)
+		require.NoError(t, err)
+		require.Equal(t, want, status, body)
+	}
+	_, body, err := get(t.Context(), client, address+"/metrics")
+	require.NoError(t, err)
+	require.NotContains(t, body, `pool="database"`)
+	cancel()
+	require.NoError(t, <-ended)
+}
+
+// An asynqmon that reads access tokens uses no table of Lethe's.
+func TestAsynqmonReadsTokensOnly(t *testing.T) {
+	t.Parallel()
+	settings := newSettings(t)
+	requireExec(t, settings.Database.URL, `DROP SCHEMA lethe CASCADE`)
+	p, _ := requireOpen(t, settings, config.ForAsynqmon)
+	require.NoError(t, p.check(t.Context()))
+	p, _ = requireOpen(t, settings, config.ForScheduler)
+	require.ErrorIs(t, p.check(t.Context()), migrate.ErrSchema)
 }
 
 // TestRun runs everything in one process, with the pages of the queues.

@@ -55,22 +55,29 @@ func (p *process) awaitServers(ctx context.Context) error {
 
 // check returns why the process cannot start, or nil.
 func (p *process) check(ctx context.Context) error {
-	if err := migrate.CheckSchema(ctx, p.db); err != nil {
-		return err
+	if p.needsSchema() {
+		if err := p.checkSchema(ctx); err != nil {
+			return err
+		}
 	}
 	if p.needsRedis() {
 		if err := p.checkRedis(ctx); err != nil {
 			return err
 		}
 	}
-	found := p.synapse.Find(ctx)
-	if !p.serves(config.ForWorker) {
-		return nil // it only tells Synapse what it does, if it can
+	switch {
+	case p.serves(config.ForWorker):
+		if err := p.synapse.Find(ctx); err != nil {
+			return err
+		}
+		return p.checkOwner(ctx)
+	case p.serves(config.ForAPI):
+		// It only tells Synapse what it does, if it can.
+		if err := p.synapse.Find(ctx); err != nil {
+			p.log.WarnContext(ctx, "Synapse is not told of blocks and of forward extremities", "error", err)
+		}
 	}
-	if found != nil {
-		return found
-	}
-	return p.checkOwner(ctx)
+	return nil
 }
 
 // checkOwner returns why a worker must not change the database, or nil.
@@ -100,11 +107,28 @@ func (p *process) needsRedis() bool {
 	return p.serves(config.ForWorker) || p.serves(config.ForScheduler)
 }
 
+// needsSchema reports whether the process uses Lethe's own tables.
+func (p *process) needsSchema() bool {
+	return p.serves(config.ForAPI) || p.serves(config.ForWorker) || p.serves(config.ForScheduler)
+}
+
+// needsDatabase reports whether the process uses the database at all. asynqmon reads
+// access tokens there, unless the homeserver checks them.
+func (p *process) needsDatabase() bool {
+	return p.needsSchema() || p.settings.Auth == config.AuthDatabase
+}
+
 func (p *process) checkSchema(ctx context.Context) error { return migrate.CheckSchema(ctx, p.db) }
 
 // health returns the handler of health and metrics. Call it once.
 func (p *process) health() http.Handler {
-	checks := map[string]observe.Check{"database": p.db.Ping, "schema": p.checkSchema}
+	checks := map[string]observe.Check{}
+	if p.needsDatabase() {
+		checks["database"] = p.db.Ping
+	}
+	if p.needsSchema() {
+		checks["schema"] = p.checkSchema
+	}
 	if p.needsRedis() {
 		checks["redis"] = p.checkRedis
 	}

@@ -28,6 +28,7 @@ import (
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
 	"lethe/internal/retention"
+	"lethe/internal/schema"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
@@ -78,7 +79,7 @@ func setupTown(t *testing.T) *town {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = client.Close() })
 	town := &town{
-		Lab: storetest.New(t), server: server, redis: client, asynq: asynq.NewInspectorFromRedisClient(client),
+		Lab: storetest.New(t, schema.Scheduler), server: server, redis: client, asynq: asynq.NewInspectorFromRedisClient(client),
 		metrics: observe.NewMetrics(observe.NewRegistry()), logged: &lockedBuffer{},
 	}
 	town.log = slog.New(slog.NewTextHandler(town.logged, nil))
@@ -744,9 +745,10 @@ func (o *town) work(options tasks.WorkerOptions) {
 	ctx, cancel := context.WithCancel(o.Ctx)
 	locks, err := redisdb.OpenForLocks(o.server.URL())
 	require.NoError(o.T, err)
+	db := storetest.OnAs(o.T, o.URL, schema.Worker).DB
 	worker := tasks.NewWorker(tasks.Services{
-		DB: o.DB, Redis: o.redis, Locks: []redis.UniversalClient{locks},
-		Board: jobs.NewBoard(o.DB, o.redis, time.Hour, o.log), Log: o.log, Metrics: o.metrics,
+		DB: db, Redis: o.redis, Locks: []redis.UniversalClient{locks},
+		Board: jobs.NewBoard(db, o.redis, time.Hour, o.log), Log: o.log, Metrics: o.metrics,
 	}, options)
 	var group errgroup.Group
 	group.Go(func() error { return worker.Run(ctx) })

@@ -31,7 +31,13 @@ func TestTablesAreWellFormed(t *testing.T) {
 		for right := range strings.FieldsSeq(table.Rights) {
 			require.Contains(t, []string{"SELECT", "INSERT", "UPDATE", "DELETE"}, right, table.Name)
 		}
-		for _, column := range table.Used(schema.UsePurge | schema.UseDelete | schema.UseShutdown | schema.UseRead) {
+		for right := range strings.FieldsSeq(table.API) {
+			privilege, column, limited := strings.Cut(strings.TrimSuffix(right, ")"), "(")
+			require.Contains(t, []string{"INSERT", "UPDATE", "DELETE"}, privilege, table.Name)
+			require.True(t, !limited || schema.Known(table.Name, column), table.Name)
+			require.NotEmpty(t, table.Used(schema.API.Uses()), table.Name)
+		}
+		for _, column := range table.Used(schema.UseAll) {
 			require.Contains(t, []string{"text", "text[]", "int", "bool", "jsonb", "tsvector"}, column.Kind, table.Name)
 		}
 		for key := range strings.SplitSeq(table.Keys, ",") {
@@ -70,5 +76,43 @@ func TestParseRule(t *testing.T) {
 	for _, text := range []string{"", "=keep", "a", "a=", "a=Keep", "A=keep", `a"=keep`, "a.b=keep", "events=keep", "a=keep=keep", "room_reports=delete_by_event", "event_reports=forget"} {
 		_, _, err := schema.ParseRule(text)
 		require.Error(t, err, text)
+	}
+}
+
+func TestNeeds(t *testing.T) {
+	t.Parallel()
+	of := func(name, privilege string, processes ...schema.Process) []schema.Need {
+		return slices.DeleteFunc(schema.Needs(processes...), func(n schema.Need) bool {
+			return n.Name != name || n.Privilege != privilege
+		})
+	}
+	require.Equal(t, []schema.Need{{Name: "users", Privilege: "SELECT", Columns: []string{"name"}}}, of("users", "SELECT", schema.Worker))
+	asynqmon := []string{"admin", "deactivated", "is_guest", "locked", "name"}
+	require.ElementsMatch(t, asynqmon, of("users", "SELECT", schema.Asynqmon)[0].Columns)
+	both := of("users", "SELECT", schema.Worker, schema.Asynqmon)
+	require.Equal(t, []schema.Need{{Name: "users", Privilege: "SELECT", Columns: asynqmon}}, both)
+
+	require.Equal(t, []schema.Need{{Name: "rooms", Privilege: "UPDATE", Columns: []string{"is_public"}}}, of("rooms", "UPDATE", schema.API))
+	whole := []schema.Need{{Name: "rooms", Privilege: "UPDATE"}}
+	require.Equal(t, whole, of("rooms", "UPDATE", schema.API, schema.Worker))
+	require.Equal(t, whole, of("rooms", "UPDATE", schema.Worker, schema.API))
+	require.Equal(t, []schema.Need{{Own: true, Name: "jobs", Privilege: "DELETE"}}, of("jobs", "DELETE", schema.Processes()...))
+	require.Empty(t, schema.Needs())
+	for _, need := range schema.Needs(schema.Processes()...) {
+		require.NotContains(t, need.Columns, "password_hash")
+	}
+}
+
+func TestParseProcess(t *testing.T) {
+	t.Parallel()
+	for _, p := range schema.Processes() {
+		parsed, err := schema.ParseProcess(string(p))
+		require.NoError(t, err)
+		require.Equal(t, p, parsed)
+		require.Equal(t, p == schema.Scheduler, p.Uses()&schema.UseSchedule != 0)
+	}
+	for _, name := range []string{"", "API", "reader", "api "} {
+		_, err := schema.ParseProcess(name)
+		require.ErrorContains(t, err, "is not one of api, worker, scheduler and asynqmon")
 	}
 }

@@ -12,15 +12,17 @@ const (
 // are sorted by name.
 //
 // Columns has for each column its name, its kind, and who uses it: P for history
-// purges, D for deletes of rooms, S for the writes of shutdowns, R for reads, - for no
+// purges, D for deletes of rooms, S for the writes of shutdowns, W for what sweeps
+// decide by and workers check, all of these in workers; R for reads of the api, A for
+// checks of access tokens in the api and in asynqmon, C for schedulers, - for no
 // statement. A kind that ends with a question mark belongs to a column that some
 // version of Synapse has added, and that Lethe does without.
 var tables = []Table{
 	{
 		Name:   "access_tokens",
-		Rights: "SELECT", Keys: "token",
-		Columns: `id int R, user_id text R, device_id text R, token text R, valid_until_ms int R,
-			puppets_user_id text R`,
+		Rights: "SELECT", ByColumn: true, Keys: "token",
+		Columns: `id int A, user_id text A, device_id text A, token text A, valid_until_ms int A,
+			puppets_user_id text A`,
 	},
 	{
 		Name:    "account_data",
@@ -28,9 +30,9 @@ var tables = []Table{
 		Columns: `user_id text R, account_data_type text R, content text R`,
 	},
 	{
-		Name:    "account_validity",
-		Rights:  "SELECT",
-		Columns: `user_id text R, expiration_ts_ms int R`,
+		Name:   "account_validity",
+		Rights: "SELECT", ByColumn: true,
+		Columns: `user_id text A, expiration_ts_ms int A`,
 	},
 	{
 		Name: "application_services_txns", Purge: Keeps, Delete: Keeps,
@@ -56,15 +58,15 @@ var tables = []Table{
 	{
 		Name: "blocked_rooms", Purge: Keeps, Delete: Keeps,
 		Why:    "the block outlives the room",
-		Rights: "SELECT INSERT DELETE", Keys: "room_id",
+		Rights: "SELECT INSERT", API: "INSERT DELETE", Keys: "room_id",
 		Columns: `room_id text SR, user_id text SR`,
 	},
 	{
 		Name:   "cache_invalidation_stream_by_instance",
 		Absent: "where Lethe made the tables",
-		Rights: "SELECT INSERT",
-		Columns: `stream_id int PD, instance_name text PD, cache_func text PD, keys text[] PD,
-			invalidation_ts int PD`,
+		Rights: "SELECT INSERT", API: "INSERT",
+		Columns: `stream_id int PDR, instance_name text PDR, cache_func text PDR, keys text[] PDR,
+			invalidation_ts int PDR`,
 	},
 	{
 		Name: "current_state_delta_stream", Purge: Keeps, Delete: Keeps,
@@ -106,8 +108,8 @@ var tables = []Table{
 		Columns: `room_id text -`,
 	},
 	{
-		Name:    "devices",
-		Rights:  "SELECT",
+		Name:   "devices",
+		Rights: "SELECT", ByColumn: true,
 		Columns: `user_id text R, hidden bool R, last_seen int R`,
 	},
 	{
@@ -149,7 +151,7 @@ var tables = []Table{
 	{
 		Name: "event_edges", Purge: Deletes, Delete: Deletes,
 		Rights: "SELECT INSERT DELETE", References: true,
-		Columns: `event_id text PDS, prev_event_id text PS, room_id text -, is_state bool PS`,
+		Columns: `event_id text PDS, prev_event_id text PS, room_id text? R, is_state bool PS`,
 	},
 	{
 		Name: "event_expiry", Purge: Deletes, Delete: Deletes,
@@ -163,13 +165,13 @@ var tables = []Table{
 	},
 	{
 		Name: "event_forward_extremities", Purge: Deletes, Delete: Deletes,
-		Rights: "SELECT INSERT DELETE", References: true,
+		Rights: "SELECT INSERT DELETE", API: "DELETE", References: true,
 		Columns: `event_id text SR, room_id text PDSR`,
 	},
 	{
 		Name: "event_json", Purge: Deletes, Delete: Deletes,
 		Rights: "SELECT INSERT UPDATE DELETE", Keys: "event_id",
-		Columns: `event_id text PDSR, room_id text PS, internal_metadata text PSR, json text PSR,
+		Columns: `event_id text PDSR, room_id text PSR, internal_metadata text PSR, json text PSR,
 			format_version int SR`,
 	},
 	{
@@ -180,7 +182,7 @@ var tables = []Table{
 	{
 		Name: "event_push_actions", Purge: Deletes, Delete: Deletes,
 		Rights: "SELECT DELETE",
-		Columns: `room_id text PD, event_id text P, user_id text P, stream_ordering int P, notif int P,
+		Columns: `room_id text PDR, event_id text P, user_id text P, stream_ordering int P, notif int P,
 			unread int P, thread_id text P`,
 	},
 	{
@@ -216,7 +218,7 @@ var tables = []Table{
 	{
 		Name: "event_search", Purge: Deletes, Delete: Deletes,
 		Rights: "SELECT INSERT DELETE",
-		Columns: `event_id text PS, room_id text PDS, key text S, vector tsvector S, origin_server_ts int S,
+		Columns: `event_id text PS, room_id text PDSR, key text S, vector tsvector S, origin_server_ts int S,
 			stream_ordering int S`,
 	},
 	{
@@ -357,7 +359,7 @@ var tables = []Table{
 	{
 		Name: "redactions", Purge: Deletes, Delete: Deletes,
 		Rights:  "SELECT UPDATE DELETE",
-		Columns: `event_id text PDR, redacts text PDR, have_censored bool PDR, received_ts int PR, recheck bool? R`,
+		Columns: `event_id text PDR, redacts text PDR, have_censored bool PDR, received_ts int PR, recheck bool? PR`,
 	},
 	{
 		Name: "rejections", Purge: Deletes, Delete: Deletes,
@@ -407,7 +409,7 @@ var tables = []Table{
 	{
 		Name: "room_retention", Purge: Keeps, Delete: Deletes,
 		Rights:  "SELECT DELETE",
-		Columns: `room_id text DR, event_id text R, min_lifetime int R, max_lifetime int R`,
+		Columns: `room_id text DRW, event_id text RW, min_lifetime int RW, max_lifetime int RW`,
 	},
 	{
 		Name: "room_stats_current", Purge: Keeps, Delete: Deletes,
@@ -440,7 +442,8 @@ var tables = []Table{
 	},
 	{
 		Name: "rooms", Purge: Keeps, Delete: Deletes,
-		Rights: "SELECT INSERT UPDATE DELETE", Keys: "room_id",
+		// The api only locks rows, for which the right to update one column is enough.
+		Rights: "SELECT INSERT UPDATE DELETE", API: "UPDATE(is_public)", Keys: "room_id",
 		Columns: `room_id text PDSR, is_public bool SR, creator text SR, room_version text PSR,
 			has_auth_chain_index bool S`,
 	},
@@ -535,7 +538,7 @@ var tables = []Table{
 	{
 		Name: "stream_ordering_to_exterm", Purge: Deletes, Delete: Deletes,
 		Rights:  "SELECT INSERT DELETE",
-		Columns: `stream_ordering int S, room_id text PDS, event_id text PS`,
+		Columns: `stream_ordering int S, room_id text PDSR, event_id text PS`,
 	},
 	{
 		Name:    "stream_positions",
@@ -585,9 +588,9 @@ var tables = []Table{
 		Columns: `auth_provider text R, external_id text R, user_id text R`,
 	},
 	{
-		Name:    "user_ips",
-		Absent:  "where Lethe made the tables",
-		Rights:  "SELECT",
+		Name:   "user_ips",
+		Absent: "where Lethe made the tables",
+		Rights: "SELECT", ByColumn: true,
 		Columns: `user_id text R, last_seen int R`,
 	},
 	{
@@ -604,8 +607,8 @@ var tables = []Table{
 	},
 	{
 		Name:   "users",
-		Rights: "SELECT", Keys: "name",
-		Columns: `name text R, admin int R, is_guest int R, deactivated int R, locked bool R, user_type text R,
+		Rights: "SELECT", ByColumn: true, Keys: "name",
+		Columns: `name text RAW, admin int RA, is_guest int RA, deactivated int RA, locked bool RA, user_type text R,
 			shadow_banned bool R, creation_ts int R, approved bool R, suspended bool? R, appservice_id text R,
 			consent_version text R, consent_server_notice_sent text R, consent_ts int R`,
 	},

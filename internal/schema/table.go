@@ -33,12 +33,24 @@ const (
 	// UseShutdown is the shutdown of a room, where Lethe itself writes its events.
 	UseShutdown
 
-	// UseRead is pages of messages, the admin API, and what sweeps decide by.
+	// UseRead is what the api reads: pages of messages, and the admin API.
 	UseRead
+
+	// UseAccess is what tells for whom an access token speaks.
+	UseAccess
+
+	// UseSweep is what a worker's sweeps decide by, and what it checks at its start.
+	UseSweep
+
+	// UseSchedule is what schedulers read.
+	UseSchedule
+
+	// UseAll is every use.
+	UseAll = UsePurge | UseDelete | UseShutdown | UseRead | UseAccess | UseSweep | UseSchedule
 )
 
 // useLetters are the letters of uses in Columns, in the order of their bits.
-const useLetters = "PDSR"
+const useLetters = "PDSRAWC"
 
 // A Table is one of Synapse's tables.
 type Table struct {
@@ -57,9 +69,20 @@ type Table struct {
 	// Synapse's schema, or those whose tables Lethe has made. It is "" if all must have it.
 	Absent string
 
-	// Rights are the privileges that statements need on the table, separated by spaces.
-	// Locking a row needs UPDATE.
+	// Rights are the privileges that the statements of workers need on the table,
+	// separated by spaces. Locking a row needs UPDATE. Other processes only read the
+	// tables that have columns of their uses, see [Needs].
 	Rights string
+
+	// API are the privileges that the statements of the api need besides SELECT. One for
+	// a single column has it in parentheses.
+	API string
+
+	// ByColumn says that a process may read only the columns that it uses, because others
+	// hold secrets or addresses of users. Elsewhere it may read all columns: those of
+	// rooms and events serve statements that read whole rows, and it would need a new
+	// GRANT for each column that Synapse adds to them.
+	ByColumn bool
 
 	// Columns are the known columns, in the form that [tables] describes. Other columns
 	// do not matter.

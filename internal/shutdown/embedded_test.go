@@ -14,6 +14,7 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/matrix"
+	"lethe/internal/schema"
 	"lethe/internal/shutdown"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
@@ -42,7 +43,7 @@ func houseOn(t *testing.T, url, server string, options shutdown.EmbeddedOptions)
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	s, err := postgres.Open(ctx, url, postgres.Options{})
+	s, err := postgres.Open(ctx, storetest.AsKnownColumns(t, url, schema.Worker), postgres.Options{})
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
 	conn, err := pgx.Connect(ctx, url)

@@ -22,6 +22,7 @@ import (
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/homeserver"
 	"lethe/internal/jobs"
+	"lethe/internal/schema"
 	"lethe/internal/shutdown"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
@@ -76,7 +77,7 @@ func setupRemote(t *testing.T) *remoteLab {
 	conn, err := pgx.Connect(ctx, database)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	db, err := postgres.Open(ctx, database, postgres.Options{})
+	db, err := postgres.Open(ctx, storetest.AsKnownColumns(t, database, schema.Worker), postgres.Options{})
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	town := &town{
@@ -680,7 +681,8 @@ func TestRemoteAliasThatWasPutUnanswered(t *testing.T) {
 func TestRemoteOfAHeldRoom(t *testing.T) {
 	t.Parallel()
 	l := setupRemote(t)
-	_, err := journal.NewHolds(l.store).Place(l.ctx, oldRoom, "why", "@admin:x")
+	api := storetest.OnAs(t, l.conn.Config().ConnString(), schema.API)
+	_, err := api.Holds.Place(l.ctx, oldRoom, "why", "@admin:x")
 	require.NoError(t, err)
 	members := []roomwriter.LocalMember{{UserID: "@a:x", Membership: "join"}}
 	for name, err := range map[string]error{

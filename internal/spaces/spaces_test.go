@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/schema"
 	"lethe/internal/spaces"
 	"lethe/internal/store/storetest"
 )
@@ -24,7 +25,7 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := storetest.New(t)
+	l := storetest.New(t, schema.API)
 	return &lab{Lab: l, spaces: spaces.New(l.DB, "x:8448")}
 }
 

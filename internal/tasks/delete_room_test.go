@@ -420,6 +420,7 @@ func TestUsersWhoComeMeanwhileAreFound(t *testing.T) {
 	// The first of all comes when the first group is gone, and was passed by.
 	l.Exec(`CREATE SCHEMA aside`)
 	l.Exec(`CREATE TABLE aside.late AS SELECT * FROM local_current_membership WHERE user_id = $1`, users[0])
+	l.Exec(`GRANT ALL ON SCHEMA aside TO public; GRANT ALL ON aside.late TO public`)
 	l.Exec(`DELETE FROM local_current_membership WHERE user_id = $1`, users[0])
 	l.Exec(`CREATE FUNCTION come() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 		INSERT INTO public.local_current_membership SELECT * FROM aside.late;

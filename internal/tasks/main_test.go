@@ -18,7 +18,9 @@ import (
 	"lethe/internal/matrix"
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
+	"lethe/internal/schema"
 	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
 	"lethe/internal/store/storetest"
 )
 
@@ -26,17 +28,19 @@ func TestMain(m *testing.M) { devstacktest.Main(m) }
 
 const room = "!room:x"
 
-// A lab is a database with a room, a Redis, and what works on them.
+// A lab is a database with a room, a Redis, and what works on them. Each process has a
+// role of its own: DB is a worker's.
 type lab struct {
 	*storetest.Lab
-	server  *devstack.Redis
-	redis   redis.UniversalClient
-	locks   redis.UniversalClient
-	board   *jobs.Board
-	client  *Client
-	asynq   *asynq.Inspector
-	metrics *observe.Metrics
-	log     *slog.Logger
+	ofScheduler *postgres.DB
+	server      *devstack.Redis
+	redis       redis.UniversalClient
+	locks       redis.UniversalClient
+	board       *jobs.Board
+	client      *Client
+	asynq       *asynq.Inspector
+	metrics     *observe.Metrics
+	log         *slog.Logger
 }
 
 func setup(t *testing.T) *lab {
@@ -47,7 +51,8 @@ func setup(t *testing.T) *lab {
 // setupOn is setup on another database, of whose URL it is told.
 func setupOn(t *testing.T, database func(*testing.T) string) *lab {
 	t.Helper()
-	l := storetest.On(t, database(t))
+	url := database(t)
+	l := storetest.OnAs(t, url, schema.Worker)
 	server := devstacktest.Redis(t)
 	open := func(open func(string) (redis.UniversalClient, error)) redis.UniversalClient {
 		client, err := open(server.URL())
@@ -57,8 +62,11 @@ func setupOn(t *testing.T, database func(*testing.T) string) *lab {
 	}
 	client, locks := open(redisdb.Open), open(redisdb.OpenForLocks)
 	log := slog.New(slog.DiscardHandler)
+	api := storetest.OnAs(t, url, schema.API)
+	l.Holds = api.Holds
 	return &lab{
-		l, server, client, locks, jobs.NewBoard(l.DB, client, time.Hour, log), NewClient(l.DB, client, log),
+		l, storetest.OnAs(t, url, schema.Scheduler).DB,
+		server, client, locks, jobs.NewBoard(api.DB, client, time.Hour, log), NewClient(api.DB, client, log),
 		asynq.NewInspectorFromRedisClient(client), observe.NewMetrics(observe.NewRegistry()), log,
 	}
 }

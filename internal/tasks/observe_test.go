@@ -80,7 +80,7 @@ func TestJobIsFollowedFromRequestToBatches(t *testing.T) {
 	require.NoError(t, err)
 	l.Exec(`UPDATE lethe.jobs SET heartbeat_at = clock_timestamp() - interval '1 min'`)
 	require.NoError(t, l.redis.FlushAll(l.Ctx).Err())
-	require.NoError(t, dispatch.NewReconciler(l.DB, l.redis, l.board, l.log, l.metrics).Check(l.Ctx))
+	require.NoError(t, dispatch.NewReconciler(l.ofScheduler, l.redis, l.board, l.log, l.metrics).Check(l.Ctx))
 	require.Equal(t, 2, l.Job(id).Generation)
 	l.failing("40P01", 1)
 	stop := l.work(WorkerOptions{BatchEvents: 2, Tracer: tracer})
@@ -156,7 +156,7 @@ func TestSweptPurgeHasATraceOfItsOwn(t *testing.T) {
 func TestQueueWatch(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
-	watch := jobs.NewQueueWatch(l.DB, l.log, l.metrics)
+	watch := jobs.NewQueueWatch(l.ofScheduler, l.log, l.metrics)
 	shown := func(queue, state string) float64 { return value(t, l.metrics.QueueJobs.WithLabelValues(queue, state)) }
 	l.submit(room, 6)
 	l.submit("!other:x", 6)

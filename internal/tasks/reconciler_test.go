@@ -16,7 +16,7 @@ import (
 )
 
 func (l *lab) reconciler() *dispatch.Reconciler {
-	return dispatch.NewReconciler(l.DB, l.redis, l.board, l.log, l.metrics)
+	return dispatch.NewReconciler(l.ofScheduler, l.redis, l.board, l.log, l.metrics)
 }
 
 // claim makes us the run of a job of generation 1.

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/schema"
 	"lethe/internal/store/admin"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/storetest"
@@ -15,7 +16,7 @@ import (
 
 func TestRequester(t *testing.T) {
 	t.Parallel()
-	l := storetest.New(t)
+	l := storetest.New(t, schema.API)
 	ctx, s := l.Ctx, l.Admin
 	l.Exec(`
 		INSERT INTO users (name, admin, is_guest, locked, deactivated) VALUES

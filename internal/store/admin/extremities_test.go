@@ -6,9 +6,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/schema"
 	"lethe/internal/store/admin"
-	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
 	"lethe/internal/store/storetest"
@@ -20,7 +19,8 @@ const room = storetest.Room
 // one of them were deleted in the middle of its batch, it could delete that one too.
 func TestForwardExtremitiesAreNotDeletedDuringABatch(t *testing.T) {
 	t.Parallel()
-	l := storetest.New(t)
+	l := storetest.New(t, schema.Worker)
+	api := admin.New(storetest.OnAs(t, l.URL, schema.API).DB)
 	l.Chain(room, "", 5, 0)
 	l.Exec(`INSERT INTO rooms (room_id) VALUES ($1) ON CONFLICT DO NOTHING`, room)
 	l.Exec(`INSERT INTO event_forward_extremities (event_id, room_id) VALUES ('$4', $1), ('$5', $1) ON CONFLICT DO NOTHING`, room)
@@ -44,14 +44,14 @@ func TestForwardExtremitiesAreNotDeletedDuringABatch(t *testing.T) {
 	<-inside
 	deleted := make(chan int64, 1)
 	group.Go(func() {
-		n, err := l.Admin.DeleteForwardExtremities(l.Ctx, room)
+		n, err := api.DeleteForwardExtremities(l.Ctx, room)
 		if err != nil {
 			t.Error(err)
 		}
 		deleted <- n
 	})
 	l.RequireLockWait()
-	_, err := l.Admin.DeleteForwardExtremities(l.Ctx, "!other:x")
+	_, err := api.DeleteForwardExtremities(l.Ctx, "!other:x")
 	require.ErrorIs(t, err, postgres.ErrNotFound, "another room does not wait")
 	require.Empty(t, deleted)
 
@@ -65,29 +65,25 @@ func TestForwardExtremitiesAreNotDeletedDuringABatch(t *testing.T) {
 
 // Neither asks for more than an operator may grant, nor leaves a trace of a room
 // that is not known.
-func TestForwardExtremitiesAsPlainRole(t *testing.T) {
+func TestForwardExtremitiesAsTheRoleOfTheAPI(t *testing.T) {
 	t.Parallel()
-	l := storetest.New(t)
+	l := storetest.New(t, schema.API)
 	l.Chain(room, "", 3, 0)
 	l.Exec(`INSERT INTO rooms (room_id) VALUES ($1) ON CONFLICT DO NOTHING`, room)
 	l.Exec(`INSERT INTO event_forward_extremities (event_id, room_id) VALUES ('$2', $1), ('$3', $1) ON CONFLICT DO NOTHING`, room)
-	db, err := postgres.Open(l.Ctx, devstacktest.AsPlainRole(t, l.URL), postgres.Options{})
-	require.NoError(t, err)
-	t.Cleanup(db.Close)
-	plain := admin.New(db)
 	l.RequireUnchanged(func() {
 		for _, unknown := range []string{"", "!nobody:x", "!a\x00:x", "\xff"} {
-			_, err := plain.DeleteForwardExtremities(l.Ctx, unknown)
+			_, err := l.Admin.DeleteForwardExtremities(l.Ctx, unknown)
 			require.ErrorIs(t, err, postgres.ErrNotFound)
-			extremities, err := plain.ForwardExtremities(l.Ctx, unknown)
+			extremities, err := l.Admin.ForwardExtremities(l.Ctx, unknown)
 			require.NoError(t, err)
 			require.Empty(t, extremities)
 		}
 	})
-	deleted, err := plain.DeleteForwardExtremities(l.Ctx, room)
+	deleted, err := l.Admin.DeleteForwardExtremities(l.Ctx, room)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, deleted)
-	fence, err := journal.New(db).NextFence(l.Ctx, room)
+	fence, err := l.Journal.NextFence(l.Ctx, room)
 	require.NoError(t, err)
 	require.Positive(t, fence)
 }

@@ -13,6 +13,7 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/matrix"
+	"lethe/internal/schema"
 	"lethe/internal/store/admin"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/storetest"
@@ -20,7 +21,7 @@ import (
 
 func TestEventPosition(t *testing.T) {
 	t.Parallel()
-	l := storetest.New(t)
+	l := storetest.New(t, schema.API)
 	ctx, s := l.Ctx, l.Admin
 	l.Exec(`
 		INSERT INTO events (event_id, room_id, type, topological_ordering, depth, stream_ordering, processed, outlier, rejection_reason)
@@ -106,7 +107,7 @@ func requireToken(t require.TestingT, ctx context.Context, s *admin.Queries, eve
 
 func TestTokenAtTimestamp(t *testing.T) {
 	t.Parallel()
-	l := storetest.New(t)
+	l := storetest.New(t, schema.API)
 	ctx, s, conn := l.Ctx, l.Admin, l.Conn
 	rooms := rapid.SampledFrom([]string{"!a:x", "!b:x", "!c:x"})
 	rapid.Check(t, func(t *rapid.T) {

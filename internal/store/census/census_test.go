@@ -13,7 +13,7 @@ import (
 	"lethe/internal/store/storetest"
 )
 
-const everyUse = schema.UsePurge | schema.UseDelete | schema.UseShutdown | schema.UseRead
+const everyUse = schema.UseAll
 
 // The schemas that Lethe supports have nothing that it does not know.
 func TestSupportedSchemasDoNotDiffer(t *testing.T) {

@@ -100,7 +100,7 @@ func deletes(uses schema.Use) bool { return uses&(schema.UsePurge|schema.UseDele
 
 // writes reports whether one of the uses may fire the table's triggers.
 func writes(table *schema.Table, uses schema.Use) bool {
-	return uses&^schema.UseRead != 0 && (table.References || table.Rights != "SELECT")
+	return uses&(schema.UsePurge|schema.UseDelete|schema.UseShutdown) != 0 && (table.References || table.Rights != "SELECT")
 }
 
 // purgeInserts are the tables into which history purges insert rows.

@@ -15,6 +15,7 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/matrix"
+	"lethe/internal/schema"
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
@@ -34,7 +35,7 @@ func retentionPolicy(ctx context.Context, db *postgres.DB, room string) (policy 
 
 func TestRetentionPolicy(t *testing.T) {
 	t.Parallel()
-	l := storetest.New(t)
+	l := storetest.New(t, schema.Worker)
 	ctx := l.Ctx
 	l.Exec(`
 		INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES
@@ -113,7 +114,7 @@ func allRooms(t require.TestingT, ctx context.Context, conn *pgx.Conn) []expiry.
 
 func TestRetentionRooms(t *testing.T) {
 	t.Parallel()
-	l := storetest.New(t)
+	l := storetest.New(t, schema.Worker)
 	ctx, s, conn := l.Ctx, l.Expiry, l.Conn
 	states := map[string]string{
 		"queued":   `'queued', NULL, NULL, NULL`,
@@ -228,7 +229,7 @@ func requireCuts(t require.TestingT, l *storetest.Lab, cuts []expiry.RoomCut) (s
 
 func TestRetentionCuts(t *testing.T) {
 	t.Parallel()
-	l := storetest.New(t)
+	l := storetest.New(t, schema.Worker)
 	ctx, s, conn := l.Ctx, l.Expiry, l.Conn
 	rooms := rapid.SampledFrom([]string{"!a:x", "!b:x", "!c:x", "!d:x"})
 	rapid.Check(t, func(t *rapid.T) {
@@ -291,7 +292,7 @@ func TestRetentionCuts(t *testing.T) {
 // the planner does not tell from them.
 func TestRetentionCutsReadNoWholeRoom(t *testing.T) {
 	t.Parallel()
-	l := storetest.New(t)
+	l := storetest.New(t, schema.Worker)
 	ctx, s, conn := l.Ctx, l.Expiry, l.Conn
 	// Small rooms and what is outside of timelines, as the planner knows them, and
 	// a large room that it has not heard of.
@@ -361,7 +362,7 @@ func TestRetentionOnCorpus(t *testing.T) {
 
 func TestRetentionNow(t *testing.T) {
 	t.Parallel()
-	l := storetest.New(t)
+	l := storetest.New(t, schema.Worker)
 	for _, sql := range []string{
 		`INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES
 			('$a', '!a', 'm.room.retention', ''), ('$b', '!b', 'm.room.retention', 'b'), ('$c', '!c', 'm.room.retention', '')`,

@@ -104,7 +104,7 @@ func TestCheck(t *testing.T) {
 // tables that it may not read.
 func TestCheckReadsWhatTheRoleMay(t *testing.T) {
 	t.Parallel()
-	l := storetest.New(t)
+	l := storetest.New(t, schema.Worker)
 	l.Exec(`INSERT INTO room_depth (room_id, min_depth) VALUES ($1, 1)`, room)
 	report := leftover.New(l.DB, leftover.Options{}).Check(l.Ctx, leftover.Keys{Rooms: []string{room}})
 	require.Empty(t, report.Skipped)

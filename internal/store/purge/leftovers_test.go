@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/schema"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/purge"
@@ -80,7 +81,7 @@ func TestPurgeKeepsRedactedEventsRedacted(t *testing.T) {
 	}
 
 	// A reader needs no redaction to see them so.
-	read, err := timeline.Events(l.Ctx, l.DB, room, []string{"$counts", "$confirmed"})
+	read, err := timeline.Events(l.Ctx, storetest.OnAs(t, l.URL, schema.API).DB, room, []string{"$counts", "$confirmed"})
 	require.NoError(t, err)
 	require.Len(t, read, 2)
 	for _, event := range read {

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/schema"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
@@ -21,7 +22,7 @@ type lab struct{ *storetest.Lab }
 
 func setup(t *testing.T) *lab {
 	t.Helper()
-	return &lab{storetest.New(t)}
+	return &lab{storetest.New(t, schema.Worker)}
 }
 
 // setupAsOwner is setup with all rights.

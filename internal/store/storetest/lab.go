@@ -12,6 +12,7 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/jobs"
+	"lethe/internal/schema"
 	"lethe/internal/store/admin"
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/journal"
@@ -43,13 +44,18 @@ type Lab struct {
 	Schedules *journal.Schedules
 }
 
-// New returns a Lab on an embedded database. Its DB may use exactly the columns of
-// Synapse's tables that package schema lists, as [AsKnownColumns] says: a statement
-// that uses another one fails its test.
-func New(t *testing.T) *Lab {
+// New returns a Lab on an embedded database. Its DB may use exactly what package schema
+// says that the processes use, as [AsKnownColumns] does: a statement that uses anything
+// else fails its test.
+func New(t *testing.T, processes ...schema.Process) *Lab {
 	t.Helper()
-	url := devstacktest.Database(t, "embedded", migrate.UpEmbedded)
-	return on(t, url, AsKnownColumns(t, url))
+	return OnAs(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded), processes...)
+}
+
+// OnAs is [New] on another database.
+func OnAs(t *testing.T, url string, processes ...schema.Process) *Lab {
+	t.Helper()
+	return on(t, url, AsKnownColumns(t, url, processes...))
 }
 
 // On returns a Lab on the database, whose DB may do everything.

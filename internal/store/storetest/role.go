@@ -21,12 +21,15 @@ import (
 var granting sync.Mutex
 
 // AsKnownColumns returns the URL of the same database for a new role that has exactly
-// the rights of package schema: those on its tables, but only for the columns that a
-// statement uses. It may use Lethe's own tables, make temporary ones, and check
-// references set-wise. A statement that uses any other column fails.
-func AsKnownColumns(t *testing.T, database string) string {
+// the rights of package schema that the processes need, or all of Lethe's processes if
+// there are none. On Synapse's tables it has them only for the columns that a statement
+// of theirs uses, so a statement that uses any other column fails.
+func AsKnownColumns(t testing.TB, database string, processes ...schema.Process) string {
 	t.Helper()
-	role := devstacktest.AsPlainRole(t, database)
+	if len(processes) == 0 {
+		processes = schema.Processes()
+	}
+	role := devstacktest.AsNewRole(t, database)
 	name := parse(t, role).User.Username()
 	conn, err := pgx.Connect(t.Context(), database)
 	require.NoError(t, err)
@@ -35,12 +38,13 @@ func AsKnownColumns(t *testing.T, database string) string {
 	add := func(sql string, args ...any) {
 		script.WriteString(strings.ReplaceAll(fmt.Sprintf(sql, args...), "$role", name) + ";\n")
 	}
-	add(`REVOKE ALL ON ALL TABLES IN SCHEMA public FROM $role`)
-	add(`GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO $role`)
 	add(`ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO $role`) // tables of the test itself
+	add(`ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE ON SEQUENCES TO $role`)
 	rows, err := conn.Query(t.Context(), `
-		SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped
-		WHERE c.relnamespace = 'public'::regnamespace`)
+		SELECT CASE WHEN n.nspname = 'lethe' THEN 'lethe.' ELSE '' END || c.relname, a.attname
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped
+		WHERE n.nspname IN ('public', 'lethe')`)
 	require.NoError(t, err)
 	existing := map[string][]string{}
 	var table, column string
@@ -49,26 +53,45 @@ func AsKnownColumns(t *testing.T, database string) string {
 		return nil
 	})
 	require.NoError(t, err)
-	for _, known := range schema.Tables() {
-		if existing[known.Name] == nil {
+	if existing["lethe.jobs"] != nil {
+		add(`GRANT USAGE ON SCHEMA lethe TO $role`)
+	}
+	var uses schema.Use
+	for _, process := range processes {
+		uses |= process.Uses()
+	}
+	for _, need := range schema.Needs(processes...) {
+		known := schema.Named(need.Name)
+		switch {
+		case need.Sequence:
+			if existing[need.Name] != nil {
+				add(`GRANT %s ON SEQUENCE %s TO $role`, need.Privilege, need.Name)
+			}
 			continue
-		}
-		columns := []string{"ctid"}
-		for _, c := range known.Used(schema.UsePurge | schema.UseDelete | schema.UseShutdown | schema.UseRead) {
-			if slices.Contains(existing[known.Name], c.Name) {
-				columns = append(columns, c.Name)
+		case need.Own && existing["lethe."+need.Name] == nil: // as in a database that Synapse made
+			continue
+		case need.Own:
+			add(`GRANT %s ON lethe.%s TO $role`, need.Privilege, need.Name)
+			continue
+		case existing[need.Name] == nil:
+			continue
+		case need.Privilege == "DELETE":
+			add(`GRANT DELETE ON %s TO $role`, need.Name)
+			continue
+		case need.Columns == nil:
+			for _, c := range known.Used(uses) {
+				need.Columns = append(need.Columns, c.Name)
 			}
 		}
-		for right := range strings.FieldsSeq(known.Rights) {
-			switch right {
-			case "DELETE":
-				add(`GRANT DELETE ON %s TO $role`, known.Name)
-			case "SELECT":
-				add(`GRANT SELECT (%s) ON %s TO $role`, strings.Join(columns, ", "), known.Name)
-			default:
-				add(`GRANT %s (%s) ON %s TO $role`, right, strings.Join(columns[1:], ", "), known.Name)
-			}
+		columns := slices.DeleteFunc(slices.Clone(need.Columns), func(c string) bool { return !slices.Contains(existing[need.Name], c) })
+		if need.Privilege == "SELECT" {
+			columns = append(columns, "ctid")
 		}
+		add(`GRANT %s (%s) ON %s TO $role`, need.Privilege, strings.Join(columns, ", "), need.Name)
+	}
+	if !slices.Contains(processes, schema.Worker) {
+		grant(t, conn, script.String())
+		return role
 	}
 	// Set-wise, Lethe checks and deletes what the server would.
 	rows, err = conn.Query(t.Context(), `
@@ -86,14 +109,20 @@ func AsKnownColumns(t *testing.T, database string) string {
 	if version >= 15_00_00 {
 		add(`GRANT SET ON PARAMETER session_replication_role TO $role`)
 	}
-	granting.Lock()
-	defer granting.Unlock()
-	_, err = conn.Exec(t.Context(), script.String())
-	require.NoError(t, err)
+	grant(t, conn, script.String())
 	return role
 }
 
-func parse(t *testing.T, text string) *url.URL {
+// grant runs a script that grants rights.
+func grant(t testing.TB, conn *pgx.Conn, script string) {
+	t.Helper()
+	granting.Lock()
+	defer granting.Unlock()
+	_, err := conn.Exec(t.Context(), script)
+	require.NoError(t, err)
+}
+
+func parse(t testing.TB, text string) *url.URL {
 	t.Helper()
 	parsed, err := url.Parse(text)
 	require.NoError(t, err)

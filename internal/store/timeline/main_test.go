@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/schema"
 	"lethe/internal/store/storetest"
 )
 
@@ -14,7 +15,7 @@ type lab struct{ *storetest.Lab }
 
 func setup(t *testing.T) *lab {
 	t.Helper()
-	return &lab{storetest.New(t)}
+	return &lab{storetest.New(t, schema.API)}
 }
 
 const (
