@@ -101,7 +101,7 @@ var tables = []Table{
 	{
 		Name:    "devices",
 		Rights:  "SELECT",
-		Columns: `user_id text R, hidden bool R, last_seen int R`,
+		Columns: `user_id text R, device_id text R, hidden bool R, last_seen int R`,
 	},
 	{
 		Name: "e2e_room_keys", Purge: Keeps, Delete: Deletes,
