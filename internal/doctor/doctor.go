@@ -82,11 +82,13 @@ func (r *Report) add(verdict Verdict, about, says string, do ...string) {
 	*r = append(*r, Finding{Verdict: verdict, About: about, Says: says, Do: do})
 }
 
-// Examine checks the database and the Redis servers that the settings name.
+// Examine checks the database and the Redis servers that the settings name, and where
+// access tokens are checked.
 func Examine(ctx context.Context, settings config.Config) Report {
 	var report Report
 	report.examineDatabase(ctx, settings)
 	report.examineRedis(ctx, settings)
+	report.examineAccounts(ctx, settings)
 	return report
 }
 
