@@ -57,16 +57,15 @@ type Control struct {
 // New returns a Control that reads from db.
 func New(db *postgres.DB, options Options) *Control {
 	c := &Control{trustedProxies: options.TrustedProxies, guesses: newGuesses()}
-	identify := identifierOf(db, options)
-	c.admin = c.limited(identify)
-	c.user = c.admin
-	if options.UnlimitedUsers {
-		c.user = identify
+	database := inDatabase(db, options.AccountValidity)
+	if options.MAS != nil {
+		database = atMAS(db, options)
 	}
-	c.recentAdmin, c.recentUser = c.admin, c.user
-	if options.MAS != nil || options.Homeserver == nil { // whose answers are remembered anyway
-		recent := newRecentCallers()
-		c.recentAdmin, c.recentUser = recent.before(c.admin), recent.before(c.user)
+	identify, recently := options.identifiers(database)
+	c.admin, c.recentAdmin = c.limited(identify), c.limited(recently)
+	c.user, c.recentUser = c.admin, c.recentAdmin
+	if options.UnlimitedUsers {
+		c.user, c.recentUser = identify, recently
 	}
 	return c
 }

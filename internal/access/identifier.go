@@ -20,25 +20,27 @@ import (
 // [wire.Error].
 type identifier func(r *http.Request, token string) (messages.Reader, error)
 
-// identifierOf returns the identifier that the options ask for.
-func identifierOf(db *postgres.DB, options Options) identifier {
-	database := inDatabase(db, options.AccountValidity)
-	switch {
-	case options.MAS != nil:
-		return atMAS(db, options)
-	case options.Homeserver == nil:
-		return database
+// identifiers returns the identifier for each request, and one for requests that only
+// read history. Both use the given identifier where the homeserver is not asked. The
+// homeserver's answers are remembered anyway, and depend on more than the token.
+func (o Options) identifiers(database identifier) (each, recently identifier) {
+	remembered := newRecentCallers().before(database)
+	if o.Homeserver == nil || o.MAS != nil {
+		return database, remembered
 	}
-	homeserver := atHomeserver(homeserver.NewAccounts(options.Homeserver, homeserver.AccountsOptions{}))
-	if options.Delegated == nil {
-		return homeserver
+	homeserver := atHomeserver(homeserver.NewAccounts(o.Homeserver, homeserver.AccountsOptions{}))
+	if o.Delegated == nil {
+		return homeserver, homeserver
 	}
-	return func(r *http.Request, token string) (messages.Reader, error) {
-		if options.Delegated() {
-			return homeserver(r, token)
+	either := func(database identifier) identifier {
+		return func(r *http.Request, token string) (messages.Reader, error) {
+			if o.Delegated() {
+				return homeserver(r, token)
+			}
+			return database(r, token)
 		}
-		return database(r, token)
 	}
+	return either(database), either(remembered)
 }
 
 // inDatabase returns an identifier that looks tokens up in the database.
