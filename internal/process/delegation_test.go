@@ -230,34 +230,49 @@ func TestDelegationIsWatched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, records := newLog()
 		errAway := errors.New("away")
-		asked, delegates, answer := []time.Time{}, false, errAway
+		var mu sync.Mutex // the watch asks in another goroutine
+		asked, last := 0, time.Time{}
+		delegates, answer := false, errAway
 		d := &delegation{log: log, ask: func(context.Context) (bool, error) {
-			asked = append(asked, time.Now())
+			mu.Lock()
+			defer mu.Unlock()
+			asked, last = asked+1, time.Now()
 			return delegates, answer
 		}}
 		require.NoError(t, d.look(t.Context()))
 		ended := make(chan error, 1)
 		go func() { ended <- d.watch(t.Context()) }()
-		since := func() time.Duration { return time.Since(asked[len(asked)-1]) }
+		says := func(nowDelegates bool, now error) {
+			mu.Lock()
+			defer mu.Unlock()
+			delegates, answer = nowDelegates, now
+		}
+		count := func() (int, time.Duration) {
+			mu.Lock()
+			defer mu.Unlock()
+			return asked, time.Since(last)
+		}
 		after := func(d time.Duration) int {
-			before := len(asked)
+			before, _ := count()
 			time.Sleep(d)
 			synctest.Wait()
-			return len(asked) - before
+			now, _ := count()
+			return now - before
 		}
 		require.Equal(t, 1, after(2*time.Second))
 		require.InDelta(t, 60, after(time.Hour), 12)
-		require.Less(t, since(), 2*time.Minute)
+		_, since := count()
+		require.Less(t, since, 2*time.Minute)
 		require.Len(t, records, 1, "it is said once")
 
-		answer = nil // it keeps its accounts
+		says(false, nil) // it keeps its accounts
 		require.NotZero(t, after(2*time.Minute))
 		require.InDelta(t, 6, after(time.Hour), 2)
-		answer = errAway
+		says(false, errAway)
 		require.NotZero(t, after(13*time.Minute))
 		require.Len(t, records, 2)
 		require.False(t, d.delegates.Load())
-		delegates, answer = true, nil
+		says(true, nil)
 		require.NotZero(t, after(2*time.Minute))
 		require.True(t, d.delegates.Load())
 		require.NoError(t, <-ended)
