@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"lethe/internal/homeserver"
+	"lethe/internal/mas"
 	"lethe/internal/messages"
 	"lethe/internal/store/postgres"
 	"lethe/internal/wire"
@@ -17,9 +18,21 @@ type Options struct {
 	// account_validity table is read for each access token. Defaults to false.
 	AccountValidity bool
 
+	// Delegated reports whether Homeserver delegates its accounts. While it does not,
+	// tokens are looked up in the database. Defaults to nil, which always asks
+	// Homeserver.
+	Delegated func() bool
+
 	// Homeserver is asked for whom an access token speaks. Defaults to nil, which
 	// looks tokens up in the database.
 	Homeserver *homeserver.Client
+
+	// MAS is asked for whom an access token speaks, instead of Homeserver and the
+	// database. It needs ServerName. Defaults to nil, which asks the others.
+	MAS *mas.Client
+
+	// ServerName is the homeserver's name, which MAS's users are on. Defaults to "".
+	ServerName string
 
 	// TrustedProxies are the networks of the proxies whose X-Forwarded-For header is
 	// believed. Defaults to none, so that wrong tokens count for the address at the
@@ -44,19 +57,15 @@ type Control struct {
 // New returns a Control that reads from db.
 func New(db *postgres.DB, options Options) *Control {
 	c := &Control{trustedProxies: options.TrustedProxies, guesses: newGuesses()}
-	identify := inDatabase(db, options.AccountValidity)
-	if options.Homeserver != nil {
-		identify = atHomeserver(homeserver.NewAccounts(options.Homeserver, homeserver.AccountsOptions{}))
+	database := inDatabase(db, options.AccountValidity)
+	if options.MAS != nil {
+		database = atMAS(db, options)
 	}
-	c.admin = c.limited(identify)
-	c.user = c.admin
+	identify, recently := options.identifiers(database)
+	c.admin, c.recentAdmin = c.limited(identify), c.limited(recently)
+	c.user, c.recentUser = c.admin, c.recentAdmin
 	if options.UnlimitedUsers {
-		c.user = identify
-	}
-	c.recentAdmin, c.recentUser = c.admin, c.user
-	if options.Homeserver == nil { // whose answers are remembered anyway
-		recent := newRecentCallers()
-		c.recentAdmin, c.recentUser = recent.before(c.admin), recent.before(c.user)
+		c.user, c.recentUser = identify, recently
 	}
 	return c
 }

@@ -90,16 +90,21 @@ func (g *guesses) wait(address netip.Addr, token string) time.Duration {
 	return untilTokens(limiter, time.Now(), 1)
 }
 
-// addWrong records that the token was wrong.
+// addWrong records that the token was wrong. A token that was good is no guess, so it
+// does not count for its address: tokens of Matrix Authentication Service end after
+// minutes, and the service does not say that one was good.
 func (g *guesses) addWrong(address netip.Addr, token string) {
 	now := time.Now()
 	hash, pair := hashesOf(address, token)
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	_, wasGood := g.good.Get(hash)
 	g.good.Delete(hash)
 	limiter, known := g.tokens.Get(pair)
 	if !known {
 		limiter = tokenLimit.newLimiter()
+	}
+	if !known && !wasGood {
 		addressLimiter, known := g.addresses.Get(address)
 		if !known {
 			addressLimiter = addressLimit.newLimiter()

@@ -69,6 +69,23 @@ func TestAGoodTokenIsExemptFromTheLimitOfItsAddress(t *testing.T) {
 	})
 }
 
+// The tokens of many users behind one proxy end all the time.
+func TestATokenThatWasGoodIsNoGuess(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuesses()
+		for i := range 2 * addressLimit.burst {
+			g.addGood(fmt.Sprint(i))
+			g.addWrong(here, fmt.Sprint(i))
+		}
+		require.Zero(t, g.wait(here, "new"))
+		for i := range addressLimit.burst {
+			g.addWrong(here, fmt.Sprint("wrong", i))
+		}
+		require.Equal(t, addressLimit.every, g.wait(here, "new"))
+	})
+}
+
 func TestAScriptWithAnOutdatedTokenSlowsDownOnlyItself(t *testing.T) {
 	t.Parallel()
 	for _, every := range []time.Duration{time.Millisecond, time.Second, 1500 * time.Millisecond, 20 * time.Second} {

@@ -8,6 +8,7 @@ import (
 
 	"lethe/internal/expiring"
 	"lethe/internal/homeserver"
+	"lethe/internal/mas"
 	"lethe/internal/messages"
 	"lethe/internal/store/admin"
 	"lethe/internal/store/postgres"
@@ -18,6 +19,29 @@ import (
 // without the token. The error for a caller who may not send any request is a
 // [wire.Error].
 type identifier func(r *http.Request, token string) (messages.Reader, error)
+
+// identifiers returns the identifier for each request, and one for requests that only
+// read history. Both use the given identifier where the homeserver is not asked. The
+// homeserver's answers are remembered anyway, and depend on more than the token.
+func (o Options) identifiers(database identifier) (each, recently identifier) {
+	remembered := newRecentCallers().before(database)
+	if o.Homeserver == nil || o.MAS != nil {
+		return database, remembered
+	}
+	homeserver := atHomeserver(homeserver.NewAccounts(o.Homeserver, homeserver.AccountsOptions{}))
+	if o.Delegated == nil {
+		return homeserver, homeserver
+	}
+	either := func(database identifier) identifier {
+		return func(r *http.Request, token string) (messages.Reader, error) {
+			if o.Delegated() {
+				return homeserver(r, token)
+			}
+			return database(r, token)
+		}
+	}
+	return either(database), either(remembered)
+}
 
 // inDatabase returns an identifier that looks tokens up in the database.
 func inDatabase(db *postgres.DB, accountValidity bool) identifier {
@@ -70,6 +94,42 @@ func atHomeserver(accounts *homeserver.Accounts) identifier {
 		return messages.Reader{
 			UserID: account.UserID, DeviceID: account.DeviceID,
 			Guest: account.Guest, AppService: account.AppService, Admin: account.Admin,
+		}, nil
+	}
+}
+
+// atMAS returns an identifier that asks Matrix Authentication Service about tokens, and
+// then the database about their users. So a user who is deactivated, and a device that
+// is logged out, is refused at once, although the service's answers are remembered.
+func atMAS(db *postgres.DB, options Options) identifier {
+	accounts := admin.New(db)
+	return func(r *http.Request, accessToken string) (messages.Reader, error) {
+		token, err := options.MAS.Token(r.Context(), accessToken)
+		switch {
+		case err == nil:
+		case r.Context().Err() != nil:
+			return messages.Reader{}, err
+		case errors.Is(err, mas.ErrInactive):
+			return messages.Reader{}, ErrUnknownToken
+		case errors.Is(err, mas.ErrScope):
+			return messages.Reader{}, errScope
+		case errors.Is(err, mas.ErrNoUser):
+			return messages.Reader{}, errNoUser
+		default:
+			return messages.Reader{}, fmt.Errorf("%w: %w", errCannotIntrospect, err)
+		}
+		user := "@" + token.Username + ":" + options.ServerName
+		requester, err := accounts.Delegated(r.Context(), user, token.DeviceID, options.AccountValidity)
+		switch {
+		case errors.Is(err, postgres.ErrNotFound):
+			return messages.Reader{}, ErrUnknownToken
+		case err != nil:
+			return messages.Reader{}, err
+		case requester.AccountExpired:
+			return messages.Reader{}, errExpiredAccount
+		}
+		return messages.Reader{
+			UserID: requester.UserID, DeviceID: requester.DeviceID, Guest: requester.Guest, Admin: token.Admin,
 		}, nil
 	}
 }

@@ -76,7 +76,12 @@ var (
 	ErrGuest    = wire.New(http.StatusForbidden, "M_GUEST_ACCESS_FORBIDDEN", "Guest access not allowed")
 	errNotAdmin = wire.Forbidden("You are not a server admin")
 
-	errCannotAsk = wire.New(http.StatusBadGateway, "M_UNKNOWN", "The homeserver cannot be asked about the access token")
+	// These are refusals of a token that Matrix Authentication Service knows.
+	errScope  = unauthorized("M_UNKNOWN_TOKEN", "The access token does not grant access to the client API", false)
+	errNoUser = unauthorized("M_UNKNOWN_TOKEN", "The access token has no user", false)
+
+	errCannotIntrospect = wire.New(http.StatusServiceUnavailable, "M_UNKNOWN", "Matrix Authentication Service cannot be asked about the access token")
+	errCannotAsk        = wire.New(http.StatusBadGateway, "M_UNKNOWN", "The homeserver cannot be asked about the access token")
 )
 
 func missingToken(text string) *wire.Error {

@@ -20,10 +20,14 @@ const (
 
 // These are the ways to check an access token.
 const (
+	// AuthAuto finds out which of the others is right: see [Config.TokensAt].
+	AuthAuto = "auto"
 	// AuthDatabase checks a token in the database.
 	AuthDatabase = "database"
 	// AuthHomeserver asks the homeserver.
 	AuthHomeserver = "homeserver"
+	// AuthMAS asks Matrix Authentication Service.
+	AuthMAS = "mas"
 )
 
 // A Config is every setting of every Lethe process. Make one with [Load] or
@@ -43,8 +47,8 @@ type Config struct {
 	// Asynqmon is the settings of the asynqmon process.
 	Asynqmon Asynqmon
 
-	// Auth (auth) is where access tokens are checked: [AuthDatabase] or
-	// [AuthHomeserver]. Defaults to "database".
+	// Auth (auth) is where access tokens are checked: [AuthAuto], [AuthDatabase],
+	// [AuthHomeserver] or [AuthMAS]. Defaults to "auto".
 	Auth string
 
 	// Database is how a process reaches PostgreSQL.
@@ -66,6 +70,9 @@ type Config struct {
 
 	// Log is what a process writes to standard error.
 	Log Log
+
+	// MAS is how a process reaches Matrix Authentication Service.
+	MAS MAS
 
 	// Messages is how the history of rooms is read.
 	Messages Messages
@@ -171,6 +178,11 @@ type Homeserver struct {
 	// Defaults to "", unset.
 	ConfigFile string
 
+	// Delegates says that the file at ConfigFile delegates the homeserver's accounts to
+	// Matrix Authentication Service, so that access tokens are not in the database. It
+	// is no setting. Defaults to false.
+	Delegates bool
+
 	// RedisURL (homeserver.redis_url) is the URL of the Redis through which the
 	// homeserver's processes talk to each other. Defaults to "", unset.
 	RedisURL Secret
@@ -194,6 +206,17 @@ type Log struct {
 	// Level (log.level) is the lowest level that is logged: debug, info, warn or
 	// error. Defaults to "info".
 	Level string
+}
+
+// MAS is how a process reaches Matrix Authentication Service. Either both fields are
+// set, or neither.
+type MAS struct {
+	// Secret (mas.secret) is the secret that the service shares with the homeserver.
+	// Defaults to "", unset.
+	Secret Secret
+
+	// URL (mas.url) is the URL of the service. Defaults to "", unset.
+	URL string
 }
 
 // Messages is the settings of reading the history of rooms.

@@ -39,11 +39,15 @@ func lookUp(mapping *yaml.Node, key string) *yaml.Node {
 }
 
 // loadHomeserverFile applies Synapse's configuration. It takes only the settings
-// that Lethe has too, and its Redis.
+// that Lethe has too, and its Redis. They have the same paths there, but for those of
+// [MAS] and of the Redis.
 func (l *loader) loadHomeserverFile(path string) {
 	root, origin, err := openYAML(path, "homeserver.config_file")
 	if err != nil {
-		l.refuseValue("server_name", origin, err) // the file may have it
+		l.refuse(origin, err)
+		for _, path := range []string{"server_name", "mas.url", "mas.secret"} {
+			l.unset[path] = false // the file may have it
+		}
 		return
 	}
 	(&synapseFile{loader: l, path: path}).apply(root)
@@ -63,6 +67,7 @@ func (f *synapseFile) apply(root *yaml.Node) {
 	f.leaves(section, "retention.", "enabled", "allowed_lifetime_min", "allowed_lifetime_max", "purge_jobs")
 	policy := f.section(section, "retention.", "default_policy")
 	f.leaves(policy, "retention.default_policy.", "min_lifetime", "max_lifetime")
+	f.accounts(root)
 	f.redis(f.section(root, "", "redis"))
 	f.databases(f.section(root, "", "databases"))
 }

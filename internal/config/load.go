@@ -68,10 +68,11 @@ func Load(environ []string, purposes ...Purpose) (Config, error) {
 		config.JournalKeep = max(config.JournalKeep, config.StatusTTL)
 	}
 	l.checkNeeded(purposes)
-	if slices.Contains(purposes, ForAsynqmon) && config.Auth == AuthDatabase && l.unset["database.url"] {
-		l.refuse("database.url", fmt.Errorf("must be set, here or as %s, since auth is %s", variable("database.url"), AuthDatabase))
+	if slices.Contains(purposes, ForAsynqmon) && config.TokensAt() != AuthHomeserver && l.unset["database.url"] {
+		l.refuse("database.url", fmt.Errorf("must be set, here or as %s, since access tokens are looked up there", variable("database.url")))
 	}
 	l.checkTogether(config)
+	l.checkAuth(config, purposes)
 	if len(l.errs) > 0 {
 		return Config{}, fmt.Errorf("load configuration:\n%w", errors.Join(l.errs...))
 	}
@@ -80,14 +81,20 @@ func Load(environ []string, purposes ...Purpose) (Config, error) {
 
 // A loader applies settings and collects the errors.
 type loader struct {
+	config   *Config
 	errs     []error
 	settings map[string]setting // by path
 	unset    map[string]bool    // paths that have neither a value nor an error yet
+
+	// secretPath is why the file of mas.secret that Synapse's configuration names cannot
+	// be read. It is an error only where the secret is needed, because other processes
+	// may not be able to read it.
+	secretPath error
 }
 
 // newLoader returns a loader that changes config.
 func newLoader(config *Config) *loader {
-	l := &loader{settings: map[string]setting{}, unset: map[string]bool{}}
+	l := &loader{config: config, settings: map[string]setting{}, unset: map[string]bool{}}
 	for _, s := range settings(config) {
 		l.settings[s.path], l.unset[s.path] = s, true
 	}
@@ -106,10 +113,6 @@ func (l *loader) checkNeeded(purposes []Purpose) {
 
 // checkTogether refuses settings that contradict each other.
 func (l *loader) checkTogether(config Config) {
-	if l.unset["homeserver.url"] && config.Auth == AuthHomeserver {
-		l.refuse("homeserver.url", fmt.Errorf("must be set, here or as %s, since auth is %s",
-			variable("homeserver.url"), AuthHomeserver))
-	}
 	l.pair("api.tls_cert_file", config.API.TLS.CertFile, "api.tls_key_file", config.API.TLS.KeyFile)
 	l.pair("asynqmon.tls_cert_file", config.Asynqmon.TLS.CertFile, "asynqmon.tls_key_file", config.Asynqmon.TLS.KeyFile)
 	if config.JournalKeep < config.StatusTTL {

@@ -151,6 +151,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		JournalKeep:     48 * time.Hour,
 		Lock:            Lock{RedisURLs: []Secret{"redis://a", "rediss://:hunter2@b:1", "redis://c/2"}},
 		Log:             Log{Format: "json", Level: "debug"},
+		MAS:             MAS{Secret: "hunter2", URL: "https://mas.example.org/auth/"},
 		Messages:        Messages{DepartedSeeLater: true, Wait: 2 * time.Second},
 		PurgeDelay:      5 * time.Minute,
 		Redis:           Redis{URL: redisURL},
@@ -198,6 +199,7 @@ homeserver: {as_token: hunter2, redis_url: "redis://:hunter2@synapse", url: "htt
 journal: {keep: 48h}
 lock: {redis_urls: [redis://a, 'rediss://:hunter2@b:1', redis://c/2]}
 log: {format: json, level: debug}
+mas: {url: "https://mas.example.org/auth/", secret: hunter2}
 messages: {backfill: false, departed_see_later: true, wait: 2s}
 purge_delay: 5m
 redis: {url: "` + redisURL + `"}
@@ -240,6 +242,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		"LETHE_HOMESERVER_URL=https://matrix.example.org", "LETHE_DATABASE_MAX_CONNECTIONS=7",
 		"LETHE_DATABASE_URL=" + databaseURL, "LETHE_DIALECT=seed", "LETHE_JOURNAL_KEEP=48h", "LETHE_LOCK_REDIS_URLS=redis://a, rediss://:hunter2@b:1,redis://c/2,", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=debug",
 		"LETHE_REDIS_URL=" + redisURL, "LETHE_SCHEDULER_LISTEN=:http", "LETHE_SERVER_NAME=example.org",
+		"LETHE_MAS_SECRET=hunter2", "LETHE_MAS_URL=https://mas.example.org/auth/",
 		"LETHE_MESSAGES_BACKFILL=false", "LETHE_MESSAGES_DEPARTED_SEE_LATER=true", "LETHE_MESSAGES_WAIT=2s",
 		"LETHE_RETENTION_ENABLED=true", "LETHE_RETENTION_DEFAULT_POLICY_MIN_LIFETIME=1", "LETHE_RETENTION_DEFAULT_POLICY_MAX_LIFETIME=2s",
 		"LETHE_RETENTION_ALLOWED_LIFETIME_MIN=3s", "LETHE_RETENTION_ALLOWED_LIFETIME_MAX=4s",
@@ -267,7 +270,7 @@ func TestEachPurposeNeedsOnlyWhatItUses(t *testing.T) {
 	t.Parallel()
 	const (
 		noDatabase   = "database.url: must be set, here or as LETHE_DATABASE_URL"
-		noTokens     = "database.url: must be set, here or as LETHE_DATABASE_URL, since auth is database"
+		noTokens     = "database.url: must be set, here or as LETHE_DATABASE_URL, since access tokens are looked up there"
 		noRedis      = "redis.url: must be set, here or as LETHE_REDIS_URL"
 		noServerName = "server_name: must be set, here or as LETHE_SERVER_NAME"
 	)
@@ -351,7 +354,10 @@ func TestValues(t *testing.T) {
 		{"api.listen", ":-1", address},
 		{"api.listen", "::1:80", address},
 		{"api.listen", ":no-such-service", address},
-		{"auth", "mas", "must be one of: database, homeserver"},
+		{"auth", "auto", ""},
+		{"auth", "database", ""},
+		{"auth", "", "must be one of: auto, database, homeserver, mas"},
+		{"auth", "MAS", "must be one of: auto, database, homeserver, mas"},
 		{"database.max_connections", "2", ""},
 		{"database.max_connections", "1", count + "2 to 10000"},
 		{"database.max_connections", "-5", count},
@@ -414,7 +420,7 @@ func TestValues(t *testing.T) {
 		{"status_ttl", "0", term},
 		{"status_ttl", "", term},
 		{"synapse_beside", "true", ""},
-		{"synapse_beside", "maybe", "one of: auto, true, false"},
+		{"synapse_beside", "maybe", "must be one of: auto, true, false"},
 		{"worker.mapping_delay", "4999ms", term},
 		{"worker.mapping_delay", "5s", ""},
 		{"trusted_proxies", "10.0.0.0/8,::1,", ""},
@@ -446,18 +452,6 @@ func TestValues(t *testing.T) {
 			require.Contains(t, lines[0], variable(test.path)+": "+test.want)
 		})
 	}
-}
-
-func TestAuthByHomeserverNeedsOne(t *testing.T) {
-	t.Parallel()
-	_, err := Load([]string{"LETHE_AUTH=homeserver", "LETHE_HOMESERVER_URL="})
-	require.Equal(t, []string{"homeserver.url: must be set, here or as LETHE_HOMESERVER_URL, since auth is homeserver"}, problems(t, err))
-	_, err = Load([]string{"LETHE_AUTH=homeserver", "LETHE_HOMESERVER_URL=x"})
-	require.Len(t, problems(t, err), 1)
-	_, err = Load([]string{"LETHE_AUTH=homeserver", "LETHE_HOMESERVER_URL=http://h"})
-	require.NoError(t, err)
-	_, err = Load([]string{"LETHE_AUTH=database"})
-	require.NoError(t, err)
 }
 
 func TestURLsKeepTheirPassword(t *testing.T) {

@@ -25,12 +25,15 @@ func TestEverySecretMayBeInAFile(t *testing.T) {
 		"LETHE_DATABASE_URL_FILE=" + secretFile(t, databaseURL+"\n"),
 		"LETHE_HOMESERVER_AS_TOKEN_FILE=" + secretFile(t, "hunter2\r\n"),
 		"LETHE_LOCK_REDIS_URLS_FILE=" + secretFile(t, locks),
+		"LETHE_MAS_SECRET_FILE=" + secretFile(t, "hunter2-too\n"),
+		"LETHE_MAS_URL=http://mas",
 		"LETHE_REDIS_URL_FILE=" + secretFile(t, redisURL),
 		"LETHE_SERVER_NAME=example.org",
 	}, ForAPI)
 	require.NoError(t, err)
 	require.Equal(t, Secret(databaseURL), config.Database.URL)
 	require.Equal(t, Secret("hunter2"), config.Homeserver.ASToken)
+	require.Equal(t, Secret("hunter2-too"), config.MAS.Secret)
 	require.Equal(t, []Secret{"redis://a", "rediss://:hunter2@b:1", "redis://c/2"}, config.Lock.RedisURLs)
 	require.Equal(t, Secret(redisURL), config.Redis.URL)
 
@@ -46,7 +49,7 @@ func TestEverySecretMayBeInAFile(t *testing.T) {
 			variables[variable(s.path)+secretSuffix] = true
 		}
 	}
-	require.Equal(t, 4, secrets)
+	require.Equal(t, 6, secrets)
 	_, err = Load([]string{"LETHE_SERVER_NAME_FILE=" + secretFile(t, "example.org")})
 	require.Equal(t, []string{"LETHE_SERVER_NAME_FILE: no such setting"}, problems(t, err))
 }

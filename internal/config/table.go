@@ -19,10 +19,13 @@ func generalSettings(c *Config) []setting {
 		row("dialect", DialectNow, oneOf(&c.Dialect, DialectNow, DialectSeed),
 			`The dialect of the admin API. "now" is the API of current Synapse. "seed" is the API that Synapse had
 			when the first admin tools for it were written.`),
-		row("auth", AuthDatabase, oneOf(&c.Auth, AuthDatabase, AuthHomeserver),
+		row("auth", AuthAuto, oneOf(&c.Auth, AuthAuto, AuthDatabase, AuthHomeserver, AuthMAS),
 			`Where Lethe checks the access token of a request. "database" checks it in the database. "homeserver" asks
-			the homeserver, which is necessary for tokens of Matrix Authentication Service and of application services.
-			It needs homeserver.url.`),
+			the homeserver, which is necessary for tokens of application services, and needs homeserver.url. "mas" asks
+			Matrix Authentication Service, and needs mas.url and mas.secret. "auto" is "mas" if mas.url is set, here or
+			by homeserver.config_file. Otherwise it is "database", unless the homeserver at homeserver.url delegates its
+			accounts: then it is "homeserver". Where accounts are delegated, "database" is refused, because the tokens
+			are not in the database.`),
 		row("account_validity", "false", boolean(&c.AccountValidity),
 			`Whether accounts can expire. If true, Lethe checks Synapse's account_validity table before it accepts an
 			access token.`),
@@ -77,8 +80,8 @@ func serverSettings(c *Config) []setting {
 			?ca_file=/path/to/ca.pem for a certificate authority of your own. The server's maxmemory-policy must be
 			noeviction.`).needed(ForAPI, ForAsynqmon, ForScheduler, ForWorker),
 		row("homeserver.config_file", "", optional(&c.Homeserver.ConfigFile, filePathFormat).like("/etc/synapse/homeserver.yaml"),
-			`The configuration file of Synapse. Lethe reads server_name, redis and Synapse's retention settings there. A setting
-			that is set for Lethe too overrides it.`),
+			`The configuration file of Synapse. Lethe reads server_name, redis, matrix_authentication_service and Synapse's
+			retention settings there. A setting that is set for Lethe too overrides it.`),
 		row("homeserver.url", "", optional(&c.Homeserver.URL, homeserverURLFormat).like("http://127.0.0.1:8008"),
 			`The URL of the homeserver. If the API gets a request below /_matrix or /_synapse/admin that it does not serve
 			itself, it forwards the request to this URL.`),
@@ -89,6 +92,14 @@ func serverSettings(c *Config) []setting {
 			`The URL of Synapse's Redis, in the same forms as redis.url. Lethe tells Synapse's processes there which of
 			their caches are stale. Set it if Synapse has redis enabled. It is also read from homeserver.config_file. A
 			Synapse without Redis is told through the database, which takes up to a minute for each job.`),
+		row("mas.url", "", optional(&c.MAS.URL, masURLFormat).like("http://127.0.0.1:8080"),
+			`The URL of Matrix Authentication Service, if the homeserver delegates its accounts to it. Lethe asks the
+			service about access tokens. Without this setting, it is the endpoint of matrix_authentication_service in
+			homeserver.config_file.`),
+		row("mas.secret", "", optional(&c.MAS.Secret, secretFormat).secret().like("another-long-random-text"),
+			`The secret that Matrix Authentication Service shares with the homeserver: matrix.secret of its configuration.
+			Without this setting, it is the secret, or the text in secret_path, of matrix_authentication_service in
+			homeserver.config_file. Keep this secret: it can manage every account.`),
 		row("lock.redis_urls", "", lockURLs(&c.Lock.RedisURLs).secret().like("[redis://10.0.0.1:6379, redis://10.0.0.2:6379, redis://10.0.0.3:6379]"),
 			`The URLs of independent Redis masters that keep the room locks. There must be an odd number of them, three
 			or more, without replication between them, and every process needs the same list. Locks survive the loss of

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"lethe/internal/homeserver"
+	"lethe/internal/mas"
 	"lethe/internal/matrix"
 	"lethe/internal/redisdb"
 	"lethe/internal/schema"
@@ -46,11 +47,13 @@ var (
 	filePathFormat = mustBe("the path of a file", func(string) bool { return true })
 
 	homeserverURLFormat = format{"a homeserver's URL, such as http://127.0.0.1:8008, with no path", homeserver.ValidURL}
+	masURLFormat        = format{"the URL of Matrix Authentication Service, such as http://127.0.0.1:8080", mas.ValidURL}
 	redisURLFormat      = format{
 		"a Redis URL: redis://, redis-sentinel:// or redis-cluster://, with rediss instead of redis for TLS",
 		redisdb.ValidURL,
 	}
 	serverNameFormat = mustBe("a Matrix server name, such as example.org", matrix.ValidServerName)
+	secretFormat     = mustBe("letters, digits and signs, with no space", homeserver.ValidToken)
 	tokenFormat      = mustBe("an access token: letters, digits and signs, with no space", homeserver.ValidToken)
 )
 

@@ -16,7 +16,6 @@ import (
 	"lethe/internal/config"
 	"lethe/internal/redisdb"
 	"lethe/internal/schema"
-	"lethe/internal/store/beside"
 	"lethe/internal/store/census"
 	"lethe/internal/store/checkup"
 	"lethe/internal/store/journal"
@@ -92,11 +91,13 @@ func Processes() []schema.Process {
 
 // Examine checks the database and the Redis servers that the settings name, as far as
 // the role's processes use them. Only the privileges are those of the role; everything
-// else is checked as the role of the connection.
+// else is checked as the role of the connection. It also checks where access tokens are
+// checked.
 func Examine(ctx context.Context, settings config.Config, role checkup.Role) Report {
 	var report Report
 	report.examineDatabase(ctx, settings, role)
 	report.examineRedis(ctx, settings)
+	report.examineAccounts(ctx, settings)
 	return report
 }
 
@@ -175,7 +176,7 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config, ro
 		}
 	}
 	if serves(schema.Worker) {
-		r.examinePresence(ctx, db, addError)
+		r.examineBeside(ctx, db, settings)
 		r.examineVersions(ctx, db, addError)
 	}
 	if serves(schema.API, schema.Worker) {
@@ -190,7 +191,7 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config, ro
 // anything.
 func (r *Report) examinePrivileges(ctx context.Context, db *postgres.DB, settings config.Config, role checkup.Role) (lacking bool) {
 	const about = "privileges"
-	if settings.Auth == config.AuthHomeserver && slices.Equal(role.Processes, []schema.Process{schema.Asynqmon}) {
+	if settings.TokensAt() == config.AuthHomeserver && slices.Equal(role.Processes, []schema.Process{schema.Asynqmon}) {
 		r.add(OK, about, "asynqmon needs no database, because the homeserver checks access tokens")
 		return false
 	}
@@ -228,25 +229,6 @@ func (r *Report) examineExcess(ctx context.Context, db *postgres.DB, role checku
 	}
 	for _, e := range excess {
 		r.add(Advice, "excess", fmt.Sprintf("%s %s; let %s connect as a role of its own, see docs/roles.md", who, e, role.Processes[0]))
-	}
-}
-
-// examinePresence warns of a homeserver that works on the same database.
-func (r *Report) examinePresence(ctx context.Context, db *postgres.DB, addError func(string, error)) {
-	switch found, err := beside.LookForHomeserver(ctx, db); {
-	case err != nil:
-		addError("beside", err)
-	case found.Seen():
-		says := "a homeserver seems to be at work on this database:"
-		if found.Sessions > 0 {
-			says += fmt.Sprintf(" the role %s has %d sessions;", found.Role, found.Sessions)
-		}
-		if found.Locks > 0 {
-			says += fmt.Sprintf(" %d of its locks are fresh;", found.Locks)
-		}
-		r.add(Advice, "beside", says+" stop it before a worker purges or deletes, because it would go on using what is deleted")
-	default:
-		r.add(OK, "beside", "no homeserver seems to be at work on this database")
 	}
 }
 

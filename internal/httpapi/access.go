@@ -60,9 +60,9 @@ func (s *server) orPassOn(callerOf func(*http.Request) (messages.Reader, error))
 	}
 }
 
-// passesUsersOn reports whether the homeserver answers users whose access token is not
-// in the database. Tokens of guests and of application services are not, and a client
-// whose token is refused logs out.
+// passesUsersOn reports whether the homeserver answers users whose access token is
+// neither in the database nor known to MAS. Tokens of guests and of application services
+// are not, and a client whose token is refused logs out.
 func (o *Options) passesUsersOn() bool { return o.Homeserver != nil && !o.HomeserverAuth }
 
 // whoami is GET /_matrix/client/v3/account/whoami. Admin tools ask it for whom an access

@@ -15,6 +15,7 @@ import (
 	"lethe/internal/access"
 	"lethe/internal/homeserver"
 	"lethe/internal/jobs"
+	"lethe/internal/mas"
 	"lethe/internal/messages"
 	"lethe/internal/observe"
 	"lethe/internal/retention"
@@ -31,6 +32,11 @@ type Options struct {
 	// AccountValidity says that accounts can expire, so that Synapse's
 	// account_validity table is read for each access token. Defaults to false.
 	AccountValidity bool
+
+	// Delegated reports whether Homeserver delegates its accounts. Then Homeserver is
+	// asked for whom an access token speaks, and before that the database. Defaults to
+	// nil, so that HomeserverAuth decides.
+	Delegated func() bool
 
 	// DeletePatience is the maximum time that the caller of a synchronous delete
 	// waits. Defaults to 10 m.
@@ -52,6 +58,10 @@ type Options struct {
 	// Log is the logger, which gets one line for each request. Defaults to
 	// slog.Default().
 	Log *slog.Logger
+
+	// MAS is asked for whom an access token speaks, instead of the database and
+	// Homeserver. It needs ServerName. Defaults to nil, which asks the others.
+	MAS *mas.Client
 
 	// Messages reads the history of rooms. Defaults to a reader of the store without
 	// leases.
@@ -91,7 +101,7 @@ type Options struct {
 	SeedDialect bool
 
 	// ServerName is the homeserver's name. Defaults to "", so that no user can create
-	// a replacement room.
+	// a replacement room, and no user of MAS is known.
 	ServerName string
 
 	// StatusTTL is how long a room's deletes are listed after their end. Defaults to
@@ -163,11 +173,15 @@ func newServer(db *postgres.DB, client submitter, board statuses, options Option
 	options.Timeout = cmp.Or(options.Timeout, 25*time.Second)
 	who := access.Options{
 		AccountValidity: options.AccountValidity,
+		MAS:             options.MAS,
+		ServerName:      options.ServerName,
 		TrustedProxies:  options.TrustedProxies,
 		UnlimitedUsers:  options.passesUsersOn(),
 	}
 	if options.HomeserverAuth {
 		who.Homeserver = options.Homeserver
+	} else if options.Delegated != nil {
+		who.Homeserver, who.Delegated = options.Homeserver, options.Delegated
 	}
 	return &server{
 		options: options, db: db, journal: journal.New(db), holds: journal.NewHolds(db), queries: admin.New(db),

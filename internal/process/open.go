@@ -17,6 +17,7 @@ import (
 	"lethe/internal/httpapi"
 	"lethe/internal/jobs"
 	"lethe/internal/lock"
+	"lethe/internal/mas"
 	"lethe/internal/matrix"
 	"lethe/internal/monitor"
 	"lethe/internal/observe"
@@ -34,6 +35,7 @@ func open(ctx context.Context, settings config.Config, log *slog.Logger, makeMon
 		p.openLocks,
 		p.openHomeserver,
 		func() error { return p.openSynapse(ctx) },
+		p.openMAS,
 		p.openReaders,
 		p.readSigningKey,
 		func() error { return p.openMonitor(makeMonitor) },
@@ -132,6 +134,21 @@ func (p *process) openHomeserver() error {
 	if token := p.settings.Homeserver.ASToken; token != "" {
 		p.service = client.Service(string(token))
 	}
+	p.delegation = p.newDelegation()
+	return nil
+}
+
+// openMAS opens Matrix Authentication Service, if the process checks access tokens there.
+func (p *process) openMAS() error {
+	if !p.checksTokens() || p.settings.TokensAt() != config.AuthMAS {
+		return nil
+	}
+	client, err := mas.New(p.settings.MAS.URL, string(p.settings.MAS.Secret), mas.Options{})
+	if err != nil {
+		return err
+	}
+	p.onClose(func(context.Context) { client.Close() })
+	p.mas = client
 	return nil
 }
 

@@ -17,6 +17,7 @@ import (
 	"lethe/internal/httpapi"
 	"lethe/internal/jobs"
 	"lethe/internal/lock"
+	"lethe/internal/mas"
 	"lethe/internal/matrix"
 	"lethe/internal/messages"
 	"lethe/internal/monitor"
@@ -69,6 +70,12 @@ type process struct {
 	// homeserver is nil without homeserver.url.
 	homeserver *homeserver.Client
 
+	// mas is nil unless access tokens are checked at Matrix Authentication Service.
+	mas *mas.Client
+
+	// delegation is nil unless the homeserver knows where access tokens are checked.
+	delegation *delegation
+
 	// service is nil without homeserver.as_token.
 	service *homeserver.Service
 
@@ -95,6 +102,13 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, makeMoni
 		return err
 	}
 	defer p.close(ctx)
+	// The first request must not find an answer of the database that the homeserver's
+	// would refuse.
+	if p.delegation != nil {
+		if err := p.delegation.look(ctx); err != nil {
+			return err
+		}
+	}
 	var parts []part
 	for _, purpose := range purposes {
 		parts = append(parts, p.part(purpose))
@@ -114,10 +128,12 @@ func (p *process) part(purpose config.Purpose) part {
 			client := tasks.NewClient(p.db, p.redis, p.log)
 			return httpapi.New(p.db, client, p.board, httpapi.Options{
 				AccountValidity: p.settings.AccountValidity,
+				Delegated:       p.delegated(),
 				Health:          health,
 				Homeserver:      p.homeserver,
-				HomeserverAuth:  p.settings.Auth == config.AuthHomeserver,
+				HomeserverAuth:  p.settings.TokensAt() == config.AuthHomeserver,
 				Log:             p.log,
+				MAS:             p.mas,
 				Messages:        p.messages(),
 				Monitor:         p.monitor,
 				Observe:         p.observe,
@@ -135,11 +151,14 @@ func (p *process) part(purpose config.Purpose) part {
 		return part{name: "asynqmon", listen: p.settings.Asynqmon.Listen, tls: p.settings.Asynqmon.TLS, handler: func(health http.Handler) http.Handler {
 			return httpapi.NewMonitor(p.db, p.monitor, p.settings.Asynqmon.ReadOnly, httpapi.Options{
 				AccountValidity: p.settings.AccountValidity,
+				Delegated:       p.delegated(),
 				Health:          health,
 				Homeserver:      p.homeserver,
-				HomeserverAuth:  p.settings.Auth == config.AuthHomeserver,
+				HomeserverAuth:  p.settings.TokensAt() == config.AuthHomeserver,
 				Log:             p.log,
+				MAS:             p.mas,
 				Observe:         p.observe,
+				ServerName:      p.settings.ServerName,
 				Tracer:          p.tracer,
 				TrustedProxies:  p.settings.TrustedProxies,
 			})
@@ -184,6 +203,15 @@ func (p *process) part(purpose config.Purpose) part {
 		}}
 	}
 	panic(fmt.Sprintf("process: no part for purpose %d", purpose))
+}
+
+// delegated returns what reports whether the homeserver delegates its accounts, nil if
+// that does not matter.
+func (p *process) delegated() func() bool {
+	if p.delegation == nil {
+		return nil
+	}
+	return p.delegation.delegates.Load
 }
 
 // messages returns the reader of rooms.
@@ -262,6 +290,9 @@ func (p *process) listen(ctx context.Context, health http.Handler, parts []part)
 // when something fails: then it stops the rest and returns the first error.
 func (p *process) run(ctx context.Context, servers []*observe.Server, parts []part) error {
 	group, ctx := errgroup.WithContext(ctx)
+	if p.delegation != nil {
+		group.Go(func() error { return p.delegation.watch(ctx) })
+	}
 	for _, server := range servers {
 		group.Go(func() error { return server.Serve(ctx) })
 	}

@@ -115,7 +115,7 @@ func (p *process) needsSchema() bool {
 // needsDatabase reports whether the process uses the database at all. asynqmon reads
 // access tokens there, unless the homeserver checks them.
 func (p *process) needsDatabase() bool {
-	return p.needsSchema() || p.settings.Auth == config.AuthDatabase
+	return p.needsSchema() || p.settings.TokensAt() != config.AuthHomeserver
 }
 
 func (p *process) checkSchema(ctx context.Context) error { return migrate.CheckSchema(ctx, p.db) }

@@ -110,7 +110,7 @@ var tables = []Table{
 	{
 		Name:   "devices",
 		Rights: "SELECT", ByColumn: true,
-		Columns: `user_id text R, hidden bool R, last_seen int R`,
+		Columns: `user_id text RA, device_id text RA, hidden bool R, last_seen int R`,
 	},
 	{
 		Name: "e2e_room_keys", Purge: Keeps, Delete: Deletes,

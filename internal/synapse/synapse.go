@@ -156,6 +156,14 @@ func (s *Synapse) Find(ctx context.Context) error {
 	return nil
 }
 
+// Listen only hears whether a Synapse is there, until the context ends. It sends what
+// [Synapse.Ready] needs, and nothing else.
+func (s *Synapse) Listen(ctx context.Context) {
+	if s.channel != nil {
+		s.channel.listen(ctx)
+	}
+}
+
 // Beside reports whether jobs must do what a running Synapse needs.
 func (s *Synapse) Beside() bool { return s != nil && s.options.Mode != Stopped && s.made.Load() }
 
@@ -171,7 +179,7 @@ func waiting(format string, args ...any) error { return &Waiting{fmt.Sprintf(for
 // a fifth of a second old.
 func (s *Synapse) Present(ctx context.Context) (present bool, why string, err error) {
 	if s == nil || !s.made.Load() {
-		return false, "", nil
+		return false, "Lethe made the tables of this database, and no Synapse can run on it", nil
 	}
 	seen, err := s.lookAtDatabase(ctx)
 	if err != nil {

@@ -80,6 +80,66 @@ func TestRequester(t *testing.T) {
 	require.NotContains(t, err.Error(), "a secret")
 }
 
+func TestDelegated(t *testing.T) {
+	t.Parallel()
+	l := storetest.New(t)
+	ctx, s := l.Ctx, l.Admin
+	l.Exec(`
+		INSERT INTO users (name, admin, is_guest, locked, deactivated) VALUES
+			('@user:x', 0, 0, false, 0),
+			('@admin:x', 1, 0, true, 0),
+			('@guest:x', 0, 1, false, 0),
+			('@gone:x', 1, 0, false, 1),
+			('@old:x', 0, 0, false, 0)`)
+	l.Exec(`
+		INSERT INTO devices (user_id, device_id, hidden) VALUES
+			('@user:x', 'PHONE', false), ('@user:x', 'OLD', NULL), ('@user:x', 'key', true),
+			('@admin:x', 'DESK', false), ('@gone:x', 'GONE', false)`)
+	l.Exec(`
+		INSERT INTO account_validity (user_id, expiration_ts_ms, email_sent) VALUES
+			('@old:x', extract(epoch FROM now() - interval '1 second') * 1000, false),
+			('@user:x', extract(epoch FROM now() + interval '1 hour') * 1000, false)`)
+	type account struct{ user, device string }
+	for of, want := range map[account]admin.Requester{
+		{"@user:x", ""}:      {UserID: "@user:x"},
+		{"@user:x", "PHONE"}: {UserID: "@user:x", DeviceID: "PHONE"},
+		{"@user:x", "OLD"}:   {UserID: "@user:x", DeviceID: "OLD"},
+		{"@admin:x", "DESK"}: {UserID: "@admin:x", DeviceID: "DESK"}, // the service has both flags
+		{"@guest:x", ""}:     {UserID: "@guest:x", Guest: true},
+		{"@old:x", ""}:       {UserID: "@old:x", AccountExpired: true},
+	} {
+		got, err := s.Delegated(ctx, of.user, of.device, true)
+		require.NoError(t, err, of)
+		require.Equal(t, want, got, of)
+
+		got, err = s.Delegated(ctx, of.user, of.device, false)
+		require.NoError(t, err, of)
+		want.AccountExpired = false
+		require.Equal(t, want, got, of)
+	}
+	for _, of := range []account{
+		{"", ""},
+		{"@unknown:x", ""},
+		{"@USER:x", ""},
+		{"@user", ""},
+		{"@gone:x", ""},
+		{"@gone:x", "GONE"},
+		{"@user:x", "DESK"},
+		{"@user:x", "phone"},
+		{"@user:x", "key"},
+		{"@user:x\x00", ""},
+		{"@user:x", "\xff"},
+		{"' OR true --", "' OR true --"},
+	} {
+		_, err := s.Delegated(ctx, of.user, of.device, true)
+		require.ErrorIs(t, err, postgres.ErrNotFound, "%q", of)
+	}
+	// Without account validity its table is not asked.
+	l.Exec(`DROP TABLE account_validity`)
+	_, err := s.Delegated(ctx, "@user:x", "PHONE", false)
+	require.NoError(t, err)
+}
+
 func TestRequesterOnCorpus(t *testing.T) {
 	t.Parallel()
 	l := storetest.On(t, devstacktest.Restored(t, devstacktest.Shared(t, "fixtures", "synapse-1.160-corpus.dump")))
