@@ -174,7 +174,7 @@ func (c *Client) Token(ctx context.Context, accessToken string) (Token, error) {
 	return token, err
 }
 
-// Check asks the service once about a token that nobody has. It returns an error that
+// Check asks the service once about a token of no user. It returns an error that
 // wraps [ErrUnavailable] if the service cannot be asked, among them [ErrSecret].
 func (c *Client) Check(ctx context.Context) error {
 	once := *c

@@ -59,7 +59,7 @@ func (p *process) newDelegation() *delegation {
 func (p *process) checksTokens() bool { return p.serves(config.ForAPI) || p.serves(config.ForAsynqmon) }
 
 // look asks the homeserver once. It returns [ErrDelegated] if the answer cannot be
-// accepted, and nil if there is none.
+// accepted, and nil otherwise.
 func (d *delegation) look(ctx context.Context) error {
 	delegates, err := d.ask(ctx)
 	if ctx.Err() != nil {

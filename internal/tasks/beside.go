@@ -189,8 +189,8 @@ func (p *purgeHistory) tellRest(ctx context.Context) (err error) {
 }
 
 // confirm lets Synapse purge the level that is left for it, and waits until it has. If
-// no Synapse is present, there is none that remembers the purged events, and Lethe
-// purges that level too.
+// no Synapse is present, no process remembers the purged events, and Lethe purges that
+// level too.
 func (p *purgeHistory) confirm(ctx context.Context) error {
 	w := p.worker
 	if p.at.Task != "" {

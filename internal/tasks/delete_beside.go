@@ -60,7 +60,7 @@ func (d *deleteRoom) keepOut(ctx context.Context, b *roomBatch) (err error) {
 	if err != nil || d.at.LookAt == 0 {
 		return err
 	}
-	// Nobody can join the room from now on.
+	// No user can join the room from now on.
 	back, err := purge.RoomExists(ctx, b, d.request.Room)
 	if err == nil && back {
 		err = errRoomIsBack

@@ -37,7 +37,7 @@ type Task struct {
 	// Resource is the id of the room or user that the task is about, nil if it has none.
 	Resource *string
 
-	// Result is the result so far, in JSON, nil if there is none. It was not validated.
+	// Result is the result so far, in JSON, nil before the first. It was not validated.
 	Result json.RawMessage
 
 	// Error says why the task failed, nil unless it did.
@@ -69,7 +69,7 @@ type Queue struct{ db *postgres.DB }
 func New(db *postgres.DB) *Queue { return &Queue{db: db} }
 
 // readable reports whether the database has the table, and Lethe's role may read it. Where
-// Lethe made the tables there is none. lethe doctor names a right that is missing.
+// Lethe made the tables it has no tasks. lethe doctor names a right that is missing.
 func (q *Queue) readable(ctx context.Context) (bool, error) {
 	return q.db.MayRead(ctx, "scheduled_tasks")
 }
