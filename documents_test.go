@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode"
@@ -145,4 +147,107 @@ func TestTableOfPackagesIsComplete(t *testing.T) {
 		}
 	}
 	require.ElementsMatch(t, folders, listed, "listA has the folders, listB the table")
+}
+
+// TestWaitsForSynapseAreExplained compares the texts in the section "Waiting for Synapse"
+// of docs/operating.md with those that the code writes into waits_for.
+func TestWaitsForSynapseAreExplained(t *testing.T) {
+	t.Parallel()
+	_, section, found := strings.Cut(documents(t)["docs/operating.md"], "\n## Waiting for Synapse\n")
+	require.True(t, found)
+	section, _, _ = strings.Cut(section, "\n## ")
+	var explained []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `((?:waiting: |other )[^`]*)` \\|").FindAllStringSubmatch(section, -1) {
+		explained = append(explained, row[1])
+	}
+	texts := waitsForTexts(t)
+	for _, text := range texts {
+		count := 0
+		for _, beginning := range explained {
+			if strings.HasPrefix(text, beginning) {
+				count++
+			}
+		}
+		require.Equal(t, 1, count, "explanations of %q", text)
+	}
+	for _, beginning := range explained {
+		require.Condition(t, func() bool {
+			return slices.ContainsFunc(texts, func(text string) bool { return strings.HasPrefix(text, beginning) })
+		}, "nothing writes %q", beginning)
+	}
+}
+
+// waitsForTexts returns what jobs wait for, as the code writes it, with … for what only
+// the running program knows.
+func waitsForTexts(t *testing.T) (texts []string) {
+	t.Helper()
+	add := func(beginning string, text ast.Expr) {
+		if literals := literalsOf(text); strings.Trim(literals, "…") != "" {
+			texts = append(texts, beginning+literals)
+		}
+	}
+	require.NoError(t, filepath.WalkDir("internal", func(name string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(node ast.Node) bool {
+			switch n := node.(type) {
+			case *ast.CallExpr:
+				function := nameOf(n.Fun)
+				switch {
+				case function == "waiting" && literalsOf(n.Args[0]) != "Synapse …":
+					add("waiting: ", n.Args[0])
+				case function == "Lock" && len(n.Args) == 4: // of a Synapse: what its readers do
+					add("waiting: Synapse ", n.Args[3])
+				}
+			case *ast.CompositeLit:
+				for _, element := range n.Elts {
+					field, ok := element.(*ast.KeyValueExpr)
+					switch {
+					case ok && nameOf(n.Type) == "Waiting" && nameOf(field.Key) == "Reason":
+						add("waiting: ", field.Value)
+					case ok && strings.EqualFold(nameOf(field.Key), "waitsFor"):
+						add("", field.Value)
+					}
+				}
+			}
+			return true
+		})
+		return nil
+	}))
+	require.NotEmpty(t, texts)
+	slices.Sort(texts)
+	return slices.Compact(texts)
+}
+
+// nameOf returns the last part of a name, "" for any other expression.
+func nameOf(expression ast.Expr) string {
+	switch e := expression.(type) {
+	case *ast.Ident:
+		return e.Name
+	case *ast.SelectorExpr:
+		return e.Sel.Name
+	}
+	return ""
+}
+
+// literalsOf returns the text of an expression, with … for what is not a literal.
+func literalsOf(expression ast.Expr) string {
+	switch e := expression.(type) {
+	case *ast.BasicLit:
+		if text, err := strconv.Unquote(e.Value); err == nil {
+			return regexp.MustCompile(`%[a-z]`).ReplaceAllString(text, "…")
+		}
+	case *ast.BinaryExpr:
+		return literalsOf(e.X) + literalsOf(e.Y)
+	case *ast.CallExpr:
+		if nameOf(e.Fun) == "Sprintf" {
+			return literalsOf(e.Args[0])
+		}
+	}
+	return "…"
 }
