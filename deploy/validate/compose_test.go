@@ -249,15 +249,7 @@ func TestComposeRoles(t *testing.T) {
 	t.Parallel()
 	folder, err := filepath.Abs(root)
 	require.NoError(t, err)
-	project, err := loader.LoadWithContext(t.Context(), types.ConfigDetails{
-		WorkingDir: folder,
-		ConfigFiles: []types.ConfigFile{
-			{Filename: filepath.Join(folder, "docker-compose.yml")},
-			{Filename: filepath.Join(folder, "docker-compose.override.yml"), Content: []byte(example(t, "Docker Compose"))},
-		},
-		Environment: types.Mapping{},
-	})
-	require.NoError(t, err)
+	project := overridden(t, folder, example(t, "docs/roles.md", "Docker Compose"))
 	for _, name := range []string{"api", "worker", "scheduler", "asynqmon"} {
 		service, secret := project.Services[name], name+"_database_url"
 		var mounted []string
@@ -268,4 +260,52 @@ func TestComposeRoles(t *testing.T) {
 		require.Equal(t, "/run/secrets/"+secret, *service.Environment["LETHE_DATABASE_URL_FILE"])
 		require.Equal(t, filepath.Join(folder, "deploy/compose/secrets", secret), project.Secrets[secret].File)
 	}
+}
+
+// TestComposeBesideSynapse tests that the override in docs/compose.md gives what a Lethe
+// beside a Synapse needs to workers and the doctor, and to no other service.
+func TestComposeBesideSynapse(t *testing.T) {
+	t.Parallel()
+	folder, err := filepath.Abs(root)
+	require.NoError(t, err)
+	project := overridden(t, folder, example(t, "docs/compose.md", "Beside Synapse"))
+	for _, name := range []string{"api", "worker", "scheduler", "asynqmon", "migrate"} {
+		service := project.Services[name]
+		var mounted []string
+		for _, s := range service.Secrets {
+			mounted = append(mounted, s.Source)
+		}
+		if name != "worker" && name != "migrate" {
+			require.ElementsMatch(t, []string{"database_url", "redis_url"}, mounted, name)
+			require.NotContains(t, service.Environment, "LETHE_HOMESERVER_AS_TOKEN_FILE", name)
+			continue
+		}
+		require.ElementsMatch(t, []string{"database_url", "redis_url", "as_token", "synapse_redis_url"}, mounted, name)
+		environment, files := map[string]string{}, map[string]string{
+			"/run/secrets/database_url": "postgres://lethe:mine@db.example/synapse", "/run/secrets/redis_url": "redis://redis.example",
+			"/run/secrets/as_token": "its_token", "/run/secrets/synapse_redis_url": "redis://synapse-redis.example",
+		}
+		for variable, value := range service.Environment {
+			environment[variable] = *value
+		}
+		settings, err := load(t, service.Command[0], environment, files)
+		require.NoError(t, err, name)
+		require.Equal(t, "its_token", string(settings.Homeserver.ASToken), name)
+		require.Equal(t, "redis://synapse-redis.example", string(settings.Homeserver.RedisURL), name)
+	}
+}
+
+// overridden returns the project with an override, which is not a file.
+func overridden(t *testing.T, folder, override string) *types.Project {
+	t.Helper()
+	project, err := loader.LoadWithContext(t.Context(), types.ConfigDetails{
+		WorkingDir: folder,
+		ConfigFiles: []types.ConfigFile{
+			{Filename: filepath.Join(folder, "docker-compose.yml")},
+			{Filename: filepath.Join(folder, "docker-compose.override.yml"), Content: []byte(override)},
+		},
+		Environment: types.Mapping{},
+	})
+	require.NoError(t, err)
+	return project
 }

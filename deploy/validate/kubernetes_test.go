@@ -537,7 +537,7 @@ func ownOverlay(t *testing.T, change func(text string) string, files map[string]
 	require.Contains(t, text, " lethe/deploy/")
 	all := map[string]string{
 		"kustomization.yaml": change(strings.Replace(text, " lethe/deploy/", " "+checkout+"/deploy/", 1)),
-		"lethe.yaml":         "server_name: mine.example\nsynapse_beside: false\n",
+		"lethe.yaml":         "server_name: mine.example\nhomeserver: {url: 'http://synapse.example:8008'}\n",
 		"database-url":       "postgres://lethe:mine@db.example:5432/synapse",
 		"redis-url":          "redis://:mine@redis.example:6379/0",
 	}
@@ -556,11 +556,11 @@ func page(t *testing.T, path string) string {
 	return string(text)
 }
 
-// example returns the indented block of docs/roles.md that follows a heading, without
-// its indentation.
-func example(t *testing.T, heading string) string {
+// example returns the indented block of a page that follows a heading, without its
+// indentation.
+func example(t *testing.T, path, heading string) string {
 	t.Helper()
-	_, rest, found := strings.Cut(page(t, "docs/roles.md"), "\n## "+heading+"\n")
+	_, rest, found := strings.Cut(page(t, path), "\n## "+heading+"\n")
 	require.True(t, found)
 	var block strings.Builder
 	for line := range strings.Lines(rest) {
@@ -596,7 +596,7 @@ func TestRolesOverlay(t *testing.T) {
 	c := ownOverlay(t, func(text string) string {
 		text, _, found := strings.Cut(text, "   secretGenerator:\n") // its last part
 		require.True(t, found)
-		for line := range strings.Lines(example(t, "Kubernetes")) {
+		for line := range strings.Lines(example(t, "docs/roles.md", "Kubernetes")) {
 			text += "   " + line
 		}
 		return text
@@ -619,4 +619,35 @@ func TestRolesOverlay(t *testing.T) {
 	require.Len(t, seen, len(want))
 	doctor := slices.IndexFunc(c.pods, func(p pod) bool { return p.component == "doctor" })
 	require.Equal(t, []string{"doctor", "--for", "worker"}, c.pods[doctor].container(t).Args)
+}
+
+// TestSynapseOverlay tests that the patches in docs/kubernetes.md give what a Lethe beside
+// a Synapse needs to workers and the doctor, and to no other pod.
+func TestSynapseOverlay(t *testing.T) {
+	t.Parallel()
+	c := ownOverlay(t, func(text string) string {
+		text, _, found := strings.Cut(text, "   secretGenerator:\n") // its last part
+		require.True(t, found)
+		for line := range strings.Lines(example(t, "docs/kubernetes.md", "Beside Synapse")) {
+			text += "   " + line
+		}
+		return text
+	}, map[string]string{"as-token": "its_token", "synapse-redis-url": "redis://:its@synapse-redis.example:6379/0"})
+	seen := map[string]bool{}
+	for _, p := range c.pods {
+		environment, files := given(t, c, p)
+		settings, err := load(t, p.program(t), environment, files)
+		require.NoError(t, err, p.of)
+		require.Equal(t, "http://synapse.example:8008", settings.Homeserver.URL, p.of)
+		require.Equal(t, "auto", settings.SynapseBeside, p.of)
+		if p.component == "worker" || p.component == "doctor" {
+			require.Equal(t, "its_token", string(settings.Homeserver.ASToken), p.of)
+			require.Contains(t, string(settings.Homeserver.RedisURL), "@synapse-redis.example:", p.of)
+			seen[p.component] = true
+			continue
+		}
+		require.Empty(t, settings.Homeserver.ASToken, p.of)
+		require.Empty(t, settings.Homeserver.RedisURL, p.of)
+	}
+	require.Len(t, seen, 2)
 }
