@@ -123,15 +123,8 @@ func sweep(ctx context.Context, tx pgx.Tx, room string, spared []string) (done S
 	}
 	done = Sweep{Batches: len(ids), Mappings: mappings}
 	for _, room := range rooms {
-		for _, s := range Invalidate(PurgedHistory, room, &done.Position) {
-			if s.Row == nil {
-				_, err = tx.Exec(ctx, s.SQL, s.Args...)
-			} else {
-				err = s.Row(tx.QueryRow(ctx, s.SQL, s.Args...))
-			}
-			if err != nil {
-				return done, nil, fmt.Errorf("%s: %w", s.What, err)
-			}
+		if err := postgres.RunIn(ctx, tx, Invalidate(PurgedHistory, room, &done.Position)...); err != nil {
+			return done, nil, err
 		}
 	}
 	return done, nil, nil
