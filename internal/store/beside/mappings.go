@@ -254,6 +254,32 @@ func MarkTold(room string) postgres.Statement {
 	}
 }
 
+// AwaitReceipts is the statement that records that a homeserver may write receipts for
+// events of the room, which is deleted, for as long.
+func AwaitReceipts(room string, wait time.Duration) postgres.Statement {
+	return postgres.Statement{
+		What: "await receipts",
+		SQL: `
+			INSERT INTO lethe.delayed_mappings (room_id, event_ids, told, due_at)
+			VALUES ($1, '{}', true, clock_timestamp() + $2::interval)`,
+		Args: []any{room, wait},
+	}
+}
+
+// ForgetRedactions is the statement that deletes what is left of redactions in a room
+// whose history was purged and that is about to be deleted: redactions that have
+// outlived their event, because the redacted one stayed.
+func ForgetRedactions(room string) postgres.Statement {
+	return postgres.Statement{
+		What: "forget redactions",
+		SQL: `
+			DELETE FROM redactions t USING events e
+			WHERE e.room_id = $1 AND t.redacts = e.event_id
+			  AND NOT EXISTS (SELECT FROM events x WHERE x.event_id = t.event_id OFFSET 0)`,
+		Args: []any{room},
+	}
+}
+
 // Confirm makes the unconfirmed mappings of the room due after the delay, because the
 // homeserver has forgotten their events.
 func Confirm(ctx context.Context, db *postgres.DB, room string, delay time.Duration) error {
