@@ -10,6 +10,7 @@ import (
 	"lethe/internal/matrix"
 	"lethe/internal/messages"
 	"lethe/internal/store/admin"
+	"lethe/internal/store/beside"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/timeline"
 	"lethe/internal/wire"
@@ -169,11 +170,13 @@ func (s *server) blockRoom(c echo.Context, requester string) error {
 	if err := json.Unmarshal(value, &block); err != nil || block == nil {
 		return wire.BadJSON("Param 'block' must be a boolean.")
 	}
+	ctx, stale := c.Request().Context(), s.options.Synapse.Invalidation(beside.BlockedRoom, room)
 	if *block {
-		err = s.queries.BlockRoom(c.Request().Context(), room, requester)
+		err = s.queries.BlockRoom(ctx, room, requester, stale.Statements()...)
 	} else {
-		err = s.queries.UnblockRoom(c.Request().Context(), room)
+		err = s.queries.UnblockRoom(ctx, room, stale.Statements()...)
 	}
+	stale.Tell(ctx)
 	return answerOK(c, blockBody{Block: *block}, err)
 }
 
@@ -212,7 +215,9 @@ func (s *server) deleteForwardExtremities(c echo.Context, _ string) error {
 	if err := s.refuseHeld(c.Request().Context(), room); err != nil {
 		return err
 	}
-	deleted, err := s.queries.DeleteForwardExtremities(c.Request().Context(), room)
+	ctx, stale := c.Request().Context(), s.options.Synapse.Invalidation(beside.PurgedHistory, room)
+	deleted, err := s.queries.DeleteForwardExtremities(ctx, room, stale.Statements()...)
+	stale.Tell(ctx)
 	return answerOK(c, map[string]int64{"deleted": deleted},
 		instead(err, postgres.ErrNotFound, wire.BadRequest("No forward extremity event found for room "+room)))
 }

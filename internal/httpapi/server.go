@@ -24,6 +24,7 @@ import (
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/scheduledtasks"
+	"lethe/internal/synapse"
 	"lethe/internal/tasks"
 )
 
@@ -107,6 +108,10 @@ type Options struct {
 	// StatusTTL is how long a room's deletes are listed after their end. Defaults to
 	// 24 h.
 	StatusTTL time.Duration
+
+	// Synapse is told which of its caches a request has made stale. Defaults to nil, so
+	// that nothing is told.
+	Synapse *synapse.Synapse
 
 	// Timeout is the maximum time of a request's handler. Reading the request may
 	// take 1.5 times as long, and the whole request twice as long. Defaults to 25 s,

@@ -143,6 +143,7 @@ func (p *process) part(purpose config.Purpose) part {
 				SeedDialect:     p.settings.Dialect == config.DialectSeed,
 				ServerName:      p.settings.ServerName,
 				StatusTTL:       p.settings.StatusTTL,
+				Synapse:         p.synapse,
 				Tracer:          p.tracer,
 				TrustedProxies:  p.settings.TrustedProxies,
 			})

@@ -353,8 +353,8 @@ var tables = []Table{
 	},
 	{
 		Name: "receipts_linearized", Purge: Keeps, Delete: Deletes,
-		Rights:  "SELECT DELETE",
-		Columns: `room_id text D, event_id text -, event_stream_ordering int -, thread_id text -`,
+		Rights:  "SELECT UPDATE DELETE",
+		Columns: `room_id text PD, event_id text P, event_stream_ordering int? P, thread_id text -`,
 	},
 	{
 		Name: "redactions", Purge: Deletes, Delete: Deletes,

@@ -53,7 +53,8 @@ type Result struct {
 type stage string
 
 // The stages, in order. Users are removed in two rounds. The second tries failed
-// users again, and removes users who have joined meanwhile.
+// users again, and removes users who have joined meanwhile. stageReturned is not among
+// them: see [Progress.Again].
 const (
 	stageBlock      stage = ""
 	stageRoom       stage = "room"
@@ -62,6 +63,7 @@ const (
 	stageMessage    stage = "message"
 	stageAliases    stage = "aliases"
 	stageDone       stage = "done"
+	stageReturned   stage = "returned"
 )
 
 // A Progress is the progress of a shutdown. It may be kept as JSON. The zero value
@@ -90,7 +92,7 @@ func (p Progress) Done() bool { return p.Stage == stageDone }
 // Again returns the progress of a shutdown that has finished, but must remove users who
 // have joined since. The result so far is kept.
 func (p Progress) Again() Progress {
-	p.Stage, p.After = stageUsersAgain, ""
+	p.Stage, p.After = stageReturned, ""
 	return p
 }
 
@@ -164,7 +166,7 @@ func (s *Shutdown) plan(ctx context.Context, request Request, plan *Plan, size i
 		}
 		at.Stage = plan.after
 		return false, nil
-	case stageUsers, stageUsersAgain:
+	case stageUsers, stageUsersAgain, stageReturned:
 		plan.members = at.Group
 		if len(plan.members) == 0 {
 			plan.members, err = roomwriter.LocalMembers(ctx, s.db, request.Room, at.After, size)
@@ -209,7 +211,7 @@ func (s *Shutdown) Do(ctx context.Context, b *journal.Batch, request Request, pl
 		id, err := s.homeserver.CreateRoom(ctx, b, NewRoom{JobID: request.JobID, Creator: request.NewRoomUser, Name: request.RoomName})
 		at.Result.NewRoomID, at.Stage = &id, stageUsers
 		return at, err
-	case stageUsers, stageUsersAgain:
+	case stageUsers, stageUsersAgain, stageReturned:
 		return s.removeUsers(ctx, b, request, plan)
 	case stageMessage:
 		at.Stage = stageAliases
@@ -261,7 +263,7 @@ func afterUsers(at Progress) stage {
 	switch {
 	case at.Stage == stageUsers:
 		return stageUsersAgain
-	case at.Result.NewRoomID != nil:
+	case at.Result.NewRoomID != nil && at.Stage != stageReturned:
 		return stageMessage
 	}
 	return stageDone

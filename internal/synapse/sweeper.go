@@ -20,8 +20,8 @@ const (
 )
 
 // Sweep deletes the mappings of purged events that are due, whatever has become of the
-// jobs that have purged them, until the context ends. It also deletes the locks of
-// processes that were killed. Any number of processes may do so at once.
+// jobs that have purged them, until the context ends. It also places receipts for these
+// events, and deletes the locks of processes that were killed. Any number of processes may do so at once.
 func (s *Synapse) Sweep(ctx context.Context) {
 	var reaped time.Time
 	failing := false
@@ -30,6 +30,9 @@ func (s *Synapse) Sweep(ctx context.Context) {
 			return
 		}
 		err := s.SweepDue(ctx, "")
+		if err == nil {
+			_, err = beside.PlaceReceipts(ctx, s.db)
+		}
 		if err == nil && time.Since(reaped) > reapInterval {
 			if _, err = beside.ReapLocks(ctx, s.db); err == nil {
 				reaped = time.Now()

@@ -301,3 +301,27 @@ func (s *Synapse) Tell(ctx context.Context, id int64, urgent bool) {
 		s.channel.tell(ctx, id, urgent)
 	}
 }
+
+// An Invalidation is what a transaction outside of jobs does, so that Synapse learns what
+// it has made stale.
+type Invalidation struct {
+	synapse *Synapse
+	id      int64
+	rows    []postgres.Statement
+}
+
+// Invalidation returns the invalidation of caches of a room. Without a Synapse it does
+// nothing.
+func (s *Synapse) Invalidation(caches beside.CacheFunc, room string) *Invalidation {
+	i := &Invalidation{synapse: s}
+	if s.Beside() {
+		i.rows = beside.Invalidate(caches, room, &i.id)
+	}
+	return i
+}
+
+// Statements are the last statements of the transaction.
+func (i *Invalidation) Statements() []postgres.Statement { return i.rows }
+
+// Tell tells Synapse, after the commit.
+func (i *Invalidation) Tell(ctx context.Context) { i.synapse.Tell(ctx, i.id, true) }

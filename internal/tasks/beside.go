@@ -64,6 +64,9 @@ type ending struct {
 	// must hear of it at once.
 	caches beside.CacheFunc
 	urgent bool
+
+	// last are further statements.
+	last []postgres.Statement
 }
 
 // commitBeside commits the batch with the checkpoint after it, and tells Synapse what
@@ -81,6 +84,7 @@ func (b *roomBatch) commitBeside(ctx context.Context, checkpoint any, end ending
 	if b.synapse != nil {
 		last = append(last, b.synapse.Check())
 	}
+	last = append(last, end.last...)
 	if end.caches != "" {
 		last = append(last, beside.MarkTold(b.Room()))
 		last = append(last, beside.Invalidate(end.caches, b.Room(), &b.told)...)

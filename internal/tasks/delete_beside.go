@@ -1,18 +1,26 @@
 package tasks
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"math"
+	"strings"
 	"time"
 
 	"lethe/internal/jobs"
 	"lethe/internal/store/beside"
+	"lethe/internal/store/expiry"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
 	"lethe/internal/store/scheduledtasks"
 	"lethe/internal/synapse"
 	"lethe/internal/wait"
 )
+
+// awaitedTask is how long Synapse may take to run its task, until Lethe no longer cares
+// for receipts that are written meanwhile.
+const awaitedTask = 5 * time.Minute
 
 // maxReturns bounds how often a delete removes users who have joined again. A room
 // that is blocked cannot be joined.
@@ -29,10 +37,10 @@ func (w *Worker) mayWriteEvents(ctx context.Context) error {
 	return err
 }
 
-// removeReturned goes back to the shutdown, to remove users who have joined since. It
-// returns the error after [maxReturns] times.
+// removeReturned goes back to the shutdown, to remove users who have joined since, which a
+// running homeserver lets them do. It returns the error after [maxReturns] times.
 func (d *deleteRoom) removeReturned(ctx context.Context, joined error) error {
-	if d.parameters.Abandoned || d.at.Returns >= maxReturns {
+	if !d.worker.options.HomeserverRuns || d.parameters.Abandoned || d.at.Returns >= maxReturns {
 		return joined
 	}
 	// The homeserver cannot make anybody leave while the room is locked.
@@ -85,6 +93,7 @@ func (d *deleteRoom) commitDeleted(ctx context.Context, b *roomBatch, next delet
 			return err
 		}
 		next.LookAt = now.Add(d.worker.options.MappingDelay).UnixMilli()
+		end.last = append(end.last, beside.AwaitReceipts(d.request.Room, d.worker.options.MappingDelay))
 	}
 	return d.commitBeside(ctx, b, next, end)
 }
@@ -111,74 +120,151 @@ func (d *deleteRoom) awaitLook(ctx context.Context) (back bool, err error) {
 	return purge.RoomExists(ctx, d.worker.db, d.request.Room)
 }
 
-// endBeside ends what the delete has begun for Synapse. Without Redis it lets Synapse
-// clear its caches by a delete of its own, which finds nothing.
-func (d *deleteRoom) endBeside(ctx context.Context) error {
+// endBeside ends what the delete has begun for Synapse, and reports whether the room may
+// have rows again.
+func (d *deleteRoom) endBeside(ctx context.Context) (more bool, err error) {
 	w := d.worker
 	if !w.beside() {
-		return nil
+		return false, nil
 	}
-	// Purges of the room may have left mappings.
-	if waited, err := beside.EndDelay(ctx, w.db, d.request.Room); err != nil {
-		return err
-	} else if waited {
-		if err := w.options.Synapse.SweepDue(ctx, d.request.Room); err != nil {
-			return err
-		}
+	// Purges of the room may have left mappings, whose state groups are candidates then.
+	if waited, err := beside.EndDelay(ctx, w.db, d.request.Room); err != nil || waited {
+		return true, cmp.Or(err, w.options.Synapse.SweepDue(ctx, d.request.Room))
 	}
 	d.releaseLater(ctx)
+	return false, nil
+}
+
+// handOver lets Synapse delete the end of the room, and reports whether there is more to
+// do for that. Without Redis Synapse cannot be told that a room is gone, and would go on
+// with what it has in its memory. So Lethe purges the room's history, which is most of
+// it, and Synapse deletes what is left by a task of its own.
+func (d *deleteRoom) handOver(ctx context.Context) (more bool, err error) {
+	w := d.worker
+	if d.at.LookAt != 0 {
+		return false, nil
+	}
+	if d.at.Task != "" {
+		return d.awaitTask(ctx)
+	}
 	way, err := w.ready(ctx)
 	if err != nil || way != synapse.ByTask {
-		return err
+		return false, err
 	}
-	return d.confirm(ctx)
-}
-
-// confirm waits until Synapse has run its own delete of the room.
-func (d *deleteRoom) confirm(ctx context.Context) error {
-	w := d.worker
-	if d.at.Task == "" {
-		present, _, err := w.options.Synapse.Present(ctx)
-		if err != nil || !present {
-			return err
-		}
-		return d.requestTask(ctx)
+	if present, _, err := w.options.Synapse.Present(ctx); err != nil || !present {
+		return false, err
 	}
-	switch ended, err := beside.TaskEnded(ctx, w.db, d.at.Task); {
+	before, err := beside.LowestExtremity(ctx, w.db, d.request.Room)
+	if errors.Is(err, postgres.ErrNotFound) {
+		return true, d.requestTask(ctx)
+	}
+	if err != nil {
+		return false, err
+	}
+	history, err := w.purger.History(ctx, purge.HistoryRequest{
+		Room: d.request.Room, Before: before, DeleteLocal: true, ServerName: w.options.ServerName, KeepMappings: true,
+	})
+	if err != nil {
+		return false, err
+	}
+	from := int64(math.MinInt64)
+	if d.at.From != nil {
+		from = *d.at.From
+	}
+	switch from, err = history.NextDepth(ctx, from); {
 	case errors.Is(err, postgres.ErrNotFound):
-		return nil // Synapse forgets its tasks after a week
+		return true, d.requestTask(ctx)
 	case err != nil:
+		return false, err
+	}
+	err = d.purgeHistory(ctx, history, from)
+	if errors.Is(err, purge.ErrPartialState) { // only Synapse can delete such a room
+		return true, d.requestTask(ctx)
+	}
+	return true, err
+}
+
+// purgeHistory purges a batch of the room's history from the given depth.
+func (d *deleteRoom) purgeHistory(ctx context.Context, history *purge.History, from int64) (err error) {
+	ctx, b, err := d.begin(ctx)
+	if err != nil {
 		return err
-	case !ended:
-		return d.awaitTask()
 	}
-	return nil
+	defer b.end(&err)
+	if err := d.guardAbandoned(ctx, b); err != nil {
+		return err
+	}
+	if err := b.keepOut(ctx); err != nil {
+		return err
+	}
+	done, err := history.Purge(ctx, b.Batch, from, d.size())
+	if err != nil {
+		return err
+	}
+	next := d.at
+	next.From = &done.Cut
+	next.EventsDeleted += done.Deleted
+	next.rowWise(done.RowWise)
+	next.Size = d.worker.nextBatch(next.Size, minEvents, b.took())
+	return d.commitBeside(ctx, b, next, ending{delayed: done.Deleted+done.Kept > 0})
 }
 
-func (d *deleteRoom) awaitTask() error {
-	return errYield{
-		reason: jobs.YieldSynapse, after: wait.Jitter(taskWait),
-		waitsFor: "waiting: Synapse has to run its task " + d.at.Task + ", which clears its caches",
+// guardAbandoned fails with [expiry.ErrNotAbandoned] if the room had to be abandoned and is
+// not.
+func (d *deleteRoom) guardAbandoned(ctx context.Context, b *roomBatch) error {
+	if d.room.Abandoned == nil {
+		return nil
 	}
+	return expiry.GuardAbandoned(ctx, b, d.request.Room, *d.room.Abandoned)
 }
 
-// requestTask asks Synapse to delete the room, of which nothing is left.
+// requestTask asks Synapse to delete what is left of the room.
 func (d *deleteRoom) requestTask(ctx context.Context) (err error) {
 	ctx, b, err := d.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer b.end(&err)
+	if err := d.guardAbandoned(ctx, b); err != nil {
+		return err
+	}
 	next := d.at
 	next.Task = jobs.NewID()
-	task := beside.TaskRequest{ID: next.Task, Action: scheduledtasks.PurgeRoom, Room: d.request.Room, Parameters: map[string]bool{"force": true}}
+	task := beside.TaskRequest{
+		ID: next.Task, Action: scheduledtasks.PurgeRoom, Room: d.request.Room,
+		Parameters: map[string]bool{"force": d.parameters.ForcePurge},
+	}
 	if err := beside.RequestTask(ctx, b, task); err != nil {
 		return err
 	}
-	if err := d.commit(ctx, b, next); err != nil {
-		return err
+	return d.commitBeside(ctx, b, next, ending{last: []postgres.Statement{
+		beside.ForgetRedactions(d.request.Room), beside.AwaitReceipts(d.request.Room, awaitedTask),
+	}})
+}
+
+// awaitTask waits until Synapse has done its part. Then Lethe deletes what Synapse
+// leaves of a room.
+func (d *deleteRoom) awaitTask(ctx context.Context) (more bool, err error) {
+	switch ended, err := beside.TaskEnded(ctx, d.worker.db, d.at.Task); {
+	case errors.Is(err, postgres.ErrNotFound): // Synapse forgets its tasks after a week
+	case errors.Is(err, beside.ErrTaskFailed) && strings.Contains(err.Error(), purge.ErrUsersJoined.Error()):
+		d.at.Task = ""
+		return true, d.removeReturned(ctx, purge.ErrUsersJoined)
+	case err != nil:
+		return false, err
+	case !ended:
+		return false, errYield{
+			reason: jobs.YieldSynapse, after: wait.Jitter(taskWait),
+			waitsFor: "waiting: Synapse has to run its task " + d.at.Task + ", which deletes what is left of the room",
+		}
 	}
-	return d.awaitTask()
+	now, err := d.worker.db.Now(ctx)
+	if err != nil {
+		return false, err
+	}
+	next := d.at
+	next.LookAt = now.Add(d.worker.options.MappingDelay).UnixMilli()
+	return true, d.record(ctx, next)
 }
 
 // leave releases the room at Synapse, unless another run of the job takes over soon.

@@ -123,9 +123,11 @@ type deleteRoomCheckpoint struct {
 	// Returns is how often users have joined again after the shutdown.
 	Returns int `json:"returns,omitempty"`
 
-	// Task is the id of the task with which Synapse clears its caches of the room, ""
-	// if it is not asked.
+	// Task is the id of the task with which Synapse deletes what Lethe has left of the
+	// room, "" if it is not asked. From is the depth up to which Lethe has purged the room
+	// before, nil at the beginning.
 	Task string `json:"task,omitempty"`
+	From *int64 `json:"from,omitempty"`
 
 	// Size is the size of the next batch: in users, and then in events.
 	Size int `json:"size"`
@@ -359,6 +361,9 @@ func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
 	if d.at.Batches > 0 {
 		d.room.Abandoned = nil // the rows that the rule reads are gone
 	}
+	if handed, err := d.handOver(ctx); err != nil || handed {
+		return false, err
+	}
 	if back, err := d.awaitLook(ctx); err != nil || back {
 		return back, err
 	}
@@ -367,7 +372,7 @@ func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	if len(parts) == 0 {
-		if err := d.endBeside(ctx); err != nil {
+		if more, err := d.endBeside(ctx); err != nil || more {
 			return false, err
 		}
 		d.checkLeft(ctx)

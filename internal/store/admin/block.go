@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
+
 	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 )
 
 // The index is unique, so if two users block a room at the same time, one comes
@@ -12,10 +15,22 @@ import (
 const blockRoom = `INSERT INTO blocked_rooms (room_id, user_id) VALUES ($1, $2) ON CONFLICT (room_id) DO NOTHING`
 
 // BlockRoom keeps users of this server from joining a room, known or not, in the
-// requester's name. A room that is blocked already keeps its first blocker.
-func (q *Queries) BlockRoom(ctx context.Context, room, requester string) error {
-	if _, err := q.db.Exec(ctx, blockRoom, room, requester); err != nil {
-		return fmt.Errorf("block the room: %w", err)
+// requester's name. A room that is blocked already keeps its first blocker. The
+// statements of last end the transaction.
+func (q *Queries) BlockRoom(ctx context.Context, room, requester string, last ...postgres.Statement) error {
+	return q.change(ctx, "block the room", blockRoom, []any{room, requester}, last)
+}
+
+// change runs a statement, and then the others, in one transaction.
+func (q *Queries) change(ctx context.Context, what, sql string, args []any, last []postgres.Statement) error {
+	err := q.db.InTransaction(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, sql, args...); err != nil {
+			return err
+		}
+		return postgres.RunIn(ctx, tx, last...)
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil
 }
@@ -29,12 +44,9 @@ func BlockRoomOf(ctx context.Context, b *journal.Batch, requester string) error 
 }
 
 // UnblockRoom lets users of this server join a room again. It does nothing if
-// the room is not blocked.
-func (q *Queries) UnblockRoom(ctx context.Context, room string) error {
-	if _, err := q.db.Exec(ctx, `DELETE FROM blocked_rooms WHERE room_id = $1`, room); err != nil {
-		return fmt.Errorf("unblock the room: %w", err)
-	}
-	return nil
+// the room is not blocked. The statements of last end the transaction.
+func (q *Queries) UnblockRoom(ctx context.Context, room string, last ...postgres.Statement) error {
+	return q.change(ctx, "unblock the room", `DELETE FROM blocked_rooms WHERE room_id = $1`, []any{room}, last)
 }
 
 // RoomBlock returns the id of the user who blocked a room. A room that is not

@@ -43,8 +43,9 @@ func (q *Queries) ForwardExtremities(ctx context.Context, room string) ([]Extrem
 
 // DeleteForwardExtremities deletes all of a room's forward extremities but the
 // newest in the stream, and returns the number of deleted ones. A room without any
-// is [postgres.ErrNotFound], and a held room is [journal.ErrHeld].
-func (q *Queries) DeleteForwardExtremities(ctx context.Context, room string) (deleted int64, err error) {
+// is [postgres.ErrNotFound], and a held room is [journal.ErrHeld]. The statements of last
+// end the transaction.
+func (q *Queries) DeleteForwardExtremities(ctx context.Context, room string, last ...postgres.Statement) (deleted int64, err error) {
 	const operation = "delete the forward extremities"
 	if !postgres.Storable(room) {
 		return 0, fmt.Errorf("%s: %w", operation, postgres.ErrNotFound)
@@ -78,7 +79,10 @@ func (q *Queries) DeleteForwardExtremities(ctx context.Context, room string) (de
 		}
 		tag, err := tx.Exec(ctx, `DELETE FROM event_forward_extremities WHERE room_id = $1 AND event_id <> $2`, room, newest)
 		deleted = tag.RowsAffected()
-		return err
+		if err != nil {
+			return err
+		}
+		return postgres.RunIn(ctx, tx, last...)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", operation, err)

@@ -123,15 +123,8 @@ func sweep(ctx context.Context, tx pgx.Tx, room string, spared []string) (done S
 	}
 	done = Sweep{Batches: len(ids), Mappings: mappings}
 	for _, room := range rooms {
-		for _, s := range Invalidate(PurgedHistory, room, &done.Position) {
-			if s.Row == nil {
-				_, err = tx.Exec(ctx, s.SQL, s.Args...)
-			} else {
-				err = s.Row(tx.QueryRow(ctx, s.SQL, s.Args...))
-			}
-			if err != nil {
-				return done, nil, fmt.Errorf("%s: %w", s.What, err)
-			}
+		if err := postgres.RunIn(ctx, tx, Invalidate(PurgedHistory, room, &done.Position)...); err != nil {
+			return done, nil, err
 		}
 	}
 	return done, nil, nil
@@ -257,6 +250,32 @@ func MarkTold(room string) postgres.Statement {
 	return postgres.Statement{
 		What: "mark the purged events as told",
 		SQL:  `UPDATE lethe.delayed_mappings SET told = true WHERE room_id = $1 AND NOT told`,
+		Args: []any{room},
+	}
+}
+
+// AwaitReceipts is the statement that records that a homeserver may write receipts for
+// events of the room, which is deleted, for as long.
+func AwaitReceipts(room string, wait time.Duration) postgres.Statement {
+	return postgres.Statement{
+		What: "await receipts",
+		SQL: `
+			INSERT INTO lethe.delayed_mappings (room_id, event_ids, told, due_at)
+			VALUES ($1, '{}', true, clock_timestamp() + $2::interval)`,
+		Args: []any{room, wait},
+	}
+}
+
+// ForgetRedactions is the statement that deletes what is left of redactions in a room
+// whose history was purged and that is about to be deleted: redactions that have
+// outlived their event, because the redacted one stayed.
+func ForgetRedactions(room string) postgres.Statement {
+	return postgres.Statement{
+		What: "forget redactions",
+		SQL: `
+			DELETE FROM redactions t USING events e
+			WHERE e.room_id = $1 AND t.redacts = e.event_id
+			  AND NOT EXISTS (SELECT FROM events x WHERE x.event_id = t.event_id OFFSET 0)`,
 		Args: []any{room},
 	}
 }

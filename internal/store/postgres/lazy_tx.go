@@ -152,6 +152,22 @@ func (tx *LazyTx) Run(ctx context.Context, statements []Statement) (deleted int6
 	return deleted, err
 }
 
+// RunIn runs the statements in order in a transaction, each in a round trip of its own.
+func RunIn(ctx context.Context, tx pgx.Tx, statements ...Statement) error {
+	for _, s := range statements {
+		var err error
+		if s.Row != nil {
+			err = s.Row(tx.QueryRow(ctx, s.SQL, s.Args...))
+		} else {
+			_, err = tx.Exec(ctx, s.SQL, s.Args...)
+		}
+		if err != nil {
+			return &StatementError{s, err}
+		}
+	}
+	return nil
+}
+
 // Exec runs a statement, as [pgx.Tx] does.
 func (tx *LazyTx) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
 	if tx.Begun() {
