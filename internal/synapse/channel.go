@@ -55,6 +55,22 @@ const (
 	lockReleased = "LOCK_RELEASED"
 )
 
+// The outcomes of a message.
+const (
+	outcomeSent   = "sent"
+	outcomeFailed = "failed"
+)
+
+// exportAtZero exports the counters of all messages from the start, so that the first
+// failure is seen as a change.
+func exportAtZero(metrics *observe.Metrics) {
+	for _, command := range []string{position, lockReleased, replicate} {
+		for _, outcome := range []string{outcomeSent, outcomeFailed} {
+			metrics.HomeserverMessages.WithLabelValues(strings.ToLower(command), outcome)
+		}
+	}
+}
+
 // positionLine is the message that Lethe has committed invalidations up to an id. A
 // process that knows a lower id reads those after it.
 func positionLine(id int64) string {
@@ -271,10 +287,10 @@ func (c *channel) publish(ctx context.Context, line string) error {
 	command, _, _ := strings.Cut(line, " ")
 	err := c.redis.Publish(ctx, c.name, line).Err()
 	if err != nil {
-		c.metrics.HomeserverMessages.WithLabelValues(strings.ToLower(command), "failed").Inc()
+		c.metrics.HomeserverMessages.WithLabelValues(strings.ToLower(command), outcomeFailed).Inc()
 		return fmt.Errorf("publish to Synapse: %w", err)
 	}
-	c.metrics.HomeserverMessages.WithLabelValues(strings.ToLower(command), "sent").Inc()
+	c.metrics.HomeserverMessages.WithLabelValues(strings.ToLower(command), outcomeSent).Inc()
 	return nil
 }
 

@@ -99,6 +99,7 @@ func New(db *postgres.DB, options Options) *Synapse {
 		options.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Synapse{options: options, db: db}
+	exportAtZero(options.Metrics)
 	if options.Redis != nil {
 		s.channel = newChannel(db, options)
 	}
