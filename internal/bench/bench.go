@@ -136,6 +136,7 @@ var cases = []struct {
 	{"jobs", measureJobs},
 	{"rooms", measureRooms},
 	{"sweep", measureSweep},
+	{"beside", measureBeside},
 }
 
 // Cases returns the names of the cases.

@@ -290,6 +290,10 @@ func (r *rig) dropDatabase(ctx context.Context, name string) error {
 func (r *rig) url(database string) string {
 	u := *r.server
 	u.Path = "/" + database
+	// Without a name these sessions would look like those of a homeserver.
+	query := u.Query()
+	query.Set("application_name", "lethe bench")
+	u.RawQuery = query.Encode()
 	return u.String()
 }
 
