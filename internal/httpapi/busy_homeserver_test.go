@@ -10,7 +10,7 @@ import (
 
 // queueOfHomeserver is Synapse's own queue, with a task of each kind and status that matters.
 const queueOfHomeserver = `
-	CREATE TABLE scheduled_tasks (id text, action text, status text, timestamp bigint, resource_id text, params text, result text, error text);
+	CREATE TABLE public.scheduled_tasks (id text, action text, status text, timestamp bigint, resource_id text, params text, result text, error text);
 	INSERT INTO scheduled_tasks (id, action, status, timestamp, resource_id, result) VALUES
 		('ActiveDelete', 'shutdown_and_purge_room', 'active',    1, '!active:x', '{"kicked_users":["@a:x"]}'),
 		('DuePurge',     'purge_room',              'scheduled', 2, '!due:x',    NULL),

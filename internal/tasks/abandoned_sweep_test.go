@@ -58,8 +58,8 @@ func (l *lab) look(options WorkerOptions) sweepResult {
 	require.NoError(l.T, err)
 	for done := false; !done; {
 		done, err = sweep.next(l.Ctx)
-		var yield errYield
-		if errors.As(err, &yield) && yield.reason == jobs.YieldDeletes {
+		var yield jobs.YieldError
+		if errors.As(err, &yield) && yield.Reason == jobs.YieldDeletes {
 			break
 		}
 		require.NoError(l.T, err)
@@ -222,13 +222,4 @@ func TestRoomThatAUserRejoinsStays(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestAbandonedSweepThatIsNotEnabledFails(t *testing.T) {
-	t.Parallel()
-	l := setup(t)
-	options := forsaking()
-	options.Retention.Abandoned.Enabled = false
-	_, err := l.worker(options).newAbandonedSweep(l.Ctx, journal.Job{}, journal.Run{})
-	require.ErrorIs(t, err, errAbandonedOff)
 }

@@ -91,7 +91,7 @@ func (w *Worker) yieldTo(ctx context.Context, job journal.Job, run journal.Run, 
 	switch {
 	case errors.Is(err, journal.ErrBegun):
 		// Compare again.
-		return w.settle(ctx, job, run, nil, errYield{reason: jobs.YieldRoomBusy}, log)
+		return w.settle(ctx, job, run, nil, jobs.YieldError{Reason: jobs.YieldRoomBusy}, log)
 	case err != nil:
 		log.WarnContext(ctx, "job not absorbed: left to the reconciler", "error", err)
 		return nil

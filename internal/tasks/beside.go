@@ -174,9 +174,9 @@ func (p *purgeHistory) nextMappings(ctx context.Context) error {
 		p.at.Phase = phaseStateGroups
 		return nil
 	case backlog.Until > 0:
-		return errYield{
-			reason: jobs.YieldMappings, after: backlog.Until + mappingsLook, checkpoint: p.at,
-			waitsFor: "waiting: Synapse may still need the states of the purged events for some seconds",
+		return jobs.YieldError{
+			Reason: jobs.YieldMappings, After: backlog.Until + mappingsLook, Checkpoint: p.at,
+			WaitsFor: "waiting: Synapse may still need the states of the purged events for some seconds",
 		}
 	}
 	return w.options.Synapse.SweepDue(ctx, p.purge.Room)
@@ -204,9 +204,9 @@ func (p *purgeHistory) confirm(ctx context.Context) error {
 		case err != nil:
 			return err
 		case !ended:
-			return errYield{
-				reason: jobs.YieldSynapse, after: wait.Jitter(taskWait), checkpoint: p.at,
-				waitsFor: "waiting: Synapse has to run its task " + p.at.Task + ", which clears its caches",
+			return jobs.YieldError{
+				Reason: jobs.YieldSynapse, After: wait.Jitter(taskWait), Checkpoint: p.at,
+				WaitsFor: "waiting: Synapse has to run its task " + p.at.Task + ", which clears its caches",
 			}
 		}
 		if p.at.Task != "" {

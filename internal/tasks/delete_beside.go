@@ -77,7 +77,7 @@ func (d *deleteRoom) keepOut(ctx context.Context, b *roomBatch) (err error) {
 }
 
 // errRoomIsBack ends a batch of the last look: the next one sees that the room is back.
-var errRoomIsBack = errYield{reason: jobs.YieldSynapse, after: mappingsLook, waitsFor: "waiting: somebody joins the room on another server"}
+var errRoomIsBack = jobs.YieldError{Reason: jobs.YieldSynapse, After: mappingsLook, WaitsFor: "waiting: somebody joins the room on another server"}
 
 // commitDeleted commits a batch. Synapse is told of the one after which the room is gone
 // for its users, and of the one that has deleted the room's own row: it may have cached
@@ -112,9 +112,9 @@ func (d *deleteRoom) awaitLook(ctx context.Context) (back bool, err error) {
 	}
 	if at := time.UnixMilli(d.at.LookAt); now.Before(at) {
 		d.releaseLater(ctx)
-		return false, errYield{
-			reason: jobs.YieldSynapse, after: at.Sub(now) + mappingsLook,
-			waitsFor: "waiting: the room is gone, and its clients may still send receipts for some seconds",
+		return false, jobs.YieldError{
+			Reason: jobs.YieldSynapse, After: at.Sub(now) + mappingsLook,
+			WaitsFor: "waiting: the room is gone, and its clients may still send receipts for some seconds",
 		}
 	}
 	return purge.RoomExists(ctx, d.worker.db, d.request.Room)
@@ -253,9 +253,9 @@ func (d *deleteRoom) awaitTask(ctx context.Context) (more bool, err error) {
 	case err != nil:
 		return false, err
 	case !ended:
-		return false, errYield{
-			reason: jobs.YieldSynapse, after: wait.Jitter(taskWait),
-			waitsFor: "waiting: Synapse has to run its task " + d.at.Task + ", which deletes what is left of the room",
+		return false, jobs.YieldError{
+			Reason: jobs.YieldSynapse, After: wait.Jitter(taskWait),
+			WaitsFor: "waiting: Synapse has to run its task " + d.at.Task + ", which deletes what is left of the room",
 		}
 	}
 	now, err := d.worker.db.Now(ctx)

@@ -239,7 +239,7 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal
 		}
 	}
 	if parameters.Abandoned && d.at.Batches == 0 {
-		rule, _, err := w.abandonedRule(ctx)
+		rule, _, err := w.sweeper.AbandonedRule(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -328,7 +328,7 @@ func (d *deleteRoom) beginPurge(ctx context.Context) error {
 		case d.at.PurgeAt == 0:
 			next.PurgeAt = now.UnixMilli() + d.parameters.PurgeDelay
 		case d.at.PurgeAt > now.UnixMilli():
-			return errYield{reason: jobs.YieldPurgeDelay, after: time.UnixMilli(d.at.PurgeAt).Sub(now)}
+			return jobs.YieldError{Reason: jobs.YieldPurgeDelay, After: time.UnixMilli(d.at.PurgeAt).Sub(now)}
 		}
 	}
 	if next.LeavesAt != d.at.LeavesAt || next.PurgeAt != d.at.PurgeAt {

@@ -47,9 +47,9 @@ func (d *deleteRoom) awaitLeaves(ctx context.Context) error {
 	if err != nil || position >= d.at.LeavesAt {
 		return err
 	}
-	return errYield{
-		reason: jobs.YieldFederation, after: wait.Jitter(leavesWait),
-		waitsFor: fmt.Sprintf("other servers have users in the room, and the homeserver has not told them yet that ours have left: "+
+	return jobs.YieldError{
+		Reason: jobs.YieldFederation, After: wait.Jitter(leavesWait),
+		WaitsFor: fmt.Sprintf("other servers have users in the room, and the homeserver has not told them yet that ours have left: "+
 			"the purge begins when federation_stream_position has reached %d; if the homeserver will never run again, set force_purge",
 			d.at.LeavesAt),
 	}

@@ -3,8 +3,6 @@ package tasks
 import (
 	"log/slog"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
 	"lethe/internal/store/journal"
@@ -30,21 +28,9 @@ func showWorker(metrics *observe.Metrics) {
 		for _, reason := range definition.Yields {
 			metrics.JobYields.WithLabelValues(kind, string(reason))
 		}
-		for _, outcome := range definition.Sweep {
-			sweepCounter(metrics, definition.Kind).WithLabelValues(outcome)
-		}
 	}
 	metrics.LockWaitSeconds.WithLabelValues(modeWrite)
 	metrics.LockHoldSeconds.WithLabelValues(modeWrite)
-}
-
-// sweepCounter returns the counter of the rooms that sweeps of the kind have
-// decided.
-func sweepCounter(metrics *observe.Metrics, kind journal.Kind) *prometheus.CounterVec {
-	if kind == jobs.AbandonedSweep {
-		return metrics.AbandonedRooms
-	}
-	return metrics.SweepRooms
 }
 
 // about returns a job's attributes for logs and traces.

@@ -188,7 +188,7 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 // that more events must stay.
 func (w *Worker) expiredBefore(ctx context.Context, request purge.HistoryRequest, decided *int64) (depth int64, expired bool, err error) {
 	var policy retention.Policy
-	now, err := expiryClock(func() (now time.Time, err error) {
+	now, err := expiry.Clock(func() (now time.Time, err error) {
 		policy.MinLifetime, policy.MaxLifetime, now, err = w.expiry.RetentionNow(ctx, request.Room)
 		return now, err
 	})

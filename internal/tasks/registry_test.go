@@ -15,6 +15,7 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
 	"lethe/internal/store/journal"
+	"lethe/internal/sweep"
 )
 
 func TestEveryKindHasAConstructor(t *testing.T) {
@@ -36,6 +37,7 @@ func TestSeriesAreThereFromTheStart(t *testing.T) {
 	registry := observe.NewRegistry()
 	metrics := observe.NewMetrics(registry)
 	showWorker(metrics)
+	sweep.New(sweep.Services{Metrics: metrics}, sweep.Options{})
 	dispatch.NewReconciler(nil, nil, nil, nil, metrics)
 	want := map[string][]string{}
 	add := func(name string, labels ...string) { want[name] = append(want[name], strings.Join(labels, " ")) }
@@ -132,17 +134,4 @@ func TestMetricsAreDocumented(t *testing.T) {
 	sentence := regexp.MustCompile(`The kinds are ([^.]*)\.`).FindSubmatch(text)
 	require.NotNil(t, sentence)
 	require.ElementsMatch(t, kinds, quoted(string(sentence[1])))
-}
-
-// TestSweepOutcomesAreTheRegistrys holds what sweeps count against the registry.
-func TestSweepOutcomesAreTheRegistrys(t *testing.T) {
-	t.Parallel()
-	for _, d := range jobs.Registry() {
-		switch d.Kind {
-		case jobs.RetentionSweep:
-			require.ElementsMatch(t, d.Sweep, slices.Collect(maps.Keys(new(sweepResult).outcomes())))
-		case jobs.AbandonedSweep:
-			require.ElementsMatch(t, d.Sweep, slices.Collect(maps.Keys(abandonedOutcomes(new(sweepResult)))))
-		}
-	}
 }

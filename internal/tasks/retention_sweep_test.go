@@ -23,6 +23,7 @@ import (
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/storetest"
+	"lethe/internal/sweep"
 )
 
 // day and hour are lifetimes, in ms.
@@ -132,7 +133,7 @@ func (l *lab) swept(id string) sweepResult {
 
 func (l *lab) sweptSoFar(id string) sweepResult {
 	l.T.Helper()
-	var at retentionSweepCheckpoint
+	var at sweep.Checkpoint
 	if checkpoint := l.Job(id).Checkpoint; checkpoint != nil {
 		require.NoError(l.T, json.Unmarshal(checkpoint, &at))
 	}
@@ -146,14 +147,24 @@ func (l *lab) purged() []string {
 	return storetest.All[string](l.Lab, `SELECT room_id FROM lethe.jobs WHERE kind = 'purge_history' ORDER BY room_id`)
 }
 
-// newSweep is the work of a sweep that was accepted, in our own hands.
-func (l *lab) newSweep(w *Worker, id string) *retentionSweep {
+// sweepResult counts the rooms of a sweep. The tests call sweeps "sweep".
+type sweepResult = sweep.Result
+
+// An ownSweep is the work of a sweep that was accepted, in our own hands.
+type ownSweep struct {
+	work
+	run journal.Run
+}
+
+func (s ownSweep) result() sweepResult { return s.progress().(sweep.Checkpoint).Sweep }
+
+func (l *lab) newSweep(w *Worker, id string) ownSweep {
 	l.T.Helper()
 	l.Exec(`UPDATE lethe.jobs SET state = 'queued', heartbeat_at = NULL WHERE id = $1`, id)
 	run := l.claim(id)
 	sweep, err := w.newRetentionSweep(l.Ctx, l.Job(id), run)
 	require.NoError(l.T, err)
-	return sweep.(*retentionSweep)
+	return ownSweep{sweep, run}
 }
 
 func TestSweepPurgesWhatHasExpired(t *testing.T) {
@@ -283,7 +294,7 @@ func TestSweepSaysWhyItSkips(t *testing.T) {
 	want := sweepResult{Rooms: 7, Enqueued: 1}
 	want.Skipped.NoLimit = 3
 	want.Skipped.Deleting, want.Skipped.Purging, want.Skipped.NothingExpired = 1, 1, 1
-	require.Equal(t, want, sweep.at.Sweep)
+	require.Equal(t, want, sweep.result())
 	require.Equal(t, want, l.sweptSoFar(sweep.run.JobID))
 	require.NoError(t, l.Journal.EndJob(l.Ctx, sweep.run, journal.Complete, ""))
 	low := storetest.All[string](l.Lab, `SELECT room_id FROM lethe.jobs WHERE queue = 'low'`)
@@ -306,8 +317,8 @@ func TestSweepSaysWhyItSkips(t *testing.T) {
 	sweep = l.newSweep(w, l.sweep("all"))
 	_, err := sweep.next(l.Ctx)
 	require.NoError(t, err)
-	require.EqualValues(t, 2, sweep.at.Sweep.Skipped.Purging)
-	require.Zero(t, sweep.at.Sweep.Enqueued)
+	require.EqualValues(t, 2, sweep.result().Skipped.Purging)
+	require.Zero(t, sweep.result().Enqueued)
 }
 
 func TestSweepOfAJobThatIsGone(t *testing.T) {
@@ -435,7 +446,7 @@ func TestSweepGoesOnFromAnyCheckpoint(t *testing.T) {
 		done, err = sweep.next(l.Ctx)
 		require.NoError(t, err)
 	}
-	require.EqualValues(t, 17, sweep.at.Sweep.Skipped.Purging)
+	require.EqualValues(t, 17, sweep.result().Skipped.Purging)
 	require.Equal(t, names, l.purged())
 }
 
@@ -461,7 +472,7 @@ func TestSweptJobsAreEnqueuedByTheReconciler(t *testing.T) {
 	l.server.Kill()
 	_, err := sweep.next(l.Ctx)
 	require.NoError(t, err)
-	require.EqualValues(t, 2, sweep.at.Sweep.Enqueued)
+	require.EqualValues(t, 2, sweep.result().Enqueued)
 	require.NoError(t, l.server.Restart(l.Ctx))
 	require.NoError(t, l.reconciler().Check(l.Ctx))
 	var ids []string
@@ -498,7 +509,7 @@ func TestPurgeKeepsWhatNoLongerExpires(t *testing.T) {
 		done, err = sweep.next(l.Ctx)
 		require.NoError(t, err)
 	}
-	require.EqualValues(t, 5, sweep.at.Sweep.Enqueued)
+	require.EqualValues(t, 5, sweep.result().Enqueued)
 	decided := storetest.All[float64](l.Lab, `
 		SELECT (extract(epoch FROM now()) * 1000 - (parameters->>'expired_before')::bigint)::float FROM lethe.jobs WHERE queue = 'low'`)
 	require.Len(t, decided, 5)
@@ -680,21 +691,21 @@ func TestSweepWaitsForItsPurges(t *testing.T) {
 			UPDATE lethe.jobs SET state = 'complete', ended_at = now()
 			WHERE id IN (SELECT id FROM lethe.jobs WHERE queue = 'low' AND ended_at IS NULL ORDER BY room_id LIMIT $1)`, n)
 	}
-	var yield errYield
+	var yield jobs.YieldError
 	sweep := l.newSweep(w, id)
 	for _, want := range []int{4, 6} {
 		_, err := sweep.next(l.Ctx)
 		require.NoError(t, err)
-		require.EqualValues(t, want, sweep.at.Sweep.Enqueued)
+		require.EqualValues(t, want, sweep.result().Enqueued)
 	}
 	_, err := sweep.next(l.Ctx)
 	require.ErrorAs(t, err, &yield)
-	require.Equal(t, jobs.YieldQueueFull, yield.reason)
-	require.Positive(t, yield.after)
+	require.Equal(t, jobs.YieldQueueFull, yield.Reason)
+	require.Positive(t, yield.After)
 	end(1)
 	_, err = sweep.next(l.Ctx)
 	require.NoError(t, err)
-	require.EqualValues(t, 7, sweep.at.Sweep.Enqueued)
+	require.EqualValues(t, 7, sweep.result().Enqueued)
 	require.EqualValues(t, 7, l.sweptSoFar(id).Rooms, "those that are enqueued, and no more")
 
 	// One that was stopped looks, and then others make purges.
@@ -841,10 +852,10 @@ func TestLongPausesAreYields(t *testing.T) {
 	l := setup(t)
 	w := l.worker(WorkerOptions{RowsPerSecond: 10})
 	w.endDrain() // so that no worker pauses
-	var yield errYield
+	var yield jobs.YieldError
 	require.ErrorAs(t, w.throttle(l.Ctx, 1000), &yield)
-	require.Equal(t, jobs.YieldRate, yield.reason)
-	require.Equal(t, maxYield, yield.after)
+	require.Equal(t, jobs.YieldRate, yield.Reason)
+	require.Equal(t, maxYield, yield.After)
 	require.NoError(t, l.redis.Del(l.Ctx, "lethe:retention:rows").Err())
 	require.NoError(t, w.throttle(l.Ctx, 30))
 	purge := purgeHistoryParameters{Token: matrix.Token{Topological: 1}, RetentionJob: "all"}

@@ -30,7 +30,7 @@ const (
 )
 
 // throttle takes deleted rows from the bucket that all sweeps of the fleet share,
-// and pauses, holding no lock, until its debt is paid. It returns an errYield after
+// and pauses, holding no lock, until its debt is paid. It returns a [jobs.YieldError] after
 // [maxPause]. While Redis is down, sweeps go on without pauses.
 func (w *Worker) throttle(ctx context.Context, rows int64) error {
 	rate := w.options.RowsPerSecond
@@ -47,7 +47,7 @@ func (w *Worker) throttle(ctx context.Context, rows int64) error {
 	_ = wait.For(pausing, min(debt, maxPause)) // if it ends early, the loop sees why
 	w.metrics.RatePauseSeconds.Add(time.Since(started).Seconds())
 	if debt > maxPause {
-		return errYield{reason: jobs.YieldRate, after: min(debt-maxPause, maxYield)}
+		return jobs.YieldError{Reason: jobs.YieldRate, After: min(debt-maxPause, maxYield)}
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ import (
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
+	"lethe/internal/sweep"
 	"lethe/internal/synapse"
 	"lethe/internal/wait"
 )
@@ -119,14 +120,8 @@ func (o WorkerOptions) withDefaults() WorkerOptions {
 	if o.MappingDelay == 0 {
 		o.MappingDelay = 10 * time.Second
 	}
-	if o.MaxQueued == 0 {
-		o.MaxQueued = 1000
-	}
 	if o.MaxRunning == 0 {
 		o.MaxRunning = 2
-	}
-	if o.SweepRooms == 0 {
-		o.SweepRooms = 500
 	}
 	if o.TimeSlice == 0 {
 		o.TimeSlice = 30 * time.Second
@@ -164,21 +159,6 @@ const (
 	bookkeepingTime = 10 * time.Second
 )
 
-// errYield is the result of a run that gives its job back to the queue. after is how
-// long the job must stay there. waitsFor is what it waits for, in words, "" for its
-// turn. checkpoint, unless nil, is one that no batch has stored.
-type errYield struct {
-	reason     jobs.Yield
-	after      time.Duration
-	waitsFor   string
-	checkpoint any
-}
-
-func (e errYield) Error() string { return "yield: " + string(e.reason) }
-
-// resumes reports whether the job only gives way to others, and goes on soon.
-func (e errYield) resumes() bool { return e.reason == jobs.YieldSlice || e.reason == jobs.YieldDrain }
-
 // Services are the servers and tools that a [Worker] uses. The caller closes them.
 type Services struct {
 	DB *postgres.DB
@@ -210,6 +190,7 @@ type Worker struct {
 	rooms       *lock.Locker
 	heartbeats  *jobs.Heartbeater
 	shutdown    *shutdown.Shutdown
+	sweeper     *sweep.Sweeper
 	log         *slog.Logger
 	metrics     *observe.Metrics
 
@@ -229,6 +210,15 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 	drain, endDrain := context.WithCancel(context.Background())
 	showWorker(services.Metrics)
 	fences := journal.New(services.DB)
+	purger := purge.New(services.DB, purge.Options{Compat: options.SchemaCompat, Tables: options.Tables})
+	check := selfcheck.New(services.DB, options.Tables, services.Log, services.Metrics)
+	dispatcher := dispatch.New(services.Redis)
+	sweeper := sweep.New(sweep.Services{
+		DB: services.DB, Dispatcher: dispatcher, Purger: purger, Check: check, Log: services.Log, Metrics: services.Metrics,
+	}, sweep.Options{
+		MaxQueued: options.MaxQueued, PageRooms: options.SweepRooms, Retention: options.Retention, ServerName: options.ServerName,
+		PurgeParameters: sweptPurge, DeleteParameters: sweptDelete,
+	})
 	return &Worker{
 		options:     options,
 		db:          services.DB,
@@ -236,14 +226,15 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 		holds:       journal.NewHolds(services.DB),
 		absorptions: journal.NewAbsorptions(services.DB),
 		expiry:      expiry.New(services.DB),
-		purger:      purge.New(services.DB, purge.Options{Compat: options.SchemaCompat, Tables: options.Tables}),
-		check:       selfcheck.New(services.DB, options.Tables, services.Log, services.Metrics),
+		purger:      purger,
+		check:       check,
 		redis:       services.Redis,
-		dispatcher:  dispatch.New(services.Redis),
+		dispatcher:  dispatcher,
 		board:       services.Board,
 		rooms:       lock.NewQuorum(services.Locks, fences, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
 		heartbeats:  jobs.NewHeartbeater(services.DB, services.Log),
 		shutdown:    shutdown.New(services.DB, options.Homeserver),
+		sweeper:     sweeper,
 		log:         services.Log,
 		metrics:     services.Metrics,
 		drain:       drain,
@@ -303,13 +294,13 @@ func (w *Worker) server(queues map[string]int, concurrency int) *asynq.Server {
 		TaskCheckInterval:        200 * time.Millisecond,
 		DelayedTaskCheckInterval: time.Second,
 		IsFailure: func(err error) bool {
-			var yield errYield
+			var yield jobs.YieldError
 			return !errors.As(err, &yield)
 		},
 		RetryDelayFunc: func(_ int, err error, _ *asynq.Task) time.Duration {
-			var yield errYield
+			var yield jobs.YieldError
 			errors.As(err, &yield)
-			return yield.after
+			return yield.After
 		},
 	})
 }
@@ -333,12 +324,12 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 		log.DebugContext(ctx, "task dropped: the job has ended or belongs to another run", "generation", body.Generation)
 		return nil
 	case errors.Is(err, journal.ErrRoomBusy):
-		return w.yield(kind, errYield{reason: jobs.YieldRoomBusy, after: wait.Jitter(busyWait)})
+		return w.yield(kind, jobs.YieldError{Reason: jobs.YieldRoomBusy, After: wait.Jitter(busyWait)})
 	case errors.Is(err, journal.ErrLowQueue):
-		return w.yield(kind, errYield{reason: jobs.YieldLowQueue, after: wait.Jitter(busyWait)})
+		return w.yield(kind, jobs.YieldError{Reason: jobs.YieldLowQueue, After: wait.Jitter(busyWait)})
 	case err != nil:
 		log.WarnContext(ctx, "job not claimed", "error", err)
-		return w.yield(kind, errYield{reason: jobs.YieldUnreachable, after: wait.Jitter(busyWait)})
+		return w.yield(kind, jobs.YieldError{Reason: jobs.YieldUnreachable, After: wait.Jitter(busyWait)})
 	}
 	ctx = observe.About(ctx, about(job)...)
 	log = log.With("room", job.Room)
@@ -360,7 +351,7 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 // outcomeOf names the outcome of a slice. failure is its error if the job has
 // failed.
 func outcomeOf(err error) (outcome string, failure error) {
-	var yield errYield
+	var yield jobs.YieldError
 	var absorbed errAbsorbed
 	switch {
 	case err == nil:
@@ -429,7 +420,7 @@ func decodeCheckpoint(job journal.Job, checkpoint any) error {
 }
 
 // runSlice does batches until the work is done, the slice is over or the job has
-// failed. It returns the last checkpoint if the work is done, an errYield if there is more to do,
+// failed. It returns the last checkpoint if the work is done, a [jobs.YieldError] if there is more to do,
 // [journal.ErrSuperseded] if the run no longer owns the job, [journal.ErrHeld] if
 // the job must wait for the end of a hold, an errAbsorbed if another job does its
 // work, and otherwise the reason why the job failed.
@@ -451,17 +442,17 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 	var work work
 	defer func() {
 		if work != nil {
-			var yield errYield
-			work.leave(ctx, errors.As(err, &yield) && yield.resumes())
+			var yield jobs.YieldError
+			work.leave(ctx, errors.As(err, &yield) && yield.Resumes())
 		}
 	}()
 	claimed := true // job is up to date, because no run has changed the row since the claim
 	for {
 		if w.drain.Err() != nil {
-			return nil, errYield{reason: jobs.YieldDrain}
+			return nil, jobs.YieldError{Reason: jobs.YieldDrain}
 		}
 		if time.Now().After(deadline) {
-			return nil, errYield{reason: jobs.YieldSlice}
+			return nil, jobs.YieldError{Reason: jobs.YieldSlice}
 		}
 		var done bool
 		var err error
@@ -543,22 +534,22 @@ func step(ctx context.Context, work work, log *slog.Logger) (done bool, err erro
 // classify decides how to continue after a failed batch. It returns nil if the batch
 // must be tried again, and otherwise the result of [Worker.runSlice].
 func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *slog.Logger) error {
-	var yield errYield
+	var yield jobs.YieldError
 	var absorbed errAbsorbed
 	var waiting *synapse.Waiting
 	switch {
 	case errors.Is(err, journal.ErrSuperseded), errors.Is(context.Cause(ctx), journal.ErrSuperseded):
 		return journal.ErrSuperseded
 	case errors.As(err, &waiting):
-		return errYield{reason: jobs.YieldSynapse, after: wait.Jitter(busyWait), waitsFor: waiting.Error()}
+		return jobs.YieldError{Reason: jobs.YieldSynapse, After: wait.Jitter(busyWait), WaitsFor: waiting.Error()}
 	case errors.As(err, &yield), errors.As(err, &absorbed), errors.Is(err, journal.ErrHeld):
 		return err
 	case errors.Is(err, errDraining):
 		return nil // the loop checks for it
 	case ctx.Err() != nil: // asynq gave the task up
-		return errYield{reason: jobs.YieldTimeout}
+		return jobs.YieldError{Reason: jobs.YieldTimeout}
 	case errors.Is(err, lock.ErrTaken):
-		return errYield{reason: jobs.YieldRoomLocked, after: wait.Jitter(busyWait)}
+		return jobs.YieldError{Reason: jobs.YieldRoomLocked, After: wait.Jitter(busyWait)}
 	case errors.Is(err, journal.ErrFenced), errors.Is(err, lock.ErrLockLost), errors.Is(err, beside.ErrLockLost):
 		if errors.Is(err, journal.ErrFenced) {
 			w.metrics.FenceRejections.Inc()
@@ -595,7 +586,7 @@ func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, l
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookkeepingTime)
 	defer cancel()
 
-	var yield errYield
+	var yield jobs.YieldError
 	var absorbed errAbsorbed
 	switch {
 	case errors.Is(err, journal.ErrSuperseded):
@@ -603,12 +594,12 @@ func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, l
 		return nil
 	case errors.As(err, &yield):
 		if err := w.retry(ctx, func() error {
-			return w.journal.YieldJob(ctx, run, journal.Yield{WaitsFor: yield.waitsFor, Checkpoint: yield.checkpoint})
+			return w.journal.YieldJob(ctx, run, journal.Yield{WaitsFor: yield.WaitsFor, Checkpoint: yield.Checkpoint})
 		}); err != nil {
 			log.WarnContext(ctx, "job not yielded: left to the reconciler", "error", err)
 			return nil
 		}
-		log.InfoContext(ctx, "job yields", "reason", yield.reason, "waits_for", yield.waitsFor)
+		log.InfoContext(ctx, "job yields", "reason", yield.Reason, "waits_for", yield.WaitsFor)
 		w.post(ctx, job.ID) // no heartbeat may have posted the last progress
 		return w.yield(job.Kind, yield)
 	case errors.Is(err, journal.ErrHeld):
@@ -665,8 +656,8 @@ func (w *Worker) retry(ctx context.Context, do func() error) error {
 	return wait.Retry(ctx, wait.Backoff{Min: bookkeepingBackoff}, postgres.Transient, do)
 }
 
-func (w *Worker) yield(kind journal.Kind, yield errYield) error {
-	w.metrics.JobYields.WithLabelValues(string(kind), string(yield.reason)).Inc()
+func (w *Worker) yield(kind journal.Kind, yield jobs.YieldError) error {
+	w.metrics.JobYields.WithLabelValues(string(kind), string(yield.Reason)).Inc()
 	return yield
 }
 

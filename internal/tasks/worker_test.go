@@ -299,9 +299,9 @@ func TestClassify(t *testing.T) {
 		require.Equal(t, before, l.Job(run.JobID).Failures, name)
 	}
 
-	var yield errYield
+	var yield jobs.YieldError
 	require.ErrorAs(t, w.classify(l.Ctx, run, fmt.Errorf("lock: %w", lock.ErrTaken), l.log), &yield)
-	require.Positive(t, yield.after, "so that the room's other users get on")
+	require.Positive(t, yield.After, "so that the room's other users get on")
 
 	given, giveUp := context.WithCancel(l.Ctx)
 	giveUp()

@@ -14,7 +14,7 @@ import (
 
 // table is the table as Synapse makes it.
 const table = `
-	CREATE TABLE scheduled_tasks (
+	CREATE TABLE public.scheduled_tasks (
 		id text PRIMARY KEY, action text NOT NULL, status text NOT NULL, timestamp bigint NOT NULL,
 		resource_id text, params text, result text, error text)`
 
