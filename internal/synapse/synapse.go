@@ -92,6 +92,7 @@ type Synapse struct {
 // New returns a Synapse. It sends nothing before its first use. With Redis the caller
 // must call [Synapse.Run].
 func New(db *postgres.DB, options Options) *Synapse {
+	exportAtZero(options.Metrics)
 	options.Mode = cmp.Or(options.Mode, Auto)
 	options.Pace = cmp.Or(options.Pace, 2*time.Second)
 	options.LookAge = cmp.Or(options.LookAge, 200*time.Millisecond)
@@ -99,7 +100,6 @@ func New(db *postgres.DB, options Options) *Synapse {
 		options.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Synapse{options: options, db: db}
-	exportAtZero(options.Metrics)
 	if options.Redis != nil {
 		s.channel = newChannel(db, options)
 	}
