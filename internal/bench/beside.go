@@ -19,7 +19,8 @@ const (
 
 // measureBeside purges nine tenths of a room and deletes a room, with and without all that
 // a running Synapse needs: its locks, invalidations, and the delay of mappings. No
-// Synapse runs, so that the difference is what these cost. The database must have Synapse's own tables: see [Options.Dump].
+// Synapse runs, so that the difference is what these cost. It also runs a sweep of many
+// small rooms both ways. The database must have Synapse's own tables: see [Options.Dump].
 func measureBeside(ctx context.Context, r *rig) ([]Row, error) {
 	if r.options.Database == "" && r.options.Dump == "" {
 		r.say("the case beside needs the tables of a Synapse: give a dump or a database")
@@ -29,8 +30,12 @@ func measureBeside(ctx context.Context, r *rig) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
+	swept, _, due, err := r.sweptTemplate(ctx)
+	if err != nil {
+		return nil, err
+	}
 	m := measurements{}
-	const purge, wal, whole = "purge, s", "WAL per purged event, bytes", "delete, s"
+	const purge, wal, whole, rate = "purge, s", "WAL per purged event, bytes", "delete, s", "purges of a sweep per second"
 	var turns []turn
 	for name, environment := range map[string][]string{
 		"alone":  {"LETHE_SYNAPSE_BESIDE=false"},
@@ -58,6 +63,11 @@ func measureBeside(ctx context.Context, r *rig) ([]Row, error) {
 			took, err := d.workOn(ctx, t.rooms[0], submitDelete)
 			m.add(whole, name, took.Seconds())
 			return err
+		}}, turn{name, swept, func(d database) error {
+			d.environment = environment
+			s, err := d.sweep(ctx, 1, 1000, due)
+			m.add(rate, name, s.rate)
+			return err
 		}})
 	}
 	err = r.byTurns(ctx, "beside", turns...)
@@ -65,6 +75,7 @@ func measureBeside(ctx context.Context, r *rig) ([]Row, error) {
 		m.compare(purge, "beside", "alone", "≤ 1.1"),
 		m.compare(wal, "beside", "alone", "≤ 1.1"),
 		m.compare(whole, "beside", "alone", "≤ 1.1"),
+		m.compare(rate, "beside", "alone", "≥ 0.5"),
 	}, err
 }
 

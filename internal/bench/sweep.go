@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -31,6 +32,9 @@ const (
 // outliers.
 var sweptRooms = []string{
 	withoutTriggers, // the rooms are complete, so their references need no checks
+
+	// A worker looks whether the server has users.
+	`INSERT INTO users (name, creation_ts) SELECT '@user:' || $1, 0 ON CONFLICT DO NOTHING`,
 
 	// The oldest events come first in the stream, as in a real server.
 	`CREATE TEMPORARY TABLE made ON COMMIT DROP AS
@@ -74,17 +78,11 @@ var sweptRooms = []string{
 //   - how many purges are open at once, compared with the limit;
 //   - the memory of the worker and of the scheduler.
 func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
-	rooms := max(r.options.SweepRooms, 100)
-	due := rooms / 10
-	bound := min(1000, due/2)
-	t, err := r.templateOf(ctx, "sweep", func(ctx context.Context, tx pgx.Tx) ([]room, error) {
-		r.say("creating %d rooms for sweep", rooms)
-		age := sweepAge * 24 * time.Hour
-		return nil, execAll(ctx, tx, sweptRooms, serverName, rooms, age.Milliseconds())
-	})
+	t, rooms, due, err := r.sweptTemplate(ctx)
 	if err != nil {
 		return nil, err
 	}
+	bound := min(1000, due/2)
 	m := measurements{}
 	const (
 		decided, enqueued, done = "rooms decided per second", "purges enqueued per second", "purges done per second"
@@ -134,6 +132,18 @@ func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
 	}, err
 }
 
+// sweptTemplate returns a database with rooms for a sweep, their number, and how many of
+// them have expired events.
+func (r *rig) sweptTemplate(ctx context.Context) (t template, rooms, due int, err error) {
+	rooms = max(r.options.SweepRooms, 100)
+	t, err = r.templateOf(ctx, "sweep", func(ctx context.Context, tx pgx.Tx) ([]room, error) {
+		r.say("creating %d rooms for sweep", rooms)
+		age := sweepAge * 24 * time.Hour
+		return nil, execAll(ctx, tx, sweptRooms, serverName, rooms, age.Milliseconds())
+	})
+	return t, rooms, rooms / 10, err
+}
+
 // lookPlainly finds the rooms that have expired events with one statement. It returns
 // the seconds that this took. It fails if there are not as many rooms as are due.
 func (d database) lookPlainly(ctx context.Context, due int) (float64, error) {
@@ -171,13 +181,13 @@ func (d database) sweep(ctx context.Context, workers, bound, due int) (s sweepRu
 	if due == 0 {
 		running = 1
 	}
-	d.environment = []string{
+	d.environment = append(slices.Clone(d.environment),
 		"LETHE_RETENTION_ENABLED=true",
 		fmt.Sprintf("LETHE_RETENTION_DEFAULT_POLICY_MAX_LIFETIME=%dd", sweepLifetime),
 		"LETHE_RETENTION_PURGE_JOBS=[{name: all, interval: 1d}]",
-		"LETHE_RETENTION_MAX_QUEUED=" + strconv.Itoa(bound),
-		"LETHE_RETENTION_MAX_RUNNING=" + strconv.Itoa(running),
-	}
+		"LETHE_RETENTION_MAX_QUEUED="+strconv.Itoa(bound),
+		"LETHE_RETENTION_MAX_RUNNING="+strconv.Itoa(running),
+	)
 	d.beside = []string{d.rig.options.Scheduler} // as in a fleet, it looks at the jobs
 	err = d.atWork(ctx, d.url(), workers, func(ctx context.Context, processes []*os.Process) error {
 		if s.idle, err = peakMemory(processes[0].Pid); err != nil {
@@ -213,7 +223,7 @@ func (d database) sweep(ctx context.Context, workers, bound, due int) (s sweepRu
 		return conn.QueryRow(ctx, `
 			SELECT count(*), sum((checkpoint ->> 'events_deleted')::bigint),
 			       count(*) / extract(epoch FROM max(ended_at) - min(started_at))::float
-			FROM lethe.jobs WHERE kind = 'purge_history' AND state = 'complete'`).Scan(&complete, &deleted, &s.rate)
+			FROM lethe.jobs WHERE kind = 'purge_history' AND state = 'complete' AND room_id LIKE '!swept%'`).Scan(&complete, &deleted, &s.rate)
 	})
 	if err == nil && (complete != due || deleted != due) {
 		err = fmt.Errorf("%d purges deleted %d events, and %d of one each were due", complete, deleted, due)
