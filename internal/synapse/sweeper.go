@@ -20,13 +20,13 @@ const (
 )
 
 // Sweep deletes the mappings of purged events that are due, whatever has become of the
-// jobs that have purged them, until the context ends. It also places receipts for these
+// jobs that have purged them, and whatever the settings say by now, until the context ends. It also places receipts for these
 // events, and deletes the locks of processes that were killed. Any number of processes may do so at once.
 func (s *Synapse) Sweep(ctx context.Context) {
 	var reaped time.Time
 	failing := false
 	wait.Every(ctx, sweepInterval, func(ctx context.Context) {
-		if !s.Beside() {
+		if !s.made.Load() {
 			return
 		}
 		err := s.SweepDue(ctx, "")

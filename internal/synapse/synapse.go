@@ -275,6 +275,9 @@ func (s *Synapse) Ready(ctx context.Context) (Way, error) {
 	case !present && s.options.Mode == Auto:
 		return Nothing, nil
 	}
+	if !present {
+		why = "synapse_beside says so"
+	}
 	return Nothing, waiting("Synapse runs (%s), and there is no way to tell it of purges: set homeserver.redis_url, "+
 		"or, if Synapse has no Redis, let Lethe's role INSERT into scheduled_tasks", why)
 }

@@ -13,6 +13,7 @@ import (
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
+	"lethe/internal/store/roomwriter"
 	"lethe/internal/store/scheduledtasks"
 	"lethe/internal/synapse"
 	"lethe/internal/wait"
@@ -26,11 +27,16 @@ const awaitedTask = 5 * time.Minute
 // that is blocked cannot be joined.
 const maxReturns = 10
 
-// mayWriteEvents fails with a [synapse.Waiting] while a Synapse is present: Lethe
-// cannot write events into its rooms.
-func (w *Worker) mayWriteEvents(ctx context.Context) error {
+// mayWriteEvents fails with a [synapse.Waiting] while a Synapse is present and the room
+// has users here: Lethe cannot write events into its rooms.
+func (d *deleteRoom) mayWriteEvents(ctx context.Context) error {
+	w := d.worker
 	present, why, err := w.options.Synapse.Present(ctx)
-	if err == nil && present {
+	if err != nil || !present {
+		return err
+	}
+	members, err := roomwriter.LocalMembers(ctx, w.db, d.request.Room, "", 1)
+	if err == nil && (len(members) > 0 || d.request.NewRoomUser != "") {
 		err = &synapse.Waiting{Reason: "Synapse runs (" + why + "), so that only it can make users leave the room: " +
 			"set homeserver.url and homeserver.as_token"}
 	}

@@ -222,7 +222,7 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal
 		if err := w.purger.CheckShutdown(ctx); err != nil {
 			return nil, err
 		}
-		if err := w.mayWriteEvents(ctx); err != nil {
+		if err := d.mayWriteEvents(ctx); err != nil {
 			return nil, err
 		}
 	}
