@@ -79,27 +79,28 @@ func measureBeside(ctx context.Context, r *rig) ([]Row, error) {
 	}, err
 }
 
-// workOn runs one job, and returns how long it took without the time in which it waited
-// in the queue.
+// workOn runs one job, and returns how long the worker was at work on it, without the time
+// in which it waited in the queue.
 func (d database) workOn(ctx context.Context, r room, submit submit) (took time.Duration, err error) {
 	err = d.atWork(ctx, d.url(), 1, func(ctx context.Context, _ []*os.Process) error {
-		last := time.Now()
-		add := func(at time.Time) {
-			if gap := at.Sub(last); gap > 0 && gap < longestPause {
-				took += gap
-			}
-			last = at
-		}
-		if err := d.runJob(ctx, r, submit, add); err != nil {
+		var commits []time.Time
+		if err := d.runJob(ctx, r, submit, func(at time.Time) { commits = append(commits, at) }); err != nil {
 			return err
 		}
-		var ended time.Time
+		var last, ended time.Time
 		if err := d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
-			return conn.QueryRow(ctx, `SELECT max(ended_at) FROM lethe.jobs`).Scan(&ended)
+			return conn.QueryRow(ctx, `SELECT started_at, ended_at FROM lethe.jobs`).Scan(&last, &ended)
 		}); err != nil {
-			return fmt.Errorf("read the end of the job: %w", err)
+			return fmt.Errorf("read the times of the job: %w", err)
 		}
-		add(ended)
+		for _, at := range append(commits, ended) {
+			if gap := at.Sub(last); gap > 0 {
+				if gap < longestPause {
+					took += gap
+				}
+				last = at
+			}
+		}
 		return nil
 	})
 	return took, err
