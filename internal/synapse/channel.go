@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -173,12 +174,33 @@ func (c *channel) hear(line string) {
 	case command == replicate:
 		c.wantAnnouncement() // perhaps from Lethe itself, so it proves nothing
 		return
-	case command == position && strings.HasPrefix(rest, "caches "+beside.InstanceName+" "),
-		command == lockReleased && strings.HasPrefix(rest, `["`+beside.InstanceName+`",`):
+	case command == position && strings.HasPrefix(rest, ours):
+		c.toldByOthers(rest)
+		return
+	case command == lockReleased && strings.HasPrefix(rest, `["`+beside.InstanceName+`",`):
 		return // another process of Lethe
 	}
 	c.heardAt.Store(time.Now().UnixNano())
 	c.heard.notify()
+}
+
+// ours begins the positions of Lethe's processes.
+const ours = "caches " + beside.InstanceName + " "
+
+// toldByOthers takes note of a position that a process of Lethe, perhaps this one, has
+// published: Synapse has read all up to it. So the pace is that of the whole fleet.
+func (c *channel) toldByOthers(rest string) {
+	fields := strings.Fields(rest)
+	id, err := strconv.ParseInt(fields[len(fields)-1], 10, 64)
+	if err != nil {
+		return // not from Lethe
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.told = time.Now()
+	if c.pending <= id {
+		c.pending = 0
+	}
 }
 
 func (c *channel) heardWithin(age time.Duration) bool {
