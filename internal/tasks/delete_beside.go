@@ -84,20 +84,27 @@ func (d *deleteRoom) keepOut(ctx context.Context, b *roomBatch) (err error) {
 // errRoomIsBack ends a batch of the last look: the next one sees that the room is back.
 var errRoomIsBack = jobs.YieldError{Reason: jobs.YieldSynapse, After: mappingsLook, WaitsFor: "waiting: somebody joins the room on another server"}
 
-// maxQuiet bounds the pause of quieten, in which the locks are not renewed.
-const maxQuiet = 30 * time.Second
+const (
+	// quietTime is the pause of quieten, in which locks are not renewed.
+	quietTime = 5 * time.Second
 
-// quieten locks the room at Synapse when its users have been removed, and lets some time
-// pass before the room vanishes: their clients ask Synapse at once what has changed, and
-// Synapse fails if the room's rows go while it answers. The job waits in the queue, and
-// its next run takes over the locks. So no user can come back meanwhile.
+	// lockedFrom is how often users must have come back until the room is locked during
+	// the pause. Their requests then wait for as long.
+	lockedFrom = 3
+)
+
+// quieten lets some time pass before the room vanishes, when users have been removed:
+// their clients ask Synapse at once what has changed, and Synapse fails if the room's
+// rows go while it answers. The job waits in the queue. Users may come back meanwhile. If
+// they do so again and again, the room is locked at Synapse, and the next run of the job
+// takes over the locks.
 func (d *deleteRoom) quieten(ctx context.Context) error {
 	w := d.worker
 	switch {
 	case !w.beside() || !w.options.HomeserverRuns || len(d.at.Result.KickedUsers) == 0 || d.at.LookAt != 0:
 		return nil
 	case d.at.QuietAt == 0:
-		err := d.lockRoom(ctx)
+		err := d.beginQuiet(ctx)
 		if errors.Is(err, purge.ErrUsersJoined) {
 			return d.removeReturned(ctx, err)
 		}
@@ -124,26 +131,28 @@ func (d *deleteRoom) quieten(ctx context.Context) error {
 	}
 }
 
-// lockRoom locks the room at Synapse, and commits how long that lasts before the room
-// vanishes. It fails with [purge.ErrUsersJoined] if a user has come back before.
-func (d *deleteRoom) lockRoom(ctx context.Context) (err error) {
+// beginQuiet commits when the room may vanish. If it locks the room, it fails with
+// [purge.ErrUsersJoined] if a user has come back before.
+func (d *deleteRoom) beginQuiet(ctx context.Context) (err error) {
 	ctx, b, err := d.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer b.end(&err)
-	if err := d.keepOut(ctx, b); err != nil {
-		return err
-	}
-	if err := d.room.Guard(ctx); err != nil {
-		return err
+	if d.at.Returns >= lockedFrom {
+		if err := d.keepOut(ctx, b); err != nil {
+			return err
+		}
+		if err := d.room.Guard(ctx); err != nil {
+			return err
+		}
 	}
 	now, err := d.worker.db.Now(ctx)
 	if err != nil {
 		return err
 	}
 	next := d.at
-	next.QuietAt = now.Add(min(d.worker.options.MappingDelay, maxQuiet)).UnixMilli()
+	next.QuietAt = now.Add(min(d.worker.options.MappingDelay, quietTime)).UnixMilli()
 	return d.commit(ctx, b, next)
 }
 
