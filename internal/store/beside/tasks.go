@@ -31,11 +31,12 @@ type TaskRequest struct {
 }
 
 // MayRequestTasks reports whether the homeserver has the table of tasks, and the role
-// may add one.
+// may add one. As for [postgres.DB.MayRead], the right to one column stands for all that
+// Lethe uses.
 func MayRequestTasks(ctx context.Context, db *postgres.DB) (may bool, err error) {
 	err = db.ReadRow(ctx, []any{&may}, `
-		SELECT coalesce(has_table_privilege(to_regclass('scheduled_tasks'), 'INSERT')
-		            AND has_table_privilege(to_regclass('scheduled_tasks'), 'SELECT'), false)`)
+		SELECT coalesce(has_any_column_privilege(to_regclass('scheduled_tasks'), 'INSERT')
+		            AND has_any_column_privilege(to_regclass('scheduled_tasks'), 'SELECT'), false)`)
 	if err != nil {
 		return false, fmt.Errorf("look for the homeserver's tasks: %w", err)
 	}
