@@ -43,7 +43,6 @@ type lab struct {
 func setup(t *testing.T) *lab {
 	t.Helper()
 	l := storetest.OnAs(t, besidetest.Database(t), schema.Worker)
-	l.Exec(`SET application_name = 'psql'`) // so that it is no homeserver's
 	server := devstacktest.Redis(t)
 	return &lab{l, server, open(t, server)}
 }

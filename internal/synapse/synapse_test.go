@@ -73,9 +73,6 @@ func TestHomeserverWithoutRedis(t *testing.T) {
 	l := setup(t)
 	s, runs := l.synapse(Options{}), l.synapse(Options{Mode: Runs})
 	require.True(t, s.Beside())
-	full := storetest.On(t, l.URL)
-	l.Exec(`SET application_name = 'psql'`)
-	full.Exec(`SET application_name = 'psql'`)
 	l.Exec(`GRANT INSERT, SELECT ON scheduled_tasks TO ` + l.role())
 	requireReady(t, s, ByTask)
 	s.tasks, runs.tasks = nil, nil

@@ -31,17 +31,10 @@ func named(l *storetest.Lab, name string) {
 	l.T.Cleanup(func() { _ = conn.Close(context.Background()) })
 }
 
-// quiet closes the lab's own plain connection, which looks like a homeserver's.
-func quiet(l *storetest.Lab) {
-	l.T.Helper()
-	l.Exec(`SET application_name = 'psql'`)
-}
-
 // Only several sessions of one role that have no name are a homeserver's.
 func TestSessionsOfOthersAreNoHomeserver(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
-	quiet(l)
 	for _, name := range []string{
 		"lethe", "lethe worker", "lethe worker heartbeat", "psql", "pg_dump", "pg_basebackup", "pgAdmin 4 - DB:x", "DBeaver 24", "postgres_exporter",
 	} {
@@ -67,7 +60,6 @@ func TestSessionsOfOthersAreNoHomeserver(t *testing.T) {
 func TestLocksOfAHomeserverAreSeen(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
-	quiet(l)
 	requireLocked(l, both("job"), true)
 	require.False(t, look(l).Seen(), "its own locks")
 	l.Exec(`

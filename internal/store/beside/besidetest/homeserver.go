@@ -32,12 +32,12 @@ func Sessions(t *testing.T, database string) (end func()) {
 	}
 }
 
-// connect opens a session without an application_name. It is closed when the test ends.
+// connect opens a session with an empty application_name. It is closed when the test ends.
 func connect(t *testing.T, database string) *pgx.Conn {
 	t.Helper()
 	config, err := pgx.ParseConfig(database)
 	require.NoError(t, err)
-	delete(config.RuntimeParams, "application_name")
+	config.RuntimeParams["application_name"] = ""
 	conn, err := pgx.ConnectConfig(t.Context(), config)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })

@@ -52,8 +52,9 @@ func Record(t *testing.T, database string) (r *Recorder, through string) {
 	return r, parsed.String()
 }
 
-// Done returns what was recorded so far, and forgets it. A statement is the line of its
-// text without white space at the ends, a publish is "PUBLISH" and the message.
+// Done returns what was recorded so far, and forgets it. A statement is its text in one
+// line. A commit is "COMMIT after" and the statement before it, and a publish is "PUBLISH"
+// and the message.
 func (r *Recorder) Done() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -142,6 +143,7 @@ type relayed struct {
 
 	mu      sync.Mutex
 	pending []string // statements that are not answered yet, and syncMark for each sync
+	last    string   // the last statement that was done
 }
 
 // syncMark stands for the end of a pipeline, after which the server skips no more
@@ -215,8 +217,12 @@ func (c *relayed) completed() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.pending) > 0 && c.pending[0] != syncMark {
-		c.recorder.add(strings.Join(strings.Fields(c.pending[0]), " "))
-		c.pending = c.pending[1:]
+		line := strings.Join(strings.Fields(c.pending[0]), " ")
+		if strings.EqualFold(line, "commit") {
+			line = "COMMIT after " + c.last
+		}
+		c.recorder.add(line)
+		c.pending, c.last = c.pending[1:], line
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/store/migrate"
@@ -99,8 +100,16 @@ func Make(ctx context.Context, url string) error {
 }
 
 // Database returns the URL of a new database that Synapse could have made. It is dropped
-// when the test ends.
+// when the test ends. Sessions without a name count as those of a tool: those of a
+// homeserver come from this package.
 func Database(t *testing.T) string {
 	t.Helper()
-	return devstacktest.Database(t, "beside a homeserver", Make)
+	url := devstacktest.Database(t, "beside a homeserver", Make)
+	conn, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close(t.Context())) }()
+	_, err = conn.Exec(t.Context(), `
+		DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET application_name = psql', current_database()); END $$`)
+	require.NoError(t, err)
+	return url
 }
