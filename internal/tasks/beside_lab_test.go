@@ -182,7 +182,9 @@ const (
 	freeLock   = "DELETE FROM worker_read_write_locks"
 )
 
-func wake(name string) string { return fmt.Sprintf(`PUBLISH LOCK_RELEASED ["lethe",%q,%q]`, name, room) }
+func wake(name string) string {
+	return fmt.Sprintf(`PUBLISH LOCK_RELEASED ["lethe",%q,%q]`, name, room)
+}
 
 // recorded are the statements and messages so far, in their order. A statement that is
 // repeated at once is one.

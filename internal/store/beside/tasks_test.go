@@ -27,9 +27,12 @@ func TestMayRequestTasks(t *testing.T) {
 	require.True(t, may(l), "as the role of a worker that may use the columns that it does")
 	var role string
 	require.NoError(t, l.DB.QueryRow(l.Ctx, `SELECT current_user`).Scan(&role))
-	l.Exec(`REVOKE INSERT (id, action, status, timestamp, resource_id, params) ON scheduled_tasks FROM ` + role)
-	l.Exec(`REVOKE INSERT ON scheduled_tasks FROM ` + role)
-	require.False(t, may(l))
+	for _, right := range []string{"INSERT (params)", "SELECT (error)"} {
+		l.Exec(`REVOKE ` + right + ` ON scheduled_tasks FROM ` + role)
+		require.False(t, may(l), right)
+		l.Exec(`GRANT ` + right + ` ON scheduled_tasks TO ` + role)
+		require.True(t, may(l), right)
+	}
 	full := storetest.On(t, l.URL)
 	require.True(t, may(full))
 	full.Exec(`ALTER TABLE scheduled_tasks RENAME TO no_tasks`)
