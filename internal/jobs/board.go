@@ -36,7 +36,7 @@ type Status struct {
 	// Error says why the job failed, "" unless it did.
 	Error string
 
-	// WaitsFor is what a queued job waits for, in words, "" if it only waits for its turn.
+	// WaitsFor is what the job waits for, in words, "" if it works or only waits for its turn.
 	WaitsFor string
 
 	// Progress is the job's checkpoint in JSON, "" before the first batch.
@@ -49,7 +49,7 @@ func StatusOf(job journal.Job) Status {
 		ID: job.ID, Kind: job.Kind, Room: job.Room, State: job.State,
 		Generation: job.Generation, Error: job.Error, Progress: string(job.Checkpoint),
 	}
-	if job.State == journal.Queued {
+	if !job.State.Ended() {
 		status.WaitsFor = job.WaitsFor
 	}
 	return status

@@ -450,7 +450,7 @@ var tables = []Table{
 	{
 		Name:   "scheduled_tasks",
 		Absent: "where Lethe made the tables",
-		Rights: "SELECT INSERT", Keys: "id",
+		Rights: "SELECT INSERT", API: "DELETE", Keys: "id",
 		Columns: `id text PDR, action text PDR, status text PDR, timestamp int PDR, resource_id text PDR, params text PD,
 			result text PDR, error text PDR`,
 	},

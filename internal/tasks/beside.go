@@ -203,7 +203,7 @@ func (p *purgeHistory) confirm(ctx context.Context) error {
 	if p.at.Task != "" {
 		switch ended, err := beside.TaskEnded(ctx, w.db, p.at.Task); {
 		case errors.Is(err, postgres.ErrNotFound):
-			p.at.Task = "" // Synapse forgets its tasks after a week
+			p.at.Task = "" // a hold has cancelled it, or Synapse has forgotten it after a week
 		case err != nil:
 			return err
 		case !ended:

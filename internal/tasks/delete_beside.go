@@ -226,6 +226,9 @@ func (d *deleteRoom) handOver(ctx context.Context) (more bool, err error) {
 	if d.at.LookAt != 0 {
 		return false, nil
 	}
+	if err := w.holds.Check(ctx, d.request.Room); err != nil {
+		return false, err
+	}
 	if d.at.Task != "" {
 		return d.awaitTask(ctx)
 	}
@@ -328,7 +331,9 @@ func (d *deleteRoom) requestTask(ctx context.Context) (err error) {
 // leaves of a room.
 func (d *deleteRoom) awaitTask(ctx context.Context) (more bool, err error) {
 	switch ended, err := beside.TaskEnded(ctx, d.worker.db, d.at.Task); {
-	case errors.Is(err, postgres.ErrNotFound): // Synapse forgets its tasks after a week
+	case errors.Is(err, postgres.ErrNotFound):
+		// A hold has cancelled it, or it ended more than a week ago. Once more does no harm.
+		return true, d.requestTask(ctx)
 	case errors.Is(err, beside.ErrTaskFailed) && strings.Contains(err.Error(), purge.ErrUsersJoined.Error()):
 		d.at.Task = ""
 		return true, d.removeReturned(ctx, purge.ErrUsersJoined)

@@ -425,7 +425,11 @@ func decodeCheckpoint(job journal.Job, checkpoint any) error {
 // the job must wait for the end of a hold, an errAbsorbed if another job does its
 // work, and otherwise the reason why the job failed.
 func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run, log *slog.Logger) (last any, err error) {
-	log.InfoContext(ctx, "job runs", "generation", run.Generation, "attempt", run.Attempt)
+	level := slog.LevelInfo
+	if job.WaitsFor != "" {
+		level = slog.LevelDebug // it looks again, perhaps for the hundredth time
+	}
+	log.Log(ctx, level, "job runs", "generation", run.Generation, "attempt", run.Attempt)
 	posted := &postedStatus{board: w.board, about: about(job), status: jobs.StatusOf(job)}
 	// Heartbeats post the status too. Most jobs of sweeps end before the first
 	// heartbeat, and need no post.
@@ -599,7 +603,11 @@ func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, l
 			log.WarnContext(ctx, "job not yielded: left to the reconciler", "error", err)
 			return nil
 		}
-		log.InfoContext(ctx, "job yields", "reason", yield.Reason, "waits_for", yield.WaitsFor)
+		level := slog.LevelInfo
+		if yield.WaitsFor != "" && yield.WaitsFor == job.WaitsFor {
+			level = slog.LevelDebug
+		}
+		log.Log(ctx, level, "job yields", "reason", yield.Reason, "waits_for", yield.WaitsFor)
 		w.post(ctx, job.ID) // no heartbeat may have posted the last progress
 		return w.yield(job.Kind, yield)
 	case errors.Is(err, journal.ErrHeld):

@@ -159,7 +159,7 @@ func (b *Batch) Commit(ctx context.Context, checkpoint any, last ...postgres.Sta
 		SQL: `
 			WITH moved AS (
 				UPDATE lethe.jobs
-				SET checkpoint = $4, failures = 0, last_failure = NULL, updated_at = clock_timestamp()
+				SET checkpoint = $4, failures = 0, last_failure = NULL, waits_for = NULL, waits_since = NULL, updated_at = clock_timestamp()
 				WHERE id = $1 AND generation = $2 AND attempt = $3 AND state = 'running' RETURNING 1
 			)
 			SELECT count(*) FROM moved`,

@@ -79,7 +79,8 @@ type Holds struct{ db *postgres.DB }
 func NewHolds(db *postgres.DB) *Holds { return &Holds{db: db} }
 
 // Place holds a room, known or not, and returns the hold. It waits at most 20 s for
-// a batch of the room in progress, and then fails with [ErrBatchRuns]. Once Place
+// a batch of the room in progress, and then fails with [ErrBatchRuns]. It does so at
+// once while the homeserver runs a task for a job of the room. Once Place
 // has returned, nothing more of the room is deleted.
 //
 // A room has one hold at a time. A second call for the same reason returns the
@@ -93,6 +94,9 @@ func (h *Holds) Place(ctx context.Context, room, reason, by string) (Hold, error
 		case !errors.Is(err, postgres.ErrNotFound):
 			return existing, err
 		}
+		if err := cancelTasks(ctx, tx, room); err != nil {
+			return Hold{}, err
+		}
 		return oneHold(ctx, tx, `
 			INSERT INTO lethe.holds (room_id, reason, placed_by) VALUES ($1, $2, $3) RETURNING `+holdColumns,
 			room, postgres.Sanitize(reason), postgres.Sanitize(by))
@@ -101,6 +105,34 @@ func (h *Holds) Place(ctx context.Context, room, reason, by string) (Hold, error
 		return hold, fmt.Errorf("hold the room: %w", err)
 	}
 	return hold, nil
+}
+
+// cancelTasks deletes the tasks by which the homeserver would go on with jobs of the room,
+// unless it has begun one: then it fails with [ErrBatchRuns]. The jobs request others when
+// the hold ends.
+func cancelTasks(ctx context.Context, tx pgx.Tx, room string) error {
+	var readable, deletable bool
+	if err := tx.QueryRow(ctx, `
+		SELECT coalesce(has_table_privilege(name, 'SELECT'), false), coalesce(has_table_privilege(name, 'DELETE'), false)
+		FROM to_regclass('scheduled_tasks') AS name`).Scan(&readable, &deletable); err != nil || !readable {
+		return err
+	}
+	const ours = ` FROM scheduled_tasks t WHERE t.resource_id = $1 AND t.id IN (
+		SELECT j.checkpoint ->> 'task' FROM lethe.jobs j WHERE j.room_id = $1 AND j.ended_at IS NULL)`
+	if deletable {
+		if _, err := tx.Exec(ctx, `DELETE`+ours+` AND t.status = 'scheduled'`, room); err != nil {
+			return fmt.Errorf("cancel the homeserver's tasks: %w", err)
+		}
+	}
+	var open bool
+	err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT`+ours+` AND t.status IN ('scheduled', 'active'))`, room).Scan(&open)
+	switch {
+	case err != nil:
+		return fmt.Errorf("look for the homeserver's tasks: %w", err)
+	case open:
+		return ErrBatchRuns
+	}
+	return nil
 }
 
 // Release ends the room's hold and returns it. The next run of the reconciler

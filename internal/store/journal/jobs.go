@@ -51,8 +51,9 @@ type Job struct {
 	// TaskMissing says that asynq was found to have no task of the job.
 	TaskMissing bool
 
-	// WaitsFor is what a queued job waits for, in words, and WaitsSince how long it has
-	// waited for that. They are "" and 0 if it only waits for its turn.
+	// WaitsFor is what the job waits for, in words, and WaitsSince how long it has waited
+	// for that. They are "" and 0 if it works or only waits for its turn. A run that looks
+	// whether the wait is over leaves them as they are until it commits a batch.
 	WaitsFor   string
 	WaitsSince time.Duration
 

@@ -53,7 +53,7 @@ type ListedJob struct {
 	// Error says why the job failed, nil unless it did.
 	Error *string
 
-	// WaitsFor is what a queued job waits for, in words, "" if it only waits for its turn.
+	// WaitsFor is what the job waits for, in words, "" if it works or only waits for its turn.
 	WaitsFor string
 }
 
@@ -78,7 +78,7 @@ func (j *Journal) ListJobs(ctx context.Context, list JobList) ([]ListedJob, erro
 			           'left', checkpoint -> 'left', 'kept', checkpoint -> 'kept', 'not_checked', checkpoint -> 'not_checked',
 			           'check_skipped', checkpoint -> 'check_skipped'))
 			       ELSE coalesce(checkpoint -> 'shutdown_room', checkpoint -> 'sweep') END AS result, error,
-			       CASE WHEN state = 'queued' THEN coalesce(waits_for, '') ELSE '' END AS waits_for
+			       CASE WHEN ended_at IS NULL THEN coalesce(waits_for, '') ELSE '' END AS waits_for
 			FROM lethe.jobs
 			WHERE `+listedKind+` = ANY ($1) AND state = ANY ($2) AND ($3::text IS NULL OR room_id = $3)
 			  AND (ended_at IS NULL OR ended_at > clock_timestamp() - $5::interval)
