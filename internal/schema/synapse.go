@@ -452,7 +452,7 @@ var tables = []Table{
 		Absent: "where Lethe made the tables",
 		Rights: "SELECT INSERT", Keys: "id",
 		Columns: `id text PDR, action text PDR, status text PDR, timestamp int PDR, resource_id text PDR, params text PD,
-			result text R, error text PDR`,
+			result text PDR, error text PDR`,
 	},
 	{
 		Name:    "schema_compat_version",

@@ -94,6 +94,8 @@ type channel struct {
 	metrics *observe.Metrics
 	pace    time.Duration
 
+	announceEvery time.Duration
+
 	subscribed atomic.Bool
 	heardAt    atomic.Int64 // Unix nanoseconds
 	heard      *broadcast
@@ -111,7 +113,7 @@ type channel struct {
 func newChannel(db *postgres.DB, options Options) *channel {
 	return &channel{
 		db: db, redis: options.Redis, name: redisdb.HomeserverChannel(options.ServerName), log: options.Log,
-		metrics: options.Metrics, pace: options.Pace, heard: newBroadcast(),
+		metrics: options.Metrics, pace: options.Pace, announceEvery: announceInterval, heard: newBroadcast(),
 		announce: make(chan struct{}, 1), later: make(chan struct{}, 1),
 	}
 }
@@ -138,7 +140,12 @@ func (c *channel) listen(ctx context.Context) {
 
 func (c *channel) listenOnce(ctx context.Context) {
 	subscription := c.redis.Subscribe(ctx, c.name)
-	defer func() { _ = subscription.Close() }()
+	// A context does not end a wait for a message.
+	stop := context.AfterFunc(ctx, func() { _ = subscription.Close() })
+	defer func() {
+		stop()
+		_ = subscription.Close()
+	}()
 	pinged := false
 	for {
 		message, err := subscription.ReceiveTimeout(ctx, silence)
@@ -217,7 +224,7 @@ func (c *channel) wantAnnouncement() {
 
 // announceAll announces Lethe at the interval, and when it is wanted.
 func (c *channel) announceAll(ctx context.Context) {
-	interval := time.NewTicker(announceInterval)
+	interval := time.NewTicker(c.announceEvery)
 	defer interval.Stop()
 	for {
 		select {

@@ -59,7 +59,7 @@ func (s *Synapse) keep(ctx context.Context, lock beside.RoomLock) *Lock {
 	l.ctx, l.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	go func() {
 		defer close(l.renewed)
-		wait.Every(l.ctx, renewInterval, func(ctx context.Context) {
+		wait.Every(l.ctx, s.renewEvery, func(ctx context.Context) {
 			// Any other error may be over at the next renewal, of which three are in time.
 			if err := beside.RenewLock(ctx, s.db, lock); errors.Is(err, beside.ErrLockLost) {
 				l.stop(beside.ErrLockLost)

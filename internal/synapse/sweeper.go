@@ -34,7 +34,7 @@ func (s *Synapse) Sweep(ctx context.Context) {
 			_, err = beside.PlaceReceipts(ctx, s.db)
 		}
 		if err == nil && time.Since(reaped) > reapInterval {
-			if _, err = beside.ReapLocks(ctx, s.db); err == nil {
+			if err = s.tidy(ctx); err == nil {
 				reaped = time.Now()
 			}
 		}
@@ -43,6 +43,15 @@ func (s *Synapse) Sweep(ctx context.Context) {
 		}
 		failing = err != nil
 	})
+}
+
+// tidy ends what processes and jobs have left that will not come back.
+func (s *Synapse) tidy(ctx context.Context) error {
+	_, err := beside.ReapLocks(ctx, s.db)
+	if err == nil {
+		_, err = beside.EndUnconfirmed(ctx, s.db)
+	}
+	return err
 }
 
 // SweepDue deletes the mappings of purged events that are due, of one room, or of all

@@ -86,7 +86,8 @@ type Synapse struct {
 	mayTask sync.Mutex
 	tasks   *bool
 
-	releases sync.WaitGroup
+	releases   sync.WaitGroup
+	renewEvery time.Duration
 }
 
 // New returns a Synapse. It sends nothing before its first use. With Redis the caller
@@ -99,7 +100,7 @@ func New(db *postgres.DB, options Options) *Synapse {
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Synapse{options: options, db: db}
+	s := &Synapse{options: options, db: db, renewEvery: renewInterval}
 	if options.Redis != nil {
 		s.channel = newChannel(db, options)
 	}

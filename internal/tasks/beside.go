@@ -75,10 +75,14 @@ func (b *roomBatch) commitBeside(ctx context.Context, checkpoint any, end ending
 	if !b.worker.beside() {
 		return b.Commit(ctx, checkpoint)
 	}
+	// These come after the wait for others that invalidate: the delay counts from the
+	// commit, and the lock must be held until then.
 	var last []postgres.Statement
 	if end.delayed {
-		delay := beside.Delay{Room: b.Room(), Events: purge.SelectedEvents, For: b.worker.options.MappingDelay, Commit: commitTime}
-		delay.Unconfirmed = b.way == synapse.ByTask
+		delay := beside.Delay{
+			Room: b.Room(), Events: purge.SelectedEvents, For: b.worker.options.MappingDelay, Commit: commitTime,
+			Unconfirmed: b.way == synapse.ByTask, Told: end.caches != "",
+		}
 		last = append(last, delay.Statements()...)
 	}
 	if b.synapse != nil {
@@ -86,8 +90,7 @@ func (b *roomBatch) commitBeside(ctx context.Context, checkpoint any, end ending
 	}
 	last = append(last, end.last...)
 	if end.caches != "" {
-		last = append(last, beside.MarkTold(b.Room()))
-		last = append(last, beside.Invalidate(end.caches, b.Room(), &b.told)...)
+		last = append([]postgres.Statement{beside.MarkTold(b.Room())}, beside.Invalidate(end.caches, b.Room(), &b.told, last...)...)
 	}
 	if err := b.Commit(ctx, checkpoint, last...); err != nil {
 		return err

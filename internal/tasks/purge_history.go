@@ -166,7 +166,8 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 		if err := w.throttle(ctx, 0); err != nil {
 			return nil, err
 		}
-		if p.at.Phase == phaseEvents {
+		// Later phases need it only for what they leave to Synapse.
+		if p.at.Phase == phaseEvents || p.at.Phase == phaseMappings {
 			if request.Before, p.expired, err = w.expiredBefore(ctx, request, parameters.ExpiredBefore); err != nil {
 				return nil, err
 			}
@@ -176,7 +177,7 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 		return nil, err
 	}
 	p.until = request.Before
-	if way == synapse.ByTask && !p.at.Confirmed {
+	if way == synapse.ByTask && !p.at.Confirmed && p.expired {
 		err = p.leaveLast(ctx)
 	}
 	return p, err

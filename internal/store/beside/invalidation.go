@@ -3,6 +3,7 @@ package beside
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -37,10 +38,14 @@ const nextID = `nextval('cache_invalidation_stream_seq')`
 // for one room. The row's id goes to id. They must be the last of their transaction,
 // which holds up all others that invalidate from here on. The homeserver reads the row
 // when it hears of the id, after the commit.
-func Invalidate(caches CacheFunc, room string, id *int64) []postgres.Statement {
-	return []postgres.Statement{
-		{What: "lock the stream of invalidations", SQL: lockStream},
-		{
+//
+// The statements of locked run between the wait for the others and the row: what must
+// not be older than that wait.
+func Invalidate(caches CacheFunc, room string, id *int64, locked ...postgres.Statement) []postgres.Statement {
+	return slices.Concat(
+		[]postgres.Statement{{What: "lock the stream of invalidations", SQL: lockStream}},
+		locked,
+		[]postgres.Statement{{
 			What: "invalidate the homeserver's caches",
 			// Without the room's id the row would be poison: the homeserver fails at it
 			// again and again.
@@ -50,8 +55,8 @@ func Invalidate(caches CacheFunc, room string, id *int64) []postgres.Statement {
 				RETURNING stream_id`,
 			Args: []any{InstanceName, string(caches), room},
 			Row:  func(row pgx.Row) error { return row.Scan(id) },
-		},
-	}
+		}},
+	)
 }
 
 // NextPosition takes an id of the stream that is above all ids that Lethe has

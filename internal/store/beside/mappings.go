@@ -105,6 +105,7 @@ func sweep(ctx context.Context, tx pgx.Tx, room string, spared []string) (done S
 		), noted AS (
 			INSERT INTO lethe.state_group_candidates (room_id, state_group)
 			SELECT DISTINCT p.room_id, g.state_group FROM gone g JOIN picked p ON p.event_id = g.event_id
+			WHERE EXISTS (SELECT FROM state_groups s WHERE s.id = g.state_group) -- the room may have been deleted since
 			ON CONFLICT DO NOTHING
 		)
 		SELECT count(*), count(*) FILTER (WHERE event_id NOT IN (SELECT event_id FROM picked)),
@@ -142,12 +143,13 @@ func pickBatches(ctx context.Context, tx pgx.Tx, room string) (ids []int64, unto
 		SELECT id, room_id, told FROM lethe.delayed_mappings
 		WHERE id IN (
 			SELECT id FROM (
-				SELECT id, sum(cardinality(event_ids)) OVER (ORDER BY due_at, id) - cardinality(event_ids) AS before
+				SELECT id, row_number() OVER running AS place, sum(cardinality(event_ids)) OVER running AS events
 				FROM (
 					SELECT id, due_at, event_ids FROM lethe.delayed_mappings
 					WHERE due_at <= clock_timestamp() AND ($1 = '' OR room_id = $1)
 					ORDER BY due_at, id LIMIT $2) AS due
-			) AS sized WHERE before < $3)
+				WINDOW running AS (ORDER BY due_at, id)
+			) AS summed WHERE events <= $3 OR place = 1)
 		FOR UPDATE SKIP LOCKED`, room, maxSweptBatches, maxSweptEvents)
 	if err != nil || len(picked) == 0 {
 		return nil, nil, err
@@ -193,10 +195,14 @@ type Delay struct {
 
 	// Unconfirmed says that they stay until [Confirm].
 	Unconfirmed bool
+
+	// Told says that the batch tells the homeserver of the events, see [Invalidate].
+	Told bool
 }
 
-// Statements are the statements that record the delay. They must be among the last of
-// the batch: the server ends the transaction if it is idle for longer than Commit.
+// Statements are the statements that record the delay. After them the batch must not
+// wait for a lock: the server ends the transaction only if it is idle for longer than
+// Commit.
 func (d Delay) Statements() []postgres.Statement {
 	due := `clock_timestamp() + $2::interval`
 	if d.Unconfirmed {
@@ -207,8 +213,8 @@ func (d Delay) Statements() []postgres.Statement {
 			What: "delay the mappings",
 			SQL: `
 				INSERT INTO lethe.delayed_mappings (room_id, event_ids, told, due_at)
-				SELECT $1, array_agg(s.event_id), false, ` + due + ` FROM (` + d.Events + `) AS s HAVING count(*) > 0`,
-			Args: []any{d.Room, d.For + d.Commit},
+				SELECT $1, array_agg(s.event_id), $3, ` + due + ` FROM (` + d.Events + `) AS s HAVING count(*) > 0`,
+			Args: []any{d.Room, d.For + d.Commit, d.Told},
 		},
 		{
 			What: "bound the wait for the commit",
@@ -245,7 +251,7 @@ func BacklogOf(ctx context.Context, db *postgres.DB, room string) (d Backlog, er
 }
 
 // MarkTold is the statement that records that the transaction tells the homeserver of
-// all events of the room that were purged so far.
+// all events of the room that other batches have purged so far. It waits for sweeps.
 func MarkTold(room string) postgres.Statement {
 	return postgres.Statement{
 		What: "mark the purged events as told",
@@ -290,6 +296,26 @@ func Confirm(ctx context.Context, db *postgres.DB, room string, delay time.Durat
 		return fmt.Errorf("confirm the purged events: %w", err)
 	}
 	return nil
+}
+
+// unconfirmedTime is how long mappings stay whose purge does not ask the homeserver for
+// a confirmation any more. By default Synapse keeps an entry that is not used for 30
+// minutes in its caches.
+const unconfirmedTime = time.Hour
+
+// EndUnconfirmed makes mappings that wait for a confirmation due after an hour, if their
+// rooms have no purge left that would ask for one: it has failed or was cancelled. It
+// returns the number of batches.
+func EndUnconfirmed(ctx context.Context, db *postgres.DB) (int64, error) {
+	tag, err := db.Exec(ctx, `
+		UPDATE lethe.delayed_mappings d SET due_at = clock_timestamp() + $1::interval
+		WHERE d.due_at = 'infinity' AND NOT EXISTS (
+			SELECT FROM lethe.jobs j
+			WHERE j.room_id = d.room_id AND j.kind = 'purge_history' AND j.state NOT IN ('complete', 'failed', 'cancelled'))`, unconfirmedTime)
+	if err != nil {
+		return 0, fmt.Errorf("end the wait for a confirmation: %w", err)
+	}
+	return tag.RowsAffected(), nil
 }
 
 // EndDelay makes all mappings of the room due now, and reports whether there were any.

@@ -31,11 +31,13 @@ type TaskRequest struct {
 }
 
 // MayRequestTasks reports whether the homeserver has the table of tasks, and the role
-// may add one.
+// may add one and look at it. The rights to the columns that this takes suffice.
 func MayRequestTasks(ctx context.Context, db *postgres.DB) (may bool, err error) {
 	err = db.ReadRow(ctx, []any{&may}, `
-		SELECT coalesce(has_table_privilege(to_regclass('scheduled_tasks'), 'INSERT')
-		            AND has_table_privilege(to_regclass('scheduled_tasks'), 'SELECT'), false)`)
+		SELECT coalesce(bool_and(has_column_privilege(to_regclass('scheduled_tasks'), name, privilege)), false)
+		FROM (VALUES
+			('id', 'INSERT'), ('action', 'INSERT'), ('status', 'INSERT'), ('timestamp', 'INSERT'), ('resource_id', 'INSERT'), ('params', 'INSERT'),
+			('id', 'SELECT'), ('status', 'SELECT'), ('error', 'SELECT')) AS used (name, privilege)`)
 	if err != nil {
 		return false, fmt.Errorf("look for the homeserver's tasks: %w", err)
 	}
