@@ -88,23 +88,27 @@ func (l *Lock) Leave() {
 // nothing.
 func (l *Lock) Release(ctx context.Context) {
 	l.Leave()
+	l.synapse.Unlock(ctx, l.lock)
+}
+
+// Unlock is [Lock.Release] for a lock that an earlier run of the job has left.
+func (s *Synapse) Unlock(ctx context.Context, lock beside.RoomLock) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()
-	s := l.synapse
-	if err := beside.Unlock(ctx, s.db, l.lock); err != nil {
-		s.options.Log.WarnContext(ctx, "room not unlocked at Synapse", "room", l.lock.Room, "error", err)
+	if err := beside.Unlock(ctx, s.db, lock); err != nil {
+		s.options.Log.WarnContext(ctx, "room not unlocked at Synapse", "room", lock.Room, "error", err)
 		return
 	}
 	if s.channel == nil {
 		return
 	}
-	for _, name := range l.lock.Names {
-		line, err := lockReleasedLine(name, l.lock.Room)
+	for _, name := range lock.Names {
+		line, err := lockReleasedLine(name, lock.Room)
 		if err == nil {
 			err = s.channel.publish(ctx, line)
 		}
 		if err != nil {
-			s.options.Log.WarnContext(ctx, "waiters for the room's lock at Synapse were not woken", "room", l.lock.Room, "error", err)
+			s.options.Log.WarnContext(ctx, "waiters for the room's lock at Synapse were not woken", "room", lock.Room, "error", err)
 		}
 	}
 }

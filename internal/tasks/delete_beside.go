@@ -53,7 +53,7 @@ func (d *deleteRoom) removeReturned(ctx context.Context, joined error) error {
 	d.releaseRoom(ctx)
 	next := d.at
 	next.Phase, next.Size, next.Returns = phaseShuttingDown, firstUsers, d.at.Returns+1
-	next.Progress, next.LeavesAt = d.at.Again(), 0
+	next.Progress, next.LeavesAt, next.QuietAt = d.at.Again(), 0, 0
 	return d.record(ctx, next)
 }
 
@@ -67,8 +67,7 @@ func (d *deleteRoom) keepOut(ctx context.Context, b *roomBatch) (err error) {
 		return beside.ErrLockLost
 	}
 	if d.keptOut == nil {
-		lock := beside.RoomLock{Room: d.request.Room, Token: d.run.JobID, Names: []beside.LockName{beside.BackfillLock, beside.NewEventLock}}
-		d.keptOut, err = d.worker.options.Synapse.Lock(ctx, lock, senderPatience, "is adding events to the room, or fetching older ones")
+		d.keptOut, err = d.worker.options.Synapse.Lock(ctx, d.lock(), senderPatience, "is adding events to the room, or fetching older ones")
 	}
 	b.synapse = d.keptOut
 	if err != nil || d.at.LookAt == 0 {
@@ -84,6 +83,74 @@ func (d *deleteRoom) keepOut(ctx context.Context, b *roomBatch) (err error) {
 
 // errRoomIsBack ends a batch of the last look: the next one sees that the room is back.
 var errRoomIsBack = jobs.YieldError{Reason: jobs.YieldSynapse, After: mappingsLook, WaitsFor: "waiting: somebody joins the room on another server"}
+
+// maxQuiet bounds the pause of quieten, in which the locks are not renewed.
+const maxQuiet = 30 * time.Second
+
+// quieten locks the room at Synapse when its users have been removed, and lets some time
+// pass before the room vanishes: their clients ask Synapse at once what has changed, and
+// Synapse fails if the room's rows go while it answers. The job waits in the queue, and
+// its next run takes over the locks. So no user can come back meanwhile.
+func (d *deleteRoom) quieten(ctx context.Context) error {
+	w := d.worker
+	switch {
+	case !w.beside() || !w.options.HomeserverRuns || len(d.at.Result.KickedUsers) == 0 || d.at.LookAt != 0:
+		return nil
+	case d.at.QuietAt == 0:
+		err := d.lockRoom(ctx)
+		if errors.Is(err, purge.ErrUsersJoined) {
+			return d.removeReturned(ctx, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	now, err := w.db.Now(ctx)
+	if err != nil {
+		return err
+	}
+	at := time.UnixMilli(d.at.QuietAt)
+	if !now.Before(at) {
+		return nil
+	}
+	if d.keptOut != nil {
+		d.keptOut.Leave()
+		d.keptOut = nil
+	}
+	d.paused = true
+	return jobs.YieldError{
+		Reason: jobs.YieldSynapse, After: at.Sub(now),
+		WaitsFor: "waiting: the clients of the removed users learn that they have left",
+	}
+}
+
+// lockRoom locks the room at Synapse, and commits how long that lasts before the room
+// vanishes. It fails with [purge.ErrUsersJoined] if a user has come back before.
+func (d *deleteRoom) lockRoom(ctx context.Context) (err error) {
+	ctx, b, err := d.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer b.end(&err)
+	if err := d.keepOut(ctx, b); err != nil {
+		return err
+	}
+	if err := d.room.Guard(ctx); err != nil {
+		return err
+	}
+	now, err := d.worker.db.Now(ctx)
+	if err != nil {
+		return err
+	}
+	next := d.at
+	next.QuietAt = now.Add(min(d.worker.options.MappingDelay, maxQuiet)).UnixMilli()
+	return d.commit(ctx, b, next)
+}
+
+// lock is the room's lock at Synapse while it is deleted.
+func (d *deleteRoom) lock() beside.RoomLock {
+	return beside.RoomLock{Room: d.request.Room, Token: d.run.JobID, Names: []beside.LockName{beside.BackfillLock, beside.NewEventLock}}
+}
 
 // commitDeleted commits a batch. Synapse is told of the one after which the room is gone
 // for its users, and of the one that has deleted the room's own row: it may have cached
@@ -276,11 +343,13 @@ func (d *deleteRoom) awaitTask(ctx context.Context) (more bool, err error) {
 // leave releases the room at Synapse, unless another run of the job takes over soon.
 func (d *deleteRoom) leave(ctx context.Context, resumes bool) {
 	switch {
-	case d.keptOut == nil:
-	case resumes:
+	case d.keptOut != nil && resumes:
 		d.keptOut.Leave()
-	default:
+	case d.keptOut != nil:
 		d.releaseRoom(ctx)
+	case d.at.QuietAt != 0 && d.at.LookAt == 0 && !d.paused && !resumes:
+		// The run before this one has left the locks, and this one has not got to them.
+		d.worker.options.Synapse.Unlock(ctx, d.lock())
 	}
 }
 

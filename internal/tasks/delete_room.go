@@ -115,6 +115,11 @@ type deleteRoomCheckpoint struct {
 	// other server has users in the room.
 	LeavesAt int64 `json:"leaves_at,omitempty"`
 
+	// QuietAt is the time from which the room may vanish, in Unix milliseconds of
+	// PostgreSQL's clock: see [deleteRoom.quieten]. It is 0 before the room is locked at
+	// Synapse, and if nothing has to be waited for.
+	QuietAt int64 `json:"quiet_at,omitempty"`
+
 	// LookAt is the time of the last look for rows that Synapse has written meanwhile, in
 	// Unix milliseconds of PostgreSQL's clock. It is 0 before the room's own row is gone,
 	// and if no Synapse could have written any.
@@ -192,6 +197,9 @@ type deleteRoom struct {
 
 	// keptOut is the room's lock at Synapse while its rows are deleted, nil before.
 	keptOut *synapse.Lock
+
+	// paused says that the run has left the locks on purpose.
+	paused bool
 }
 
 func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal.Run) (work, error) {
@@ -362,6 +370,9 @@ func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
 		d.room.Abandoned = nil // the rows that the rule reads are gone
 	}
 	if handed, err := d.handOver(ctx); err != nil || handed {
+		return false, err
+	}
+	if err := d.quieten(ctx); err != nil {
 		return false, err
 	}
 	if back, err := d.awaitLook(ctx); err != nil || back {

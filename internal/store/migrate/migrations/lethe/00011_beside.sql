@@ -66,6 +66,8 @@ END $$;
 
 -- +goose Down
 
+UPDATE lethe.jobs SET checkpoint = jsonb_set(checkpoint, '{phase}', '"state_groups"')
+WHERE kind = 'purge_history' AND checkpoint ->> 'phase' = 'mappings';
 DROP FUNCTION lethe.lock_at_homeserver(text, text[], text, text, int);
 DROP TABLE lethe.delayed_mappings;
 ALTER TABLE lethe.jobs DROP COLUMN waits_for, DROP COLUMN waits_since;
