@@ -93,6 +93,10 @@ type purgeHistoryCheckpoint struct {
 	Task      string `json:"task,omitempty"`
 	Confirmed bool   `json:"confirmed,omitempty"`
 
+	// Left says that the last level is left to Synapse: see [purgeHistory.leaveLast]. It
+	// is cleared when Synapse has confirmed.
+	Left bool `json:"left,omitempty"`
+
 	tally
 	EventsKept       int64 `json:"events_kept"`
 	StateRowsWritten int64 `json:"state_rows_written"`
@@ -118,6 +122,7 @@ type purgeHistory struct {
 	run    journal.Run
 	purge  *purge.History
 	at     purgeHistoryCheckpoint
+	way    synapse.Way
 
 	// until is the depth at which the purge ends, and left says that Synapse purges the
 	// last level itself: see [purgeHistory.leaveLast].
@@ -144,7 +149,7 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 		return nil, err
 	}
 	p := &purgeHistory{
-		worker: w, run: run, swept: parameters.RetentionJob != "", expired: true,
+		worker: w, run: run, way: way, swept: parameters.RetentionJob != "", expired: true,
 		at: purgeHistoryCheckpoint{Phase: phaseEvents, Size: w.firstBatch()},
 	}
 	if err := decodeCheckpoint(job, &p.at); err != nil {
@@ -153,6 +158,7 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 	if err := w.awaitTasks(ctx, job.Room, p.at.Task); err != nil {
 		return nil, err
 	}
+	p.takeBack()
 	if len(job.Checkpoint) == 0 && !p.swept {
 		if err := w.absorb(ctx, job, run, parameters); err != nil {
 			return nil, err
