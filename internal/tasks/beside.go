@@ -191,6 +191,12 @@ func (p *purgeHistory) nextMappings(ctx context.Context) error {
 			WaitsFor: "waiting: Synapse may still need the states of the purged events for some seconds",
 		}
 	}
+	if p.sweeps++; p.sweeps > 1 {
+		return jobs.YieldError{
+			Reason: jobs.YieldMappings, After: mappingsLook, Checkpoint: p.at,
+			WaitsFor: "waiting: another worker deletes the mappings of the purged events",
+		}
+	}
 	return w.options.Synapse.SweepDue(ctx, p.purge.Room)
 }
 

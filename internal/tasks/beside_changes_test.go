@@ -1,7 +1,9 @@
 package tasks
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -80,4 +82,69 @@ func TestRedisComesAfterAPurgeThatFailed(t *testing.T) {
 	require.NotEmpty(t, l.invalidated())
 	require.Zero(t, l.delayed())
 	require.Equal(t, 12, l.mapped())
+}
+
+// A delete that a hold stops at its very end waits for the end of the hold as others do.
+func TestHoldAtTheEndOfADelete(t *testing.T) {
+	t.Parallel()
+	l := setupBeside(t)
+	l.Chain(room, "a", 30, 0)
+	s := l.byStream(time.Nanosecond)
+	id := l.delete(room, nil)
+	l.work(WorkerOptions{MappingDelay: 2 * time.Second, Synapse: s})
+	l.requireWaits(id, "the room is gone")
+	l.place(room)
+	l.Exec(`INSERT INTO lethe.delayed_mappings (room_id, event_ids, told, due_at) VALUES ($1, '{$a1}', true, 'infinity')`, room)
+	l.held(id)
+	require.Equal(t, 1, storetest.One[int](l.Lab, `SELECT count(*) FROM lethe.delayed_mappings WHERE event_ids <> '{}'`))
+	l.release(room)
+	l.requireComplete(id)
+	require.Zero(t, l.delayed())
+}
+
+// A job that finds the mappings of its purge in the hands of another worker waits in the
+// queue.
+func TestMappingsThatAnotherWorkerSweeps(t *testing.T) {
+	t.Parallel()
+	l := setupBeside(t)
+	l.Chain(room, "a", 30, 0)
+	s := l.byStream(time.Nanosecond)
+	id := l.submit(room, 25)
+	l.work(WorkerOptions{MappingDelay: quickly, Synapse: s})
+	l.soon(func() bool { return l.delayed() > 0 })
+	l.Exec(`BEGIN`)
+	l.Exec(`SELECT FROM lethe.delayed_mappings FOR UPDATE`)
+	l.requireWaits(id, "another worker deletes the mappings")
+	l.Exec(`COMMIT`)
+	l.requireComplete(id)
+	require.Equal(t, 6, l.mapped())
+}
+
+// A task whose row is gone says nothing about the room.
+func TestDeleteWhoseTaskIsForgotten(t *testing.T) {
+	t.Parallel()
+	for _, ran := range []bool{true, false} {
+		t.Run(fmt.Sprint(ran), func(t *testing.T) {
+			t.Parallel()
+			l := setupBeside(t)
+			l.furnish(room, 2)
+			besidetest.Sessions(t, l.URL)
+			id := l.delete(room, nil)
+			l.work(WorkerOptions{MappingDelay: quickly, Synapse: l.beside(synapse.Options{}), HomeserverRuns: true})
+			l.requested("purge_room")
+			if ran {
+				l.Exec(`SET session_replication_role = replica`)
+				l.Exec(`DELETE FROM rooms WHERE room_id = $1`, room)
+			}
+			l.Exec(`DELETE FROM scheduled_tasks`)
+			status, _ := l.deleteEnds(id)
+			if ran {
+				require.Equal(t, journal.Complete, status.State, status.Error)
+				l.gone(room)
+				return
+			}
+			require.Equal(t, journal.Failed, status.State)
+			require.Contains(t, status.Error, "its row is gone, and the room is there")
+		})
+	}
 }

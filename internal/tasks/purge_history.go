@@ -134,6 +134,9 @@ type purgeHistory struct {
 	toldAt time.Time
 	untold bool
 
+	// sweeps is how often the run has come to the sweep of mappings that are due.
+	sweeps int
+
 	// swept says that a sweep has made the purge. expired says that the room has
 	// expired events by its present policy, or that the policy does not matter.
 	swept, expired bool
