@@ -96,6 +96,10 @@ type channel struct {
 
 	announceEvery time.Duration
 
+	// announces says that the channel announces Lethe, and announced that it has since it
+	// was last asked for, or had to subscribe.
+	announces, announced atomic.Bool
+
 	subscribed atomic.Bool
 	heardAt    atomic.Int64 // Unix nanoseconds
 	heard      *broadcast
@@ -120,6 +124,7 @@ func newChannel(db *postgres.DB, options Options) *channel {
 
 // run owns the goroutines of the channel.
 func (c *channel) run(ctx context.Context) {
+	c.announces.Store(true)
 	var group sync.WaitGroup
 	group.Go(func() { c.listen(ctx) })
 	group.Go(func() { c.announceAll(ctx) })
@@ -215,7 +220,15 @@ func (c *channel) heardWithin(age time.Duration) bool {
 	return at != 0 && time.Since(time.Unix(0, at)) < age
 }
 
+// connected reports whether Synapse hears of all that is committed from now on. A process
+// that does not know Lethe yet never reads ids below its own, so it must hear an
+// announcement first.
+func (c *channel) connected() bool {
+	return c.subscribed.Load() && (c.announced.Load() || !c.announces.Load())
+}
+
 func (c *channel) wantAnnouncement() {
+	c.announced.Store(false)
 	select {
 	case c.announce <- struct{}{}:
 	default: // one is wanted already
@@ -251,7 +264,11 @@ func (c *channel) announceOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.publish(ctx, positionLine(id))
+	if err := c.publish(ctx, positionLine(id)); err != nil {
+		return err
+	}
+	c.announced.Store(true)
+	return nil
 }
 
 // tell publishes the id, or leaves it to tellLater.
@@ -326,10 +343,10 @@ func (c *channel) publish(ctx context.Context, line string) error {
 // ready fails with a [Waiting] if Synapse cannot be told now. If one is present, it
 // must have been heard lately, or answer when it is asked.
 func (c *channel) ready(ctx context.Context, present bool) error {
-	if !c.subscribed.Load() {
+	if !c.connected() {
 		// The process may have just started.
-		if err := c.awaitHeard(ctx, c.subscribed.Load); err != nil {
-			return waiting("Synapse's Redis, homeserver.redis_url, cannot be reached")
+		if err := c.awaitHeard(ctx, c.connected); err != nil {
+			return waiting("Synapse's Redis, homeserver.redis_url, cannot be reached, or Synapse's stream of invalidations in the database")
 		}
 	}
 	if !present || c.heardWithin(recentlyHeard) {

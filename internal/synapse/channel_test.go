@@ -329,3 +329,23 @@ func TestSilentHomeserver(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, ByStream, way)
 }
+
+// A process of a homeserver that does not know Lethe yet never reads an id below its own.
+// So nothing is committed before it can have heard of Lethe.
+func TestNothingIsReadyBeforeTheAnnouncement(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Exec(`SELECT pg_advisory_lock(724001)`)
+	s := l.told(Options{})
+	l.run(s)
+	l.eventually(s.channel.subscribed.Load)
+	var waits *Waiting
+	_, err := s.Ready(l.Ctx)
+	require.ErrorAs(t, err, &waits)
+	require.Contains(t, waits.Reason, "stream of invalidations")
+	l.Exec(`SELECT pg_advisory_unlock(724001)`)
+	l.eventually(func() bool {
+		way, err := s.Ready(l.Ctx)
+		return err == nil && way == ByStream
+	})
+}

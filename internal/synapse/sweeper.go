@@ -2,6 +2,7 @@ package synapse
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"lethe/internal/store/beside"
@@ -15,6 +16,12 @@ const (
 	// sweepTime bounds one look.
 	sweepTime = time.Minute
 
+	// placeTime bounds one look for receipts, which may wait for rows that Synapse has
+	// locked. A look reads all receipts of the rooms that are purged, so the next one is
+	// only after placePause times as long as it took.
+	placeTime  = 5 * time.Second
+	placePause = 20
+
 	// reapInterval is the interval at which stale locks are deleted.
 	reapInterval = 12 * time.Second
 )
@@ -23,20 +30,24 @@ const (
 // jobs that have purged them, and whatever the settings say by now, until the context ends. It also places receipts for these
 // events, and deletes the locks of processes that were killed. Any number of processes may do so at once.
 func (s *Synapse) Sweep(ctx context.Context) {
-	var reaped time.Time
+	var reaped, place time.Time
 	failing := false
 	wait.Every(ctx, sweepInterval, func(ctx context.Context) {
 		if !s.made.Load() {
 			return
 		}
+		// One failure must not keep the others from their turn.
 		err := s.SweepDue(ctx, "")
-		if err == nil {
-			_, err = beside.PlaceReceipts(ctx, s.db)
+		if started := time.Now(); started.After(place) {
+			err = errors.Join(err, s.placeReceipts(ctx))
+			place = time.Now().Add(placePause * time.Since(started))
 		}
-		if err == nil && time.Since(reaped) > reapInterval {
-			if err = s.tidy(ctx); err == nil {
+		if time.Since(reaped) > reapInterval {
+			tidied := s.tidy(ctx)
+			if tidied == nil {
 				reaped = time.Now()
 			}
+			err = errors.Join(err, tidied)
 		}
 		if err != nil && ctx.Err() == nil && !failing {
 			s.options.Log.WarnContext(ctx, "mappings of purged events not swept: they will be", "error", err)
@@ -45,8 +56,17 @@ func (s *Synapse) Sweep(ctx context.Context) {
 	})
 }
 
+func (s *Synapse) placeReceipts(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, placeTime)
+	defer cancel()
+	_, err := beside.PlaceReceipts(ctx, s.db)
+	return err
+}
+
 // tidy ends what processes and jobs have left that will not come back.
 func (s *Synapse) tidy(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepTime)
+	defer cancel()
 	_, err := beside.ReapLocks(ctx, s.db)
 	if err == nil {
 		_, err = beside.EndUnconfirmed(ctx, s.db)

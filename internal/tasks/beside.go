@@ -137,9 +137,18 @@ func (p *purgeHistory) leaveLast(ctx context.Context) error {
 		return nil
 	}
 	if err == nil {
-		p.left, p.purge.Before = true, last
+		p.left, p.purge.Before, p.at.Left = true, last, true
 	}
 	return err
+}
+
+// takeBack lets Lethe purge the level that an earlier run has left to Synapse, if the
+// settings have changed since: nothing would ask Synapse for it any more.
+func (p *purgeHistory) takeBack() {
+	if p.at.Left && p.way != synapse.ByTask {
+		p.at.Left, p.untold = false, true
+		p.at.Phase, p.at.From, p.at.Late = phaseEvents, nil, false
+	}
 }
 
 const (
@@ -182,6 +191,12 @@ func (p *purgeHistory) nextMappings(ctx context.Context) error {
 			WaitsFor: "waiting: Synapse may still need the states of the purged events for some seconds",
 		}
 	}
+	if p.sweeps++; p.sweeps > 1 {
+		return jobs.YieldError{
+			Reason: jobs.YieldMappings, After: mappingsLook, Checkpoint: p.at,
+			WaitsFor: "waiting: another worker deletes the mappings of the purged events",
+		}
+	}
 	return w.options.Synapse.SweepDue(ctx, p.purge.Room)
 }
 
@@ -200,10 +215,19 @@ func (p *purgeHistory) tellRest(ctx context.Context) (err error) {
 // level too.
 func (p *purgeHistory) confirm(ctx context.Context) error {
 	w := p.worker
+	if p.way == synapse.ByStream {
+		// Synapse got its Redis after these events were purged, or Lethe did.
+		if p.toldAt.IsZero() {
+			if err := p.tellRest(ctx); err != nil {
+				return err
+			}
+		}
+		return p.confirmed(ctx)
+	}
 	if p.at.Task != "" {
 		switch ended, err := beside.TaskEnded(ctx, w.db, p.at.Task); {
 		case errors.Is(err, postgres.ErrNotFound):
-			p.at.Task = "" // a hold has cancelled it, or Synapse has forgotten it after a week
+			p.at.Task = "" // Synapse forgets its tasks after a week
 		case err != nil:
 			return err
 		case !ended:
@@ -234,7 +258,7 @@ func (p *purgeHistory) confirm(ctx context.Context) error {
 
 // confirmed makes the mappings of the room due after their delay.
 func (p *purgeHistory) confirmed(ctx context.Context) error {
-	p.at.Confirmed = true
+	p.at.Confirmed, p.at.Left = true, false
 	if p.at.Task != "" {
 		p.left = false
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 	"time"
@@ -210,7 +211,12 @@ func (d *deleteRoom) endBeside(ctx context.Context) (more bool, err error) {
 		return false, nil
 	}
 	// Purges of the room may have left mappings, whose state groups are candidates then.
-	if waited, err := beside.EndDelay(ctx, w.db, d.request.Room); err != nil || waited {
+	waited, err := beside.EndDelay(ctx, w.db, d.request.Room)
+	if err == nil && waited {
+		// The sweep leaves the mappings of a held room, for as long as it is held.
+		err = w.holds.Check(ctx, d.request.Room)
+	}
+	if err != nil || waited {
 		return true, cmp.Or(err, w.options.Synapse.SweepDue(ctx, d.request.Room))
 	}
 	d.releaseLater(ctx)
@@ -327,13 +333,23 @@ func (d *deleteRoom) requestTask(ctx context.Context) (err error) {
 	}})
 }
 
+// errTaskForgotten is returned for a delete of which only Synapse knew the end. The room
+// may be another one by now, so the admin has to decide.
+var errTaskForgotten = fmt.Errorf("%w: its row is gone, and the room is there: delete the room again, if it should go", beside.ErrTaskFailed)
+
 // awaitTask waits until Synapse has done its part. Then Lethe deletes what Synapse
 // leaves of a room.
 func (d *deleteRoom) awaitTask(ctx context.Context) (more bool, err error) {
 	switch ended, err := beside.TaskEnded(ctx, d.worker.db, d.at.Task); {
-	case errors.Is(err, postgres.ErrNotFound):
-		// A hold has cancelled it, or it ended more than a week ago. Once more does no harm.
-		return true, d.requestTask(ctx)
+	case errors.Is(err, postgres.ErrNotFound): // Synapse forgets its tasks after a week
+		there, err := purge.RoomExists(ctx, d.worker.db, d.request.Room)
+		if err == nil && there {
+			// Either it was never run, or somebody has joined the room again since.
+			err = errTaskForgotten
+		}
+		if err != nil {
+			return false, err
+		}
 	case errors.Is(err, beside.ErrTaskFailed) && strings.Contains(err.Error(), purge.ErrUsersJoined.Error()):
 		d.at.Task = ""
 		return true, d.removeReturned(ctx, purge.ErrUsersJoined)

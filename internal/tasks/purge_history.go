@@ -93,6 +93,10 @@ type purgeHistoryCheckpoint struct {
 	Task      string `json:"task,omitempty"`
 	Confirmed bool   `json:"confirmed,omitempty"`
 
+	// Left says that the last level is left to Synapse: see [purgeHistory.leaveLast]. It
+	// is cleared when Synapse has confirmed.
+	Left bool `json:"left,omitempty"`
+
 	tally
 	EventsKept       int64 `json:"events_kept"`
 	StateRowsWritten int64 `json:"state_rows_written"`
@@ -118,6 +122,7 @@ type purgeHistory struct {
 	run    journal.Run
 	purge  *purge.History
 	at     purgeHistoryCheckpoint
+	way    synapse.Way
 
 	// until is the depth at which the purge ends, and left says that Synapse purges the
 	// last level itself: see [purgeHistory.leaveLast].
@@ -128,6 +133,9 @@ type purgeHistory struct {
 	// batches since.
 	toldAt time.Time
 	untold bool
+
+	// sweeps is how often the run has come to the sweep of mappings that are due.
+	sweeps int
 
 	// swept says that a sweep has made the purge. expired says that the room has
 	// expired events by its present policy, or that the policy does not matter.
@@ -144,7 +152,7 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 		return nil, err
 	}
 	p := &purgeHistory{
-		worker: w, run: run, swept: parameters.RetentionJob != "", expired: true,
+		worker: w, run: run, way: way, swept: parameters.RetentionJob != "", expired: true,
 		at: purgeHistoryCheckpoint{Phase: phaseEvents, Size: w.firstBatch()},
 	}
 	if err := decodeCheckpoint(job, &p.at); err != nil {
@@ -153,6 +161,7 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 	if err := w.awaitTasks(ctx, job.Room, p.at.Task); err != nil {
 		return nil, err
 	}
+	p.takeBack()
 	if len(job.Checkpoint) == 0 && !p.swept {
 		if err := w.absorb(ctx, job, run, parameters); err != nil {
 			return nil, err

@@ -35,5 +35,6 @@ func TestHoldCancelsTheTasksOfJobs(t *testing.T) {
 	_, err = holds.Place(l.Ctx, room, "case 7", "counsel")
 	require.NoError(t, err)
 	require.ErrorIs(t, holds.Check(l.Ctx, room), journal.ErrHeld)
+	require.Equal(t, []string{`{}`}, storetest.All[string](l, `SELECT checkpoint::text FROM lethe.jobs`), "the job requests another one")
 	require.Equal(t, []string{"theirs"}, storetest.All[string](l, `SELECT id FROM public.scheduled_tasks`))
 }
