@@ -51,6 +51,7 @@ func TestJobsWaitForTheHomeserver(t *testing.T) {
 		}, "waiting: Synapse itself has a task for the room: shutdown_and_purge_room its"},
 
 		"only it can write events": {remove, func(l *besideLab) (*synapse.Synapse, func()) {
+			l.Exec(`INSERT INTO local_current_membership (room_id, user_id, event_id, membership) VALUES ($1, '@a:x', '$a2', 'join')`, room)
 			l.listen(false)
 			return l.byStream(time.Nanosecond), besidetest.Sessions(l.T, l.URL)
 		}, "only it can make users leave the room: set homeserver.url and homeserver.as_token"},
@@ -172,11 +173,13 @@ func TestDeleteIsConfirmedByATask(t *testing.T) {
 	id := l.delete(room, nil)
 	l.work(WorkerOptions{MappingDelay: quickly, Synapse: s, HomeserverRuns: true})
 	task, parameters := l.requested("purge_room")
-	require.JSONEq(t, `{"force":true}`, parameters)
-	l.gone(room)
+	require.JSONEq(t, `{"force":false}`, parameters)
+	require.NotContains(t, l.depths(room), int64(20), "its history is purged, and Synapse deletes the rest")
 	l.requireWaits(id, "waiting: Synapse has to run its task "+task)
-	l.Exec(`UPDATE scheduled_tasks SET status = 'complete'`)
+	l.Exec(`SET session_replication_role = replica; DELETE FROM rooms; SET session_replication_role = origin;
+		UPDATE scheduled_tasks SET status = 'complete'`)
 	l.requireComplete(id)
+	l.gone(room)
 	require.Equal(t, 1, storetest.One[int](l.Lab, `SELECT count(*) FROM scheduled_tasks`))
 }
 
