@@ -255,7 +255,10 @@ func (s *Shutdown) moveAliases(ctx context.Context, b *journal.Batch, request Re
 		at.Aliases = moved.Planned
 		return at, nil
 	}
-	at.Result.LocalAliases, at.Aliases, at.Stage = append([]string{}, moved.Aliases...), nil, stageDone
+	// A shutdown that was done again moves those that have come since.
+	all := slices.Concat([]string{}, at.Result.LocalAliases, moved.Aliases)
+	slices.Sort(all)
+	at.Result.LocalAliases, at.Aliases, at.Stage = slices.Compact(all), nil, stageDone
 	return at, nil
 }
 

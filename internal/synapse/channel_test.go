@@ -2,6 +2,7 @@ package synapse
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -348,4 +349,41 @@ func TestNothingIsReadyBeforeTheAnnouncement(t *testing.T) {
 		way, err := s.Ready(l.Ctx)
 		return err == nil && way == ByStream
 	})
+}
+
+// failing makes some publishes fail.
+type failing struct{ left atomic.Int64 }
+
+func (f *failing) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (f *failing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (f *failing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "publish" && f.left.Add(-1) >= 0 {
+			err := errors.New("made to fail")
+			cmd.SetErr(err)
+			return err
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// A message that could not be published is published again.
+func TestPublishThatFails(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	listener := l.listen(true)
+	s := l.told(Options{Pace: 10 * time.Millisecond})
+	fails := &failing{}
+	s.options.Redis.AddHook(fails)
+	l.run(s)
+	l.eventually(func() bool { return len(positions(listener)) == 1 })
+	fails.left.Store(3)
+	id := l.invalidate(room)
+	s.Tell(l.Ctx, id, true)
+	l.eventually(func() bool { return readAll(listener, []int64{id}) })
+	require.Negative(t, fails.left.Load())
 }

@@ -54,7 +54,7 @@ type Options struct {
 	// Log gets what the operator should know. Defaults to nothing.
 	Log *slog.Logger
 
-	// Metrics counts what Synapse is told. It has no default.
+	// Metrics counts what Synapse is told. Defaults to metrics that are not served.
 	Metrics *observe.Metrics
 
 	// Pace is the shortest time between two invalidations that may wait. Each clears
@@ -97,6 +97,9 @@ func New(db *postgres.DB, options Options) *Synapse {
 	options.Mode = cmp.Or(options.Mode, Auto)
 	options.Pace = cmp.Or(options.Pace, 2*time.Second)
 	options.LookAge = cmp.Or(options.LookAge, 200*time.Millisecond)
+	if options.Metrics == nil {
+		options.Metrics = observe.NewMetrics(observe.NewRegistry())
+	}
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}

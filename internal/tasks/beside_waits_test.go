@@ -1,11 +1,14 @@
 package tasks
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/jobs"
+	"lethe/internal/retention"
 	"lethe/internal/store/beside/besidetest"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/storetest"
@@ -162,6 +165,40 @@ func TestPurgeWithoutRedisAndWithoutAHomeserver(t *testing.T) {
 	require.Equal(t, []int64{25, 26, 27, 28, 29, 30}, l.depths(room))
 	require.Equal(t, 6, l.mapped())
 	require.Empty(t, storetest.All[string](l.Lab, `SELECT id FROM scheduled_tasks`))
+}
+
+// The homeserver is never asked to purge what the room's policy keeps by now, even if an
+// earlier run has begun to.
+func TestPolicyThatKeepsTheLastLevel(t *testing.T) {
+	t.Parallel()
+	for _, phase := range []string{phaseEvents, phaseMappings} {
+		t.Run(phase, func(t *testing.T) {
+			t.Parallel()
+			l := setupBeside(t)
+			l.Chain(room, "a", 30, 0)
+			besidetest.Sessions(t, l.URL)
+			job := storetest.NewJob(jobs.NewID(), room)
+			job.Parameters = json.RawMessage(`{"token":"t25-0","delete_local_events":false,"retention_job":"all","expired_before":1}`)
+			require.NoError(t, l.Journal.InsertJob(l.Ctx, job, false))
+			run := l.claim(job.ID)
+			l.Exec(`UPDATE lethe.jobs SET checkpoint = jsonb_build_object('phase', $1::text, 'batches', 2, 'size', 10)`, phase)
+			l.Exec(`INSERT INTO lethe.delayed_mappings (room_id, event_ids, told, due_at) VALUES ($1, '{$x}', false, 'infinity')`, room)
+			w := l.worker(WorkerOptions{
+				MappingDelay: time.Hour, Synapse: l.beside(synapse.Options{}),
+				Retention: retention.Config{Enabled: true, Jobs: []retention.Job{{Name: "all"}}}, // by which rooms without a policy keep all
+			})
+			purge, err := w.newPurgeHistory(l.Ctx, l.Job(job.ID), run)
+			require.NoError(t, err)
+			var yield jobs.YieldError
+			for err == nil {
+				_, err = purge.next(l.Ctx)
+			}
+			require.ErrorAs(t, err, &yield)
+			require.Equal(t, jobs.YieldMappings, yield.Reason)
+			require.Empty(t, storetest.All[string](l.Lab, `SELECT id FROM scheduled_tasks`))
+			require.Len(t, l.depths(room), 30)
+		})
+	}
 }
 
 func TestDeleteIsConfirmedByATask(t *testing.T) {
