@@ -74,15 +74,21 @@ func (f *synapseFile) apply(root *yaml.Node) {
 
 // redis applies Synapse's Redis, if it is enabled.
 func (f *synapseFile) redis(section *yaml.Node) {
+	if section == nil || !f.redisEnabled(lookUp(section, "enabled")) {
+		return
+	}
+	refused := false
 	text := func(key, otherwise string) string {
 		value := lookUp(section, key)
-		if value == nil || isNull(value) || value.Kind != yaml.ScalarNode {
+		if value == nil || isNull(value) {
+			return otherwise
+		}
+		if value.Kind != yaml.ScalarNode {
+			refused = true
+			f.refuseValue("homeserver.redis_url", fmt.Sprintf("%s:%d: redis.%s", f.path, value.Line, key), errNoScalar)
 			return otherwise
 		}
 		return value.Value
-	}
-	if section == nil || boolOfYAML11(text("enabled", "")) != "true" {
-		return
 	}
 	origin := fmt.Sprintf("%s:%d: redis", f.path, section.Line)
 	if text("path", "") != "" {
@@ -108,7 +114,25 @@ func (f *synapseFile) redis(section *yaml.Node) {
 	if password != "" {
 		address.User = url.UserPassword("", password)
 	}
-	f.set("homeserver.redis_url", origin, address.String())
+	if !refused {
+		f.set("homeserver.redis_url", origin, address.String())
+	}
+}
+
+// redisEnabled reports whether Synapse uses Redis. It refuses what is no boolean: Synapse
+// takes most of that for true, such as the text "false".
+func (f *synapseFile) redisEnabled(value *yaml.Node) bool {
+	if value == nil || isNull(value) {
+		return false
+	}
+	said := ""
+	if value.Kind == yaml.ScalarNode {
+		said = boolOfYAML11(value.Value)
+	}
+	if said != "true" && (said != "false" || value.Style != 0) {
+		f.refuse(fmt.Sprintf("%s:%d: redis.enabled", f.path, value.Line), errors.New("must be true or false, without quotes"))
+	}
+	return said == "true"
 }
 
 // databases refuses a Synapse whose tables are in several databases.

@@ -93,13 +93,13 @@ type Synapse struct {
 // New returns a Synapse. It sends nothing before its first use. With Redis the caller
 // must call [Synapse.Run].
 func New(db *postgres.DB, options Options) *Synapse {
-	exportAtZero(options.Metrics)
 	options.Mode = cmp.Or(options.Mode, Auto)
 	options.Pace = cmp.Or(options.Pace, 2*time.Second)
 	options.LookAge = cmp.Or(options.LookAge, 200*time.Millisecond)
 	if options.Metrics == nil {
 		options.Metrics = observe.NewMetrics(observe.NewRegistry())
 	}
+	exportAtZero(options.Metrics)
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}

@@ -1,12 +1,14 @@
 package tasks
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/jobs"
 	"lethe/internal/store/beside/besidetest"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/storetest"
@@ -145,6 +147,56 @@ func TestDeleteWhoseTaskIsForgotten(t *testing.T) {
 			}
 			require.Equal(t, journal.Failed, status.State)
 			require.Contains(t, status.Error, "its row is gone, and the room is there")
+		})
+	}
+}
+
+// A delete that was interrupted when it had deleted the room's last row leaves the room
+// alone if it is back. That holds for the deletes of sweeps too, and for each way to tell
+// Synapse.
+func TestRoomIsBackWhenADeleteGoesOn(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		abandoned bool
+		synapse   func(*besideLab) *synapse.Synapse
+	}{
+		"of a sweep":                      {true, func(l *besideLab) *synapse.Synapse { return l.byStream(time.Nanosecond) }},
+		"while no Synapse is there":       {false, func(l *besideLab) *synapse.Synapse { return l.beside(synapse.Options{}) }},
+		"of a sweep, without a way to it": {true, func(l *besideLab) *synapse.Synapse { return l.beside(synapse.Options{}) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := setupBeside(t)
+			l.lodge(room, "leave", 40, "ban", 31)
+			options := forsaking()
+			options.MappingDelay, options.Synapse = quickly, test.synapse(l)
+			id, err := l.client.submit(l.Ctx, jobs.DeleteRoom, room, "retention",
+				deleteRoomParameters{Purge: true, ForcePurge: !test.abandoned, Abandoned: test.abandoned}, false)
+			require.NoError(t, err)
+			run := l.claim(id)
+			first, err := l.worker(options).newWorkFromRow(l.Ctx, run)
+			require.NoError(t, err)
+			for storetest.One[int](l.Lab, `SELECT count(*) FROM rooms`) > 0 {
+				_, err = first.next(l.Ctx)
+				require.NoError(t, err)
+			}
+			first.leave(l.Ctx, true)
+
+			l.lodge(room)
+			l.enter(room, "@new:x", "invite", 0)
+			before := l.rows(room)
+			l.soon(func() bool {
+				again, err := l.worker(options).newWorkFromRow(l.Ctx, run)
+				require.NoError(t, err)
+				defer again.leave(l.Ctx, false)
+				done, err := again.next(l.Ctx)
+				var yield jobs.YieldError
+				if !errors.As(err, &yield) {
+					require.NoError(t, err)
+				}
+				return done
+			})
+			require.Equal(t, before, l.rows(room))
 		})
 	}
 }

@@ -170,13 +170,17 @@ func (d *deleteRoom) commitDeleted(ctx context.Context, b *roomBatch, next delet
 	if tell {
 		end = ending{caches: beside.DeletedRoom, urgent: true}
 	}
-	if gone && b.way != synapse.Nothing && !d.parameters.Abandoned {
+	if gone && d.worker.beside() {
 		now, err := d.worker.db.Now(ctx)
 		if err != nil {
 			return err
 		}
-		next.LookAt = now.Add(d.worker.options.MappingDelay).UnixMilli()
-		end.last = append(end.last, beside.AwaitReceipts(d.request.Room, d.worker.options.MappingDelay))
+		// From here on a run that comes much later must not delete a room that is back.
+		next.LookAt = now.UnixMilli()
+		if b.way != synapse.Nothing && !d.parameters.Abandoned {
+			next.LookAt = now.Add(d.worker.options.MappingDelay).UnixMilli()
+			end.last = append(end.last, beside.AwaitReceipts(d.request.Room, d.worker.options.MappingDelay))
+		}
 	}
 	return d.commitBeside(ctx, b, next, end)
 }

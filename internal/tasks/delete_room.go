@@ -122,7 +122,7 @@ type deleteRoomCheckpoint struct {
 
 	// LookAt is the time of the last look for rows that Synapse has written meanwhile, in
 	// Unix milliseconds of PostgreSQL's clock. It is 0 before the room's own row is gone,
-	// and if no Synapse could have written any.
+	// and if synapse_beside says that no Synapse runs.
 	LookAt int64 `json:"look_at,omitempty"`
 
 	// Returns is how often users have joined again after the shutdown.
