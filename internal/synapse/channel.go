@@ -101,6 +101,7 @@ type channel struct {
 	announces, announced atomic.Bool
 
 	subscribed atomic.Bool
+	ownID      atomic.Int64 // of the last announcement
 	heardAt    atomic.Int64 // Unix nanoseconds
 	heard      *broadcast
 	announce   chan struct{}
@@ -209,7 +210,9 @@ func (c *channel) toldByOthers(rest string) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.told = time.Now()
+	if id != c.ownID.Load() { // which mostly tells of nothing new
+		c.told = time.Now()
+	}
 	if c.pending <= id {
 		c.pending = 0
 	}
@@ -264,6 +267,7 @@ func (c *channel) announceOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.ownID.Store(id)
 	if err := c.publish(ctx, positionLine(id)); err != nil {
 		return err
 	}

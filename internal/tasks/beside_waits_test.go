@@ -277,7 +277,7 @@ func TestUserWhoAlwaysJoinsAgain(t *testing.T) {
 	users := l.furnish(room, 3)
 	l.unmovable(room, users[1])
 	id := l.delete(room, func(d *DeleteRoom) { d.NewRoomUser = "@new:x" })
-	l.work(WorkerOptions{MappingDelay: quickly, Synapse: l.byStream(time.Nanosecond)})
+	l.work(WorkerOptions{MappingDelay: quickly, Synapse: l.byStream(time.Nanosecond), HomeserverRuns: true})
 	status, _ := l.deleteEnds(id)
 	require.Equal(t, journal.Failed, status.State)
 	require.Equal(t, "400: Users are still joined to this room", status.Error)
