@@ -136,7 +136,7 @@ func TestPaceOfAPurge(t *testing.T) {
 	id := l.submit(room, 40)
 	l.requireWaits(id, "Synapse may still need")
 	stop()
-	most := 3 + int(time.Since(started)/tellPause)
+	most := 3 + int(time.Since(started)/(2*time.Second))
 	rows := len(l.invalidated())
 	require.GreaterOrEqual(t, rows, 3, "the first batch, the extremity and the end")
 	require.LessOrEqual(t, rows, most)

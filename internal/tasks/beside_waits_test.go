@@ -127,6 +127,9 @@ func TestPurgeIsConfirmedByATask(t *testing.T) {
 	require.Equal(t, []int64{24, 25, 26, 27, 28, 29, 30}, l.depths(room))
 	l.requireWaits(id, "waiting: Synapse has to run its task "+task+", which clears its caches")
 	l.Exec(`UPDATE scheduled_tasks SET status = 'active'`) // which is its own
+	seen := l.Job(id).Attempt
+	l.soon(func() bool { return l.Job(id).Attempt > seen })
+	l.requireWaits(id, "waiting: Synapse has to run its task "+task)
 	require.Equal(t, 30, l.mapped(), "however long that takes")
 	require.Equal(t, l.delayed(), storetest.One[int](l.Lab, `SELECT count(*) FROM lethe.delayed_mappings WHERE due_at = 'infinity'`))
 
