@@ -22,7 +22,7 @@ func TestWebPagesCanReadEveryRefusal(t *testing.T) {
 		passing = "/_matrix/client/v3/sync"
 	)
 	alone := setup(t, httpapi.Options{})
-	slow := setup(t, httpapi.Options{Timeout: 100 * time.Millisecond})
+	slow := setup(t, httpapi.Options{Timeout: time.Second})
 	slow.tasks.instead = untilOver
 	down := setup(t, httpapi.Options{Homeserver: clientAt(t, nobody(t))})
 	endless := clientOf(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
