@@ -24,7 +24,7 @@ func TestWebPagesCanReadEveryRefusal(t *testing.T) {
 	alone := setup(t, httpapi.Options{})
 	slow := setup(t, httpapi.Options{Timeout: time.Second})
 	slow.tasks.instead = untilOver
-	down := setup(t, httpapi.Options{Homeserver: clientAt(t, nobody(t))})
+	down := setup(t, httpapi.Options{Homeserver: clientAt(t, downAt(t))})
 	endless := clientOf(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	hanging := setup(t, httpapi.Options{PassTimeout: 100 * time.Millisecond, Homeserver: endless})
 	upgrading := setup(t, httpapi.Options{Homeserver: clientOf(t, echo)})
@@ -73,7 +73,7 @@ func TestWebPagesCanReadEveryRefusal(t *testing.T) {
 // A browser asks before each request with an access token. It sends no token then.
 func TestPreflights(t *testing.T) {
 	t.Parallel()
-	down := clientAt(t, nobody(t))
+	down := clientAt(t, downAt(t))
 	for _, options := range []httpapi.Options{{}, {Homeserver: down}, {Homeserver: down, HomeserverAuth: true}} {
 		b := setup(t, options)
 		for path, method := range map[string]string{

@@ -33,8 +33,8 @@ func clientAt(t *testing.T, url string) *homeserver.Client {
 	return client
 }
 
-// nobody is the URL of a homeserver that is down.
-func nobody(t *testing.T) string {
+// downAt is the URL of a homeserver that is down.
+func downAt(t *testing.T) string {
 	t.Helper()
 	server := httptest.NewServer(nil)
 	server.Close()
@@ -121,7 +121,7 @@ func TestHomeserverAuth(t *testing.T) {
 
 	t.Run("homeserver is down", func(t *testing.T) {
 		t.Parallel()
-		b := setup(t, httpapi.Options{HomeserverAuth: true, Homeserver: clientAt(t, nobody(t))})
+		b := setup(t, httpapi.Options{HomeserverAuth: true, Homeserver: clientAt(t, downAt(t))})
 		requireJSON(t, b.send(t, "POST", "/_synapse/admin/v1/purge_history/!room:x", "{"), 502, away)
 		require.Contains(t, b.log.String(), "connection refused")
 		require.NotContains(t, b.log.String(), "Bearer")
@@ -275,7 +275,7 @@ func TestPassingOnStreams(t *testing.T) {
 // A connection survives a request whose body the homeserver does not read.
 func TestPassingOnLeavesABodyUnread(t *testing.T) {
 	t.Parallel()
-	down := clientAt(t, nobody(t))
+	down := clientAt(t, downAt(t))
 	early := clientOf(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) })
 	for status, client := range map[int]*homeserver.Client{http.StatusBadGateway: down, http.StatusForbidden: early} {
 		b := setup(t, httpapi.Options{Homeserver: client})
@@ -303,7 +303,7 @@ func TestPassingOnEnds(t *testing.T) {
 
 func TestPassingOnToNobody(t *testing.T) {
 	t.Parallel()
-	b := setup(t, httpapi.Options{Homeserver: clientAt(t, nobody(t))})
+	b := setup(t, httpapi.Options{Homeserver: clientAt(t, downAt(t))})
 	r := b.send(t, "GET", "/_matrix/x", "")
 	requireJSON(t, r, 502, refusal("M_UNKNOWN", "The homeserver cannot be reached"))
 	require.Len(t, r.header.Values("Access-Control-Allow-Origin"), 1)
@@ -368,7 +368,7 @@ func TestWhoamiAsksTheHomeserverAboutOthers(t *testing.T) {
 	})})
 	require.JSONEq(t, `{"token": "Bearer service", "query": "user_id=@a:x"}`, b.get(t, whoami+"?user_id=@a:x", "service").body)
 
-	away := setup(t, httpapi.Options{Homeserver: clientAt(t, nobody(t))})
+	away := setup(t, httpapi.Options{Homeserver: clientAt(t, downAt(t))})
 	require.Equal(t, 200, away.get(t, whoami, admin).status)
 	require.Equal(t, 502, away.get(t, whoami, "service").status)
 }
@@ -395,7 +395,7 @@ func TestTheHomeserverAnswersFirst(t *testing.T) {
 		}
 	})})
 	t.Cleanup(func() { close(gone) })
-	down := setup(t, httpapi.Options{ServerName: "x", Homeserver: clientAt(t, nobody(t))})
+	down := setup(t, httpapi.Options{ServerName: "x", Homeserver: clientAt(t, downAt(t))})
 	requireJSON(t, down.send(t, "GET", "/_synapse/admin/v1/server_version", ""), 200, own["/_synapse/admin/v1/server_version"])
 	require.Equal(t, observed{"/_synapse/admin/v1/server_version", "GET", 200}, <-down.observed)
 	for path, body := range own {

@@ -161,7 +161,7 @@ func TestMASThatCannotAnswer(t *testing.T) {
 	const away = `{"errcode":"M_UNKNOWN","error":"Matrix Authentication Service cannot be asked about the access token"}`
 	passed := clientOf(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{}`) })
 	for name, test := range map[string]struct{ url, secret, log string }{
-		"down":         {nobody(t), mastest.Secret, "connection refused"},
+		"down":         {downAt(t), mastest.Secret, "connection refused"},
 		"wrong secret": {mastest.New().Start(t), "another-secret", "refuses the secret"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,4 +1,4 @@
-// Package mastest is a stub of Matrix Authentication Service, written from its
+// Package mastest answers in tests as Matrix Authentication Service does, by its
 // documentation and RFC 7662.
 //
 // It promises to refuse what the service refuses: a request without the secret, or with a

@@ -19,7 +19,7 @@ const (
 	Device = "urn:matrix:client:device:"
 )
 
-// A Service is a stub of Matrix Authentication Service. It is safe for concurrent use.
+// A Service answers as Matrix Authentication Service does. It is safe for concurrent use.
 type Service struct {
 	mu     sync.Mutex
 	tokens map[string]map[string]any

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/scheduledtasks"
 )
 
 // A homeserver without Redis listens to nothing outside. But it runs the tasks in its
@@ -69,15 +70,18 @@ var ErrTaskFailed = errors.New("the homeserver's task has failed")
 // [postgres.ErrNotFound] if it is not there.
 func TaskEnded(ctx context.Context, db *postgres.DB, id string) (bool, error) {
 	const operation = "look at a task of the homeserver"
-	var status, reason string
-	err := db.ReadRow(ctx, []any{&status, &reason}, `SELECT status, coalesce(error, '') FROM scheduled_tasks WHERE id = $1`, id)
-	if err == nil && (status == "failed" || status == "cancelled") {
-		err = fmt.Errorf("%w: %s %s", ErrTaskFailed, status, reason)
+	task, err := scheduledtasks.New(db).Get(ctx, id)
+	if err == nil && (task.Status == "failed" || task.Status == "cancelled") {
+		reason := ""
+		if task.Error != nil {
+			reason = *task.Error
+		}
+		err = fmt.Errorf("%w: %s %s", ErrTaskFailed, task.Status, reason)
 	}
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", operation, err)
 	}
-	return status == "complete", nil
+	return task.Status == "complete", nil
 }
 
 // MarkStateGroups is the statement that moves up to limit unused state groups of the
