@@ -241,6 +241,11 @@ func TestWorkerOutlivesAPanic(t *testing.T) {
 	require.Len(t, l.depths(room), 9)
 
 	require.Equal(t, journal.Running, l.Job(id).State, "as if its worker had died")
+	// asynq delivers the task once more, and would claim a job whose heartbeat is old.
+	require.Eventually(t, func() bool {
+		task, err := l.asynq.GetTaskInfo(string(jobs.Default), dispatch.TaskID(id, 1))
+		return errors.Is(err, asynq.ErrTaskNotFound) || err == nil && task.State == asynq.TaskStateCompleted
+	}, time.Minute, 10*time.Millisecond, "the task is dropped")
 	l.vanish(id)
 	require.NoError(t, l.reconciler().Check(l.Ctx))
 	require.Equal(t, 1, l.Job(id).Failures)
