@@ -28,6 +28,6 @@ func migrateSchema(ctx context.Context, args []string) error {
 	if err := do(ctx, string(settings.Database.URL)); err != nil {
 		return err
 	}
-	fmt.Println("the schema is up to date")
+	fmt.Println("the schema is that of this version")
 	return nil
 }

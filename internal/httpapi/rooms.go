@@ -170,7 +170,11 @@ func (s *server) blockRoom(c echo.Context, requester string) error {
 	if err := json.Unmarshal(value, &block); err != nil || block == nil {
 		return wire.BadJSON("Param 'block' must be a boolean.")
 	}
-	ctx, stale := c.Request().Context(), s.options.Synapse.Invalidation(beside.BlockedRoom, room)
+	ctx := c.Request().Context()
+	stale, err := s.options.Synapse.Invalidation(ctx, beside.BlockedRoom, room)
+	if err != nil {
+		return err
+	}
 	if *block {
 		err = s.queries.BlockRoom(ctx, room, requester, stale.Statements()...)
 	} else {
@@ -215,7 +219,11 @@ func (s *server) deleteForwardExtremities(c echo.Context, _ string) error {
 	if err := s.refuseHeld(c.Request().Context(), room); err != nil {
 		return err
 	}
-	ctx, stale := c.Request().Context(), s.options.Synapse.Invalidation(beside.PurgedHistory, room)
+	ctx := c.Request().Context()
+	stale, err := s.options.Synapse.Invalidation(ctx, beside.PurgedHistory, room)
+	if err != nil {
+		return err
+	}
 	deleted, err := s.queries.DeleteForwardExtremities(ctx, room, stale.Statements()...)
 	stale.Tell(ctx)
 	return answerOK(c, map[string]int64{"deleted": deleted},

@@ -32,10 +32,8 @@ const (
 // cannot help, and nil if the context ends first.
 func (p *process) awaitServers(ctx context.Context) error {
 	canWait := func(err error) bool {
-		for _, final := range []error{migrate.ErrSchema, ErrServerName, synapse.ErrTooOld, synapse.ErrStateElsewhere} {
-			if errors.Is(err, final) {
-				return false
-			}
+		if errors.Is(err, migrate.ErrSchema) || errors.Is(err, ErrServerName) || synapse.Unsupported(err) {
+			return false
 		}
 		if ctx.Err() == nil {
 			p.log.WarnContext(ctx, "waiting to start", "error", err)
@@ -73,9 +71,12 @@ func (p *process) check(ctx context.Context) error {
 		return p.checkOwner(ctx)
 	case p.serves(config.ForAPI):
 		// It only tells Synapse what it does, if it can.
-		if err := p.synapse.Find(ctx); err != nil {
+		err := p.synapse.Find(ctx)
+		if synapse.Unsupported(err) {
 			p.log.WarnContext(ctx, "Synapse is not told of blocks and of forward extremities", "error", err)
+			return nil
 		}
+		return err
 	}
 	return nil
 }

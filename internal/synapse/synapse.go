@@ -72,16 +72,17 @@ type Synapse struct {
 	db      *postgres.DB
 	channel *channel // nil without Redis
 
-	// made says that Synapse has made the tables of the database.
-	made atomic.Bool
+	// made says that Synapse has made the tables of the database, and found that this
+	// has been found out.
+	made, found atomic.Bool
 
 	looking sync.Mutex
 	look    beside.Presence
 	lookAt  time.Time
 
-	aliveMu sync.Mutex
-	alive   bool
-	aliveAt time.Time
+	aliveMu  sync.Mutex
+	alive    bool
+	askAgain time.Time
 
 	mayTask sync.Mutex
 	tasks   *bool
@@ -138,8 +139,12 @@ var (
 // looks again.
 func (s *Synapse) Find(ctx context.Context) error {
 	made, err := migrate.MadeBySynapse(ctx, s.db)
-	if err != nil || !made {
+	if err != nil {
 		return err
+	}
+	if !made {
+		s.found.Store(true)
+		return nil
 	}
 	elsewhere, err := beside.StateElsewhere(ctx, s.db)
 	if err == nil && elsewhere {
@@ -158,7 +163,14 @@ func (s *Synapse) Find(ctx context.Context) error {
 		}
 	}
 	s.made.Store(true)
+	s.found.Store(true)
 	return nil
+}
+
+// Unsupported reports whether an error of [Synapse.Find] says that Lethe does not
+// support this Synapse. A second call of Find would not help.
+func Unsupported(err error) bool {
+	return errors.Is(err, ErrTooOld) || errors.Is(err, ErrStateElsewhere)
 }
 
 // Listen only hears whether a Synapse is there, until the context ends. It sends what
@@ -218,9 +230,11 @@ func (s *Synapse) lookAtDatabase(ctx context.Context) (beside.Presence, error) {
 
 const (
 	// aliveAge is how old an answer of the homeserver may be, and aliveTime bounds the
-	// wait for one.
-	aliveAge  = 5 * time.Second
-	aliveTime = 2 * time.Second
+	// wait for one. Batches wait for it, so the next question is only after alivePause
+	// times as long as the last one took.
+	aliveAge   = 5 * time.Second
+	aliveTime  = 2 * time.Second
+	alivePause = 20
 )
 
 // answers reports whether the homeserver answers.
@@ -230,12 +244,14 @@ func (s *Synapse) answers(ctx context.Context) bool {
 	}
 	s.aliveMu.Lock()
 	defer s.aliveMu.Unlock()
-	if !s.aliveAt.IsZero() && time.Since(s.aliveAt) < aliveAge {
+	asked := time.Now()
+	if asked.Before(s.askAgain) {
 		return s.alive
 	}
 	ctx, cancel := context.WithTimeout(ctx, aliveTime)
 	defer cancel()
-	s.alive, s.aliveAt = s.options.Alive(ctx) == nil, time.Now()
+	s.alive = s.options.Alive(ctx) == nil
+	s.askAgain = time.Now().Add(max(aliveAge, alivePause*time.Since(asked)))
 	return s.alive
 }
 
@@ -318,14 +334,23 @@ type Invalidation struct {
 	rows    []postgres.Statement
 }
 
-// Invalidation returns the invalidation of caches of a room. Without a Synapse it does
-// nothing.
-func (s *Synapse) Invalidation(caches beside.CacheFunc, room string) *Invalidation {
+// Invalidation returns the invalidation of caches of a room. Without a Synapse, or with
+// one that Lethe does not support, it does nothing. It calls [Synapse.Find] until that
+// has succeeded.
+func (s *Synapse) Invalidation(ctx context.Context, caches beside.CacheFunc, room string) (*Invalidation, error) {
 	i := &Invalidation{synapse: s}
+	if s == nil {
+		return i, nil
+	}
+	if !s.found.Load() {
+		if err := s.Find(ctx); err != nil && !Unsupported(err) {
+			return nil, fmt.Errorf("look for a Synapse: %w", err)
+		}
+	}
 	if s.Beside() {
 		i.rows = beside.Invalidate(caches, room, &i.id)
 	}
-	return i
+	return i, nil
 }
 
 // Statements are the last statements of the transaction.

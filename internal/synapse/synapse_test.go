@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/schema"
+	"lethe/internal/store/beside"
 	"lethe/internal/store/beside/besidetest"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/storetest"
@@ -64,8 +66,46 @@ func TestHomeserverThatIsSaidNotToRun(t *testing.T) {
 	requireReady(t, s, Nothing)
 	alive = nil
 	requireReady(t, s, Nothing) // an answer may be 5 s old
-	s.aliveAt = s.aliveAt.Add(-aliveAge)
+	s.askAgain = s.askAgain.Add(-aliveAge)
 	requireWaiting(t, s, "the homeserver answers at homeserver.url")
+}
+
+// An address that swallows every question must not slow down every batch.
+func TestHomeserverThatAnswersSlowly(t *testing.T) {
+	t.Parallel()
+	s := New(nil, Options{Alive: func(context.Context) error { return errors.New("refused") }})
+	require.False(t, s.answers(t.Context()))
+	require.WithinDuration(t, time.Now().Add(aliveAge), s.askAgain, time.Second)
+
+	s = New(nil, Options{Alive: func(ctx context.Context) error {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}})
+	require.False(t, s.answers(t.Context()))
+	require.WithinDuration(t, time.Now().Add(alivePause*aliveTime), s.askAgain, 2*time.Second)
+	asked := time.Now()
+	require.False(t, s.answers(t.Context()))
+	require.Less(t, time.Since(asked), aliveTime)
+}
+
+// A block is told even if the database could not be reached when the process began.
+func TestInvalidationFindsTheHomeserver(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	s := New(l.DB, Options{})
+	ended, cancel := context.WithCancel(l.Ctx)
+	cancel()
+	_, err := s.Invalidation(ended, beside.BlockedRoom, "!r:x")
+	require.ErrorIs(t, err, context.Canceled)
+	told, err := s.Invalidation(l.Ctx, beside.BlockedRoom, "!r:x")
+	require.NoError(t, err)
+	require.NotEmpty(t, told.Statements())
+
+	l = setup(t)
+	l.Exec(`DROP TABLE worker_read_write_locks, worker_read_write_locks_mode`)
+	told, err = New(l.DB, Options{}).Invalidation(l.Ctx, beside.BlockedRoom, "!r:x")
+	require.NoError(t, err, "it blocks nonetheless")
+	require.Empty(t, told.Statements())
 }
 
 func TestHomeserverWithoutRedis(t *testing.T) {

@@ -176,7 +176,7 @@ func (p *purgeHistory) nextMappings(ctx context.Context) error {
 			return err
 		}
 	}
-	backlog, err := beside.BacklogOf(ctx, w.db, p.purge.Room)
+	backlog, err := beside.BacklogOf(ctx, w.db, p.purge.Room, w.options.MappingDelay+commitTime)
 	switch {
 	case err != nil:
 		return err
@@ -243,6 +243,12 @@ func (p *purgeHistory) confirm(ctx context.Context) error {
 	present, _, err := w.options.Synapse.Present(ctx)
 	if err != nil {
 		return err
+	}
+	if present && !p.left && !p.at.Confirmed {
+		// These are of an earlier purge that has failed, and nothing is left to purge with
+		// which Synapse could be asked. They go later.
+		p.at.Phase = phaseStateGroups
+		return nil
 	}
 	if !present || !p.left {
 		// From now on each batch may be confirmed as soon as it is committed.

@@ -86,6 +86,39 @@ func TestRedisComesAfterAPurgeThatFailed(t *testing.T) {
 	require.Equal(t, 12, l.mapped())
 }
 
+// The next purge of a room waits for no mappings of a purge that has failed, and does not
+// end their wait: nothing has made the homeserver forget their events.
+func TestPurgeAfterAPurgeThatFailed(t *testing.T) {
+	t.Parallel()
+	l := setupBeside(t)
+	l.Chain(room, "a", 30, 0)
+	besidetest.Sessions(t, l.URL)
+	s := l.beside(synapse.Options{})
+	l.sweep(s)
+	l.work(WorkerOptions{MappingDelay: quickly, Synapse: s})
+	id := l.submit(room, 20)
+	l.requested("purge_history")
+	l.Exec(`UPDATE scheduled_tasks SET status = 'failed'`)
+	require.Equal(t, journal.Failed, l.ends(id).State)
+	l.requireComplete(l.submit(room, 15)) // which finds nothing to purge
+	l.Exec(`UPDATE lethe.delayed_mappings SET due_at = now() + interval '1 hour'`)
+	l.requireComplete(l.submit(room, 15))
+	require.Positive(t, l.delayed())
+	require.Equal(t, 30, l.mapped())
+
+	// The confirmation of another purge is for all events that were purged before.
+	l.Exec(`DELETE FROM scheduled_tasks`)
+	id = l.submit(room, 25)
+	l.requested("purge_history")
+	for _, table := range []string{"event_edges", "event_json", "event_search", "event_to_state_groups", "events"} {
+		l.Exec(`DELETE FROM ` + table + ` WHERE event_id = '$a24'`)
+	}
+	l.Exec(`UPDATE scheduled_tasks SET status = 'complete'`)
+	l.requireComplete(id)
+	l.soon(func() bool { return l.delayed() == 0 })
+	require.Equal(t, 6, l.mapped())
+}
+
 // A delete that a hold stops at its very end waits for the end of the hold as others do.
 func TestHoldAtTheEndOfADelete(t *testing.T) {
 	t.Parallel()

@@ -176,7 +176,7 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 			return nil, err
 		}
 		// Later phases need it only for what they leave to Synapse.
-		if p.at.Phase == phaseEvents || p.at.Phase == phaseMappings {
+		if p.at.Phase == phaseEvents || p.at.Phase == phaseMappings && way == synapse.ByTask {
 			if request.Before, p.expired, err = w.expiredBefore(ctx, request, parameters.ExpiredBefore); err != nil {
 				return nil, err
 			}

@@ -226,11 +226,10 @@ func (d Delay) Statements() []postgres.Statement {
 
 // A Backlog is the mappings of a room that wait for their deletion.
 type Backlog struct {
-	// Batches is the number of batches whose mappings wait.
+	// Batches is the number of batches whose mappings are due within the delay.
 	Batches int
 
-	// Until is the time until the last of them is due, 0 if all are. It does not cover
-	// those that are unconfirmed.
+	// Until is the time until the last of them is due, 0 if all are.
 	Until time.Duration
 
 	// Unconfirmed says that some wait until the homeserver has confirmed that it has
@@ -238,12 +237,16 @@ type Backlog struct {
 	Unconfirmed bool
 }
 
-// BacklogOf returns the mappings of a room that wait. It is zero if none do.
-func BacklogOf(ctx context.Context, db *postgres.DB, room string) (d Backlog, err error) {
+// BacklogOf returns the mappings of a room that wait, and are due within the delay or
+// unconfirmed. Others are of purges that have failed, see [EndUnconfirmed]. It is zero
+// if there are none.
+func BacklogOf(ctx context.Context, db *postgres.DB, room string, delay time.Duration) (d Backlog, err error) {
 	err = db.ReadRow(ctx, []any{&d.Batches, &d.Until, &d.Unconfirmed}, `
-		SELECT count(*), greatest(coalesce(max(due_at) FILTER (WHERE due_at < 'infinity') - clock_timestamp(), interval '0'), interval '0'),
+		SELECT count(*) FILTER (WHERE due_at < 'infinity'),
+		       greatest(coalesce(max(due_at) FILTER (WHERE due_at < 'infinity') - clock_timestamp(), interval '0'), interval '0'),
 		       coalesce(bool_or(due_at = 'infinity'), false)
-		FROM lethe.delayed_mappings WHERE room_id = $1`, room)
+		FROM lethe.delayed_mappings
+		WHERE room_id = $1 AND (due_at <= clock_timestamp() + $2::interval OR due_at = 'infinity')`, room, delay)
 	if err != nil {
 		return Backlog{}, fmt.Errorf("look for mappings of purged events: %w", err)
 	}
@@ -286,12 +289,12 @@ func ForgetRedactions(room string) postgres.Statement {
 	}
 }
 
-// Confirm makes the unconfirmed mappings of the room due after the delay, because the
-// homeserver has forgotten their events.
+// Confirm makes all mappings of the room due within the delay, because the homeserver
+// has forgotten their events. Those that are due earlier stay so.
 func Confirm(ctx context.Context, db *postgres.DB, room string, delay time.Duration) error {
 	_, err := db.Exec(ctx, `
 		UPDATE lethe.delayed_mappings SET told = true, due_at = clock_timestamp() + $2::interval
-		WHERE room_id = $1 AND due_at = 'infinity'`, room, delay)
+		WHERE room_id = $1 AND due_at > clock_timestamp() + $2::interval`, room, delay)
 	if err != nil {
 		return fmt.Errorf("confirm the purged events: %w", err)
 	}

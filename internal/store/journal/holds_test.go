@@ -179,6 +179,16 @@ func TestHeldJobWaitsAndKeepsItsPlace(t *testing.T) {
 	count, err := l.Journal.OpenLowJobs(l.Ctx)
 	require.NoError(t, err)
 	require.Zero(t, count, "or the held would fill the queue")
+	waiting := low
+	waiting.ID, waiting.Room = "WaitingWaitingWa", "!waiting:x"
+	require.NoError(t, l.Journal.InsertJob(l.Ctx, waiting, false))
+	for phase, want := range map[string]int{"events": 1, "mappings": 0, "state_groups": 1} {
+		l.Exec(`UPDATE lethe.jobs SET checkpoint = jsonb_build_object('phase', $1::text) WHERE id = $2`, phase, waiting.ID)
+		count, err = l.Journal.OpenLowJobs(l.Ctx)
+		require.NoError(t, err)
+		require.Equal(t, want, count, "%s: or a sweep would wait for the delay of mappings", phase)
+	}
+	l.Exec(`DELETE FROM lethe.jobs WHERE id = $1`, waiting.ID)
 
 	// The reconciler's other looks leave it alone.
 	stale, err := l.Journal.ReleaseStale(l.Ctx, 0, 9, 9)

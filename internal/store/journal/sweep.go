@@ -8,7 +8,8 @@ import (
 	"lethe/internal/store/postgres"
 )
 
-// OpenLowJobs counts the jobs of [LowQueue] that have not ended, without held ones.
+// OpenLowJobs counts the jobs of [LowQueue] that are a load: those that are queued or
+// running, and have more to do than to wait for mappings.
 func (j *Journal) OpenLowJobs(ctx context.Context) (int, error) {
 	var open int
 	if err := j.db.ReadRow(ctx, []any{&open}, openLowJobs); err != nil {
@@ -17,8 +18,12 @@ func (j *Journal) OpenLowJobs(ctx context.Context) (int, error) {
 	return open, nil
 }
 
-// openLowJobs leaves out held jobs: they are no load, and may stay for years.
-const openLowJobs = `SELECT count(*) FROM lethe.jobs WHERE queue = 'low' AND state IN ('queued', 'running')`
+// openLowJobs leaves out held jobs: they are no load, and may stay for years. It also
+// leaves out purges that wait until the mappings of their events may go: each does so for
+// seconds, and a sweep that waited for them would make few purges a second.
+const openLowJobs = `
+	SELECT count(*) FROM lethe.jobs
+	WHERE queue = 'low' AND state IN ('queued', 'running') AND coalesce(checkpoint ->> 'phase', '') <> 'mappings'`
 
 // SweptJobs says which jobs of a sweep were written.
 type SweptJobs struct {
