@@ -1,0 +1,268 @@
+package operator
+
+import "encoding/json"
+
+// A Job is a job as the API shows it. Times are in Unix milliseconds, and 0 or absent if
+// they have not come.
+type Job struct {
+	ID        string `json:"id"`
+	Kind      string `json:"kind"`
+	Room      string `json:"room_id"`
+	State     string `json:"state"`
+	Queue     string `json:"queue"`
+	Requester string `json:"requester"`
+
+	// Phase is the part of the work that the job is in, "" before the first batch.
+	Phase string `json:"phase"`
+
+	// Done is how many events the job has gone through, and Total how many there are, nil
+	// if that is unknown. Events is how many it has deleted.
+	Done   int64  `json:"done"`
+	Total  *int64 `json:"total"`
+	Events int64  `json:"events"`
+
+	// Rate is the events per second since the job's start, and ETA the seconds that are
+	// left at this rate, nil if that is unknown.
+	Rate float64  `json:"events_per_second"`
+	ETA  *float64 `json:"eta_seconds"`
+
+	// Worker names the process that runs the job, "" unless one does.
+	Worker string `json:"worker"`
+
+	Batches  int64 `json:"batches"`
+	Attempts int   `json:"attempts"`
+
+	// WaitsFor is what the job waits for, in words, "" if it works or has ended.
+	WaitsFor   string `json:"waits_for"`
+	WaitsSince int64  `json:"waits_since_ts,omitempty"`
+
+	// Deleted is how many rows the job has deleted, by table.
+	Deleted map[string]int64 `json:"deleted"`
+
+	// LastFailure is the last error that a batch met, and Error the one that has ended the
+	// job. They are "" if there was none.
+	LastFailure string `json:"last_failure"`
+	Error       string `json:"error"`
+
+	// CompleteBelow is the depth to which a purge has deleted what it must, nil before the
+	// first batch and for other kinds.
+	CompleteBelow *int64 `json:"complete_below"`
+
+	// AbsorbedBy is the id of the purge that does the work of this one, "" if it does so
+	// itself.
+	AbsorbedBy string `json:"absorbed_by,omitempty"`
+
+	Created int64 `json:"created_ts"`
+	Started int64 `json:"started_ts,omitempty"`
+	Updated int64 `json:"updated_ts"`
+	Ended   int64 `json:"ended_ts,omitempty"`
+
+	// Due is the end of the grace of a job that is scheduled.
+	Due int64 `json:"due_ts,omitempty"`
+
+	// Log is what has happened to the job, the oldest first. Lists of jobs are without it.
+	Log []Event `json:"log,omitempty"`
+}
+
+// An Event is a change of a job's state, or a verb.
+type Event struct {
+	ID int64 `json:"id"`
+	At int64 `json:"at_ts"`
+
+	// Event is the new state of the job, or the verb.
+	Event string `json:"event"`
+
+	// Who and Reason are of a verb, "" otherwise.
+	Who    string `json:"who,omitempty"`
+	Reason string `json:"reason,omitempty"`
+
+	// Detail is an object with more about the event.
+	Detail json.RawMessage `json:"detail,omitempty"`
+}
+
+// Jobs is a page of a list of jobs, the newest first.
+type Jobs struct {
+	Jobs []Job `json:"jobs"`
+
+	// Next is the value of from for the next page, nil on the last one.
+	Next *string `json:"next"`
+}
+
+// A VerbRequest is the body of a verb on a job.
+type VerbRequest struct {
+	// Reason is why, for the job's log.
+	Reason string `json:"reason,omitempty"`
+
+	// Until ends a pause, in Unix milliseconds. Defaults to 0, a resume.
+	Until int64 `json:"until_ts,omitempty"`
+
+	// Queue is critical, default or low, for the verb priority.
+	Queue string `json:"queue,omitempty"`
+
+	// DryRun only says what the verb would do. Defaults to false.
+	DryRun bool `json:"dry_run,omitempty"`
+}
+
+// A BulkRequest is a verb on all jobs that match a filter.
+type BulkRequest struct {
+	Verb string `json:"verb"`
+	VerbRequest
+	Filter Filter `json:"filter"`
+
+	// Limit bounds the jobs. Defaults to 1,000, which is the most.
+	Limit int `json:"limit,omitempty"`
+}
+
+// A Filter selects jobs. An empty field matches all jobs.
+type Filter struct {
+	States    []string `json:"state,omitempty"`
+	Kinds     []string `json:"kind,omitempty"`
+	Room      string   `json:"room,omitempty"`
+	Requester string   `json:"requester,omitempty"`
+
+	// Since and Before bound the time of the job's request, in Unix milliseconds.
+	Since  int64 `json:"since_ts,omitempty"`
+	Before int64 `json:"before_ts,omitempty"`
+}
+
+// An Outcome is what a verb has done to a job.
+type Outcome struct {
+	Job Job `json:"job"`
+
+	// Done says that the verb was done, or would be. Refusal is why not, "" if it was.
+	Done    bool   `json:"done"`
+	Refusal string `json:"refusal"`
+}
+
+// Outcomes are what a verb has done to all jobs that match.
+type Outcomes struct {
+	Outcomes []Outcome `json:"outcomes"`
+
+	// Matched is how many jobs match, and Done to how many of them the verb was done.
+	Matched int `json:"matched"`
+	Done    int `json:"done"`
+}
+
+// A Pause keeps jobs from running.
+type Pause struct {
+	// Scope is job, room, kind or all, and Value which one.
+	Scope string `json:"scope"`
+	Value string `json:"value"`
+
+	Who    string `json:"who"`
+	Reason string `json:"reason"`
+	Set    int64  `json:"set_ts"`
+
+	// Until is when the pause ends by itself, 0 for never.
+	Until int64 `json:"until_ts,omitempty"`
+}
+
+// Pauses are all pauses.
+type Pauses struct {
+	Pauses []Pause `json:"pauses"`
+}
+
+// A PlanRequest asks what a purge, a delete or a sweep would do.
+type PlanRequest struct {
+	Kind string `json:"kind"`
+
+	// Room is the room's id. A sweep has none.
+	Room string `json:"room_id,omitempty"`
+
+	// BeforeEvent or BeforeTime is where a purge ends: the first event that stays, or a
+	// time in Unix milliseconds.
+	BeforeEvent string `json:"before_event_id,omitempty"`
+	BeforeTime  int64  `json:"before_ts,omitempty"`
+
+	// DeleteLocal includes events of local users. Defaults to false.
+	DeleteLocal bool `json:"delete_local_events,omitempty"`
+
+	// Exact counts the rows of every table, however long that takes. Defaults to false.
+	Exact bool `json:"exact,omitempty"`
+}
+
+// A PurgeRequest asks for a purge of a room's history.
+type PurgeRequest struct {
+	Room        string `json:"room_id"`
+	BeforeEvent string `json:"before_event_id,omitempty"`
+	BeforeTime  int64  `json:"before_ts,omitempty"`
+	DeleteLocal bool   `json:"delete_local_events,omitempty"`
+	Acceptance
+}
+
+// A DeleteRequest asks for the shutdown of a room, and its delete.
+type DeleteRequest struct {
+	Room string `json:"room_id"`
+
+	// Block keeps local users from joining again. Defaults to false.
+	Block bool `json:"block,omitempty"`
+
+	// Purge deletes the room after the shutdown. Defaults to true.
+	Purge *bool `json:"purge,omitempty"`
+
+	// ForcePurge does so even if users are still joined. Defaults to false.
+	ForcePurge bool `json:"force_purge,omitempty"`
+
+	Message     string `json:"message,omitempty"`
+	NewRoomUser string `json:"new_room_user_id,omitempty"`
+	RoomName    string `json:"room_name,omitempty"`
+	Acceptance
+}
+
+// A SweepRequest asks for a sweep now.
+type SweepRequest struct {
+	// Kind is retention_sweep or abandoned_sweep.
+	Kind string `json:"kind"`
+
+	// Name is the name of the retention job in the settings. Defaults to "", the only one.
+	Name string `json:"name,omitempty"`
+	Acceptance
+}
+
+// Acceptance is how a job is accepted.
+type Acceptance struct {
+	// Grace is a duration such as "24h" in which nothing is done, and the job can be
+	// cancelled. Defaults to "", the setting grace.
+	Grace string `json:"grace,omitempty"`
+
+	// Plan is the digest of a plan. The job is refused if the room has drifted from it by
+	// more than Tolerance events, which defaults to 0.
+	Plan      string `json:"plan,omitempty"`
+	Tolerance int64  `json:"tolerance,omitempty"`
+
+	// Reason is why, for the job's log.
+	Reason string `json:"reason,omitempty"`
+}
+
+// Accepted is the answer to a request for a job.
+type Accepted struct {
+	ID    string `json:"id"`
+	State string `json:"state"`
+	Due   int64  `json:"due_ts,omitempty"`
+}
+
+// A Limit bounds what the fleet does for a kind of job. A nil limit is that of the
+// settings.
+type Limit struct {
+	Kind          string `json:"kind"`
+	RowsPerSecond *int   `json:"rows_per_second"`
+	Jobs          *int   `json:"jobs"`
+	Who           string `json:"who,omitempty"`
+	Set           int64  `json:"set_ts,omitempty"`
+}
+
+// Fleet is the state of the fleet.
+type Fleet struct {
+	Limits []Limit `json:"limits"`
+
+	// Workers are the processes that take jobs.
+	Workers []FleetWorker `json:"workers"`
+}
+
+// A FleetWorker is a process that takes jobs.
+type FleetWorker struct {
+	Name        string `json:"name"`
+	Started     int64  `json:"started_ts"`
+	Concurrency int    `json:"concurrency"`
+	Running     int    `json:"running"`
+}
