@@ -8,6 +8,7 @@ import (
 
 	"lethe/internal/access"
 	"lethe/internal/messages"
+	"lethe/internal/wire"
 )
 
 // A readerHandler handles a request whose sender is known.
@@ -68,7 +69,7 @@ func (o *Options) passesUsersOn() bool { return o.Homeserver != nil && !o.Homese
 // whoami is GET /_matrix/client/v3/account/whoami. Admin tools ask it for whom an access
 // token speaks, also while the homeserver is down.
 func whoami(c echo.Context, reader messages.Reader) error {
-	return answerOK(c, struct {
+	return wire.AnswerOK(c, struct {
 		UserID   string `json:"user_id"`
 		DeviceID string `json:"device_id,omitempty"`
 		IsGuest  bool   `json:"is_guest"`

@@ -24,14 +24,14 @@ var clientVersions json.RawMessage
 
 // serverVersion is GET …/v1/server_version. It needs no access token.
 func serverVersion(c echo.Context) error {
-	return answerOK(c, map[string]string{"server_version": synapseVersion}, nil)
+	return wire.AnswerOK(c, map[string]string{"server_version": synapseVersion}, nil)
 }
 
 // versions is GET /_matrix/client/versions. It needs no access token, but refuses a wrong
 // one. A locked user and an expired account may ask.
 func (s *server) versions(c echo.Context) error {
 	r := c.Request()
-	_, inQuery := queryOf(c).Value("access_token")
+	_, inQuery := wire.QueryOf(c).Value("access_token")
 	if inQuery || len(r.Header.Values("Authorization")) > 0 {
 		_, err := s.access.User(r)
 		var refused *wire.Error
@@ -42,7 +42,7 @@ func (s *server) versions(c echo.Context) error {
 			return err
 		}
 	}
-	return answerOK(c, clientVersions, nil)
+	return wire.AnswerOK(c, clientVersions, nil)
 }
 
 // loginVersions are the versions in the paths of login.
@@ -62,5 +62,5 @@ func loginFlows(c echo.Context) error {
 	type flow struct {
 		Type string `json:"type"`
 	}
-	return answerOK(c, map[string][]flow{"flows": {{"m.login.application_service"}}}, nil)
+	return wire.AnswerOK(c, map[string][]flow{"flows": {{"m.login.application_service"}}}, nil)
 }

@@ -42,7 +42,7 @@ const (
 // depends on the route.
 func (s *server) readDelete(c echo.Context, requester string) (request tasks.DeleteRoom, newUser json.RawMessage, err error) {
 	request = tasks.DeleteRoom{Requester: requester, Purge: true}
-	body, err := readSomeObject(c)
+	body, err := wire.ReadSomeObject(c)
 	if err != nil {
 		return request, nil, err
 	}
@@ -71,7 +71,7 @@ func (s *server) readDelete(c echo.Context, requester string) (request tasks.Del
 			*text.value = storableText(*given)
 		}
 	}
-	request.Room, err = readRoomID(c)
+	request.Room, err = wire.ReadRoomID(c)
 	return request, body["new_room_user_id"], err
 }
 
@@ -151,7 +151,7 @@ func (s *server) deleteRoom(c echo.Context, requester string) error {
 	}
 	request.PurgeDelay, request.Exclusive = s.options.PurgeDelay, s.options.SeedDialect
 	id, err := s.tasks.SubmitDeleteRoom(ctx, request)
-	return answerOK(c, map[string]string{"delete_id": id}, instead(err, journal.ErrRoomBusy, s.alreadyDeleting(request.Room)))
+	return wire.AnswerOK(c, map[string]string{"delete_id": id}, wire.Instead(err, journal.ErrRoomBusy, s.alreadyDeleting(request.Room)))
 }
 
 // deleteRoomNow is DELETE …/v1/rooms/{room_id}. It waits for the end of the delete. If
@@ -191,7 +191,7 @@ func (s *server) deleteRoomNow(c echo.Context, requester string) error {
 		return deleteError(status)
 	}
 	details, err := tasks.DeleteStatusOf([]byte(status.Progress))
-	return answerOK(c, details.Shutdown, err)
+	return wire.AnswerOK(c, details.Shutdown, err)
 }
 
 // submitOrJoin submits the delete, or finds the one that the same request submitted
@@ -314,16 +314,16 @@ func (s *server) taskDeleteBody(task scheduledtasks.Task) deleteBody {
 
 // deleteStatus is GET …/v2/rooms/delete_status/{delete_id}.
 func (s *server) deleteStatus(c echo.Context, _ string) error {
-	id, ctx := segment(c, "delete_id"), c.Request().Context()
+	id, ctx := wire.Segment(c, "delete_id"), c.Request().Context()
 	status, err := s.jobs.Status(ctx, jobs.DeleteRoom, id)
 	if errors.Is(err, jobs.ErrNotFound) {
 		var task scheduledtasks.Task
 		if task, err = s.homeserverTask(ctx, id, deletingActions...); err == nil {
-			return answerOK(c, s.taskDeleteBody(task), nil)
+			return wire.AnswerOK(c, s.taskDeleteBody(task), nil)
 		}
 	}
 	if err != nil {
-		return instead(err, jobs.ErrNotFound, wire.NotFound("delete id '"+id+"' not found"))
+		return wire.Instead(err, jobs.ErrNotFound, wire.NotFound("delete id '"+id+"' not found"))
 	}
 	details, err := tasks.DeleteStatusOf([]byte(status.Progress))
 	if err != nil {
@@ -332,12 +332,12 @@ func (s *server) deleteStatus(c echo.Context, _ string) error {
 	body := s.newDeleteBody(id, status.Room, status.State, details, status.Error)
 	body.WaitsFor = status.WaitsFor
 	body.Held, err = s.holdReason(ctx, status.Room, status.State)
-	return answerOK(c, body, err)
+	return wire.AnswerOK(c, body, err)
 }
 
 // deletesOfRoom is GET …/v2/rooms/{room_id}/delete_status.
 func (s *server) deletesOfRoom(c echo.Context, _ string) error {
-	room, err := readRoomID(c)
+	room, err := wire.ReadRoomID(c)
 	if err != nil {
 		return err
 	}
@@ -389,5 +389,5 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 	for _, task := range others {
 		results = append(results, s.taskDeleteBody(task))
 	}
-	return answerOK(c, map[string][]deleteBody{"results": results}, nil)
+	return wire.AnswerOK(c, map[string][]deleteBody{"results": results}, nil)
 }

@@ -42,7 +42,7 @@ func newEventReportBody(report admin.EventReport) eventReportBody {
 
 // eventReportList is GET …/v1/event_reports.
 func (s *server) eventReportList(c echo.Context, _ string) error {
-	q := queryOf(c)
+	q := wire.QueryOf(c)
 	list := admin.EventReportList{
 		From: q.Integer("from", 0), Limit: q.Integer("limit", 100), Forwards: q.OneOf("dir", "b", "b", "f") == "f",
 		User: q.ASCII("user_id"), Room: q.ASCII("room_id"), Sender: q.ASCII("event_sender_user_id"),
@@ -65,7 +65,7 @@ func (s *server) eventReportList(c echo.Context, _ string) error {
 	if hasNext(list.From, list.Limit, total) {
 		body.Next = new(list.From + int64(len(reports)))
 	}
-	return answerOK(c, body, nil)
+	return wire.AnswerOK(c, body, nil)
 }
 
 // hasNext reports whether a list goes on after a page. A sum could overflow, so it is a
@@ -74,17 +74,17 @@ func hasNext(from, limit, total int64) bool { return from < total && limit < tot
 
 // eventReport is GET …/v1/event_reports/{report_id}.
 func (s *server) eventReport(c echo.Context, _ string) error {
-	id, err := strconv.ParseInt(strings.TrimSpace(segment(c, "report_id")), 10, 64)
+	id, err := strconv.ParseInt(strings.TrimSpace(wire.Segment(c, "report_id")), 10, 64)
 	if err != nil || id < 0 {
 		return wire.InvalidParam("The report_id parameter must be a string representing a positive integer.")
 	}
 	report, event, err := s.queries.EventReport(c.Request().Context(), id)
 	if err != nil {
-		return instead(err, postgres.ErrNotFound, wire.NotFound("Event report not found"))
+		return wire.Instead(err, postgres.ErrNotFound, wire.NotFound("Event report not found"))
 	}
 	body := newEventReportBody(report)
 	if body.Event = event; !json.Valid(event) {
 		body.Event = json.RawMessage("null")
 	}
-	return answerOK(c, body, nil)
+	return wire.AnswerOK(c, body, nil)
 }

@@ -22,8 +22,8 @@ var errNoEvent = wire.NotFound("Event not found.")
 
 // eventContext is GET …/v1/rooms/{room_id}/context/{event_id}.
 func (s *server) eventContext(c echo.Context, reader messages.Reader) error {
-	request := messages.ContextRequest{Room: segment(c, "room_id"), EventID: segment(c, "event_id"), Reader: reader}
-	q := queryOf(c)
+	request := messages.ContextRequest{Room: wire.Segment(c, "room_id"), EventID: wire.Segment(c, "event_id"), Reader: reader}
+	q := wire.QueryOf(c)
 	request.Limit, request.Filter = pageLimit(q), pageFilter(q)
 	if err := q.Err(); err != nil {
 		return err
@@ -32,7 +32,7 @@ func (s *server) eventContext(c echo.Context, reader messages.Reader) error {
 	found, err := s.options.Messages.Context(c.Request().Context(), request)
 	s.observePage(true, begun)
 	if err != nil {
-		return pageError(instead(err, messages.ErrEventNotFound, errNoEvent), reader, request.Room)
+		return pageError(wire.Instead(err, messages.ErrEventNotFound, errNoEvent), reader, request.Room)
 	}
 	body := newObject([]json.RawMessage{found.Event}, found.Before, found.After, found.State)
 	body.list("events_before", found.Before)
@@ -46,15 +46,15 @@ func (s *server) eventContext(c echo.Context, reader messages.Reader) error {
 
 // anyEvent is GET …/v1/fetch_event/{event_id}.
 func (s *server) anyEvent(c echo.Context, reader messages.Reader) error {
-	ctx, id := c.Request().Context(), segment(c, "event_id")
+	ctx, id := c.Request().Context(), wire.Segment(c, "event_id")
 	notFound := wire.NotFound("Event not found")
 	room, _, err := s.queries.EventPosition(ctx, id)
 	if err != nil {
-		return instead(err, postgres.ErrNotFound, notFound)
+		return wire.Instead(err, postgres.ErrNotFound, notFound)
 	}
 	event, err := s.options.Messages.Event(ctx, room, id, reader)
 	if err != nil {
-		return pageError(instead(err, messages.ErrEventNotFound, notFound), reader, room)
+		return pageError(wire.Instead(err, messages.ErrEventNotFound, notFound), reader, room)
 	}
 	body := newObject([]json.RawMessage{event})
 	body.json("event", event)
@@ -63,7 +63,7 @@ func (s *server) anyEvent(c echo.Context, reader messages.Reader) error {
 
 // timestampToEvent is GET …/v1/rooms/{room_id}/timestamp_to_event.
 func (s *server) timestampToEvent(c echo.Context, _ string) error {
-	q := queryOf(c)
+	q := wire.QueryOf(c)
 	ts, backwards := q.RequiredInteger("ts"), q.Backwards()
 	if err := q.Err(); err != nil {
 		return err
@@ -72,11 +72,11 @@ func (s *server) timestampToEvent(c echo.Context, _ string) error {
 	if backwards {
 		direction = "BACKWARDS"
 	}
-	event, sent, err := s.queries.EventNear(c.Request().Context(), segment(c, "room_id"), ts, backwards)
-	return answerOK(c, struct {
+	event, sent, err := s.queries.EventNear(c.Request().Context(), wire.Segment(c, "room_id"), ts, backwards)
+	return wire.AnswerOK(c, struct {
 		EventID string `json:"event_id"`
 		SentTS  int64  `json:"origin_server_ts"`
-	}{event, sent}, instead(err, postgres.ErrNotFound,
+	}{event, sent}, wire.Instead(err, postgres.ErrNotFound,
 		wire.NotFound(fmt.Sprintf("Unable to find event from %d in direction Direction.%s", ts, direction))))
 }
 
@@ -87,7 +87,7 @@ const statePage = 200
 // events, so they are written page by page. An error after the first page leaves the
 // JSON incomplete, so that admin tools notice it.
 func (s *server) roomState(c echo.Context, _ string) error {
-	ctx, room := c.Request().Context(), segment(c, "room_id")
+	ctx, room := c.Request().Context(), wire.Segment(c, "room_id")
 	exists, err := s.queries.RoomExists(ctx, room)
 	if err != nil {
 		return err
@@ -95,7 +95,7 @@ func (s *server) roomState(c echo.Context, _ string) error {
 	if !exists {
 		return errRoomNotFound
 	}
-	q := queryOf(c)
+	q := wire.QueryOf(c)
 	ofType := q.ASCII("type")
 	if err := q.Err(); err != nil {
 		return err

@@ -60,8 +60,8 @@ func newSummaryBody(room spaces.Room) summaryBody {
 
 // roomHierarchy is GET …/v1/rooms/{room_id}/hierarchy.
 func (s *server) roomHierarchy(c echo.Context, requester string) error {
-	q := queryOf(c)
-	request := spaces.Request{Root: segment(c, "room_id")}
+	q := wire.QueryOf(c)
+	request := spaces.Request{Root: wire.Segment(c, "room_id")}
 	depth := q.Integer("max_depth", -1)
 	if depth >= 0 {
 		request.MaxDepth = &depth
@@ -92,7 +92,7 @@ func (s *server) roomHierarchy(c echo.Context, requester string) error {
 	if page.More {
 		body.Next = strconv.FormatInt(request.Skip+int64(len(page.Rooms)), 10) + "-" + binding
 	}
-	return answerOK(c, body, nil)
+	return wire.AnswerOK(c, body, nil)
 }
 
 // hierarchyBinding returns the part of a page token that says to whose request it belongs.

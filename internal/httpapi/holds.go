@@ -53,7 +53,7 @@ func newHoldBody(hold journal.Hold) holdBody {
 
 // holdList is GET /_lethe/v1/holds. With released=true the list includes released holds.
 func (s *server) holdList(c echo.Context, _ string) error {
-	q := queryOf(c)
+	q := wire.QueryOf(c)
 	released := q.Boolean("released")
 	if err := q.Err(); err != nil {
 		return err
@@ -66,12 +66,12 @@ func (s *server) holdList(c echo.Context, _ string) error {
 	for _, hold := range holds {
 		bodies = append(bodies, newHoldBody(hold))
 	}
-	return answerOK(c, map[string][]holdBody{"holds": bodies}, nil)
+	return wire.AnswerOK(c, map[string][]holdBody{"holds": bodies}, nil)
 }
 
 // roomHold is GET /_lethe/v1/holds/{room_id}.
 func (s *server) roomHold(c echo.Context, _ string) error {
-	room, err := readRoomID(c)
+	room, err := wire.ReadRoomID(c)
 	if err != nil {
 		return err
 	}
@@ -82,11 +82,11 @@ func (s *server) roomHold(c echo.Context, _ string) error {
 // placeHold is PUT /_lethe/v1/holds/{room_id}. The body has the reason. After the answer
 // nothing of the room is deleted until the hold is released.
 func (s *server) placeHold(c echo.Context, requester string) error {
-	body, err := readSomeObject(c)
+	body, err := wire.ReadSomeObject(c)
 	if err != nil {
 		return err
 	}
-	room, err := readRoomID(c)
+	room, err := wire.ReadRoomID(c)
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (s *server) placeHold(c echo.Context, requester string) error {
 
 // releaseHold is DELETE /_lethe/v1/holds/{room_id}.
 func (s *server) releaseHold(c echo.Context, requester string) error {
-	room, err := readRoomID(c)
+	room, err := wire.ReadRoomID(c)
 	if err != nil {
 		return err
 	}
@@ -114,8 +114,8 @@ func (s *server) releaseHold(c echo.Context, requester string) error {
 }
 
 func answerHold(c echo.Context, room string, hold journal.Hold, err error) error {
-	err = instead(err, postgres.ErrNotFound, wire.NotFound("The room "+room+" is not held"))
-	return answerOK(c, newHoldBody(hold), instead(err, journal.ErrBatchRuns, errBatchRuns))
+	err = wire.Instead(err, postgres.ErrNotFound, wire.NotFound("The room "+room+" is not held"))
+	return wire.AnswerOK(c, newHoldBody(hold), wire.Instead(err, journal.ErrBatchRuns, errBatchRuns))
 }
 
 // refuseHeld refuses to delete from a room that is held. A job that was accepted before

@@ -40,8 +40,8 @@ func (s *server) allMessages(c echo.Context, reader messages.Reader) error {
 
 // page answers with a page of a room.
 func (s *server) page(c echo.Context, request messages.Request) error {
-	request.Room = segment(c, "room_id")
-	if err := readPageQuery(queryOf(c), &request); err != nil {
+	request.Room = wire.Segment(c, "room_id")
+	if err := readPageQuery(wire.QueryOf(c), &request); err != nil {
 		return err
 	}
 	begun := time.Now()

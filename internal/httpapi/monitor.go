@@ -87,7 +87,7 @@ func (m *monitor) show(c echo.Context, requestID string) error {
 		m.options.Log.InfoContext(r.Context(), "asynqmon changes something",
 			slog.String("requester", reader.UserID), slog.String("method", r.Method), slog.String("request_id", requestID))
 	}
-	r.Body = http.MaxBytesReader(c.Response(), r.Body, maxBody)
+	r.Body = http.MaxBytesReader(c.Response(), r.Body, wire.MaxBody)
 	m.page.ServeHTTP(c.Response(), r)
 	return nil
 }

@@ -20,11 +20,11 @@ import (
 // purgeHistory is POST …/v1/purge_history/{room_id}. The body has the event or the time
 // up to which history is purged.
 func (s *server) purgeHistory(c echo.Context, requester string) error {
-	body, err := readObject(c)
+	body, err := wire.ReadObject(c)
 	if err != nil {
 		return err
 	}
-	ctx, room := c.Request().Context(), segment(c, "room_id")
+	ctx, room := c.Request().Context(), wire.Segment(c, "room_id")
 	event := body["purge_up_to_event_id"]
 	ts, hasTS := body["purge_up_to_ts"]
 	var token matrix.Token
@@ -49,12 +49,12 @@ func (s *server) purgeHistory(c echo.Context, requester string) error {
 // purgeHistoryBeforeEvent is POST …/v1/purge_history/{room_id}/{event_id}. An event or a
 // time in the body is ignored.
 func (s *server) purgeHistoryBeforeEvent(c echo.Context, requester string) error {
-	body, err := readObject(c)
+	body, err := wire.ReadObject(c)
 	if err != nil {
 		return err
 	}
-	room := segment(c, "room_id")
-	token, err := s.tokenOfEvent(c.Request().Context(), room, segment(c, "event_id"))
+	room := wire.Segment(c, "room_id")
+	token, err := s.tokenOfEvent(c.Request().Context(), room, wire.Segment(c, "event_id"))
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (s *server) tokenOfEvent(ctx context.Context, room, event string) (matrix.T
 	if err == nil && itsRoom != room {
 		err = wire.BadRequest("Event is for wrong room.")
 	}
-	return token, instead(err, postgres.ErrNotFound, wire.NotFound("Could not find event "+event))
+	return token, wire.Instead(err, postgres.ErrNotFound, wire.NotFound("Could not find event "+event))
 }
 
 func (s *server) tokenOfTimestamp(ctx context.Context, room string, value json.RawMessage) (matrix.Token, error) {
@@ -75,7 +75,7 @@ func (s *server) tokenOfTimestamp(ctx context.Context, room string, value json.R
 		return matrix.Token{}, wire.BadJSON("purge_up_to_ts must be an int")
 	}
 	token, err := s.queries.TokenAtTimestamp(ctx, room, ts)
-	return token, instead(err, postgres.ErrNotFound, wire.NotFound("there is no event to be purged"))
+	return token, wire.Instead(err, postgres.ErrNotFound, wire.NotFound("there is no event to be purged"))
 }
 
 func (s *server) submitPurgeHistory(
@@ -95,13 +95,13 @@ func (s *server) submitPurgeHistory(
 		Requester:         requester,
 		Exclusive:         s.options.SeedDialect,
 	})
-	return answerOK(c, map[string]string{"purge_id": id},
-		instead(err, journal.ErrRoomBusy, historyPurgeInProgress(room)))
+	return wire.AnswerOK(c, map[string]string{"purge_id": id},
+		wire.Instead(err, journal.ErrRoomBusy, historyPurgeInProgress(room)))
 }
 
 // purgeHistoryStatus is GET …/v1/purge_history_status/{purge_id}.
 func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
-	id := segment(c, "purge_id")
+	id := wire.Segment(c, "purge_id")
 	ctx := c.Request().Context()
 	status, err := s.jobs.Status(ctx, jobs.PurgeHistory, id)
 	if errors.Is(err, jobs.ErrNotFound) {
@@ -110,7 +110,7 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 		status.State, status.Error = stateOf(task)
 	}
 	if err != nil {
-		return instead(err, jobs.ErrNotFound, wire.NotFound("purge id '"+id+"' not found"))
+		return wire.Instead(err, jobs.ErrNotFound, wire.NotFound("purge id '"+id+"' not found"))
 	}
 	var body struct {
 		Status string `json:"status"`
@@ -138,5 +138,5 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 		body.Status, body.WaitsFor = "active", status.WaitsFor
 		body.Held, err = s.holdReason(ctx, status.Room, status.State)
 	}
-	return answerOK(c, body, err)
+	return wire.AnswerOK(c, body, err)
 }

@@ -6,6 +6,7 @@ import (
 	"lethe/internal/access"
 	"lethe/internal/messages"
 	"lethe/internal/retention"
+	"lethe/internal/wire"
 )
 
 // retentionConfiguration is GET
@@ -39,6 +40,6 @@ func retentionConfiguration(rules retention.Config) func(echo.Context, messages.
 		if reader.Guest {
 			return access.ErrGuest
 		}
-		return answerOK(c, body, nil)
+		return wire.AnswerOK(c, body, nil)
 	}
 }

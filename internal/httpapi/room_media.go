@@ -8,6 +8,7 @@ import (
 
 	"lethe/internal/matrix"
 	"lethe/internal/store/admin"
+	"lethe/internal/wire"
 )
 
 // mediaPage is the number of events with media that are in memory at a time.
@@ -25,7 +26,7 @@ func (s *server) roomMedia(c echo.Context, _ string) error {
 	}{[]string{}, []string{}}
 	before := int64(math.MaxInt64)
 	for {
-		events, err := s.queries.MediaEvents(c.Request().Context(), segment(c, "room_id"), before, mediaPage)
+		events, err := s.queries.MediaEvents(c.Request().Context(), wire.Segment(c, "room_id"), before, mediaPage)
 		if err != nil {
 			return err
 		}
@@ -40,7 +41,7 @@ func (s *server) roomMedia(c echo.Context, _ string) error {
 			}
 		}
 		if len(events) < mediaPage {
-			return answerOK(c, body, nil)
+			return wire.AnswerOK(c, body, nil)
 		}
 	}
 }

@@ -46,7 +46,7 @@ type roomBody struct {
 
 // roomList is GET …/v1/rooms.
 func (s *server) roomList(c echo.Context, _ string) error {
-	list, err := readRoomList(queryOf(c))
+	list, err := readRoomList(wire.QueryOf(c))
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (s *server) roomList(c echo.Context, _ string) error {
 	if list.From > 0 {
 		body.PrevBatch = new(max(list.From-list.Limit, 0))
 	}
-	return answerOK(c, body, nil)
+	return wire.AnswerOK(c, body, nil)
 }
 
 // readRoomList reads the parameters of a list. It checks them in Synapse's order.
@@ -95,9 +95,9 @@ func readRoomList(q *wire.Query) (admin.RoomList, error) {
 // roomDetails is GET …/v1/rooms/{room_id}.
 func (s *server) roomDetails(c echo.Context, _ string) error {
 	ctx := c.Request().Context()
-	room, err := s.queries.RoomDetails(ctx, segment(c, "room_id"))
+	room, err := s.queries.RoomDetails(ctx, wire.Segment(c, "room_id"))
 	if err != nil {
-		return instead(err, postgres.ErrNotFound, errRoomNotFound)
+		return wire.Instead(err, postgres.ErrNotFound, errRoomNotFound)
 	}
 	body := struct {
 		roomBody
@@ -122,16 +122,16 @@ func (s *server) roomDetails(c echo.Context, _ string) error {
 			body.ReplacementRoom = &replacement
 		}
 	}
-	return answerOK(c, body, nil)
+	return wire.AnswerOK(c, body, nil)
 }
 
 // roomMembers is GET …/v1/rooms/{room_id}/members.
 func (s *server) roomMembers(c echo.Context, _ string) error {
-	members, err := s.queries.JoinedMembers(c.Request().Context(), segment(c, "room_id"))
-	return answerOK(c, struct {
+	members, err := s.queries.JoinedMembers(c.Request().Context(), wire.Segment(c, "room_id"))
+	return wire.AnswerOK(c, struct {
 		Members []string `json:"members"`
 		Total   int      `json:"total"`
-	}{members, len(members)}, instead(err, postgres.ErrNotFound, errRoomNotFound))
+	}{members, len(members)}, wire.Instead(err, postgres.ErrNotFound, errRoomNotFound))
 }
 
 type blockBody struct {
@@ -141,24 +141,24 @@ type blockBody struct {
 
 // roomBlock is GET …/v1/rooms/{room_id}/block.
 func (s *server) roomBlock(c echo.Context, _ string) error {
-	room, err := readRoomID(c)
+	room, err := wire.ReadRoomID(c)
 	if err != nil {
 		return err
 	}
 	blocker, err := s.queries.RoomBlock(c.Request().Context(), room)
 	if errors.Is(err, postgres.ErrNotFound) {
-		return answerOK(c, blockBody{}, nil)
+		return wire.AnswerOK(c, blockBody{}, nil)
 	}
-	return answerOK(c, blockBody{Block: true, User: blocker}, err)
+	return wire.AnswerOK(c, blockBody{Block: true, User: blocker}, err)
 }
 
 // blockRoom is PUT …/v1/rooms/{room_id}/block.
 func (s *server) blockRoom(c echo.Context, requester string) error {
-	body, err := readSomeObject(c)
+	body, err := wire.ReadSomeObject(c)
 	if err != nil {
 		return err
 	}
-	room, err := readRoomID(c)
+	room, err := wire.ReadRoomID(c)
 	if err != nil {
 		return err
 	}
@@ -181,7 +181,7 @@ func (s *server) blockRoom(c echo.Context, requester string) error {
 		err = s.queries.UnblockRoom(ctx, room, stale.Statements()...)
 	}
 	stale.Tell(ctx)
-	return answerOK(c, blockBody{Block: *block}, err)
+	return wire.AnswerOK(c, blockBody{Block: *block}, err)
 }
 
 // forwardExtremities is GET …/v1/rooms/{room_id}/forward_extremities.
@@ -207,7 +207,7 @@ func (s *server) forwardExtremities(c echo.Context, _ string) error {
 	for _, extremity := range extremities {
 		body.Results = append(body.Results, result(extremity))
 	}
-	return answerOK(c, body, nil)
+	return wire.AnswerOK(c, body, nil)
 }
 
 // deleteForwardExtremities is DELETE …/v1/rooms/{room_id}/forward_extremities.
@@ -226,14 +226,14 @@ func (s *server) deleteForwardExtremities(c echo.Context, _ string) error {
 	}
 	deleted, err := s.queries.DeleteForwardExtremities(ctx, room, stale.Statements()...)
 	stale.Tell(ctx)
-	return answerOK(c, map[string]int64{"deleted": deleted},
-		instead(err, postgres.ErrNotFound, wire.BadRequest("No forward extremity event found for room "+room)))
+	return wire.AnswerOK(c, map[string]int64{"deleted": deleted},
+		wire.Instead(err, postgres.ErrNotFound, wire.BadRequest("No forward extremity event found for room "+room)))
 }
 
 // resolveRoom returns the room id in the path. If the path has an alias instead, it
 // returns the id of the alias's room. Only local aliases are known.
 func (s *server) resolveRoom(c echo.Context) (string, error) {
-	given := segment(c, "room_id")
+	given := wire.Segment(c, "room_id")
 	if matrix.ValidRoomID(given) {
 		return given, nil
 	}
@@ -241,5 +241,5 @@ func (s *server) resolveRoom(c echo.Context) (string, error) {
 		return "", wire.BadRequest(given + " was not legal room ID or room alias")
 	}
 	room, err := s.queries.RoomOfAlias(c.Request().Context(), given)
-	return room, instead(err, postgres.ErrNotFound, wire.NotFound("Room alias "+given+" not found"))
+	return room, wire.Instead(err, postgres.ErrNotFound, wire.NotFound("Room alias "+given+" not found"))
 }

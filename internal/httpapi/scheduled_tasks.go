@@ -104,7 +104,7 @@ func newTaskBody(job journal.ListedJob) taskBody {
 // task queue, together with the tasks in that queue.
 func (s *server) scheduledTasks(c echo.Context, _ string) error {
 	ctx := c.Request().Context()
-	list, err := readTaskList(queryOf(c))
+	list, err := readTaskList(wire.QueryOf(c))
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 		return cmp.Or(cmp.Compare(a.ChangedTS, b.ChangedTS), cmp.Compare(a.ID, b.ID))
 	})
 	tasks = tasks[max(0, len(tasks)-maxTasks):]
-	return answerOK(c, map[string][]taskBody{"scheduled_tasks": tasks}, nil)
+	return wire.AnswerOK(c, map[string][]taskBody{"scheduled_tasks": tasks}, nil)
 }
 
 // A taskList says which tasks to list, in Synapse's words.

@@ -13,6 +13,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/observe"
+	"lethe/internal/wire"
 )
 
 // serve is the middleware of all requests, including those that match no route. It sets
@@ -130,7 +131,7 @@ func recoverPanic(handler echo.HandlerFunc, c echo.Context) (err error) {
 // tokens. It returns the error if an operator should see it.
 func (s *server) report(c echo.Context, requestID string, begun time.Time, err error) error {
 	if err != nil {
-		err = writeError(c, err)
+		err = wire.WriteError(c, err)
 	}
 	duration := time.Since(begun)
 	method, route, status := methodLabel(c.Request().Method), routeOf(c), c.Response().Status

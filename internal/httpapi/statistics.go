@@ -1,6 +1,10 @@
 package httpapi
 
-import "github.com/labstack/echo/v4"
+import (
+	"lethe/internal/wire"
+
+	"github.com/labstack/echo/v4"
+)
 
 // maxLargest is the number of rooms in the list of the largest ones.
 const maxLargest = 10
@@ -19,5 +23,5 @@ func (s *server) largestRooms(c echo.Context, _ string) error {
 	for _, room := range rooms {
 		sizes = append(sizes, size(room))
 	}
-	return answerOK(c, map[string][]size{"rooms": sizes}, nil)
+	return wire.AnswerOK(c, map[string][]size{"rooms": sizes}, nil)
 }

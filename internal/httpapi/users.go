@@ -35,7 +35,7 @@ type userBody struct {
 
 // userList is GET /_synapse/admin/v3/users.
 func (s *server) userList(c echo.Context, _ string) error {
-	list, err := readUserList(queryOf(c))
+	list, err := readUserList(wire.QueryOf(c))
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (s *server) userList(c echo.Context, _ string) error {
 	if hasNext(list.From, list.Limit, total) {
 		body.Next = new(list.From + int64(len(users)))
 	}
-	return answerOK(c, body, nil)
+	return wire.AnswerOK(c, body, nil)
 }
 
 // readUserList reads the parameters of a list. It checks them in Synapse's order.
@@ -109,7 +109,7 @@ type externalIDBody struct {
 
 // userDetails is GET /_synapse/admin/v2/users/{user_id}.
 func (s *server) userDetails(c echo.Context, _ string) error {
-	id := segment(c, "user_id")
+	id := wire.Segment(c, "user_id")
 	local, ok := strings.CutPrefix(id, "@")
 	if !ok {
 		return wire.InvalidParam("Expected UserID string to start with '@'")
@@ -122,7 +122,7 @@ func (s *server) userDetails(c echo.Context, _ string) error {
 	}
 	user, err := s.queries.UserDetails(c.Request().Context(), id)
 	if err != nil {
-		return instead(err, postgres.ErrNotFound, wire.NotFound("User not found"))
+		return wire.Instead(err, postgres.ErrNotFound, wire.NotFound("User not found"))
 	}
 	body := detailsBody{
 		ID: user.ID, Admin: user.Admin, Deactivated: user.Deactivated, Locked: user.Locked, ShadowBanned: user.ShadowBanned,
@@ -141,5 +141,5 @@ func (s *server) userDetails(c echo.Context, _ string) error {
 	for _, id := range user.ExternalIDs {
 		body.ExternalIDs = append(body.ExternalIDs, externalIDBody(id))
 	}
-	return answerOK(c, body, nil)
+	return wire.AnswerOK(c, body, nil)
 }
