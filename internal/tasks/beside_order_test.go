@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/store/journal"
 	"lethe/internal/store/storetest"
 )
 
@@ -102,6 +103,43 @@ func TestOrderOfADeleteBesideAHomeserver(t *testing.T) {
 	require.Equal(t, "taken 2", seen[0])
 	require.Equal(t, 1, count(seen, "taken 2"))
 	require.Equal(t, len(seen)-1, count(seen, "batch 2"), "%q", seen)
+}
+
+// Requests that have found the room when it vanishes read its events and their states to
+// their end.
+func TestEventsOutliveTheirRoom(t *testing.T) {
+	t.Parallel()
+	l := setupBeside(t)
+	l.furnish(room, 3)
+	l.listen(false)
+	l.Exec(`CREATE SCHEMA aside`)
+	l.Exec(`CREATE TABLE aside.seen (what text, at timestamptz DEFAULT clock_timestamp())`)
+	l.Exec(`CREATE FUNCTION aside.see() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+		IF TG_OP = 'UPDATE' THEN
+			INSERT INTO aside.seen VALUES (TG_ARGV[0]);
+		ELSIF EXISTS (SELECT FROM gone) THEN
+			INSERT INTO aside.seen VALUES (TG_ARGV[0]);
+		END IF;
+		RETURN NULL;
+	END $$`)
+	l.Exec(`CREATE TRIGGER see AFTER UPDATE OF checkpoint ON lethe.jobs
+		FOR EACH ROW WHEN (NEW.checkpoint @> '{"hidden": true}' AND NOT OLD.checkpoint @> '{"hidden": true}') EXECUTE FUNCTION aside.see('hidden')`)
+	tables := []string{"event_json", "event_to_state_groups", "state_groups_state"}
+	for _, table := range tables {
+		l.Exec(`CREATE TRIGGER check_event_stream_ordering AFTER DELETE ON ` + table + ` REFERENCING OLD TABLE AS gone
+			FOR EACH STATEMENT EXECUTE FUNCTION aside.see('` + table + `')`)
+	}
+	id := l.delete(room, nil)
+	l.work(WorkerOptions{MappingDelay: readTime, Synapse: l.byStream(time.Nanosecond), HomeserverRuns: true})
+	status, _ := l.deleteEnds(id)
+	require.Equal(t, journal.Complete, status.State, status.Error)
+	l.gone(room)
+	require.Equal(t, 1, storetest.One[int](l.Lab, `SELECT count(*) FROM aside.seen WHERE what = 'hidden'`))
+	for _, table := range tables {
+		pause := storetest.One[time.Duration](l.Lab, `
+			SELECT min(d.at) - min(h.at) FROM aside.seen d, aside.seen h WHERE d.what = $1 AND h.what = 'hidden'`, table)
+		require.GreaterOrEqual(t, pause, readTime-50*time.Millisecond, table) // its clock is read before the commit
+	}
 }
 
 func count(list []string, want string) (n int) {

@@ -96,13 +96,14 @@ const (
 
 // quieten lets some time pass before the room vanishes, when users have been removed:
 // their clients ask Synapse at once what has changed, and Synapse fails if the room's
-// rows go while it answers. The job waits in the queue. Users may come back meanwhile. If
+// rows go while it answers. It does so once more when the room has vanished, for requests
+// that had begun before. The job waits in the queue. Users may come back meanwhile. If
 // they do so again and again, the room is locked at Synapse, and the next run of the job
 // takes over the locks.
 func (d *deleteRoom) quieten(ctx context.Context) error {
 	w := d.worker
 	switch {
-	case !w.beside() || !w.options.HomeserverRuns || len(d.at.Result.KickedUsers) == 0 || d.at.LookAt != 0:
+	case !d.mayBeRead() || d.at.LookAt != 0:
 		return nil
 	case d.at.QuietAt == 0:
 		err := d.beginQuiet(ctx)
@@ -126,10 +127,26 @@ func (d *deleteRoom) quieten(ctx context.Context) error {
 		d.keptOut = nil
 	}
 	d.paused = true
+	if d.at.Hidden {
+		return jobs.YieldError{
+			Reason: jobs.YieldSynapse, After: at.Sub(now),
+			WaitsFor: "waiting: Synapse ends what it reads of the room, which no new request finds",
+		}
+	}
 	return jobs.YieldError{
 		Reason: jobs.YieldSynapse, After: at.Sub(now),
 		WaitsFor: "waiting: the clients of the removed users learn that they have left",
 	}
+}
+
+// readTime is the pause after the batch that hides the room. A read of the room that has
+// begun before it needs rows that the next batches delete.
+const readTime = 2 * time.Second
+
+// mayBeRead reports whether Synapse may be reading the room for users who have just been
+// removed.
+func (d *deleteRoom) mayBeRead() bool {
+	return d.worker.beside() && d.worker.options.HomeserverRuns && len(d.at.Result.KickedUsers) > 0
 }
 
 // beginQuiet commits when the room may vanish. If it locks the room, it fails with
@@ -170,11 +187,20 @@ func (d *deleteRoom) commitDeleted(ctx context.Context, b *roomBatch, next delet
 	if tell {
 		end = ending{caches: beside.DeletedRoom, urgent: true}
 	}
-	if gone && d.worker.beside() {
-		now, err := d.worker.db.Now(ctx)
-		if err != nil {
-			return err
+	if !d.worker.beside() {
+		return d.commitBeside(ctx, b, next, end)
+	}
+	now, err := d.worker.db.Now(ctx)
+	if err != nil {
+		return err
+	}
+	if tell && !gone && !d.at.Hidden {
+		next.Hidden = true
+		if d.mayBeRead() {
+			next.QuietAt = now.Add(min(d.worker.options.MappingDelay, readTime)).UnixMilli()
 		}
+	}
+	if gone {
 		// From here on a run that comes much later must not delete a room that is back.
 		next.LookAt = now.UnixMilli()
 		if b.way != synapse.Nothing && !d.parameters.Abandoned {
