@@ -56,8 +56,9 @@ upgrade-fixture: ## Record what the programs in PROGRAMS, those of the last rele
 	LETHE_RECORD_UPGRADE=1 LETHE_TEST_PROGRAMS='$(abspath $(PROGRAMS))' go test -count 1 -run TestRecordUpgrade ./internal/e2e
 
 .PHONY: docs
-docs: ## Write docs/configuration.md and docs/config.example.yaml from the table of settings
+docs: ## Write docs/configuration.md, docs/config.example.yaml and docs/openapi.json from what they describe
 	go test -count 1 -run TestReference ./internal/config -update
+	go test -count 1 -run TestDescription ./internal/operator -update
 
 .PHONY: fuzz
 fuzz: ## Fuzz the queries of /messages for a minute
