@@ -74,13 +74,17 @@ type ownTable struct {
 var ownTables = []ownTable{
 	{"abandoned_rooms", map[Process]string{Worker: "SELECT INSERT DELETE"}},
 	{"delayed_mappings", map[Process]string{Worker: "SELECT INSERT UPDATE DELETE"}},
+	{"fleet", map[Process]string{API: "SELECT INSERT UPDATE DELETE", Worker: "SELECT"}},
 	{"holds", map[Process]string{API: "SELECT INSERT UPDATE", Worker: "SELECT", Scheduler: "SELECT"}},
+	{"job_events", map[Process]string{API: "SELECT INSERT", Worker: "SELECT INSERT", Scheduler: "SELECT INSERT"}},
 	{"jobs", map[Process]string{API: "SELECT INSERT UPDATE", Worker: "SELECT INSERT UPDATE", Scheduler: "SELECT INSERT UPDATE DELETE"}},
 	{"migrations_embedded", map[Process]string{API: "SELECT", Worker: "SELECT", Scheduler: "SELECT"}},
 	{"migrations_lethe", map[Process]string{API: "SELECT", Worker: "SELECT", Scheduler: "SELECT"}},
+	{"pauses", map[Process]string{API: "SELECT INSERT UPDATE DELETE", Worker: "SELECT", Scheduler: "SELECT"}},
 	{"room_fences", map[Process]string{API: "SELECT INSERT UPDATE", Worker: "SELECT INSERT UPDATE"}},
 	{"schedules", map[Process]string{Scheduler: "SELECT INSERT UPDATE"}},
 	{"state_group_candidates", map[Process]string{Worker: "SELECT INSERT UPDATE DELETE"}},
+	{"swept_mappings", map[Process]string{API: "SELECT", Worker: "SELECT INSERT UPDATE"}},
 }
 
 // OwnTables returns the names of the tables of the schema lethe, sorted.

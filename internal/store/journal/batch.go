@@ -49,8 +49,8 @@ const (
 
 // A Batch is the transaction of one batch of a job. It begins in one round trip with
 // its first statement. That statement fails with [ErrFenced] unless the fence token
-// is the room's newest, and with [ErrHeld] if the room is held. A Batch serves one
-// goroutine.
+// is the room's newest, with [ErrHeld] if the room is held, and with [ErrPaused] if the
+// job is paused. A Batch serves one goroutine.
 type Batch struct {
 	run  Run
 	lock RoomLock
@@ -63,13 +63,17 @@ func (j *Journal) Begin(run Run, lock RoomLock) *Batch {
 	return &Batch{run: run, lock: lock, tx: j.db.LazyTx(func(pipeline *pgx.Batch) {
 		setUpBatch(pipeline, lock.Lease)
 		checkRoom(pipeline, lock.Room, lock.Fence)
+		checkPause(pipeline, run.JobID)
 	})}
 }
 
 // BeginSweep is [Journal.Begin] for a job without a room. Two runs of the job may be
 // in a batch at once, and only the newest run can commit.
 func (j *Journal) BeginSweep(run Run, lease time.Duration) *Batch {
-	return &Batch{run: run, tx: j.db.LazyTx(func(pipeline *pgx.Batch) { setUpBatch(pipeline, lease) })}
+	return &Batch{run: run, tx: j.db.LazyTx(func(pipeline *pgx.Batch) {
+		setUpBatch(pipeline, lease)
+		checkPause(pipeline, run.JobID)
+	})}
 }
 
 // setUpBatch sets up a batch's transaction.

@@ -98,7 +98,7 @@ func (j *Journal) ListJobs(ctx context.Context, list JobList) ([]ListedJob, erro
 func (j *Journal) WaitingDeletes(ctx context.Context) (deletes int, place int64, err error) {
 	if err := j.db.ReadRow(ctx, []any{&deletes, &place}, `
 		SELECT count(*), coalesce(max((checkpoint -> 'leaves_at')::bigint), 0) FROM lethe.jobs
-		WHERE kind = 'delete_room' AND state IN ('queued', 'running', 'held')
+		WHERE kind = 'delete_room' AND state IN ('scheduled', 'queued', 'running', 'held', 'paused')
 		  AND checkpoint @> '{"phase": "shutting_down"}' AND checkpoint ? 'leaves_at'`); err != nil {
 		return 0, 0, fmt.Errorf("count the deletes that wait for federation: %w", err)
 	}
