@@ -110,7 +110,7 @@ type Plan struct {
 	Seconds  float64 `json:"estimated_seconds"`
 	Measured bool    `json:"measured"`
 
-	// Warnings are sentences for whoever decides.
+	// Warnings are sentences for the operator.
 	Warnings []string `json:"warnings"`
 
 	// Digest names the plan. [Planner.Check] compares it with a later state of the room.

@@ -40,7 +40,7 @@ type Facts struct {
 
 	// Jobs are the kinds of the room's jobs that have not ended, the oldest first, up to
 	// ten. HomeserverTask is the action of an open task of Synapse's own for the room, ""
-	// if there is none.
+	// if it has no open task.
 	Jobs           []string
 	HomeserverTask string
 

@@ -240,7 +240,7 @@ func (s *Snapshot) estimateHistory(ctx context.Context, request purge.HistoryReq
 }
 
 // estimateStateGroups sets the figures of about so many state groups. none says that
-// there are none for sure.
+// the job deletes no group for sure.
 func (s *Snapshot) estimateStateGroups(loss *Loss, groups float64, none bool) {
 	perGroup := func(name string) float64 {
 		return float64(s.tables[name].rows) / float64(max(s.tables["state_groups"].rows, 1))
