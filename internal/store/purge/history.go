@@ -95,6 +95,9 @@ const (
 	deletable  = `s.event_id IS NULL AND ` + noState + ` AND ` + mayGo
 	selectable = `e.room_id = $1 AND (NOT e.outlier
 		OR ` + mayGo + ` AND ` + noState + ` AND NOT EXISTS (SELECT FROM state_events s WHERE s.event_id = e.event_id OFFSET 0))`
+
+	// Deletable is deletable for queries that count beforehand what a purge will delete.
+	Deletable = deletable
 )
 
 // NextDepth returns the lowest depth, at or above from, of an event that the purge
