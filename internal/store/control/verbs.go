@@ -146,7 +146,7 @@ func (c *Control) do(ctx context.Context, request Request, id string) (Outcome, 
 		if _, err := tx.Exec(ctx, `SELECT set_config('lock_timeout', $1, true)`, postgres.Milliseconds(verbLockWait)); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `SELECT FROM lethe.jobs WHERE id = $1 FOR UPDATE`, id); err != nil {
+		if _, err := tx.Exec(ctx, `SELECT FROM lethe.jobs WHERE id = $1 FOR NO KEY UPDATE`, id); err != nil {
 			return err
 		}
 		job, err := c.job(ctx, tx, id)

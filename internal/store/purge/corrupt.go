@@ -25,9 +25,15 @@ var ErrCorrupt = errors.New("an index is corrupt")
 // finds with the key that it searched for, so a corrupt index leads a DELETE to the
 // rows of another room. RETURNING evaluates the condition on the row itself.
 func checked(what, change, condition string) statement {
-	return statement{what, `
+	return statement{what: what, sql: `
 		WITH written AS (` + change + ` RETURNING (` + condition + `) AS meant)
-		SELECT count(*), count(*) FILTER (WHERE meant IS NOT TRUE) FROM written`, true}
+		SELECT count(*), count(*) FILTER (WHERE meant IS NOT TRUE) FROM written`, counts: true}
+}
+
+// of returns the statement as one that deletes rows of the table.
+func (s statement) of(table string) statement {
+	s.table = table
+	return s
 }
 
 // corrupt returns an [ErrCorrupt] that names the indexes by which the server runs a

@@ -357,16 +357,16 @@ func stateGroupStatements(catalog Catalog) []statement {
 		checked("delete from state_group_edges", `
 			DELETE FROM state_group_edges e
 			WHERE e.prev_state_group = `+anyGroupToDelete+` OR e.state_group = `+anyGroupToDelete,
-			`e.prev_state_group IN `+groupsToDelete+` OR e.state_group IN `+groupsToDelete),
+			`e.prev_state_group IN `+groupsToDelete+` OR e.state_group IN `+groupsToDelete).of("state_group_edges"),
 		checked("delete from state_groups_state", `
 			DELETE FROM state_groups_state t WHERE t.state_group = `+anyGroupToDelete,
-			`t.room_id = $1 AND t.state_group IN `+groupsToDelete),
+			`t.room_id = $1 AND t.state_group IN `+groupsToDelete).of("state_groups_state"),
 		checked("delete from state_groups", `
-			DELETE FROM state_groups t WHERE t.id = `+anyGroupToDelete, `t.room_id = $1 AND t.id IN `+groupsToDelete),
+			DELETE FROM state_groups t WHERE t.id = `+anyGroupToDelete, `t.room_id = $1 AND t.id IN `+groupsToDelete).of("state_groups"),
 	}
 	if catalog.has("state_groups_pending_deletion") {
 		statements = append(statements, checked("delete from state_groups_pending_deletion", `
-			DELETE FROM state_groups_pending_deletion t WHERE t.state_group = `+anyGroupToDelete, `t.state_group IN `+groupsToDelete))
+			DELETE FROM state_groups_pending_deletion t WHERE t.state_group = `+anyGroupToDelete, `t.state_group IN `+groupsToDelete).of("state_groups_pending_deletion"))
 	}
 	return statements
 }
