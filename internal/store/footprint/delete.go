@@ -149,7 +149,7 @@ func (s *Snapshot) countRoom(ctx context.Context, room string, events Events, lo
 		}
 	} else {
 		for _, c := range counts {
-			loss.Tables[c.table] = s.estimated(c.table, s.perEvent(c.table)*float64(events.Deleted))
+			loss.Tables[c.table] = s.estimated(c.table, s.per("events", c.table)*float64(events.Deleted))
 		}
 	}
 	groups := loss.Tables["state_groups"]

@@ -222,7 +222,7 @@ func (s *Snapshot) estimateHistory(ctx context.Context, request purge.HistoryReq
 		if c.table == "event_to_state_groups" {
 			of += events.Kept
 		}
-		if loss.Tables[c.table], err = s.atMost(ctx, c.table, request.Room, s.perEvent(c.table)*float64(of)); err != nil {
+		if loss.Tables[c.table], err = s.atMost(ctx, c.table, request.Room, s.per("events", c.table)*float64(of)); err != nil {
 			return err
 		}
 	}
@@ -242,12 +242,9 @@ func (s *Snapshot) estimateHistory(ctx context.Context, request purge.HistoryReq
 // estimateStateGroups sets the figures of about so many state groups. none says that
 // the job deletes no group for sure.
 func (s *Snapshot) estimateStateGroups(loss *Loss, groups float64, none bool) {
-	perGroup := func(name string) float64 {
-		return float64(s.tables[name].rows) / float64(max(s.tables["state_groups"].rows, 1))
-	}
 	for _, name := range stateGroupTables {
 		if s.has(name) {
-			figure := s.estimated(name, groups*perGroup(name))
+			figure := s.estimated(name, groups*s.per("state_groups", name))
 			figure.Exact = none
 			loss.Tables[name] = figure
 		}
