@@ -70,8 +70,8 @@ type Plan struct {
 	// and local events unless they go too.
 	EventsKept int64 `json:"events_kept"`
 
-	// Tables are the rows that the job deletes, by table. A table of Lethe's own has the
-	// prefix lethe. The rows that the departure of Users adds do not count.
+	// Tables are the rows that the job deletes, by table of the homeserver's. The rows
+	// that the departure of Users adds do not count.
 	Tables map[string]Figure `json:"tables"`
 
 	// StateGroups are the state groups that the job deletes, with the bytes of their
