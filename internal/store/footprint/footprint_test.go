@@ -175,3 +175,27 @@ func TestSnapshotIsOfOneMoment(t *testing.T) {
 		return nil
 	}))
 }
+
+// TestStateGroupsAreLeftToSynapse foretells a purge beside a running Synapse, which
+// deletes the unused groups itself.
+func TestStateGroupsAreLeftToSynapse(t *testing.T) {
+	t.Parallel()
+	for _, few := range []int{1, 100} {
+		l, footprints := setup(t, footprint.Options{Few: few})
+		l.Chain(room, "e", 10, 0)
+		request := storetest.PurgeRequest(room, 4)
+		request.KeepMappings = true
+		require.NoError(t, footprints.History(l.Ctx, false, func(ctx context.Context, s *footprint.Snapshot) error {
+			events, err := s.HistoryEvents(ctx, request)
+			require.NoError(t, err)
+			loss, err := s.HistoryLoss(ctx, request, events)
+			require.NoError(t, err)
+			for _, table := range []string{"state_groups", "state_groups_state", "state_group_edges", "state_groups_pending_deletion"} {
+				require.NotContains(t, loss.Tables, table)
+			}
+			require.Contains(t, loss.Tables, "event_to_state_groups")
+			require.Positive(t, loss.StateGroups.Rows)
+			return nil
+		}))
+	}
+}

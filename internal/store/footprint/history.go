@@ -73,7 +73,8 @@ type Loss struct {
 	Tables map[string]Figure
 
 	// StateGroups are the state groups that the job deletes, with the bytes of their
-	// states.
+	// states. Where the request keeps mappings, because Synapse runs, a Synapse that marks
+	// groups for deletion deletes them itself later. Then Tables does not have their rows.
 	StateGroups Figure
 
 	// StateRowsWritten is the number of rows that state groups which stay take over from
@@ -179,7 +180,9 @@ func (s *Snapshot) HistoryLoss(ctx context.Context, request purge.HistoryRequest
 	loss := Loss{Tables: map[string]Figure{"events": s.counted("events", events.Deleted)}}
 	few := events.Deleted+events.Kept <= int64(s.options.Few)
 	if !few && !s.exact {
-		return loss, s.estimateHistory(ctx, request, events, &loss)
+		err := s.estimateHistory(ctx, request, events, &loss)
+		s.leaveStateGroups(request, &loss)
+		return loss, err
 	}
 	if few {
 		if err := s.setLocal(ctx, byIndex); err != nil {
@@ -200,7 +203,20 @@ func (s *Snapshot) HistoryLoss(ctx context.Context, request purge.HistoryRequest
 	if err != nil {
 		return Loss{}, fmt.Errorf("find the state groups of a purge: %w", err)
 	}
+	s.leaveStateGroups(request, &loss)
 	return loss, nil
+}
+
+// leaveStateGroups takes the tables of state groups out of the loss if Synapse deletes
+// the groups: a purge beside it only marks them.
+func (s *Snapshot) leaveStateGroups(request purge.HistoryRequest, loss *Loss) {
+	if !request.KeepMappings || !s.has("state_groups_pending_deletion") {
+		return
+	}
+	for _, name := range stateGroupTables {
+		delete(loss.Tables, name)
+	}
+	loss.StateRowsWritten = 0
 }
 
 // count runs the queries and sets the figures of their tables. If several count rows of
