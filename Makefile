@@ -98,6 +98,11 @@ tidy: ## Tidy each go.mod
 	go -C tools mod tidy
 	$(deploy) mod tidy
 
+.PHONY: bench-plan
+bench-plan: ## Time plans of jobs of a room with EVENTS events, a million by default
+	@scripts/servers
+	LETHE_BENCH_EVENTS='$(or $(EVENTS),1000000)' go test -run '^$$' -bench Plan -benchtime 3x -timeout 60m ./internal/plan
+
 .PHONY: bench
 bench: ## Run the benchmarks and write bin/bench.json; DUMP=file or DATABASE=url uses the tables of a real Synapse
 	@scripts/servers

@@ -87,6 +87,12 @@ func parseDigest(text string) (digest, error) {
 	return d, nil
 }
 
+// depthOf returns the part of a digest's token that counts.
+func depthOf(token string) string {
+	depth, _, _ := strings.Cut(token, "-")
+	return depth
+}
+
 // Decided returns the token that the plan of a purge has decided. For a digest of
 // another kind of job it is false. A text that is not a digest is [ErrDigest].
 func Decided(text string) (token matrix.Token, ok bool, err error) {
@@ -143,7 +149,8 @@ func (p *Planner) Check(ctx context.Context, request Request, text string, toler
 	if err != nil {
 		return fmt.Errorf("check a plan: %w", err)
 	}
-	if now.job != then.job {
+	// The token's place in the stream does not matter, and may differ for the same time.
+	if now.job != then.job || depthOf(now.token) != depthOf(then.token) {
 		return fmt.Errorf("check a plan: %w: it was made for another room, end, option or kind of job", ErrDigest)
 	}
 	if drift := (&Drift{then.events, now.events}); now.events != then.events || now.content != then.content {

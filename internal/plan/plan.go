@@ -70,13 +70,14 @@ type Plan struct {
 	// and local events unless they go too.
 	EventsKept int64 `json:"events_kept"`
 
-	// Tables are the rows that the job deletes, by table. A table of Lethe's own has the
-	// prefix lethe. The rows that the departure of Users adds do not count.
+	// Tables are the rows that the job deletes, by table of the homeserver's. The rows
+	// that the departure of Users adds do not count.
 	Tables map[string]Figure `json:"tables"`
 
-	// StateGroups are the state groups that the job deletes, with the bytes of their
-	// states, and StateRowsWritten the rows that others take over from them, 0 if that
-	// was not counted.
+	// StateGroups are the state groups that become unused, with the bytes of their states.
+	// Beside a running Synapse a purge leaves them to it; then Tables does not have their
+	// rows. StateRowsWritten is the number of rows that other groups take over from them, 0
+	// if that was not counted.
 	StateGroups      Figure `json:"state_groups"`
 	StateRowsWritten int64  `json:"state_rows_written"`
 
@@ -125,6 +126,10 @@ type RoomPlan struct {
 
 // Options are the options of a [Planner].
 type Options struct {
+	// Beside reports whether jobs do what a running Synapse needs. Defaults to nil: no
+	// Synapse runs.
+	Beside func() bool
+
 	// Footprint are the options of the queries. Its ServerName has no default.
 	Footprint footprint.Options
 
@@ -245,7 +250,7 @@ func (p *Planner) planPurge(ctx context.Context, request Request) (Plan, error) 
 func (p *Planner) history(request Request, token matrix.Token) purge.HistoryRequest {
 	return purge.HistoryRequest{
 		Room: request.Room, Before: token.Topological, DeleteLocal: request.DeleteLocalEvents,
-		ServerName: p.options.Footprint.ServerName,
+		ServerName: p.options.Footprint.ServerName, KeepMappings: p.options.Beside != nil && p.options.Beside(),
 	}
 }
 

@@ -99,25 +99,31 @@ func (p *Planner) planRetention(ctx context.Context, request Request) (Plan, err
 		return Plan{}, err
 	}
 	plan := newSweepPlan(request)
+	var swept []footprint.Swept
+	for after, more := "", true; more; {
+		rooms, err := p.expiry.RetentionRooms(ctx, after, pageRooms)
+		if err != nil {
+			return Plan{}, err
+		}
+		if more = len(rooms) == pageRooms; len(rooms) > 0 {
+			after = rooms[len(rooms)-1].Room
+		}
+		expired, err := p.expired(ctx, plan, p.cuts(plan, job, rooms, now))
+		if err != nil {
+			return Plan{}, err
+		}
+		swept = append(swept, expired...)
+	}
+	// After the decisions, which need connections of their own: a plan that holds one must
+	// not wait for another.
 	err = p.footprint.History(ctx, request.Exact, func(ctx context.Context, s *footprint.Snapshot) error {
-		for after, more := "", true; more; {
-			rooms, err := p.expiry.RetentionRooms(ctx, after, pageRooms)
+		for page := range slices.Chunk(swept, pageRooms) {
+			events, err := s.PurgedEvents(ctx, page)
 			if err != nil {
 				return err
 			}
-			if more = len(rooms) == pageRooms; len(rooms) > 0 {
-				after = rooms[len(rooms)-1].Room
-			}
-			swept, err := p.expired(ctx, plan, p.cuts(plan, job, rooms, now))
-			if err != nil {
-				return err
-			}
-			events, err := s.PurgedEvents(ctx, swept)
-			if err != nil {
-				return err
-			}
-			names := make([]string, len(swept))
-			for i, room := range swept {
+			names := make([]string, len(page))
+			for i, room := range page {
 				names[i] = room.Room
 			}
 			plan.take(names, events)
@@ -211,21 +217,24 @@ func (p *Planner) planAbandoned(ctx context.Context, request Request) (Plan, err
 		ServerName: p.options.Footprint.ServerName, Before: settings.GoneBefore(now), Exclude: settings.Exclude,
 	}
 	plan := newSweepPlan(request)
+	var names []string
+	for after, more := "", true; more; {
+		rooms, err := p.expiry.AbandonmentRooms(ctx, after, pageRooms, rule)
+		if err != nil {
+			return Plan{}, err
+		}
+		if more = len(rooms) == pageRooms; len(rooms) > 0 {
+			after = rooms[len(rooms)-1].Room
+		}
+		names = p.abandoned(plan, names, rooms, now)
+	}
 	err = p.footprint.Delete(ctx, request.Exact, func(ctx context.Context, s *footprint.Snapshot) error {
-		for after, more := "", true; more; {
-			rooms, err := p.expiry.AbandonmentRooms(ctx, after, pageRooms, rule)
+		for page := range slices.Chunk(names, pageRooms) {
+			events, err := s.DeletedEvents(ctx, page)
 			if err != nil {
 				return err
 			}
-			if more = len(rooms) == pageRooms; len(rooms) > 0 {
-				after = rooms[len(rooms)-1].Room
-			}
-			names := p.abandoned(plan, rooms, now)
-			events, err := s.DeletedEvents(ctx, names)
-			if err != nil {
-				return err
-			}
-			plan.take(names, events)
+			plan.take(page, events)
 		}
 		return p.estimate(ctx, s, &plan.Plan)
 	})
@@ -235,10 +244,10 @@ func (p *Planner) planAbandoned(ctx context.Context, request Request) (Plan, err
 	return plan.finish(request), nil
 }
 
-// abandoned returns the rooms that the sweep would delete, and counts the others.
-func (p *Planner) abandoned(plan *sweepPlan, rooms []expiry.RoomAbandonment, now time.Time) []string {
+// abandoned adds the rooms that the sweep would delete to the names, and counts the
+// others.
+func (p *Planner) abandoned(plan *sweepPlan, names []string, rooms []expiry.RoomAbandonment, now time.Time) []string {
 	settings := p.options.Retention.Abandoned
-	names := []string{}
 	for _, room := range rooms {
 		switch {
 		case room.Abandonment != expiry.Abandoned:
@@ -249,7 +258,7 @@ func (p *Planner) abandoned(plan *sweepPlan, rooms []expiry.RoomAbandonment, now
 			plan.Skipped["deleting"]++
 		case !settings.Cooled(room.SeenAt, now):
 			plan.Skipped["cooling_off"]++
-		case plan.RoomsCount+int64(len(names)) >= int64(settings.MaxPerRun):
+		case len(names) >= settings.MaxPerRun:
 			plan.Skipped["capped"]++
 		default:
 			names = append(names, room.Room)

@@ -33,16 +33,19 @@ func (s *Snapshot) RoomEvents(ctx context.Context, room string) (events Events, 
 // What is of a room, for the counts of its delete. The parameter is the room.
 const (
 	ofRoom = `
-	gone AS MATERIALIZED (SELECT e.event_id FROM events e WHERE e.room_id = $1)`
+	gone AS (SELECT e.event_id FROM events e WHERE e.room_id = $1)`
 	roomGroups = `
-	groups AS MATERIALIZED (SELECT g.id FROM state_groups g WHERE g.room_id = $1)`
+	groups AS (SELECT g.id FROM state_groups g WHERE g.room_id = $1)`
 	isRoomGroup = `IN (SELECT id FROM groups)`
 )
 
 // extremitiesGone counts the room's forward extremities, and those that name its events
 // in another room's name.
 const extremitiesGone = `
-	SELECT count(*) FROM event_forward_extremities t WHERE t.room_id = $1 OR t.event_id ` + isGone
+	SELECT count(*) FROM (
+		SELECT t.event_id, t.room_id FROM event_forward_extremities t WHERE t.room_id = $1
+		UNION
+		SELECT t.event_id, t.room_id FROM event_forward_extremities t WHERE t.event_id ` + isGone + `) t`
 
 // edgesGone counts the edges from the room's groups, and those to them that a vanished
 // group has left.
@@ -64,7 +67,7 @@ const aliasServersGone = `
 
 // roomTables returns the tables that lose all rows with the room's room_id.
 func (s *Snapshot) roomTables() []string {
-	names := []string{candidatesTable}
+	var names []string
 	for _, t := range schema.Tables() {
 		if t.Delete == schema.Deletes && schema.Known(t.Name, "room_id") && t.Cascade == "" && !s.catalog.DeletesByEvent(t.Name) &&
 			t.Name != "events" && !slices.Contains(stateGroupTables, t.Name) {
@@ -143,13 +146,14 @@ func (s *Snapshot) countRoom(ctx context.Context, room string, events Events, lo
 			return err
 		}
 	}
-	if counts := s.roomEventCounts(); s.exact || events.Deleted <= int64(s.options.Few) {
-		if err := s.count(ctx, loss.Tables, `WITH `+ofRoom, counts, []any{room}); err != nil {
+	few := events.Deleted <= int64(s.options.Few)
+	if counts := s.roomEventCounts(); s.exact || few {
+		if err := s.count(ctx, loss, counted{`WITH ` + ofRoom, counts, []any{room}, few}); err != nil {
 			return err
 		}
 	} else {
 		for _, c := range counts {
-			loss.Tables[c.table] = s.estimated(c.table, s.perEvent(c.table)*float64(events.Deleted))
+			loss.Tables[c.table] = s.estimated(c.table, s.per("events", c.table)*float64(events.Deleted))
 		}
 	}
 	groups := loss.Tables["state_groups"]
@@ -157,7 +161,8 @@ func (s *Snapshot) countRoom(ctx context.Context, room string, events Events, lo
 		s.estimateStateGroups(loss, float64(groups.Rows), false)
 		return nil
 	}
-	if err := s.count(ctx, loss.Tables, `WITH `+roomGroups, s.roomGroupCounts(), []any{room}); err != nil {
+	few = groups.Rows <= int64(s.options.Few)
+	if err := s.count(ctx, loss, counted{`WITH ` + roomGroups, s.roomGroupCounts(), []any{room}, few}); err != nil {
 		return err
 	}
 	loss.StateGroups = groups

@@ -28,6 +28,10 @@ type Figure struct {
 
 // Options are the options of [Queries].
 type Options struct {
+	// Counted is the number of events in the database up to which they are counted for
+	// a list of rooms. More are taken from the server's sample. Defaults to 20,000,000.
+	Counted int
+
 	// ExactTime bounds each statement of an exact answer. Defaults to 1 hour.
 	ExactTime time.Duration
 
@@ -52,6 +56,7 @@ type Queries struct {
 // New returns Queries on the database. The purger says from which tables purges and
 // deletes take rows.
 func New(db *postgres.DB, purger *purge.Purger, options Options) *Queries {
+	options.Counted = cmp.Or(options.Counted, 20_000_000)
 	options.ExactTime = cmp.Or(options.ExactTime, time.Hour)
 	options.Few = cmp.Or(options.Few, 10_000)
 	options.Time = cmp.Or(options.Time, 20*time.Second)

@@ -73,7 +73,8 @@ type Loss struct {
 	Tables map[string]Figure
 
 	// StateGroups are the state groups that the job deletes, with the bytes of their
-	// states.
+	// states. Where the request keeps mappings, because Synapse runs, a Synapse that marks
+	// groups for deletion deletes them itself later. Then Tables does not have their rows.
 	StateGroups Figure
 
 	// StateRowsWritten is the number of rows that state groups which stay take over from
@@ -93,19 +94,21 @@ var historyByRoom = []string{
 	"event_failed_pull_attempts", "event_push_actions", "federation_inbound_events_staging", "stream_ordering_to_exterm",
 }
 
-// gone are the events that a purge deletes, and selected those that it deletes or makes
-// outliers. The parameters are those of [historyEvents].
+// What a purge does with the events e. The parameters are those of [historyEvents].
 const (
+	eventsAndState = `events e LEFT JOIN state_events s ON s.event_id = e.event_id`
+
+	// goes is the condition that a purge deletes the event.
+	goes = `e.room_id = $1 AND e.topological_ordering < $4 AND ` + purge.Deletable
+
+	// gone are all of these events, and selected those that the purge deletes or makes
+	// outliers. The server reads them once for a statement that names them more often, and
+	// otherwise as it likes.
 	gone = `
-	gone AS MATERIALIZED (
-		SELECT e.event_id, e.stream_ordering
-		FROM events e LEFT JOIN state_events s ON s.event_id = e.event_id
-		WHERE e.room_id = $1 AND e.topological_ordering < $4 AND ` + purge.Deletable + `
-	)`
+	gone AS (SELECT e.event_id, e.stream_ordering FROM ` + eventsAndState + ` WHERE ` + goes + `)`
 	selected = `
-	selected AS MATERIALIZED (
-		SELECT e.event_id
-		FROM events e LEFT JOIN state_events s ON s.event_id = e.event_id
+	selected AS (
+		SELECT e.event_id FROM ` + eventsAndState + `
 		WHERE e.room_id = $1 AND e.topological_ordering < $4 AND (NOT e.outlier OR ` + purge.Deletable + `)
 	)`
 	isGone = `IN (SELECT event_id FROM gone)`
@@ -119,13 +122,17 @@ func countOf(table, where string) count {
 }
 
 // threadsGone counts the threads that lose their root, or all events after it. A thread
-// of which an event stays is only repointed.
+// of which an event stays is only repointed. It looks at each thread's events: a list of
+// all deleted events may not fit into memory, and would then be read for each thread.
 const threadsGone = `
 	SELECT count(*) FROM threads t
-	WHERE t.room_id = $1 AND (t.thread_id ` + isGone + ` OR t.latest_event_id ` + isGone + ` AND NOT EXISTS (
-		SELECT FROM event_relations r JOIN events e ON e.event_id = r.event_id
-		WHERE r.relates_to_id = t.thread_id AND r.relation_type = 'm.thread' AND e.room_id = $1 AND e.stream_ordering IS NOT NULL
-		  AND r.event_id NOT ` + isGone + ` OFFSET 0))`
+	WHERE t.room_id = $1 AND (
+		EXISTS (SELECT FROM ` + eventsAndState + ` WHERE e.event_id = t.thread_id AND ` + goes + ` OFFSET 0)
+		OR EXISTS (SELECT FROM ` + eventsAndState + ` WHERE e.event_id = t.latest_event_id AND ` + goes + ` OFFSET 0)
+		   AND NOT EXISTS (
+			SELECT FROM event_relations r JOIN events e ON e.event_id = r.event_id LEFT JOIN state_events s ON s.event_id = e.event_id
+			WHERE r.relates_to_id = t.thread_id AND r.relation_type = 'm.thread' AND e.room_id = $1 AND e.stream_ordering IS NOT NULL
+			  AND NOT (` + goes + `) OFFSET 0))`
 
 // relationsGone counts the relations of deleted events and to deleted events.
 const relationsGone = `
@@ -134,12 +141,14 @@ const relationsGone = `
 		UNION
 		SELECT t.event_id FROM event_relations t WHERE t.relates_to_id ` + isGone + `) t`
 
-// slidingSyncGone counts the room's row, which goes if no event stays to which it could
-// refer.
+// slidingSyncGone counts the room's row, which goes with its event if no event stays to
+// which it could refer.
 const slidingSyncGone = `
 	SELECT count(*) FROM sliding_sync_joined_rooms j
-	WHERE j.room_id = $1 AND j.event_stream_ordering IN (SELECT stream_ordering FROM gone) AND NOT EXISTS (
-		SELECT FROM events e WHERE e.room_id = $1 AND e.stream_ordering IS NOT NULL AND e.event_id NOT ` + isGone + `)`
+	WHERE j.room_id = $1
+	  AND EXISTS (SELECT FROM ` + eventsAndState + ` WHERE e.stream_ordering = j.event_stream_ordering AND ` + goes + ` OFFSET 0)
+	  AND NOT EXISTS (
+		SELECT FROM ` + eventsAndState + ` WHERE e.room_id = $1 AND e.stream_ordering IS NOT NULL AND NOT (` + goes + `) OFFSET 0)`
 
 // historyCounts returns the queries for the tables of a purge apart from events and
 // from state groups.
@@ -171,7 +180,9 @@ func (s *Snapshot) HistoryLoss(ctx context.Context, request purge.HistoryRequest
 	loss := Loss{Tables: map[string]Figure{"events": s.counted("events", events.Deleted)}}
 	few := events.Deleted+events.Kept <= int64(s.options.Few)
 	if !few && !s.exact {
-		return loss, s.estimateHistory(ctx, request, events, &loss)
+		err := s.estimateHistory(ctx, request, events, &loss)
+		s.leaveStateGroups(request, &loss)
+		return loss, err
 	}
 	if few {
 		if err := s.setLocal(ctx, byIndex); err != nil {
@@ -179,7 +190,7 @@ func (s *Snapshot) HistoryLoss(ctx context.Context, request purge.HistoryRequest
 		}
 	}
 	args := []any{request.Room, request.DeleteLocal, request.ServerName, request.Before}
-	if err := s.count(ctx, loss.Tables, `WITH `+gone+`,`+selected, s.historyCounts(), args); err != nil {
+	if err := s.count(ctx, &loss, counted{`WITH ` + gone + `,` + selected, s.historyCounts(), args, few}); err != nil {
 		return Loss{}, fmt.Errorf("count the rows of a purge: %w", err)
 	}
 	if err := s.subtractCensored(ctx, args, loss.Tables); err != nil {
@@ -192,25 +203,55 @@ func (s *Snapshot) HistoryLoss(ctx context.Context, request purge.HistoryRequest
 	if err != nil {
 		return Loss{}, fmt.Errorf("find the state groups of a purge: %w", err)
 	}
+	s.leaveStateGroups(request, &loss)
 	return loss, nil
 }
 
-// count runs the queries as one statement and sets the figures of their tables. If
-// several count rows of one table, these are added up.
-func (s *Snapshot) count(ctx context.Context, tables map[string]Figure, with string, counts []count, args []any) error {
-	questions := make([]string, len(counts))
-	for i, c := range counts {
-		questions[i] = `(` + c.sql + `)`
+// leaveStateGroups takes the tables of state groups out of the loss if Synapse deletes
+// the groups: a purge beside it only marks them.
+func (s *Snapshot) leaveStateGroups(request purge.HistoryRequest, loss *Loss) {
+	if !request.KeepMappings || !s.has("state_groups_pending_deletion") {
+		return
 	}
-	var rows []int64
-	sql := with + ` SELECT ARRAY[` + strings.Join(questions, ", ") + `]::bigint[]`
-	if err := s.tx.QueryRow(ctx, sql, args...).Scan(&rows); err != nil {
+	for _, name := range stateGroupTables {
+		delete(loss.Tables, name)
+	}
+	loss.StateRowsWritten = 0
+}
+
+// count runs the queries and sets the figures of their tables. If several count rows of
+// one table, these are added up. With few, it runs all as one statement. Otherwise each
+// is one of its own: the server keeps the events of a statement in memory.
+func (s *Snapshot) count(ctx context.Context, loss *Loss, from counted) error {
+	together := 1
+	if from.few {
+		together = max(len(from.counts), 1)
+	} else if err := s.setLocal(ctx, inMemory); err != nil {
 		return err
 	}
-	for i, c := range counts {
-		tables[c.table] = s.counted(c.table, tables[c.table].Rows+rows[i])
+	for counts := range slices.Chunk(from.counts, together) {
+		questions := make([]string, len(counts))
+		for i, c := range counts {
+			questions[i] = `(` + c.sql + `)`
+		}
+		var rows []int64
+		sql := from.with + ` SELECT ARRAY[` + strings.Join(questions, ", ") + `]::bigint[]`
+		if err := s.tx.QueryRow(ctx, sql, from.args...).Scan(&rows); err != nil {
+			return err
+		}
+		for i, c := range counts {
+			loss.Tables[c.table] = s.counted(c.table, loss.Tables[c.table].Rows+rows[i])
+		}
 	}
 	return nil
+}
+
+// counted are queries that have the same WITH clause and the same parameters.
+type counted struct {
+	with   string
+	counts []count
+	args   []any
+	few    bool
 }
 
 // estimateHistory sets the figures of a purge of many events.
@@ -222,7 +263,7 @@ func (s *Snapshot) estimateHistory(ctx context.Context, request purge.HistoryReq
 		if c.table == "event_to_state_groups" {
 			of += events.Kept
 		}
-		if loss.Tables[c.table], err = s.atMost(ctx, c.table, request.Room, s.perEvent(c.table)*float64(of)); err != nil {
+		if loss.Tables[c.table], err = s.atMost(ctx, c.table, request.Room, s.per("events", c.table)*float64(of)); err != nil {
 			return err
 		}
 	}
@@ -242,12 +283,9 @@ func (s *Snapshot) estimateHistory(ctx context.Context, request purge.HistoryReq
 // estimateStateGroups sets the figures of about so many state groups. none says that
 // the job deletes no group for sure.
 func (s *Snapshot) estimateStateGroups(loss *Loss, groups float64, none bool) {
-	perGroup := func(name string) float64 {
-		return float64(s.tables[name].rows) / float64(max(s.tables["state_groups"].rows, 1))
-	}
 	for _, name := range stateGroupTables {
 		if s.has(name) {
-			figure := s.estimated(name, groups*perGroup(name))
+			figure := s.estimated(name, groups*s.per("state_groups", name))
 			figure.Exact = none
 			loss.Tables[name] = figure
 		}

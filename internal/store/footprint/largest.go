@@ -20,10 +20,6 @@ var ErrPage = errors.New("not a place in the list of rooms")
 // MaxRooms is the maximum number of rooms on a page of [Queries.Largest].
 const MaxRooms = 1000
 
-// countedEvents is the number of events in the database up to which they are counted
-// for a list of rooms. More are taken from the server's sample.
-const countedEvents = 20_000_000
-
 // A Page is a part of a list.
 type Page struct {
 	// Limit is the maximum number of rooms, from 1 to [MaxRooms]. Defaults to 100.
@@ -114,9 +110,9 @@ const (
 )
 
 // Largest returns a page of the rooms, the largest first, and the place after it, ""
-// after the last. It reads no row of a table: it counts by indexes, or takes the
-// numbers from the server's sample if the database has more than 20 million events;
-// then only rooms are listed that were common in the sample. A room whose size changes
+// after the last. It reads no row of a room: it counts by indexes, or takes the numbers
+// from the server's sample if the database has more than [Options].Counted events.
+// Then only rooms are listed that were common in the sample. A room whose size changes
 // between two pages may be missing or come twice. A place that is not from a page
 // before is [ErrPage].
 func (q *Queries) Largest(ctx context.Context, page Page) (sizes []Size, next string, err error) {
@@ -135,7 +131,7 @@ func (q *Queries) Largest(ctx context.Context, page Page) (sizes []Size, next st
 	}
 	err = q.Delete(ctx, false, func(ctx context.Context, s *Snapshot) error {
 		rooms, exact := countedRooms, true
-		if s.tables["events"].rows > countedEvents {
+		if s.tables["events"].rows > int64(q.options.Counted) {
 			rooms, exact = sampledRooms, false
 		}
 		perEvent, perGroup := s.averages()

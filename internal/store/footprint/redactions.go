@@ -29,7 +29,8 @@ var censored = `
 	) d
 	CROSS JOIN LATERAL (SELECT t.event_id, t.room_id, t.type, t.sender FROM events t WHERE t.event_id = d.redacts OFFSET 0) e
 	CROSS JOIN LATERAL (SELECT t.json FROM event_json t WHERE t.event_id = d.redacts OFFSET 0) j` + timeline.RedactionParts() + `
-	WHERE e.room_id = $1 AND e.event_id NOT ` + isGone + ` AND ` + timeline.RedactionCounts("$1")
+	WHERE e.room_id = $1 AND ` + timeline.RedactionCounts("$1") + `
+	  AND NOT EXISTS (SELECT FROM ` + eventsAndState + ` WHERE e.event_id = d.redacts AND ` + goes + ` OFFSET 0)`
 
 // subtractCensored subtracts the redactions from the figure that stay with the event
 // that they redact. An event that is not an object cannot be pruned, and its redaction

@@ -77,4 +77,8 @@ const (
 	freely = `
 		SELECT set_config('enable_seqscan', 'on', true), set_config('enable_hashjoin', 'on', true),
 		       set_config('enable_mergejoin', 'on', true)`
+
+	// inMemory lets a statement keep the ids of about a million events in memory, instead
+	// of writing them to the disk again and again.
+	inMemory = `SELECT set_config('work_mem', '128MB', true)`
 )

@@ -88,12 +88,11 @@ func (t table) size(rows int64) int64 {
 	return int64(float64(t.bytes) * (float64(rows) / float64(max(t.rows, rows))))
 }
 
-// perEvent returns how many rows of a table there are for each event, by the statistics
-// of all rooms.
-func (s *Snapshot) perEvent(name string) float64 {
-	events := s.tables["events"].rows
-	if events == 0 {
+// per returns how many rows of a table there are for each row of another, by the
+// statistics of all rooms. Without statistics it is 1.
+func (s *Snapshot) per(of, name string) float64 {
+	if s.tables[of].rows == 0 {
 		return 1
 	}
-	return float64(s.tables[name].rows) / float64(events)
+	return float64(s.tables[name].rows) / float64(s.tables[of].rows)
 }

@@ -203,12 +203,11 @@ func requireForetold(t require.TestingT, events footprint.Events, loss footprint
 	}
 }
 
-// counts returns the number of rows of each table of the homeserver's, and of
-// candidates for the collection of state groups.
+// counts returns the number of rows of each table of the homeserver's.
 func counts(t require.TestingT, ctx context.Context, conn *pgx.Conn) map[string]int64 {
 	counts := map[string]int64{}
 	tables, err := postgres.Collect(ctx, conn, pgx.RowTo[string], `
-		SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' UNION SELECT 'lethe.state_group_candidates'`)
+		SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'`)
 	require.NoError(t, err)
 	for _, table := range tables {
 		var rows int64
