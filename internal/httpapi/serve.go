@@ -13,6 +13,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/observe"
+	"lethe/internal/operator"
 	"lethe/internal/wire"
 )
 

@@ -13,7 +13,7 @@ func TestRefusedRequestsChangeNothing(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	l.Chain(room, "a", 9, 0)
-	l.Chain("!other:x", "b", 9, 0)
+	l.Chain("!other:x", "b", 9, 100)
 	before := l.Dump("lethe", "public")
 	for _, c := range []struct {
 		status           int
@@ -24,7 +24,7 @@ func TestRefusedRequestsChangeNothing(t *testing.T) {
 		{400, "wrong room", "/purges", `{"room_id":"!room:x","before_event_id":"$b5"}`},
 		{404, "Could not find event", "/purges", `{"room_id":"!room:x","before_event_id":"$none"}`},
 		{404, "Could not find event", "/purges", `{"room_id":"!room:x","before_event_id":"$\u0000"}`},
-		{404, "no room", "/purges", `{"room_id":"!none:x","before_event_id":"$a5"}`},
+		{400, "wrong room", "/purges", `{"room_id":"!none:x","before_event_id":"$a5"}`},
 		{400, "not a legal room ID", "/purges", `{"room_id":"room","before_event_id":"$a5"}`},
 		{400, "not a legal room ID", "/purges", `{}`},
 		{400, "Unix milliseconds", "/purges", `{"room_id":"!room:x","before_ts":-5}`},
@@ -59,7 +59,8 @@ func TestPlanThatHasDrifted(t *testing.T) {
 		Digest string `json:"digest"`
 	}
 	planned := get[digest](l, "POST", "/plans", `{"kind":"purge_history","room_id":"!room:x","before_event_id":"$a8","delete_local_events":true}`)
-	l.Exec(`DELETE FROM events WHERE event_id = '$a3'`)
+	l.Exec(`INSERT INTO events (event_id, room_id, type, topological_ordering, depth, stream_ordering, processed, outlier, sender)
+		VALUES ('$late', $1, 't', 3, 3, 1000, true, false, '@zoe:far')`, room)
 	body := func(more string) string {
 		return `{"room_id":"!room:x","before_event_id":"$a8","delete_local_events":true,"plan":"` + planned.Digest + `"` + more + `}`
 	}

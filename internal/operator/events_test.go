@@ -103,7 +103,9 @@ func TestFollowAJob(t *testing.T) {
 	require.Equal(t, ids[1:], again)
 	_, status = l.follow(l.Ctx, "/jobs/"+id+"/events?after="+ids[2], "")
 	require.Equal(t, 204, status, "there is no more")
-	l.refused(400, "Last-Event-ID", "GET", "/events?after=x", "") // the query comes first
+	_, status = l.follow(l.Ctx, "/events", "x")
+	require.Equal(t, 400, status)
+	l.refused(400, "after must be an integer", "GET", "/events?after=x", "")
 }
 
 func TestFollowAllJobs(t *testing.T) {

@@ -34,9 +34,11 @@ func (o *Operator) fleet(c echo.Context, _ string) error {
 		answer.Limits = append(answer.Limits, limitOf(limit))
 	}
 	if o.options.Workers != nil {
-		if answer.Workers, err = o.options.Workers(ctx); err != nil {
+		workers, err := o.options.Workers(ctx)
+		if err != nil {
 			return fmt.Errorf("list the workers: %w", err)
 		}
+		answer.Workers = append(answer.Workers, workers...)
 	}
 	return wire.AnswerOK(c, answer, nil)
 }

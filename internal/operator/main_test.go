@@ -32,8 +32,10 @@ import (
 	"lethe/internal/plan"
 	"lethe/internal/redisdb"
 	"lethe/internal/schema"
+	"lethe/internal/store/footprint"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
+	"lethe/internal/store/purge"
 	"lethe/internal/store/storetest"
 	"lethe/internal/tasks"
 )
@@ -95,7 +97,10 @@ func setupWith(t *testing.T, options operator.Options) *lab {
 		return workers, err
 	}
 	submit := tasks.NewClient(l.DB, client, log)
-	o := operator.New(l.DB, submit, plan.New(l.DB, plan.Options{ServerName: "x"}), options)
+	purger := purge.New(l.DB, purge.Options{})
+	sizes := footprint.Options{ServerName: "x"}
+	planner := plan.New(l.DB, plan.Options{Footprint: sizes, Purger: purger})
+	o := operator.New(l.DB, submit, planner, footprint.New(l.DB, purger, sizes), options)
 	l.server = httptest.NewServer(httpapi.New(l.DB, submit, l.board, httpapi.Options{Log: log, Operator: o, ServerName: "x"}))
 	t.Cleanup(l.server.Close)
 	return l

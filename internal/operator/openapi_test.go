@@ -27,7 +27,7 @@ var update = flag.Bool("update", false, "write docs/openapi.json")
 func TestDescription(t *testing.T) {
 	t.Parallel()
 	d := describer{t: t, comments: map[string]string{}, schemas: map[string]any{}}
-	text, err := json.MarshalIndent(d.document(New(nil, nil, nil, Options{}).Routes()), "", "  ")
+	text, err := json.MarshalIndent(d.document(New(nil, nil, nil, nil, Options{}).Routes()), "", "  ")
 	require.NoError(t, err)
 	text = append(text, '\n')
 	if *update {
@@ -253,7 +253,7 @@ func TestDescriptionIsServed(t *testing.T) {
 		Paths map[string]map[string]json.RawMessage `json:"paths"`
 	}
 	require.NoError(t, json.NewDecoder(bytes.NewReader(docs.OpenAPI)).Decode(&served))
-	for _, route := range New(nil, nil, nil, Options{}).Routes() {
+	for _, route := range New(nil, nil, nil, nil, Options{}).Routes() {
 		require.Contains(t, served.Paths[Root+route.Path], strings.ToLower(route.Method))
 	}
 }

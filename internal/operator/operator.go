@@ -48,7 +48,7 @@ type Operator struct {
 	queries    *admin.Queries
 	others     *scheduledtasks.Queue
 	planner    *plan.Planner
-	footprints *footprint.Footprint
+	footprints *footprint.Queries
 	tasks      *tasks.Client
 	streams    chan struct{}
 }

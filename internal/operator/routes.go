@@ -1,6 +1,8 @@
 package operator
 
 import (
+	"lethe/internal/plan"
+	"lethe/internal/store/footprint"
 	"net/http"
 	"strings"
 

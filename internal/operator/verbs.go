@@ -23,11 +23,11 @@ type verb struct {
 
 // verbs are all verbs, for the API and for the command line.
 var verbs = []verb{
-	{control.Cancel, "Cancel a job", "cancelled"},
-	{control.Pause, "Pause a job until it is resumed, or until a time", "paused"},
-	{control.Resume, "Resume a paused job", "resumed"},
-	{control.Retry, "Run a job again that has failed or was cancelled, from where it was", "retried"},
-	{control.Priority, "Move a waiting job to another queue", "moved"},
+	{control.VerbCancel, "Cancel a job", "cancelled"},
+	{control.VerbPause, "Pause a job until it is resumed, or until a time", "paused"},
+	{control.VerbResume, "Resume a paused job", "resumed"},
+	{control.VerbRetry, "Run a job again that has failed or was cancelled, from where it was", "retried"},
+	{control.VerbPriority, "Move a waiting job to another queue", "moved"},
 }
 
 // queues are the queues to which a job can be moved.
@@ -51,14 +51,14 @@ func (r VerbRequest) requested(verb control.Verb, who string) (control.Request, 
 		return request, err
 	}
 	switch {
-	case verb == control.Priority:
+	case verb == control.VerbPriority:
 		if r.Queue == "" {
 			return request, wire.MissingParam("Missing params: ['queue']")
 		}
 		return request, oneOf("queue", []string{r.Queue}, queues)
 	case r.Queue != "":
 		return request, wire.InvalidParam("'queue' is only for the verb priority")
-	case verb != control.Pause && r.Until != 0:
+	case verb != control.VerbPause && r.Until != 0:
 		return request, wire.InvalidParam("'until_ts' is only for the verb pause")
 	}
 	return request, nil

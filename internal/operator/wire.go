@@ -1,6 +1,10 @@
 package operator
 
-import "encoding/json"
+import (
+	"encoding/json"
+
+	"lethe/internal/store/footprint"
+)
 
 // A Job is a job as the API shows it. Times are in Unix milliseconds, and 0 or absent if
 // they have not come.
@@ -317,4 +321,12 @@ type JobEvent struct {
 
 	// Job is the job at the time of sending, which may be later than the event.
 	Job Job `json:"job"`
+}
+
+// Rooms is a page of a list of rooms, the largest first.
+type Rooms struct {
+	Rooms []footprint.Size `json:"rooms"`
+
+	// Next is the value of from for the next page, nil on the last one.
+	Next *string `json:"next"`
 }

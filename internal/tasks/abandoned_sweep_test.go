@@ -51,7 +51,7 @@ func forsaking() WorkerOptions {
 func (l *lab) look(options WorkerOptions) sweepResult {
 	l.T.Helper()
 	id, err := l.client.submit(l.Ctx, jobs.AbandonedSweep, "", retention.Requester,
-		retention.SweepParameters{Job: retention.AbandonedJob, Tick: time.Now()}, false)
+		retention.SweepParameters{Job: retention.AbandonedJob, Tick: time.Now()}, false, Acceptance{})
 	require.NoError(l.T, err)
 	run := l.claim(id)
 	sweep, err := l.worker(options).newWorkFromRow(l.Ctx, run)

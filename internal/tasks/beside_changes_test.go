@@ -204,7 +204,7 @@ func TestRoomIsBackWhenADeleteGoesOn(t *testing.T) {
 			options := forsaking()
 			options.MappingDelay, options.Synapse = quickly, test.synapse(l)
 			id, err := l.client.submit(l.Ctx, jobs.DeleteRoom, room, "retention",
-				deleteRoomParameters{Purge: true, ForcePurge: !test.abandoned, Abandoned: test.abandoned}, false)
+				deleteRoomParameters{Purge: true, ForcePurge: !test.abandoned, Abandoned: test.abandoned}, false, Acceptance{})
 			require.NoError(t, err)
 			run := l.claim(id)
 			first, err := l.worker(options).newWorkFromRow(l.Ctx, run)

@@ -48,12 +48,14 @@ type DeleteRoom struct {
 	// open job of any kind. Otherwise only another delete refuses it, and it waits for
 	// a history purge.
 	Exclusive bool
+
+	Acceptance
 }
 
 // SubmitDeleteRoom accepts a delete and returns its job's id. After an error it is
 // not accepted. It fails with [journal.ErrRoomBusy] if the room has an open delete.
 func (c *Client) SubmitDeleteRoom(ctx context.Context, request DeleteRoom) (id string, err error) {
-	id, err = c.submit(ctx, jobs.DeleteRoom, request.Room, request.Requester, request.parameters(), request.Exclusive)
+	id, err = c.submit(ctx, jobs.DeleteRoom, request.Room, request.Requester, request.parameters(), request.Exclusive, request.Acceptance)
 	if err != nil {
 		return "", fmt.Errorf("submit a room's delete: %w", err)
 	}

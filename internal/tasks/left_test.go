@@ -159,7 +159,7 @@ func TestSweepChecksOnceAtItsEnd(t *testing.T) {
 	l.look(options)
 	l.passes(1)
 	id, err := l.client.submit(l.Ctx, jobs.AbandonedSweep, "", retention.Requester,
-		retention.SweepParameters{Job: retention.AbandonedJob, Tick: time.Now()}, false)
+		retention.SweepParameters{Job: retention.AbandonedJob, Tick: time.Now()}, false, Acceptance{})
 	require.NoError(t, err)
 	l.work(options)
 	require.Eventually(t, func() bool { return l.Job(id).State.Ended() }, time.Minute, 20*time.Millisecond)

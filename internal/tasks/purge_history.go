@@ -38,13 +38,15 @@ type PurgeHistory struct {
 	// this one would delete, that one absorbs it: this one ends when the other does, and
 	// in the same way.
 	Exclusive bool
+
+	Acceptance
 }
 
 // SubmitPurgeHistory accepts a purge and returns its job's id. After an error it is
 // not accepted. A second call makes a second job.
 func (c *Client) SubmitPurgeHistory(ctx context.Context, purge PurgeHistory) (id string, err error) {
 	id, err = c.submit(ctx, jobs.PurgeHistory, purge.Room, purge.Requester,
-		purgeHistoryParameters{Token: purge.Token, DeleteLocalEvents: purge.DeleteLocalEvents}, purge.Exclusive)
+		purgeHistoryParameters{Token: purge.Token, DeleteLocalEvents: purge.DeleteLocalEvents}, purge.Exclusive, purge.Acceptance)
 	if err != nil {
 		return "", fmt.Errorf("submit a history purge: %w", err)
 	}

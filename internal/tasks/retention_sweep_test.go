@@ -112,7 +112,7 @@ func keeping(lifetime int64) retention.Config {
 // sweep accepts a sweep for the job, as the scheduler does.
 func (l *lab) sweep(job string) string {
 	l.T.Helper()
-	id, err := l.client.SubmitRetentionSweep(l.Ctx, RetentionSweep{Job: job, Tick: time.Now().Add(-24 * time.Hour)})
+	id, err := l.client.SubmitSweep(l.Ctx, Sweep{Kind: jobs.RetentionSweep, Job: job, Tick: time.Now().Add(-24 * time.Hour)})
 	require.NoError(l.T, err)
 	return id
 }

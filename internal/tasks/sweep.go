@@ -1,33 +1,41 @@
 package tasks
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
 
-	"lethe/internal/jobs"
 	"lethe/internal/retention"
 	"lethe/internal/store/journal"
 	"lethe/internal/sweep"
 )
 
-// RetentionSweep is a request to sweep all rooms.
-type RetentionSweep struct {
+// A Sweep is a request to sweep all rooms.
+type Sweep struct {
+	// Kind is [jobs.RetentionSweep] or [jobs.AbandonedSweep].
+	Kind journal.Kind
+
 	// Job is the name of the retention job whose rooms are purged.
 	Job string
 
 	// Tick is the time at which the sweep was due.
 	Tick time.Time
+
+	// Requester is the user id of the admin who requests it. Defaults to the name of the
+	// schedule.
+	Requester string
+
+	Acceptance
 }
 
-// SubmitRetentionSweep accepts a sweep and returns its job's id. After an error it
-// is not accepted. A second call makes a second sweep, which handles what the first
-// one has left.
-func (c *Client) SubmitRetentionSweep(ctx context.Context, sweep RetentionSweep) (id string, err error) {
-	id, err = c.submit(ctx, jobs.RetentionSweep, "", retention.Requester,
-		retention.SweepParameters{Job: sweep.Job, Tick: sweep.Tick.UTC()}, false)
+// SubmitSweep accepts a sweep and returns its job's id. After an error it is not
+// accepted. A second call makes a second sweep, which handles what the first one has left.
+func (c *Client) SubmitSweep(ctx context.Context, sweep Sweep) (id string, err error) {
+	id, err = c.submit(ctx, sweep.Kind, "", cmp.Or(sweep.Requester, retention.Requester),
+		retention.SweepParameters{Job: sweep.Job, Tick: sweep.Tick.UTC()}, false, sweep.Acceptance)
 	if err != nil {
-		return "", fmt.Errorf("submit a retention sweep: %w", err)
+		return "", fmt.Errorf("submit a sweep: %w", err)
 	}
 	return id, nil
 }
