@@ -48,12 +48,15 @@ type DeleteRoom struct {
 	// open job of any kind. Otherwise only another delete refuses it, and it waits for
 	// a history purge.
 	Exclusive bool
+
+	Acceptance
 }
 
 // SubmitDeleteRoom accepts a delete and returns its job's id. After an error it is
 // not accepted. It fails with [journal.ErrRoomBusy] if the room has an open delete.
 func (c *Client) SubmitDeleteRoom(ctx context.Context, request DeleteRoom) (id string, err error) {
-	id, err = c.submit(ctx, jobs.DeleteRoom, request.Room, request.Requester, request.parameters(), request.Exclusive)
+	job := journal.Job{Kind: jobs.DeleteRoom, Room: request.Room, Requester: request.Requester}
+	id, err = c.submit(ctx, job, request.Acceptance, request.parameters(), request.Exclusive)
 	if err != nil {
 		return "", fmt.Errorf("submit a room's delete: %w", err)
 	}
@@ -241,11 +244,10 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal
 		return nil, err
 	}
 	request := purge.RoomRequest{Room: job.Room, ServerName: w.options.ServerName, Force: parameters.ForcePurge}
-	if parameters.Abandoned {
-		if err := w.throttle(ctx, 0); err != nil {
-			return nil, err
-		}
+	if err := w.throttle(ctx, jobs.DeleteRoom, parameters.Abandoned, 0); err != nil {
+		return nil, err
 	}
+	w.totalOfDelete(ctx, job, run)
 	if parameters.Abandoned && d.at.Batches == 0 {
 		rule, _, err := w.sweeper.AbandonedRule(ctx)
 		if err != nil {
@@ -393,10 +395,10 @@ func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
 	if errors.Is(err, purge.ErrUsersJoined) && d.at.EventsDeleted+d.at.RowsDeleted == 0 {
 		return false, d.removeReturned(ctx, err)
 	}
-	if err != nil || !d.parameters.Abandoned {
+	if err != nil {
 		return false, err
 	}
-	return false, d.worker.throttle(ctx, rows)
+	return false, d.worker.throttle(ctx, jobs.DeleteRoom, d.parameters.Abandoned, rows)
 }
 
 // deleteParts deletes a batch of the room, and returns the number of deleted events
@@ -428,7 +430,7 @@ func (d *deleteRoom) deleteParts(ctx context.Context, parts purge.Parts) (rows i
 // size returns the size of the next batch of the purge, limited as in
 // [purgeHistory.size].
 func (d *deleteRoom) size() int {
-	if rate := d.worker.options.RowsPerSecond; d.parameters.Abandoned && rate > 0 {
+	if rate, _ := d.worker.rate(jobs.DeleteRoom, d.parameters.Abandoned); rate > 0 {
 		return min(d.at.Size, rate)
 	}
 	return d.at.Size
