@@ -196,7 +196,7 @@ func (d database) sweep(ctx context.Context, workers, bound, due int) (s sweepRu
 		}
 		var id string
 		if err := d.withClient(ctx, func(client *tasks.Client) (err error) {
-			id, err = client.SubmitSweep(ctx, tasks.Sweep{Kind: jobs.RetentionSweep, Job: "all", Tick: time.Now()})
+			id, err = client.SubmitRetentionSweep(ctx, tasks.RetentionSweep{Job: "all", Tick: time.Now()})
 			return err
 		}); err != nil {
 			return err

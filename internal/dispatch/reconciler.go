@@ -34,13 +34,15 @@ const (
 	maxReconciled = 500
 )
 
-// A Reconciler enqueues again the jobs that a worker or asynq has lost, and the jobs
-// whose rooms are no longer held. It settles absorbed jobs whose absorbing job has
+// A Reconciler enqueues again the jobs that a worker or asynq has lost, the jobs whose
+// rooms are no longer held, those that are no longer paused, and those whose grace has
+// ended. It settles absorbed jobs whose absorbing job has
 // ended. Any number of replicas may run at once: each decision is one statement on the
 // job's row.
 type Reconciler struct {
 	journal     *journal.Journal
 	absorptions *journal.Absorptions
+	pauses      *journal.Pauses
 	redis       redis.UniversalClient
 	board       *jobs.Board
 	dispatcher  *Dispatcher
@@ -58,7 +60,8 @@ func NewReconciler(db *postgres.DB, client redis.UniversalClient, board *jobs.Bo
 ) *Reconciler {
 	showReconciler(metrics)
 	return &Reconciler{
-		journal: journal.New(db), absorptions: journal.NewAbsorptions(db), redis: client, board: board, dispatcher: New(client),
+		journal: journal.New(db), absorptions: journal.NewAbsorptions(db), pauses: journal.NewPauses(db), redis: client,
+		board: board, dispatcher: New(client).Keeping(board.TTL()),
 		log: log, metrics: metrics,
 	}
 }
@@ -92,13 +95,24 @@ func (r *Reconciler) Check(ctx context.Context) error {
 			r.metrics.JobsEnded.WithLabelValues(string(job.Kind), string(job.State)).Inc()
 		}
 	}
-	resumed, err := r.journal.ResumeHeld(ctx, maxReconciled)
-	if err != nil {
-		return err
-	}
-	for _, job := range resumed {
-		r.count(ctx, job, jobs.ActionResumed)
-		r.board.Post(ctx, jobs.StatusOf(job))
+	// In this order a job passes all that keeps it waiting in one check.
+	for _, move := range []struct {
+		action jobs.Action
+		jobs   func(ctx context.Context, limit int) ([]journal.Job, error)
+	}{
+		{jobs.ActionResumed, r.journal.ResumeHeld},
+		{jobs.ActionResumed, r.pauses.Resume},
+		{jobs.ActionDue, r.pauses.QueueDue},
+		{jobs.ActionPaused, r.pauses.PauseQueued},
+	} {
+		moved, err := move.jobs(ctx, maxReconciled)
+		if err != nil {
+			return err
+		}
+		for _, job := range moved {
+			r.count(ctx, job, move.action)
+			r.board.Post(ctx, jobs.StatusOf(job))
+		}
 	}
 	settled, err := r.absorptions.SettleAbsorbed(ctx, maxReconciled)
 	if err != nil {
@@ -121,6 +135,10 @@ func (r *Reconciler) Check(ctx context.Context) error {
 			return err // the rest stays marked
 		}
 		r.count(ctx, job, jobs.ActionEnqueued)
+		if job.Generation > 1 {
+			// It may have been retried after its end, which is all that the board shows.
+			r.board.Post(ctx, jobs.StatusOf(job))
+		}
 		if err := r.journal.MarkTaskEnqueued(ctx, job.ID, job.Generation); err != nil {
 			return err
 		}

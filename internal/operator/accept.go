@@ -42,7 +42,7 @@ func (o *Operator) purge(c echo.Context, who string) error {
 	if err := o.refuseBusy(ctx, body.Room); err != nil {
 		return err
 	}
-	if err := o.checkPlan(ctx, request, acceptance); err != nil {
+	if err := o.checkPlan(ctx, request, body.Acceptance); err != nil {
 		return err
 	}
 	id, err := o.tasks.SubmitPurgeHistory(ctx, tasks.PurgeHistory{
@@ -77,7 +77,7 @@ func (o *Operator) delete(c echo.Context, who string) error {
 	if err := o.refuseBusy(ctx, body.Room); err != nil {
 		return err
 	}
-	if err := o.checkPlan(ctx, request, acceptance); err != nil {
+	if err := o.checkPlan(ctx, request, body.Acceptance); err != nil {
 		return err
 	}
 	purge := body.Purge == nil || *body.Purge
@@ -99,7 +99,7 @@ func (o *Operator) sweep(c echo.Context, who string) error {
 	if err != nil {
 		return err
 	}
-	if acceptance.Plan != "" {
+	if acceptance.Plan != nil {
 		return wire.InvalidParam("A sweep takes no plan: it decides about each room when its turn comes")
 	}
 	names := o.options.RetentionJobs
@@ -118,15 +118,22 @@ func (o *Operator) sweep(c echo.Context, who string) error {
 	case !slices.Contains(names, name):
 		return wire.InvalidParam("'name' must be one of " + strings.Join(names, ", "))
 	}
-	id, err := o.tasks.SubmitSweep(c.Request().Context(), tasks.Sweep{
-		Kind: journal.Kind(body.Kind), Job: name, Tick: time.Now(), Requester: who, Acceptance: acceptance,
-	})
+	ctx := c.Request().Context()
+	var id string
+	if body.Kind == string(jobs.AbandonedSweep) {
+		id, err = o.tasks.SubmitAbandonedSweep(ctx, who, acceptance)
+	} else {
+		id, err = o.tasks.SubmitRetentionSweep(ctx, tasks.RetentionSweep{Job: name, Tick: time.Now(), Requester: who, Acceptance: acceptance})
+	}
 	return o.accepted(c, id, err)
 }
 
 // acceptance reads how a job is to be accepted.
 func (o *Operator) acceptance(a Acceptance) (tasks.Acceptance, error) {
-	accepted := tasks.Acceptance{Grace: o.options.Grace, Plan: a.Plan, Tolerance: a.Tolerance, Reason: a.Reason}
+	accepted := tasks.Acceptance{Grace: o.options.Grace, Reason: a.Reason}
+	if a.Plan != "" {
+		accepted.Plan = plan.Accepted{Digest: a.Plan, Tolerance: a.Tolerance}.Encode()
+	}
 	if a.Grace != "" {
 		grace, err := time.ParseDuration(a.Grace)
 		if err != nil || grace < 0 || grace > maxGrace {

@@ -90,7 +90,7 @@ func refusal(err error, r PlanRequest) error {
 
 // checkPlan refuses a job whose room has drifted from the plan. The worker checks it once
 // more before it begins.
-func (o *Operator) checkPlan(ctx context.Context, request plan.Request, a tasks.Acceptance) error {
+func (o *Operator) checkPlan(ctx context.Context, request plan.Request, a Acceptance) error {
 	if a.Plan == "" {
 		return nil
 	}

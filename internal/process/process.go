@@ -125,7 +125,7 @@ func (p *process) part(purpose config.Purpose) part {
 	switch purpose {
 	case config.ForAPI:
 		return part{name: "api", listen: p.settings.API.Listen, tls: p.settings.API.TLS, handler: func(health http.Handler) http.Handler {
-			client := tasks.NewClient(p.db, p.redis, p.log)
+			client := tasks.NewClient(p.db, p.redis, p.log).Keeping(p.settings.StatusTTL)
 			return httpapi.New(p.db, client, p.board, httpapi.Options{
 				AccountValidity: p.settings.AccountValidity,
 				Delegated:       p.delegated(),
@@ -239,7 +239,7 @@ func (p *process) servedRetention() *retention.Config {
 }
 
 func (p *process) scheduler() *schedule.Scheduler {
-	return schedule.New(p.db, tasks.NewClient(p.db, p.redis, p.log), p.log, p.metrics, schedule.Options{
+	return schedule.New(p.db, tasks.NewClient(p.db, p.redis, p.log).Keeping(p.settings.StatusTTL), p.log, p.metrics, schedule.Options{
 		Rules: p.settings.Retention.Rules, Tracer: p.tracer,
 	})
 }

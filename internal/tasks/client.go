@@ -3,7 +3,6 @@ package tasks
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -35,49 +34,40 @@ func NewClient(db *postgres.DB, client redis.UniversalClient, log *slog.Logger) 
 	return c
 }
 
-// Acceptance is how a job is accepted.
+// Keeping makes asynq keep the tasks of accepted jobs for that long after their end, for
+// those who look at the queues. Without a call they go at once. Call it before all other
+// methods; the last call wins.
+func (c *Client) Keeping(finished time.Duration) *Client {
+	if c.dispatcher != nil {
+		c.dispatcher.Keeping(finished)
+	}
+	return c
+}
+
+// An Acceptance is how a job is accepted.
 type Acceptance struct {
-	// Grace is how long nothing is done, and the job can be cancelled. Defaults to 0, no
-	// grace.
+	// Grace is how long nothing is done of the job, in which it can be cancelled. Defaults
+	// to 0: it is queued at once.
 	Grace time.Duration
 
-	// Plan is the digest of the job's plan. The job fails at its begin if the room has
-	// drifted from the plan by more than Tolerance events. Defaults to "", no plan.
-	Plan      string
-	Tolerance int64
+	// Plan is what [WorkerOptions.CheckPlan] compares before the job begins, in JSON.
+	// Defaults to nil, nothing.
+	Plan json.RawMessage
 
-	// Reason is why the job was requested, in words. Defaults to "".
+	// Reason is why the job is requested, for its log. Defaults to "".
 	Reason string
 }
 
-// plan returns the plan in the job's row, nil if there is none.
-func (a Acceptance) plan() json.RawMessage {
-	if a.Plan == "" {
-		return nil
-	}
-	encoded, _ := json.Marshal(AcceptedPlan{Digest: a.Plan, Tolerance: a.Tolerance}) // never fails
-	return encoded
-}
-
-// An AcceptedPlan is the plan in a job's row.
-type AcceptedPlan struct {
-	Digest    string `json:"digest"`
-	Tolerance int64  `json:"tolerance"`
-}
-
-// submit accepts a job. A job is accepted once its row is committed; after an error
-// it is not. If Redis is down, the reconciler enqueues the task later.
-func (c *Client) submit(ctx context.Context, kind journal.Kind, room, requester string, parameters any, alone bool, a Acceptance,
-) (id string, err error) {
+// submit accepts a job, of which it reads Kind, Room and Requester. A job is accepted
+// once its row is committed; after an error it is not. If Redis is down, the reconciler enqueues the task later.
+func (c *Client) submit(ctx context.Context, job journal.Job, accepted Acceptance, parameters any, alone bool) (id string, err error) {
 	encoded, err := json.Marshal(parameters)
 	if err != nil {
 		return "", fmt.Errorf("encode the job's parameters: %w", err)
 	}
-	job := journal.Job{
-		ID: jobs.NewID(), Kind: kind, Room: room, Parameters: encoded, Requester: requester,
-		State: journal.Queued, Generation: 1, Reason: a.Reason, Grace: a.Grace, Plan: a.plan(),
-	}
-	ctx, span := observe.StartSpan(ctx, "submit "+string(kind), about(job)...)
+	job.ID, job.Parameters, job.State, job.Generation = jobs.NewID(), encoded, journal.Queued, 1
+	job.Grace, job.Plan, job.Reason = accepted.Grace, accepted.Plan, postgres.Sanitize(accepted.Reason)
+	ctx, span := observe.StartSpan(ctx, "submit "+string(job.Kind), about(job)...)
 	defer func() { span.End(err) }()
 	origin := observe.OriginOf(ctx)
 	job.TraceParent, job.RequestID = origin.TraceParent, origin.RequestID
@@ -87,9 +77,9 @@ func (c *Client) submit(ctx context.Context, kind journal.Kind, room, requester 
 	// The job is accepted, also if its caller goes away now.
 	ctx = context.WithoutCancel(ctx)
 	log := c.log.With("job", job.ID, "room", job.Room, "kind", job.Kind)
-	log.InfoContext(ctx, "job accepted", "requester", requester)
-	if a.Grace > 0 {
-		return job.ID, nil // the reconciler enqueues it
+	log.InfoContext(ctx, "job accepted", "requester", job.Requester, "grace", job.Grace.String())
+	if job.Grace > 0 {
+		return job.ID, nil // the reconciler enqueues it at the end of its grace
 	}
 	// The status is not written to Redis here. It is read from the row until the
 	// first request or the job's start, and most jobs of a sweep start before any

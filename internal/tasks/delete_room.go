@@ -55,7 +55,8 @@ type DeleteRoom struct {
 // SubmitDeleteRoom accepts a delete and returns its job's id. After an error it is
 // not accepted. It fails with [journal.ErrRoomBusy] if the room has an open delete.
 func (c *Client) SubmitDeleteRoom(ctx context.Context, request DeleteRoom) (id string, err error) {
-	id, err = c.submit(ctx, jobs.DeleteRoom, request.Room, request.Requester, request.parameters(), request.Exclusive, request.Acceptance)
+	job := journal.Job{Kind: jobs.DeleteRoom, Room: request.Room, Requester: request.Requester}
+	id, err = c.submit(ctx, job, request.Acceptance, request.parameters(), request.Exclusive)
 	if err != nil {
 		return "", fmt.Errorf("submit a room's delete: %w", err)
 	}
@@ -117,14 +118,10 @@ type deleteRoomCheckpoint struct {
 	// other server has users in the room.
 	LeavesAt int64 `json:"leaves_at,omitempty"`
 
-	// QuietAt is the time from which the room may vanish, and after that the time from
-	// which its other rows may go, in Unix milliseconds of PostgreSQL's clock: see
-	// [deleteRoom.quieten]. It is 0 before the first of these waits, and if nothing has to
-	// be waited for.
+	// QuietAt is the time from which the room may vanish, in Unix milliseconds of
+	// PostgreSQL's clock: see [deleteRoom.quieten]. It is 0 before the room is locked at
+	// Synapse, and if nothing has to be waited for.
 	QuietAt int64 `json:"quiet_at,omitempty"`
-
-	// Hidden says that the room has vanished for its users. Other rows of it may be left.
-	Hidden bool `json:"hidden,omitempty"`
 
 	// LookAt is the time of the last look for rows that Synapse has written meanwhile, in
 	// Unix milliseconds of PostgreSQL's clock. It is 0 before the room's own row is gone,
@@ -247,11 +244,10 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal
 		return nil, err
 	}
 	request := purge.RoomRequest{Room: job.Room, ServerName: w.options.ServerName, Force: parameters.ForcePurge}
-	if parameters.Abandoned {
-		if err := w.throttle(ctx, 0); err != nil {
-			return nil, err
-		}
+	if err := w.throttle(ctx, jobs.DeleteRoom, parameters.Abandoned, 0); err != nil {
+		return nil, err
 	}
+	w.totalOfDelete(ctx, job, run)
 	if parameters.Abandoned && d.at.Batches == 0 {
 		rule, _, err := w.sweeper.AbandonedRule(ctx)
 		if err != nil {
@@ -399,10 +395,10 @@ func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
 	if errors.Is(err, purge.ErrUsersJoined) && d.at.EventsDeleted+d.at.RowsDeleted == 0 {
 		return false, d.removeReturned(ctx, err)
 	}
-	if err != nil || !d.parameters.Abandoned {
+	if err != nil {
 		return false, err
 	}
-	return false, d.worker.throttle(ctx, rows)
+	return false, d.worker.throttle(ctx, jobs.DeleteRoom, d.parameters.Abandoned, rows)
 }
 
 // deleteParts deletes a batch of the room, and returns the number of deleted events
@@ -415,9 +411,6 @@ func (d *deleteRoom) deleteParts(ctx context.Context, parts purge.Parts) (rows i
 	defer b.end(&err)
 	if err := d.keepOut(ctx, b); err != nil {
 		return 0, err
-	}
-	if d.mayBeRead() && parts.Show() && !d.at.Hidden {
-		parts = parts[:1] // the others go after a pause
 	}
 	done, err := d.room.Delete(ctx, b.Batch, parts, d.at.At, d.size())
 	if err != nil {
@@ -437,7 +430,7 @@ func (d *deleteRoom) deleteParts(ctx context.Context, parts purge.Parts) (rows i
 // size returns the size of the next batch of the purge, limited as in
 // [purgeHistory.size].
 func (d *deleteRoom) size() int {
-	if rate := d.worker.options.RowsPerSecond; d.parameters.Abandoned && rate > 0 {
+	if rate, _ := d.worker.rate(jobs.DeleteRoom, d.parameters.Abandoned); rate > 0 {
 		return min(d.at.Size, rate)
 	}
 	return d.at.Size

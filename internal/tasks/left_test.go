@@ -158,8 +158,8 @@ func TestSweepChecksOnceAtItsEnd(t *testing.T) {
 	options := forsaking()
 	l.look(options)
 	l.passes(1)
-	id, err := l.client.submit(l.Ctx, jobs.AbandonedSweep, "", retention.Requester,
-		retention.SweepParameters{Job: retention.AbandonedJob, Tick: time.Now()}, false, Acceptance{})
+	id, err := l.client.submit(l.Ctx, journal.Job{Kind: jobs.AbandonedSweep, Requester: retention.Requester}, Acceptance{},
+		retention.SweepParameters{Job: retention.AbandonedJob, Tick: time.Now()}, false)
 	require.NoError(t, err)
 	l.work(options)
 	require.Eventually(t, func() bool { return l.Job(id).State.Ended() }, time.Minute, 20*time.Millisecond)

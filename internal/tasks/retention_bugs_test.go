@@ -34,9 +34,8 @@ func setupCycle(t *testing.T) *cycle {
 func (c *cycle) tick() sweepResult {
 	c.T.Helper()
 	c.days++
-	id, err := c.client.SubmitSweep(c.Ctx, Sweep{
-		Kind: jobs.RetentionSweep,
-		Job:  "daily", Tick: time.Date(2026, 3, 1+c.days, 0, 0, 0, 0, time.UTC),
+	id, err := c.client.SubmitRetentionSweep(c.Ctx, RetentionSweep{
+		Job: "daily", Tick: time.Date(2026, 3, 1+c.days, 0, 0, 0, 0, time.UTC),
 	})
 	require.NoError(c.T, err)
 	return c.swept(id)

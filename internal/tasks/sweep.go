@@ -6,36 +6,46 @@ import (
 	"fmt"
 	"time"
 
+	"lethe/internal/jobs"
 	"lethe/internal/retention"
 	"lethe/internal/store/journal"
 	"lethe/internal/sweep"
 )
 
-// A Sweep is a request to sweep all rooms.
-type Sweep struct {
-	// Kind is [jobs.RetentionSweep] or [jobs.AbandonedSweep].
-	Kind journal.Kind
-
+// RetentionSweep is a request to sweep all rooms.
+type RetentionSweep struct {
 	// Job is the name of the retention job whose rooms are purged.
 	Job string
 
 	// Tick is the time at which the sweep was due.
 	Tick time.Time
 
-	// Requester is the user id of the admin who requests it. Defaults to the name of the
-	// schedule.
+	// Requester is who has requested it. Defaults to "", the settings.
 	Requester string
 
 	Acceptance
 }
 
-// SubmitSweep accepts a sweep and returns its job's id. After an error it is not
-// accepted. A second call makes a second sweep, which handles what the first one has left.
-func (c *Client) SubmitSweep(ctx context.Context, sweep Sweep) (id string, err error) {
-	id, err = c.submit(ctx, sweep.Kind, "", cmp.Or(sweep.Requester, retention.Requester),
-		retention.SweepParameters{Job: sweep.Job, Tick: sweep.Tick.UTC()}, false, sweep.Acceptance)
+// SubmitAbandonedSweep accepts a sweep for abandoned rooms now and returns its job's id.
+// After an error it is not accepted. A second call makes a second sweep.
+func (c *Client) SubmitAbandonedSweep(ctx context.Context, requester string, accepted Acceptance) (id string, err error) {
+	job := journal.Job{Kind: jobs.AbandonedSweep, Requester: requester}
+	id, err = c.submit(ctx, job, accepted, retention.SweepParameters{Job: retention.AbandonedJob, Tick: time.Now().UTC()}, false)
 	if err != nil {
-		return "", fmt.Errorf("submit a sweep: %w", err)
+		return "", fmt.Errorf("submit a sweep for abandoned rooms: %w", err)
+	}
+	return id, nil
+}
+
+// SubmitRetentionSweep accepts a sweep and returns its job's id. After an error it
+// is not accepted. A second call makes a second sweep, which handles what the first
+// one has left.
+func (c *Client) SubmitRetentionSweep(ctx context.Context, sweep RetentionSweep) (id string, err error) {
+	job := journal.Job{Kind: jobs.RetentionSweep, Requester: cmp.Or(sweep.Requester, retention.Requester)}
+	id, err = c.submit(ctx, job, sweep.Acceptance,
+		retention.SweepParameters{Job: sweep.Job, Tick: sweep.Tick.UTC()}, false)
+	if err != nil {
+		return "", fmt.Errorf("submit a retention sweep: %w", err)
 	}
 	return id, nil
 }
@@ -54,6 +64,7 @@ func (w *Worker) newRetentionSweep(ctx context.Context, job journal.Job, run jou
 	if err != nil {
 		return nil, err
 	}
+	w.totalOfSweep(ctx, job, run)
 	return sweepWork{s}, nil
 }
 
@@ -62,6 +73,7 @@ func (w *Worker) newAbandonedSweep(ctx context.Context, job journal.Job, run jou
 	if err != nil {
 		return nil, err
 	}
+	w.totalOfSweep(ctx, job, run)
 	return sweepWork{s}, nil
 }
 

@@ -29,15 +29,16 @@ const (
 	lowLook = 200 * time.Millisecond
 )
 
-// throttle takes deleted rows from the bucket that all sweeps of the fleet share,
+// throttle takes deleted rows from the bucket that the fleet's jobs of the kind share, or
+// without a limit of the kind all that sweeps have made,
 // and pauses, holding no lock, until its debt is paid. It returns a [jobs.YieldError] after
-// [maxPause]. While Redis is down, sweeps go on without pauses.
-func (w *Worker) throttle(ctx context.Context, rows int64) error {
-	rate := w.options.RowsPerSecond
+// [maxPause]. While Redis is down, jobs go on without pauses.
+func (w *Worker) throttle(ctx context.Context, kind journal.Kind, swept bool, rows int64) error {
+	rate, bucket := w.rate(kind, swept)
 	if rate <= 0 {
 		return nil
 	}
-	debt := w.takeRows(ctx, rows, rate)
+	debt := w.takeRows(ctx, bucket, rows, rate)
 	if debt <= 0 {
 		return nil
 	}
@@ -52,12 +53,12 @@ func (w *Worker) throttle(ctx context.Context, rows int64) error {
 	return nil
 }
 
-func (w *Worker) takeRows(ctx context.Context, rows int64, rate int) time.Duration {
+func (w *Worker) takeRows(ctx context.Context, bucket string, rows int64, rate int) time.Duration {
 	ctx, cancel := context.WithTimeout(ctx, throttleTime)
 	defer cancel()
-	debt, err := redisdb.TakeRows(ctx, w.redis, rows, rate)
+	debt, err := redisdb.TakeRows(ctx, w.redis, bucket, rows, rate)
 	if err != nil {
-		w.log.WarnContext(ctx, "rows not taken from the bucket: the purge does not pause", "error", err)
+		w.log.WarnContext(ctx, "rows not taken from the bucket: the job does not pause", "error", err)
 		return 0
 	}
 	return debt

@@ -351,6 +351,15 @@ func (j *Journal) CompleteJob(ctx context.Context, run Run, checkpoint any) erro
 		state = 'complete', error = NULL, waits_for = NULL, waits_since = NULL, heartbeat_at = NULL, ended_at = clock_timestamp(), checkpoint = $4`, string(encoded))
 }
 
+// RecordTotal records how many events, or rooms, the run's job will go through. It does
+// nothing if the run no longer owns its job.
+func RecordTotal(ctx context.Context, db *postgres.DB, run Run, total int64) error {
+	if _, err := db.Exec(ctx, `UPDATE lethe.jobs SET total = $4 WHERE `+ofRun, run.JobID, run.Generation, run.Attempt, total); err != nil {
+		return fmt.Errorf("record the job's total: %w", err)
+	}
+	return nil
+}
+
 // FailBatch counts a failed batch of the run's job, and returns the number of
 // failures in a row. A run that no longer owns its job gets [ErrSuperseded].
 func (j *Journal) FailBatch(ctx context.Context, run Run, reason string) (failures int, err error) {

@@ -89,30 +89,17 @@ CREATE TABLE lethe.fleet (
     set_at          timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- next_transaction returns a number that is above those of all transactions that have
--- one at this moment. A statement that calls it has an older snapshot, so it takes one of
--- its own.
--- +goose StatementBegin
-CREATE FUNCTION lethe.next_transaction() RETURNS xid8 LANGUAGE plpgsql VOLATILE AS $$
-BEGIN
-    RETURN pg_snapshot_xmax(pg_current_snapshot());
-END $$;
--- +goose StatementEnd
-
 -- What has happened to a job: the changes of its state, and what users have done to it.
 CREATE TABLE lethe.job_events (
-    id         bigint      NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    job_id     text        NOT NULL REFERENCES lethe.jobs (id) ON DELETE CASCADE,
-    at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    id     bigint      NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    job_id text        NOT NULL REFERENCES lethe.jobs (id) ON DELETE CASCADE,
+    at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- The new state, or the verb.
-    event      text        NOT NULL,
+    event  text        NOT NULL,
     -- Who has done it, and why. NULL: a process of Lethe's.
-    who        text,
-    reason     text,
-    detail     jsonb       NOT NULL DEFAULT '{}',
-    -- The transactions of all rows with a lower id have lower numbers than this. The column
-    -- comes after id, because PostgreSQL computes defaults in the order of the columns.
-    settled_by xid8        NOT NULL DEFAULT lethe.next_transaction()
+    who    text,
+    reason text,
+    detail jsonb       NOT NULL DEFAULT '{}'
 );
 CREATE INDEX job_events_of_job ON lethe.job_events (job_id, id);
 
@@ -171,7 +158,6 @@ DROP TRIGGER note_new ON lethe.jobs;
 DROP FUNCTION lethe.note_state();
 DROP FUNCTION lethe.pause_of(text, text, text), lethe.add_rows(jsonb, jsonb);
 DROP TABLE lethe.swept_mappings, lethe.job_events, lethe.fleet, lethe.pauses;
-DROP FUNCTION lethe.next_transaction();
 ALTER TABLE lethe.delayed_mappings DROP COLUMN job_id;
 
 -- Older versions know no grace: they would delete at once what is due later.
