@@ -156,6 +156,33 @@ func TestFootprintFollowsRules(t *testing.T) {
 	requireForetold(t, events, loss, before, counts(t, l.Ctx, l.Conn))
 }
 
+// TestFootprintKnowsLeftovers has redactions of which the event is gone already, and
+// edges of state groups that are. Only redactions that were done go with their target.
+func TestFootprintKnowsLeftovers(t *testing.T) {
+	t.Parallel()
+	l := setupAsOwner(t)
+	l.Chain(room, "e", 6, 0)
+	l.Exec(`INSERT INTO redactions (event_id, redacts, have_censored) VALUES
+		('$gone1', '$e1', true), ('$gone2', '$e2', false), ('$gone5', '$e5', true)`)
+	footprints := footprint.New(l.DB, l.Purger, footprint.Options{ServerName: storetest.ServerName})
+	request := storetest.PurgeRequest(room, 4)
+	events, loss := foretoldPurge(t, l.Ctx, footprints, request)
+	require.EqualValues(t, 1, loss.Tables["redactions"].Rows)
+	before := counts(t, l.Ctx, l.Conn)
+	require.NoError(t, l.purge(request, 20))
+	requireForetold(t, events, loss, before, counts(t, l.Ctx, l.Conn))
+
+	l.Chain("!other:x", "o", 3, 100)
+	l.Exec(`INSERT INTO state_group_edges VALUES (6, 5), (5000, 6), (101, 6), (6, 102)`)
+	events, loss = foretoldDelete(t, l.Ctx, footprints, room)
+	require.EqualValues(t, 1, loss.Tables["redactions"].Rows)
+	require.EqualValues(t, 3, loss.Tables["state_group_edges"].Rows, "not that of another room's group")
+	before = counts(t, l.Ctx, l.Conn)
+	_, _, err := l.deleter(room, false).end(30)
+	require.NoError(t, err)
+	requireForetold(t, events, loss, before, counts(t, l.Ctx, l.Conn))
+}
+
 func openAsAPI(t *testing.T, url string) *postgres.DB {
 	t.Helper()
 	db, err := postgres.Open(t.Context(), storetest.AsKnownColumns(t, url, schema.API), postgres.Options{})
