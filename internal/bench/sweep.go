@@ -11,7 +11,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"lethe/internal/jobs"
 	"lethe/internal/tasks"
 )
 

@@ -12,6 +12,7 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
+	"lethe/internal/plan"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/scheduledtasks"

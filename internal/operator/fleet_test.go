@@ -59,7 +59,7 @@ func TestGrace(t *testing.T) {
 	accepted := l.purge("$a5", "")
 	require.Equal(t, "scheduled", accepted.State)
 	require.InDelta(t, time.Now().Add(time.Hour).UnixMilli(), accepted.Due, 60_000)
-	require.Contains(t, get[operator.Job](l, "GET", "/jobs/"+accepted.ID, "").WaitsFor, "grace: until ")
+	require.Contains(t, get[operator.Job](l, "GET", "/jobs/"+accepted.ID, "").WaitsFor, "grace: it ends at ")
 	require.Equal(t, "cancelled", get[operator.Outcome](l, "POST", "/jobs/"+accepted.ID+"/cancel", "").Job.State)
 	require.Equal(t, "queued", l.purge("$a5", `,"grace":"0s"`).State)
 	for _, grace := range []string{"x", "-1s", "9000h", "24"} {

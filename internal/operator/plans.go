@@ -12,7 +12,6 @@ import (
 	"lethe/internal/plan"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
-	"lethe/internal/tasks"
 	"lethe/internal/wire"
 )
 

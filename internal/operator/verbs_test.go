@@ -9,6 +9,7 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/operator"
+	"lethe/internal/store/journal"
 	"lethe/internal/tasks"
 )
 
@@ -41,9 +42,10 @@ func TestVerbsOnAJob(t *testing.T) {
 	l.work(tasks.WorkerOptions{})
 	job := l.ends(id)
 	require.Equal(t, "complete", job.State, job.Error)
-	status, err := l.board.Status(l.Ctx, jobs.PurgeHistory, id)
-	require.NoError(t, err)
-	require.EqualValues(t, "complete", status.State)
+	require.Eventually(t, func() bool {
+		status, err := l.board.Status(l.Ctx, jobs.PurgeHistory, id)
+		return err == nil && status.State == journal.Complete
+	}, time.Minute, 50*time.Millisecond, "it is no longer that of the cancelled job")
 	var verbs []string
 	for _, event := range job.Log {
 		if event.Who != "" && event.Who != "queued" {

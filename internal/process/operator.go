@@ -25,8 +25,6 @@ import (
 // operatorOf returns the API of operators on the database. With a nil Redis client it
 // knows of no worker, and the statuses of jobs follow within seconds.
 func operatorOf(db *postgres.DB, client redis.UniversalClient, settings config.Config, log *slog.Logger) *operator.Operator {
-	purger := purge.New(db, purge.Options{Compat: settings.SchemaCompat, Tables: settings.Tables})
-	sizes := footprint.Options{ServerName: settings.ServerName}
 	options := operator.Options{PurgeDelay: settings.PurgeDelay, ServerName: settings.ServerName}
 	if rules := settings.Retention.Rules; rules.Enabled {
 		for _, job := range rules.Jobs {
@@ -42,8 +40,16 @@ func operatorOf(db *postgres.DB, client redis.UniversalClient, settings config.C
 		dispatcher := dispatch.New(client)
 		options.Workers = func(context.Context) ([]operator.FleetWorker, error) { return fleetOf(dispatcher) }
 	}
-	planner := plan.New(db, plan.Options{Footprint: sizes, Purger: purger, Retention: settings.Retention.Rules})
-	return operator.New(db, tasks.NewClient(db, client, log), planner, footprint.New(db, purger, sizes), options)
+	planner, sizes := plannerOf(db, settings)
+	return operator.New(db, tasks.NewClient(db, client, log).Keeping(settings.StatusTTL), planner, sizes, options)
+}
+
+// plannerOf returns what makes plans, and measures rooms, by the settings.
+func plannerOf(db *postgres.DB, settings config.Config) (*plan.Planner, *footprint.Queries) {
+	purger := purge.New(db, purge.Options{Compat: settings.SchemaCompat, Tables: settings.Tables})
+	options := footprint.Options{ServerName: settings.ServerName}
+	planner := plan.New(db, plan.Options{Footprint: options, Purger: purger, Retention: settings.Retention.Rules})
+	return planner, footprint.New(db, purger, options)
 }
 
 func fleetOf(dispatcher *dispatch.Dispatcher) ([]operator.FleetWorker, error) {

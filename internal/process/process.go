@@ -170,11 +170,13 @@ func (p *process) part(purpose config.Purpose) part {
 			var group sync.WaitGroup
 			group.Go(func() { p.synapse.Sweep(ctx) })
 			defer group.Wait()
+			planner, _ := plannerOf(p.db, p.settings)
 			return tasks.NewWorker(tasks.Services{
 				DB: p.db, Redis: p.redis, Locks: p.locks, Board: p.board, Log: p.log, Metrics: p.metrics,
 			}, tasks.WorkerOptions{
 				BatchEvents:    p.settings.Worker.BatchEvents,
 				BatchTime:      p.settings.Worker.BatchTime,
+				CheckPlan:      planner.CheckJob,
 				Concurrency:    p.settings.Worker.Concurrency,
 				DrainTimeout:   p.settings.Worker.DrainTimeout,
 				Homeserver:     p.shutdownHomeserver(),

@@ -118,10 +118,14 @@ type deleteRoomCheckpoint struct {
 	// other server has users in the room.
 	LeavesAt int64 `json:"leaves_at,omitempty"`
 
-	// QuietAt is the time from which the room may vanish, in Unix milliseconds of
-	// PostgreSQL's clock: see [deleteRoom.quieten]. It is 0 before the room is locked at
-	// Synapse, and if nothing has to be waited for.
+	// QuietAt is the time from which the room may vanish, and after that the time from
+	// which its other rows may go, in Unix milliseconds of PostgreSQL's clock: see
+	// [deleteRoom.quieten]. It is 0 before the first of these waits, and if nothing has to
+	// be waited for.
 	QuietAt int64 `json:"quiet_at,omitempty"`
+
+	// Hidden says that the room has vanished for its users. Other rows of it may be left.
+	Hidden bool `json:"hidden,omitempty"`
 
 	// LookAt is the time of the last look for rows that Synapse has written meanwhile, in
 	// Unix milliseconds of PostgreSQL's clock. It is 0 before the room's own row is gone,
@@ -411,6 +415,9 @@ func (d *deleteRoom) deleteParts(ctx context.Context, parts purge.Parts) (rows i
 	defer b.end(&err)
 	if err := d.keepOut(ctx, b); err != nil {
 		return 0, err
+	}
+	if d.mayBeRead() && parts.Show() && !d.at.Hidden {
+		parts = parts[:1] // the others go after a pause
 	}
 	done, err := d.room.Delete(ctx, b.Batch, parts, d.at.At, d.size())
 	if err != nil {
