@@ -68,7 +68,7 @@ func TestBars(t *testing.T) {
 		for _, want := range []string{"AbCdEfGhIjKlMnOp  purge_history  !abc:example.org", "[========>-----------]", "9,000/20,000 events", "340/s, 32s left"} {
 			require.Contains(t, rows[0], want)
 		}
-		for _, want := range []string{`!a\x1b[2Jb:xxx`, "…", "[--------------------]", `held: hold: case \x1b]0;42\a (for 3m0s)`} {
+		for _, want := range []string{`!a\x1b[2Jb:xxx`, "…", "[--------------------]", `  hold: case \x1b]0;42\a (for 3m0s)`} {
 			require.Contains(t, rows[1], want)
 		}
 		require.NotContains(t, strings.Join(rows, ""), "\x1b[2J")
@@ -123,7 +123,7 @@ func TestLines(t *testing.T) {
 		require.Contains(t, out.String(), "9,500/20,000")
 		job.WaitsFor = "turn: 2nd of this room"
 		lines.Show(job)
-		require.Contains(t, out.String(), "running: turn: 2nd of this room")
+		require.Contains(t, out.String(), "events: turn: 2nd of this room")
 		lines.Close()
 	})
 }

@@ -60,7 +60,7 @@ func doing(job operator.Job, now time.Time) string {
 	case job.State == "scheduled" && job.Due > 0:
 		return "scheduled: begins in " + Duration(time.UnixMilli(job.Due).Sub(now))
 	case job.WaitsFor != "":
-		text := terminal.Text(job.State) + ": " + terminal.Text(job.WaitsFor)
+		text := terminal.Text(job.WaitsFor)
 		if job.WaitsSince > 0 {
 			text += " (for " + Duration(now.Sub(time.UnixMilli(job.WaitsSince))) + ")"
 		}
