@@ -3,6 +3,8 @@ package cli
 import (
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -39,8 +41,9 @@ func Main(args []string) int {
 	return command.Main(New(os.Environ(), nil), joined(args), oldFlags)
 }
 
-// joined returns the arguments with a URL that follows --database as its value. Without a
-// URL the flag has no value, so it must be one word with it.
+// joined returns the arguments with a URL that follows --database as its value, and with
+// a --database before the command after it. Without a URL the flag has no value, so it
+// must be one word with the URL, and the word after it could be a command.
 func joined(args []string) []string {
 	var words []string
 	for _, arg := range args {
@@ -49,6 +52,9 @@ func joined(args []string) []string {
 			continue
 		}
 		words = append(words, arg)
+	}
+	if n := len(words); n > 1 && (words[0] == "--database" || strings.HasPrefix(words[0], "--database=")) && !slices.Contains(words, "--") {
+		words = append(words[1:n:n], words[0])
 	}
 	return words
 }

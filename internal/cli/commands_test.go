@@ -372,6 +372,8 @@ func TestDatabase(t *testing.T) {
 		want string
 	}{
 		{[]string{"job", "list", "--database"}, userName() + " on " + mine},
+		{[]string{"--database", "job", "list"}, userName() + " on " + mine},
+		{[]string{"--database", other, "job", "list"}, userName() + " on " + other},
 		{[]string{"job", "list", "--database=" + other}, userName() + " on " + other},
 		{[]string{"job", "list", "--database", other}, userName() + " on " + other},
 		{[]string{"hold", "set", "!a:x", "--reason", "r", "--by", "counsel", "--database"}, "counsel on " + mine},
@@ -608,4 +610,21 @@ func TestCompletion(t *testing.T) {
 		require.Equal(t, want, lines[:len(want)], args)
 	}
 	require.NotEmpty(t, slices.Sorted(maps.Keys(everyCommand())))
+}
+
+// A watch that goes on for long forgets the jobs that have ended first.
+func TestWatchForgets(t *testing.T) {
+	t.Parallel()
+	w := &watching{jobs: map[string]operator.Job{}, heard: map[string]time.Time{}}
+	for i := range maxWatched {
+		w.see(operator.Job{ID: fmt.Sprint(i), State: "running"})
+	}
+	w.see(operator.Job{ID: "later", State: "queued"})
+	require.NotContains(t, w.order, "later", "all places are taken")
+	w.see(operator.Job{ID: "7", State: "complete"})
+	w.see(operator.Job{ID: "later", State: "queued"})
+	require.Contains(t, w.order, "later")
+	require.NotContains(t, w.order, "7")
+	require.Len(t, w.jobs, maxWatched)
+	require.Len(t, w.heard, maxWatched)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -178,7 +179,7 @@ func (w *watching) see(job operator.Job) {
 	switch {
 	case ok && (job.Updated < known.Updated || progress.Ended(known.State) && !progress.Ended(job.State)):
 		return // an answer that has overtaken another one
-	case !ok && len(w.order) >= maxWatched:
+	case !ok && len(w.order) >= maxWatched && !w.forget():
 		return
 	case !ok:
 		w.order = append(w.order, job.ID)
@@ -187,6 +188,19 @@ func (w *watching) see(job operator.Job) {
 	if w.show != nil {
 		w.show.Show(job)
 	}
+}
+
+// forget forgets the first job that has ended, so that a watch of all jobs can go on for
+// long. It reports false if none has.
+func (w *watching) forget() bool {
+	i := slices.IndexFunc(w.order, func(id string) bool { return progress.Ended(w.jobs[id].State) })
+	if i < 0 {
+		return false
+	}
+	delete(w.jobs, w.order[i])
+	delete(w.heard, w.order[i])
+	w.order = slices.Delete(w.order, i, i+1)
+	return true
 }
 
 // done reports whether all jobs have ended. A watch of all jobs never ends by itself.
