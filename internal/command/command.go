@@ -84,6 +84,15 @@ func addStandard(root *cobra.Command) {
 		switch c.Name() {
 		case "help":
 			c.Example = fmt.Sprintf("  %s help completion", root.Name())
+			c.Run = nil // it would succeed for a word that it does not know
+			c.RunE = func(_ *cobra.Command, args []string) error {
+				found, rest, err := root.Find(args)
+				if err != nil || len(rest) > 0 {
+					return Usage("there is no command %q", strings.Join(args, " "))
+				}
+				found.InitDefaultHelpFlag()
+				return found.Help()
+			}
 		case "completion":
 			Group(c)
 			c.Example = fmt.Sprintf("  %s completion bash > /etc/bash_completion.d/%[1]s", root.Name())

@@ -84,6 +84,8 @@ func TestWrongWordsAreNamed(t *testing.T) {
 		"hodl":                    "did you mean hold?",
 		"hold":                    "lethe hold [command]",
 		"hold plaec":              `unknown command "plaec" for "lethe hold": did you mean place?`,
+		"help frob":               `there is no command "frob"`,
+		"help hold frob":          `there is no command "hold frob"`,
 		"hold list now":           `takes no argument "now"`,
 		"hold place":              "needs a room",
 		"hold place a b":          `takes no argument "b"`,
@@ -99,6 +101,9 @@ func TestWrongWordsAreNamed(t *testing.T) {
 			require.Nil(t, got.args, "it ran")
 		})
 	}
+	status, _, said := run(t, nil, "help", "hold", "place")
+	require.Equal(t, command.Done, status)
+	require.Contains(t, said, "--reason string   why")
 	for _, line := range []string{"--version", "hold --version", "hold list --version"} {
 		status, _, said := run(t, nil, strings.Fields(line)...)
 		require.Equal(t, command.Done, status, said)

@@ -85,6 +85,27 @@ func TestLetheRunsAProcess(t *testing.T) {
 	require.Regexp(t, `^lethe `, stdout)
 }
 
+// The flags of the version before, with a single dash.
+func TestOldFlagsOfTheScheduler(t *testing.T) {
+	t.Parallel()
+	all := programs(t)
+	for _, name := range []string{"scheduler", "scheduler by a link"} {
+		for _, flag := range OldFlags["scheduler"] {
+			args := []string{"-" + flag, "1h", "--help"}
+			if flag == "once" || flag == "wait" {
+				args = []string{"-" + flag, "--help"}
+			}
+			status, stdout, stderr := run(t, nil, all[name], args...)
+			require.Equal(t, command.Done, status, stderr)
+			require.Contains(t, stdout, "Usage:")
+			require.Equal(t, "lethe: -"+flag+" is an old form, which a later version refuses: write --"+flag+"\n", stderr)
+		}
+	}
+	status, _, stderr := run(t, nil, all["scheduler"], "-once", "-timeout", "1h")
+	require.Equal(t, command.BadUsage, status)
+	require.Contains(t, stderr, "--timeout needs --wait")
+}
+
 func TestNameOf(t *testing.T) {
 	t.Parallel()
 	for called, want := range map[string]string{

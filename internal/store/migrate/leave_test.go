@@ -115,3 +115,22 @@ func TestDown(t *testing.T) {
 	l.Exec(`INSERT INTO lethe.migrations_lethe (version_id, is_applied) VALUES (999, true)`)
 	require.ErrorIs(t, migrate.Down(l.Ctx, l.URL, 5, migrate.Leaving{}), migrate.ErrSchema)
 }
+
+// A hold that is being placed is not lost.
+func TestUninstallWaitsForAHold(t *testing.T) {
+	t.Parallel()
+	l := setupEmpty(t)
+	require.NoError(t, migrate.Up(l.Ctx, l.URL))
+	conn, err := pgx.Connect(l.Ctx, l.URL)
+	require.NoError(t, err)
+	defer conn.Close(l.Ctx)
+	tx, err := conn.Begin(l.Ctx)
+	require.NoError(t, err)
+	_, err = tx.Exec(l.Ctx, `INSERT INTO lethe.holds (room_id, reason, placed_by) VALUES ('!a:x', 'case 1', 'me')`)
+	require.NoError(t, err)
+	c := make(chan error, 1)
+	go func() { c <- migrate.Uninstall(l.Ctx, l.URL, migrate.Leaving{}) }()
+	l.RequireLockWait()
+	require.NoError(t, tx.Commit(l.Ctx))
+	require.ErrorIs(t, <-c, migrate.ErrHolds)
+}
