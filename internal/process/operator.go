@@ -19,12 +19,14 @@ import (
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
+	"lethe/internal/synapse"
 	"lethe/internal/tasks"
 )
 
 // operatorOf returns the API of operators on the database. With a nil Redis client it
 // knows of no worker, and the statuses of jobs follow within seconds.
-func operatorOf(db *postgres.DB, client redis.UniversalClient, settings config.Config, log *slog.Logger) *operator.Operator {
+func operatorOf(db *postgres.DB, client redis.UniversalClient, homeserver *synapse.Synapse, settings config.Config, log *slog.Logger,
+) *operator.Operator {
 	options := operator.Options{PurgeDelay: settings.PurgeDelay, ServerName: settings.ServerName}
 	if rules := settings.Retention.Rules; rules.Enabled {
 		for _, job := range rules.Jobs {
@@ -40,15 +42,17 @@ func operatorOf(db *postgres.DB, client redis.UniversalClient, settings config.C
 		dispatcher := dispatch.New(client)
 		options.Workers = func(context.Context) ([]operator.FleetWorker, error) { return fleetOf(dispatcher) }
 	}
-	planner, sizes := plannerOf(db, settings)
+	planner, sizes := plannerOf(db, homeserver, settings)
 	return operator.New(db, tasks.NewClient(db, client, log).Keeping(settings.StatusTTL), planner, sizes, options)
 }
 
 // plannerOf returns what makes plans, and measures rooms, by the settings.
-func plannerOf(db *postgres.DB, settings config.Config) (*plan.Planner, *footprint.Queries) {
+func plannerOf(db *postgres.DB, homeserver *synapse.Synapse, settings config.Config) (*plan.Planner, *footprint.Queries) {
 	purger := purge.New(db, purge.Options{Compat: settings.SchemaCompat, Tables: settings.Tables})
 	options := footprint.Options{ServerName: settings.ServerName}
-	planner := plan.New(db, plan.Options{Footprint: options, Purger: purger, Retention: settings.Retention.Rules})
+	planner := plan.New(db, plan.Options{
+		Beside: homeserver.Beside, Footprint: options, Purger: purger, Retention: settings.Retention.Rules,
+	})
 	return planner, footprint.New(db, purger, options)
 }
 
@@ -65,8 +69,9 @@ func fleetOf(dispatcher *dispatch.Dispatcher) ([]operator.FleetWorker, error) {
 
 // Local returns the API of an api for calls in this process, whose requests are all made
 // by the admin called who. It needs the database, and no worker, homeserver or access
-// token. Without a Redis in the settings, workers get to know of new jobs some seconds
-// later. The caller must call the returned function.
+// token. Without a server_name in the settings, it takes that of the users in the
+// database. Without a Redis, workers get to know of new jobs some seconds later. The
+// caller must call the returned function.
 func Local(ctx context.Context, settings config.Config, who string, log *slog.Logger) (http.Handler, func(), error) {
 	db, err := postgres.Open(ctx, string(settings.Database.URL), postgres.Options{ApplicationName: "lethe command", MaxConnections: localConnections})
 	if err != nil {
@@ -75,6 +80,12 @@ func Local(ctx context.Context, settings config.Config, who string, log *slog.Lo
 	if err := migrate.CheckSchema(ctx, db); err != nil {
 		db.Close()
 		return nil, nil, err
+	}
+	if settings.ServerName == "" {
+		if settings.ServerName, err = migrate.ServerName(ctx, db); err != nil {
+			db.Close()
+			return nil, nil, err
+		}
 	}
 	var client redis.UniversalClient
 	if url := string(settings.Redis.URL); url != "" {
@@ -89,8 +100,13 @@ func Local(ctx context.Context, settings config.Config, who string, log *slog.Lo
 		}
 		db.Close()
 	}
+	homeserver := synapse.New(db, synapse.Options{Mode: synapse.Mode(settings.SynapseBeside), ServerName: settings.ServerName})
+	if err := homeserver.Find(ctx); err != nil && !synapse.Unsupported(err) {
+		closeAll()
+		return nil, nil, err
+	}
 	handler := httpapi.New(db, nil, nil, httpapi.Options{
-		Local: who, Log: log, Operator: operatorOf(db, client, settings, log), ServerName: settings.ServerName,
+		Local: who, Log: log, Operator: operatorOf(db, client, homeserver, settings, log), ServerName: settings.ServerName,
 	})
 	return handler, closeAll, nil
 }

@@ -138,7 +138,7 @@ func (p *process) part(purpose config.Purpose) part {
 				Monitor:         p.monitor,
 				Observe:         p.observe,
 				ObservePage:     p.observePage(),
-				Operator:        operatorOf(p.db, p.redis, p.settings, p.log),
+				Operator:        operatorOf(p.db, p.redis, p.synapse, p.settings, p.log),
 				PurgeDelay:      p.settings.PurgeDelay,
 				Retention:       p.servedRetention(),
 				SeedDialect:     p.settings.Dialect == config.DialectSeed,
@@ -170,7 +170,7 @@ func (p *process) part(purpose config.Purpose) part {
 			var group sync.WaitGroup
 			group.Go(func() { p.synapse.Sweep(ctx) })
 			defer group.Wait()
-			planner, _ := plannerOf(p.db, p.settings)
+			planner, _ := plannerOf(p.db, p.synapse, p.settings)
 			return tasks.NewWorker(tasks.Services{
 				DB: p.db, Redis: p.redis, Locks: p.locks, Board: p.board, Log: p.log, Metrics: p.metrics,
 			}, tasks.WorkerOptions{

@@ -57,8 +57,8 @@ func (b *batch) corruptAt(ctx context.Context, statements []statement, err error
 	i := slices.IndexFunc(statements, func(s statement) bool { return s.sql == failed.Statement.SQL })
 	// The transaction has failed, so explain the statement in another.
 	b.Rollback(ctx)
-	for _, table := range []temporary{eventsTable, groupsTable, chainsTable} {
-		if err := table.empty(ctx, b); err != nil {
+	for _, table := range []postgres.TempTable{eventsTable, groupsTable, chainsTable} {
+		if err := b.empty(ctx, table); err != nil {
 			return errors.Join(ErrCorrupt, failed, err)
 		}
 	}

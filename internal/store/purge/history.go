@@ -154,7 +154,7 @@ func (h *History) purge(ctx context.Context, b *batch, from int64, maxEvents int
 	// One round trip, with the begin of the batch.
 	var opening pgx.Batch
 	opening.Queue(beyondExtremities, h.Room, h.Before).QueryRow(guard)
-	size := eventsTable.create(&opening) // with the rows of the last batch
+	size := eventsTable.Create(&opening) // with the rows of the last batch
 	if err := b.Send(ctx, &opening); err != nil {
 		return HistoryBatch{}, err
 	}
@@ -241,7 +241,7 @@ func (h *History) selectEvents(ctx context.Context, b *batch, from int64, maxEve
 	fill := func(size, from, to int64, limit *int) (f filled, err error) {
 		var pipeline pgx.Batch
 		if size > 0 {
-			pipeline.Queue(eventsTable.clear(size))
+			pipeline.Queue(eventsTable.Clear(size))
 		}
 		args := []any{h.Room, h.DeleteLocal, h.ServerName, from, to, limit}
 		pipeline.Queue(selectHistory.sql, args...).QueryRow(func(row pgx.Row) error {
@@ -276,7 +276,7 @@ func (h *History) selectEvents(ctx context.Context, b *batch, from int64, maxEve
 		done.Deleted, done.Kept = f.deleted-deleted, f.kept-kept
 	default: // one level holds more than fits, and a level is never split
 		done.Cut = *f.low + 1
-		if f, err = fill(fewBytes, *f.low, done.Cut, nil); err != nil {
+		if f, err = fill(postgres.FewBytes, *f.low, done.Cut, nil); err != nil {
 			return HistoryBatch{}, fmt.Errorf("select a whole level: %w", err)
 		}
 		done.Deleted, done.Kept = f.deleted, f.kept

@@ -435,7 +435,7 @@ func (d *roomDeletion) deleteRows(ctx context.Context, chunk roomChunk) (RoomBat
 // deleteEvents deletes events, the oldest in the stream first, with everything that
 // belongs to each.
 func (d *roomDeletion) deleteEvents(ctx context.Context, chunk roomChunk) (RoomBatch, error) {
-	if err := eventsTable.empty(ctx, &d.batch); err != nil {
+	if err := d.batch.empty(ctx, eventsTable); err != nil {
 		return RoomBatch{}, err
 	}
 	done := RoomBatch{RowWise: d.catalog.RowWise()}
@@ -543,7 +543,7 @@ func (d *roomDeletion) deleteStates(ctx context.Context, chunk roomChunk) (RoomB
 	if err := forceIndexScans(ctx, d); err != nil {
 		return RoomBatch{}, err
 	}
-	if err := groupsTable.empty(ctx, &d.batch); err != nil {
+	if err := d.batch.empty(ctx, groupsTable); err != nil {
 		return RoomBatch{}, err
 	}
 	s := statement{what: "select state groups", sql: `

@@ -1,14 +1,17 @@
-package main
+package cli
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"time"
+
+	"github.com/spf13/cobra"
+
+	"lethe/internal/command"
+	"lethe/internal/terminal"
 )
 
 const (
@@ -20,27 +23,27 @@ const (
 	maxShown = 4 << 10
 )
 
-// probe requests a URL and fails unless the status is 200. It is for container images
-// without any other HTTP client.
-func probe(ctx context.Context, args []string) error {
-	flags := flag.NewFlagSet("probe", flag.ContinueOnError)
-	if err := flags.Parse(args); err != nil {
-		return errUsage
+func (a *app) probe() *cobra.Command {
+	return &cobra.Command{
+		Use:   "probe URL",
+		Short: "request a URL, and fail unless the status is 200",
+		Long: `Requests a URL, and fails unless the status is 200. It is for container images without
+any other HTTP client.`,
+		Example: `  lethe probe http://127.0.0.1:8470/readyz`,
+		Args:    command.Arguments("a URL such as http://127.0.0.1:8470/readyz"),
+		RunE: func(c *cobra.Command, args []string) error {
+			ctx, cancel := context.WithTimeout(c.Context(), probeTimeout)
+			defer cancel()
+			text, err := get(ctx, args[0])
+			if text != "" {
+				_, _ = fmt.Fprintln(c.OutOrStdout(), terminal.Lines(text)) // the status says it too
+			}
+			if err != nil {
+				return fmt.Errorf("probe: %w", err)
+			}
+			return nil
+		},
 	}
-	if flags.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "lethe probe takes one argument, a URL such as http://127.0.0.1:8470/readyz")
-		return errUsage
-	}
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	text, err := get(ctx, flags.Arg(0))
-	if text != "" {
-		fmt.Println(text)
-	}
-	if err != nil {
-		return fmt.Errorf("probe: %w", err)
-	}
-	return nil
 }
 
 // get requests a URL. It returns the status and the beginning of the response, and an

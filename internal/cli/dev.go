@@ -1,18 +1,20 @@
-package main
+package cli
 
 import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"flag"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
 
+	"lethe/internal/command"
 	"lethe/internal/config"
 	"lethe/internal/devstack"
 	"lethe/internal/httpapi"
@@ -30,27 +32,41 @@ const (
 	devDatabase = "lethe"
 )
 
-// dev runs everything in one process. It starts a PostgreSQL and a Redis of its own,
-// and deletes their data when it ends.
-func dev(ctx context.Context, args []string) error {
-	flags := flag.NewFlagSet("dev", flag.ContinueOnError)
-	listen := flags.String("listen", config.Default().API.Listen, "host:port of the API; dev takes another port if this one is in use")
-	if err := parse(flags, args); err != nil {
-		return err
+func (a *app) dev() *cobra.Command {
+	var listen string
+	c := &cobra.Command{
+		Use:   "dev",
+		Short: "run everything in one process, with demo rooms",
+		Long: `Runs everything in one process, with a PostgreSQL and a Redis of its own and three demo
+rooms. It deletes their data when it ends.`,
+		Example: `  lethe dev
+  lethe dev --listen 127.0.0.1:8500`,
+		Args: command.NoArguments,
+		RunE: func(c *cobra.Command, _ []string) error {
+			// Before the servers start, which takes some seconds.
+			address, err := freeAddress(c.Context(), listen)
+			if err != nil {
+				return command.Usage("--listen %q: %w", listen, err)
+			}
+			err = a.runDev(c.Context(), c.OutOrStdout(), address)
+			if c.Context().Err() != nil && errors.Is(err, context.Canceled) {
+				return nil // Ctrl-C while it was starting
+			}
+			return err
+		},
 	}
-	err := runDev(ctx, *listen)
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		return nil // Ctrl-C while it was starting
-	}
-	return err
+	c.Flags().StringVar(&listen, "listen", config.Default().API.Listen, "`host:port` of the API; dev takes another port if this one is in use")
+	return c
 }
 
-func runDev(ctx context.Context, listen string) (err error) {
-	settings, err := config.Load(os.Environ())
+// runDev runs everything until the context ends. The API listens on the address.
+func (a *app) runDev(ctx context.Context, out io.Writer, address string) (err error) {
+	say := func(text string) { _, _ = fmt.Fprint(out, text) } // a lost line does not stop it
+	settings, err := config.Load(a.environ)
 	if err != nil {
 		return err
 	}
-	fmt.Println("Starting PostgreSQL and Redis …")
+	say("Starting PostgreSQL and Redis …\n")
 	postgres, err := devstack.StartPostgres(ctx, devstack.PostgresOptions{})
 	if err != nil {
 		return err
@@ -62,7 +78,7 @@ func runDev(ctx context.Context, listen string) (err error) {
 	}
 	defer func() { err = errors.Join(err, redis.Close()) }()
 
-	fmt.Println("Creating three rooms, the largest with 20,000 events …")
+	say("Creating three rooms, the largest with 20,000 events …\n")
 	if err := postgres.CreateDatabase(ctx, devDatabase, ""); err != nil {
 		return err
 	}
@@ -84,9 +100,7 @@ func runDev(ctx context.Context, listen string) (err error) {
 		return fmt.Errorf("make a signing key: %w", err)
 	}
 
-	if settings.API.Listen, err = freeAddress(ctx, listen); err != nil {
-		return err
-	}
+	settings.API.Listen = address
 	settings.Database.URL, settings.Redis.URL = config.Secret(url), config.Secret(redis.URL())
 	settings.ServerName = devServer
 	settings.Worker.Listen, settings.Scheduler.Listen = "", "" // the api serves their health and metrics
@@ -98,7 +112,7 @@ func runDev(ctx context.Context, listen string) (err error) {
 	go func() {
 		defer close(greeted)
 		if awaitReady(ctx, "http://"+settings.API.Listen+"/readyz") {
-			fmt.Print(greeting(settings.API.Listen, token, url, rooms))
+			say(greeting(settings.API.Listen, token, url, rooms))
 		}
 	}()
 	defer func() { cancel(); <-greeted }()
@@ -190,14 +204,24 @@ Ctrl-C stops everything and deletes the data.
 `, url, token, rooms[0].Room, database, rooms[1].Room, rooms[1].Creator, rooms[2].Room)
 }
 
-// demo creates tables, an admin and rooms to try Lethe on. The database must be empty,
-// or created by an earlier demo. demo fails on a database that Synapse created, and
-// changes nothing there.
-func demo(ctx context.Context, args []string) error {
-	if err := parse(flag.NewFlagSet("demo", flag.ContinueOnError), args); err != nil {
-		return err
+func (a *app) demo() *cobra.Command {
+	return &cobra.Command{
+		Use:   "demo",
+		Short: "create Synapse's tables, an admin and three rooms in an empty database",
+		Long: `Creates Synapse's tables, an admin and three rooms, to try Lethe on. The database
+LETHE_DATABASE_URL must be empty, or created by an earlier demo. LETHE_SERVER_NAME is the
+server of the rooms. It fails on a database that Synapse created, and changes nothing
+there.`,
+		Example: `  LETHE_DATABASE_URL=postgres://lethe@127.0.0.1/demo LETHE_SERVER_NAME=demo.test lethe demo`,
+		Args:    command.NoArguments,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.runDemo(c.Context(), c.OutOrStdout())
+		},
 	}
-	settings, err := config.Load(os.Environ(), config.ForDatabase)
+}
+
+func (a *app) runDemo(ctx context.Context, out io.Writer) error {
+	settings, err := config.Load(a.environ, config.ForDatabase)
 	if err != nil {
 		return err
 	}
@@ -210,8 +234,10 @@ func demo(ctx context.Context, args []string) error {
 		return err
 	}
 	for _, room := range rooms {
-		fmt.Printf("%-40s %6d events, made by %s\n", room.Room, room.Events, room.Creator)
+		if _, err := fmt.Fprintf(out, "%-40s %6d events, made by %s\n", room.Room, room.Events, room.Creator); err != nil {
+			return err
+		}
 	}
-	fmt.Printf("access token of %s (each run creates a new one): %s\n", adminOf(settings.ServerName), token)
-	return nil
+	_, err = fmt.Fprintf(out, "access token of %s (each run creates a new one): %s\n", adminOf(settings.ServerName), token)
+	return err
 }
