@@ -29,6 +29,9 @@ const (
 	// job gets another task.
 	taskMissing = time.Minute
 
+	// taskNever is that time for jobs whose generation never had a task.
+	taskNever = 100 * 365 * 24 * time.Hour
+
 	// maxReconciled bounds how many jobs of each sort one check processes. The next
 	// check processes the rest.
 	maxReconciled = 500
@@ -88,7 +91,9 @@ func (r *Reconciler) Check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	moved := map[string]bool{}
 	for _, job := range stale {
+		moved[job.ID] = true
 		r.count(ctx, job, jobs.ActionReleased)
 		r.board.Post(ctx, jobs.StatusOf(job))
 		if job.State == journal.Failed {
@@ -105,11 +110,12 @@ func (r *Reconciler) Check(ctx context.Context) error {
 		{jobs.ActionDue, r.pauses.QueueDue},
 		{jobs.ActionPaused, r.pauses.PauseQueued},
 	} {
-		moved, err := move.jobs(ctx, maxReconciled)
+		these, err := move.jobs(ctx, maxReconciled)
 		if err != nil {
 			return err
 		}
-		for _, job := range moved {
+		for _, job := range these {
+			moved[job.ID] = true
 			r.count(ctx, job, move.action)
 			r.board.Post(ctx, jobs.StatusOf(job))
 		}
@@ -119,20 +125,39 @@ func (r *Reconciler) Check(ctx context.Context) error {
 		return err
 	}
 	for _, job := range settled {
+		moved[job.ID] = true
 		r.count(ctx, job, jobs.ActionSettled)
 		PostSettled(ctx, r.board, r.metrics, job)
 	}
 	if err := r.findMissing(ctx); err != nil {
 		return err
 	}
-	// The jobs that were just released, resumed or settled are among these.
-	missing, err := r.journal.RequeueMissing(ctx, taskMissing, maxReconciled)
+	// The jobs that were just moved are among those that never had a task. If others have a
+	// later generation, an operator has queued them again.
+	never, err := r.journal.RequeueMissing(ctx, taskNever, maxReconciled)
 	if err != nil {
 		return err
 	}
+	for _, job := range never {
+		if job.Generation > 1 && !moved[job.ID] {
+			r.count(ctx, job, jobs.ActionReopened)
+		}
+	}
+	if err := r.enqueue(ctx, never); err != nil {
+		return err
+	}
+	lost, err := r.journal.RequeueMissing(ctx, taskMissing, maxReconciled)
+	if err != nil {
+		return err
+	}
+	return r.enqueue(ctx, lost)
+}
+
+// enqueue enqueues the tasks of jobs. After an error the rest stays marked.
+func (r *Reconciler) enqueue(ctx context.Context, missing []journal.Job) error {
 	for _, job := range missing {
 		if err := r.dispatcher.Enqueue(ctx, job); err != nil {
-			return err // the rest stays marked
+			return err
 		}
 		r.count(ctx, job, jobs.ActionEnqueued)
 		if job.Generation > 1 {

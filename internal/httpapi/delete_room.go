@@ -343,7 +343,7 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 	}
 	ctx := c.Request().Context()
 	deletes, err := s.journal.ListJobs(ctx, journal.JobList{
-		Kinds: []journal.Kind{jobs.DeleteRoom, journal.ListedPurge}, States: append(slices.Clone(jobStates), journal.Held), Room: &room,
+		Kinds: []journal.Kind{jobs.DeleteRoom, journal.ListedPurge}, States: journal.States(), Room: &room,
 		EndedWithin: s.options.StatusTTL, Limit: maxTasks,
 	})
 	if err != nil {

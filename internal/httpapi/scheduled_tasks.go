@@ -38,7 +38,7 @@ var (
 	jobStates    = []journal.State{journal.Queued, journal.Running, journal.Complete, journal.Failed, journal.Cancelled}
 
 	// waitingStates are further states of jobs that wait. Synapse has no words for them.
-	waitingStates = []journal.State{journal.Held, journal.Absorbed}
+	waitingStates = []journal.State{journal.Scheduled, journal.Held, journal.Paused, journal.Absorbed}
 )
 
 // taskActionsAndKinds returns Synapse's word for each kind of job. Synapse does not
@@ -50,8 +50,8 @@ func taskActionsAndKinds() (actions []string, kinds []journal.Kind) {
 	return append(actions, string(journal.ListedPurge)), append(kinds, journal.ListedPurge)
 }
 
-// taskStatus returns Synapse's word for a job's state. A held or absorbed job is a
-// queued one.
+// taskStatus returns Synapse's word for a job's state. A job that waits, for whatever
+// reason, is a queued one.
 func taskStatus(state journal.State) string {
 	if slices.Contains(waitingStates, state) {
 		state = journal.Queued

@@ -60,13 +60,14 @@ const (
 	ActionEnqueued Action = "enqueued"
 	ActionDue      Action = "due"
 	ActionPaused   Action = "paused"
+	ActionReopened Action = "reopened"
 	ActionResumed  Action = "resumed"
 	ActionSettled  Action = "settled"
 )
 
 // Actions returns all actions of the reconciler.
 func Actions() []Action {
-	return []Action{ActionReleased, ActionMissed, ActionEnqueued, ActionDue, ActionPaused, ActionResumed, ActionSettled}
+	return []Action{ActionReleased, ActionMissed, ActionEnqueued, ActionDue, ActionPaused, ActionReopened, ActionResumed, ActionSettled}
 }
 
 // A Definition describes a kind of job, except for the work itself. docs/metrics.md

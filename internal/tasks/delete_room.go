@@ -12,6 +12,7 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
 	"lethe/internal/shutdown"
+	"lethe/internal/store/extent"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/leftover"
 	"lethe/internal/store/purge"
@@ -251,7 +252,7 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal
 	if err := w.throttle(ctx, jobs.DeleteRoom, parameters.Abandoned, 0); err != nil {
 		return nil, err
 	}
-	w.totalOfDelete(ctx, job, run)
+	_ = extent.RecordDelete(ctx, w.db, job, run) // nothing depends on it
 	if parameters.Abandoned && d.at.Batches == 0 {
 		rule, _, err := w.sweeper.AbandonedRule(ctx)
 		if err != nil {
@@ -437,7 +438,7 @@ func (d *deleteRoom) deleteParts(ctx context.Context, parts purge.Parts) (rows i
 // size returns the size of the next batch of the purge, limited as in
 // [purgeHistory.size].
 func (d *deleteRoom) size() int {
-	if rate, _ := d.worker.rate(jobs.DeleteRoom, d.parameters.Abandoned); rate > 0 {
+	if rate := d.worker.limits.Rate(jobs.DeleteRoom, d.parameters.Abandoned); rate > 0 {
 		return min(d.at.Size, rate)
 	}
 	return d.at.Size

@@ -12,6 +12,7 @@ import (
 	"lethe/internal/matrix"
 	"lethe/internal/retention"
 	"lethe/internal/store/expiry"
+	"lethe/internal/store/extent"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
@@ -193,7 +194,7 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 		return nil, err
 	}
 	p.until = request.Before
-	w.totalOfPurge(ctx, job, run, request.Before)
+	_ = extent.RecordPurge(ctx, w.db, job, run, request.Before) // nothing depends on it
 	if way == synapse.ByTask && !p.at.Confirmed && p.expired {
 		err = p.leaveLast(ctx)
 	}
@@ -392,7 +393,7 @@ const minEvents = 50
 // batch is no larger than the limit, so that no purge has to pause for long after
 // it.
 func (p *purgeHistory) size() int {
-	if rate, _ := p.worker.rate(jobs.PurgeHistory, p.swept); rate > 0 {
+	if rate := p.worker.limits.Rate(jobs.PurgeHistory, p.swept); rate > 0 {
 		return min(p.at.Size, rate)
 	}
 	return p.at.Size

@@ -18,7 +18,6 @@ import (
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
-	"lethe/internal/redisdb"
 	"lethe/internal/retention"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
@@ -807,18 +806,18 @@ func TestThrottleIsShared(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	one, other := l.worker(WorkerOptions{RowsPerSecond: 100}), l.worker(WorkerOptions{RowsPerSecond: 100})
-	require.Zero(t, one.takeRows(l.Ctx, redisdb.RetentionRows(), 0, 100))
-	require.Zero(t, one.takeRows(l.Ctx, redisdb.RetentionRows(), 100, 100), "a second's worth is there")
-	wait := other.takeRows(l.Ctx, redisdb.RetentionRows(), 400, 100)
+	require.Zero(t, one.limits.Take(l.Ctx, jobs.PurgeHistory, true, 0))
+	require.Zero(t, one.limits.Take(l.Ctx, jobs.PurgeHistory, true, 100), "a second's worth is there")
+	wait := other.limits.Take(l.Ctx, jobs.PurgeHistory, true, 400)
 	require.InDelta(t, 4, wait.Seconds(), 0.5)
-	require.GreaterOrEqual(t, one.takeRows(l.Ctx, redisdb.RetentionRows(), 300, 100), wait+2*time.Second, "what the other owes counts")
+	require.GreaterOrEqual(t, one.limits.Take(l.Ctx, jobs.PurgeHistory, true, 300), wait+2*time.Second, "what the other owes counts")
 	require.Zero(t, l.worker(WorkerOptions{}).throttle(l.Ctx, jobs.PurgeHistory, true, 1e9), "without a limit no worker asks")
 
 	// Even a debt of hours is forgotten after one.
-	require.InDelta(t, time.Hour, one.takeRows(l.Ctx, redisdb.RetentionRows(), 1e15, 100), float64(time.Second))
+	require.InDelta(t, time.Hour, one.limits.Take(l.Ctx, jobs.PurgeHistory, true, 1e15), float64(time.Second))
 	for _, soup := range []string{"soup", "nan", "", "1e999"} {
 		require.NoError(t, l.redis.HSet(l.Ctx, "lethe:retention:rows", "tokens", soup, "at", soup).Err())
-		require.Zero(t, one.takeRows(l.Ctx, redisdb.RetentionRows(), 1, 100), soup)
+		require.Zero(t, one.limits.Take(l.Ctx, jobs.PurgeHistory, true, 1), soup)
 	}
 	require.Positive(t, l.redis.PTTL(l.Ctx, "lethe:retention:rows").Val())
 	l.server.Kill()

@@ -8,6 +8,7 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/retention"
+	"lethe/internal/store/extent"
 	"lethe/internal/store/journal"
 	"lethe/internal/sweep"
 )
@@ -64,7 +65,7 @@ func (w *Worker) newRetentionSweep(ctx context.Context, job journal.Job, run jou
 	if err != nil {
 		return nil, err
 	}
-	w.totalOfSweep(ctx, job, run)
+	_ = extent.RecordSweep(ctx, w.db, job, run) // nothing depends on it
 	return sweepWork{s}, nil
 }
 
@@ -73,7 +74,7 @@ func (w *Worker) newAbandonedSweep(ctx context.Context, job journal.Job, run jou
 	if err != nil {
 		return nil, err
 	}
-	w.totalOfSweep(ctx, job, run)
+	_ = extent.RecordSweep(ctx, w.db, job, run) // nothing depends on it
 	return sweepWork{s}, nil
 }
 

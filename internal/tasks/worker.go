@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"lethe/internal/dispatch"
+	"lethe/internal/fleet"
 	"lethe/internal/jobs"
 	"lethe/internal/lock"
 	"lethe/internal/observe"
@@ -23,7 +24,6 @@ import (
 	"lethe/internal/selfcheck"
 	"lethe/internal/shutdown"
 	"lethe/internal/store/beside"
-	"lethe/internal/store/control"
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
@@ -134,7 +134,7 @@ func (o WorkerOptions) withDefaults() WorkerOptions {
 		o.MaxRunning = 2
 	}
 	if o.Name == "" {
-		o.Name = workerName()
+		o.Name = fleet.ProcessName()
 	}
 	if o.TimeSlice == 0 {
 		o.TimeSlice = 30 * time.Second
@@ -195,7 +195,7 @@ type Worker struct {
 	holds       *journal.Holds
 	absorptions *journal.Absorptions
 	pauses      *journal.Pauses
-	limits      *fleetLimits
+	limits      *fleet.Limits
 	expiry      *expiry.Queries
 	purger      *purge.Purger
 	check       *selfcheck.Checker
@@ -241,7 +241,7 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 		holds:       journal.NewHolds(services.DB),
 		absorptions: journal.NewAbsorptions(services.DB),
 		pauses:      journal.NewPauses(services.DB),
-		limits:      &fleetLimits{control: control.New(services.DB)},
+		limits:      fleet.New(services.DB, services.Redis, services.Log, options.RowsPerSecond),
 		expiry:      expiry.New(services.DB),
 		purger:      purger,
 		check:       check,
@@ -267,7 +267,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	beating, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var group sync.WaitGroup
 	group.Go(func() { w.heartbeats.Run(beating) })
-	group.Go(func() { w.watchLimits(beating) })
+	group.Go(func() { w.limits.Watch(beating) })
 	defer group.Wait()
 	defer stop()
 
