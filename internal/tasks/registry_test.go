@@ -37,7 +37,7 @@ func TestSeriesAreThereFromTheStart(t *testing.T) {
 	t.Parallel()
 	registry := observe.NewRegistry()
 	metrics := observe.NewMetrics(registry)
-	showWorker(metrics)
+	jobs.ShowWorker(metrics)
 	sweep.New(sweep.Services{Metrics: metrics}, sweep.Options{})
 	dispatch.NewReconciler(nil, nil, jobs.NewBoard(nil, nil, time.Hour, nil), nil, metrics)
 	want := map[string][]string{}

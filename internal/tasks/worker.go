@@ -223,7 +223,7 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 		options.Homeserver = shutdown.NewEmbedded(shutdown.EmbeddedOptions{Log: services.Log, ServerName: options.ServerName})
 	}
 	drain, endDrain := context.WithCancel(context.Background())
-	showWorker(services.Metrics)
+	jobs.ShowWorker(services.Metrics)
 	fences := journal.New(services.DB).RunBy(options.Name)
 	purger := purge.New(services.DB, purge.Options{Compat: options.SchemaCompat, Tables: options.Tables})
 	check := selfcheck.New(services.DB, options.Tables, services.Log, services.Metrics)
@@ -467,13 +467,13 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 		level = slog.LevelDebug // it looks again, perhaps for the hundredth time
 	}
 	log.Log(ctx, level, "job runs", "generation", run.Generation, "attempt", run.Attempt)
-	posted := &postedStatus{board: w.board, about: about(job), status: jobs.StatusOf(job)}
+	posted := jobs.NewLiveStatus(w.board, jobs.StatusOf(job), about(job)...)
 	// Heartbeats post the status too. Most jobs of sweeps end before the first
 	// heartbeat, and need no post.
 	if job.Queue != jobs.Low {
-		posted.post(ctx)
+		posted.Post(ctx)
 	}
-	ctx, stop := w.heartbeats.Watch(ctx, run, posted.post)
+	ctx, stop := w.heartbeats.Watch(ctx, run, posted.Post)
 	defer stop()
 	running, stopRunning := w.untilDrain(ctx)
 	defer stopRunning()
@@ -512,7 +512,7 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 			work, err = w.newWorkFromRow(ctx, run)
 		}
 		if err == nil && work != nil {
-			posted.setProgress(work.progress())
+			posted.SetProgress(work.progress())
 			if done {
 				return work.progress(), nil
 			}
@@ -531,27 +531,6 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 		work, claimed = nil, false
 		_ = backoff.Wait(running) // if the wait ends early, the loop finds out why
 	}
-}
-
-// A postedStatus is the status of a running job. It is safe for concurrent use.
-type postedStatus struct {
-	board *jobs.Board
-	about []slog.Attr
-
-	mu     sync.Mutex
-	status jobs.Status
-}
-
-func (p *postedStatus) post(ctx context.Context) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.board.Post(observe.About(ctx, p.about...), p.status) // a heartbeat's context names no job
-}
-
-func (p *postedStatus) setProgress(progress any) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.status.Progress = encode(progress)
 }
 
 // untilDrain returns a context that ends with the given one, or when the worker
@@ -736,13 +715,4 @@ func (w *Worker) firstRows() int { return min(firstRows, w.options.BatchEvents) 
 func (w *Worker) nextBatch(size, minSize int, took time.Duration) int {
 	factor := min(max(w.options.BatchTime.Seconds()/max(took.Seconds(), 1e-6), 0.25), 2)
 	return min(max(int(float64(size)*factor), minSize), w.options.BatchEvents)
-}
-
-// encode returns a checkpoint as JSON, or "" if that fails.
-func encode(v any) string {
-	encoded, err := json.Marshal(v)
-	if err != nil {
-		return ""
-	}
-	return string(encoded)
 }
