@@ -94,6 +94,7 @@ func (s *server) submitPurgeHistory(
 		DeleteLocalEvents: matrix.Truthy(body["delete_local_events"]),
 		Requester:         requester,
 		Exclusive:         s.options.SeedDialect,
+		Acceptance:        tasks.Acceptance{Grace: s.options.Grace},
 	})
 	return wire.AnswerOK(c, map[string]string{"purge_id": id},
 		wire.Instead(err, journal.ErrRoomBusy, historyPurgeInProgress(room)))

@@ -44,6 +44,10 @@ type Options struct {
 	// waits. Defaults to 10 m.
 	DeletePatience time.Duration
 
+	// Grace is how long a purge or an asynchronous delete waits before anything is done.
+	// Defaults to 0, no wait.
+	Grace time.Duration
+
 	// Health answers /healthz, /readyz and /metrics. These requests have no CORS
 	// headers, no log line, no timeout and no call of Observe. Defaults to nil, so
 	// that the three paths are not found.

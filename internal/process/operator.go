@@ -27,7 +27,7 @@ import (
 // knows of no worker, and the statuses of jobs follow within seconds.
 func operatorOf(db *postgres.DB, client redis.UniversalClient, homeserver *synapse.Synapse, settings config.Config, log *slog.Logger,
 ) *operator.Operator {
-	options := operator.Options{PurgeDelay: settings.PurgeDelay, ServerName: settings.ServerName}
+	options := operator.Options{Grace: settings.Grace, PurgeDelay: settings.PurgeDelay, ServerName: settings.ServerName}
 	if rules := settings.Retention.Rules; rules.Enabled {
 		for _, job := range rules.Jobs {
 			options.RetentionJobs = append(options.RetentionJobs, job.Name)
