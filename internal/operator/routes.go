@@ -1,10 +1,11 @@
 package operator
 
 import (
-	"lethe/internal/plan"
-	"lethe/internal/store/footprint"
 	"net/http"
 	"strings"
+
+	"lethe/internal/plan"
+	"lethe/internal/store/footprint"
 
 	"github.com/labstack/echo/v4"
 )

@@ -3,6 +3,7 @@ package purge
 import (
 	"context"
 	"fmt"
+
 	"lethe/internal/store/postgres"
 
 	"github.com/jackc/pgx/v5"
