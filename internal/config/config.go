@@ -101,6 +101,10 @@ type Config struct {
 	// key. Defaults to "", unset.
 	SigningKeyFile string
 
+	// Grace (grace) is how long purges, deletes and sweeps that are accepted wait before
+	// anything is done. Defaults to 0s.
+	Grace time.Duration
+
 	// StatusTTL (status_ttl) is how long the status of an ended job is served.
 	// Defaults to 24h.
 	StatusTTL time.Duration

@@ -69,6 +69,7 @@ func TestDefaultsAreValid(t *testing.T) {
 		"asynqmon.listen":  config.Asynqmon.Listen,
 		"auth":             config.Auth,
 		"dialect":          config.Dialect,
+		"grace":            config.Grace.String(),
 		"journal.keep":     config.JournalKeep.String(),
 		"log.format":       config.Log.Format,
 		"log.level":        config.Log.Level,
@@ -147,6 +148,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		Auth:            AuthHomeserver,
 		Database:        Database{MaxConnections: 7, URL: databaseURL},
 		Dialect:         DialectSeed,
+		Grace:           24 * time.Hour,
 		Homeserver:      Homeserver{ASToken: "hunter2", RedisURL: "redis://:hunter2@synapse", URL: "https://matrix.example.org"},
 		JournalKeep:     48 * time.Hour,
 		Lock:            Lock{RedisURLs: []Secret{"redis://a", "rediss://:hunter2@b:1", "redis://c/2"}},
@@ -195,6 +197,7 @@ database:
   max_connections: "7"
   url: ` + databaseURL + `
 dialect: seed
+grace: 24h
 homeserver: {as_token: hunter2, redis_url: "redis://:hunter2@synapse", url: "https://matrix.example.org"}
 journal: {keep: 48h}
 lock: {redis_urls: [redis://a, 'rediss://:hunter2@b:1', redis://c/2]}
@@ -252,7 +255,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		"LETHE_RETENTION_CLAMP_READS=true", "LETHE_RETENTION_SERVE_CONFIGURATION=true",
 		"LETHE_RETENTION_MAX_QUEUED=6", "LETHE_RETENTION_MAX_RUNNING=4", "LETHE_RETENTION_ROWS_PER_SECOND=500",
 		`LETHE_RETENTION_PURGE_JOBS=[{"name": "short", "interval": "60m", "longest_max_lifetime": 5000}, {cron: CRON_TZ=UTC @daily, shortest_max_lifetime: 5s}]`,
-		"LETHE_PURGE_DELAY=5m", "LETHE_SIGNING_KEY_FILE=/signing.key",
+		"LETHE_GRACE=24h", "LETHE_PURGE_DELAY=5m", "LETHE_SIGNING_KEY_FILE=/signing.key",
 		"LETHE_STATUS_TTL=1h", "LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_BATCH_EVENTS=1", "LETHE_WORKER_BATCH_TIME=1s",
 		"LETHE_WORKER_CONCURRENCY=9", "LETHE_WORKER_DRAIN_TIMEOUT=1m", "LETHE_WORKER_LISTEN=", "LETHE_WORKER_MAPPING_DELAY=7s", "LETHE_WORKER_TIME_SLICE=1h",
 	}
@@ -405,6 +408,10 @@ func TestValues(t *testing.T) {
 		{"scheduler.listen", "x", address},
 		{"server_name", "[::1]:8448", ""},
 		{"server_name", "https://example.org", "must be a Matrix server name"},
+		{"grace", "0", ""},
+		{"grace", "8760h", ""},
+		{"grace", "-1s", term},
+		{"grace", "8761h", term},
 		{"purge_delay", "0", ""},
 		{"purge_delay", "0s", ""},
 		{"purge_delay", "720h", ""},

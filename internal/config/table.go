@@ -37,6 +37,10 @@ func generalSettings(c *Config) []setting {
 			removed, and the aliases and the message of a delete. The schedulers delete older rows, up to 100,000 in 10
 			minutes. They keep jobs that have not ended, the last sweep of each schedule, and holds. The value must be
 			at least status_ttl. If only status_ttl is set, and is longer than the default, this is as long.`),
+		row("grace", "0s", duration(&c.Grace, 0, 365*24*time.Hour),
+			`How long a purge, a delete or a sweep waits after it was accepted, in which it can be cancelled. Nothing is done
+			meanwhile: no room is blocked, and no user leaves. The state of the job is then scheduled. The jobs that a
+			sweep makes do not wait once more. A synchronous delete does not wait.`),
 		row("purge_delay", "0s", duration(&c.PurgeDelay, 0, 30*24*time.Hour),
 			`How long to wait between the shutdown of a room and its purge. During this time clients learn that their
 			users have left the room. A synchronous delete does not wait.`),

@@ -149,7 +149,7 @@ func (s *server) deleteRoom(c echo.Context, requester string) error {
 	if request.NewRoomUser, err = s.readNewRoomUser(newUser); err != nil {
 		return err
 	}
-	request.PurgeDelay, request.Exclusive = s.options.PurgeDelay, s.options.SeedDialect
+	request.PurgeDelay, request.Exclusive, request.Grace = s.options.PurgeDelay, s.options.SeedDialect, s.options.Grace
 	id, err := s.tasks.SubmitDeleteRoom(ctx, request)
 	return answerOK(c, map[string]string{"delete_id": id}, instead(err, journal.ErrRoomBusy, s.alreadyDeleting(request.Room)))
 }

@@ -94,6 +94,7 @@ func (s *server) submitPurgeHistory(
 		DeleteLocalEvents: matrix.Truthy(body["delete_local_events"]),
 		Requester:         requester,
 		Exclusive:         s.options.SeedDialect,
+		Acceptance:        tasks.Acceptance{Grace: s.options.Grace},
 	})
 	return answerOK(c, map[string]string{"purge_id": id},
 		instead(err, journal.ErrRoomBusy, historyPurgeInProgress(room)))

@@ -87,6 +87,10 @@ type Options struct {
 	// wait long. Defaults to 10 m.
 	PassTimeout time.Duration
 
+	// Grace is how long accepted purges and deletes wait before anything is done, except for
+	// synchronous deletes. Defaults to 0, not at all.
+	Grace time.Duration
+
 	// PurgeDelay is the pause between the shutdown and the purge of a room that is
 	// deleted asynchronously. Defaults to 0, which is no pause.
 	PurgeDelay time.Duration

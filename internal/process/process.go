@@ -129,6 +129,7 @@ func (p *process) part(purpose config.Purpose) part {
 			return httpapi.New(p.db, client, p.board, httpapi.Options{
 				AccountValidity: p.settings.AccountValidity,
 				Delegated:       p.delegated(),
+				Grace:           p.settings.Grace,
 				Health:          health,
 				Homeserver:      p.homeserver,
 				HomeserverAuth:  p.settings.TokensAt() == config.AuthHomeserver,
@@ -239,7 +240,7 @@ func (p *process) servedRetention() *retention.Config {
 
 func (p *process) scheduler() *schedule.Scheduler {
 	return schedule.New(p.db, tasks.NewClient(p.db, p.redis, p.log).Keeping(p.settings.StatusTTL), p.log, p.metrics, schedule.Options{
-		Rules: p.settings.Retention.Rules, Tracer: p.tracer,
+		Grace: p.settings.Grace, Rules: p.settings.Retention.Rules, Tracer: p.tracer,
 	})
 }
 

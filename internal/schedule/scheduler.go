@@ -56,6 +56,10 @@ const (
 
 // Options are the options of a [Scheduler].
 type Options struct {
+	// Grace is how long an accepted sweep waits before it does anything. Defaults to 0, not
+	// at all.
+	Grace time.Duration
+
 	// Rules are the rules of retention. The scheduler reads whether retention is
 	// enabled, its jobs, and the job for abandoned rooms. Defaults to retention that
 	// is not enabled.
@@ -90,6 +94,7 @@ type Options struct {
 //     due until the clock has caught up.
 //   - Without retention, nothing is scheduled.
 type Scheduler struct {
+	grace time.Duration
 	// known are all jobs in the settings, and due those that are enabled.
 	known, due []scheduled
 	now        func(context.Context) (time.Time, error)
@@ -113,7 +118,7 @@ func New(db *postgres.DB, client *tasks.Client, log *slog.Logger, metrics *obser
 	options Options,
 ) *Scheduler {
 	s := &Scheduler{
-		now: options.Now, tracer: options.Tracer, db: db, journal: journal.New(db), schedules: journal.NewSchedules(db),
+		grace: options.Grace, now: options.Now, tracer: options.Tracer, db: db, journal: journal.New(db), schedules: journal.NewSchedules(db),
 		client: client, log: log, metrics: metrics,
 	}
 	add := func(enabled bool, job scheduled) {
@@ -257,6 +262,7 @@ func (s *Scheduler) show(job scheduled, last, next, now time.Time) {
 
 // take takes a tick and enqueues its sweep.
 func (s *Scheduler) take(ctx context.Context, tick journal.Tick, now time.Time) (taken journal.TakenTick, err error) {
+	tick.Sweep.Grace = s.grace
 	ctx, span := s.tracer.Begin(ctx, "tick", slog.String("schedule", tick.Job), slog.Time("tick", tick.At))
 	defer func() { span.End(err) }()
 	tick.Sweep.TraceParent = observe.OriginOf(ctx).TraceParent
@@ -287,6 +293,9 @@ func (s *Scheduler) take(ctx context.Context, tick journal.Tick, now time.Time) 
 func (s *Scheduler) enqueue(ctx context.Context, sweep journal.Job, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), enqueueTime)
 	defer cancel()
+	if sweep.State == journal.Scheduled {
+		return // the reconciler enqueues it at the end of its grace
+	}
 	if err := s.client.Enqueue(ctx, sweep); err != nil {
 		log.WarnContext(ctx, "job not enqueued: left to the reconciler", "job", sweep.ID, "error", err)
 		return
