@@ -466,6 +466,10 @@ func (d *deleteRoom) commitBeside(ctx context.Context, b *roomBatch, next delete
 // refusal returns the text of an error for which an API would have refused the job,
 // with the HTTP status in front. It returns "" for any other error.
 func refusal(err error) string {
+	var stays *shutdown.StayError
+	if errors.As(err, &stays) {
+		return "400: " + stays.Error()
+	}
 	for _, refused := range []error{purge.ErrBeyondExtremities, purge.ErrPartialState, purge.ErrUsersJoined} {
 		if errors.Is(err, refused) {
 			return "400: " + refused.Error()
