@@ -330,7 +330,9 @@ func (s *server) deleteStatus(c echo.Context, _ string) error {
 		return err
 	}
 	body := s.newDeleteBody(id, status.Room, status.State, details, status.Error)
-	body.WaitsFor = status.WaitsFor
+	if !status.State.Ended() {
+		body.WaitsFor = s.waitsFor(ctx, status)
+	}
 	body.Held, err = s.holdReason(ctx, status.Room, status.State)
 	return wire.AnswerOK(c, body, err)
 }

@@ -110,10 +110,10 @@ func (o *Operator) show(ctx context.Context, rows []control.Job) []Job {
 		job := newJob(row)
 		if job.WaitsFor == "" && row.State == journal.Queued {
 			if alive == nil {
-				alive = new(o.alive(ctx))
+				alive = new(o.Alive(ctx))
 			}
 			if !*alive {
-				job.WaitsFor = "no worker"
+				job.WaitsFor = NoWorker
 			}
 		}
 		shown = append(shown, job)

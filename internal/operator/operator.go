@@ -65,8 +65,11 @@ func New(db *postgres.DB, client *tasks.Client, planner *plan.Planner, footprint
 	}
 }
 
-// alive reports whether a worker takes jobs, or whether that is not known.
-func (o *Operator) alive(ctx context.Context) bool {
+// NoWorker is what a job waits for while no worker takes jobs.
+const NoWorker = "no worker"
+
+// Alive reports whether a worker takes jobs. It does so too if that is not known.
+func (o *Operator) Alive(ctx context.Context) bool {
 	if o.options.Workers == nil {
 		return true
 	}
