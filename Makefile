@@ -9,9 +9,21 @@ deploy := go -C deploy/validate
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# What the programs say with --version. A build without a checkout can set them.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
+stamp := -ldflags '-X lethe/internal/version.version=$(VERSION) -X lethe/internal/version.revision=$(REVISION)'
+
 .PHONY: build
 build: ## Build the five programs into bin/
-	go build -o bin/ ./cmd/...
+	go build $(stamp) -o bin/ ./cmd/...
+
+.PHONY: install
+install: ## Install lethe and asynqmon, and links for the processes, into DESTDIR/usr/local
+	install -d '$(DESTDIR)/usr/local/lib/lethe' '$(DESTDIR)/usr/local/bin'
+	install bin/lethe bin/asynqmon '$(DESTDIR)/usr/local/lib/lethe/'
+	for name in api worker scheduler; do ln -sf lethe '$(DESTDIR)/usr/local/lib/lethe/'$$name || exit 1; done
+	ln -sf ../lib/lethe/lethe '$(DESTDIR)/usr/local/bin/lethe'
 
 .PHONY: run
 run: ## Start Lethe with its own servers and demo rooms
@@ -56,8 +68,9 @@ upgrade-fixture: ## Record what the programs in PROGRAMS, those of the last rele
 	LETHE_RECORD_UPGRADE=1 LETHE_TEST_PROGRAMS='$(abspath $(PROGRAMS))' go test -count 1 -run TestRecordUpgrade ./internal/e2e
 
 .PHONY: docs
-docs: ## Write docs/configuration.md and docs/config.example.yaml from the table of settings
-	go test -count 1 -run TestReference ./internal/config -update
+docs: ## Write what is made from the code: docs/configuration.md, config.example.yaml, cli.md and openapi.json
+	go test -count 1 -run TestReference ./internal/config ./internal/cli -update
+	go test -count 1 -run TestDescription ./internal/operator -update
 
 .PHONY: fuzz
 fuzz: ## Fuzz the queries of /messages for a minute
@@ -97,11 +110,16 @@ tidy: ## Tidy each go.mod
 	go -C tools mod tidy
 	$(deploy) mod tidy
 
+.PHONY: bench-plan
+bench-plan: ## Time plans of jobs of a room with EVENTS events, a million by default
+	@scripts/servers
+	LETHE_BENCH_EVENTS='$(or $(EVENTS),1000000)' go test -run '^$$' -bench Plan -benchtime 3x -timeout 60m ./internal/plan
+
 .PHONY: bench
 bench: ## Run the benchmarks and write bin/bench.json; DUMP=file or DATABASE=url uses the tables of a real Synapse
 	@scripts/servers
 	@$(MAKE) --no-print-directory build
-	@exec bin/lethe bench -json bin/bench.json $(if $(DUMP),-dump $(DUMP)) $(if $(DATABASE),-database '$(DATABASE)') $(BENCH)
+	@exec bin/lethe bench --json bin/bench.json $(if $(DUMP),--dump $(DUMP)) $(if $(DATABASE),--database '$(DATABASE)') $(BENCH)
 
 .PHONY: vuln
 vuln: ## Look for known vulnerabilities in the code that Lethe uses; needs vuln.go.dev or VULNDB=url

@@ -5,8 +5,7 @@ package main
 import (
 	"os"
 
-	"lethe/internal/config"
-	"lethe/internal/process"
+	"lethe/internal/launch"
 )
 
-func main() { os.Exit(process.Main(config.ForAPI)) }
+func main() { os.Exit(launch.Main("api")) }

@@ -5,9 +5,8 @@ package main
 import (
 	"os"
 
-	"lethe/internal/config"
+	"lethe/internal/launch"
 	"lethe/internal/monitor"
-	"lethe/internal/process"
 )
 
-func main() { os.Exit(process.MainWithMonitor(monitor.New, config.ForAsynqmon)) }
+func main() { os.Exit(launch.MainOfAsynqmon(monitor.New)) }

@@ -1,12 +1,11 @@
-// Command worker runs jobs. Any number of workers can run. docs/configuration.md
-// describes its settings.
+// Command worker runs jobs. Any number of workers can run.
+// docs/configuration.md describes its settings.
 package main
 
 import (
 	"os"
 
-	"lethe/internal/config"
-	"lethe/internal/process"
+	"lethe/internal/launch"
 )
 
-func main() { os.Exit(process.Main(config.ForWorker)) }
+func main() { os.Exit(launch.Main("worker")) }

@@ -55,6 +55,15 @@ func TestDockerfile(t *testing.T) {
 	for _, want := range []string{"ARG TARGETOS", "ARG TARGETARCH", "CGO_ENABLED=0", "GOARCH=$TARGETARCH", "-trimpath", "go mod verify"} {
 		require.Contains(t, building, want)
 	}
+	// One binary acts by its name, and every binary knows its version.
+	require.Contains(t, building, "-o /out/ ./cmd/lethe ./cmd/asynqmon ")
+	for _, name := range []string{"api", "worker", "scheduler"} {
+		require.Contains(t, building, "ln -s lethe /out/"+name)
+	}
+	for name, variable := range map[string]string{"VERSION": "version", "REVISION": "revision"} {
+		require.Contains(t, building, "-X lethe/internal/version."+variable+"=$"+name)
+		require.Regexp(t, `(?m)^ARG `+name+`=`, building)
+	}
 	// The compiler must support the version in go.mod.
 	module, err := os.ReadFile(filepath.Join(root, "go.mod"))
 	require.NoError(t, err)

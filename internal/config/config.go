@@ -77,6 +77,10 @@ type Config struct {
 	// Messages is how the history of rooms is read.
 	Messages Messages
 
+	// Grace (grace) is how long an accepted job waits before anything is done. Defaults
+	// to 0s.
+	Grace time.Duration
+
 	// PurgeDelay (purge_delay) is the wait between the shutdown and the purge of a
 	// room that is deleted asynchronously. Defaults to 0s.
 	PurgeDelay time.Duration

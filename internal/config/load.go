@@ -203,12 +203,17 @@ func letheVariables(environ []string) map[string]string {
 // a Service whose name begins with "lethe".
 var serviceLink = regexp.MustCompile(`_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$`)
 
-// foreign reports whether a LETHE_ variable belongs to Kubernetes or to the tests,
-// so that it is not a misspelt setting.
+// clientVariables are those with which the command lethe asks an API. They may be in the
+// shell, or in the pod, of a command that reads settings.
+var clientVariables = []string{variablePrefix + "API_URL", variablePrefix + "TOKEN", variablePrefix + "TOKEN" + secretSuffix}
+
+// foreign reports whether a LETHE_ variable belongs to Kubernetes, to the command lethe or
+// to the tests, so that it is not a misspelt setting.
 func foreign(name, value string) bool {
 	// LETHE_API_PORT=tcp://10.0.0.1:8470 is set by Kubernetes too.
 	// LETHE_API_PORT=8470 is a mistake of the operator.
 	return strings.HasPrefix(name, variablePrefix+"TEST_") ||
+		slices.Contains(clientVariables, name) ||
 		serviceLink.MatchString(name) ||
 		strings.HasSuffix(name, "_PORT") && strings.Contains(value, "://")
 }

@@ -73,6 +73,7 @@ func TestDefaultsAreValid(t *testing.T) {
 		"log.format":       config.Log.Format,
 		"log.level":        config.Log.Level,
 		"scheduler.listen": config.Scheduler.Listen,
+		"grace":            config.Grace.String(),
 		"purge_delay":      config.PurgeDelay.String(),
 
 		"homeserver.config_file":                "",
@@ -153,6 +154,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		Log:             Log{Format: "json", Level: "debug"},
 		MAS:             MAS{Secret: "hunter2", URL: "https://mas.example.org/auth/"},
 		Messages:        Messages{DepartedSeeLater: true, Wait: 2 * time.Second},
+		Grace:           24 * time.Hour,
 		PurgeDelay:      5 * time.Minute,
 		Redis:           Redis{URL: redisURL},
 		Retention: Retention{
@@ -201,6 +203,7 @@ lock: {redis_urls: [redis://a, 'rediss://:hunter2@b:1', redis://c/2]}
 log: {format: json, level: debug}
 mas: {url: "https://mas.example.org/auth/", secret: hunter2}
 messages: {backfill: false, departed_see_later: true, wait: 2s}
+grace: 24h
 purge_delay: 5m
 redis: {url: "` + redisURL + `"}
 retention:
@@ -252,7 +255,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		"LETHE_RETENTION_CLAMP_READS=true", "LETHE_RETENTION_SERVE_CONFIGURATION=true",
 		"LETHE_RETENTION_MAX_QUEUED=6", "LETHE_RETENTION_MAX_RUNNING=4", "LETHE_RETENTION_ROWS_PER_SECOND=500",
 		`LETHE_RETENTION_PURGE_JOBS=[{"name": "short", "interval": "60m", "longest_max_lifetime": 5000}, {cron: CRON_TZ=UTC @daily, shortest_max_lifetime: 5s}]`,
-		"LETHE_PURGE_DELAY=5m", "LETHE_SIGNING_KEY_FILE=/signing.key",
+		"LETHE_GRACE=24h", "LETHE_PURGE_DELAY=5m", "LETHE_SIGNING_KEY_FILE=/signing.key",
 		"LETHE_STATUS_TTL=1h", "LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_BATCH_EVENTS=1", "LETHE_WORKER_BATCH_TIME=1s",
 		"LETHE_WORKER_CONCURRENCY=9", "LETHE_WORKER_DRAIN_TIMEOUT=1m", "LETHE_WORKER_LISTEN=", "LETHE_WORKER_MAPPING_DELAY=7s", "LETHE_WORKER_TIME_SLICE=1h",
 	}
@@ -410,6 +413,9 @@ func TestValues(t *testing.T) {
 		{"purge_delay", "720h", ""},
 		{"purge_delay", "-1s", term},
 		{"purge_delay", "721h", term},
+		{"grace", "8760h", ""},
+		{"grace", "8761h", term},
+		{"grace", "-1s", term},
 		{"purge_delay", "5", term},
 		{"status_ttl", "1m", ""},
 		{"status_ttl", "8760h", ""},
@@ -626,6 +632,9 @@ func TestForeignVariables(t *testing.T) {
 		"LETHE_PORT=tcp://10.0.0.1:8470",
 		"LETHE_SERVICE_HOST=10.0.0.1",
 		"LETHE_TEST_DATABASE_URL=postgres://127.0.0.1/test",
+		"LETHE_API_URL=http://127.0.0.1:8470",
+		"LETHE_TOKEN=secret",
+		"LETHE_TOKEN_FILE=/run/secrets/token",
 		"lethe_api_listen=x",
 		"LETHE=x",
 		"no equals sign",

@@ -37,6 +37,11 @@ func generalSettings(c *Config) []setting {
 			removed, and the aliases and the message of a delete. The schedulers delete older rows, up to 100,000 in 10
 			minutes. They keep jobs that have not ended, the last sweep of each schedule, and holds. The value must be
 			at least status_ttl. If only status_ttl is set, and is longer than the default, this is as long.`),
+		row("grace", "0s", duration(&c.Grace, 0, 365*24*time.Hour),
+			`How long an accepted job waits before anything is done. During this time it can be cancelled, and nothing is
+			blocked, no user is removed and no event is purged. A request to Lethe's own API, and the commands of lethe,
+			may name another grace. A synchronous delete does not wait. The sweeps of schedules wait too, but not the
+			purges and deletes that they make.`),
 		row("purge_delay", "0s", duration(&c.PurgeDelay, 0, 30*24*time.Hour),
 			`How long to wait between the shutdown of a room and its purge. During this time clients learn that their
 			users have left the room. A synchronous delete does not wait.`),

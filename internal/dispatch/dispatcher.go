@@ -28,6 +28,11 @@ const asynqQueues = "asynq:queues"
 type Task struct {
 	JobID      string `json:"job_id"`
 	Generation int    `json:"generation"`
+
+	// Kind and Room are for those who look at the queues. Tasks of older versions are
+	// without them, and nothing reads them here.
+	Kind journal.Kind `json:"kind,omitempty"`
+	Room string       `json:"room_id,omitempty"`
 }
 
 // Decode reads a task. Redis may hold tasks that Lethe did not enqueue.
@@ -80,11 +85,20 @@ func TaskID(jobID string, generation int) string { return fmt.Sprintf("%s~%d", j
 type Dispatcher struct {
 	client  *asynq.Client
 	inspect *asynq.Inspector
+	keep    time.Duration
 }
 
 // New returns a Dispatcher that uses the Redis client. The caller closes the client.
 func New(client redis.UniversalClient) *Dispatcher {
 	return &Dispatcher{client: asynq.NewClientFromRedisClient(client), inspect: asynq.NewInspectorFromRedisClient(client)}
+}
+
+// Keeping makes asynq keep the tasks that the Dispatcher enqueues for that long after their
+// end, for those who look at the queues. Without a call they go at once. Call it before all
+// other methods; the last call wins.
+func (d *Dispatcher) Keeping(finished time.Duration) *Dispatcher {
+	d.keep = finished
+	return d
 }
 
 // enqueueTime bounds one call of Enqueue, so that a caller does not wait long for a
@@ -100,7 +114,7 @@ const taskTimeout = 30 * time.Minute
 func (d *Dispatcher) Enqueue(ctx context.Context, job journal.Job) error {
 	ctx, cancel := context.WithTimeout(ctx, enqueueTime)
 	defer cancel()
-	body, err := json.Marshal(Task{JobID: job.ID, Generation: job.Generation})
+	body, err := json.Marshal(Task{JobID: job.ID, Generation: job.Generation, Kind: job.Kind, Room: job.Room})
 	if err != nil {
 		return fmt.Errorf("encode the task: %w", err)
 	}
@@ -109,6 +123,7 @@ func (d *Dispatcher) Enqueue(ctx context.Context, job journal.Job) error {
 		asynq.Queue(string(jobs.QueueOf(job))),
 		asynq.TaskID(TaskID(job.ID, job.Generation)),
 		asynq.Timeout(taskTimeout),
+		asynq.Retention(d.keep),
 		// The count in the job's row decides when to give up. asynq's own count would
 		// archive a task whose workers were killed often enough.
 		asynq.MaxRetry(math.MaxInt32))

@@ -29,18 +29,23 @@ const (
 	// job gets another task.
 	taskMissing = time.Minute
 
+	// taskNever is that time for jobs whose generation never had a task.
+	taskNever = 100 * 365 * 24 * time.Hour
+
 	// maxReconciled bounds how many jobs of each sort one check processes. The next
 	// check processes the rest.
 	maxReconciled = 500
 )
 
-// A Reconciler enqueues again the jobs that a worker or asynq has lost, and the jobs
-// whose rooms are no longer held. It settles absorbed jobs whose absorbing job has
+// A Reconciler enqueues again the jobs that a worker or asynq has lost, the jobs whose
+// rooms are no longer held, those that are no longer paused, and those whose grace has
+// ended. It settles absorbed jobs whose absorbing job has
 // ended. Any number of replicas may run at once: each decision is one statement on the
 // job's row.
 type Reconciler struct {
 	journal     *journal.Journal
 	absorptions *journal.Absorptions
+	pauses      *journal.Pauses
 	redis       redis.UniversalClient
 	board       *jobs.Board
 	dispatcher  *Dispatcher
@@ -58,7 +63,8 @@ func NewReconciler(db *postgres.DB, client redis.UniversalClient, board *jobs.Bo
 ) *Reconciler {
 	showReconciler(metrics)
 	return &Reconciler{
-		journal: journal.New(db), absorptions: journal.NewAbsorptions(db), redis: client, board: board, dispatcher: New(client),
+		journal: journal.New(db), absorptions: journal.NewAbsorptions(db), pauses: journal.NewPauses(db), redis: client,
+		board: board, dispatcher: New(client).Keeping(board.TTL()),
 		log: log, metrics: metrics,
 	}
 }
@@ -85,42 +91,79 @@ func (r *Reconciler) Check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	moved := map[string]bool{}
 	for _, job := range stale {
+		moved[job.ID] = true
 		r.count(ctx, job, jobs.ActionReleased)
 		r.board.Post(ctx, jobs.StatusOf(job))
 		if job.State == journal.Failed {
 			r.metrics.JobsEnded.WithLabelValues(string(job.Kind), string(job.State)).Inc()
 		}
 	}
-	resumed, err := r.journal.ResumeHeld(ctx, maxReconciled)
-	if err != nil {
-		return err
-	}
-	for _, job := range resumed {
-		r.count(ctx, job, jobs.ActionResumed)
-		r.board.Post(ctx, jobs.StatusOf(job))
+	// In this order a job passes all that keeps it waiting in one check.
+	for _, move := range []struct {
+		action jobs.Action
+		jobs   func(ctx context.Context, limit int) ([]journal.Job, error)
+	}{
+		{jobs.ActionResumed, r.journal.ResumeHeld},
+		{jobs.ActionResumed, r.pauses.Resume},
+		{jobs.ActionDue, r.pauses.QueueDue},
+		{jobs.ActionPaused, r.pauses.PauseQueued},
+	} {
+		these, err := move.jobs(ctx, maxReconciled)
+		if err != nil {
+			return err
+		}
+		for _, job := range these {
+			moved[job.ID] = true
+			r.count(ctx, job, move.action)
+			r.board.Post(ctx, jobs.StatusOf(job))
+		}
 	}
 	settled, err := r.absorptions.SettleAbsorbed(ctx, maxReconciled)
 	if err != nil {
 		return err
 	}
 	for _, job := range settled {
+		moved[job.ID] = true
 		r.count(ctx, job, jobs.ActionSettled)
 		PostSettled(ctx, r.board, r.metrics, job)
 	}
 	if err := r.findMissing(ctx); err != nil {
 		return err
 	}
-	// The jobs that were just released, resumed or settled are among these.
-	missing, err := r.journal.RequeueMissing(ctx, taskMissing, maxReconciled)
+	// The jobs that were just moved are among those that never had a task. If others have a
+	// later generation, an operator has queued them again.
+	never, err := r.journal.RequeueMissing(ctx, taskNever, maxReconciled)
 	if err != nil {
 		return err
 	}
+	for _, job := range never {
+		if job.Generation > 1 && !moved[job.ID] {
+			r.count(ctx, job, jobs.ActionReopened)
+		}
+	}
+	if err := r.enqueue(ctx, never); err != nil {
+		return err
+	}
+	lost, err := r.journal.RequeueMissing(ctx, taskMissing, maxReconciled)
+	if err != nil {
+		return err
+	}
+	return r.enqueue(ctx, lost)
+}
+
+// enqueue enqueues the tasks of jobs. After an error the rest stays marked.
+func (r *Reconciler) enqueue(ctx context.Context, missing []journal.Job) error {
 	for _, job := range missing {
 		if err := r.dispatcher.Enqueue(ctx, job); err != nil {
-			return err // the rest stays marked
+			return err
 		}
 		r.count(ctx, job, jobs.ActionEnqueued)
+		if job.Generation > 1 {
+			// It may have been retried after its end, which is all that the board shows.
+			r.board.Post(ctx, jobs.StatusOf(job))
+		}
 		if err := r.journal.MarkTaskEnqueued(ctx, job.ID, job.Generation); err != nil {
 			return err
 		}

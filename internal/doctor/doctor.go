@@ -178,6 +178,9 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config, ro
 	if serves(schema.Worker) {
 		r.examineBeside(ctx, db, settings)
 		r.examineVersions(ctx, db, addError)
+		if !lacking {
+			r.examineStream(ctx, db, addError)
+		}
 	}
 	if serves(schema.API, schema.Worker) {
 		r.examineTables(ctx, db, settings, role)
@@ -302,6 +305,22 @@ func (r *Report) examineTables(ctx context.Context, db *postgres.DB, settings co
 		if works {
 			r.examineSpeed(ctx, db, catalog, role)
 		}
+	}
+}
+
+// examineStream compares the sequence of events with the table. After a restore without it,
+// Synapse gives new events numbers that others have already.
+func (r *Report) examineStream(ctx context.Context, db *postgres.DB, addError func(string, error)) {
+	const about = "stream"
+	last, highest, known, err := checkup.EventStream(ctx, db)
+	switch {
+	case err != nil:
+		addError(about, err)
+	case known && last < highest:
+		r.add(Mend, about, fmt.Sprintf("events_stream_seq is at %d, but events have numbers up to %d: stop Synapse and Lethe, and set it:", last, highest),
+			`SELECT setval('events_stream_seq', (SELECT max(stream_ordering) FROM events));`)
+	case known:
+		r.add(OK, about, "events_stream_seq is at or above the numbers of all events")
 	}
 }
 

@@ -481,3 +481,19 @@ func TestHomeserverAtWork(t *testing.T) {
 	require.Equal(t, Mend, about().Verdict)
 	require.Contains(t, about().Says, "has 2 sessions that are not Lethe's: stop it, or set synapse_beside to auto")
 }
+
+func TestSequenceOfEventsBehindTheTable(t *testing.T) {
+	t.Parallel()
+	w := embedded(t)
+	w.exec(`CREATE SEQUENCE IF NOT EXISTS events_stream_seq`, `SELECT setval('events_stream_seq', 999)`)
+	look := func() Finding { return finding(t, examineAs(w, w.url), "stream") }
+	require.Equal(t, OK, look().Verdict, look().Says)
+	w.exec(`
+		INSERT INTO events (event_id, room_id, type, topological_ordering, depth, stream_ordering, processed, outlier, sender)
+		VALUES ('$e', '!r:x', 't', 1, 1, 1000, true, false, '@u:x')`)
+	found := look()
+	require.Equal(t, Mend, found.Verdict)
+	require.Contains(t, found.Says, "at 999, but events have numbers up to 1000")
+	w.exec(found.Do...)
+	require.Equal(t, OK, look().Verdict)
+}

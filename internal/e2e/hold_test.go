@@ -55,3 +55,37 @@ func TestHoldCommand(t *testing.T) {
 		require.Error(t, err, "%v: %s", args, said)
 	}
 }
+
+// The schema goes back and away only with a copy of the holds.
+func TestHoldsOutliveLethe(t *testing.T) {
+	t.Parallel()
+	url := devstacktest.Database(t, "embedded", migrate.UpEmbedded)
+	file := filepath.Join(t.TempDir(), "holds.json")
+	lethe := func(want int, args ...string) string {
+		t.Helper()
+		status, said := operate(t, []string{"LETHE_DATABASE_URL=" + url}, args...)
+		require.Equal(t, want, status, "%s: %s", args, said)
+		return said
+	}
+	const room, reason = "!abc:example.org", "case\x1b[31m 7"
+	lethe(0, "hold", "set", room, "--reason", reason, "--by", "counsel")
+	require.Contains(t, lethe(0, "hold", "list", "--output", "yaml"), `case\e[31m 7`)
+	for _, args := range [][]string{{"uninstall", "--yes"}, {"uninstall"}, {"migrate", "--down", "10"}} {
+		require.Contains(t, lethe(3, args...), room)
+	}
+	lethe(0, "hold", "export", file)
+	require.Contains(t, lethe(3, "uninstall", "--holds", file), "--yes")
+	lethe(0, "migrate", "--down", "10", "--holds", file)
+	lethe(0, "migrate")
+	require.Contains(t, lethe(0, "hold", "list"), room, "the hold was lost on the way")
+
+	lethe(0, "uninstall", "--holds", file, "--yes")
+	lethe(0, "uninstall", "--yes")
+	lethe(0, "migrate")
+	require.NotContains(t, lethe(0, "hold", "list"), room)
+	lethe(0, "hold", "import", file)
+	require.Contains(t, lethe(0, "hold", "list"), `case\x1b[31m 7`)
+	require.Contains(t, lethe(0, "hold", "lift", room), room)
+	lethe(1, "hold", "lift", room)
+	lethe(2, "hold", "lfit", room)
+}

@@ -149,7 +149,7 @@ func (s *server) deleteRoom(c echo.Context, requester string) error {
 	if request.NewRoomUser, err = s.readNewRoomUser(newUser); err != nil {
 		return err
 	}
-	request.PurgeDelay, request.Exclusive = s.options.PurgeDelay, s.options.SeedDialect
+	request.PurgeDelay, request.Exclusive, request.Grace = s.options.PurgeDelay, s.options.SeedDialect, s.options.Grace
 	id, err := s.tasks.SubmitDeleteRoom(ctx, request)
 	return wire.AnswerOK(c, map[string]string{"delete_id": id}, wire.Instead(err, journal.ErrRoomBusy, s.alreadyDeleting(request.Room)))
 }
@@ -330,7 +330,9 @@ func (s *server) deleteStatus(c echo.Context, _ string) error {
 		return err
 	}
 	body := s.newDeleteBody(id, status.Room, status.State, details, status.Error)
-	body.WaitsFor = status.WaitsFor
+	if !status.State.Ended() {
+		body.WaitsFor = s.waitsFor(ctx, status)
+	}
 	body.Held, err = s.holdReason(ctx, status.Room, status.State)
 	return wire.AnswerOK(c, body, err)
 }
@@ -343,7 +345,7 @@ func (s *server) deletesOfRoom(c echo.Context, _ string) error {
 	}
 	ctx := c.Request().Context()
 	deletes, err := s.journal.ListJobs(ctx, journal.JobList{
-		Kinds: []journal.Kind{jobs.DeleteRoom, journal.ListedPurge}, States: append(slices.Clone(jobStates), journal.Held), Room: &room,
+		Kinds: []journal.Kind{jobs.DeleteRoom, journal.ListedPurge}, States: journal.States(), Room: &room,
 		EndedWithin: s.options.StatusTTL, Limit: maxTasks,
 	})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/operator"
 	"lethe/internal/retention"
 )
 
@@ -19,7 +20,9 @@ import (
 // /path/{parameter}.
 func allRoutes(t *testing.T) []string {
 	t.Helper()
-	handler := New(nil, nil, nil, Options{Retention: &retention.Config{Enabled: true}})
+	handler := New(nil, nil, nil, Options{
+		Operator: operator.New(nil, nil, nil, nil, operator.Options{}), Retention: &retention.Config{Enabled: true},
+	})
 	parameter := regexp.MustCompile(`:(\w+)`)
 	var routes []string
 	for _, route := range handler.(*server).echo.Routes() {

@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
+	"lethe/internal/operator"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/scheduledtasks"
@@ -94,6 +96,7 @@ func (s *server) submitPurgeHistory(
 		DeleteLocalEvents: matrix.Truthy(body["delete_local_events"]),
 		Requester:         requester,
 		Exclusive:         s.options.SeedDialect,
+		Acceptance:        tasks.Acceptance{Grace: s.options.Grace},
 	})
 	return wire.AnswerOK(c, map[string]string{"purge_id": id},
 		wire.Instead(err, journal.ErrRoomBusy, historyPurgeInProgress(room)))
@@ -120,10 +123,16 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 		// WaitsFor says what the purge waits for, "" if it runs or only waits for its turn.
 		WaitsFor string `json:"waits_for,omitempty"`
 
+		// Progress is what the purge has done so far, nil before its first batch.
+		Progress *purgeProgress `json:"progress,omitempty"`
+
 		// AbsorbedBy is the id of the purge that does the work of this one.
 		AbsorbedBy string `json:"absorbed_by,omitempty"`
 	}
 	if body.AbsorbedBy, err = tasks.AbsorberOf([]byte(status.Progress)); err != nil {
+		return err
+	}
+	if body.Progress, err = newPurgeProgress(status.Progress); err != nil {
 		return err
 	}
 	// Admin tools know these three words. They poll until it is one of the last two.
@@ -135,8 +144,41 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 	case journal.Cancelled:
 		body.Status, body.Error = "failed", "cancelled"
 	default:
-		body.Status, body.WaitsFor = "active", status.WaitsFor
+		body.Status, body.WaitsFor = "active", s.waitsFor(ctx, status)
 		body.Held, err = s.holdReason(ctx, status.Room, status.State)
 	}
 	return wire.AnswerOK(c, body, err)
+}
+
+// A purgeProgress is what a purge has done so far.
+type purgeProgress struct {
+	Phase              string `json:"phase"`
+	Batches            int64  `json:"batches"`
+	EventsDeleted      int64  `json:"events_deleted"`
+	EventsKept         int64  `json:"events_kept"`
+	StateGroupsDeleted int64  `json:"state_groups_deleted"`
+}
+
+// newPurgeProgress reads it from a checkpoint, nil before the first batch.
+func newPurgeProgress(checkpoint string) (*purgeProgress, error) {
+	if checkpoint == "" {
+		return nil, nil
+	}
+	var progress purgeProgress
+	if err := json.Unmarshal([]byte(checkpoint), &progress); err != nil {
+		return nil, fmt.Errorf("decode the job's checkpoint: %w", err)
+	}
+	if progress.Batches == 0 {
+		return nil, nil
+	}
+	return &progress, nil
+}
+
+// waitsFor returns what a job waits for that has not ended, "" if it works or only waits
+// for its turn.
+func (s *server) waitsFor(ctx context.Context, status jobs.Status) string {
+	if status.WaitsFor == "" && status.State == journal.Queued && s.options.Operator != nil && !s.options.Operator.Alive(ctx) {
+		return operator.NoWorker
+	}
+	return status.WaitsFor
 }

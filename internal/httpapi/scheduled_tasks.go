@@ -38,7 +38,7 @@ var (
 	jobStates    = []journal.State{journal.Queued, journal.Running, journal.Complete, journal.Failed, journal.Cancelled}
 
 	// waitingStates are further states of jobs that wait. Synapse has no words for them.
-	waitingStates = []journal.State{journal.Held, journal.Absorbed}
+	waitingStates = []journal.State{journal.Scheduled, journal.Held, journal.Paused, journal.Absorbed}
 )
 
 // taskActionsAndKinds returns Synapse's word for each kind of job. Synapse does not
@@ -50,8 +50,8 @@ func taskActionsAndKinds() (actions []string, kinds []journal.Kind) {
 	return append(actions, string(journal.ListedPurge)), append(kinds, journal.ListedPurge)
 }
 
-// taskStatus returns Synapse's word for a job's state. A held or absorbed job is a
-// queued one.
+// taskStatus returns Synapse's word for a job's state. A job that waits, for whatever
+// reason, is a queued one.
 func taskStatus(state journal.State) string {
 	if slices.Contains(waitingStates, state) {
 		state = journal.Queued
@@ -83,6 +83,9 @@ type taskBody struct {
 	Resource  *string         `json:"resource_id"` // nil for a job without a room
 	Result    json.RawMessage `json:"result"`
 	Error     *string         `json:"error"`
+
+	// Progress is what a job of Lethe's has done so far, nil before its first batch.
+	Progress json.RawMessage `json:"progress,omitempty"`
 }
 
 func newTaskBody(job journal.ListedJob) taskBody {
@@ -93,6 +96,7 @@ func newTaskBody(job journal.ListedJob) taskBody {
 		ChangedTS: job.ChangedTS,
 		Result:    job.Result,
 		Error:     job.Error,
+		Progress:  job.Progress,
 	}
 	if job.Room != "" {
 		body.Resource = &job.Room
@@ -121,10 +125,13 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 		tasks = append(tasks, newTaskBody(job))
 	}
 	for _, task := range others {
-		tasks = append(tasks, taskBody(task))
-		if result := &tasks[len(tasks)-1].Result; !json.Valid(*result) {
-			*result = nil
+		body := taskBody{
+			ID: task.ID, Action: task.Action, Status: task.Status, ChangedTS: task.ChangedTS, Resource: task.Resource, Error: task.Error,
 		}
+		if json.Valid(task.Result) {
+			body.Result = task.Result
+		}
+		tasks = append(tasks, body)
 	}
 	slices.SortStableFunc(tasks, func(a, b taskBody) int {
 		return cmp.Or(cmp.Compare(a.ChangedTS, b.ChangedTS), cmp.Compare(a.ID, b.ID))

@@ -13,6 +13,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/observe"
+	"lethe/internal/operator"
 	"lethe/internal/wire"
 )
 
@@ -68,6 +69,17 @@ const (
 // of the handler's error depends on whether it has passed.
 func (s *server) extendTimeout(c echo.Context, timeout time.Duration) {
 	c.Set(extendedKey, setTimeout(c, c.Get(sentKey).(*http.Request), time.Now(), timeout))
+}
+
+// patient gives the requests of a route more time if they may need it.
+func (s *server) patient(route operator.Route) func(c echo.Context, requester string) error {
+	if !route.Patient {
+		return route.Serve
+	}
+	return func(c echo.Context, requester string) error {
+		s.extendTimeout(c, s.options.PassTimeout)
+		return route.Serve(c, requester)
+	}
 }
 
 // setTimeout sets the request with a timeout as the context's request. The caller calls

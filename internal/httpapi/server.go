@@ -18,6 +18,7 @@ import (
 	"lethe/internal/mas"
 	"lethe/internal/messages"
 	"lethe/internal/observe"
+	"lethe/internal/operator"
 	"lethe/internal/retention"
 	"lethe/internal/spaces"
 	"lethe/internal/store/admin"
@@ -43,6 +44,10 @@ type Options struct {
 	// waits. Defaults to 10 m.
 	DeletePatience time.Duration
 
+	// Grace is how long a purge or an asynchronous delete waits before anything is done.
+	// Defaults to 0, no wait.
+	Grace time.Duration
+
 	// Health answers /healthz, /readyz and /metrics. These requests have no CORS
 	// headers, no log line, no timeout and no call of Observe. Defaults to nil, so
 	// that the three paths are not found.
@@ -55,6 +60,11 @@ type Options struct {
 	// HomeserverAuth says that Homeserver is asked for whom an access token speaks,
 	// instead of the database. Defaults to false.
 	HomeserverAuth bool
+
+	// Local is the name of the admin who makes all requests, whatever their access token.
+	// It is for a handler that is called in the same process, and never for one that
+	// listens. Defaults to "", so that access tokens are checked.
+	Local string
 
 	// Log is the logger, which gets one line for each request. Defaults to
 	// slog.Default().
@@ -83,8 +93,12 @@ type Options struct {
 	// see everything. Defaults to nil, which is not called.
 	ObservePage func(admin bool, duration time.Duration)
 
+	// Operator has further routes, for server admins. Defaults to nil, none.
+	Operator *operator.Operator
+
 	// PassTimeout is the Timeout of requests that are passed on. Those of /sync may
-	// wait long. Defaults to 10 m.
+	// wait long. It is also that of the routes of Operator that may take long. Defaults to
+	// 10 m.
 	PassTimeout time.Duration
 
 	// PurgeDelay is the pause between the shutdown and the purge of a room that is
@@ -223,11 +237,11 @@ func (s *server) routes() {
 	for _, version := range []string{"r0", "v3"} {
 		s.handle(http.MethodGet, "/_matrix/client/"+version+"/account/whoami", s.user(whoami))
 	}
-	const holds = "/_lethe/v1/holds"
-	s.handle(http.MethodGet, holds, s.admin(s.holdList))
-	s.handle(http.MethodGet, holds+"/:room_id", s.admin(s.roomHold))
-	s.handle(http.MethodPut, holds+"/:room_id", s.admin(s.placeHold))
-	s.handle(http.MethodDelete, holds+"/:room_id", s.admin(s.releaseHold))
+	if s.options.Operator != nil {
+		for _, route := range s.options.Operator.Routes() {
+			s.handle(route.Method, route.Pattern(), s.admin(s.patient(route)))
+		}
+	}
 	s.handle(http.MethodGet, v1+"/scheduled_tasks", s.admin(s.scheduledTasks))
 	s.handle(http.MethodGet, v1+"/server_version", s.homeserverFirst(serverVersion))
 	s.handle(http.MethodGet, v2+"/users/:user_id", s.homeserverFirst(s.admin(s.userDetails)))

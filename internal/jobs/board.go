@@ -118,6 +118,9 @@ func (b *Board) Status(ctx context.Context, kind journal.Kind, id string) (Statu
 	return status, nil
 }
 
+// TTL returns how long the status of an ended job is kept.
+func (b *Board) TTL() time.Duration { return b.ttl }
+
 // Post writes a status to Redis, unless a newer one is there. It only logs an error
 // of Redis: the row has the status too, and a reader posts it again.
 func (b *Board) Post(ctx context.Context, status Status) { b.post(ctx, status, b.ttl) }
@@ -135,8 +138,9 @@ func (b *Board) post(ctx context.Context, status Status, ttl time.Duration) {
 	}
 }
 
-// postStatus writes a job's status, unless the stored one has a higher generation or
-// is the job's end. O(1).
+// postStatus writes a job's status, unless the stored one has a higher generation, or is
+// the end of the job in the same generation. A job that is retried after its end has a
+// higher one. O(1).
 //
 //	KEYS[1]  the status, a HASH
 //	ARGV[1]  the job's generation
@@ -146,12 +150,13 @@ func (b *Board) post(ctx context.Context, status Status, ttl time.Duration) {
 //	returns  1 if written, 0 if not
 var postStatus = redis.NewScript(`
 	local there = redis.call('HMGET', KEYS[1], 'generation', 'ended')
-	if there[2] == 'true' or (there[1] and tonumber(there[1]) > tonumber(ARGV[1])) then
+	local before, now = tonumber(there[1] or ''), tonumber(ARGV[1])
+	if before and (before > now or (before == now and there[2] == 'true')) then
 		return 0
 	end
-	local now = redis.call('TIME')
+	local time = redis.call('TIME')
 	redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'ended', ARGV[2],
-		'posted', now[1] * 1000 + math.floor(now[2] / 1000), unpack(ARGV, 4))
+		'posted', time[1] * 1000 + math.floor(time[2] / 1000), unpack(ARGV, 4))
 	redis.call('PEXPIRE', KEYS[1], ARGV[3])
 	return 1`)
 

@@ -67,9 +67,10 @@ func TestStatusNeverGoesBack(t *testing.T) {
 		{post{2, journal.Queued}, post{1, journal.Running}, post{2, journal.Queued}},
 		{post{10, journal.Queued}, post{9, journal.Complete}, post{10, journal.Queued}}, // as numbers
 		{post{1, journal.Complete}, post{1, journal.Running}, post{1, journal.Complete}},
-		{post{1, journal.Complete}, post{2, journal.Running}, post{1, journal.Complete}},
+		{post{1, journal.Failed}, post{2, journal.Queued}, post{2, journal.Queued}}, // a retry
+		{post{2, journal.Cancelled}, post{1, journal.Complete}, post{2, journal.Cancelled}},
 		{post{1, journal.Failed}, post{1, journal.Complete}, post{1, journal.Failed}},
-		{post{1, journal.Cancelled}, post{2, journal.Failed}, post{1, journal.Cancelled}},
+		{post{1, journal.Cancelled}, post{1, journal.Failed}, post{1, journal.Cancelled}},
 	} {
 		status := jobs.Status{ID: jobs.NewID(), Kind: jobs.PurgeHistory}
 		for _, p := range []post{c.first, c.then} {

@@ -55,24 +55,30 @@ func (q *QueueWatch) Check(ctx context.Context) error {
 		return err
 	}
 	type queue struct {
-		queued, running int
+		jobs            map[journal.State]int
 		oldest, stalled time.Duration
 	}
-	all := map[journal.Queue]queue{}
+	all := map[journal.Queue]*queue{}
 	for _, name := range Queues() {
-		all[name] = queue{}
+		all[name] = &queue{jobs: map[journal.State]int{}}
 	}
 	for _, o := range open {
-		name := QueueOf(journal.Job{Queue: o.Queue, Kind: o.Kind})
-		sum := all[name]
-		sum.queued += o.Queued
-		sum.running += o.Running
+		sum := all[QueueOf(journal.Job{Queue: o.Queue, Kind: o.Kind})]
+		for state, jobs := range map[journal.State]int{
+			journal.Scheduled: o.Scheduled, journal.Queued: o.Queued, journal.Running: o.Running,
+			journal.Held: o.Held, journal.Paused: o.Paused, journal.Absorbed: o.Absorbed,
+			journal.Cancelled: o.Cancelled,
+		} {
+			sum.jobs[state] += jobs
+		}
 		sum.oldest, sum.stalled = max(sum.oldest, o.Oldest), max(sum.stalled, o.Stalled)
-		all[name] = sum
 	}
 	for name, queue := range all {
-		q.metrics.QueueJobs.WithLabelValues(string(name), string(journal.Queued)).Set(float64(queue.queued))
-		q.metrics.QueueJobs.WithLabelValues(string(name), string(journal.Running)).Set(float64(queue.running))
+		for _, state := range journal.States() {
+			if !state.Ended() || state == journal.Cancelled {
+				q.metrics.QueueJobs.WithLabelValues(string(name), string(state)).Set(float64(queue.jobs[state]))
+			}
+		}
 		q.metrics.QueueOldestSeconds.WithLabelValues(string(name)).Set(queue.oldest.Seconds())
 		q.metrics.QueueStalledSeconds.WithLabelValues(string(name)).Set(queue.stalled.Seconds())
 	}

@@ -34,9 +34,11 @@ const (
 	YieldDeletes     Yield = "deletes"
 	YieldDrain       Yield = "drain"
 	YieldFederation  Yield = "federation"
+	YieldFleet       Yield = "fleet"
 	YieldHeld        Yield = "held"
 	YieldLowQueue    Yield = "low queue"
 	YieldMappings    Yield = "mappings"
+	YieldPaused      Yield = "paused"
 	YieldPurgeDelay  Yield = "purge delay"
 	YieldQueueFull   Yield = "queue full"
 	YieldRate        Yield = "rate"
@@ -56,13 +58,16 @@ const (
 	ActionReleased Action = "released"
 	ActionMissed   Action = "missed"
 	ActionEnqueued Action = "enqueued"
+	ActionDue      Action = "due"
+	ActionPaused   Action = "paused"
+	ActionReopened Action = "reopened"
 	ActionResumed  Action = "resumed"
 	ActionSettled  Action = "settled"
 )
 
 // Actions returns all actions of the reconciler.
 func Actions() []Action {
-	return []Action{ActionReleased, ActionMissed, ActionEnqueued, ActionResumed, ActionSettled}
+	return []Action{ActionReleased, ActionMissed, ActionEnqueued, ActionDue, ActionPaused, ActionReopened, ActionResumed, ActionSettled}
 }
 
 // A Definition describes a kind of job, except for the work itself. docs/metrics.md
@@ -103,7 +108,7 @@ var (
 
 // yieldsOfAll returns the reasons that every kind has, and further ones.
 func yieldsOfAll(further ...Yield) []Yield {
-	return append([]Yield{YieldDrain, YieldRoomBusy, YieldSlice, YieldTimeout, YieldUnreachable}, further...)
+	return append([]Yield{YieldDrain, YieldFleet, YieldPaused, YieldRoomBusy, YieldSlice, YieldTimeout, YieldUnreachable}, further...)
 }
 
 // yieldsOfRooms returns the reasons of every kind with a room, and further ones.

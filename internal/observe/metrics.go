@@ -124,8 +124,8 @@ type Metrics struct {
 	// room's lock, but not authentication or the network.
 	PageSeconds *prometheus.HistogramVec
 
-	// QueueJobs (lethe_queue_jobs) is the number of jobs that have not ended, by queue
-	// and state: queued or running. [Metrics.ClearQueueGauges] removes it.
+	// QueueJobs (lethe_queue_jobs) is the number of jobs that have not ended, or were
+	// cancelled in the last hour, by queue and state. [Metrics.ClearQueueGauges] removes it.
 	QueueJobs *prometheus.GaugeVec
 
 	// QueueOldestSeconds (lethe_queue_oldest_seconds) is how long the oldest queued

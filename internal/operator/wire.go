@@ -1,6 +1,10 @@
 package operator
 
-import "encoding/json"
+import (
+	"encoding/json"
+
+	"lethe/internal/store/footprint"
+)
 
 // A Job is a job as the API shows it. Times are in Unix milliseconds, and 0 or absent if
 // they have not come.
@@ -172,10 +176,13 @@ type PlanRequest struct {
 	// BeforeEvent or BeforeTime is where a purge ends: the first event that stays, or a
 	// time in Unix milliseconds.
 	BeforeEvent string `json:"before_event_id,omitempty"`
-	BeforeTime  int64  `json:"before_ts,omitempty"`
+	BeforeTime  *int64 `json:"before_ts,omitempty"`
 
 	// DeleteLocal includes events of local users. Defaults to false.
 	DeleteLocal bool `json:"delete_local_events,omitempty"`
+
+	// Name is the name of a sweep's retention job. Defaults to "", the only one.
+	Name string `json:"name,omitempty"`
 
 	// Exact counts the rows of every table, however long that takes. Defaults to false.
 	Exact bool `json:"exact,omitempty"`
@@ -185,7 +192,7 @@ type PlanRequest struct {
 type PurgeRequest struct {
 	Room        string `json:"room_id"`
 	BeforeEvent string `json:"before_event_id,omitempty"`
-	BeforeTime  int64  `json:"before_ts,omitempty"`
+	BeforeTime  *int64 `json:"before_ts,omitempty"`
 	DeleteLocal bool   `json:"delete_local_events,omitempty"`
 	Acceptance
 }
@@ -265,4 +272,61 @@ type FleetWorker struct {
 	Started     int64  `json:"started_ts"`
 	Concurrency int    `json:"concurrency"`
 	Running     int    `json:"running"`
+}
+
+// A PauseRequest is the body of a pause of a job, a room, a kind or all jobs.
+type PauseRequest struct {
+	// Reason is why, for those who wonder what a job waits for. It must not be empty.
+	Reason string `json:"reason"`
+
+	// Until ends the pause, in Unix milliseconds. Defaults to 0, when it is lifted.
+	Until int64 `json:"until_ts,omitempty"`
+}
+
+// A LimitRequest sets the fleet's limits for a kind of job. A nil limit is that of the
+// settings.
+type LimitRequest struct {
+	// RowsPerSecond bounds the events that all jobs of the kind delete in a second.
+	RowsPerSecond *int `json:"rows_per_second"`
+
+	// Jobs bounds how many jobs of the kind run at once.
+	Jobs *int `json:"jobs"`
+}
+
+// A Hold keeps a room from being deleted from. Times are in Unix milliseconds.
+type Hold struct {
+	Room       string `json:"room_id"`
+	Reason     string `json:"reason"`
+	PlacedBy   string `json:"placed_by"`
+	PlacedAt   int64  `json:"placed_at"`
+	ReleasedBy string `json:"released_by,omitempty"`
+	ReleasedAt int64  `json:"released_at,omitempty"`
+}
+
+// Holds are the holds of all rooms, the latest first.
+type Holds struct {
+	Holds []Hold `json:"holds"`
+}
+
+// A HoldRequest is the body of a request for a hold.
+type HoldRequest struct {
+	// Reason is why, from 1 to 1,000 characters.
+	Reason string `json:"reason"`
+}
+
+// A JobEvent is the data of a server-sent event with the name job. The data of an event
+// with the name progress is a [Job].
+type JobEvent struct {
+	Event Event `json:"event"`
+
+	// Job is the job at the time of sending, which may be later than the event.
+	Job Job `json:"job"`
+}
+
+// Rooms is a page of a list of rooms, the largest first.
+type Rooms struct {
+	Rooms []footprint.Size `json:"rooms"`
+
+	// Next is the value of from for the next page, nil on the last one.
+	Next *string `json:"next"`
 }

@@ -125,10 +125,11 @@ func (p *process) part(purpose config.Purpose) part {
 	switch purpose {
 	case config.ForAPI:
 		return part{name: "api", listen: p.settings.API.Listen, tls: p.settings.API.TLS, handler: func(health http.Handler) http.Handler {
-			client := tasks.NewClient(p.db, p.redis, p.log)
+			client := tasks.NewClient(p.db, p.redis, p.log).Keeping(p.settings.StatusTTL)
 			return httpapi.New(p.db, client, p.board, httpapi.Options{
 				AccountValidity: p.settings.AccountValidity,
 				Delegated:       p.delegated(),
+				Grace:           p.settings.Grace,
 				Health:          health,
 				Homeserver:      p.homeserver,
 				HomeserverAuth:  p.settings.TokensAt() == config.AuthHomeserver,
@@ -138,6 +139,7 @@ func (p *process) part(purpose config.Purpose) part {
 				Monitor:         p.monitor,
 				Observe:         p.observe,
 				ObservePage:     p.observePage(),
+				Operator:        operatorOf(p.db, p.redis, p.synapse, p.settings, p.log),
 				PurgeDelay:      p.settings.PurgeDelay,
 				Retention:       p.servedRetention(),
 				SeedDialect:     p.settings.Dialect == config.DialectSeed,
@@ -169,11 +171,13 @@ func (p *process) part(purpose config.Purpose) part {
 			var group sync.WaitGroup
 			group.Go(func() { p.synapse.Sweep(ctx) })
 			defer group.Wait()
+			planner, _ := plannerOf(p.db, p.synapse, p.settings)
 			return tasks.NewWorker(tasks.Services{
 				DB: p.db, Redis: p.redis, Locks: p.locks, Board: p.board, Log: p.log, Metrics: p.metrics,
 			}, tasks.WorkerOptions{
 				BatchEvents:    p.settings.Worker.BatchEvents,
 				BatchTime:      p.settings.Worker.BatchTime,
+				CheckPlan:      planner.CheckJob,
 				Concurrency:    p.settings.Worker.Concurrency,
 				DrainTimeout:   p.settings.Worker.DrainTimeout,
 				Homeserver:     p.shutdownHomeserver(),
@@ -238,8 +242,8 @@ func (p *process) servedRetention() *retention.Config {
 }
 
 func (p *process) scheduler() *schedule.Scheduler {
-	return schedule.New(p.db, tasks.NewClient(p.db, p.redis, p.log), p.log, p.metrics, schedule.Options{
-		Rules: p.settings.Retention.Rules, Tracer: p.tracer,
+	return schedule.New(p.db, tasks.NewClient(p.db, p.redis, p.log).Keeping(p.settings.StatusTTL), p.log, p.metrics, schedule.Options{
+		Grace: p.settings.Grace, Rules: p.settings.Retention.Rules, Tracer: p.tracer,
 	})
 }
 

@@ -30,6 +30,10 @@ func RoomWakeUp(room string) string { return "lethe:lock:{" + room + "}:wake" }
 // the Redis server's clock.
 func RetentionRows() string { return "lethe:retention:rows" }
 
+// KindRows names the HASH of the token bucket that limits the rows which the jobs of a kind
+// delete. It has the fields of [RetentionRows].
+func KindRows(kind string) string { return "lethe:fleet:{" + kind + "}:rows" }
+
 // JobStatus names the HASH of a job's status.
 func JobStatus(id string) string { return "lethe:job:{" + id + "}" }
 

@@ -11,7 +11,7 @@ import (
 // takeRows takes rows from the bucket, which may go into debt, and returns how long
 // it takes to pay the debt. O(1).
 //
-//	KEYS[1]  the bucket, RetentionRows
+//	KEYS[1]  the bucket, RetentionRows or KindRows
 //	ARGV[1]  the rows to take, 0 to ask only
 //	ARGV[2]  the rows that flow in per second, and the size of the bucket
 //	returns  the wait in milliseconds, 0 for none
@@ -32,11 +32,11 @@ var takeRows = redis.NewScript(`
 	redis.call('PEXPIRE', KEYS[1], wait + 60000)
 	return wait`)
 
-// TakeRows takes deleted rows from the bucket that all sweeps of the fleet share, into
-// which perSecond rows flow. It returns how long it takes until the bucket's debt is
+// TakeRows takes deleted rows from a bucket that the fleet shares, into which perSecond
+// rows flow: [RetentionRows] or one of [KindRows]. It returns how long it takes until the bucket's debt is
 // paid, 0 if there is none. With 0 rows it only asks.
-func TakeRows(ctx context.Context, client redis.Scripter, rows int64, perSecond int) (debt time.Duration, err error) {
-	wait, err := takeRows.Run(ctx, client, []string{RetentionRows()}, rows, perSecond).Int64()
+func TakeRows(ctx context.Context, client redis.Scripter, bucket string, rows int64, perSecond int) (debt time.Duration, err error) {
+	wait, err := takeRows.Run(ctx, client, []string{bucket}, rows, perSecond).Int64()
 	if err != nil {
 		return 0, fmt.Errorf("take rows from the bucket: %w", err)
 	}

@@ -56,6 +56,10 @@ const (
 
 // Options are the options of a [Scheduler].
 type Options struct {
+	// Grace is how long a sweep waits after its tick, in which it can be cancelled.
+	// Defaults to 0, no wait.
+	Grace time.Duration
+
 	// Rules are the rules of retention. The scheduler reads whether retention is
 	// enabled, its jobs, and the job for abandoned rooms. Defaults to retention that
 	// is not enabled.
@@ -93,6 +97,7 @@ type Scheduler struct {
 	// known are all jobs in the settings, and due those that are enabled.
 	known, due []scheduled
 	now        func(context.Context) (time.Time, error)
+	grace      time.Duration
 	tracer     *observe.Tracer
 	db         *postgres.DB
 	journal    *journal.Journal
@@ -113,7 +118,7 @@ func New(db *postgres.DB, client *tasks.Client, log *slog.Logger, metrics *obser
 	options Options,
 ) *Scheduler {
 	s := &Scheduler{
-		now: options.Now, tracer: options.Tracer, db: db, journal: journal.New(db), schedules: journal.NewSchedules(db),
+		now: options.Now, grace: options.Grace, tracer: options.Tracer, db: db, journal: journal.New(db), schedules: journal.NewSchedules(db),
 		client: client, log: log, metrics: metrics,
 	}
 	add := func(enabled bool, job scheduled) {
@@ -259,7 +264,7 @@ func (s *Scheduler) show(job scheduled, last, next, now time.Time) {
 func (s *Scheduler) take(ctx context.Context, tick journal.Tick, now time.Time) (taken journal.TakenTick, err error) {
 	ctx, span := s.tracer.Begin(ctx, "tick", slog.String("schedule", tick.Job), slog.Time("tick", tick.At))
 	defer func() { span.End(err) }()
-	tick.Sweep.TraceParent = observe.OriginOf(ctx).TraceParent
+	tick.Sweep.TraceParent, tick.Sweep.Grace = observe.OriginOf(ctx).TraceParent, s.grace
 	taken, err = s.schedules.TakeTick(ctx, tick)
 	if err != nil {
 		return taken, err
@@ -277,7 +282,9 @@ func (s *Scheduler) take(ctx context.Context, tick journal.Tick, now time.Time) 
 	case journal.TickAccepted:
 		log.InfoContext(ctx, "job accepted", "job", taken.Sweep.ID, "kind", taken.Sweep.Kind, "requester", taken.Sweep.Requester,
 			"late", now.Sub(tick.At).Round(time.Millisecond).String())
-		s.enqueue(ctx, taken.Sweep, log)
+		if tick.Sweep.Grace == 0 { // or the reconciler does, at the end of the grace
+			s.enqueue(ctx, taken.Sweep, log)
+		}
 	}
 	return taken, nil
 }

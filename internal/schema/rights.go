@@ -39,9 +39,9 @@ func ParseProcess(name string) (Process, error) {
 func (p Process) Uses() Use {
 	switch p {
 	case API:
-		return UseRead | UseAccess
+		return UseRead | UseAccess | UsePlan
 	case Worker:
-		return UsePurge | UseDelete | UseShutdown | UseSweep
+		return UsePurge | UseDelete | UseShutdown | UseSweep | UsePlan
 	case Scheduler:
 		return UseSchedule
 	case Asynqmon:
@@ -72,15 +72,19 @@ type ownTable struct {
 
 // ownTables are all tables of the schema lethe, sorted by name.
 var ownTables = []ownTable{
-	{"abandoned_rooms", map[Process]string{Worker: "SELECT INSERT DELETE"}},
+	{"abandoned_rooms", map[Process]string{API: "SELECT", Worker: "SELECT INSERT DELETE"}},
 	{"delayed_mappings", map[Process]string{Worker: "SELECT INSERT UPDATE DELETE"}},
+	{"fleet", map[Process]string{API: "SELECT INSERT UPDATE DELETE", Worker: "SELECT"}},
 	{"holds", map[Process]string{API: "SELECT INSERT UPDATE", Worker: "SELECT", Scheduler: "SELECT"}},
+	{"job_events", map[Process]string{API: "SELECT INSERT", Worker: "SELECT INSERT", Scheduler: "SELECT INSERT"}},
 	{"jobs", map[Process]string{API: "SELECT INSERT UPDATE", Worker: "SELECT INSERT UPDATE", Scheduler: "SELECT INSERT UPDATE DELETE"}},
 	{"migrations_embedded", map[Process]string{API: "SELECT", Worker: "SELECT", Scheduler: "SELECT"}},
 	{"migrations_lethe", map[Process]string{API: "SELECT", Worker: "SELECT", Scheduler: "SELECT"}},
+	{"pauses", map[Process]string{API: "SELECT INSERT UPDATE DELETE", Worker: "SELECT", Scheduler: "SELECT"}},
 	{"room_fences", map[Process]string{API: "SELECT INSERT UPDATE", Worker: "SELECT INSERT UPDATE"}},
 	{"schedules", map[Process]string{Scheduler: "SELECT INSERT UPDATE"}},
-	{"state_group_candidates", map[Process]string{Worker: "SELECT INSERT UPDATE DELETE"}},
+	{"state_group_candidates", map[Process]string{API: "SELECT", Worker: "SELECT INSERT UPDATE DELETE"}},
+	{"swept_mappings", map[Process]string{API: "SELECT", Worker: "SELECT INSERT UPDATE"}},
 }
 
 // OwnTables returns the names of the tables of the schema lethe, sorted.
@@ -169,7 +173,8 @@ func (t *Table) needs(process Process) []Need {
 		need := Need{Name: t.Name, Privilege: right}
 		if privilege, column, ok := strings.Cut(strings.TrimSuffix(right, ")"), "("); ok {
 			need.Privilege, need.Columns = privilege, []string{column}
-		} else if right == "SELECT" && t.ByColumn {
+		} else if right == "SELECT" && (t.ByColumn || process == API && len(t.Used(UseRead|UseAccess)) == 0) {
+			// The api counts rows of tables that hold data of users. It must not read that.
 			for _, c := range used {
 				need.Columns = append(need.Columns, c.Name)
 			}

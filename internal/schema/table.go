@@ -45,12 +45,15 @@ const (
 	// UseSchedule is what schedulers read.
 	UseSchedule
 
+	// UsePlan is what plans of jobs and footprints of rooms count.
+	UsePlan
+
 	// UseAll is every use.
-	UseAll = UsePurge | UseDelete | UseShutdown | UseRead | UseAccess | UseSweep | UseSchedule
+	UseAll = UsePurge | UseDelete | UseShutdown | UseRead | UseAccess | UseSweep | UseSchedule | UsePlan
 )
 
 // useLetters are the letters of uses in Columns, in the order of their bits.
-const useLetters = "PDSRAWC"
+const useLetters = "PDSRAWCL"
 
 // A Table is one of Synapse's tables.
 type Table struct {

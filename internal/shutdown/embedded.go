@@ -139,7 +139,7 @@ func (h *Embedded) RemoveUsers(ctx context.Context, b *journal.Batch, removal Re
 			case refused != nil:
 				h.options.Log.WarnContext(ctx, "user not removed",
 					"room", b.Room(), "job", b.JobID(), "user", member.UserID, "error", refused)
-				removed.Failed = append(removed.Failed, member.UserID)
+				removed.fail(member.UserID, refused)
 			default:
 				removed.Removed = append(removed.Removed, member.UserID)
 			}

@@ -58,6 +58,9 @@ type RemovedUsers struct {
 	// could not be.
 	Removed, Failed []string
 
+	// Why says why the first of Failed could not be, "" if none failed.
+	Why string
+
 	// Recorded says that no user was removed yet. The caller must record the group in
 	// the checkpoint, and then call again with [Removal.Recorded] set: the homeserver
 	// removes users one by one, and a user who has left is no longer listed.

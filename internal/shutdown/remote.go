@@ -129,7 +129,7 @@ func (r *Remote) RemoveUsers(ctx context.Context, b *journal.Batch, removal Remo
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				removed.Failed = append(removed.Failed, member.UserID)
+				removed.fail(member.UserID, err)
 			} else {
 				removed.Removed = append(removed.Removed, member.UserID)
 			}

@@ -84,7 +84,43 @@ type Progress struct {
 	Aliases []string `json:"aliases,omitempty"`
 
 	Result Result `json:"shutdown_room"`
+
+	// FirstFailure names the first user who could not be removed, and why, "" if none. The
+	// user may have been removed since.
+	FirstFailure string `json:"first_failure,omitempty"`
 }
+
+// maxFailure bounds the bytes of a first failure.
+const maxFailure = 1000
+
+// fail adds a user who could not be removed.
+func (r *RemovedUsers) fail(user string, why error) {
+	if len(r.Failed) == 0 {
+		r.Why = why.Error()
+	}
+	r.Failed = append(r.Failed, user)
+}
+
+// Explain adds to an error for users who are still joined why the first of those who could
+// not be removed was not. Without such users it returns the error.
+func (p Progress) Explain(joined error) error {
+	if p.FirstFailure == "" || len(p.Result.FailedToKickUsers) == 0 {
+		return joined
+	}
+	return &StayError{err: joined, first: p.FirstFailure}
+}
+
+// A StayError says that users are still joined, and why the first could not be removed.
+type StayError struct {
+	err   error
+	first string
+}
+
+// Error implements error.
+func (e *StayError) Error() string { return e.err.Error() + ": " + e.first }
+
+// Unwrap returns the error for users who are still joined.
+func (e *StayError) Unwrap() error { return e.err }
 
 // Done reports whether the shutdown has finished.
 func (p Progress) Done() bool { return p.Stage == stageDone }
@@ -240,6 +276,10 @@ func (s *Shutdown) removeUsers(ctx context.Context, b *journal.Batch, request Re
 		return at, nil
 	}
 	at.Result = at.Result.with(removed)
+	if at.FirstFailure == "" && len(removed.Failed) > 0 {
+		at.FirstFailure = removed.Failed[0] + " could not be removed: " +
+			postgres.Sanitize(removed.Why[:min(len(removed.Why), maxFailure)])
+	}
 	at.After, at.Group = plan.members[len(plan.members)-1].UserID, nil
 	return at, nil
 }

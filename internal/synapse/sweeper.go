@@ -37,7 +37,7 @@ func (s *Synapse) Sweep(ctx context.Context) {
 			return
 		}
 		// One failure must not keep the others from their turn.
-		err := s.SweepDue(ctx, "")
+		err := errors.Join(s.SweepDue(ctx, ""), s.releaseEnded(ctx))
 		if started := time.Now(); started.After(place) {
 			err = errors.Join(err, s.placeReceipts(ctx))
 			place = time.Now().Add(placePause * time.Since(started))
@@ -60,6 +60,14 @@ func (s *Synapse) placeReceipts(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, placeTime)
 	defer cancel()
 	_, err := beside.PlaceReceipts(ctx, s.db)
+	return err
+}
+
+// releaseEnded releases the rooms that cancelled jobs have locked at Synapse.
+func (s *Synapse) releaseEnded(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, placeTime)
+	defer cancel()
+	_, err := beside.ReleaseEnded(ctx, s.db)
 	return err
 }
 

@@ -50,7 +50,7 @@ func forsaking() WorkerOptions {
 // look sweeps for abandoned rooms once, and leaves the deletes that it makes queued.
 func (l *lab) look(options WorkerOptions) sweepResult {
 	l.T.Helper()
-	id, err := l.client.submit(l.Ctx, jobs.AbandonedSweep, "", retention.Requester,
+	id, err := l.client.submit(l.Ctx, journal.Job{Kind: jobs.AbandonedSweep, Requester: retention.Requester}, Acceptance{},
 		retention.SweepParameters{Job: retention.AbandonedJob, Tick: time.Now()}, false)
 	require.NoError(l.T, err)
 	run := l.claim(id)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"lethe/internal/jobs"
 	"lethe/internal/lock"
 	"lethe/internal/observe"
 	"lethe/internal/store/journal"
@@ -54,7 +55,7 @@ func (w *Worker) begin(ctx context.Context, kind journal.Kind, room string, run 
 	held, err := w.rooms.Lock(locking, room)
 	stop()
 	span.End(err)
-	w.metrics.LockWaitSeconds.WithLabelValues(modeWrite).Observe(time.Since(started).Seconds())
+	w.metrics.LockWaitSeconds.WithLabelValues(jobs.ModeWrite).Observe(time.Since(started).Seconds())
 	if err != nil {
 		cancel(nil)
 		return nil, nil, err
@@ -93,7 +94,7 @@ func (b *roomBatch) end(err *error) {
 	if err := b.lock.Unlock(b.outer); err != nil {
 		b.worker.log.WarnContext(b.outer, "room not unlocked", "error", err)
 	}
-	metrics.LockHoldSeconds.WithLabelValues(modeWrite).Observe(b.took().Seconds())
+	metrics.LockHoldSeconds.WithLabelValues(jobs.ModeWrite).Observe(b.took().Seconds())
 }
 
 // A tally counts what the batches of a job have deleted. It is part of checkpoints.

@@ -80,7 +80,7 @@ func (b *roomBatch) commitBeside(ctx context.Context, checkpoint any, end ending
 	var last []postgres.Statement
 	if end.delayed {
 		delay := beside.Delay{
-			Room: b.Room(), Events: purge.SelectedEvents, For: b.worker.options.MappingDelay, Commit: commitTime,
+			Room: b.Room(), Job: b.JobID(), Events: purge.SelectedEvents, For: b.worker.options.MappingDelay, Commit: commitTime,
 			Unconfirmed: b.way == synapse.ByTask, Told: end.caches != "",
 		}
 		last = append(last, delay.Statements()...)

@@ -203,7 +203,7 @@ func TestRoomIsBackWhenADeleteGoesOn(t *testing.T) {
 			l.lodge(room, "leave", 40, "ban", 31)
 			options := forsaking()
 			options.MappingDelay, options.Synapse = quickly, test.synapse(l)
-			id, err := l.client.submit(l.Ctx, jobs.DeleteRoom, room, "retention",
+			id, err := l.client.submit(l.Ctx, journal.Job{Kind: jobs.DeleteRoom, Room: room, Requester: "retention"}, Acceptance{},
 				deleteRoomParameters{Purge: true, ForcePurge: !test.abandoned, Abandoned: test.abandoned}, false)
 			require.NoError(t, err)
 			run := l.claim(id)

@@ -48,7 +48,7 @@ func (d *deleteRoom) mayWriteEvents(ctx context.Context) error {
 // running homeserver lets them do. It returns the error after [maxReturns] times.
 func (d *deleteRoom) removeReturned(ctx context.Context, joined error) error {
 	if !d.worker.options.HomeserverRuns || d.parameters.Abandoned || d.at.Returns >= maxReturns {
-		return joined
+		return d.at.Explain(joined)
 	}
 	// The homeserver cannot make anybody leave while the room is locked.
 	d.releaseRoom(ctx)

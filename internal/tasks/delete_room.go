@@ -12,6 +12,7 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
 	"lethe/internal/shutdown"
+	"lethe/internal/store/extent"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/leftover"
 	"lethe/internal/store/purge"
@@ -48,12 +49,15 @@ type DeleteRoom struct {
 	// open job of any kind. Otherwise only another delete refuses it, and it waits for
 	// a history purge.
 	Exclusive bool
+
+	Acceptance
 }
 
 // SubmitDeleteRoom accepts a delete and returns its job's id. After an error it is
 // not accepted. It fails with [journal.ErrRoomBusy] if the room has an open delete.
 func (c *Client) SubmitDeleteRoom(ctx context.Context, request DeleteRoom) (id string, err error) {
-	id, err = c.submit(ctx, jobs.DeleteRoom, request.Room, request.Requester, request.parameters(), request.Exclusive)
+	job := journal.Job{Kind: jobs.DeleteRoom, Room: request.Room, Requester: request.Requester}
+	id, err = c.submit(ctx, job, request.Acceptance, request.parameters(), request.Exclusive)
 	if err != nil {
 		return "", fmt.Errorf("submit a room's delete: %w", err)
 	}
@@ -245,11 +249,10 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal
 		return nil, err
 	}
 	request := purge.RoomRequest{Room: job.Room, ServerName: w.options.ServerName, Force: parameters.ForcePurge}
-	if parameters.Abandoned {
-		if err := w.throttle(ctx, 0); err != nil {
-			return nil, err
-		}
+	if err := w.throttle(ctx, jobs.DeleteRoom, parameters.Abandoned, 0); err != nil {
+		return nil, err
 	}
+	_ = extent.RecordDelete(ctx, w.db, job, run) // nothing depends on it
 	if parameters.Abandoned && d.at.Batches == 0 {
 		rule, _, err := w.sweeper.AbandonedRule(ctx)
 		if err != nil {
@@ -397,10 +400,10 @@ func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
 	if errors.Is(err, purge.ErrUsersJoined) && d.at.EventsDeleted+d.at.RowsDeleted == 0 {
 		return false, d.removeReturned(ctx, err)
 	}
-	if err != nil || !d.parameters.Abandoned {
+	if err != nil {
 		return false, err
 	}
-	return false, d.worker.throttle(ctx, rows)
+	return false, d.worker.throttle(ctx, jobs.DeleteRoom, d.parameters.Abandoned, rows)
 }
 
 // deleteParts deletes a batch of the room, and returns the number of deleted events
@@ -435,7 +438,7 @@ func (d *deleteRoom) deleteParts(ctx context.Context, parts purge.Parts) (rows i
 // size returns the size of the next batch of the purge, limited as in
 // [purgeHistory.size].
 func (d *deleteRoom) size() int {
-	if rate := d.worker.options.RowsPerSecond; d.parameters.Abandoned && rate > 0 {
+	if rate := d.worker.limits.Rate(jobs.DeleteRoom, d.parameters.Abandoned); rate > 0 {
 		return min(d.at.Size, rate)
 	}
 	return d.at.Size
@@ -463,6 +466,10 @@ func (d *deleteRoom) commitBeside(ctx context.Context, b *roomBatch, next delete
 // refusal returns the text of an error for which an API would have refused the job,
 // with the HTTP status in front. It returns "" for any other error.
 func refusal(err error) string {
+	var stays *shutdown.StayError
+	if errors.As(err, &stays) {
+		return "400: " + stays.Error()
+	}
 	for _, refused := range []error{purge.ErrBeyondExtremities, purge.ErrPartialState, purge.ErrUsersJoined} {
 		if errors.Is(err, refused) {
 			return "400: " + refused.Error()

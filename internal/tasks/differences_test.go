@@ -30,7 +30,7 @@ func TestDifferencesEndJobs(t *testing.T) {
 		}},
 		"retention sweep": {`ALTER TABLE event_labels DROP COLUMN event_id`, gone, func(l *lab) string { return l.sweep("all") }},
 		"sweep of abandoned rooms": {`ALTER TABLE room_tags DROP COLUMN room_id`, "room_tags has no column room_id", func(l *lab) string {
-			id, err := l.client.submit(l.Ctx, jobs.AbandonedSweep, "", retention.Requester, retention.SweepParameters{}, false)
+			id, err := l.client.submit(l.Ctx, journal.Job{Kind: jobs.AbandonedSweep, Requester: retention.Requester}, Acceptance{}, retention.SweepParameters{}, false)
 			require.NoError(l.T, err)
 			return id
 		}},

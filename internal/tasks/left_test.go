@@ -158,7 +158,7 @@ func TestSweepChecksOnceAtItsEnd(t *testing.T) {
 	options := forsaking()
 	l.look(options)
 	l.passes(1)
-	id, err := l.client.submit(l.Ctx, jobs.AbandonedSweep, "", retention.Requester,
+	id, err := l.client.submit(l.Ctx, journal.Job{Kind: jobs.AbandonedSweep, Requester: retention.Requester}, Acceptance{},
 		retention.SweepParameters{Job: retention.AbandonedJob, Tick: time.Now()}, false)
 	require.NoError(t, err)
 	l.work(options)

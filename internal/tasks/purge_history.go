@@ -12,6 +12,7 @@ import (
 	"lethe/internal/matrix"
 	"lethe/internal/retention"
 	"lethe/internal/store/expiry"
+	"lethe/internal/store/extent"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
@@ -38,12 +39,15 @@ type PurgeHistory struct {
 	// this one would delete, that one absorbs it: this one ends when the other does, and
 	// in the same way.
 	Exclusive bool
+
+	Acceptance
 }
 
 // SubmitPurgeHistory accepts a purge and returns its job's id. After an error it is
 // not accepted. A second call makes a second job.
 func (c *Client) SubmitPurgeHistory(ctx context.Context, purge PurgeHistory) (id string, err error) {
-	id, err = c.submit(ctx, jobs.PurgeHistory, purge.Room, purge.Requester,
+	job := journal.Job{Kind: jobs.PurgeHistory, Room: purge.Room, Requester: purge.Requester}
+	id, err = c.submit(ctx, job, purge.Acceptance,
 		purgeHistoryParameters{Token: purge.Token, DeleteLocalEvents: purge.DeleteLocalEvents}, purge.Exclusive)
 	if err != nil {
 		return "", fmt.Errorf("submit a history purge: %w", err)
@@ -96,6 +100,10 @@ type purgeHistoryCheckpoint struct {
 	// Left says that the last level is left to Synapse: see [purgeHistory.leaveLast]. It
 	// is cleared when Synapse has confirmed.
 	Left bool `json:"left,omitempty"`
+
+	// CompleteBelow is the depth below which the room is purged, nil before the first
+	// batch. Unlike From it never goes back.
+	CompleteBelow *int64 `json:"complete_below,omitempty"`
 
 	tally
 	EventsKept       int64 `json:"events_kept"`
@@ -171,10 +179,10 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 		Room: job.Room, Before: parameters.Token.Topological,
 		DeleteLocal: parameters.DeleteLocalEvents, ServerName: w.options.ServerName, KeepMappings: w.beside(),
 	}
+	if err := p.throttle(ctx, 0, nil); err != nil {
+		return nil, err
+	}
 	if p.swept {
-		if err := w.throttle(ctx, 0); err != nil {
-			return nil, err
-		}
 		// Later phases need it only for what they leave to Synapse.
 		if p.at.Phase == phaseEvents || p.at.Phase == phaseMappings && way == synapse.ByTask {
 			if request.Before, p.expired, err = w.expiredBefore(ctx, request, parameters.ExpiredBefore); err != nil {
@@ -186,6 +194,7 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 		return nil, err
 	}
 	p.until = request.Before
+	_ = extent.RecordPurge(ctx, w.db, job, run, request.Before) // nothing depends on it
 	if way == synapse.ByTask && !p.at.Confirmed && p.expired {
 		err = p.leaveLast(ctx)
 	}
@@ -272,11 +281,19 @@ func (p *purgeHistory) endWalk(ctx context.Context) error {
 		}
 	}
 	p.at.From = nil
+	p.completeBelow(p.purge.Before)
 	if p.at.Late {
 		p.at.Phase, p.at.Size = phaseMappings, p.worker.firstBatch()
 	}
 	p.at.Late = true
 	return nil
+}
+
+// completeBelow records to which depth the room is purged.
+func (p *purgeHistory) completeBelow(depth int64) {
+	if p.at.CompleteBelow == nil || *p.at.CompleteBelow < depth {
+		p.at.CompleteBelow = &depth
+	}
 }
 
 // purgeEvents purges a batch of events, and returns their number, kept ones
@@ -300,6 +317,9 @@ func (p *purgeHistory) purgeEvents(ctx context.Context, from int64) (rows int64,
 	}
 	next := p.at
 	next.From = &done.Cut
+	if !next.Late {
+		next.CompleteBelow = &done.Cut
+	}
 	next.EventsDeleted += done.Deleted
 	next.EventsKept += done.Kept
 	next.rowWise(done.RowWise)
@@ -356,13 +376,13 @@ func (p *purgeHistory) commit(ctx context.Context, b *roomBatch, next purgeHisto
 	return nil
 }
 
-// throttle counts the rows that a batch of a sweep's purge has deleted against the
-// fleet's limit. It returns the batch's error if there was one.
+// throttle counts the rows that a batch has deleted against the fleet's limit. It returns
+// the batch's error if there was one.
 func (p *purgeHistory) throttle(ctx context.Context, rows int64, err error) error {
-	if err != nil || !p.swept {
+	if err != nil {
 		return err
 	}
-	return p.worker.throttle(ctx, rows)
+	return p.worker.throttle(ctx, jobs.PurgeHistory, p.swept, rows)
 }
 
 // minEvents is the smallest size of a batch, however slow the last one was: up to
@@ -373,7 +393,7 @@ const minEvents = 50
 // batch is no larger than the limit, so that no purge has to pause for long after
 // it.
 func (p *purgeHistory) size() int {
-	if rate := p.worker.options.RowsPerSecond; p.swept && rate > 0 {
+	if rate := p.worker.limits.Rate(jobs.PurgeHistory, p.swept); rate > 0 {
 		return min(p.at.Size, rate)
 	}
 	return p.at.Size

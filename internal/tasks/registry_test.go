@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -36,9 +37,9 @@ func TestSeriesAreThereFromTheStart(t *testing.T) {
 	t.Parallel()
 	registry := observe.NewRegistry()
 	metrics := observe.NewMetrics(registry)
-	showWorker(metrics)
+	jobs.ShowWorker(metrics)
 	sweep.New(sweep.Services{Metrics: metrics}, sweep.Options{})
-	dispatch.NewReconciler(nil, nil, nil, nil, metrics)
+	dispatch.NewReconciler(nil, nil, jobs.NewBoard(nil, nil, time.Hour, nil), nil, metrics)
 	want := map[string][]string{}
 	add := func(name string, labels ...string) { want[name] = append(want[name], strings.Join(labels, " ")) }
 	for _, d := range jobs.Registry() {

@@ -806,23 +806,23 @@ func TestThrottleIsShared(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
 	one, other := l.worker(WorkerOptions{RowsPerSecond: 100}), l.worker(WorkerOptions{RowsPerSecond: 100})
-	require.Zero(t, one.takeRows(l.Ctx, 0, 100))
-	require.Zero(t, one.takeRows(l.Ctx, 100, 100), "a second's worth is there")
-	wait := other.takeRows(l.Ctx, 400, 100)
+	require.Zero(t, one.limits.Take(l.Ctx, jobs.PurgeHistory, true, 0))
+	require.Zero(t, one.limits.Take(l.Ctx, jobs.PurgeHistory, true, 100), "a second's worth is there")
+	wait := other.limits.Take(l.Ctx, jobs.PurgeHistory, true, 400)
 	require.InDelta(t, 4, wait.Seconds(), 0.5)
-	require.GreaterOrEqual(t, one.takeRows(l.Ctx, 300, 100), wait+2*time.Second, "what the other owes counts")
-	require.Zero(t, l.worker(WorkerOptions{}).throttle(l.Ctx, 1e9), "without a limit no worker asks")
+	require.GreaterOrEqual(t, one.limits.Take(l.Ctx, jobs.PurgeHistory, true, 300), wait+2*time.Second, "what the other owes counts")
+	require.Zero(t, l.worker(WorkerOptions{}).throttle(l.Ctx, jobs.PurgeHistory, true, 1e9), "without a limit no worker asks")
 
 	// Even a debt of hours is forgotten after one.
-	require.InDelta(t, time.Hour, one.takeRows(l.Ctx, 1e15, 100), float64(time.Second))
+	require.InDelta(t, time.Hour, one.limits.Take(l.Ctx, jobs.PurgeHistory, true, 1e15), float64(time.Second))
 	for _, soup := range []string{"soup", "nan", "", "1e999"} {
 		require.NoError(t, l.redis.HSet(l.Ctx, "lethe:retention:rows", "tokens", soup, "at", soup).Err())
-		require.Zero(t, one.takeRows(l.Ctx, 1, 100), soup)
+		require.Zero(t, one.limits.Take(l.Ctx, jobs.PurgeHistory, true, 1), soup)
 	}
 	require.Positive(t, l.redis.PTTL(l.Ctx, "lethe:retention:rows").Val())
 	l.server.Kill()
 	started := time.Now()
-	require.NoError(t, one.throttle(l.Ctx, 1e9))
+	require.NoError(t, one.throttle(l.Ctx, jobs.PurgeHistory, true, 1e9))
 	require.Less(t, time.Since(started), 5*time.Second, "a Redis that is down stops no worker")
 }
 
@@ -853,11 +853,11 @@ func TestLongPausesAreYields(t *testing.T) {
 	w := l.worker(WorkerOptions{RowsPerSecond: 10})
 	w.endDrain() // so that no worker pauses
 	var yield jobs.YieldError
-	require.ErrorAs(t, w.throttle(l.Ctx, 1000), &yield)
+	require.ErrorAs(t, w.throttle(l.Ctx, jobs.PurgeHistory, true, 1000), &yield)
 	require.Equal(t, jobs.YieldRate, yield.Reason)
 	require.Equal(t, maxYield, yield.After)
 	require.NoError(t, l.redis.Del(l.Ctx, "lethe:retention:rows").Err())
-	require.NoError(t, w.throttle(l.Ctx, 30))
+	require.NoError(t, w.throttle(l.Ctx, jobs.PurgeHistory, true, 30))
 	purge := purgeHistoryParameters{Token: matrix.Token{Topological: 1}, RetentionJob: "all"}
 	encoded, err := json.Marshal(purge)
 	require.NoError(t, err)

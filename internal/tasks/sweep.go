@@ -1,12 +1,14 @@
 package tasks
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
 
 	"lethe/internal/jobs"
 	"lethe/internal/retention"
+	"lethe/internal/store/extent"
 	"lethe/internal/store/journal"
 	"lethe/internal/sweep"
 )
@@ -18,13 +20,30 @@ type RetentionSweep struct {
 
 	// Tick is the time at which the sweep was due.
 	Tick time.Time
+
+	// Requester is who has requested it. Defaults to "", the settings.
+	Requester string
+
+	Acceptance
+}
+
+// SubmitAbandonedSweep accepts a sweep for abandoned rooms now and returns its job's id.
+// After an error it is not accepted. A second call makes a second sweep.
+func (c *Client) SubmitAbandonedSweep(ctx context.Context, requester string, accepted Acceptance) (id string, err error) {
+	job := journal.Job{Kind: jobs.AbandonedSweep, Requester: requester}
+	id, err = c.submit(ctx, job, accepted, retention.SweepParameters{Job: retention.AbandonedJob, Tick: time.Now().UTC()}, false)
+	if err != nil {
+		return "", fmt.Errorf("submit a sweep for abandoned rooms: %w", err)
+	}
+	return id, nil
 }
 
 // SubmitRetentionSweep accepts a sweep and returns its job's id. After an error it
 // is not accepted. A second call makes a second sweep, which handles what the first
 // one has left.
 func (c *Client) SubmitRetentionSweep(ctx context.Context, sweep RetentionSweep) (id string, err error) {
-	id, err = c.submit(ctx, jobs.RetentionSweep, "", retention.Requester,
+	job := journal.Job{Kind: jobs.RetentionSweep, Requester: cmp.Or(sweep.Requester, retention.Requester)}
+	id, err = c.submit(ctx, job, sweep.Acceptance,
 		retention.SweepParameters{Job: sweep.Job, Tick: sweep.Tick.UTC()}, false)
 	if err != nil {
 		return "", fmt.Errorf("submit a retention sweep: %w", err)
@@ -46,6 +65,7 @@ func (w *Worker) newRetentionSweep(ctx context.Context, job journal.Job, run jou
 	if err != nil {
 		return nil, err
 	}
+	_ = extent.RecordSweep(ctx, w.db, job, run) // nothing depends on it
 	return sweepWork{s}, nil
 }
 
@@ -54,6 +74,7 @@ func (w *Worker) newAbandonedSweep(ctx context.Context, job journal.Job, run jou
 	if err != nil {
 		return nil, err
 	}
+	_ = extent.RecordSweep(ctx, w.db, job, run) // nothing depends on it
 	return sweepWork{s}, nil
 }
 

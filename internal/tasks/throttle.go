@@ -7,15 +7,11 @@ import (
 
 	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
-	"lethe/internal/redisdb"
 	"lethe/internal/store/journal"
 	"lethe/internal/wait"
 )
 
 const (
-	// throttleTime bounds a call of the bucket. Without an answer a purge goes on.
-	throttleTime = time.Second
-
 	// maxPause is the longest pause in which a purge keeps its slot. A purge with
 	// a longer pause yields, for at most maxYield at a time.
 	maxPause = 5 * time.Second
@@ -29,15 +25,10 @@ const (
 	lowLook = 200 * time.Millisecond
 )
 
-// throttle takes deleted rows from the bucket that all sweeps of the fleet share,
-// and pauses, holding no lock, until its debt is paid. It returns a [jobs.YieldError] after
-// [maxPause]. While Redis is down, sweeps go on without pauses.
-func (w *Worker) throttle(ctx context.Context, rows int64) error {
-	rate := w.options.RowsPerSecond
-	if rate <= 0 {
-		return nil
-	}
-	debt := w.takeRows(ctx, rows, rate)
+// throttle counts the rows that a job has deleted against the fleet's limit, and pauses,
+// holding no lock, until its debt is paid. It returns a [jobs.YieldError] after [maxPause].
+func (w *Worker) throttle(ctx context.Context, kind journal.Kind, swept bool, rows int64) error {
+	debt := w.limits.Take(ctx, kind, swept, rows)
 	if debt <= 0 {
 		return nil
 	}
@@ -50,17 +41,6 @@ func (w *Worker) throttle(ctx context.Context, rows int64) error {
 		return jobs.YieldError{Reason: jobs.YieldRate, After: min(debt-maxPause, maxYield)}
 	}
 	return nil
-}
-
-func (w *Worker) takeRows(ctx context.Context, rows int64, rate int) time.Duration {
-	ctx, cancel := context.WithTimeout(ctx, throttleTime)
-	defer cancel()
-	debt, err := redisdb.TakeRows(ctx, w.redis, rows, rate)
-	if err != nil {
-		w.log.WarnContext(ctx, "rows not taken from the bucket: the purge does not pause", "error", err)
-		return 0
-	}
-	return debt
 }
 
 // claim claims a job. If the most jobs of sweeps that may run are running, it waits

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"lethe/internal/dispatch"
+	"lethe/internal/fleet"
 	"lethe/internal/jobs"
 	"lethe/internal/lock"
 	"lethe/internal/observe"
@@ -40,6 +41,11 @@ type WorkerOptions struct {
 
 	// BatchTime is the time that a batch aims at. Defaults to 250 ms.
 	BatchTime time.Duration
+
+	// CheckPlan, unless nil, compares a job that was accepted with a plan with what the
+	// database has by now, before the job's first batch. Its error fails the job, unless it
+	// is transient. Defaults to nil.
+	CheckPlan func(ctx context.Context, job journal.Job) error
 
 	// Concurrency is the number of jobs that run at a time, not counting the jobs of
 	// sweeps. It also bounds the number of those. Defaults to 4.
@@ -68,6 +74,10 @@ type WorkerOptions struct {
 	// MaxRunning is the maximum number of these that run at a time in the whole fleet.
 	// Defaults to 2.
 	MaxRunning int
+
+	// Name is the name of the process in the rows of its jobs. Defaults to its host and
+	// process id.
+	Name string
 
 	// Retention configures what sweeps purge. Defaults to nothing, with which sweeps
 	// fail.
@@ -122,6 +132,9 @@ func (o WorkerOptions) withDefaults() WorkerOptions {
 	}
 	if o.MaxRunning == 0 {
 		o.MaxRunning = 2
+	}
+	if o.Name == "" {
+		o.Name = fleet.ProcessName()
 	}
 	if o.TimeSlice == 0 {
 		o.TimeSlice = 30 * time.Second
@@ -181,6 +194,8 @@ type Worker struct {
 	journal     *journal.Journal
 	holds       *journal.Holds
 	absorptions *journal.Absorptions
+	pauses      *journal.Pauses
+	limits      *fleet.Limits
 	expiry      *expiry.Queries
 	purger      *purge.Purger
 	check       *selfcheck.Checker
@@ -208,11 +223,11 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 		options.Homeserver = shutdown.NewEmbedded(shutdown.EmbeddedOptions{Log: services.Log, ServerName: options.ServerName})
 	}
 	drain, endDrain := context.WithCancel(context.Background())
-	showWorker(services.Metrics)
-	fences := journal.New(services.DB)
+	jobs.ShowWorker(services.Metrics)
+	fences := journal.New(services.DB).RunBy(options.Name)
 	purger := purge.New(services.DB, purge.Options{Compat: options.SchemaCompat, Tables: options.Tables})
 	check := selfcheck.New(services.DB, options.Tables, services.Log, services.Metrics)
-	dispatcher := dispatch.New(services.Redis)
+	dispatcher := dispatch.New(services.Redis).Keeping(services.Board.TTL())
 	sweeper := sweep.New(sweep.Services{
 		DB: services.DB, Dispatcher: dispatcher, Purger: purger, Check: check, Log: services.Log, Metrics: services.Metrics,
 	}, sweep.Options{
@@ -225,6 +240,8 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 		journal:     fences,
 		holds:       journal.NewHolds(services.DB),
 		absorptions: journal.NewAbsorptions(services.DB),
+		pauses:      journal.NewPauses(services.DB),
+		limits:      fleet.New(services.DB, services.Redis, services.Log, options.RowsPerSecond),
 		expiry:      expiry.New(services.DB),
 		purger:      purger,
 		check:       check,
@@ -250,6 +267,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	beating, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var group sync.WaitGroup
 	group.Go(func() { w.heartbeats.Run(beating) })
+	group.Go(func() { w.limits.Watch(beating) })
 	defer group.Wait()
 	defer stop()
 
@@ -325,6 +343,10 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 		return nil
 	case errors.Is(err, journal.ErrRoomBusy):
 		return w.yield(kind, jobs.YieldError{Reason: jobs.YieldRoomBusy, After: wait.Jitter(busyWait)})
+	case errors.Is(err, journal.ErrKindFull):
+		return w.yield(kind, jobs.YieldError{Reason: jobs.YieldFleet, After: wait.Jitter(busyWait)})
+	case errors.Is(err, journal.ErrPaused):
+		return w.pause(ctx, kind, body, log)
 	case errors.Is(err, journal.ErrLowQueue):
 		return w.yield(kind, jobs.YieldError{Reason: jobs.YieldLowQueue, After: wait.Jitter(busyWait)})
 	case err != nil:
@@ -348,6 +370,19 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 	return w.settle(ctx, job, run, last, err, log)
 }
 
+// pause makes a queued job wait for the end of its pause. Its task is done: when the pause
+// ends, the reconciler enqueues another.
+func (w *Worker) pause(ctx context.Context, kind journal.Kind, task dispatch.Task, log *slog.Logger) error {
+	paused, err := w.pauses.PauseQueuedJob(ctx, task.JobID, task.Generation)
+	if err != nil || !paused { // or the pause has just ended
+		return w.yield(kind, jobs.YieldError{Reason: jobs.YieldPaused, After: wait.Jitter(busyWait)})
+	}
+	w.metrics.JobYields.WithLabelValues(string(kind), string(jobs.YieldPaused)).Inc()
+	log.InfoContext(ctx, "job waits for the end of a pause")
+	w.post(ctx, task.JobID)
+	return nil
+}
+
 // outcomeOf names the outcome of a slice. failure is its error if the job has
 // failed.
 func outcomeOf(err error) (outcome string, failure error) {
@@ -360,6 +395,8 @@ func outcomeOf(err error) (outcome string, failure error) {
 		return "superseded", nil
 	case errors.As(err, &absorbed):
 		return "absorbed", nil
+	case errors.Is(err, journal.ErrPaused):
+		return "paused", nil
 	case errors.As(err, &yield):
 		return yield.Error(), nil
 	}
@@ -421,8 +458,8 @@ func decodeCheckpoint(job journal.Job, checkpoint any) error {
 
 // runSlice does batches until the work is done, the slice is over or the job has
 // failed. It returns the last checkpoint if the work is done, a [jobs.YieldError] if there is more to do,
-// [journal.ErrSuperseded] if the run no longer owns the job, [journal.ErrHeld] if
-// the job must wait for the end of a hold, an errAbsorbed if another job does its
+// [journal.ErrSuperseded] if the run no longer owns the job, [journal.ErrHeld] or
+// [journal.ErrPaused] if the job must wait for the end of a hold or a pause, an errAbsorbed if another job does its
 // work, and otherwise the reason why the job failed.
 func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run, log *slog.Logger) (last any, err error) {
 	level := slog.LevelInfo
@@ -430,13 +467,13 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 		level = slog.LevelDebug // it looks again, perhaps for the hundredth time
 	}
 	log.Log(ctx, level, "job runs", "generation", run.Generation, "attempt", run.Attempt)
-	posted := &postedStatus{board: w.board, about: about(job), status: jobs.StatusOf(job)}
+	posted := jobs.NewLiveStatus(w.board, jobs.StatusOf(job), about(job)...)
 	// Heartbeats post the status too. Most jobs of sweeps end before the first
 	// heartbeat, and need no post.
 	if job.Queue != jobs.Low {
-		posted.post(ctx)
+		posted.Post(ctx)
 	}
-	ctx, stop := w.heartbeats.Watch(ctx, run, posted.post)
+	ctx, stop := w.heartbeats.Watch(ctx, run, posted.Post)
 	defer stop()
 	running, stopRunning := w.untilDrain(ctx)
 	defer stopRunning()
@@ -450,6 +487,7 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 			work.leave(ctx, errors.As(err, &yield) && yield.Resumes())
 		}
 	}()
+	checked := w.options.CheckPlan == nil || len(job.Plan) == 0 || len(job.Checkpoint) > 0
 	claimed := true // job is up to date, because no run has changed the row since the claim
 	for {
 		if w.drain.Err() != nil {
@@ -461,6 +499,9 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 		var done bool
 		var err error
 		switch {
+		case !checked:
+			err = w.options.CheckPlan(ctx, job)
+			checked = err == nil
 		case work != nil:
 			if done, err = step(ctx, work, log); err == nil {
 				backoff.Reset() // not after newWork, whose batch may fail again
@@ -470,11 +511,13 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 		default:
 			work, err = w.newWorkFromRow(ctx, run)
 		}
-		if err == nil {
-			posted.setProgress(work.progress())
+		if err == nil && work != nil {
+			posted.SetProgress(work.progress())
 			if done {
 				return work.progress(), nil
 			}
+		}
+		if err == nil {
 			continue
 		}
 		if err := w.classify(ctx, run, err, log); err != nil {
@@ -488,27 +531,6 @@ func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run,
 		work, claimed = nil, false
 		_ = backoff.Wait(running) // if the wait ends early, the loop finds out why
 	}
-}
-
-// A postedStatus is the status of a running job. It is safe for concurrent use.
-type postedStatus struct {
-	board *jobs.Board
-	about []slog.Attr
-
-	mu     sync.Mutex
-	status jobs.Status
-}
-
-func (p *postedStatus) post(ctx context.Context) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.board.Post(observe.About(ctx, p.about...), p.status) // a heartbeat's context names no job
-}
-
-func (p *postedStatus) setProgress(progress any) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.status.Progress = encode(progress)
 }
 
 // untilDrain returns a context that ends with the given one, or when the worker
@@ -546,7 +568,7 @@ func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *
 		return journal.ErrSuperseded
 	case errors.As(err, &waiting):
 		return jobs.YieldError{Reason: jobs.YieldSynapse, After: wait.Jitter(busyWait), WaitsFor: waiting.Error()}
-	case errors.As(err, &yield), errors.As(err, &absorbed), errors.Is(err, journal.ErrHeld):
+	case errors.As(err, &yield), errors.As(err, &absorbed), errors.Is(err, journal.ErrHeld), errors.Is(err, journal.ErrPaused):
 		return err
 	case errors.Is(err, errDraining):
 		return nil // the loop checks for it
@@ -620,6 +642,16 @@ func (w *Worker) settle(ctx context.Context, job journal.Job, run journal.Run, l
 		log.InfoContext(ctx, "job waits for the end of a hold", "error", err)
 		w.post(ctx, job.ID)
 		return nil
+	case errors.Is(err, journal.ErrPaused):
+		if err := w.retry(ctx, func() error { return w.pauses.PauseRun(ctx, run) }); err != nil {
+			log.WarnContext(ctx, "job not paused: left to the reconciler", "error", err)
+			return nil
+		}
+		w.metrics.JobYields.WithLabelValues(string(job.Kind), string(jobs.YieldPaused)).Inc()
+		log.InfoContext(ctx, "job waits for the end of a pause", "error", err)
+		w.post(ctx, job.ID)
+		w.follow(ctx, job.Room, log)
+		return nil
 	case errors.As(err, &absorbed):
 		return w.yieldTo(ctx, job, run, absorbed.by, log)
 	}
@@ -683,13 +715,4 @@ func (w *Worker) firstRows() int { return min(firstRows, w.options.BatchEvents) 
 func (w *Worker) nextBatch(size, minSize int, took time.Duration) int {
 	factor := min(max(w.options.BatchTime.Seconds()/max(took.Seconds(), 1e-6), 0.25), 2)
 	return min(max(int(float64(size)*factor), minSize), w.options.BatchEvents)
-}
-
-// encode returns a checkpoint as JSON, or "" if that fails.
-func encode(v any) string {
-	encoded, err := json.Marshal(v)
-	if err != nil {
-		return ""
-	}
-	return string(encoded)
 }

@@ -116,6 +116,19 @@ func (l RoomLock) Check() postgres.Statement {
 	}
 }
 
+// ReleaseEnded deletes the locks that runs of jobs have left for their next run, if the jobs
+// have ended since: they were cancelled. It leaves those of jobs that ended within the last
+// 2 s, whose runs release their locks themselves.
+func ReleaseEnded(ctx context.Context, db *postgres.DB) (int64, error) {
+	tag, err := db.Exec(ctx, `
+		DELETE FROM worker_read_write_locks l USING lethe.jobs j
+		WHERE l.instance_name = $1 AND j.id = l.token AND j.ended_at < clock_timestamp() - interval '2 seconds'`, InstanceName)
+	if err != nil {
+		return 0, fmt.Errorf("release the homeserver's locks of jobs that have ended: %w", err)
+	}
+	return tag.RowsAffected(), nil
+}
+
 // staleLock is how long the homeserver keeps a lock that is not renewed, in
 // milliseconds.
 const staleLock = 120_000

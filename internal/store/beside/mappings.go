@@ -96,9 +96,9 @@ func sweep(ctx context.Context, tx pgx.Tx, room string, spared []string) (done S
 	var events []string
 	if err := tx.QueryRow(ctx, `
 		WITH swept AS (
-			DELETE FROM lethe.delayed_mappings WHERE id = ANY ($1) RETURNING room_id, event_ids
+			DELETE FROM lethe.delayed_mappings WHERE id = ANY ($1) RETURNING room_id, event_ids, job_id
 		), picked AS MATERIALIZED (
-			SELECT room_id, event_id FROM swept CROSS JOIN unnest(event_ids) AS event_id WHERE event_id <> ALL ($2)
+			SELECT room_id, event_id, job_id FROM swept CROSS JOIN unnest(event_ids) AS event_id WHERE event_id <> ALL ($2)
 		), gone AS (
 			DELETE FROM event_to_state_groups g WHERE g.event_id = ANY (ARRAY(SELECT event_id FROM picked))
 			RETURNING g.state_group, g.event_id
@@ -107,6 +107,13 @@ func sweep(ctx context.Context, tx pgx.Tx, room string, spared []string) (done S
 			SELECT DISTINCT p.room_id, g.state_group FROM gone g JOIN picked p ON p.event_id = g.event_id
 			WHERE EXISTS (SELECT FROM state_groups s WHERE s.id = g.state_group) -- the room may have been deleted since
 			ON CONFLICT DO NOTHING
+		), counted AS (
+			-- In an order, so that two sweeps do not wait for each other. A job that was pruned
+			-- needs no count.
+			INSERT INTO lethe.swept_mappings AS m (job_id, mappings)
+			SELECT p.job_id, count(*) FROM gone g JOIN picked p ON p.event_id = g.event_id JOIN lethe.jobs j ON j.id = p.job_id
+			GROUP BY p.job_id ORDER BY p.job_id
+			ON CONFLICT (job_id) DO UPDATE SET mappings = m.mappings + excluded.mappings
 		)
 		SELECT count(*), count(*) FILTER (WHERE event_id NOT IN (SELECT event_id FROM picked)),
 		       ARRAY(SELECT event_id FROM picked) FROM gone`, ids, spared).Scan(&mappings, &wrong, &events); err != nil {
@@ -186,6 +193,9 @@ func pickBatches(ctx context.Context, tx pgx.Tx, room string) (ids []int64, unto
 type Delay struct {
 	Room string
 
+	// Job is the id of the purge, for which the mappings count that are deleted later.
+	Job string
+
 	// Events is a query for the ids of the events.
 	Events string
 
@@ -212,9 +222,9 @@ func (d Delay) Statements() []postgres.Statement {
 		{
 			What: "delay the mappings",
 			SQL: `
-				INSERT INTO lethe.delayed_mappings (room_id, event_ids, told, due_at)
-				SELECT $1, array_agg(s.event_id), $3, ` + due + ` FROM (` + d.Events + `) AS s HAVING count(*) > 0`,
-			Args: []any{d.Room, d.For + d.Commit, d.Told},
+				INSERT INTO lethe.delayed_mappings (room_id, event_ids, told, due_at, job_id)
+				SELECT $1, array_agg(s.event_id), $3, ` + due + `, $4 FROM (` + d.Events + `) AS s HAVING count(*) > 0`,
+			Args: []any{d.Room, d.For + d.Commit, d.Told, d.Job},
 		},
 		{
 			What: "bound the wait for the commit",

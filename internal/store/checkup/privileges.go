@@ -40,8 +40,9 @@ func (r Role) find(ctx context.Context, db *postgres.DB) (name string, superuser
 
 // LackingPrivileges returns a GRANT for each table, sequence, schema and database on
 // which the role lacks a privilege that its processes need. Workers also delete from
-// the tables that the operator's rules name. A privilege on columns that the database
-// does not have is not needed. It fails with [ErrNoRole] if there is no such role.
+// the tables that the operator's rules name, and the api counts their rows. A privilege
+// on columns that the database does not have is not needed. It fails with [ErrNoRole]
+// if there is no such role.
 func LackingPrivileges(ctx context.Context, db *postgres.DB, role Role, rules schema.Rules) (grants []string, err error) {
 	name, _, err := role.find(ctx, db)
 	if err != nil {
@@ -62,6 +63,10 @@ func LackingPrivileges(ctx context.Context, db *postgres.DB, role Role, rules sc
 	if role.serves(schema.Worker) {
 		for _, table := range rules.Deleting() {
 			needs = append(needs, schema.Need{Name: table, Privilege: "SELECT"}, schema.Need{Name: table, Privilege: "DELETE"})
+		}
+	} else if role.serves(schema.API) { // which only counts their rows
+		for _, table := range rules.Deleting() {
+			needs = append(needs, schema.Need{Name: table, Privilege: "SELECT", Columns: rules[table].Columns(table)})
 		}
 	}
 	for _, need := range needs {

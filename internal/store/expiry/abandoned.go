@@ -116,7 +116,7 @@ func (q *Queries) AbandonmentRooms(ctx context.Context, after string, limit int,
 		SELECT r.room_id, `+abandonment+`,
 		       EXISTS (
 		         SELECT FROM lethe.jobs j
-		         WHERE j.room_id = r.room_id AND j.kind = 'delete_room' AND j.state IN ('queued', 'running', 'held')),
+		         WHERE j.room_id = r.room_id AND j.kind = 'delete_room' AND j.state IN ('scheduled', 'queued', 'running', 'held', 'paused')),
 		       EXISTS (SELECT FROM lethe.holds h WHERE h.room_id = r.room_id AND h.released_at IS NULL),
 		       a.seen_at
 		FROM (SELECT room_id, creator FROM rooms WHERE room_id > $4 ORDER BY room_id LIMIT $5) r

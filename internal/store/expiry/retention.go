@@ -87,7 +87,7 @@ func (q *Queries) RetentionRooms(ctx context.Context, after string, limit int) (
 		CROSS JOIN LATERAL (
 			SELECT bool_or(kind = 'delete_room') AS deleting, bool_or(kind = 'purge_history') AS purging
 			FROM lethe.jobs
-			WHERE jobs.room_id = page.room_id AND state IN ('queued', 'running', 'held')) open
+			WHERE jobs.room_id = page.room_id AND state IN ('scheduled', 'queued', 'running', 'held', 'paused')) open
 		WHERE page.room_id IS NOT NULL
 		ORDER BY number`, after, limit)
 	if err != nil {

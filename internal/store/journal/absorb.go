@@ -116,7 +116,7 @@ func (a *Absorptions) SettleAbsorbedOf(ctx context.Context, room string, limit i
 func (a *Absorptions) settleAbsorbed(ctx context.Context, which string, limit int, args ...any) ([]Job, error) {
 	jobs, err := postgres.Collect(ctx, a.db, scanJob, `
 		WITH settled AS (
-			SELECT a.id AS settled, o.id AS absorber, o.error AS reason,
+			SELECT a.id AS settled, o.id AS absorber, o.error AS failure,
 			       CASE WHEN o.state IN ('complete', 'failed') THEN o.state ELSE 'queued' END AS becomes
 			FROM lethe.jobs a LEFT JOIN lethe.jobs o ON o.id = a.checkpoint ->> 'absorbed_by'
 			WHERE a.state = 'absorbed' AND coalesce(o.state IN ('complete', 'failed', 'cancelled'), true) AND `+which+`
@@ -124,7 +124,7 @@ func (a *Absorptions) settleAbsorbed(ctx context.Context, which string, limit in
 		)
 		UPDATE lethe.jobs
 		SET state = becomes, updated_at = clock_timestamp(),
-		    error = CASE becomes WHEN 'failed' THEN format('the purge %s, which had absorbed this one, failed: %s', absorber, reason) END,
+		    error = CASE becomes WHEN 'failed' THEN format('the purge %s, which had absorbed this one, failed: %s', absorber, failure) END,
 		    ended_at = CASE becomes WHEN 'queued' THEN NULL ELSE clock_timestamp() END,
 		    checkpoint = CASE becomes WHEN 'queued' THEN NULL ELSE checkpoint END,
 		    generation = CASE becomes WHEN 'queued' THEN generation + 1 ELSE generation END,

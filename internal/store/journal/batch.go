@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -49,12 +51,15 @@ const (
 
 // A Batch is the transaction of one batch of a job. It begins in one round trip with
 // its first statement. That statement fails with [ErrFenced] unless the fence token
-// is the room's newest, and with [ErrHeld] if the room is held. A Batch serves one
-// goroutine.
+// is the room's newest, with [ErrHeld] if the room is held, and with [ErrPaused] if the
+// job is paused. A Batch serves one goroutine.
 type Batch struct {
 	run  Run
 	lock RoomLock
 	tx   *postgres.LazyTx
+
+	// deleted are the numbers of rows by table that the batch has deleted so far.
+	deleted map[string]int64
 }
 
 // Begin opens a batch of the run's job in the locked room. It sends nothing. The
@@ -63,13 +68,17 @@ func (j *Journal) Begin(run Run, lock RoomLock) *Batch {
 	return &Batch{run: run, lock: lock, tx: j.db.LazyTx(func(pipeline *pgx.Batch) {
 		setUpBatch(pipeline, lock.Lease)
 		checkRoom(pipeline, lock.Room, lock.Fence)
+		checkPause(pipeline, run.JobID)
 	})}
 }
 
 // BeginSweep is [Journal.Begin] for a job without a room. Two runs of the job may be
 // in a batch at once, and only the newest run can commit.
 func (j *Journal) BeginSweep(run Run, lease time.Duration) *Batch {
-	return &Batch{run: run, tx: j.db.LazyTx(func(pipeline *pgx.Batch) { setUpBatch(pipeline, lease) })}
+	return &Batch{run: run, tx: j.db.LazyTx(func(pipeline *pgx.Batch) {
+		setUpBatch(pipeline, lease)
+		checkPause(pipeline, run.JobID)
+	})}
 }
 
 // setUpBatch sets up a batch's transaction.
@@ -132,15 +141,36 @@ func (b *Batch) Conn(ctx context.Context) (*pgx.Conn, error) { return b.tx.Conn(
 // error is returned as undone; the batch can go on. After an err the batch can only
 // be rolled back. Savepoints may be nested.
 func (b *Batch) Savepoint(ctx context.Context, do func() error) (undone, err error) {
-	return b.tx.Savepoint(ctx, do)
+	before := maps.Clone(b.deleted)
+	undone, err = b.tx.Savepoint(ctx, do)
+	if undone != nil {
+		b.deleted = before
+	}
+	return undone, err
+}
+
+// Count adds deleted rows of a table of the homeserver's to those that the batch's commit
+// adds to the job's row. It does nothing for the table "", nor for Lethe's own tables.
+func (b *Batch) Count(table string, rows int64) {
+	if table == "" || rows == 0 || strings.HasPrefix(table, "lethe.") {
+		return
+	}
+	if b.deleted == nil {
+		b.deleted = map[string]int64{}
+	}
+	b.deleted[table] += rows
 }
 
 // Rollback undoes the batch, also when the context has ended. It does nothing after
 // a commit. After it the batch may be used again: the next statement begins it and
 // repeats the checks.
-func (b *Batch) Rollback(ctx context.Context) { b.tx.Rollback(ctx) }
+func (b *Batch) Rollback(ctx context.Context) {
+	b.tx.Rollback(ctx)
+	b.deleted = nil
+}
 
-// Commit stores the checkpoint in the job's row and commits the batch. It fails with
+// Commit stores the checkpoint in the job's row, adds the numbers of deleted rows, and
+// commits the batch. It fails with
 // [ErrSuperseded] if the run no longer owns the job. A batch without a statement is
 // checked like any other, so committing one records work that was done elsewhere.
 // After an error the caller must roll the batch back. If the error is not from the
@@ -152,6 +182,15 @@ func (b *Batch) Commit(ctx context.Context, checkpoint any, last ...postgres.Sta
 	if err != nil {
 		return fmt.Errorf("encode the checkpoint: %w", err)
 	}
+	var deleted *string // nil leaves the row's
+	if len(b.deleted) > 0 {
+		rows, err := json.Marshal(b.deleted)
+		if err != nil {
+			return fmt.Errorf("encode the numbers of deleted rows: %w", err)
+		}
+		text := string(rows)
+		deleted = &text
+	}
 	// This comes late in the batch, so that the job's row is locked no longer than the
 	// commit takes: the heartbeat writes the same row.
 	move := postgres.Statement{
@@ -159,11 +198,12 @@ func (b *Batch) Commit(ctx context.Context, checkpoint any, last ...postgres.Sta
 		SQL: `
 			WITH moved AS (
 				UPDATE lethe.jobs
-				SET checkpoint = $4, failures = 0, last_failure = NULL, waits_for = NULL, waits_since = NULL, updated_at = clock_timestamp()
+				SET checkpoint = $4, failures = 0, last_failure = NULL, waits_for = NULL, waits_since = NULL, updated_at = clock_timestamp(),
+				    deleted = CASE WHEN $5::jsonb IS NULL THEN deleted ELSE lethe.add_rows(deleted, $5) END
 				WHERE id = $1 AND generation = $2 AND attempt = $3 AND state = 'running' RETURNING 1
 			)
 			SELECT count(*) FROM moved`,
-		Args: []any{b.run.JobID, b.run.Generation, b.run.Attempt, string(encoded)},
+		Args: []any{b.run.JobID, b.run.Generation, b.run.Attempt, string(encoded), deleted},
 		Row: func(row pgx.Row) error {
 			var moved int
 			if err := row.Scan(&moved); err != nil {

@@ -244,7 +244,9 @@ func (h *Holds) List(ctx context.Context, released bool, limit int) ([]Hold, err
 // HoldJob makes the run's job wait until its room is no longer held. A run that no
 // longer owns its job gets [ErrSuperseded].
 func (j *Journal) HoldJob(ctx context.Context, run Run) error {
-	return j.moveJob(ctx, "hold the job", run, `state = 'held', heartbeat_at = NULL`)
+	return j.moveJob(ctx, "hold the job", run, `
+		state = 'held', heartbeat_at = NULL, waits_since = clock_timestamp(), waits_for = 'hold: ' || coalesce((
+			SELECT h.reason FROM lethe.holds h WHERE h.room_id = jobs.room_id AND h.released_at IS NULL), 'it has just ended')`)
 }
 
 // ResumeHeld puts up to limit held jobs whose rooms are no longer held back in the
@@ -256,7 +258,8 @@ func (j *Journal) HoldJob(ctx context.Context, run Run) error {
 func (j *Journal) ResumeHeld(ctx context.Context, limit int) ([]Job, error) {
 	jobs, err := postgres.Collect(ctx, j.db, scanJob, `
 		UPDATE lethe.jobs
-		SET state = 'queued', generation = generation + 1, task_missing_since = `+neverEnqueued+`, updated_at = clock_timestamp()
+		SET state = 'queued', generation = generation + 1, task_missing_since = `+neverEnqueued+`, updated_at = clock_timestamp(),
+		    waits_for = NULL, waits_since = NULL
 		WHERE id IN (
 			SELECT id FROM lethe.jobs j
 			WHERE state = 'held'

@@ -13,12 +13,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// InsertJobs writes the rows of new, queued jobs in one commit, and returns the ids
+// InsertJobs writes the rows of new jobs in one commit, and returns the ids
 // of those that it wrote. These jobs are accepted. It leaves out a job whose id is
 // taken, a delete of a room that already has one, here or in the database, and a
-// purge in [LowQueue] of a room that already has one there. Of a job it reads only
-// ID, Kind, Room, Parameters, Requester, Queue, TraceParent, RequestID and
-// TaskMissing. If TaskMissing is set, asynq has no task of the job yet.
+// purge in [LowQueue] of a room that already has one there. A job with a grace is
+// scheduled, and any other is queued. Of a job it reads only ID, Kind, Room, Parameters,
+// Requester, Reason, Queue, Grace, Plan, TraceParent, RequestID and TaskMissing. If
+// TaskMissing is set, asynq has no task of the job yet.
 func (j *Journal) InsertJobs(ctx context.Context, jobs []Job) (accepted []string, err error) {
 	accepted, err = insertJobs(ctx, j.db, jobs)
 	if err != nil {
@@ -28,29 +29,34 @@ func (j *Journal) InsertJobs(ctx context.Context, jobs []Job) (accepted []string
 }
 
 func insertJobs(ctx context.Context, db postgres.Querier, jobs []Job) (accepted []string, err error) {
-	columns := make([][]string, 8)
-	missing := make([]bool, len(jobs))
+	columns := make([][]string, 10)
+	missing, graces := make([]bool, len(jobs)), make([]time.Duration, len(jobs))
 	for i, job := range jobs {
-		missing[i] = job.TaskMissing
+		missing[i], graces[i] = job.TaskMissing, job.Grace
 		for i, value := range []string{
 			job.ID, string(job.Kind), job.Room, string(job.Parameters), job.Requester, string(job.Queue), job.TraceParent, job.RequestID,
+			job.Reason, string(job.Plan),
 		} {
 			columns[i] = append(columns[i], value)
 		}
 	}
 	return postgres.Collect(ctx, db, pgx.RowTo[string], `
-		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, queue, trace_parent, request_id, task_missing_since)
+		INSERT INTO lethe.jobs (
+			id, kind, room_id, parameters, requester, queue, trace_parent, request_id, reason, plan, task_missing_since, state, due_at)
 		SELECT id, kind, room_id, parameters, requester, nullif(queue, ''), nullif(trace_parent, ''), nullif(request_id, ''),
-		       CASE WHEN missing THEN timestamptz `+neverEnqueued+` END
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::text[], $8::text[], $9::boolean[])
-		     AS j (id, kind, room_id, parameters, requester, queue, trace_parent, request_id, missing)
+		       nullif(reason, ''), nullif(plan, '')::jsonb,
+		       CASE WHEN missing AND grace = '0' THEN timestamptz `+neverEnqueued+` END,
+		       CASE WHEN grace > '0' THEN 'scheduled' ELSE 'queued' END, CASE WHEN grace > '0' THEN clock_timestamp() + grace END
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
+		            $10::text[], $11::boolean[], $12::interval[])
+		     AS j (id, kind, room_id, parameters, requester, queue, trace_parent, request_id, reason, plan, missing, grace)
 		ON CONFLICT DO NOTHING RETURNING id`,
-		columns[0], columns[1], columns[2], columns[3], columns[4], columns[5], columns[6], columns[7], missing)
+		columns[0], columns[1], columns[2], columns[3], columns[4], columns[5], columns[6], columns[7], columns[8], columns[9], missing, graces)
 }
 
-// InsertJob writes the row of a new, queued job; the job is then accepted. Of the
-// job it reads only ID, Kind, Room, Parameters, Requester, Queue, TraceParent and
-// RequestID. It fails with [ErrExists] if the id is taken. It fails with
+// InsertJob writes the row of a new job, which is then accepted: scheduled if it has a
+// grace, and queued otherwise. Of the job it reads only ID, Kind, Room, Parameters,
+// Requester, Reason, Queue, Grace, Plan, TraceParent and RequestID. It fails with [ErrExists] if the id is taken. It fails with
 // [ErrRoomBusy] if the job is a delete and the room already has one, or if alone is
 // set and the room has any job that has not ended.
 func (j *Journal) InsertJob(ctx context.Context, job Job, alone bool) error {
@@ -78,7 +84,7 @@ func (j *Journal) insertJob(ctx context.Context, job Job, alone bool) error {
 		}
 		var busy bool
 		if err := tx.QueryRow(ctx, `
-			SELECT EXISTS (SELECT FROM lethe.jobs WHERE room_id = $1 AND state IN ('queued', 'running', 'held'))`,
+			SELECT EXISTS (SELECT FROM lethe.jobs WHERE room_id = $1 AND state IN ('scheduled', 'queued', 'running', 'held', 'paused'))`,
 			job.Room).Scan(&busy); err != nil {
 			return err
 		}
@@ -91,9 +97,13 @@ func (j *Journal) insertJob(ctx context.Context, job Job, alone bool) error {
 
 func (j *Journal) insertOne(ctx context.Context, db postgres.Execer, job Job) error {
 	_, err := db.Exec(ctx, `
-		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, queue, trace_parent, request_id)
-		VALUES ($1, $2, $3, $4, $5, nullif($6, ''), nullif($7, ''), nullif($8, ''))`,
-		job.ID, job.Kind, job.Room, string(job.Parameters), job.Requester, job.Queue, job.TraceParent, job.RequestID)
+		INSERT INTO lethe.jobs (
+			id, kind, room_id, parameters, requester, queue, trace_parent, request_id, reason, plan, state, due_at)
+		VALUES ($1, $2, $3, $4, $5, nullif($6, ''), nullif($7, ''), nullif($8, ''), nullif($9, ''), nullif($10, '')::jsonb,
+			CASE WHEN $11::interval > '0' THEN 'scheduled' ELSE 'queued' END,
+			CASE WHEN $11::interval > '0' THEN clock_timestamp() + $11::interval END)`,
+		job.ID, job.Kind, job.Room, string(job.Parameters), job.Requester, job.Queue, job.TraceParent, job.RequestID,
+		job.Reason, string(job.Plan), job.Grace)
 	var pg *pgconn.PgError
 	// The code is checked because the error for an id too long for an index names the
 	// index too.

@@ -23,6 +23,10 @@ var ErrRoomBusy = errors.New("another job has the room")
 // allowed.
 var ErrLowQueue = errors.New("the low queue is full")
 
+// ErrKindFull is returned when as many jobs of the kind are running as the fleet's limit
+// allows.
+var ErrKindFull = errors.New("the fleet runs as many jobs of the kind as allowed")
+
 // A Job is a row of lethe.jobs.
 type Job struct {
 	ID         string
@@ -37,6 +41,21 @@ type Job struct {
 
 	// Queue is the queue of the job's task, "" for the default of its kind.
 	Queue Queue
+
+	// Reason says why the job was requested, "" if its requester did not.
+	Reason string
+
+	// Grace is how long a new job waits before it is queued, 0 for not at all. It is only
+	// for inserts.
+	Grace time.Duration
+
+	// Plan is the plan that the job was accepted with, in JSON, nil if there was none. It is
+	// for the code that makes plans.
+	Plan json.RawMessage
+
+	// Total is how many events, or of a sweep rooms, the job will go through, nil if that
+	// is not known.
+	Total *int64
 
 	// Failures counts the failures since the last committed batch.
 	Failures int
@@ -61,17 +80,29 @@ type Job struct {
 	EndedFor time.Duration
 }
 
+// JobColumns are the columns of lethe.jobs that [ScanJob] reads, for the packages that
+// select further ones.
+const JobColumns = jobColumns
+
+// ScanJob reads a row of [JobColumns], and the columns after them into more.
+func ScanJob(row pgx.CollectableRow, more ...any) (Job, error) { return scanJobAnd(row, more) }
+
 // jobColumns are the columns that [scanJob] reads.
 const jobColumns = `
 	id, kind, room_id, parameters, requester, state, checkpoint, generation, attempt, failures, coalesce(error, ''),
 	coalesce(queue, ''), coalesce(trace_parent, ''), coalesce(request_id, ''), task_missing_since IS NOT NULL,
+	coalesce(reason, ''), plan, total,
 	coalesce(waits_for, ''), coalesce(clock_timestamp() - waits_since, interval '0'), coalesce(clock_timestamp() - ended_at, interval '0')`
 
-func scanJob(row pgx.CollectableRow) (Job, error) {
+func scanJob(row pgx.CollectableRow) (Job, error) { return scanJobAnd(row, nil) }
+
+func scanJobAnd(row pgx.CollectableRow, more []any) (Job, error) {
 	var j Job
-	err := row.Scan(&j.ID, &j.Kind, &j.Room, &j.Parameters, &j.Requester, &j.State, &j.Checkpoint, &j.Generation,
+	err := row.Scan(append([]any{
+		&j.ID, &j.Kind, &j.Room, &j.Parameters, &j.Requester, &j.State, &j.Checkpoint, &j.Generation,
 		&j.Attempt, &j.Failures, &j.Error, &j.Queue, &j.TraceParent, &j.RequestID, &j.TaskMissing,
-		&j.WaitsFor, &j.WaitsSince, &j.EndedFor)
+		&j.Reason, &j.Plan, &j.Total, &j.WaitsFor, &j.WaitsSince, &j.EndedFor,
+	}, more...)...)
 	return j, err
 }
 
@@ -127,7 +158,7 @@ func (j *Journal) OpenJob(ctx context.Context, kind Kind, room string) (Job, err
 	err := postgres.RetryRead(ctx, func() (err error) {
 		job, err = oneJob(ctx, j.db, `
 			SELECT `+jobColumns+` FROM lethe.jobs
-			WHERE room_id = $1 AND kind = $2 AND state IN ('queued', 'running', 'held')
+			WHERE room_id = $1 AND kind = $2 AND state IN ('scheduled', 'queued', 'running', 'held', 'paused')
 			ORDER BY created_at, id LIMIT 1`, room, kind)
 		return err
 	})
@@ -155,7 +186,8 @@ const hasEarlierPurge = `
 // earlier history purge of the room is queued, unless that is in the low queue: the
 // room's other purges run in the order in which they were accepted. If the job is in the
 // low queue, it fails with [ErrLowQueue] while maxLow other jobs of that queue are
-// running; 0 is no limit.
+// running; 0 is no limit. It fails with [ErrPaused] while the job is paused, and with
+// [ErrKindFull] while the fleet runs as many jobs of the kind as lethe.fleet allows.
 func (j *Journal) ClaimJob(ctx context.Context, id string, generation int, stale time.Duration, maxLow int) (Job, error) {
 	job, err := j.claimJob(ctx, id, generation, stale, maxLow)
 	if errors.Is(err, postgres.ErrNotFound) {
@@ -167,6 +199,19 @@ func (j *Journal) ClaimJob(ctx context.Context, id string, generation int, stale
 	return job, nil
 }
 
+// lockKind takes the lock for decisions that depend on the running jobs of a kind, if
+// their number is limited. It comes after the others.
+const lockKind = `
+	(SELECT pg_advisory_xact_lock(hashtextextended('lethe.jobs of the kind ' || kind, 0))
+	 FROM lethe.fleet f WHERE f.kind = jobs.kind AND f.jobs IS NOT NULL)`
+
+// kindFull is the condition that the fleet runs as many jobs of the kind of the job j as
+// allowed. $3 is when a heartbeat is stale.
+const kindFull = `
+	coalesce((SELECT f.jobs FROM lethe.fleet f WHERE f.kind = j.kind) <= (
+		SELECT count(*) FROM lethe.jobs o
+		WHERE o.kind = j.kind AND o.id <> j.id AND o.state = 'running' AND o.heartbeat_at >= clock_timestamp() - $3::interval), false)`
+
 // claimJob is [Journal.ClaimJob], but fails with [postgres.ErrNotFound] for every
 // reason. It takes one round trip: claims in the low queue wait for each other
 // between lock and commit, so that time must be short.
@@ -175,23 +220,23 @@ func (j *Journal) claimJob(ctx context.Context, id string, generation int, stale
 	// after an error of a pipeline.
 	claimed := postgres.ErrNotFound
 	err = j.db.InOneTrip(ctx, func(pipeline *pgx.Batch) {
-		pipeline.Queue(`SELECT `+lockRoomJobs+`, `+lockLowQueue+` FROM lethe.jobs WHERE id = $1`, id)
+		pipeline.Queue(`SELECT `+lockRoomJobs+`, `+lockLowQueue+`, `+lockKind+` FROM lethe.jobs WHERE id = $1`, id)
 		pipeline.Queue(`
 			UPDATE lethe.jobs j
 			SET state = 'running', attempt = attempt + 1, heartbeat_at = clock_timestamp(), task_missing_since = NULL,
-			    started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp()
+			    started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(), worker = $5
 			WHERE id = $1 AND generation = $2
 			  AND (state = 'queued' OR (state = 'running' AND heartbeat_at < clock_timestamp() - $3::interval))
 			  AND NOT EXISTS (
 				SELECT FROM lethe.jobs o
 				WHERE o.room_id = j.room_id AND o.id <> j.id AND o.state = 'running'
 				  AND o.heartbeat_at >= clock_timestamp() - $3::interval)
-			  AND NOT `+hasEarlierPurge+`
+			  AND NOT `+hasEarlierPurge+` AND `+pauseOf+` IS NULL AND NOT `+kindFull+`
 			  AND (queue IS DISTINCT FROM 'low' OR $4 = 0 OR $4 > (
 				SELECT count(*) FROM lethe.jobs o
 				WHERE o.queue = 'low' AND o.id <> j.id AND o.state = 'running'
 				  AND o.heartbeat_at >= clock_timestamp() - $3::interval))
-			RETURNING `+jobColumns, id, generation, stale, maxLow).Query(func(rows pgx.Rows) error {
+			RETURNING `+jobColumns, id, generation, stale, maxLow, j.worker).Query(func(rows pgx.Rows) error {
 			if job, claimed = oneRow(rows); errors.Is(claimed, postgres.ErrNotFound) {
 				return nil
 			}
@@ -204,12 +249,14 @@ func (j *Journal) claimJob(ctx context.Context, id string, generation int, stale
 // whyNotClaimed returns why a job cannot be claimed at this moment. If the reason
 // has gone by now, it returns [ErrRoomBusy], and the claim is tried again.
 func (j *Journal) whyNotClaimed(ctx context.Context, id string, generation int, stale time.Duration) error {
-	var busy, low bool
-	err := j.db.ReadRow(ctx, []any{&busy, &low}, `
+	var busy, low, full bool
+	var pause string
+	err := j.db.ReadRow(ctx, []any{&busy, &low, &full, &pause}, `
 		SELECT EXISTS (
 			SELECT FROM lethe.jobs o
 			WHERE o.room_id = j.room_id AND o.id <> j.id AND o.state = 'running'
-			  AND o.heartbeat_at >= clock_timestamp() - $3::interval) OR `+hasEarlierPurge+`, coalesce(queue = 'low', false)
+			  AND o.heartbeat_at >= clock_timestamp() - $3::interval) OR `+hasEarlierPurge+`,
+		       coalesce(queue = 'low', false), `+kindFull+`, coalesce(`+pauseOf+`, '')
 		FROM lethe.jobs j WHERE id = $1 AND generation = $2 AND state = 'queued'`,
 		id, generation, stale)
 	switch {
@@ -217,7 +264,13 @@ func (j *Journal) whyNotClaimed(ctx context.Context, id string, generation int, 
 		return ErrSuperseded
 	case err != nil:
 		return err
-	case low && !busy:
+	case pause != "":
+		return fmt.Errorf("%w: %s", ErrPaused, pause)
+	case busy:
+		return ErrRoomBusy
+	case full:
+		return ErrKindFull
+	case low:
 		return ErrLowQueue
 	}
 	return ErrRoomBusy
@@ -296,6 +349,15 @@ func (j *Journal) CompleteJob(ctx context.Context, run Run, checkpoint any) erro
 	}
 	return j.moveJob(ctx, "complete the job", run, `
 		state = 'complete', error = NULL, waits_for = NULL, waits_since = NULL, heartbeat_at = NULL, ended_at = clock_timestamp(), checkpoint = $4`, string(encoded))
+}
+
+// RecordTotal records how many events, or rooms, the run's job will go through. It does
+// nothing if the run no longer owns its job.
+func RecordTotal(ctx context.Context, db *postgres.DB, run Run, total int64) error {
+	if _, err := db.Exec(ctx, `UPDATE lethe.jobs SET total = $4 WHERE `+ofRun, run.JobID, run.Generation, run.Attempt, total); err != nil {
+		return fmt.Errorf("record the job's total: %w", err)
+	}
+	return nil
 }
 
 // FailBatch counts a failed batch of the run's job, and returns the number of

@@ -57,8 +57,11 @@ func TestPrune(t *testing.T) {
 		require.Error(t, err)
 	}
 	now := l.Dump("public", "lethe")
-	delete(others, "lethe.jobs")
-	delete(now, "lethe.jobs")
+	for _, table := range []string{"lethe.jobs", "lethe.job_events"} {
+		delete(others, table)
+		delete(now, table)
+	}
+	require.ElementsMatch(t, kept, storetest.All[string](l, `SELECT DISTINCT job_id FROM lethe.job_events`), "the logs go with their jobs")
 	require.Equal(t, others, now, "holds and schedules stay")
 
 	// Its absorber may go once it has been settled.

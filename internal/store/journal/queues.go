@@ -13,14 +13,19 @@ import (
 // maxCounted bounds how many jobs [Journal.Queues] counts.
 const maxCounted = 100_000
 
-// OpenJobs describes the jobs of one queue and kind that have not ended.
+// OpenJobs describes the jobs of one queue and kind that have not ended, or were cancelled
+// in the last hour.
 type OpenJobs struct {
 	// Queue is the queue that the jobs name, "" for the default of their kind.
 	Queue Queue
 	Kind  Kind
 
-	// Queued and Running are the numbers of jobs by state.
-	Queued, Running int
+	// Queued and Running are the numbers of jobs by state, and so are Scheduled, Held,
+	// Paused and Absorbed, the jobs that wait for something other than a worker.
+	Queued, Running, Scheduled, Held, Paused, Absorbed int
+
+	// Cancelled is the number of jobs that were cancelled in the last hour.
+	Cancelled int
 
 	// Oldest is the longest time that a queued job has been waiting for a worker, 0 if
 	// no job waits. The wait begins when the job is made, or when its last run has put
@@ -33,7 +38,8 @@ type OpenJobs struct {
 	Stalled time.Duration
 }
 
-// Queues counts the jobs that have not ended, by queue and kind. It leaves out kinds
+// Queues counts the jobs that have not ended, and those that were cancelled in the last
+// hour, by queue and kind. It leaves out kinds
 // without a job. It counts at most 100,000 jobs.
 func (j *Journal) Queues(ctx context.Context) ([]OpenJobs, error) {
 	// The open jobs have an index of their own, however many jobs have ended. Few rooms
@@ -46,11 +52,22 @@ func (j *Journal) Queues(ctx context.Context) ([]OpenJobs, error) {
 			       jsonb_path_exists(checkpoint, '$.purge_at ? (@ > $now)',
 			           jsonb_build_object('now', floor(extract(epoch FROM clock_timestamp()) * 1000)))
 			       OR checkpoint @> '{"phase": "shutting_down"}' AND checkpoint ? 'leaves_at' AS delayed
-			FROM lethe.jobs WHERE state IN ('queued', 'running') LIMIT $1
+			FROM (
+				SELECT * FROM lethe.jobs WHERE state IN ('scheduled', 'queued', 'running', 'held', 'paused')
+				UNION ALL
+				SELECT * FROM lethe.jobs WHERE state = 'absorbed'
+				UNION ALL
+				SELECT * FROM lethe.jobs WHERE ended_at > clock_timestamp() - interval '1 hour' AND state = 'cancelled') AS jobs
+			LIMIT $1
 		)
 		SELECT coalesce(queue, ''), kind,
 		       count(*) FILTER (WHERE state = 'queued'),
 		       count(*) FILTER (WHERE state = 'running'),
+		       count(*) FILTER (WHERE state = 'scheduled'),
+		       count(*) FILTER (WHERE state = 'held'),
+		       count(*) FILTER (WHERE state = 'paused'),
+		       count(*) FILTER (WHERE state = 'absorbed'),
+		       count(*) FILTER (WHERE state = 'cancelled'),
 		       greatest('0', coalesce(max(now - CASE WHEN started_at IS NULL THEN created_at ELSE updated_at END) FILTER (
 		           WHERE state = 'queued' AND delayed IS NOT TRUE
 		             AND room_id NOT IN (SELECT room_id FROM open WHERE state = 'running')), '0')),

@@ -55,6 +55,9 @@ type ListedJob struct {
 
 	// WaitsFor is what the job waits for, in words, "" if it works or only waits for its turn.
 	WaitsFor string
+
+	// Progress is what the job has done so far, nil before its first batch.
+	Progress json.RawMessage
 }
 
 // ListedPurge is the kind under which deletes of abandoned rooms are listed.
@@ -78,7 +81,10 @@ func (j *Journal) ListJobs(ctx context.Context, list JobList) ([]ListedJob, erro
 			           'left', checkpoint -> 'left', 'kept', checkpoint -> 'kept', 'not_checked', checkpoint -> 'not_checked',
 			           'check_skipped', checkpoint -> 'check_skipped'))
 			       ELSE coalesce(checkpoint -> 'shutdown_room', checkpoint -> 'sweep') END AS result, error,
-			       CASE WHEN ended_at IS NULL THEN coalesce(waits_for, '') ELSE '' END AS waits_for
+			       CASE WHEN ended_at IS NULL THEN coalesce(waits_for, '') ELSE '' END AS waits_for,
+			       CASE WHEN checkpoint ? 'batches' THEN jsonb_strip_nulls(jsonb_build_object(
+			           'phase', checkpoint -> 'phase', 'batches', checkpoint -> 'batches', 'events_deleted', checkpoint -> 'events_deleted',
+			           'events_kept', checkpoint -> 'events_kept', 'state_groups_deleted', checkpoint -> 'state_groups_deleted')) END AS progress
 			FROM lethe.jobs
 			WHERE `+listedKind+` = ANY ($1) AND state = ANY ($2) AND ($3::text IS NULL OR room_id = $3)
 			  AND (ended_at IS NULL OR ended_at > clock_timestamp() - $5::interval)
@@ -98,7 +104,7 @@ func (j *Journal) ListJobs(ctx context.Context, list JobList) ([]ListedJob, erro
 func (j *Journal) WaitingDeletes(ctx context.Context) (deletes int, place int64, err error) {
 	if err := j.db.ReadRow(ctx, []any{&deletes, &place}, `
 		SELECT count(*), coalesce(max((checkpoint -> 'leaves_at')::bigint), 0) FROM lethe.jobs
-		WHERE kind = 'delete_room' AND state IN ('queued', 'running', 'held')
+		WHERE kind = 'delete_room' AND state IN ('scheduled', 'queued', 'running', 'held', 'paused')
 		  AND checkpoint @> '{"phase": "shutting_down"}' AND checkpoint ? 'leaves_at'`); err != nil {
 		return 0, 0, fmt.Errorf("count the deletes that wait for federation: %w", err)
 	}

@@ -205,15 +205,17 @@ func takeTick(ctx context.Context, tx pgx.Tx, tick Tick) (taken TakenTick, err e
 func makeSweep(ctx context.Context, tx pgx.Tx, tick Tick) (outcome string, sweep Job, err error) {
 	sweep, err = oneJob(ctx, tx, `
 		SELECT `+jobColumns+` FROM lethe.jobs
-		WHERE room_id = $1 AND kind = $2 AND parameters ->> 'job' = $3 AND state IN ('queued', 'running', 'held')
+		WHERE room_id = $1 AND kind = $2 AND parameters ->> 'job' = $3 AND state IN ('scheduled', 'queued', 'running', 'held', 'paused')
 		ORDER BY created_at, id LIMIT 1`, tick.Sweep.Room, tick.Sweep.Kind, tick.Job)
 	if !errors.Is(err, postgres.ErrNotFound) {
 		return TickSkipped, sweep, err
 	}
 	sweep, err = oneJob(ctx, tx, `
-		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, trace_parent, task_missing_since)
-		VALUES ($1, $2, $3, $4, $5, nullif($6, ''), `+neverEnqueued+`) RETURNING `+jobColumns,
-		tick.Sweep.ID, tick.Sweep.Kind, tick.Sweep.Room, string(tick.Sweep.Parameters), tick.Sweep.Requester, tick.Sweep.TraceParent)
+		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, trace_parent, task_missing_since, state, due_at)
+		VALUES ($1, $2, $3, $4, $5, nullif($6, ''), CASE WHEN $7::interval = '0' THEN timestamptz `+neverEnqueued+` END,
+			CASE WHEN $7::interval > '0' THEN 'scheduled' ELSE 'queued' END,
+			CASE WHEN $7::interval > '0' THEN clock_timestamp() + $7::interval END) RETURNING `+jobColumns,
+		tick.Sweep.ID, tick.Sweep.Kind, tick.Sweep.Room, string(tick.Sweep.Parameters), tick.Sweep.Requester, tick.Sweep.TraceParent, tick.Sweep.Grace)
 	return TickAccepted, sweep, err
 }
 

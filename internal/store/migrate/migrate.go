@@ -208,3 +208,19 @@ func HasUsersOf(ctx context.Context, db *postgres.DB, serverName string) (bool, 
 	}
 	return has, nil
 }
+
+// ErrNoServerName is returned by [ServerName] if the database does not say.
+var ErrNoServerName = errors.New("the database has no user who would tell the name of this server: set LETHE_SERVER_NAME")
+
+// ServerName returns the name of the homeserver, as the ids of its users have it.
+func ServerName(ctx context.Context, db *postgres.DB) (name string, err error) {
+	err = db.QueryRow(ctx, `
+		SELECT coalesce((SELECT substring(name FROM '^@[^:]*:(.+)$') FROM users WHERE name ~ '^@[^:]*:.+$' LIMIT 1), '')`).Scan(&name)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("look for the name of the server: %w", err)
+	case name == "":
+		return "", ErrNoServerName
+	}
+	return name, nil
+}

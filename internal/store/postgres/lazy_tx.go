@@ -103,6 +103,9 @@ type Statement struct {
 	// Row reads the one row that the statement returns. It is nil for a statement
 	// without rows.
 	Row func(pgx.Row) error
+
+	// Deleted, unless nil, gets the number of rows that a DELETE without Row has deleted.
+	Deleted func(rows int64)
 }
 
 // A StatementError is the error of one of the statements of [LazyTx.Run].
@@ -141,6 +144,9 @@ func (tx *LazyTx) Run(ctx context.Context, statements []Statement) (deleted int6
 		queued.Exec(func(tag pgconn.CommandTag) error {
 			if done++; tag.Delete() {
 				deleted += tag.RowsAffected()
+				if s.Deleted != nil {
+					s.Deleted(tag.RowsAffected())
+				}
 			}
 			return nil
 		})

@@ -23,6 +23,7 @@ type batch struct {
 // What describes it in errors.
 type statement struct {
 	what, sql string
+	table     string // whose rows it deletes, for the counts of the job, "" for none
 
 	// counts says that the statement is [checked]: it returns the number of rows that
 	// it has written, and how many of these it should not have found.
@@ -38,12 +39,13 @@ func (b *batch) run(ctx context.Context, statements []statement) (deleted int64,
 	all := make([]postgres.Statement, len(statements))
 	wrong := make([]int64, len(statements))
 	for i, s := range statements {
-		all[i] = postgres.Statement{What: s.what, SQL: s.sql, Args: b.args(s)}
+		all[i] = postgres.Statement{What: s.what, SQL: s.sql, Args: b.args(s), Deleted: func(rows int64) { b.Count(s.table, rows) }}
 		if s.counts {
 			all[i].Row = func(row pgx.Row) error {
 				var rows int64
 				err := row.Scan(&rows, &wrong[i])
 				checked += rows
+				b.Count(s.table, rows)
 				return err
 			}
 		}
@@ -86,6 +88,7 @@ func (b *batch) execChecked(ctx context.Context, s statement, args ...any) (rows
 	if wrong > 0 {
 		return 0, b.corrupt(ctx, nil, s, args)
 	}
+	b.Count(s.table, rows)
 	return rows, nil
 }
 

@@ -98,6 +98,9 @@ func (r Reference) String() string { return r.Table + "." + r.Column }
 // References returns the foreign keys to events.
 func (c Catalog) References() []Reference { return c.references }
 
+// Rules returns the operator's rules for tables that the database has.
+func (c Catalog) Rules() schema.Rules { return c.rules }
+
 func (c Catalog) has(table string) bool { return slices.Contains(c.present, table) }
 
 // DeletesByEvent reports whether batches delete a table's rows by their event_id.

@@ -25,9 +25,15 @@ var ErrCorrupt = errors.New("an index is corrupt")
 // finds with the key that it searched for, so a corrupt index leads a DELETE to the
 // rows of another room. RETURNING evaluates the condition on the row itself.
 func checked(what, change, condition string) statement {
-	return statement{what, `
+	return statement{what: what, sql: `
 		WITH written AS (` + change + ` RETURNING (` + condition + `) AS meant)
-		SELECT count(*), count(*) FILTER (WHERE meant IS NOT TRUE) FROM written`, true}
+		SELECT count(*), count(*) FILTER (WHERE meant IS NOT TRUE) FROM written`, counts: true}
+}
+
+// of returns the statement as one that deletes rows of the table.
+func (s statement) of(table string) statement {
+	s.table = table
+	return s
 }
 
 // corrupt returns an [ErrCorrupt] that names the indexes by which the server runs a
@@ -51,8 +57,8 @@ func (b *batch) corruptAt(ctx context.Context, statements []statement, err error
 	i := slices.IndexFunc(statements, func(s statement) bool { return s.sql == failed.Statement.SQL })
 	// The transaction has failed, so explain the statement in another.
 	b.Rollback(ctx)
-	for _, table := range []temporary{eventsTable, groupsTable, chainsTable} {
-		if err := table.empty(ctx, b); err != nil {
+	for _, table := range []postgres.TempTable{eventsTable, groupsTable, chainsTable} {
+		if err := b.empty(ctx, table); err != nil {
 			return errors.Join(ErrCorrupt, failed, err)
 		}
 	}

@@ -24,7 +24,7 @@ const (
 // places of each table a search finds rows of them.
 func (p *Purger) FoundPlaces(ctx context.Context, transaction *journal.Batch, condition string) (map[string]int64, error) {
 	b := &batch{Batch: transaction, purger: p}
-	if err := eventsTable.empty(ctx, b); err != nil {
+	if err := b.empty(ctx, eventsTable); err != nil {
 		return nil, err
 	}
 	tag, err := b.Exec(ctx, `INSERT INTO lethe_selected
@@ -52,7 +52,7 @@ func (p *Purger) FoundPlaces(ctx context.Context, transaction *journal.Batch, co
 // it has deleted.
 func (p *Purger) DeleteInPlaceOf(ctx context.Context, transaction *journal.Batch, event, other string) (int64, error) {
 	b := &batch{Batch: transaction, purger: p}
-	if err := eventsTable.empty(ctx, b); err != nil {
+	if err := b.empty(ctx, eventsTable); err != nil {
 		return 0, err
 	}
 	if _, err := b.Exec(ctx, `INSERT INTO lethe_selected

@@ -95,6 +95,9 @@ const (
 	deletable  = `s.event_id IS NULL AND ` + noState + ` AND ` + mayGo
 	selectable = `e.room_id = $1 AND (NOT e.outlier
 		OR ` + mayGo + ` AND ` + noState + ` AND NOT EXISTS (SELECT FROM state_events s WHERE s.event_id = e.event_id OFFSET 0))`
+
+	// Deletable is deletable for queries that count beforehand what a purge will delete.
+	Deletable = deletable
 )
 
 // NextDepth returns the lowest depth, at or above from, of an event that the purge
@@ -151,7 +154,7 @@ func (h *History) purge(ctx context.Context, b *batch, from int64, maxEvents int
 	// One round trip, with the begin of the batch.
 	var opening pgx.Batch
 	opening.Queue(beyondExtremities, h.Room, h.Before).QueryRow(guard)
-	size := eventsTable.create(&opening) // with the rows of the last batch
+	size := eventsTable.Create(&opening) // with the rows of the last batch
 	if err := b.Send(ctx, &opening); err != nil {
 		return HistoryBatch{}, err
 	}
@@ -238,7 +241,7 @@ func (h *History) selectEvents(ctx context.Context, b *batch, from int64, maxEve
 	fill := func(size, from, to int64, limit *int) (f filled, err error) {
 		var pipeline pgx.Batch
 		if size > 0 {
-			pipeline.Queue(eventsTable.clear(size))
+			pipeline.Queue(eventsTable.Clear(size))
 		}
 		args := []any{h.Room, h.DeleteLocal, h.ServerName, from, to, limit}
 		pipeline.Queue(selectHistory.sql, args...).QueryRow(func(row pgx.Row) error {
@@ -273,7 +276,7 @@ func (h *History) selectEvents(ctx context.Context, b *batch, from int64, maxEve
 		done.Deleted, done.Kept = f.deleted-deleted, f.kept-kept
 	default: // one level holds more than fits, and a level is never split
 		done.Cut = *f.low + 1
-		if f, err = fill(fewBytes, *f.low, done.Cut, nil); err != nil {
+		if f, err = fill(postgres.FewBytes, *f.low, done.Cut, nil); err != nil {
 			return HistoryBatch{}, fmt.Errorf("select a whole level: %w", err)
 		}
 		done.Deleted, done.Kept = f.deleted, f.kept
@@ -323,7 +326,7 @@ const (
 var slidingSyncStatements = []statement{
 	checked("drop the sliding sync row of an empty room", `
 		DELETE FROM sliding_sync_joined_rooms j
-		WHERE j.room_id = $1 AND j.event_stream_ordering = `+anyDeletableStream+` AND NOT EXISTS (SELECT `+remaining+`)`, `j.room_id = $1`),
+		WHERE j.room_id = $1 AND j.event_stream_ordering = `+anyDeletableStream+` AND NOT EXISTS (SELECT `+remaining+`)`, `j.room_id = $1`).of("sliding_sync_joined_rooms"),
 	checked("repoint the sliding sync row", `
 		UPDATE sliding_sync_joined_rooms j SET event_stream_ordering = `+newestOfRest+`
 		WHERE j.room_id = $1 AND j.event_stream_ordering = `+anyDeletableStream, `j.room_id = $1`),
@@ -332,7 +335,7 @@ var slidingSyncStatements = []statement{
 // ofRoomsEvents deletes the rows of the deletable events from a table that has no
 // index by event, but has few rows of a room.
 func ofRoomsEvents(table string) statement {
-	return checked("delete from "+table, `DELETE FROM `+table+` t WHERE t.room_id = $1 AND `+deletableRow, `t.room_id = $1`)
+	return checked("delete from "+table, `DELETE FROM `+table+` t WHERE t.room_id = $1 AND `+deletableRow, `t.room_id = $1`).of(table)
 }
 
 // latestDeleted is the condition that a thread's latest event is deletable. The
@@ -351,10 +354,10 @@ const newestInThread = `
 var threadStatements = []statement{
 	checked("delete from threads", `
 		DELETE FROM threads t USING lethe_selected s
-		WHERE s.deletable AND t.room_id = $1 AND t.thread_id = s.event_id`, `t.room_id = $1 AND t.thread_id = s.event_id`),
+		WHERE s.deletable AND t.room_id = $1 AND t.thread_id = s.event_id`, `t.room_id = $1 AND t.thread_id = s.event_id`).of("threads"),
 	checked("delete the threads that are left without events", `
 		DELETE FROM threads t
-		WHERE `+latestDeleted+` AND NOT EXISTS (SELECT `+newestInThread+` OFFSET 0)`, `t.room_id = $1`),
+		WHERE `+latestDeleted+` AND NOT EXISTS (SELECT `+newestInThread+` OFFSET 0)`, `t.room_id = $1`).of("threads"),
 	checked("repoint the threads", `
 		UPDATE threads t SET (latest_event_id, topological_ordering, stream_ordering) = (
 			SELECT e.event_id, e.topological_ordering, e.stream_ordering `+newestInThread+`
@@ -380,7 +383,7 @@ var afterDeletes = []statement{
 
 // noteStateGroups deletes the mappings of the events to state groups. A group that was
 // dismissed as used may have lost its last event now, so it must be checked again.
-var noteStateGroups = statement{what: "note the state groups", counts: true, sql: `
+var noteStateGroups = statement{what: "note the state groups", table: "event_to_state_groups", counts: true, sql: `
 	WITH gone AS (
 		DELETE FROM event_to_state_groups g WHERE g.event_id = ` + anySelectedID + `
 		RETURNING g.state_group, g.event_id IN ` + selectedIDs + ` AS meant
@@ -397,7 +400,7 @@ var historyDeletes = deletes{
 		// plan that reads it for each of several extremities worse than any other.
 		planFreely,
 		checked("prune the backward extremities", `
-			DELETE FROM event_backward_extremities x WHERE x.room_id = $1 AND NOT `+referenced, `x.room_id = $1`),
+			DELETE FROM event_backward_extremities x WHERE x.room_id = $1 AND NOT `+referenced, `x.room_id = $1`).of("event_backward_extremities"),
 		planIndexScans,
 		// In this order few rows are looked up: the followers of nearly all events are
 		// selected too, and that is known without reading events.

@@ -36,9 +36,9 @@ func (r eventRows) deleteByID() statement {
 		which = `t.room_id = $1 AND ` + which
 	}
 	if r.sql == "" {
-		return checked("delete from "+r.table, `DELETE FROM `+r.table+` t WHERE `+which, deletableRow)
+		return checked("delete from "+r.table, `DELETE FROM `+r.table+` t WHERE `+which, deletableRow).of(r.table)
 	}
-	return statement{"delete from " + r.table, fmt.Sprintf(r.sql, which, `t.room_id = $1 AND `+deletableRow), true}
+	return statement{"delete from " + r.table, fmt.Sprintf(r.sql, which, `t.room_id = $1 AND `+deletableRow), r.table, true}
 }
 
 // find returns the query for the table's name, the places of the rows that belong to

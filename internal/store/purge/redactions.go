@@ -44,14 +44,14 @@ var (
 var redactionStatements = []statement{
 	checked("delete from redactions", `
 		DELETE FROM redactions t USING lethe_selected s
-		WHERE s.deletable AND NOT s.has_censored AND t.event_id = s.event_id`, `t.event_id = s.event_id`),
+		WHERE s.deletable AND NOT s.has_censored AND t.event_id = s.event_id`, `t.event_id = s.event_id`).of("redactions"),
 	forgetCensored,
 }
 
 var forgetCensored = checked("delete the redactions of deleted events", `
 	DELETE FROM redactions t USING lethe_selected s
 	WHERE s.deletable AND t.redacts = s.event_id AND t.have_censored
-	  AND NOT EXISTS (SELECT FROM events e WHERE e.event_id = t.event_id OFFSET 0)`, `t.redacts = s.event_id`)
+	  AND NOT EXISTS (SELECT FROM events e WHERE e.event_id = t.event_id OFFSET 0)`, `t.redacts = s.event_id`).of("redactions")
 
 // censorRedacted writes the events that stay as their deletable redactions demand.
 func censorRedacted(ctx context.Context, b *batch) error {

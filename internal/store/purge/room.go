@@ -393,7 +393,7 @@ func hideStatements(catalog Catalog) []statement {
 	// Aliases that lead to another room by now keep their servers.
 	statements := []statement{checked("delete from room_alias_servers", `
 		DELETE FROM room_alias_servers s USING room_aliases a WHERE a.room_id = $1 AND s.room_alias = a.room_alias`,
-		`a.room_id = $1 AND s.room_alias = a.room_alias`)}
+		`a.room_id = $1 AND s.room_alias = a.room_alias`).of("room_alias_servers")}
 	for _, t := range catalog.rooms(true) {
 		if t.part == roomShown {
 			statements = append(statements, ofRoom(t.name))
@@ -404,7 +404,7 @@ func hideStatements(catalog Catalog) []statement {
 
 // ofRoom deletes all rows of the room from a table.
 func ofRoom(table string) statement {
-	return checked("delete from "+table, `DELETE FROM `+table+` WHERE room_id = $1`, `room_id = $1`)
+	return checked("delete from "+table, `DELETE FROM `+table+` WHERE room_id = $1`, `room_id = $1`).of(table)
 }
 
 // deleteRows deletes rows of the chunk's tables, one table after another.
@@ -423,7 +423,7 @@ func (d *roomDeletion) deleteRows(ctx context.Context, chunk roomChunk) (RoomBat
 		// batch.
 		rows, err := d.execChecked(ctx, checked("delete from "+table, `
 			DELETE FROM `+table+`
-			WHERE ctid = ANY (ARRAY(SELECT ctid FROM `+table+` WHERE room_id = $1 LIMIT $2))`, `room_id = $1`), d.Room(), left)
+			WHERE ctid = ANY (ARRAY(SELECT ctid FROM `+table+` WHERE room_id = $1 LIMIT $2))`, `room_id = $1`).of(table), d.Room(), left)
 		if err != nil {
 			return RoomBatch{}, err
 		}
@@ -435,7 +435,7 @@ func (d *roomDeletion) deleteRows(ctx context.Context, chunk roomChunk) (RoomBat
 // deleteEvents deletes events, the oldest in the stream first, with everything that
 // belongs to each.
 func (d *roomDeletion) deleteEvents(ctx context.Context, chunk roomChunk) (RoomBatch, error) {
-	if err := eventsTable.empty(ctx, &d.batch); err != nil {
+	if err := d.batch.empty(ctx, eventsTable); err != nil {
 		return RoomBatch{}, err
 	}
 	done := RoomBatch{RowWise: d.catalog.RowWise()}
@@ -492,7 +492,7 @@ func roomDeletes(catalog Catalog) deletes {
 			DELETE FROM event_auth_chain_links t
 			USING lethe_selected s JOIN event_auth_chains c ON c.event_id = s.event_id
 			WHERE t.origin_chain_id = c.chain_id AND t.origin_sequence_number = c.sequence_number`,
-				`c.event_id = s.event_id AND t.origin_chain_id = c.chain_id AND t.origin_sequence_number = c.sequence_number`),
+				`c.event_id = s.event_id AND t.origin_chain_id = c.chain_id AND t.origin_sequence_number = c.sequence_number`).of("event_auth_chain_links"),
 			forgetCensored,
 		},
 	}
@@ -543,7 +543,7 @@ func (d *roomDeletion) deleteStates(ctx context.Context, chunk roomChunk) (RoomB
 	if err := forceIndexScans(ctx, d); err != nil {
 		return RoomBatch{}, err
 	}
-	if err := groupsTable.empty(ctx, &d.batch); err != nil {
+	if err := d.batch.empty(ctx, groupsTable); err != nil {
 		return RoomBatch{}, err
 	}
 	s := statement{what: "select state groups", sql: `
@@ -564,7 +564,7 @@ func (d *roomDeletion) deleteStates(ctx context.Context, chunk roomChunk) (RoomB
 		DELETE FROM state_groups_state s WHERE ctid = ANY (ARRAY(
 			SELECT t.ctid FROM lethe_groups g CROSS JOIN LATERAL (
 				SELECT ctid FROM state_groups_state WHERE state_group = g.state_group OFFSET 0
-			) AS t LIMIT $1))`, `s.room_id = $2 AND s.state_group IN `+groupsToDelete), chunk.maxRows(), d.Room())
+			) AS t LIMIT $1))`, `s.room_id = $2 AND s.state_group IN `+groupsToDelete).of("state_groups_state"), chunk.maxRows(), d.Room())
 	if err != nil {
 		return RoomBatch{}, err
 	}
@@ -587,18 +587,18 @@ func (d *roomDeletion) deleteStates(ctx context.Context, chunk roomChunk) (RoomB
 func roomStateStatements(catalog Catalog) []statement {
 	statements := []statement{
 		checked("delete from state_group_edges", `
-			DELETE FROM state_group_edges e USING lethe_groups d WHERE e.state_group = d.state_group`, `e.state_group = d.state_group`),
+			DELETE FROM state_group_edges e USING lethe_groups d WHERE e.state_group = d.state_group`, `e.state_group = d.state_group`).of("state_group_edges"),
 		checked("delete forgotten edges", `
 			DELETE FROM state_group_edges e USING lethe_groups d
 			WHERE e.prev_state_group = d.state_group AND NOT EXISTS (SELECT FROM state_groups g WHERE g.id = e.state_group)`,
-			`e.prev_state_group = d.state_group`),
+			`e.prev_state_group = d.state_group`).of("state_group_edges"),
 		checked("delete from state_groups", `
-			DELETE FROM state_groups t USING lethe_groups d WHERE t.id = d.state_group`, `t.room_id = $1 AND t.id = d.state_group`),
+			DELETE FROM state_groups t USING lethe_groups d WHERE t.id = d.state_group`, `t.room_id = $1 AND t.id = d.state_group`).of("state_groups"),
 	}
 	if catalog.has("state_groups_pending_deletion") {
 		statements = append(statements, checked("delete from state_groups_pending_deletion", `
 			DELETE FROM state_groups_pending_deletion t USING lethe_groups d WHERE t.state_group = d.state_group`,
-			`t.state_group = d.state_group`))
+			`t.state_group = d.state_group`).of("state_groups_pending_deletion"))
 	}
 	return statements
 }

@@ -112,21 +112,21 @@ func ofEvent(table string) Reference {
 func (r Reference) deleteByKey() statement {
 	deletable := `(ARRAY(SELECT s.` + r.Key + ` FROM lethe_selected s WHERE s.deletable))`
 	return checked("delete from "+r.Table, `
-		DELETE FROM `+r.Table+` t WHERE t.`+r.Column+` = ANY `+deletable, `t.`+r.Column+` IN (SELECT unnest`+deletable+`)`)
+		DELETE FROM `+r.Table+` t WHERE t.`+r.Column+` = ANY `+deletable, `t.`+r.Column+` IN (SELECT unnest`+deletable+`)`).of(r.Table)
 }
 
 // cascade is deleteByKey with a join. The planner then may read a small table
 // instead of looking up each event.
 func cascade(r Reference) statement {
 	return checked("delete from "+r.Table, `
-		DELETE FROM `+r.Table+` t USING lethe_selected s WHERE s.deletable AND t.`+r.Column+` = s.`+r.Key, `t.`+r.Column+` = s.`+r.Key)
+		DELETE FROM `+r.Table+` t USING lethe_selected s WHERE s.deletable AND t.`+r.Column+` = s.`+r.Key, `t.`+r.Column+` = s.`+r.Key).of(r.Table)
 }
 
 // deleteEventsInPlace deletes the deletable events at their places in the table,
 // without an index. It leaves an event that has moved since it was selected. Another
 // event may be in that place by now, so the id is compared too. IS TRUE keeps the
 // planner from turning that into a join, in which it prefers the index.
-var deleteEventsInPlace = statement{what: "delete from events", sql: `
+var deleteEventsInPlace = statement{what: "delete from events", table: "events", sql: `
 	DELETE FROM events e
 	WHERE e.ctid = ANY (ARRAY(SELECT s.place FROM lethe_selected s WHERE s.deletable))
 	  AND (e.event_id IN ` + deletableIDs + `) IS TRUE`}
@@ -227,6 +227,7 @@ func (b *batch) purgeMany(ctx context.Context, selected selection, before []stat
 			if err != nil {
 				return 0, fmt.Errorf("delete from %s in place: %w", r.table, err)
 			}
+			b.Count(r.table, n)
 			deleted += n
 			ok = n == rows.places.Len()
 		}

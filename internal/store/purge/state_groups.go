@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 )
 
 // A StateGroupBatch is the result of one batch of collecting a room's state groups.
@@ -117,8 +118,8 @@ func (b *batch) classifyStateGroups(ctx context.Context, limit int) (done StateG
 // deleteStateGroups deletes groups of the step, except for those that spare takes
 // out of lethe_groups.
 func (b *batch) deleteStateGroups(ctx context.Context, of StateGroupStep, limit int, spare []statement) (done StateGroupBatch, err error) {
-	for _, table := range []temporary{groupsTable, chainsTable} {
-		if err := table.empty(ctx, b); err != nil {
+	for _, table := range []postgres.TempTable{groupsTable, chainsTable} {
+		if err := b.empty(ctx, table); err != nil {
 			return done, err
 		}
 	}
@@ -347,26 +348,30 @@ func stateGroupUsed(catalog Catalog) string {
 // stateGroupStatements delete the groups in lethe_groups.
 func stateGroupStatements(catalog Catalog) []statement {
 	statements := []statement{
-		{what: "connect the remaining groups", sql: `
-			INSERT INTO state_group_edges (state_group, prev_state_group)
-			SELECT DISTINCT c.root, e.prev_state_group
-			FROM lethe_chains c JOIN state_group_edges e ON e.state_group = c.state_group
-			WHERE e.state_group = ` + anyChainedGroup + ` AND e.prev_state_group <> c.root
-			  AND NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.prev_state_group)
-			ON CONFLICT DO NOTHING`},
+		// What it adds counts against what is deleted.
+		{what: "connect the remaining groups", table: "state_group_edges", counts: true, sql: `
+			WITH connected AS (
+				INSERT INTO state_group_edges (state_group, prev_state_group)
+				SELECT DISTINCT c.root, e.prev_state_group
+				FROM lethe_chains c JOIN state_group_edges e ON e.state_group = c.state_group
+				WHERE e.state_group = ` + anyChainedGroup + ` AND e.prev_state_group <> c.root
+				  AND NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.prev_state_group)
+				ON CONFLICT DO NOTHING RETURNING 1
+			)
+			SELECT -count(*), 0 FROM connected`},
 		checked("delete from state_group_edges", `
 			DELETE FROM state_group_edges e
 			WHERE e.prev_state_group = `+anyGroupToDelete+` OR e.state_group = `+anyGroupToDelete,
-			`e.prev_state_group IN `+groupsToDelete+` OR e.state_group IN `+groupsToDelete),
+			`e.prev_state_group IN `+groupsToDelete+` OR e.state_group IN `+groupsToDelete).of("state_group_edges"),
 		checked("delete from state_groups_state", `
 			DELETE FROM state_groups_state t WHERE t.state_group = `+anyGroupToDelete,
-			`t.room_id = $1 AND t.state_group IN `+groupsToDelete),
+			`t.room_id = $1 AND t.state_group IN `+groupsToDelete).of("state_groups_state"),
 		checked("delete from state_groups", `
-			DELETE FROM state_groups t WHERE t.id = `+anyGroupToDelete, `t.room_id = $1 AND t.id IN `+groupsToDelete),
+			DELETE FROM state_groups t WHERE t.id = `+anyGroupToDelete, `t.room_id = $1 AND t.id IN `+groupsToDelete).of("state_groups"),
 	}
 	if catalog.has("state_groups_pending_deletion") {
 		statements = append(statements, checked("delete from state_groups_pending_deletion", `
-			DELETE FROM state_groups_pending_deletion t WHERE t.state_group = `+anyGroupToDelete, `t.state_group IN `+groupsToDelete))
+			DELETE FROM state_groups_pending_deletion t WHERE t.state_group = `+anyGroupToDelete, `t.state_group IN `+groupsToDelete).of("state_groups_pending_deletion"))
 	}
 	return statements
 }

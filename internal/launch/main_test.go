@@ -1,0 +1,9 @@
+package launch
+
+import (
+	"testing"
+
+	"lethe/internal/devstack/devstacktest"
+)
+
+func TestMain(m *testing.M) { devstacktest.Main(m) }

@@ -1,0 +1,78 @@
+package operator_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"lethe/internal/operator"
+	"lethe/internal/store/storetest"
+)
+
+func TestRefusedRequestsChangeNothing(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 9, 0)
+	l.Chain("!other:x", "b", 9, 100)
+	before := l.Dump("lethe", "public")
+	for _, c := range []struct {
+		status           int
+		text, path, body string
+	}{
+		{400, "Missing params", "/purges", `{"room_id":"!room:x"}`},
+		{400, "exclude each other", "/purges", `{"room_id":"!room:x","before_event_id":"$a5","before_ts":5}`},
+		{400, "wrong room", "/purges", `{"room_id":"!room:x","before_event_id":"$b5"}`},
+		{404, "Could not find event", "/purges", `{"room_id":"!room:x","before_event_id":"$none"}`},
+		{404, "Could not find event", "/purges", `{"room_id":"!room:x","before_event_id":"$\u0000"}`},
+		{400, "wrong room", "/purges", `{"room_id":"!none:x","before_event_id":"$a5"}`},
+		{400, "not a legal room ID", "/purges", `{"room_id":"room","before_event_id":"$a5"}`},
+		{400, "not a legal room ID", "/purges", `{}`},
+		{400, "Unix milliseconds", "/purges", `{"room_id":"!room:x","before_ts":-5}`},
+		{400, "Unknown param", "/purges", `{"room_id":"!room:x","before":"$a5"}`},
+		{400, "digest of a plan", "/purges", `{"room_id":"!room:x","before_event_id":"$a5","plan":"soup"}`},
+		{400, "only for a job with a plan", "/purges", `{"room_id":"!room:x","before_event_id":"$a5","tolerance":5}`},
+		{400, "negative", "/purges", `{"room_id":"!room:x","before_event_id":"$a5","plan":"x","tolerance":-5}`},
+		{400, "not a legal room ID", "/deletes", `{"room_id":"x"}`},
+		{400, "User must be our own", "/deletes", `{"room_id":"!room:x","new_room_user_id":"@a:far"}`},
+		{400, "zero byte", "/deletes", `{"room_id":"!room:x","message":"\u0000"}`},
+		{400, "must be one of", "/sweeps", `{"kind":"purge_history"}`},
+		{400, "no job of that kind", "/sweeps", `{"kind":"retention_sweep"}`},
+		{400, "must be one of", "/plans", `{"kind":"x"}`},
+		{400, "not for a sweep", "/plans", `{"kind":"retention_sweep","room_id":"!room:x"}`},
+		{400, "are for a purge", "/plans", `{"kind":"delete_room","room_id":"!room:x","before_ts":5}`},
+	} {
+		l.refused(c.status, c.text, "POST", c.path, c.body)
+	}
+	require.Equal(t, before, l.Dump("lethe", "public"))
+
+	get[operator.Hold](l, "PUT", "/holds/"+room, `{"reason":"case 7"}`)
+	l.refused(403, "is held, and nothing of it may be deleted: case 7", "POST", "/purges", `{"room_id":"!room:x","before_event_id":"$a5"}`)
+	l.refused(403, "is held", "POST", "/deletes", `{"room_id":"!room:x"}`)
+	require.Zero(t, storetest.One[int](l.Lab, `SELECT count(*) FROM lethe.jobs`))
+}
+
+func TestPlanThatHasDrifted(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 9, 0)
+	type digest struct {
+		Digest string `json:"digest"`
+	}
+	planned := get[digest](l, "POST", "/plans", `{"kind":"purge_history","room_id":"!room:x","before_event_id":"$a8","delete_local_events":true}`)
+	l.Exec(`INSERT INTO events (event_id, room_id, type, topological_ordering, depth, stream_ordering, processed, outlier, sender)
+		VALUES ('$late', $1, 't', 3, 3, 1000, true, false, '@zoe:far')`, room)
+	body := func(more string) string {
+		return `{"room_id":"!room:x","before_event_id":"$a8","delete_local_events":true,"plan":"` + planned.Digest + `"` + more + `}`
+	}
+	l.refused(409, "", "POST", "/purges", body(""))
+	require.NotEmpty(t, get[operator.Accepted](l, "POST", "/purges", body(`,"tolerance":1`)).ID)
+}
+
+func TestDeleteIsAcceptedOnce(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 9, 0)
+	require.Equal(t, "queued", get[operator.Accepted](l, "POST", "/deletes", `{"room_id":"!room:x","block":true}`).State)
+	l.refused(409, "has a delete already", "POST", "/deletes", `{"room_id":"!room:x"}`)
+	require.JSONEq(t, `{"block":true,"purge":true,"force_purge":false}`, storetest.One[string](l.Lab, `SELECT parameters FROM lethe.jobs`))
+}

@@ -1,0 +1,138 @@
+package operator_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"lethe/internal/operator"
+	"lethe/internal/tasks"
+)
+
+// A message is a server-sent event.
+type message struct{ id, event, data string }
+
+// follow sends the messages of a stream to a channel, which is closed at its end. The
+// status is that of the answer.
+func (l *lab) follow(ctx context.Context, path, lastEventID string) (<-chan message, int) {
+	l.T.Helper()
+	r, err := http.NewRequestWithContext(ctx, "GET", l.server.URL+root+path, nil)
+	require.NoError(l.T, err)
+	r.Header.Set("Authorization", "Bearer admin")
+	if lastEventID != "" {
+		r.Header.Set("Last-Event-ID", lastEventID)
+	}
+	response, err := l.server.Client().Do(r)
+	require.NoError(l.T, err)
+	l.T.Cleanup(func() { _ = response.Body.Close() })
+	messages := make(chan message, 1000)
+	if response.StatusCode != http.StatusOK {
+		close(messages)
+		return messages, response.StatusCode
+	}
+	require.Equal(l.T, "text/event-stream", response.Header.Get("Content-Type"))
+	go func() {
+		defer close(messages)
+		read(response.Body, messages)
+	}()
+	return messages, response.StatusCode
+}
+
+func read(body io.Reader, messages chan<- message) {
+	var m message
+	lines := bufio.NewScanner(body)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		name, value, _ := strings.Cut(lines.Text(), ": ")
+		switch {
+		case lines.Text() == "" && m.event != "":
+			messages <- m
+			m = message{}
+		case name == "id":
+			m.id = value
+		case name == "event":
+			m.event = value
+		case name == "data":
+			m.data = value
+		}
+	}
+}
+
+func TestFollowAJob(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 40, 0)
+	id := l.purge("$a30", `,"delete_local_events":true`).ID
+	stream, status := l.follow(l.Ctx, "/jobs/"+id+"/events", "")
+	require.Equal(t, 200, status)
+	l.work(tasks.WorkerOptions{BatchEvents: 5})
+	var events, ids []string
+	for m := range stream { // which ends with the job
+		switch m.event {
+		case "job":
+			requireSchema(t, "/components/schemas/JobEvent", []byte(m.data))
+			var change operator.JobEvent
+			require.NoError(t, json.Unmarshal([]byte(m.data), &change))
+			require.Equal(t, strconv.FormatInt(change.Event.ID, 10), m.id)
+			require.Equal(t, id, change.Job.ID)
+			events, ids = append(events, change.Event.Event), append(ids, m.id)
+		case "progress":
+			requireSchema(t, "/components/schemas/Job", []byte(m.data))
+			require.Empty(t, m.id)
+		default:
+			require.Fail(t, "unknown event", m.event)
+		}
+	}
+	require.Equal(t, []string{"queued", "running", "complete"}, events)
+
+	// A client that connects again gets what it has missed, and nothing twice.
+	stream, status = l.follow(l.Ctx, "/jobs/"+id+"/events", ids[0])
+	require.Equal(t, 200, status)
+	var again []string
+	for m := range stream {
+		again = append(again, m.id)
+	}
+	require.Equal(t, ids[1:], again)
+	_, status = l.follow(l.Ctx, "/jobs/"+id+"/events?after="+ids[2], "")
+	require.Equal(t, 204, status, "there is no more")
+	_, status = l.follow(l.Ctx, "/events", "x")
+	require.Equal(t, 400, status)
+	l.refused(400, "after must be an integer", "GET", "/events?after=x", "")
+}
+
+func TestFollowAllJobs(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 40, 0)
+	l.purge("$a3", "")
+	ctx, cancel := context.WithCancel(l.Ctx)
+	defer cancel()
+	stream, status := l.follow(ctx, "/events", "")
+	require.Equal(t, 200, status)
+	id := l.purge("$a5", "").ID
+	get[operator.Outcome](l, "POST", "/jobs/"+id+"/cancel", `{"reason":"r"}`)
+	var events []string
+	deadline := time.After(time.Minute)
+	for len(events) == 0 || events[len(events)-1] != "cancelled" {
+		select {
+		case m := <-stream:
+			if m.event == "job" {
+				var change operator.JobEvent
+				require.NoError(t, json.Unmarshal([]byte(m.data), &change))
+				require.Equal(t, id, change.Job.ID, "only what comes after the connection")
+				events = append(events, change.Event.Event)
+			}
+		case <-deadline:
+			require.Fail(t, "no event", "%v", events)
+		}
+	}
+	require.Equal(t, []string{"queued", "cancel", "cancelled"}, events)
+}

@@ -1,0 +1,9 @@
+package plan_test
+
+import (
+	"testing"
+
+	"lethe/internal/devstack/devstacktest"
+)
+
+func TestMain(m *testing.M) { devstacktest.Main(m) }

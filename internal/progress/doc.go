@@ -1,0 +1,6 @@
+// Package progress shows jobs while they run: as bars on a terminal, and as lines
+// elsewhere.
+//
+// It promises that what a job says of itself cannot do anything to the terminal. It must
+// never ask for a job: it only shows those that it is given.
+package progress

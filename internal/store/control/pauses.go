@@ -1,0 +1,156 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"lethe/internal/store/postgres"
+)
+
+// The scopes of pauses: one job, the jobs of a room, those of a kind, and all.
+const (
+	ScopeJob  = "job"
+	ScopeRoom = "room"
+	ScopeKind = "kind"
+	ScopeAll  = "all"
+)
+
+var (
+	// ErrScope is returned for a scope that is unknown, or without the value that it needs.
+	ErrScope = errors.New("a pause is of a job, a room, a kind or all")
+
+	// ErrUntil is returned for a pause that would have ended already.
+	ErrUntil = errors.New("the pause would end in the past")
+)
+
+// A Pause keeps jobs from running until it is lifted, or until its end. A running job
+// stops before its next batch.
+type Pause struct {
+	Scope string
+
+	// Value is the id of the job or the room, or the kind. It is "all" for [ScopeAll].
+	Value string
+
+	Who, Reason string
+
+	// Set is when it was set.
+	Set time.Time
+
+	// Until is when it ends by itself, zero for never.
+	Until time.Time
+}
+
+const pauseColumns = `scope, value, who, reason, set_at, until`
+
+func scanPause(row pgx.CollectableRow) (p Pause, err error) {
+	var until *time.Time
+	err = row.Scan(&p.Scope, &p.Value, &p.Who, &p.Reason, &p.Set, &until)
+	p.Until = orZero(until)
+	return p, err
+}
+
+// checkScope returns the value of the scope.
+func checkScope(scope, value string) (string, error) {
+	if scope == ScopeAll && value == "" {
+		value = "all"
+	}
+	switch {
+	case !slices.Contains([]string{ScopeJob, ScopeRoom, ScopeKind, ScopeAll}, scope), value == "", !postgres.Storable(value),
+		scope == ScopeAll && value != "all":
+		return "", ErrScope
+	}
+	return value, nil
+}
+
+// SetPause sets a pause, in place of one with the same scope and value, and returns it. It
+// does not read Set. It fails with [ErrScope], or with [ErrUntil]. Queued jobs of the scope are paused when it returns, or at most some
+// seconds later if there are more than 1,000.
+func (c *Control) SetPause(ctx context.Context, pause Pause) (Pause, error) {
+	const operation = "set the pause"
+	value, err := checkScope(pause.Scope, pause.Value)
+	if err != nil {
+		return Pause{}, fmt.Errorf("%s: %w", operation, err)
+	}
+	pause.Value = value
+	err = c.db.InTransaction(ctx, func(tx pgx.Tx) error {
+		pause, err = setPause(ctx, tx, pause)
+		return err
+	})
+	if err == nil {
+		_, err = c.pauses.PauseQueued(ctx, MaxPage)
+	}
+	if err != nil {
+		return Pause{}, fmt.Errorf("%s: %w", operation, err)
+	}
+	return pause, nil
+}
+
+func setPause(ctx context.Context, tx pgx.Tx, pause Pause) (Pause, error) {
+	if _, err := tx.Exec(ctx, `DELETE FROM lethe.pauses WHERE until <= clock_timestamp()`); err != nil {
+		return Pause{}, err
+	}
+	rows, err := tx.Query(ctx, `
+		INSERT INTO lethe.pauses (scope, value, who, reason, until)
+		SELECT $1, $2, $3, $4, $5::timestamptz WHERE $5::timestamptz IS NULL OR $5::timestamptz > clock_timestamp()
+		ON CONFLICT (scope, value) DO UPDATE
+		SET who = excluded.who, reason = excluded.reason, set_at = excluded.set_at, until = excluded.until
+		RETURNING `+pauseColumns,
+		pause.Scope, pause.Value, postgres.Sanitize(pause.Who), postgres.Sanitize(pause.Reason), orNil(pause.Until))
+	if err != nil {
+		return Pause{}, err
+	}
+	set, err := pgx.CollectExactlyOneRow(rows, scanPause)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = ErrUntil
+	}
+	return set, err
+}
+
+// LiftPause ends a pause, and returns it. The jobs that it has kept from running are
+// queued, unless another pause covers them. If there is no such pause, so also in a second
+// call, it is [postgres.ErrNotFound].
+func (c *Control) LiftPause(ctx context.Context, scope, value string) (Pause, error) {
+	const operation = "lift the pause"
+	value, err := checkScope(scope, value)
+	if err != nil {
+		return Pause{}, fmt.Errorf("%s: %w", operation, err)
+	}
+	lifted, err := liftPause(ctx, c.db, scope, value)
+	if err == nil {
+		_, err = c.pauses.Resume(ctx, MaxPage)
+	}
+	if err != nil {
+		return Pause{}, fmt.Errorf("%s: %w", operation, err)
+	}
+	return lifted, nil
+}
+
+func liftPause(ctx context.Context, q postgres.Querier, scope, value string) (Pause, error) {
+	rows, err := q.Query(ctx, `
+		DELETE FROM lethe.pauses
+		WHERE scope = $1 AND value = $2 AND (until IS NULL OR until > clock_timestamp()) RETURNING `+pauseColumns, scope, value)
+	if err != nil {
+		return Pause{}, err
+	}
+	lifted, err := pgx.CollectExactlyOneRow(rows, scanPause)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = postgres.ErrNotFound
+	}
+	return lifted, err
+}
+
+// Pauses returns the pauses that count now, the last set first, at most [MaxPage].
+func (c *Control) Pauses(ctx context.Context) ([]Pause, error) {
+	pauses, err := postgres.ReadAll(ctx, c.db, scanPause, `
+		SELECT `+pauseColumns+` FROM lethe.pauses WHERE until IS NULL OR until > clock_timestamp()
+		ORDER BY set_at DESC, scope, value LIMIT $1`, MaxPage)
+	if err != nil {
+		return nil, fmt.Errorf("list the pauses: %w", err)
+	}
+	return pauses, nil
+}
