@@ -123,7 +123,10 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 
 		// AbsorbedBy is the id of the purge that does the work of this one.
 		AbsorbedBy string `json:"absorbed_by,omitempty"`
+
+		Progress *jobs.PurgeProgress `json:"progress,omitempty"`
 	}
+	body.Progress = status.PurgeProgress()
 	if body.AbsorbedBy, err = tasks.AbsorberOf([]byte(status.Progress)); err != nil {
 		return err
 	}

@@ -83,6 +83,7 @@ type taskBody struct {
 	Resource  *string         `json:"resource_id"` // nil for a job without a room
 	Result    json.RawMessage `json:"result"`
 	Error     *string         `json:"error"`
+	Progress  json.RawMessage `json:"progress,omitempty"` // not of Synapse's own tasks
 }
 
 func newTaskBody(job journal.ListedJob) taskBody {
@@ -93,6 +94,7 @@ func newTaskBody(job journal.ListedJob) taskBody {
 		ChangedTS: job.ChangedTS,
 		Result:    job.Result,
 		Error:     job.Error,
+		Progress:  job.Progress,
 	}
 	if job.Room != "" {
 		body.Resource = &job.Room
@@ -121,7 +123,7 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 		tasks = append(tasks, newTaskBody(job))
 	}
 	for _, task := range others {
-		tasks = append(tasks, taskBody(task))
+		tasks = append(tasks, taskBody{task.ID, task.Action, task.Status, task.ChangedTS, task.Resource, task.Result, task.Error, nil})
 		if result := &tasks[len(tasks)-1].Result; !json.Valid(*result) {
 			*result = nil
 		}

@@ -55,6 +55,9 @@ type ListedJob struct {
 
 	// WaitsFor is what the job waits for, in words, "" if it works or only waits for its turn.
 	WaitsFor string
+
+	// Progress counts what the job has done so far, nil before its first batch.
+	Progress json.RawMessage
 }
 
 // ListedPurge is the kind under which deletes of abandoned rooms are listed.
@@ -78,7 +81,10 @@ func (j *Journal) ListJobs(ctx context.Context, list JobList) ([]ListedJob, erro
 			           'left', checkpoint -> 'left', 'kept', checkpoint -> 'kept', 'not_checked', checkpoint -> 'not_checked',
 			           'check_skipped', checkpoint -> 'check_skipped'))
 			       ELSE coalesce(checkpoint -> 'shutdown_room', checkpoint -> 'sweep') END AS result, error,
-			       CASE WHEN ended_at IS NULL THEN coalesce(waits_for, '') ELSE '' END AS waits_for
+			       CASE WHEN ended_at IS NULL THEN coalesce(waits_for, '') ELSE '' END AS waits_for,
+			       CASE WHEN checkpoint ?& '{phase,batches}' THEN jsonb_strip_nulls(jsonb_build_object(
+			           'phase', checkpoint -> 'phase', 'events_deleted', checkpoint -> 'events_deleted', 'events_kept', checkpoint -> 'events_kept',
+			           'batches', checkpoint -> 'batches', 'complete_below', checkpoint -> 'complete_below')) END AS progress
 			FROM lethe.jobs
 			WHERE `+listedKind+` = ANY ($1) AND state = ANY ($2) AND ($3::text IS NULL OR room_id = $3)
 			  AND (ended_at IS NULL OR ended_at > clock_timestamp() - $5::interval)
