@@ -77,7 +77,8 @@ func TestAsynqmonShowsTheQueues(t *testing.T) {
 
 	// Queued: there is no worker yet.
 	id := f.purge(large, purge)
-	want := []shownTask{{ID: id + "~1", Type: "purge_history", Payload: fmt.Sprintf(`{"job_id":"%s","generation":1}`, id)}}
+	want := []shownTask{{ID: id + "~1", Type: "purge_history", Payload: fmt.Sprintf(
+		`{"job_id":"%s","generation":1,"kind":"purge_history","room_id":"%s"}`, id, large)}}
 	require.Equal(t, want, tasks("pending"))
 	require.Equal(t, shownQueue{Queue: "default", Pending: 1}, queue())
 

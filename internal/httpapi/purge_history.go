@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 
 	"github.com/labstack/echo/v4"
 
@@ -123,16 +122,13 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 		// WaitsFor says what the purge waits for, "" if it runs or only waits for its turn.
 		WaitsFor string `json:"waits_for,omitempty"`
 
-		// Progress is what the purge has done so far, nil before its first batch.
-		Progress *purgeProgress `json:"progress,omitempty"`
-
 		// AbsorbedBy is the id of the purge that does the work of this one.
 		AbsorbedBy string `json:"absorbed_by,omitempty"`
+
+		Progress *jobs.PurgeProgress `json:"progress,omitempty"`
 	}
+	body.Progress = status.PurgeProgress()
 	if body.AbsorbedBy, err = tasks.AbsorberOf([]byte(status.Progress)); err != nil {
-		return err
-	}
-	if body.Progress, err = newPurgeProgress(status.Progress); err != nil {
 		return err
 	}
 	// Admin tools know these three words. They poll until it is one of the last two.
@@ -148,30 +144,6 @@ func (s *server) purgeHistoryStatus(c echo.Context, _ string) error {
 		body.Held, err = s.holdReason(ctx, status.Room, status.State)
 	}
 	return wire.AnswerOK(c, body, err)
-}
-
-// A purgeProgress is what a purge has done so far.
-type purgeProgress struct {
-	Phase              string `json:"phase"`
-	Batches            int64  `json:"batches"`
-	EventsDeleted      int64  `json:"events_deleted"`
-	EventsKept         int64  `json:"events_kept"`
-	StateGroupsDeleted int64  `json:"state_groups_deleted"`
-}
-
-// newPurgeProgress reads it from a checkpoint, nil before the first batch.
-func newPurgeProgress(checkpoint string) (*purgeProgress, error) {
-	if checkpoint == "" {
-		return nil, nil
-	}
-	var progress purgeProgress
-	if err := json.Unmarshal([]byte(checkpoint), &progress); err != nil {
-		return nil, fmt.Errorf("decode the job's checkpoint: %w", err)
-	}
-	if progress.Batches == 0 {
-		return nil, nil
-	}
-	return &progress, nil
 }
 
 // waitsFor returns what a job waits for that has not ended, "" if it works or only waits

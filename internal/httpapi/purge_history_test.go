@@ -199,6 +199,12 @@ func TestPurgeHistoryStatus(t *testing.T) {
 	}{
 		{jobs.Status{State: journal.Queued}, `{"status":"active"}`},
 		{jobs.Status{State: journal.Running}, `{"status":"active"}`},
+		{jobs.Status{State: journal.Scheduled}, `{"status":"active"}`},
+		{jobs.Status{State: journal.Paused, WaitsFor: "pause of the room"}, `{"status":"active","waits_for":"pause of the room"}`},
+		{
+			jobs.Status{State: journal.Running, Progress: `{"phase":"events","size":7,"batches":2,"events_deleted":5,"events_kept":1,"complete_below":9}`},
+			`{"status":"active","progress":{"phase":"events","batches":2,"events_deleted":5,"events_kept":1,"complete_below":9}}`,
+		},
 		{jobs.Status{State: journal.Complete}, `{"status":"complete"}`},
 		{jobs.Status{State: journal.Failed, Error: "400: too <new>"}, `{"status":"failed","error":"400: too <new>"}`},
 		{jobs.Status{State: journal.Cancelled}, `{"status":"failed","error":"cancelled"}`},

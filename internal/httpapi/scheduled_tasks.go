@@ -83,9 +83,7 @@ type taskBody struct {
 	Resource  *string         `json:"resource_id"` // nil for a job without a room
 	Result    json.RawMessage `json:"result"`
 	Error     *string         `json:"error"`
-
-	// Progress is what a job of Lethe's has done so far, nil before its first batch.
-	Progress json.RawMessage `json:"progress,omitempty"`
+	Progress  json.RawMessage `json:"progress,omitempty"` // not of Synapse's own tasks
 }
 
 func newTaskBody(job journal.ListedJob) taskBody {
@@ -125,13 +123,10 @@ func (s *server) scheduledTasks(c echo.Context, _ string) error {
 		tasks = append(tasks, newTaskBody(job))
 	}
 	for _, task := range others {
-		body := taskBody{
-			ID: task.ID, Action: task.Action, Status: task.Status, ChangedTS: task.ChangedTS, Resource: task.Resource, Error: task.Error,
+		tasks = append(tasks, taskBody{task.ID, task.Action, task.Status, task.ChangedTS, task.Resource, task.Result, task.Error, nil})
+		if result := &tasks[len(tasks)-1].Result; !json.Valid(*result) {
+			*result = nil
 		}
-		if json.Valid(task.Result) {
-			body.Result = task.Result
-		}
-		tasks = append(tasks, body)
 	}
 	slices.SortStableFunc(tasks, func(a, b taskBody) int {
 		return cmp.Or(cmp.Compare(a.ChangedTS, b.ChangedTS), cmp.Compare(a.ID, b.ID))

@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,6 +54,26 @@ func StatusOf(job journal.Job) Status {
 		status.WaitsFor = job.WaitsFor
 	}
 	return status
+}
+
+// A PurgeProgress is what a purge has done so far, with the names of its checkpoint.
+type PurgeProgress struct {
+	Phase         string `json:"phase"`
+	EventsDeleted int64  `json:"events_deleted"`
+	EventsKept    int64  `json:"events_kept"`
+	Batches       int64  `json:"batches"`
+
+	// CompleteBelow is the depth below which the room is purged, nil if that is not known.
+	CompleteBelow *int64 `json:"complete_below,omitempty"`
+}
+
+// PurgeProgress reads the status of a purge. It is nil before the first batch.
+func (s Status) PurgeProgress() *PurgeProgress {
+	var progress PurgeProgress
+	if json.Unmarshal([]byte(s.Progress), &progress) != nil || progress.Batches == 0 {
+		return nil
+	}
+	return &progress
 }
 
 // A Board serves the statuses of jobs, from Redis if possible.

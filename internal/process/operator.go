@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 
@@ -82,7 +83,8 @@ func Local(ctx context.Context, settings config.Config, who string, log *slog.Lo
 		return nil, nil, err
 	}
 	if settings.ServerName == "" {
-		if settings.ServerName, err = migrate.ServerName(ctx, db); err != nil {
+		// Without a user no event is one of this server's.
+		if settings.ServerName, err = migrate.ServerName(ctx, db); err != nil && !errors.Is(err, migrate.ErrNoServerName) {
 			db.Close()
 			return nil, nil, err
 		}

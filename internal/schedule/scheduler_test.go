@@ -765,3 +765,19 @@ func (o *town) reconcile() {
 	board := jobs.NewBoard(o.DB, o.redis, time.Hour, o.log)
 	require.NoError(o.T, dispatch.NewReconciler(o.DB, o.redis, board, o.log, o.metrics).Check(o.Ctx))
 }
+
+func TestSweepWithAGraceWaits(t *testing.T) {
+	t.Parallel()
+	town := setupTown(t)
+	s := New(town.DB, tasks.NewClient(town.DB, town.redis, town.log), town.log, town.metrics, Options{
+		Grace: time.Hour, Rules: retention.Config{Enabled: true, Jobs: []retention.Job{every(t, "all", time.Minute)}}, Now: town.time,
+	})
+	town.look(s) // the job is new
+	town.at("2026-03-01T00:01:30Z")
+	town.look(s)
+	require.Equal(t, []string{"scheduled"}, storetest.All[string](town.Lab, `
+		SELECT state FROM lethe.jobs WHERE due_at BETWEEN now() + interval '50 minutes' AND now() + interval '1 hour' AND task_missing_since IS NULL`))
+	town.at("2026-03-01T00:02:30Z")
+	town.look(s)
+	require.Equal(t, 1, storetest.One[int](town.Lab, `SELECT count(*) FROM lethe.jobs`), "the next tick is skipped meanwhile")
+}

@@ -9,8 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hibiken/asynq"
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
 	"lethe/internal/schema"
 	"lethe/internal/store/beside"
@@ -320,4 +322,32 @@ func TestLocksThatACancelledJobHasLeftAreReleased(t *testing.T) {
 	require.Equal(t, 1, locks(), "with the api's own role")
 	l.sweep(s)
 	l.soon(func() bool { return locks() == 0 }, "a worker releases them")
+}
+
+// Those who look at the queues see the kind and the room of a task, also of one that has
+// ended. Tasks of older versions have neither.
+func TestTasksTellTheirRoom(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.client.Keeping(time.Hour)
+	l.chain(room, 20)
+	id := l.submit(room, 20)
+	payload := func(state func(string, ...asynq.ListOption) ([]*asynq.TaskInfo, error)) string {
+		tasks, err := state(string(jobs.Default))
+		require.NoError(t, err)
+		require.Len(t, tasks, 1)
+		return string(tasks[0].Payload)
+	}
+	want := `{"job_id": "` + id + `", "generation": 1, "kind": "purge_history", "room_id": "` + room + `"}`
+	require.JSONEq(t, want, payload(l.asynq.ListPendingTasks))
+	l.work(WorkerOptions{})
+	require.Equal(t, journal.Complete, l.ends(id).State)
+	require.Eventually(t, func() bool {
+		tasks, err := l.asynq.ListCompletedTasks(string(jobs.Default))
+		return err == nil && len(tasks) == 1
+	}, time.Minute, 10*time.Millisecond)
+	require.JSONEq(t, want, payload(l.asynq.ListCompletedTasks))
+	old, err := dispatch.Decode(asynq.NewTask("purge_history", []byte(`{"job_id": "`+id+`", "generation": 3}`)))
+	require.NoError(t, err)
+	require.Equal(t, dispatch.Task{JobID: id, Generation: 3}, old)
 }

@@ -56,7 +56,7 @@ type ListedJob struct {
 	// WaitsFor is what the job waits for, in words, "" if it works or only waits for its turn.
 	WaitsFor string
 
-	// Progress is what the job has done so far, nil before its first batch.
+	// Progress counts what the job has done so far, nil before its first batch.
 	Progress json.RawMessage
 }
 
@@ -82,9 +82,9 @@ func (j *Journal) ListJobs(ctx context.Context, list JobList) ([]ListedJob, erro
 			           'check_skipped', checkpoint -> 'check_skipped'))
 			       ELSE coalesce(checkpoint -> 'shutdown_room', checkpoint -> 'sweep') END AS result, error,
 			       CASE WHEN ended_at IS NULL THEN coalesce(waits_for, '') ELSE '' END AS waits_for,
-			       CASE WHEN checkpoint ? 'batches' THEN jsonb_strip_nulls(jsonb_build_object(
-			           'phase', checkpoint -> 'phase', 'batches', checkpoint -> 'batches', 'events_deleted', checkpoint -> 'events_deleted',
-			           'events_kept', checkpoint -> 'events_kept', 'state_groups_deleted', checkpoint -> 'state_groups_deleted')) END AS progress
+			       CASE WHEN checkpoint ?& '{phase,batches}' THEN jsonb_strip_nulls(jsonb_build_object(
+			           'phase', checkpoint -> 'phase', 'events_deleted', checkpoint -> 'events_deleted', 'events_kept', checkpoint -> 'events_kept',
+			           'batches', checkpoint -> 'batches', 'complete_below', checkpoint -> 'complete_below')) END AS progress
 			FROM lethe.jobs
 			WHERE `+listedKind+` = ANY ($1) AND state = ANY ($2) AND ($3::text IS NULL OR room_id = $3)
 			  AND (ended_at IS NULL OR ended_at > clock_timestamp() - $5::interval)

@@ -217,10 +217,10 @@ func TestEachMigrationGoesBack(t *testing.T) {
 			}
 			newest := schema()
 			if set == "lethe" {
-				for _, state := range []string{"queued", "running", "held", "complete", "failed", "cancelled"} {
+				for _, state := range []string{"scheduled", "queued", "running", "held", "paused", "complete", "failed", "cancelled"} {
 					l.Exec(`
-						INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, state, ended_at, heartbeat_at, error)
-						SELECT $2, 'purge_history', '!' || s, '{}', '@a:x', s, CASE WHEN s IN ('complete', 'failed', 'cancelled') THEN now() END,
+						INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, state, due_at, ended_at, heartbeat_at, error)
+						SELECT $2, 'purge_history', '!' || s, '{}', '@a:x', s, CASE s WHEN 'scheduled' THEN now() + interval '1 hour' END, CASE WHEN s IN ('complete', 'failed', 'cancelled') THEN now() END,
 						       CASE s WHEN 'running' THEN now() END, CASE s WHEN 'failed' THEN 'why' END
 						FROM CAST($1 AS text) AS s`, state, jobs.NewID())
 				}
