@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"lethe/internal/plan"
-	"lethe/internal/store/admin"
 	"lethe/internal/store/control"
 	"lethe/internal/store/footprint"
 	"lethe/internal/store/journal"
@@ -44,8 +43,6 @@ type Operator struct {
 	options    Options
 	control    *control.Control
 	held       *journal.Holds
-	journal    *journal.Journal
-	queries    *admin.Queries
 	others     *scheduledtasks.Queue
 	planner    *plan.Planner
 	footprints *footprint.Queries
@@ -59,7 +56,7 @@ func New(db *postgres.DB, client *tasks.Client, planner *plan.Planner, footprint
 		options.Changed = func(context.Context, journal.Job) {}
 	}
 	return &Operator{
-		options: options, control: control.New(db), held: journal.NewHolds(db), journal: journal.New(db), queries: admin.New(db),
+		options: options, control: control.New(db), held: journal.NewHolds(db),
 		others: scheduledtasks.New(db), planner: planner, footprints: footprints, tasks: client,
 		streams: make(chan struct{}, maxStreams),
 	}

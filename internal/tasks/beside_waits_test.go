@@ -192,12 +192,11 @@ func TestPolicyThatKeepsTheLastLevel(t *testing.T) {
 			})
 			purge, err := w.newPurgeHistory(l.Ctx, l.Job(job.ID), run)
 			require.NoError(t, err)
-			var yield jobs.YieldError
-			for err == nil {
-				_, err = purge.next(l.Ctx)
+			for done := false; !done; {
+				done, err = purge.next(l.Ctx)
+				require.NoError(t, err)
 			}
-			require.ErrorAs(t, err, &yield)
-			require.Equal(t, jobs.YieldMappings, yield.Reason)
+			require.Equal(t, 1, l.delayed(), "nothing has made the homeserver forget the events")
 			require.Empty(t, storetest.All[string](l.Lab, `SELECT id FROM scheduled_tasks`))
 			require.Len(t, l.depths(room), 30)
 		})
@@ -283,7 +282,7 @@ func TestUserWhoAlwaysJoinsAgain(t *testing.T) {
 	l.work(WorkerOptions{MappingDelay: quickly, Synapse: l.byStream(time.Nanosecond), HomeserverRuns: true})
 	status, _ := l.deleteEnds(id)
 	require.Equal(t, journal.Failed, status.State)
-	require.Equal(t, "400: Users are still joined to this room", status.Error)
+	require.Contains(t, status.Error, "400: Users are still joined to this room")
 	require.Equal(t, maxReturns, l.checkpoint(id).Returns)
 	l.whole(room)
 }
