@@ -52,6 +52,11 @@ test-kills: ## Kill workers at random points of purges and deletes, many times
 	@scripts/servers
 	LETHE_TEST_KILL_RUNS=10 go test -timeout 30m -parallel 6 -run ThroughKills ./internal/e2e
 
+.PHONY: test-verbs
+test-verbs: ## Cancel, pause, hold, move and retry 20 jobs at random for a minute, while workers are killed
+	@scripts/servers
+	LETHE_TEST_VERBS_TIME=60s go test -count 1 -timeout 30m -run TestVerbsAtRandom ./internal/e2e
+
 .PHONY: test-long
 test-long: ## Compare purges, pages and shutdowns with their models, ten times as often as make test
 	@scripts/servers

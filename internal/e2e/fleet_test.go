@@ -108,7 +108,7 @@ func (f *fleet) start(name string, env ...string) *process {
 		lines := bufio.NewScanner(stderr)
 		lines.Buffer(nil, 1<<20)
 		for lines.Scan() {
-			if !bytes.Contains(lines.Bytes(), []byte(`"msg":"request"`)) {
+			if !bytes.Contains(lines.Bytes(), []byte(`"msg":"request"`)) || bytes.Contains(lines.Bytes(), []byte(`"level":"ERROR"`)) {
 				p.mu.Lock()
 				p.log.Write(append(lines.Bytes(), '\n'))
 				p.mu.Unlock()

@@ -62,7 +62,7 @@ func TestVerbsAtRandom(t *testing.T) {
 		case 0:
 			f.verb(j, "cancel", nil)
 		case 1, 2:
-			f.verb(j, "pause", map[string]any{"reason": "r", "until_ts": time.Now().Add(time.Duration(random.IntN(3000)+1) * time.Millisecond).UnixMilli()})
+			f.verb(j, "pause", map[string]any{"reason": "r", "until_ts": time.Now().Add(time.Duration(random.IntN(3000)+500) * time.Millisecond).UnixMilli()})
 		case 3:
 			f.verb(j, "resume", nil)
 		case 4, 5:

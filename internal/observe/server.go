@@ -103,6 +103,8 @@ func (s *Server) Close() error {
 func (s *Server) Serve(ctx context.Context) error {
 	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	draining := make(chan struct{})
+	requests = context.WithValue(requests, drainingKey{}, (<-chan struct{})(draining))
 	s.server.BaseContext = func(net.Listener) context.Context { return requests }
 
 	failed := make(chan error, 1)
@@ -119,6 +121,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 
+	close(draining)
 	deadline, stop := context.WithTimeout(context.WithoutCancel(ctx), s.drain)
 	defer stop()
 	err := s.server.Shutdown(deadline)
@@ -130,6 +133,16 @@ func (s *Server) Serve(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("drain HTTP server: %w", err), s.Close())
 	}
 	return nil
+}
+
+type drainingKey struct{}
+
+// Draining returns a channel that is closed when the [Server] of the request with the
+// context drains: an answer that would go on for long should end. The channel is nil for
+// other contexts.
+func Draining(ctx context.Context) <-chan struct{} {
+	draining, _ := ctx.Value(drainingKey{}).(<-chan struct{})
+	return draining
 }
 
 // CertificateOptions are the choices for a [Certificate].

@@ -84,6 +84,26 @@ func TestServerFinishesRequestsBeforeItStops(t *testing.T) {
 	require.NoError(t, wait())
 }
 
+// An answer that would go on for long can end when the server drains.
+func TestServerTellsThatItDrains(t *testing.T) {
+	t.Parallel()
+	begun := make(chan struct{})
+	address, stop, wait := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		close(begun)
+		select {
+		case <-Draining(r.Context()):
+			_, _ = io.WriteString(w, "goodbye")
+		case <-r.Context().Done():
+		}
+	}), ServerOptions{})
+	body := request(t, address)
+	<-begun
+	stop()
+	require.Equal(t, "goodbye", <-body)
+	require.NoError(t, wait())
+	require.Nil(t, Draining(t.Context()))
+}
+
 func TestServerCutsRequestsThatDoNotFinish(t *testing.T) {
 	t.Parallel()
 	arrived, ended := make(chan struct{}), make(chan struct{})

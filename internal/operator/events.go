@@ -11,10 +11,10 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"lethe/internal/observe"
 	"lethe/internal/store/control"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
-	"lethe/internal/wait"
 	"lethe/internal/wire"
 )
 
@@ -148,8 +148,12 @@ func (f *follower) run(ctx context.Context) error {
 			}
 			return err
 		}
-		if wait.For(ctx, lookInterval) != nil {
+		select {
+		case <-ctx.Done():
 			return nil
+		case <-observe.Draining(ctx):
+			return nil // the client goes on with another process
+		case <-time.After(lookInterval):
 		}
 	}
 }

@@ -109,7 +109,7 @@ func (o *Operator) setPause(c echo.Context, who string) error {
 	pause, err := o.control.SetPause(c.Request().Context(), control.Pause{
 		Scope: scope, Value: value, Who: who, Reason: body.Reason, Until: timeOf(body.Until),
 	})
-	return wire.AnswerOK(c, pauseOf(pause), err)
+	return wire.AnswerOK(c, pauseOf(pause), wire.Instead(err, control.ErrUntil, errPast))
 }
 
 // liftPause is DELETE /_lethe/v1/pauses/{scope}/{value}.

@@ -19,6 +19,7 @@ func TestPauses(t *testing.T) {
 	l.refused(404, "nothing to pause", "PUT", "/pauses/all/x", `{"reason":"r"}`)
 	l.refused(404, "no job", "PUT", "/pauses/job/AbCdEfGhIjKlMnOp", `{"reason":"r"}`)
 	l.refused(400, "reason", "PUT", "/pauses/all/all", `{}`)
+	l.refused(400, "is in the past", "PUT", "/pauses/all/all", `{"reason":"r","until_ts":5}`)
 	l.refused(404, "There is no pause", "DELETE", "/pauses/all/all", ``)
 	pause := get[operator.Pause](l, "PUT", "/pauses/kind/purge_history", `{"reason":"backup"}`)
 	require.Equal(t, admin, pause.Who)

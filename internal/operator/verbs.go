@@ -36,6 +36,9 @@ var queues = []string{string(jobs.Critical), string(jobs.Default), string(jobs.L
 // maxBulk is the most jobs of one request.
 const maxBulk = 1000
 
+// errPast is the refusal of a pause that would have ended already.
+var errPast = wire.InvalidParam("'until_ts' is in the past")
+
 // verbNames are the names of all verbs.
 func verbNames() (names []string) {
 	for _, v := range verbs {
@@ -82,7 +85,7 @@ func (o *Operator) do(c echo.Context, who string, verb control.Verb) error {
 	done, err := o.control.Do(ctx, request, control.Filter{IDs: []string{id}}, 1)
 	switch {
 	case err != nil:
-		return err
+		return wire.Instead(err, control.ErrUntil, errPast)
 	case len(done) == 0:
 		return noJob(id)
 	case done[0].Refusal != "":
@@ -128,7 +131,7 @@ func (o *Operator) bulk(c echo.Context, who string) error {
 	}
 	done, err := o.control.Do(c.Request().Context(), request, filter, body.Limit)
 	if err != nil {
-		return err
+		return wire.Instead(err, control.ErrUntil, errPast)
 	}
 	answer := Outcomes{Outcomes: o.outcomes(c, request, done), Matched: len(done)}
 	for _, outcome := range done {

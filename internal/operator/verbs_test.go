@@ -70,6 +70,7 @@ func TestVerbRefusals(t *testing.T) {
 		{"cancel", `[]`, "must be a JSON object"},
 		{"cancel", `{"reason":"a\u0000b"}`, "zero byte"},
 		{"pause", `{"reason":"x","until_ts":-5}`, "Unix milliseconds"},
+		{"pause", `{"reason":"x","until_ts":5}`, "is in the past"},
 		{"priority", `{}`, "queue"},
 		{"priority", `{"queue":"high"}`, "must be one of"},
 	} {
@@ -81,6 +82,7 @@ func TestVerbRefusals(t *testing.T) {
 		{`{"verb":"cancel","filter":{"state":["x"]}}`, "must be one of"},
 		{`{"verb":"cancel","filter":{"room_id":"x"}}`, "Param 'filter'"},
 		{`{"verb":"cancel","limit":1001}`, "from 1 to 1000"},
+		{`{"verb":"pause","until_ts":5}`, "is in the past"},
 		{`{"verb":"cancel","filter":{"since_ts":-1}}`, "Unix milliseconds"},
 	} {
 		l.refused(400, c.text, "POST", "/jobs/bulk", c.body)
