@@ -106,12 +106,12 @@ func TestPlanOfAPurge(t *testing.T) {
 		require.Empty(t, p.Users, "nobody is removed")
 		require.Positive(t, p.Seconds)
 		require.False(t, p.Measured)
-		warnings(t, p, "Users of 1 other servers")
+		warnings(t, p, "The number of these servers: 1.")
 
 		before := l.events(room)
 		l.purge(p)
 		require.Equal(t, p.Events, before-l.events(room))
-		warnings(t, l.plan(request), "Users of 1 other servers", "nothing to delete")
+		warnings(t, l.plan(request), "The number of these servers: 1.", "nothing to delete")
 	}
 }
 
@@ -170,7 +170,7 @@ func TestPlanOfADelete(t *testing.T) {
 	require.EqualValues(t, 2, p.AliasesCount)
 	require.Equal(t, l.events(room), p.Tables["event_json"].Rows)
 	require.Empty(t, p.Servers)
-	warnings(t, p, "removes 3 users", "Everything goes")
+	warnings(t, p, "Their number: 3.", "Everything goes")
 
 	var shown map[string]any
 	text, err := json.Marshal(p)
@@ -212,13 +212,13 @@ func TestWarnings(t *testing.T) {
 		SELECT '$e' || i, $1, 'm.room.member', '@u' || i || ':far' || i % 2, 'join' FROM generate_series(3, 8) i`, room)
 	l.Exec(`INSERT INTO partial_state_rooms (room_id) VALUES ($1)`, room)
 	p := l.plan(before)
-	warnings(t, p, `held: "case \"42\"\nxxx`, "a job of the kind purge_history", "not complete", "encrypted", "upgraded", "Users of 2 other servers")
+	warnings(t, p, `held: "case \"42\"\nxxx`, "a job of the kind purge_history", "not complete", "encrypted", "upgraded", "The number of these servers: 2.")
 	require.Less(t, len(p.Warnings[0]), 400)
 	require.Equal(t, []string{"far0", "far1"}, p.Servers)
 	require.NoError(t, l.Journal.EndJob(l.Ctx, work.Run, journal.Complete, ""))
 	_, err = l.Holds.Release(l.Ctx, room, "@admin:x")
 	require.NoError(t, err)
-	warnings(t, l.plan(before), "not complete", "encrypted", "upgraded", "Users of 2 other servers")
+	warnings(t, l.plan(before), "not complete", "encrypted", "upgraded", "The number of these servers: 2.")
 }
 
 // TestHomeserversTaskIsAWarning needs the table of tasks that only Synapse makes.

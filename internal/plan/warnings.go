@@ -38,7 +38,7 @@ func (plan *Plan) warn(facts footprint.Facts) {
 		plan.add("The room was upgraded: its users may still read the history through the room that replaces it.")
 	}
 	if facts.ServersCount > 0 {
-		plan.add("Users of %d other servers are in the room. These servers keep their copies.", facts.ServersCount)
+		plan.add("The room has users of other servers, which keep their copies. The number of these servers: %d.", facts.ServersCount)
 	}
 }
 
@@ -66,7 +66,7 @@ func (plan *Plan) warnOfPurge(request Request, token matrix.Token, events footpr
 // warnOfDelete adds the warnings that concern a room's delete.
 func (plan *Plan) warnOfDelete(facts footprint.Facts) {
 	if facts.UsersCount > 0 {
-		plan.add("The delete removes %d users from the room first. The rows of their departure are not among the figures by table.", facts.UsersCount)
+		plan.add("The delete removes the users of this server first. Their number: %d. The rows of their departure are not among the figures by table.", facts.UsersCount)
 	}
 	if !facts.Exists {
 		plan.add("The room has no row of its own any more: the delete removes what is left of it.")
