@@ -58,7 +58,7 @@ test-verbs: ## Cancel, pause, hold, move and retry 20 jobs at random for a minut
 	LETHE_TEST_VERBS_TIME=60s go test -count 1 -timeout 30m -run TestVerbsAtRandom ./internal/e2e
 
 .PHONY: test-long
-test-long: ## Compare purges, pages and shutdowns with their models, ten times as often as make test
+test-long: ## Compare purges, pages and shutdowns with their models, fifteen times as often as make test
 	@scripts/servers
 	LETHE_TEST_CHECKS=300 go test -race -timeout 60m -parallel 6 ./internal/store/... ./internal/messages ./internal/shutdown
 

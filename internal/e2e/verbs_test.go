@@ -30,7 +30,7 @@ type steered struct {
 // what they do.
 func TestVerbsAtRandom(t *testing.T) {
 	t.Parallel()
-	long, err := time.ParseDuration(cmp.Or(os.Getenv("LETHE_TEST_VERBS_TIME"), "8s"))
+	long, err := time.ParseDuration(cmp.Or(os.Getenv("LETHE_TEST_VERBS_TIME"), "5s"))
 	require.NoError(t, err)
 	seed := uint64(time.Now().UnixNano())
 	if given := os.Getenv("LETHE_TEST_SEED"); given != "" {

@@ -53,12 +53,12 @@ var (
 // servers, fails if goroutines are left, and exits. The options name goroutines to
 // ignore.
 //
-// Main sets the number of rapid's checks to thirty, because each check makes many
+// Main sets the number of rapid's checks to twenty, because each check makes many
 // requests to a server. LETHE_TEST_CHECKS or -rapid.checks set another number.
 func Main(m *testing.M, options ...goleak.Option) {
 	mainRuns.Store(true)
 	if flag.Lookup("rapid.checks") != nil { // where a test imports it
-		if err := flag.Set("rapid.checks", cmp.Or(os.Getenv(checksVariable), "30")); err != nil {
+		if err := flag.Set("rapid.checks", cmp.Or(os.Getenv(checksVariable), "20")); err != nil {
 			fmt.Fprintf(os.Stderr, "%s: %v\n", checksVariable, err)
 			os.Exit(2)
 		}
