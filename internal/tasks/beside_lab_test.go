@@ -158,7 +158,9 @@ func (l *besideLab) pauseDeletes() (goOn func()) {
 func (l *besideLab) pausedBatch() {
 	l.T.Helper()
 	l.soon(func() bool {
-		return storetest.One[int](l.Lab, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted`) > 0
+		return storetest.One[int](l.Lab, `
+			SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted
+			AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) -- other tests wait too`) > 0
 	})
 }
 
