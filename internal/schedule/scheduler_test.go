@@ -625,7 +625,7 @@ func TestDatabaseRestartsDuringATick(t *testing.T) {
 		})
 		require.Eventually(t, func() bool {
 			var waits bool
-			err := tx.QueryRow(o.Ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)`).Scan(&waits)
+			err := tx.QueryRow(o.Ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database()))`).Scan(&waits)
 			return err == nil && waits
 		}, time.Minute, 5*time.Millisecond)
 		require.NoError(t, server.Restart(o.Ctx))

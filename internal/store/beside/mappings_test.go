@@ -194,7 +194,7 @@ func TestReturnedEventKeepsItsMapping(t *testing.T) {
 				return true, err
 			})
 			require.Eventually(t, func() bool {
-				return storetest.One[int](p.Lab, `SELECT count(*) FROM pg_locks WHERE NOT granted`) == 2
+				return storetest.One[int](p.Lab, `SELECT count(*) FROM pg_locks WHERE NOT granted AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database())`) == 2
 			}, time.Minute, 5*time.Millisecond)
 			require.NoError(t, stream.Rollback(p.Ctx))
 			_, err = done()
