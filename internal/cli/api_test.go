@@ -19,7 +19,6 @@ import (
 	"lethe/internal/command"
 	"lethe/internal/config"
 	"lethe/internal/operator"
-	"lethe/internal/operator/client"
 	"lethe/internal/wire"
 )
 
@@ -41,13 +40,13 @@ type apiServer struct {
 	streams  int                                             // connections to a stream
 	onGet    func(operator.Job) operator.Job                 // what a look at a job shows
 	stream   func(w http.ResponseWriter, n int, last string) // answers the n-th connection
-	held     map[string]client.Hold
+	held     map[string]operator.Hold
 	pages    int // of the list of jobs
 }
 
 func newAPI(t *testing.T) *apiServer {
 	t.Helper()
-	s := &apiServer{t: t, jobs: map[string]operator.Job{}, held: map[string]client.Hold{}}
+	s := &apiServer{t: t, jobs: map[string]operator.Job{}, held: map[string]operator.Hold{}}
 	server := httptest.NewServer(s.handler())
 	t.Cleanup(server.Close)
 	s.url = server.URL
@@ -240,7 +239,7 @@ func (s *apiServer) handler() http.Handler {
 	handle("PUT /_lethe/v1/pauses/{scope}/{value}", "", pause)
 	handle("DELETE /_lethe/v1/pauses/{scope}/{value}", "", pause)
 	handle("GET /_lethe/v1/holds", "released", func(*http.Request, []byte) (any, error) {
-		holds := client.Holds{Holds: []client.Hold{}}
+		holds := operator.Holds{Holds: []operator.Hold{}}
 		for _, hold := range s.held {
 			holds.Holds = append(holds.Holds, hold)
 		}
@@ -257,7 +256,7 @@ func (s *apiServer) handler() http.Handler {
 		if hold, ok := s.held[room]; ok && hold.Reason != asked.Reason {
 			return nil, wire.New(http.StatusConflict, "M_UNKNOWN", "The room is held for another reason: "+hold.Reason)
 		}
-		s.held[room] = client.Hold{Room: room, Reason: asked.Reason, PlacedBy: "@admin:x", PlacedAt: 1_700_000_000_000}
+		s.held[room] = operator.Hold{Room: room, Reason: asked.Reason, PlacedBy: "@admin:x", PlacedAt: 1_700_000_000_000}
 		return s.held[room], nil
 	})
 	handle("DELETE /_lethe/v1/holds/{room}", "", func(r *http.Request, _ []byte) (any, error) {

@@ -19,7 +19,6 @@ import (
 
 	"lethe/internal/command"
 	"lethe/internal/operator"
-	"lethe/internal/operator/client"
 )
 
 // everyCommand returns the commands that can run, by their paths without "lethe".
@@ -137,7 +136,7 @@ func TestUnknownWordsAreNamed(t *testing.T) {
 		{"migrate --down 1 --embedded", "down"},
 		{"dev --listen nonsense", `"nonsense"`},
 		{"bench --case speed", `"speed"`},
-		{"doctor --for nobody", "--for"},
+		{"doctor --for soup", "--for"},
 		{"doctor --left nonsense", "--left"},
 		{"doctor --role=", "--role"},
 		{"worker now", `"now"`},
@@ -566,7 +565,7 @@ func TestHoldFiles(t *testing.T) {
 		_, err := exportedHolds(path)
 		require.ErrorIs(t, err, errHoldFile, name)
 	}
-	lifted := newHoldFile([]client.Hold{{Room: "!a:x", Reason: "r", ReleasedAt: 1}})
+	lifted := newHoldFile([]operator.Hold{{Room: "!a:x", Reason: "r", ReleasedAt: 1}})
 	require.Empty(t, lifted.standing())
 }
 

@@ -13,7 +13,7 @@ import (
 
 	"lethe/internal/command"
 	"lethe/internal/matrix"
-	"lethe/internal/operator/client"
+	"lethe/internal/operator"
 	"lethe/internal/output"
 	"lethe/internal/store/migrate"
 )
@@ -31,9 +31,9 @@ var errHoldFile = errors.New("it is not a file of lethe hold export, or it was c
 
 // A holdFile is what lethe hold export writes.
 type holdFile struct {
-	Format   int           `json:"lethe_holds"`
-	Exported int64         `json:"exported_ts"`
-	Holds    []client.Hold `json:"holds"`
+	Format   int             `json:"lethe_holds"`
+	Exported int64           `json:"exported_ts"`
+	Holds    []operator.Hold `json:"holds"`
 
 	// Digest is over the other fields. It finds a file that was cut off or edited, and
 	// does not prove who has written it.
@@ -41,8 +41,8 @@ type holdFile struct {
 }
 
 // newHoldFile returns the file with the holds.
-func newHoldFile(holds []client.Hold) holdFile {
-	f := holdFile{Format: holdFormat, Exported: time.Now().UnixMilli(), Holds: append([]client.Hold{}, holds...)}
+func newHoldFile(holds []operator.Hold) holdFile {
+	f := holdFile{Format: holdFormat, Exported: time.Now().UnixMilli(), Holds: append([]operator.Hold{}, holds...)}
 	f.Digest = f.digest()
 	return f
 }
@@ -59,7 +59,7 @@ func (f holdFile) digest() string {
 }
 
 // standing returns the holds that were not lifted.
-func (f holdFile) standing() (holds []client.Hold) {
+func (f holdFile) standing() (holds []operator.Hold) {
 	for _, hold := range f.Holds {
 		if hold.ReleasedAt == 0 {
 			holds = append(holds, hold)

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lethe/internal/command"
+	"lethe/internal/operator"
 	"lethe/internal/operator/client"
 	"lethe/internal/output"
 	"lethe/internal/wire"
@@ -161,7 +162,7 @@ func (a *app) holdList() *cobra.Command {
 			warn(c, "there may be more than these %d holds", maxHolds)
 		}
 		if holds.Holds == nil {
-			holds.Holds = []client.Hold{}
+			holds.Holds = []operator.Hold{}
 		}
 		return print(c, holds, func(w io.Writer) error { return holdTable(w, holds.Holds...) })
 	})
@@ -169,7 +170,7 @@ func (a *app) holdList() *cobra.Command {
 }
 
 // holdTable prints holds, with times in UTC.
-func holdTable(w io.Writer, holds ...client.Hold) error {
+func holdTable(w io.Writer, holds ...operator.Hold) error {
 	var lines [][]string
 	for _, hold := range holds {
 		lifted, by := "-", "-"
@@ -216,8 +217,8 @@ and lethe uninstall need it while rooms are held. With - as FILE it writes to st
 
 // An importDocument is what an import has done.
 type importDocument struct {
-	Holds   []client.Hold `json:"holds"`
-	Refused []refusedHold `json:"refused"`
+	Holds   []operator.Hold `json:"holds"`
+	Refused []refusedHold   `json:"refused"`
 }
 
 type refusedHold struct {
@@ -240,7 +241,7 @@ hold, and by whom, are those of the import: the file has the first ones.`,
 			if err != nil {
 				return err
 			}
-			done := importDocument{Holds: []client.Hold{}, Refused: []refusedHold{}}
+			done := importDocument{Holds: []operator.Hold{}, Refused: []refusedHold{}}
 			for _, hold := range file.standing() {
 				set, err := api.SetHold(ctx, hold.Room, hold.Reason)
 				var answer *wire.Error

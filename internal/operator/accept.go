@@ -30,20 +30,10 @@ func (o *Operator) purge(c echo.Context, who string) error {
 		return err
 	}
 	ctx := c.Request().Context()
-	acceptance, err := o.acceptance(body.Acceptance)
-	if err != nil {
-		return err
-	}
-	request, err := o.request(ctx, PlanRequest{
+	request, acceptance, err := o.ofRoom(ctx, PlanRequest{
 		Kind: string(jobs.PurgeHistory), Room: body.Room, BeforeEvent: body.BeforeEvent, BeforeTime: body.BeforeTime, DeleteLocal: body.DeleteLocal,
-	})
+	}, body.Acceptance)
 	if err != nil {
-		return err
-	}
-	if err := o.refuseBusy(ctx, body.Room); err != nil {
-		return err
-	}
-	if err := o.checkPlan(ctx, request, body.Acceptance); err != nil {
 		return err
 	}
 	id, err := o.tasks.SubmitPurgeHistory(ctx, tasks.PurgeHistory{
@@ -59,26 +49,16 @@ func (o *Operator) delete(c echo.Context, who string) error {
 		return err
 	}
 	ctx := c.Request().Context()
-	acceptance, err := o.acceptance(body.Acceptance)
-	if err != nil {
-		return err
-	}
-	request, err := o.request(ctx, PlanRequest{Kind: string(jobs.DeleteRoom), Room: body.Room})
-	if err != nil {
-		return err
-	}
 	if user := body.NewRoomUser; user != "" {
 		if server, ok := matrix.ServerOf(user); !ok || server != o.options.ServerName || !matrix.ValidUserID(user) {
 			return wire.BadRequest("User must be our own: " + user)
 		}
 	}
-	if !storable(body.Message) || !storable(body.RoomName) {
+	if !postgres.Storable(body.Message) || !postgres.Storable(body.RoomName) {
 		return wire.BadJSON("Params 'message' and 'room_name' must not have a zero byte")
 	}
-	if err := o.refuseBusy(ctx, body.Room); err != nil {
-		return err
-	}
-	if err := o.checkPlan(ctx, request, body.Acceptance); err != nil {
+	_, acceptance, err := o.ofRoom(ctx, PlanRequest{Kind: string(jobs.DeleteRoom), Room: body.Room}, body.Acceptance)
+	if err != nil {
 		return err
 	}
 	purge := body.Purge == nil || *body.Purge
@@ -129,6 +109,21 @@ func (o *Operator) sweep(c echo.Context, who string) error {
 	return o.accepted(c, id, err)
 }
 
+// ofRoom reads what a job of a room is to do, and how it is to be accepted. It refuses a
+// job for which this is not the time.
+func (o *Operator) ofRoom(ctx context.Context, r PlanRequest, a Acceptance) (request plan.Request, accepted tasks.Acceptance, err error) {
+	if accepted, err = o.acceptance(a); err != nil {
+		return request, accepted, err
+	}
+	if request, err = o.request(ctx, r); err != nil {
+		return request, accepted, err
+	}
+	if err := o.refuseBusy(ctx, r.Room); err != nil {
+		return request, accepted, err
+	}
+	return request, accepted, o.checkPlan(ctx, request, a)
+}
+
 // acceptance reads how a job is to be accepted.
 func (o *Operator) acceptance(a Acceptance) (tasks.Acceptance, error) {
 	accepted := tasks.Acceptance{Grace: o.options.Grace, Reason: a.Reason}
@@ -147,7 +142,7 @@ func (o *Operator) acceptance(a Acceptance) (tasks.Acceptance, error) {
 		return accepted, wire.InvalidParam("'tolerance' must not be negative")
 	case a.Tolerance > 0 && a.Plan == "":
 		return accepted, wire.InvalidParam("'tolerance' is only for a job with a plan")
-	case !storable(a.Plan):
+	case !postgres.Storable(a.Plan):
 		return accepted, errBadPlan
 	}
 	return accepted, checkReason(a.Reason, false)

@@ -9,7 +9,6 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/jobs"
-	"lethe/internal/matrix"
 	"lethe/internal/store/control"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
@@ -128,7 +127,7 @@ func (o *Operator) scope(ctx context.Context, c echo.Context) (scope, value stri
 	switch {
 	case scope == "all" && value == "all":
 	case scope == "kind" && slices.Contains(kinds(), value):
-	case scope == "room" && matrix.ValidRoomID(value) && storable(value) && len(value) <= wire.MaxRoomID:
+	case scope == "room" && wire.CheckRoomID(value) == nil:
 	case scope == "job" && jobs.ValidID(value):
 		_, err = o.control.Job(ctx, value)
 		err = wire.Instead(err, postgres.ErrNotFound, noJob(value))

@@ -90,7 +90,7 @@ func checkReason(reason string, needed bool) error {
 		return wire.MissingParam("Missing params: ['reason']")
 	case n > maxReason:
 		return wire.BadJSON(fmt.Sprintf("Param 'reason' must be a string of 1 to %d characters", maxReason))
-	case !storable(reason):
+	case !postgres.Storable(reason):
 		return wire.BadJSON("Param 'reason' must not have a zero byte")
 	}
 	return nil

@@ -8,7 +8,6 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/jobs"
-	"lethe/internal/matrix"
 	"lethe/internal/store/control"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
@@ -93,10 +92,12 @@ func (f Filter) selected() (control.Filter, error) {
 	if err := errors.Join(oneOf("state", f.States, states), oneOf("kind", f.Kinds, kinds())); err != nil {
 		return selected, err
 	}
-	if f.Room != "" && (!matrix.ValidRoomID(f.Room) || !storable(f.Room)) {
-		return selected, wire.BadRequest(f.Room + " is not a legal room ID")
+	if f.Room != "" {
+		if err := wire.CheckRoomID(f.Room); err != nil {
+			return selected, err
+		}
 	}
-	if !storable(f.Requester) {
+	if !postgres.Storable(f.Requester) {
 		return selected, wire.InvalidParam("The requester has a zero byte")
 	}
 	return selected, nil

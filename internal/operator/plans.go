@@ -8,7 +8,6 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/jobs"
-	"lethe/internal/matrix"
 	"lethe/internal/plan"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
@@ -41,9 +40,12 @@ func (o *Operator) request(ctx context.Context, r PlanRequest) (plan.Request, er
 		return request, err
 	}
 	ofRoom := request.Kind == jobs.PurgeHistory || request.Kind == jobs.DeleteRoom
+	if ofRoom {
+		if err := wire.CheckRoomID(r.Room); err != nil {
+			return request, err
+		}
+	}
 	switch {
-	case ofRoom && (!matrix.ValidRoomID(r.Room) || len(r.Room) > wire.MaxRoomID || !storable(r.Room)):
-		return request, wire.BadRequest(r.Room + " is not a legal room ID")
 	case ofRoom && r.Name != "":
 		return request, wire.InvalidParam("'name' is for a sweep")
 	case !ofRoom && r.Room != "":

@@ -48,9 +48,6 @@ func oneOf(name string, given, words []string) error {
 	return nil
 }
 
-// storable reports whether PostgreSQL can hold a text.
-func storable(text string) bool { return !strings.Contains(text, "\x00") }
-
 // milliseconds returns a time in Unix milliseconds, 0 for the zero time.
 func milliseconds(t time.Time) int64 {
 	if t.IsZero() {

@@ -103,7 +103,7 @@ func TestPlanOfAPurge(t *testing.T) {
 		require.Greater(t, p.Bytes, p.Tables["event_json"].Bytes)
 		require.EqualValues(t, 1, p.ServersCount)
 		require.Equal(t, []string{"far.example"}, p.Servers)
-		require.Empty(t, p.Users, "nobody is removed")
+		require.Empty(t, p.Users, "a purge removes no user")
 		require.Positive(t, p.Seconds)
 		require.False(t, p.Measured)
 		warnings(t, p, "The number of these servers: 1.")

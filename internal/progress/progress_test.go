@@ -53,7 +53,7 @@ func TestBars(t *testing.T) {
 		s := &screen{width: 140}
 		bars := newBars(mpb.WithConsoleWriter(s))
 		picture := func() []string {
-			time.Sleep(2 * refresh)
+			time.Sleep(2 * refresh) // by the clock of synctest, which jumps
 			synctest.Wait()
 			return strings.Split(strings.TrimRight(s.shows(), "\n"), "\n")
 		}
@@ -98,7 +98,7 @@ func TestBarsFitNarrowTerminals(t *testing.T) {
 		bars := newBars(mpb.WithConsoleWriter(s))
 		defer bars.Close()
 		bars.Show(running)
-		time.Sleep(2 * refresh)
+		time.Sleep(2 * refresh) // by the clock of synctest, which jumps
 		synctest.Wait()
 		require.LessOrEqual(t, len([]rune(strings.TrimRight(s.shows(), "\n"))), 60)
 		require.Contains(t, s.shows(), "AbCdEfGhIjKlMnOp")
@@ -118,7 +118,7 @@ func TestLines(t *testing.T) {
 		lines.Show(job) // too soon
 		require.Equal(t, 1, strings.Count(out.String(), "\n"))
 		require.Contains(t, out.String(), `AbCdEfGhIjKlMnOp purge_history !a\nb:example.org 9,000/20,000 events: 340/s, 32s left`)
-		time.Sleep(linesInterval)
+		time.Sleep(linesInterval) // by the clock of synctest, which jumps
 		lines.Show(job)
 		require.Contains(t, out.String(), "9,500/20,000")
 		job.WaitsFor = "turn: 2nd of this room"

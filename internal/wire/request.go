@@ -42,10 +42,18 @@ const MaxRoomID = 255
 // hold, because they are too long or contain a zero byte.
 func ReadRoomID(c echo.Context) (string, error) {
 	room := Segment(c, "room_id")
-	if !matrix.ValidRoomID(room) || len(room) > MaxRoomID || strings.Contains(room, "\x00") {
-		return "", BadRequest(room + " is not a legal room ID")
+	if err := CheckRoomID(room); err != nil {
+		return "", err
 	}
 	return room, nil
+}
+
+// CheckRoomID refuses ids of rooms as [ReadRoomID] does.
+func CheckRoomID(room string) error {
+	if !matrix.ValidRoomID(room) || len(room) > MaxRoomID || strings.Contains(room, "\x00") {
+		return BadRequest(room + " is not a legal room ID")
+	}
+	return nil
 }
 
 // MaxBody is the maximum length of a request's body in bytes. Useful ones have at most a

@@ -344,23 +344,8 @@ func (c *Client) LiftPause(ctx context.Context, scope, value string) (pause oper
 	return pause, err
 }
 
-// A Hold says that nothing of a room may be deleted. Times are in Unix milliseconds.
-type Hold struct {
-	Room       string `json:"room_id"`
-	Reason     string `json:"reason"`
-	PlacedBy   string `json:"placed_by"`
-	PlacedAt   int64  `json:"placed_at"`
-	ReleasedBy string `json:"released_by,omitempty"`
-	ReleasedAt int64  `json:"released_at,omitempty"`
-}
-
-// Holds are the holds of rooms, the last placed first.
-type Holds struct {
-	Holds []Hold `json:"holds"`
-}
-
 // Holds returns the holds of all rooms, with those that were lifted if released is set.
-func (c *Client) Holds(ctx context.Context, released bool) (holds Holds, err error) {
+func (c *Client) Holds(ctx context.Context, released bool) (holds operator.Holds, err error) {
 	query := url.Values{}
 	if released {
 		query.Set("released", "true")
@@ -370,14 +355,14 @@ func (c *Client) Holds(ctx context.Context, released bool) (holds Holds, err err
 }
 
 // SetHold holds a room.
-func (c *Client) SetHold(ctx context.Context, room, reason string) (hold Hold, err error) {
+func (c *Client) SetHold(ctx context.Context, room, reason string) (hold operator.Hold, err error) {
 	body := map[string]string{"reason": reason}
 	err = c.do(ctx, request{method: http.MethodPut, path: path("holds", room), body: body}, &hold)
 	return hold, err
 }
 
 // LiftHold lifts the hold of a room.
-func (c *Client) LiftHold(ctx context.Context, room string) (hold Hold, err error) {
+func (c *Client) LiftHold(ctx context.Context, room string) (hold operator.Hold, err error) {
 	err = c.do(ctx, request{method: http.MethodDelete, path: path("holds", room)}, &hold)
 	return hold, err
 }

@@ -248,8 +248,8 @@ type Backlog struct {
 }
 
 // BacklogOf returns the mappings of a room that wait, and are due within the delay or
-// unconfirmed. Others are of purges that have failed, see [EndUnconfirmed]. It is zero
-// if there are none.
+// unconfirmed. Others are of purges that have failed, see [EndUnconfirmed]. A room without
+// such mappings has a zero Backlog.
 func BacklogOf(ctx context.Context, db *postgres.DB, room string, delay time.Duration) (d Backlog, err error) {
 	err = db.ReadRow(ctx, []any{&d.Batches, &d.Until, &d.Unconfirmed}, `
 		SELECT count(*) FILTER (WHERE due_at < 'infinity'),

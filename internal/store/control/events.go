@@ -86,8 +86,8 @@ func (c *Control) Events(ctx context.Context, after int64, job string, limit int
 // ErrUnsettled is returned while a transaction with an event does not end.
 var ErrUnsettled = errors.New("an event of a job is being written")
 
-// LastEvent returns the id of the last event that [Control.Events] would return now, 0 if
-// there is none. It fails with [ErrUnsettled] if a transaction with an event does not end
+// LastEvent returns the id of the last event that [Control.Events] would return now, 0
+// before the first. It fails with [ErrUnsettled] if a transaction with an event does not end
 // within 2 s.
 func (c *Control) LastEvent(ctx context.Context) (int64, error) {
 	last, err := c.lastSettled(ctx, -1)
