@@ -25,12 +25,6 @@ import (
 	"lethe/internal/wire"
 )
 
-// The defaults of the replacement room's name and of the message in it, as in Synapse.
-const (
-	defaultRoomName = "Content Violation Notification"
-	defaultMessage  = "Sharing illegal content on this server is not permitted and rooms in violation will be blocked."
-)
-
 // The times between two polls for the end of a job.
 const (
 	minPoll = 50 * time.Millisecond
@@ -62,7 +56,7 @@ func (s *server) readDelete(c echo.Context, requester string) (request tasks.Del
 	for _, text := range []struct {
 		name, byDefault string
 		value           *string
-	}{{"room_name", defaultRoomName, &request.RoomName}, {"message", defaultMessage, &request.Message}} {
+	}{{"room_name", shutdown.DefaultRoomName, &request.RoomName}, {"message", shutdown.DefaultMessage, &request.Message}} {
 		var given *string
 		if value, ok := body[text.name]; ok && json.Unmarshal(value, &given) != nil {
 			return request, nil, wire.BadJSON("Param '" + text.name + "' must be a string, if given")

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
 	"lethe/internal/plan"
+	"lethe/internal/shutdown"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/scheduledtasks"
@@ -53,6 +55,7 @@ func (o *Operator) delete(c echo.Context, who string) error {
 		if server, ok := matrix.ServerOf(user); !ok || server != o.options.ServerName || !matrix.ValidUserID(user) {
 			return wire.BadRequest("User must be our own: " + user)
 		}
+		body.RoomName, body.Message = cmp.Or(body.RoomName, shutdown.DefaultRoomName), cmp.Or(body.Message, shutdown.DefaultMessage)
 	}
 	if !postgres.Storable(body.Message) || !postgres.Storable(body.RoomName) {
 		return wire.BadJSON("Params 'message' and 'room_name' must not have a zero byte")

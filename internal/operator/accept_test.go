@@ -68,6 +68,16 @@ func TestPlanThatHasDrifted(t *testing.T) {
 	require.NotEmpty(t, get[operator.Accepted](l, "POST", "/purges", body(`,"tolerance":1`)).ID)
 }
 
+// A new room has a name and a message, whatever the request leaves out.
+func TestDeleteWithANewRoom(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 9, 0)
+	get[operator.Accepted](l, "POST", "/deletes", `{"room_id":"!room:x","new_room_user_id":"@user:x","message":"gone"}`)
+	require.JSONEq(t, `{"block":false,"purge":true,"force_purge":false,"new_room_user_id":"@user:x",
+		"new_room_name":"Content Violation Notification","message":"gone"}`, storetest.One[string](l.Lab, `SELECT parameters FROM lethe.jobs`))
+}
+
 func TestDeleteIsAcceptedOnce(t *testing.T) {
 	t.Parallel()
 	l := setup(t)

@@ -11,6 +11,12 @@ import (
 	"lethe/internal/store/roomwriter"
 )
 
+// The name of the new room and the message in it of requests that name none, as in Synapse.
+const (
+	DefaultRoomName = "Content Violation Notification"
+	DefaultMessage  = "Sharing illegal content on this server is not permitted and rooms in violation will be blocked."
+)
+
 // A Request says which room to shut down and how.
 type Request struct {
 	// JobID is the id of the shutdown's job.

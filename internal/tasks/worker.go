@@ -457,10 +457,11 @@ func decodeCheckpoint(job journal.Job, checkpoint any) error {
 }
 
 // runSlice does batches until the work is done, the slice is over or the job has
-// failed. It returns the last checkpoint if the work is done, a [jobs.YieldError] if there is more to do,
-// [journal.ErrSuperseded] if the run no longer owns the job, [journal.ErrHeld] or
-// [journal.ErrPaused] if the job must wait for the end of a hold or a pause, an errAbsorbed if another job does its
-// work, and otherwise the reason why the job failed.
+// failed. It returns the last checkpoint if the work is done, a [jobs.YieldError] if there
+// is more to do, [journal.ErrSuperseded] if the run no longer owns the job,
+// [journal.ErrHeld] or [journal.ErrPaused] if the job must wait for the end of a hold or a
+// pause, an errAbsorbed if another job does its work, and otherwise the reason why the job
+// failed.
 func (w *Worker) runSlice(ctx context.Context, job journal.Job, run journal.Run, log *slog.Logger) (last any, err error) {
 	level := slog.LevelInfo
 	if job.WaitsFor != "" {
