@@ -68,6 +68,18 @@ func TestPlanThatHasDrifted(t *testing.T) {
 	require.NotEmpty(t, get[operator.Accepted](l, "POST", "/purges", body(`,"tolerance":1`)).ID)
 }
 
+// A database with tables that Lethe does not know is refused as jobs refuse it.
+func TestUnknownTable(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 9, 0)
+	l.Exec(`CREATE TABLE future_secrets (room_id text NOT NULL, event_id text NOT NULL)`)
+	const text = "Lethe does not know the column future_secrets.event_id"
+	l.refused(409, text, "POST", "/plans", `{"kind":"purge_history","room_id":"!room:x","before_event_id":"$a5"}`)
+	l.refused(409, text, "POST", "/plans", `{"kind":"delete_room","room_id":"!room:x"}`)
+	l.refused(409, text, "GET", "/rooms/"+room, "")
+}
+
 // A new room has a name and a message, whatever the request leaves out.
 func TestDeleteWithANewRoom(t *testing.T) {
 	t.Parallel()

@@ -11,6 +11,7 @@ import (
 	"lethe/internal/plan"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/purge"
 	"lethe/internal/wire"
 )
 
@@ -86,6 +87,15 @@ func refusal(err error, r PlanRequest) error {
 	case errors.Is(err, plan.ErrRequest):
 		return wire.BadRequest(err.Error())
 	}
+	return unknownTables(err)
+}
+
+// unknownTables returns the refusal of a database with tables that Lethe does not know,
+// and other errors as they are. Jobs fail there with the same text.
+func unknownTables(err error) error {
+	if errors.Is(err, purge.ErrCatalog) {
+		return wire.New(http.StatusConflict, "M_UNKNOWN", err.Error())
+	}
 	return err
 }
 
@@ -103,5 +113,5 @@ func (o *Operator) checkPlan(ctx context.Context, request plan.Request, a Accept
 	case errors.Is(err, plan.ErrDigest):
 		return errBadPlan
 	}
-	return err
+	return unknownTables(err)
 }

@@ -17,7 +17,7 @@ func (o *Operator) rooms(c echo.Context, _ string) error {
 	}
 	rooms, next, err := o.footprints.Largest(c.Request().Context(), footprint.Page{Limit: page.Limit, After: page.After})
 	if err != nil {
-		return wire.Instead(err, footprint.ErrPage, errPage)
+		return unknownTables(wire.Instead(err, footprint.ErrPage, errPage))
 	}
 	return wire.AnswerOK(c, Rooms{Rooms: rooms, Next: nextOf(next)}, nil)
 }
@@ -29,5 +29,5 @@ func (o *Operator) room(c echo.Context, _ string) error {
 		return err
 	}
 	print, err := o.footprints.Room(c.Request().Context(), room)
-	return wire.AnswerOK(c, print, wire.Instead(err, postgres.ErrNotFound, wire.NotFound("There is no room "+room)))
+	return wire.AnswerOK(c, print, unknownTables(wire.Instead(err, postgres.ErrNotFound, wire.NotFound("There is no room "+room))))
 }
