@@ -170,7 +170,8 @@ func greeting(address, token, database string, rooms []roomgen.Summary) string {
 	text := "\nLethe is ready.\n\n  URL          " + url +
 		"\n  admin token  " + token +
 		"\n  asynqmon     " + url + httpapi.MonitorRoot + "   (any user; the token is the password)" +
-		"\n  PostgreSQL   " + database + "\n\nRooms:\n"
+		"\n  PostgreSQL   " + database +
+		"\n  lethe        export LETHE_API_URL=" + url + " LETHE_TOKEN=" + token + "   (then: bin/lethe job list)\n\nRooms:\n"
 	for _, room := range rooms {
 		text += fmt.Sprintf("  %-40s %6d events, made by %s\n", room.Room, room.Events, room.Creator)
 	}

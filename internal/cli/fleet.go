@@ -115,7 +115,7 @@ seconds. A limit that is not named stays. The word default leaves a limit to the
 		Args:      command.Arguments("a kind of job: " + strings.Join(kinds, ", ")),
 		ValidArgs: kinds,
 	}
-	c.Flags().StringVar(&rate, "rows-per-second", "", "the most rows that are deleted per second, a `number` or default")
+	c.Flags().StringVar(&rate, "rows-per-second", "", "the most events that all jobs of the kind delete per second, whatever rows go with them, a `number` or default")
 	c.Flags().StringVar(&jobs, "jobs", "", "the most jobs at a time, a `number` or default")
 	c.RunE = a.asks(func(ctx context.Context, c *cobra.Command, api *client.Client, args []string) error {
 		kind, given := args[0], c.Flags().Changed
@@ -201,7 +201,7 @@ func (a *app) fleetPause() *cobra.Command {
 	var body operator.VerbRequest
 	var until string
 	c := &cobra.Command{
-		Use:   "pause [--room ROOM | --kind KIND]",
+		Use:   "pause [--room ROOM | --kind KIND] --reason WHY",
 		Short: "pause all jobs, or those of a room or a kind",
 		Long: `Pauses all jobs, or those of a room or a kind: those that run from their next batch, and
 those that are requested later. They wait until lethe fleet resume, or until a time.`,
@@ -210,12 +210,15 @@ those that are requested later. They wait until lethe fleet resume, or until a t
 		Args: command.NoArguments,
 	}
 	s := addScope(c)
-	c.Flags().StringVar(&body.Reason, "reason", "", "why")
+	c.Flags().StringVar(&body.Reason, "reason", "", "why; it must not be empty")
 	c.Flags().StringVar(&until, "until", "", "end the pause at this `time`, "+timeForms+" from now")
 	c.RunE = a.asks(func(ctx context.Context, c *cobra.Command, api *client.Client, _ []string) error {
 		scope, value, err := s.read()
 		if err != nil {
 			return err
+		}
+		if body.Reason == "" {
+			return command.Usage("%s needs --reason, for those who wonder why their jobs wait", c.CommandPath())
 		}
 		if until != "" {
 			if body.Until, err = parseTime(until, time.Now(), 1); err != nil {

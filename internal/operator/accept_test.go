@@ -66,6 +66,8 @@ func TestPlanThatHasDrifted(t *testing.T) {
 	}
 	l.refused(409, "", "POST", "/purges", body(""))
 	require.NotEmpty(t, get[operator.Accepted](l, "POST", "/purges", body(`,"tolerance":1`)).ID)
+	l.refused(409, "The plan is not of this job", "POST", "/purges",
+		`{"room_id":"!room:x","before_event_id":"$a8","plan":"`+planned.Digest+`"}`)
 }
 
 // A database with tables that Lethe does not know is refused as jobs refuse it.

@@ -62,6 +62,11 @@ func TestGrace(t *testing.T) {
 	require.InDelta(t, time.Now().Add(time.Hour).UnixMilli(), accepted.Due, 60_000)
 	require.Contains(t, get[operator.Job](l, "GET", "/jobs/"+accepted.ID, "").WaitsFor, "grace: it ends at ")
 	require.Equal(t, "cancelled", get[operator.Outcome](l, "POST", "/jobs/"+accepted.ID+"/cancel", "").Job.State)
+	retried := get[operator.Outcome](l, "POST", "/jobs/"+accepted.ID+"/retry", "").Job
+	require.Equal(t, "scheduled", retried.State, "its grace has not ended")
+	require.Equal(t, accepted.Due, retried.Due)
+	l.Exec(`UPDATE lethe.jobs SET due_at = now() - interval '1 s', state = 'cancelled', ended_at = now()`)
+	require.Equal(t, "queued", get[operator.Outcome](l, "POST", "/jobs/"+accepted.ID+"/retry", "").Job.State)
 	require.Equal(t, "queued", l.purge("$a5", `,"grace":"0s"`).State)
 	for _, grace := range []string{"x", "-1s", "9000h", "24"} {
 		l.refused(400, "'grace' must be a duration", "POST", "/purges", `{"room_id":"!room:x","before_event_id":"$a5","grace":"`+grace+`"}`)

@@ -110,6 +110,8 @@ func (o *Operator) checkPlan(ctx context.Context, request plan.Request, a Accept
 	switch {
 	case errors.As(err, &drift):
 		return wire.New(http.StatusConflict, "M_UNKNOWN", drift.Error())
+	case errors.Is(err, plan.ErrOtherJob):
+		return wire.New(http.StatusConflict, "M_UNKNOWN", "The plan is not of this job: "+plan.ErrOtherJob.Error())
 	case errors.Is(err, plan.ErrDigest):
 		return errBadPlan
 	}

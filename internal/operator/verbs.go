@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 
 	"github.com/labstack/echo/v4"
 
@@ -124,6 +125,9 @@ func (o *Operator) bulk(c echo.Context, who string) error {
 	}
 	if err := errors.Join(checkTime("since_ts", body.Filter.Since), checkTime("before_ts", body.Filter.Before)); err != nil {
 		return err
+	}
+	if reflect.ValueOf(body.Filter).IsZero() {
+		return wire.InvalidParam("'filter' must select jobs: an empty one would select all")
 	}
 	filter, err := body.Filter.selected()
 	if err != nil {

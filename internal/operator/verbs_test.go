@@ -79,10 +79,12 @@ func TestVerbRefusals(t *testing.T) {
 	l.refused(404, "no job", "POST", "/jobs/AbCdEfGhIjKlMnOp/cancel", "")
 	for _, c := range []struct{ body, text string }{
 		{`{"verb":"kill"}`, "must be one of"},
+		{`{"verb":"cancel"}`, "must select jobs"},
+		{`{"verb":"cancel","filter":{}}`, "must select jobs"},
 		{`{"verb":"cancel","filter":{"state":["x"]}}`, "must be one of"},
 		{`{"verb":"cancel","filter":{"room_id":"x"}}`, "Param 'filter'"},
 		{`{"verb":"cancel","limit":1001}`, "from 1 to 1000"},
-		{`{"verb":"pause","until_ts":5}`, "is in the past"},
+		{`{"verb":"pause","until_ts":5,"filter":{"state":["queued"]}}`, "is in the past"},
 		{`{"verb":"cancel","filter":{"since_ts":-1}}`, "Unix milliseconds"},
 	} {
 		l.refused(400, c.text, "POST", "/jobs/bulk", c.body)

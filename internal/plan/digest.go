@@ -19,6 +19,9 @@ import (
 // plan for something else.
 var ErrDigest = errors.New("not the digest of a plan of this job")
 
+// ErrOtherJob is returned, together with [ErrDigest], for the digest of another plan.
+var ErrOtherJob = errors.New("it was made for another room, end, option or kind of job")
+
 // ErrDrifted is returned when a room has changed since its plan. The error is a
 // *[Drift].
 var ErrDrifted = errors.New("the room has drifted from its plan")
@@ -151,7 +154,7 @@ func (p *Planner) Check(ctx context.Context, request Request, text string, toler
 	}
 	// The token's place in the stream does not matter, and may differ for the same time.
 	if now.job != then.job || depthOf(now.token) != depthOf(then.token) {
-		return fmt.Errorf("check a plan: %w: it was made for another room, end, option or kind of job", ErrDigest)
+		return fmt.Errorf("check a plan: %w: %w", ErrDigest, ErrOtherJob)
 	}
 	if drift := (&Drift{then.events, now.events}); now.events != then.events || now.content != then.content {
 		if drift.events() > max(tolerance, 0) {

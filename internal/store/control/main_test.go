@@ -42,7 +42,7 @@ func (l *lab) in(state journal.State, room string) string {
 		        CASE WHEN $3 = 'absorbed' THEN jsonb_build_object('absorbed_by', 'ABCDEFGHIJKLMNOP')
 		             ELSE '{"phase": "events", "complete_below": 7, "events_deleted": 5, "events_kept": 2, "batches": 3}' END, now(),
 		        CASE WHEN $3 = 'running' THEN now() END, CASE WHEN $3 IN ('complete', 'failed', 'cancelled') THEN now() END,
-		        now() + interval '1 hour', CASE WHEN $3 = 'failed' THEN 'why' END)`, id, room, string(state))
+		        CASE WHEN $3 = 'scheduled' THEN now() + interval '1 hour' END, CASE WHEN $3 = 'failed' THEN 'why' END)`, id, room, string(state))
 	return id
 }
 

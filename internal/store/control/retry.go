@@ -11,7 +11,7 @@ import (
 )
 
 // retry queues a job again that has failed or was cancelled. It goes on at its
-// checkpoint. A purge that was absorbed by a failed one does its work itself.
+// checkpoint. One whose grace has not ended is scheduled again, until the same moment. A purge that was absorbed by a failed one does its work itself.
 func retry(ctx context.Context, tx pgx.Tx, job Job, request Request) error {
 	switch {
 	case job.State == journal.Complete:
@@ -28,8 +28,9 @@ func retry(ctx context.Context, tx pgx.Tx, job Job, request Request) error {
 	}
 	_, err := tx.Exec(ctx, `
 		UPDATE lethe.jobs
-		SET state = 'queued', generation = generation + 1, failures = 0, error = NULL, ended_at = NULL,
-		    task_missing_since = '-infinity', waits_for = NULL, waits_since = NULL, updated_at = clock_timestamp(),
+		SET state = CASE WHEN due_at > clock_timestamp() THEN 'scheduled' ELSE 'queued' END, generation = generation + 1,
+		    failures = 0, error = NULL, ended_at = NULL,
+		    task_missing_since = CASE WHEN due_at > clock_timestamp() THEN NULL ELSE timestamptz '-infinity' END, waits_for = NULL, waits_since = NULL, updated_at = clock_timestamp(),
 		    checkpoint = CASE WHEN checkpoint ? 'absorbed_by' THEN NULL ELSE checkpoint END
 		WHERE id = $1`, job.ID)
 	return occupied(err)
