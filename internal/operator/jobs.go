@@ -80,6 +80,11 @@ func kinds() (names []string) {
 	return names
 }
 
+// empty reports whether the filter selects all jobs. A list without entries is no list.
+func (f Filter) empty() bool {
+	return len(f.States)+len(f.Kinds) == 0 && f.Room == "" && f.Requester == "" && f.Since == 0 && f.Before == 0
+}
+
 // selected returns the filter of the store. It refuses words that mean nothing there.
 func (f Filter) selected() (control.Filter, error) {
 	selected := control.Filter{Room: f.Room, Requester: f.Requester, Since: timeOf(f.Since), Before: timeOf(f.Before)}

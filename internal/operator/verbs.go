@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"reflect"
 
 	"github.com/labstack/echo/v4"
 
@@ -126,7 +125,7 @@ func (o *Operator) bulk(c echo.Context, who string) error {
 	if err := errors.Join(checkTime("since_ts", body.Filter.Since), checkTime("before_ts", body.Filter.Before)); err != nil {
 		return err
 	}
-	if reflect.ValueOf(body.Filter).IsZero() {
+	if body.Filter.empty() {
 		return wire.InvalidParam("'filter' must select jobs: an empty one would select all")
 	}
 	filter, err := body.Filter.selected()

@@ -113,7 +113,7 @@ func ReadBody(c echo.Context, body any) error {
 	}
 	known := keys(reflect.TypeOf(body).Elem())
 	for key := range object {
-		if !slices.Contains(known, key) {
+		if known[key] == nil {
 			return BadJSON("Unknown param '" + key + "'")
 		}
 	}
@@ -125,20 +125,38 @@ func ReadBody(c echo.Context, body any) error {
 		}
 		decoder := json.NewDecoder(bytes.NewReader(one))
 		decoder.DisallowUnknownFields()
-		if err := decoder.Decode(body); err != nil {
+		// The decoder ignores the case of keys.
+		if !hasKeysOf(known[key], object[key]) || decoder.Decode(body) != nil {
 			return BadJSON("Param '" + key + "' has the wrong type, or an unknown param in it")
 		}
 	}
 	return nil
 }
 
-// keys are the JSON keys of a struct and of those that it embeds.
-func keys(t reflect.Type) (names []string) {
+// hasKeysOf reports whether the object has no other keys than the type, nor has any object
+// in it. Other values have no keys.
+func hasKeysOf(t reflect.Type, sent json.RawMessage) bool {
+	var object map[string]json.RawMessage
+	if t.Kind() != reflect.Struct || json.Unmarshal(sent, &object) != nil {
+		return true
+	}
+	known := keys(t)
+	for key, value := range object {
+		if known[key] == nil || !hasKeysOf(known[key], value) {
+			return false
+		}
+	}
+	return true
+}
+
+// keys are the JSON keys of a struct and of those that it embeds, with their types.
+func keys(t reflect.Type) map[string]reflect.Type {
+	types := map[string]reflect.Type{}
 	for _, field := range reflect.VisibleFields(t) {
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		if name != "" {
-			names = append(names, name)
+			types[name] = field.Type
 		}
 	}
-	return names
+	return types
 }

@@ -46,6 +46,7 @@ func TestReadBody(t *testing.T) {
 		`{"limit":"5"}`:                    "400 M_BAD_JSON: Param 'limit' has the wrong type, or an unknown param in it",
 		`{"limit":1e99}`:                   "400 M_BAD_JSON: Param 'limit' has the wrong type, or an unknown param in it",
 		`{"filter":{"kinds":[]}}`:          "400 M_BAD_JSON: Param 'filter' has the wrong type, or an unknown param in it",
+		`{"filter":{"Kind":[]}}`:           "400 M_BAD_JSON: Param 'filter' has the wrong type, or an unknown param in it",
 		`[]`:                               "400 M_BAD_JSON: Content must be a JSON object.",
 		`{`:                                "400 M_NOT_JSON: Content not JSON.",
 		"{\"room_id\":\"\xff\"}":           "400 M_NOT_JSON: Content not JSON.",
