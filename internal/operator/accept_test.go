@@ -66,6 +66,8 @@ func TestPlanThatHasDrifted(t *testing.T) {
 	}
 	l.refused(409, "", "POST", "/purges", body(""))
 	require.NotEmpty(t, get[operator.Accepted](l, "POST", "/purges", body(`,"tolerance":1`)).ID)
+	require.JSONEq(t, `{"digest":"`+planned.Digest+`","tolerance":1}`, storetest.One[string](l.Lab, `SELECT plan::text FROM lethe.jobs`),
+		"workers compare with it once more")
 	l.refused(409, "The plan is not of this job", "POST", "/purges",
 		`{"room_id":"!room:x","before_event_id":"$a8","plan":"`+planned.Digest+`"}`)
 }

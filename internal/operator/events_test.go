@@ -101,6 +101,8 @@ func TestFollowAJob(t *testing.T) {
 		again = append(again, m.id)
 	}
 	require.Equal(t, ids[1:], again)
+	stream, _ = l.follow(l.Ctx, "/jobs/"+id+"/events?after="+ids[1], ids[0])
+	require.Equal(t, ids[2], (<-stream).id, "the parameter comes first")
 	_, status = l.follow(l.Ctx, "/jobs/"+id+"/events?after="+ids[2], "")
 	require.Equal(t, 204, status, "there is no more")
 	_, status = l.follow(l.Ctx, "/events", "x")
@@ -135,4 +137,26 @@ func TestFollowAllJobs(t *testing.T) {
 		}
 	}
 	require.Equal(t, []string{"queued", "cancel", "cancelled"}, events)
+}
+
+// A client that does not read has one of the streams, and others are refused until it goes.
+func TestStreamsAreBounded(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	ctx, cancel := context.WithCancel(l.Ctx)
+	defer cancel()
+	const most = 100
+	for range most {
+		_, status := l.follow(ctx, "/events", "")
+		require.Equal(t, 200, status)
+	}
+	l.refused(503, "Too many clients follow events", "GET", "/events", "")
+	require.NotNil(t, get[operator.Fleet](l, "GET", "/fleet", "").Limits, "other requests are served")
+	cancel()
+	require.Eventually(t, func() bool {
+		ctx, cancel := context.WithCancel(l.Ctx)
+		defer cancel()
+		_, status := l.follow(ctx, "/events", "")
+		return status == 200
+	}, time.Minute, 50*time.Millisecond)
 }

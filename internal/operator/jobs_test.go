@@ -91,6 +91,8 @@ func TestListOfJobs(t *testing.T) {
 	require.Zero(t, count("requester=@user:x"))
 	require.Equal(t, 5, count("since=1"))
 	require.Zero(t, count("before=1"))
+	require.Zero(t, count("since=32503680000000"))
+	require.Equal(t, 5, count("before=32503680000000"))
 	require.Equal(t, "turn: 5th of this room", get[operator.Job](l, "GET", "/jobs/"+want[0], "").WaitsFor)
 
 	for query, text := range map[string]string{

@@ -417,6 +417,35 @@ func TestWorkersCheckPlans(t *testing.T) {
 	}
 }
 
+// TestCheckJob compares jobs with the plans in their rows, with the parameters that jobs
+// have.
+func TestCheckJob(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "e", 20, 0)
+	l.Exec(`UPDATE events SET sender = '@u:' || $1 WHERE event_id = '$e3'`, storetest.ServerName)
+	purged := l.plan(plan.Request{Kind: jobs.PurgeHistory, Room: room, BeforeEvent: "$e10", DeleteLocalEvents: true})
+	deleted := l.plan(plan.Request{Kind: jobs.DeleteRoom, Room: room})
+	check := func(p plan.Plan, parameters string, tolerance int64) error {
+		return l.planner().CheckJob(l.Ctx, journal.Job{
+			Kind: p.Kind, Room: p.Room, Parameters: json.RawMessage(parameters), Plan: plan.Accepted{Digest: p.Digest, Tolerance: tolerance}.Encode(),
+		})
+	}
+	local, kept := `{"token": "`+purged.Before+`", "delete_local_events": true}`, `{"token": "`+purged.Before+`", "delete_local_events": false}`
+	require.NoError(t, check(purged, local, 0))
+	require.ErrorIs(t, check(purged, kept, 0), plan.ErrOtherJob)
+	require.NoError(t, check(deleted, `{"purge": true}`, 0))
+	l.Exec(`INSERT INTO events (event_id, room_id, type, topological_ordering, depth, stream_ordering, processed, outlier, sender)
+		SELECT '$late' || n, $1, 'm.room.message', 5, 5, 50 + n, true, false, '@zoe:far' FROM generate_series(1, 2) n`, room)
+	for p, parameters := range map[*plan.Plan]string{&purged: local, &deleted: `{}`} {
+		require.ErrorIs(t, check(*p, parameters, 0), plan.ErrDrifted, p.Kind)
+		require.ErrorIs(t, check(*p, parameters, 1), plan.ErrDrifted, p.Kind)
+		require.NoError(t, check(*p, parameters, 2), p.Kind)
+	}
+	require.Error(t, check(purged, `[]`, 9))
+	require.Error(t, l.planner().CheckJob(l.Ctx, journal.Job{Kind: purged.Kind, Room: room, Parameters: json.RawMessage(local), Plan: json.RawMessage(`[]`)}))
+}
+
 func TestPlanOfARetentionSweep(t *testing.T) {
 	t.Parallel()
 	l := setup(t)

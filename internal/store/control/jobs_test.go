@@ -118,6 +118,16 @@ func TestJobsInPages(t *testing.T) {
 	for limit := 1; limit <= 8; limit++ {
 		require.Equal(t, sorted, all(control.Filter{}, limit), limit)
 	}
+	// A position is as exact as the times are, and jobs of the same time have an order.
+	l.Exec(`UPDATE lethe.jobs SET created_at = timestamptz '2026-01-01' + ascii(id) % 3 * interval '1 microsecond'`)
+	exactly := storetest.All[string](l.Lab, `SELECT id FROM lethe.jobs ORDER BY created_at DESC, id DESC`)
+	for limit := 1; limit <= 8; limit++ {
+		require.Equal(t, exactly, all(control.Filter{}, limit), limit)
+		require.Equal(t, exactly, all(control.Filter{IDs: ids}, limit), limit)
+	}
+	for i, id := range ids {
+		l.Exec(`UPDATE lethe.jobs SET created_at = $2 WHERE id = $1`, id, time.Unix(int64(1000+(6-i)/2), 0))
+	}
 	for name, c := range map[string]struct {
 		filter control.Filter
 		where  string

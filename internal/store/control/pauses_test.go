@@ -100,6 +100,23 @@ func TestResumeSaysWhichOtherPauseCoversAJob(t *testing.T) {
 	require.Contains(t, outcome.Refusal, "pause of all jobs, by @boss:x: move")
 }
 
+// A job that is cancelled takes its pause with it, and one that is held is resumed by the
+// end of its hold.
+func TestWhatEndsAPause(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.Queue(room)
+	require.True(t, l.do(control.Request{Verb: control.VerbPause}, id).Done)
+	require.True(t, l.do(control.Request{Verb: control.VerbCancel}, id).Done)
+	pauses, err := l.control.Pauses(l.Ctx)
+	require.NoError(t, err)
+	require.Empty(t, pauses)
+	require.True(t, l.do(control.Request{Verb: control.VerbRetry}, id).Done)
+	_, err = l.Journal.ClaimJob(l.Ctx, id, l.Job(id).Generation, jobs.HeartbeatStale, 0)
+	require.NoError(t, err)
+	require.Contains(t, l.do(control.Request{Verb: control.VerbResume}, l.in(journal.Held, room)).Refusal, "a hold, which must be lifted")
+}
+
 func TestPausesWithoutMeaning(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -161,6 +178,30 @@ func TestJobsAtATime(t *testing.T) {
 	}
 	require.Equal(t, 3, won)
 	require.Equal(t, 3, storetest.One[int](l.Lab, `SELECT count(*) FROM lethe.jobs WHERE state = 'running' AND heartbeat_at > now() - interval '5 seconds'`))
+}
+
+// A claim waits for one of another room that has begun, and counts it.
+func TestClaimsOfAKindWithALimitWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	first, second := l.Queue("!a:x"), l.Queue("!b:x")
+	_, err := l.control.SetLimit(l.Ctx, control.Limit{Kind: jobs.PurgeHistory, Jobs: new(1)})
+	require.NoError(t, err)
+	slow, err := l.Conn.Begin(l.Ctx)
+	require.NoError(t, err)
+	// The first claim is about to write its row, and has taken the lock of the kind.
+	_, err = slow.Exec(l.Ctx, `SELECT pg_advisory_xact_lock(hashtextextended('lethe.jobs of the kind purge_history', 0))`)
+	require.NoError(t, err)
+	claimed := make(chan error, 1)
+	go func() {
+		_, err := l.Journal.ClaimJob(l.Ctx, second, 1, jobs.HeartbeatStale, 0)
+		claimed <- err
+	}()
+	l.RequireLockWait()
+	_, err = slow.Exec(l.Ctx, `UPDATE lethe.jobs SET state = 'running', heartbeat_at = clock_timestamp() WHERE id = $1`, first)
+	require.NoError(t, err)
+	require.NoError(t, slow.Commit(l.Ctx))
+	require.ErrorIs(t, <-claimed, journal.ErrKindFull)
 }
 
 func TestLimits(t *testing.T) {

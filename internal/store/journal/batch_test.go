@@ -2,6 +2,7 @@ package journal_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -31,6 +32,46 @@ func TestBatchCommitsItsCheckpointWithItsWork(t *testing.T) {
 		_, err := l.PurgeBatchWith(batch, 4, 1, func(purge.HistoryBatch) any { return func() {} })
 		require.ErrorContains(t, err, "checkpoint", "a function has no JSON")
 	})
+}
+
+// What is undone was not deleted, in a batch that is tried again or back at a savepoint.
+func TestBatchCountsWhatItCommits(t *testing.T) {
+	t.Parallel()
+	l := storetest.New(t)
+	work := l.Work(room)
+	undo := errors.New("undo")
+	require.NoError(t, l.InBatch(work, func(b *journal.Batch) (any, error) {
+		b.Count("events", 1000)
+		b.Rollback(l.Ctx)
+		b.Count("events", 3)
+		undone, err := b.Savepoint(l.Ctx, func() error {
+			b.Count("events", 100)
+			b.Count("event_json", 100)
+			return undo
+		})
+		require.NoError(t, err)
+		require.ErrorIs(t, undone, undo)
+		undone, err = b.Savepoint(l.Ctx, func() error { b.Count("event_json", 2); return nil })
+		require.NoError(t, err)
+		require.NoError(t, undone)
+		return nil, nil
+	}))
+	require.JSONEq(t, `{"events": 3, "event_json": 2}`, storetest.One[string](l, `SELECT deleted::text FROM lethe.jobs`))
+}
+
+func TestPausedSweepCommitsNoBatch(t *testing.T) {
+	t.Parallel()
+	l := storetest.New(t)
+	run := l.Claim(l.Queue(""))
+	l.Exec(`INSERT INTO lethe.pauses (scope, value, who, reason) VALUES ('job', $1, '@op:x', 'backup')`, run.JobID)
+	b := l.Journal.BeginSweep(run, time.Minute)
+	err := b.Commit(l.Ctx, 1)
+	b.Rollback(l.Ctx)
+	require.ErrorIs(t, err, journal.ErrPaused)
+	l.Exec(`DELETE FROM lethe.pauses`)
+	b = l.Journal.BeginSweep(run, time.Minute)
+	defer b.Rollback(l.Ctx)
+	require.NoError(t, b.Commit(l.Ctx, 1))
 }
 
 func TestBatchResetsTheFailures(t *testing.T) {
