@@ -576,7 +576,7 @@ func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *
 	case ctx.Err() != nil: // asynq gave the task up
 		return jobs.YieldError{Reason: jobs.YieldTimeout}
 	case errors.Is(err, lock.ErrTaken):
-		return jobs.YieldError{Reason: jobs.YieldRoomLocked, After: wait.Jitter(busyWait)}
+		return jobs.YieldError{Reason: jobs.YieldRoomLocked, After: wait.Jitter(busyWait), WaitsFor: journal.RoomLockTaken}
 	case errors.Is(err, journal.ErrFenced), errors.Is(err, lock.ErrLockLost), errors.Is(err, beside.ErrLockLost):
 		if errors.Is(err, journal.ErrFenced) {
 			w.metrics.FenceRejections.Inc()

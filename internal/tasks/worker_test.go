@@ -307,6 +307,7 @@ func TestClassify(t *testing.T) {
 	var yield jobs.YieldError
 	require.ErrorAs(t, w.classify(l.Ctx, run, fmt.Errorf("lock: %w", lock.ErrTaken), l.log), &yield)
 	require.Positive(t, yield.After, "so that the room's other users get on")
+	require.Equal(t, journal.RoomLockTaken, yield.WaitsFor)
 
 	given, giveUp := context.WithCancel(l.Ctx)
 	giveUp()

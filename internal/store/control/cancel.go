@@ -7,7 +7,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 )
 
@@ -15,12 +14,10 @@ import (
 // its generation is no longer the row's.
 func cancel(ctx context.Context, tx pgx.Tx, job Job, request Request) error {
 	switch {
-	case job.State == journal.Cancelled:
-		return refusal("the job was cancelled already")
 	case job.State.Ended():
 		return hasEnded(job)
 	case vanished(job):
-		return refusal("the room is gone: what is left of it must go too")
+		return refusal("its room is gone, and what is left of the room must go too")
 	}
 	detail := map[string]any{}
 	if job.CompleteBelow != nil {

@@ -135,7 +135,7 @@ func TestJobsAtATime(t *testing.T) {
 	require.ErrorIs(t, err, journal.ErrKindFull)
 	job, err := l.control.Job(l.Ctx, second)
 	require.NoError(t, err)
-	require.Equal(t, "limit: 1 jobs of the kind purge_history at a time", job.WaitsFor)
+	require.Equal(t, "limit: at a time the fleet runs 1 of the kind purge_history", job.WaitsFor)
 	l.Age(first, 2*jobs.HeartbeatStale)
 	l.Claim(second)
 

@@ -137,7 +137,7 @@ func TestDeleteIsNotCancelledPastTheVanishOfItsRoom(t *testing.T) {
 		outcome := l.do(control.Request{Verb: control.VerbCancel}, id)
 		require.Equal(t, may, outcome.Done, checkpoint)
 		if !may {
-			require.Contains(t, outcome.Refusal, "the room is gone")
+			require.Contains(t, outcome.Refusal, "its room is gone")
 			l.Exec(`UPDATE lethe.jobs SET kind = 'purge_history' WHERE id = $1`, id)
 		}
 	}
