@@ -35,6 +35,9 @@ func TestRefusedRequestsChangeNothing(t *testing.T) {
 		{400, "not a legal room ID", "/deletes", `{"room_id":"x"}`},
 		{400, "User must be our own", "/deletes", `{"room_id":"!room:x","new_room_user_id":"@a:far"}`},
 		{400, "zero byte", "/deletes", `{"room_id":"!room:x","message":"\u0000"}`},
+		{404, "The database knows no room !typo:x", "/deletes", `{"room_id":"!typo:x"}`},
+		{404, "The database knows no room !typo:x", "/purges", `{"room_id":"!typo:x","before_ts":5000000000000}`},
+		{404, "The database knows no room !typo:x", "/plans", `{"kind":"delete_room","room_id":"!typo:x"}`},
 		{400, "must be one of", "/sweeps", `{"kind":"purge_history"}`},
 		{400, "no job of that kind", "/sweeps", `{"kind":"retention_sweep"}`},
 		{400, "must be one of", "/plans", `{"kind":"x"}`},
@@ -80,6 +83,16 @@ func TestUnknownTable(t *testing.T) {
 	l.refused(409, text, "POST", "/plans", `{"kind":"purge_history","room_id":"!room:x","before_event_id":"$a5"}`)
 	l.refused(409, text, "POST", "/plans", `{"kind":"delete_room","room_id":"!room:x"}`)
 	l.refused(409, text, "GET", "/rooms/"+room, "")
+}
+
+// Only to block it is a reason to delete a room that the database does not know.
+func TestDeleteOfAnUnknownRoom(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	accepted := get[operator.Accepted](l, "POST", "/deletes", `{"room_id":"!typo:x","block":true}`)
+	require.Equal(t, []string{"The database knows no room !typo:x: the delete only blocks it"}, accepted.Warnings)
+	l.Exec(`INSERT INTO rooms (room_id, is_public) VALUES ('!known:x', false)`)
+	require.Empty(t, get[operator.Accepted](l, "POST", "/deletes", `{"room_id":"!known:x"}`).Warnings)
 }
 
 // A new room has a name and a message, whatever the request leaves out.

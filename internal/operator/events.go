@@ -42,7 +42,7 @@ var errStreams = &wire.Error{
 
 // eventsOfJob is GET /_lethe/v1/jobs/{job_id}/events.
 func (o *Operator) eventsOfJob(c echo.Context, _ string) error {
-	job, err := o.one(c.Request().Context(), c)
+	job, _, err := o.one(c.Request().Context(), c)
 	if err != nil {
 		return err
 	}

@@ -15,10 +15,11 @@ import (
 	"lethe/internal/wire"
 )
 
-// maxRows and maxRunning are the largest limits of the fleet.
+// MaxRows and MaxRunning are the largest limits of the fleet: rows per second, and jobs at a
+// time.
 const (
-	maxRows    = 10_000_000
-	maxRunning = 1000
+	MaxRows    = 10_000_000
+	MaxRunning = 1000
 )
 
 // fleet is GET /_lethe/v1/fleet.
@@ -28,7 +29,7 @@ func (o *Operator) fleet(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	answer := Fleet{Limits: make([]Limit, 0, len(limits)), Workers: []FleetWorker{}}
+	answer := Fleet{Limits: make([]Limit, 0, len(limits))}
 	for _, limit := range limits {
 		answer.Limits = append(answer.Limits, limitOf(limit))
 	}
@@ -37,7 +38,7 @@ func (o *Operator) fleet(c echo.Context, _ string) error {
 		if err != nil {
 			return fmt.Errorf("list the workers: %w", err)
 		}
-		answer.Workers = append(answer.Workers, workers...)
+		answer.Workers = new(append([]FleetWorker{}, workers...))
 	}
 	return wire.AnswerOK(c, answer, nil)
 }
@@ -58,7 +59,7 @@ func (o *Operator) setLimit(c echo.Context, who string) error {
 	if !slices.Contains(kinds(), kind) {
 		return wire.NotFound("There is no kind of job '" + kind + "'")
 	}
-	if err := errors.Join(inRange("rows_per_second", body.RowsPerSecond, maxRows), inRange("jobs", body.Jobs, maxRunning)); err != nil {
+	if err := errors.Join(inRange("rows_per_second", body.RowsPerSecond, MaxRows), inRange("jobs", body.Jobs, MaxRunning)); err != nil {
 		return err
 	}
 	limit, err := o.control.SetLimit(c.Request().Context(), control.Limit{
@@ -118,7 +119,18 @@ func (o *Operator) liftPause(c echo.Context, who string) error {
 		return err
 	}
 	pause, err := o.control.LiftPause(c.Request().Context(), scope, value)
-	return wire.AnswerOK(c, pauseOf(pause), wire.Instead(err, postgres.ErrNotFound, wire.NotFound("There is no pause of "+scope+" "+value)))
+	return wire.AnswerOK(c, pauseOf(pause), wire.Instead(err, postgres.ErrNotFound, wire.NotFound("There is no pause of "+Paused(scope, value))))
+}
+
+// Paused returns what a pause covers, in words.
+func Paused(scope, value string) string {
+	switch scope {
+	case "all":
+		return "all jobs"
+	case "kind":
+		return "all jobs of the kind " + value
+	}
+	return "the " + scope + " " + value
 }
 
 // scope returns what the path says is paused.
