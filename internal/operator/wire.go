@@ -372,10 +372,10 @@ type PauseRequest struct {
 // settings.
 type LimitRequest struct {
 	// RowsPerSecond bounds the events that all jobs of the kind delete in a second.
-	RowsPerSecond *int `json:"rows_per_second"`
+	RowsPerSecond *int `json:"rows_per_second,omitempty"`
 
 	// Jobs bounds how many jobs of the kind run at once.
-	Jobs *int `json:"jobs"`
+	Jobs *int `json:"jobs,omitempty"`
 }
 
 // A Hold keeps a room from being deleted from. Times are in Unix milliseconds.
