@@ -354,3 +354,17 @@ func encodeLine(value any) (string, error) {
 	text, err := json.Marshal(value)
 	return string(text), err
 }
+
+// A request that the API calls malformed is wrong usage, and other refusals are not.
+func TestExitStatusOfRefusals(t *testing.T) {
+	t.Parallel()
+	for status, refusals := range map[int][]*wire.Error{
+		command.BadUsage: {wire.InvalidParam("x"), wire.MissingParam("x"), wire.BadJSON("x")},
+		command.Failed:   {wire.BadRequest("Event is for wrong room."), wire.NotFound("x"), wire.New(http.StatusUnauthorized, "M_UNKNOWN_TOKEN", "x")},
+		command.Refused:  {wire.Forbidden("x"), wire.New(http.StatusConflict, "M_UNKNOWN", "x")},
+	} {
+		for _, refusal := range refusals {
+			require.Equal(t, status, command.Status(explain(refusal)), refusal)
+		}
+	}
+}

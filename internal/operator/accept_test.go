@@ -91,8 +91,14 @@ func TestDeleteOfAnUnknownRoom(t *testing.T) {
 	l := setup(t)
 	accepted := get[operator.Accepted](l, "POST", "/deletes", `{"room_id":"!typo:x","block":true}`)
 	require.Equal(t, []string{"The database knows no room !typo:x: the delete only blocks it"}, accepted.Warnings)
-	l.Exec(`INSERT INTO rooms (room_id, is_public) VALUES ('!known:x', false)`)
-	require.Empty(t, get[operator.Accepted](l, "POST", "/deletes", `{"room_id":"!known:x"}`).Warnings)
+	// Each of these is a trace of a room.
+	l.Exec(`INSERT INTO rooms (room_id, is_public) VALUES ('!row:x', false)`)
+	l.Exec(`INSERT INTO local_current_membership (room_id, user_id, event_id, membership) VALUES ('!invite:x', '@user:x', '$i', 'invite')`)
+	l.Chain("!event:x", "e", 1, 0)
+	l.Exec(`DELETE FROM rooms WHERE room_id = '!event:x'`)
+	for _, room := range []string{"!row:x", "!invite:x", "!event:x"} {
+		require.Empty(t, get[operator.Accepted](l, "POST", "/deletes", `{"room_id":"`+room+`"}`).Warnings, room)
+	}
 }
 
 // A new room has a name and a message, whatever the request leaves out.
