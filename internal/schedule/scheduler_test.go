@@ -372,8 +372,8 @@ func TestSchedulesClocksMustAgree(t *testing.T) {
 	rules := retention.Config{Enabled: true, Jobs: []retention.Job{every(t, "daily", 24*time.Hour)}}
 	o.look(New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{Rules: rules}))
 	o.Exec(`UPDATE lethe.schedules SET last_tick = last_tick - interval '1 year'`)
-	slow := func() time.Time { return time.Now().Add(-6 * time.Minute) }
-	s := New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{Rules: rules, Now: slow})
+	s := New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{Rules: rules})
+	s.wall = func() time.Time { return time.Now().Add(-6 * time.Minute) }
 	_, err := s.Look(o.Ctx)
 	require.ErrorContains(t, err, "the database's clock is 6m0s ahead of this machine's")
 	_, err = s.Once(o.Ctx, "")
