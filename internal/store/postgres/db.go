@@ -167,10 +167,11 @@ func (db *DB) QueryHeartbeat(ctx context.Context, sql string, args ...any) (pgx.
 	return db.heartbeats.Query(ctx, sql, args...)
 }
 
-// readRetryTime is how long a read waits for a database that restarts.
-const readRetryTime = 5 * time.Second
+// readRetryTime is how long a read waits for a database that restarts. A caller of the API
+// learns within it that the database is down.
+const readRetryTime = time.Second
 
-// RetryRead repeats a read for up to 5 s while the database cannot be reached. After
+// RetryRead repeats a read for up to 1 s while the database cannot be reached. After
 // a restart of the server every pooled connection is dead, and only the read that
 // gets such a connection notices it.
 func RetryRead(ctx context.Context, read func() error) error {
