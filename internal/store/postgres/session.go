@@ -32,14 +32,14 @@ var ErrSearchPath = errors.New("the session has not kept its search_path: Lethe 
 func setUpSession(ctx context.Context, conn *pgx.Conn, idle time.Duration) error {
 	var path, kept string
 	err := conn.QueryRow(ctx, `
-		SELECT pg_catalog.set_config('search_path', pg_catalog.concat('pg_catalog, '::text, (
+		SELECT pg_catalog.set_config('search_path', pg_catalog.concat('pg_catalog, '::pg_catalog.text, (
 		         SELECT pg_catalog.quote_ident(coalesce(pg_catalog.min(n.nspname::pg_catalog.text), 'public'::pg_catalog.text))
 		         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
 		         WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('events'::pg_catalog.text)
-		       ), ', pg_temp'::text), false),
+		       ), $3::pg_catalog.text), false),
 		       pg_catalog.set_config('lock_timeout'::pg_catalog.text, $1::pg_catalog.text, false),
 		       pg_catalog.set_config('idle_in_transaction_session_timeout'::pg_catalog.text, $2::pg_catalog.text, false)`,
-		Milliseconds(lockWait), Milliseconds(idle)).Scan(&path, nil, nil)
+		Milliseconds(lockWait), Milliseconds(idle), lastSchemas).Scan(&path, nil, nil)
 	if err == nil {
 		err = conn.QueryRow(ctx, `SELECT pg_catalog.current_setting('search_path'::pg_catalog.text)`).Scan(&kept)
 	}
