@@ -183,6 +183,7 @@ func (p *process) part(purpose config.Purpose) part {
 				Homeserver:     p.shutdownHomeserver(),
 				HomeserverRuns: p.service != nil,
 				MappingDelay:   p.settings.Worker.MappingDelay,
+				MaxLockWait:    p.settings.Worker.MaxLockWait,
 				MaxQueued:      p.settings.Retention.Limits.MaxQueued,
 				MaxRunning:     p.settings.Retention.Limits.MaxRunning,
 				Retention:      p.settings.Retention.Rules,

@@ -330,11 +330,13 @@ func (j *Journal) YieldJob(ctx context.Context, run Run, yield Yield) error {
 		text := string(encoded)
 		checkpoint = &text
 	}
-	// A job that waits again for what it has waited for keeps its time.
+	// A job that waits again for what it has waited for keeps its time, and so does one that
+	// waits for a lock which another session has now.
 	return j.moveJob(ctx, "yield the job", run, `
 		state = 'queued', heartbeat_at = NULL, checkpoint = coalesce($5, checkpoint), waits_for = nullif($4, ''),
-		waits_since = CASE WHEN $4 = '' THEN NULL WHEN waits_for = $4 THEN waits_since ELSE clock_timestamp() END`,
-		postgres.Sanitize(yield.WaitsFor), checkpoint)
+		waits_since = CASE WHEN $4 = '' THEN NULL WHEN waits_for = $4 THEN waits_since
+		                   WHEN starts_with(waits_for, $6) AND starts_with($4, $6) THEN waits_since ELSE clock_timestamp() END`,
+		postgres.Sanitize(yield.WaitsFor), checkpoint, postgres.WaitsForLock)
 }
 
 // EndJob ends the run's job in the given state. The reason says why it failed. A run
