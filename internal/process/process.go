@@ -58,6 +58,7 @@ type process struct {
 	closers  []func(context.Context) // in the order of opening
 
 	db       *postgres.DB // nil unless needsDatabase
+	pages    *postgres.DB // nil unless rooms are read
 	redis    redis.UniversalClient
 	locks    []redis.UniversalClient // one, or independent masters
 	readers  *lock.Readers           // nil unless rooms are read
@@ -231,7 +232,7 @@ func (p *process) messages() *messages.Messages {
 	if p.homeserver != nil && p.settings.Messages.Backfill {
 		options.Backfill = messages.NewOlderHistory(p.homeserver, messages.OlderHistoryOptions{})
 	}
-	return messages.New(p.db, options)
+	return messages.New(p.pages, options)
 }
 
 // servedRetention returns the rules that the API tells users, nil for none.

@@ -102,6 +102,10 @@ func (db *DB) Close() {
 	db.pool.Close()
 }
 
+// Reserved returns the connection for heartbeats as a DB of its own, for checks that must be
+// answered however busy the pool is. The caller does not close it.
+func (db *DB) Reserved() *DB { return &DB{pool: db.heartbeats, heartbeats: db.heartbeats} }
+
 // Ping checks that the server answers.
 func (db *DB) Ping(ctx context.Context) error {
 	if err := db.pool.Ping(ctx); err != nil {
