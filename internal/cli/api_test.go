@@ -203,14 +203,14 @@ func (s *apiServer) handler() http.Handler {
 			return nil, err
 		}
 		if asked.Kind == "retention_sweep" {
-			return json.RawMessage(`{"kind":"retention_sweep","delete_local_events":false,"events":0,"media":0,"bytes":9,"state_groups":{"rows":0,"bytes":0,"exact":false},
+			return json.RawMessage(`{"kind":"retention_sweep","delete_local_events":false,"events":0,"media":0,"estimated_bytes":9,"state_groups":{"rows":0,"estimated_bytes":0,"exact":false},
 				"users":[],"users_count":0,"rooms":[{"room_id":"!a:x","events":3}],"warnings":[],"digest":"1-0-abc"}`), nil
 		}
-		return json.RawMessage(`{"kind":"` + asked.Kind + `","events":12345,"tables":{"events":{"rows":12345,"bytes":2500000,"exact":true}},
+		return json.RawMessage(`{"kind":"` + asked.Kind + `","events":12345,"tables":{"events":{"rows":12345,"estimated_bytes":2500000,"exact":true}},
 			"users":["@a:x","@b:x"],"new_field":[{"x":1}],"warnings":["it looks like seconds ` + "\u202e" + `"],"digest":"1-12345-abc"}`), nil
 	})
 	handle("GET /_lethe/v1/rooms", "limit from", func(*http.Request, []byte) (any, error) {
-		return json.RawMessage(`{"rooms":[{"room_id":"!big:x","bytes":123456789},{"room_id":"!small:x","bytes":9}],"next":null}`), nil
+		return json.RawMessage(`{"rooms":[{"room_id":"!big:x","estimated_bytes":123456789},{"room_id":"!small:x","estimated_bytes":9}],"next":null}`), nil
 	})
 	handle("GET /_lethe/v1/rooms/{room}", "", func(r *http.Request, _ []byte) (any, error) {
 		return map[string]any{"room_id": r.PathValue("room"), "tables": map[string]any{"events": map[string]any{"rows": 7}}}, nil

@@ -40,8 +40,8 @@ type userTurns struct {
 
 func newPageTurns() *pageTurns { return &pageTurns{users: map[string]*userTurns{}} }
 
-// take waits for a turn of the user. The caller ends it with done. If there is none for
-// 5 s, or if too many requests of the user wait, the request is refused.
+// take waits for a turn of the user. The caller ends it with done. It refuses the request
+// after 5 s without a turn, and at once if too many requests of the user wait.
 func (t *pageTurns) take(ctx context.Context, user string) (done func(), err error) {
 	t.mu.Lock()
 	turns := t.users[user]
