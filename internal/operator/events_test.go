@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -135,4 +136,39 @@ func TestFollowAllJobs(t *testing.T) {
 		}
 	}
 	require.Equal(t, []string{"queued", "cancel", "cancelled"}, events)
+}
+
+// TestFollowFromBeyondTheNewestEvent checks that a place which no event has had yet, as
+// after a restore of the database, hides none of the later events.
+func TestFollowFromBeyondTheNewestEvent(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 40, 0)
+	id := l.purge("$a30", "").ID
+	beyond := strconv.FormatInt(math.MaxInt64, 10)
+	ofJob, status := l.follow(l.Ctx, "/jobs/"+id+"/events", beyond)
+	require.Equal(t, 200, status)
+	ctx, cancel := context.WithTimeout(l.Ctx, time.Minute)
+	defer cancel()
+	ofAll, status := l.follow(ctx, "/events", beyond)
+	require.Equal(t, 200, status)
+	get[operator.Outcome](l, "POST", "/jobs/"+id+"/cancel", "{}")
+	require.Equal(t, "job", (<-ofAll).event)
+	cancel()
+	var last message
+	for m := range ofJob { // which ends with the job
+		last = m
+	}
+	require.Contains(t, last.data, `"cancelled"`)
+}
+
+// TestFollowWhileAnEventIsWritten checks that a client learns when to ask again if the
+// newest event cannot be known.
+func TestFollowWhileAnEventIsWritten(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Exec(`BEGIN`)
+	l.Exec(`LOCK TABLE lethe.job_events IN ROW EXCLUSIVE MODE`)
+	l.refused(503, "M_LIMIT_EXCEEDED", "GET", "/events", "")
+	l.Exec(`ROLLBACK`)
 }
