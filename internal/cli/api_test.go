@@ -362,6 +362,7 @@ func TestExitStatusOfRefusals(t *testing.T) {
 		command.BadUsage: {wire.InvalidParam("x"), wire.MissingParam("x"), wire.BadJSON("x")},
 		command.Failed:   {wire.BadRequest("Event is for wrong room."), wire.NotFound("x"), wire.New(http.StatusUnauthorized, "M_UNKNOWN_TOKEN", "x")},
 		command.Refused:  {wire.Forbidden("x"), wire.New(http.StatusConflict, "M_UNKNOWN", "x")},
+		command.TimedOut: {wire.New(http.StatusGatewayTimeout, "M_UNKNOWN", "x"), wire.New(http.StatusRequestTimeout, "M_UNKNOWN", "x")},
 	} {
 		for _, refusal := range refusals {
 			require.Equal(t, status, command.Status(explain(refusal)), refusal)

@@ -97,6 +97,17 @@ func (s *selection) filter() (operator.Filter, error) {
 	if err := knownWords("--kind", s.kinds, kinds); err != nil {
 		return f, err
 	}
+	// The value of a variable that is not set would select all jobs.
+	for name, text := range map[string]string{"room": s.room, "requester": s.requester, "since": s.since, "before": s.before} {
+		if text == "" && s.flags.Changed(name) {
+			return f, command.Usage("--%s must not be empty", name)
+		}
+	}
+	if s.room != "" {
+		if _, err := room(s.room); err != nil {
+			return f, fmt.Errorf("--room: %w", err)
+		}
+	}
 	for name, into := range map[string]struct {
 		text string
 		ms   *int64
@@ -252,7 +263,7 @@ func (a *app) verb(name, short, long, example string) *cobra.Command {
 			return command.Usage("the flags that select jobs need --all-matching")
 		case !all && len(args) == 0:
 			return command.Usage("%s needs the id of a job, or --all-matching", c.CommandPath())
-		case limit < 0:
+		case c.Flags().Changed("limit") && limit < 1:
 			return command.Usage("--limit must be at least 1")
 		case name == "priority" && !slices.Contains(queues, body.Queue):
 			return command.Usage("--queue must be one of %s", strings.Join(queues, ", "))

@@ -119,3 +119,27 @@ func TestDeleteIsAcceptedOnce(t *testing.T) {
 	l.refused(409, "has a delete already", "POST", "/deletes", `{"room_id":"!room:x"}`)
 	require.JSONEq(t, `{"block":true,"purge":true,"force_purge":false}`, storetest.One[string](l.Lab, `SELECT parameters FROM lethe.jobs`))
 }
+
+func TestSweepTakesNoPlan(t *testing.T) {
+	t.Parallel()
+	l := setupWith(t, operator.Options{RetentionJobs: []string{"nightly"}})
+	l.refused(400, "A sweep takes no plan", "POST", "/sweeps", `{"kind":"retention_sweep","plan":"x"}`)
+	require.Zero(t, storetest.One[int](l.Lab, `SELECT count(*) FROM lethe.jobs`))
+	get[operator.Accepted](l, "POST", "/sweeps", `{"kind":"retention_sweep"}`)
+}
+
+func TestRoomThatSynapseItselfDeletes(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 9, 0)
+	l.Exec(`CREATE TABLE scheduled_tasks (
+		id text PRIMARY KEY, action text NOT NULL, status text NOT NULL, timestamp bigint NOT NULL, resource_id text,
+		params text, result text, error text)`)
+	l.Exec(`GRANT SELECT ON scheduled_tasks TO PUBLIC`)
+	l.Exec(`INSERT INTO scheduled_tasks (id, action, status, timestamp, resource_id)
+		VALUES ('TASK', 'shutdown_and_purge_room', 'active', extract(epoch FROM now()) * 1000, $1)`, room)
+	const text = "Synapse itself has a task for the room: shutdown_and_purge_room TASK"
+	l.refused(409, text, "POST", "/purges", `{"room_id":"!room:x","before_event_id":"$a5"}`)
+	l.refused(409, text, "POST", "/deletes", `{"room_id":"!room:x"}`)
+	require.Zero(t, storetest.One[int](l.Lab, `SELECT count(*) FROM lethe.jobs`))
+}

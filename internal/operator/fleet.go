@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -99,14 +98,23 @@ func (o *Operator) setPause(c echo.Context, who string) error {
 	if err := wire.ReadBody(c, &body); err != nil {
 		return err
 	}
-	scope, value, err := o.scope(c.Request().Context(), c)
+	ctx := c.Request().Context()
+	scope, value, err := scopeOf(c)
 	if err != nil {
 		return err
 	}
 	if err := errors.Join(checkReason(body.Reason, true), checkTime("until_ts", body.Until)); err != nil {
 		return err
 	}
-	pause, err := o.control.SetPause(c.Request().Context(), control.Pause{
+	if scope == control.ScopeJob {
+		switch job, err := o.control.Job(ctx, value); {
+		case err != nil:
+			return wire.Instead(err, postgres.ErrNotFound, noJob(value))
+		case job.State.Ended():
+			return cannotBe(control.VerbPause, "it has ended, and is "+string(job.State))
+		}
+	}
+	pause, err := o.control.SetPause(ctx, control.Pause{
 		Scope: scope, Value: value, Who: who, Reason: body.Reason, Until: timeOf(body.Until),
 	})
 	return wire.AnswerOK(c, pauseOf(pause), wire.Instead(err, control.ErrUntil, errPast))
@@ -114,7 +122,7 @@ func (o *Operator) setPause(c echo.Context, who string) error {
 
 // liftPause is DELETE /_lethe/v1/pauses/{scope}/{value}.
 func (o *Operator) liftPause(c echo.Context, who string) error {
-	scope, value, err := o.scope(c.Request().Context(), c)
+	scope, value, err := scopeOf(c)
 	if err != nil {
 		return err
 	}
@@ -133,16 +141,14 @@ func Paused(scope, value string) string {
 	return "the " + scope + " " + value
 }
 
-// scope returns what the path says is paused.
-func (o *Operator) scope(ctx context.Context, c echo.Context) (scope, value string, err error) {
+// scopeOf returns what the path says is paused.
+func scopeOf(c echo.Context) (scope, value string, err error) {
 	scope, value = wire.Segment(c, "scope"), wire.Segment(c, "value")
 	switch {
 	case scope == "all" && value == "all":
 	case scope == "kind" && slices.Contains(kinds(), value):
 	case scope == "room" && wire.CheckRoomID(value) == nil:
 	case scope == "job" && jobs.ValidID(value):
-		_, err = o.control.Job(ctx, value)
-		err = wire.Instead(err, postgres.ErrNotFound, noJob(value))
 	default:
 		err = wire.NotFound("There is nothing to pause that is called " + scope + " " + value +
 			": it is job and an id, room and an id, kind and a kind of jobs, or all and all")

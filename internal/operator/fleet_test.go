@@ -83,3 +83,16 @@ func TestGrace(t *testing.T) {
 		l.refused(400, "'grace' must be a duration", "POST", "/purges", `{"room_id":"!room:x","before_event_id":"$a5","grace":"`+grace+`"}`)
 	}
 }
+
+// TestPauseOfAJobThatHasEnded checks that there is no pause that no job waits for, and that
+// one is not lost with its job.
+func TestPauseOfAJobThatHasEnded(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 40, 0)
+	id := l.purge("$a30", "").ID
+	get[operator.Outcome](l, "POST", "/jobs/"+id+"/cancel", "{}")
+	l.refused(409, "The job cannot be paused: it has ended, and is cancelled", "PUT", "/pauses/job/"+id, `{"reason":"r"}`)
+	require.Empty(t, get[operator.Pauses](l, "GET", "/pauses", "").Pauses)
+	l.refused(404, "There is no pause of the job "+id, "DELETE", "/pauses/job/"+id, "")
+}

@@ -90,9 +90,14 @@ func (o *Operator) do(c echo.Context, who string, verb control.Verb) error {
 	case len(done) == 0:
 		return noJob(id)
 	case done[0].Refusal != "":
-		return wire.New(http.StatusConflict, "M_UNKNOWN", "The job cannot be "+Participle(string(verb))+": "+done[0].Refusal)
+		return cannotBe(verb, done[0].Refusal)
 	}
 	return wire.AnswerOK(c, o.outcomes(c, request, done)[0], nil)
+}
+
+// cannotBe is the refusal of a verb.
+func cannotBe(verb control.Verb, why string) *wire.Error {
+	return wire.New(http.StatusConflict, "M_UNKNOWN", "The job cannot be "+Participle(string(verb))+": "+why)
 }
 
 // Participle returns the participle of a verb, such as cancelled.

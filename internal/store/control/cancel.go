@@ -40,9 +40,7 @@ func cancel(ctx context.Context, tx pgx.Tx, job Job, request Request) error {
 	if err != nil {
 		return err
 	}
-	// Or a retry would be paused by it.
-	_, err = tx.Exec(ctx, `DELETE FROM lethe.pauses WHERE scope = 'job' AND value = $1`, job.ID)
-	return err
+	return endPause(ctx, tx, job.ID)
 }
 
 // vanished reports whether a delete has begun to delete the room. From then on users do not

@@ -57,6 +57,7 @@ func TestJobTellsWhatOperatorsWantToKnow(t *testing.T) {
 	l.Exec(`INSERT INTO lethe.swept_mappings VALUES ($1, 6)`, id)
 	_, err = l.Journal.FailBatch(l.Ctx, storetest.RunOf(run), "a deadlock")
 	require.NoError(t, err)
+	l.Queue("!other:x") // whose jobs take turns of their own
 	second := l.Queue(room)
 	third := l.Queue(room)
 	got, err = l.control.Job(l.Ctx, id)

@@ -30,7 +30,7 @@ func pause(ctx context.Context, tx pgx.Tx, job Job, request Request) error {
 	}
 	_, err := tx.Exec(ctx, `
 		UPDATE lethe.jobs
-		SET state = 'paused', task_missing_since = NULL, waits_for = `+journal.PauseOf+`, waits_since = clock_timestamp(),
+		SET state = 'paused', task_missing_since = NULL, waits_for = `+journal.PauseOrEnd+`, waits_since = clock_timestamp(),
 		    updated_at = clock_timestamp()
 		WHERE id = $1 AND state IN ('queued', 'paused')`, job.ID)
 	return err

@@ -26,6 +26,10 @@ func retry(ctx context.Context, tx pgx.Tx, job Job, request Request) error {
 	if err := note(ctx, tx, job, request, detail); err != nil {
 		return err
 	}
+	// It may have ended by itself while it was to be paused.
+	if err := endPause(ctx, tx, job.ID); err != nil {
+		return err
+	}
 	_, err := tx.Exec(ctx, `
 		UPDATE lethe.jobs
 		SET state = CASE WHEN due_at > clock_timestamp() THEN 'scheduled' ELSE 'queued' END, generation = generation + 1,

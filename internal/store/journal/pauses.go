@@ -46,11 +46,13 @@ type Pauses struct {
 // NewPauses returns the Pauses in the database.
 func NewPauses(db *postgres.DB) *Pauses { return &Pauses{db: db, journal: New(db)} }
 
-// becomePaused are the assignments that make a job wait for the end of its pause. The
-// pause may have ended meanwhile: then the reconciler resumes the job.
+// PauseOrEnd is [PauseOf] for a job that becomes paused. The pause may have ended
+// meanwhile: then the reconciler resumes the job.
+const PauseOrEnd = `coalesce(` + PauseOf + `, 'pause that has just ended')`
+
+// becomePaused are the assignments that make a job wait for the end of its pause.
 const becomePaused = `
-	state = 'paused', heartbeat_at = NULL, task_missing_since = NULL,
-	waits_for = coalesce(` + PauseOf + `, 'pause that has just ended'), waits_since = clock_timestamp()`
+	state = 'paused', heartbeat_at = NULL, task_missing_since = NULL, waits_for = ` + PauseOrEnd + `, waits_since = clock_timestamp()`
 
 // PauseRun makes the run's job wait until it is no longer paused. A run that no longer
 // owns its job gets [ErrSuperseded].
