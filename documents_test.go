@@ -177,6 +177,35 @@ func TestWaitsForSynapseAreExplained(t *testing.T) {
 	}
 }
 
+// TestWaitsAreExplained compares the table in "What a job waits for" of docs/operating.md
+// with the other texts that the code shows in waits_for.
+func TestWaitsAreExplained(t *testing.T) {
+	t.Parallel()
+	_, section, found := strings.Cut(documents(t)["docs/operating.md"], "\n## What a job waits for\n")
+	require.True(t, found)
+	section, _, _ = strings.Cut(section, "\n## ")
+	var explained []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\|").FindAllStringSubmatch(section, -1) {
+		explained = append(explained, row[1])
+	}
+	source := func(name string) string {
+		text, err := os.ReadFile(name)
+		require.NoError(t, err)
+		return string(text)
+	}
+	control := source("internal/store/control/jobs.go")
+	texts := regexp.MustCompile(`"((?:[a-z]+: |room's lock, )[^"]*)"`).FindAllStringSubmatch(control, -1)
+	require.Greater(t, len(texts), 6)
+	for _, text := range texts {
+		require.True(t, slices.ContainsFunc(explained, func(beginning string) bool { return strings.HasPrefix(text[1], beginning) }), text[1])
+	}
+	all := control + source("internal/store/journal/holds.go") + source("internal/operator/operator.go") +
+		source("internal/store/migrate/migrations/lethe/00012_control.sql")
+	for _, beginning := range explained {
+		require.Regexp(t, `["']`+regexp.QuoteMeta(beginning), all, "nothing shows it")
+	}
+}
+
 // waitsForTexts returns what jobs wait for, as the code writes it, with … for what only
 // the running program knows.
 func waitsForTexts(t *testing.T) (texts []string) {

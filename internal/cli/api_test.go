@@ -41,7 +41,8 @@ type apiServer struct {
 	onGet    func(operator.Job) operator.Job                 // what a look at a job shows
 	stream   func(w http.ResponseWriter, n int, last string) // answers the n-th connection
 	held     map[string]operator.Hold
-	pages    int // of the list of jobs
+	pages    int  // of the list of jobs
+	blind    bool // says that it does not know of workers
 }
 
 func newAPI(t *testing.T) *apiServer {
@@ -95,8 +96,6 @@ func (s *apiServer) handler() http.Handler {
 					refusal = wire.BadJSON(err.Error())
 				}
 				status, answer = refusal.Status, refusal
-			} else if outcome, ok := answer.(operator.Outcome); ok && !outcome.Done {
-				status = http.StatusConflict
 			} else if _, ok := answer.(operator.Accepted); ok {
 				status = http.StatusAccepted
 			}
@@ -124,7 +123,11 @@ func (s *apiServer) handler() http.Handler {
 			s.next++
 			job := operator.Job{ID: fmt.Sprintf("JobNumber%07d", s.next), Kind: kind, Room: *room, State: "queued", Created: 1, Updated: 1}
 			s.jobs[job.ID] = job
-			return operator.Accepted{ID: job.ID, State: job.State}, nil
+			accepted := operator.Accepted{ID: job.ID, State: job.State}
+			if *room == "!typo:x" {
+				accepted.Warnings = []string{"The database knows no room !typo:x"}
+			}
+			return accepted, nil
 		}
 	}
 	var purge operator.PurgeRequest
@@ -168,7 +171,7 @@ func (s *apiServer) handler() http.Handler {
 			return nil, wire.NotFound("No such job")
 		}
 		if job.Ended != 0 {
-			return operator.Outcome{Job: job, Refusal: "it has ended"}, nil
+			return nil, wire.New(http.StatusConflict, "M_UNKNOWN", "The job cannot be "+operator.Participle(r.PathValue("verb"))+": it has ended")
 		}
 		if !asked.DryRun && r.PathValue("verb") == "cancel" {
 			job.State, job.Ended = "cancelled", 2
@@ -199,19 +202,26 @@ func (s *apiServer) handler() http.Handler {
 		if err := strict(body, &asked); err != nil {
 			return nil, err
 		}
-		return json.RawMessage(`{"kind":"` + asked.Kind + `","events":12345,"tables":{"events":{"rows":12345,"bytes":2500000,"exact":true}},
+		if asked.Kind == "retention_sweep" {
+			return json.RawMessage(`{"kind":"retention_sweep","delete_local_events":false,"events":0,"media":0,"estimated_bytes":9,"state_groups":{"rows":0,"estimated_bytes":0,"exact":false},
+				"users":[],"users_count":0,"rooms":[{"room_id":"!a:x","events":3}],"warnings":[],"digest":"1-0-abc"}`), nil
+		}
+		return json.RawMessage(`{"kind":"` + asked.Kind + `","events":12345,"tables":{"events":{"rows":12345,"estimated_bytes":2500000,"exact":true}},
 			"users":["@a:x","@b:x"],"new_field":[{"x":1}],"warnings":["it looks like seconds ` + "\u202e" + `"],"digest":"1-12345-abc"}`), nil
 	})
 	handle("GET /_lethe/v1/rooms", "limit from", func(*http.Request, []byte) (any, error) {
-		return json.RawMessage(`{"rooms":[{"room_id":"!big:x","bytes":123456789},{"room_id":"!small:x","bytes":9}],"next":null}`), nil
+		return json.RawMessage(`{"rooms":[{"room_id":"!big:x","estimated_bytes":123456789},{"room_id":"!small:x","estimated_bytes":9}],"next":null}`), nil
 	})
 	handle("GET /_lethe/v1/rooms/{room}", "", func(r *http.Request, _ []byte) (any, error) {
 		return map[string]any{"room_id": r.PathValue("room"), "tables": map[string]any{"events": map[string]any{"rows": 7}}}, nil
 	})
 	handle("GET /_lethe/v1/fleet", "", func(*http.Request, []byte) (any, error) {
+		if s.blind {
+			return operator.Fleet{Limits: []operator.Limit{}}, nil
+		}
 		return operator.Fleet{
 			Limits:  []operator.Limit{{Kind: "purge_history", RowsPerSecond: new(500), Jobs: new(2), Who: "@admin:x", Set: 1}},
-			Workers: []operator.FleetWorker{{Name: "host:1", Started: 1, Concurrency: 4, Running: 1}},
+			Workers: &[]operator.FleetWorker{{Name: "host:1", Started: 1, Concurrency: 4, Running: 1}},
 		}, nil
 	})
 	handle("PUT /_lethe/v1/fleet/{kind}", "", func(r *http.Request, body []byte) (any, error) {
@@ -343,4 +353,19 @@ func (r result) requireSafe(t *testing.T) {
 func encodeLine(value any) (string, error) {
 	text, err := json.Marshal(value)
 	return string(text), err
+}
+
+// A request that the API calls malformed is wrong usage, and other refusals are not.
+func TestExitStatusOfRefusals(t *testing.T) {
+	t.Parallel()
+	for status, refusals := range map[int][]*wire.Error{
+		command.BadUsage: {wire.InvalidParam("x"), wire.MissingParam("x"), wire.BadJSON("x")},
+		command.Failed:   {wire.BadRequest("Event is for wrong room."), wire.NotFound("x"), wire.New(http.StatusUnauthorized, "M_UNKNOWN_TOKEN", "x")},
+		command.Refused:  {wire.Forbidden("x"), wire.New(http.StatusConflict, "M_UNKNOWN", "x")},
+		command.TimedOut: {wire.New(http.StatusGatewayTimeout, "M_UNKNOWN", "x"), wire.New(http.StatusRequestTimeout, "M_UNKNOWN", "x")},
+	} {
+		for _, refusal := range refusals {
+			require.Equal(t, status, command.Status(explain(refusal)), refusal)
+		}
+	}
 }

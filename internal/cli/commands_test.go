@@ -95,6 +95,13 @@ func TestUnknownWordsAreNamed(t *testing.T) {
 		{"job lits", `"lits" for "lethe job": did you mean list?`},
 		{"job list now", `"now"`},
 		{"job list --limit 0", "--limit"},
+		{"job list --room nonsense", `"nonsense" is not the id of a room`},
+		{"room list --limit 0", "--limit must be at least 1"},
+		{"job cancel --all-matching --room !a:x --limit 0", "--limit must be at least 1"},
+		{"job cancel --all-matching --state running --room=", "--room must not be empty"},
+		{"job cancel --all-matching --state running --requester=", "--requester must not be empty"},
+		{"job cancel --all-matching --state running --since=", "--since must not be empty"},
+		{"job cancel --all-matching --state running --before=", "--before must not be empty"},
 		{"job list --state runing", `"runing" is not one of scheduled`},
 		{"job list --kind purge", `"purge" is not one of purge_history`},
 		{"job list --since yesterday", `"yesterday" is no time`},
@@ -107,6 +114,9 @@ func TestUnknownWordsAreNamed(t *testing.T) {
 		{"job priority A", "critical, default, low"},
 		{"job priority A --queue urgent", "critical, default, low"},
 		{"job pause A --until soon", `"soon"`},
+		{"job pause A --until 2020-01-31", `"2020-01-31" is in the past`},
+		{"fleet pause --reason r --until 1970-01-01", `"1970-01-01" is in the past`},
+		{"job list --since 1969-12-31", `"1969-12-31" is before 1970`},
 		{"purge", "needs the id of a room"},
 		{"purge nonsense --before 1d", `"nonsense" is not the id of a room`},
 		{"purge !a:x", "either --event or --before"},
@@ -114,6 +124,9 @@ func TestUnknownWordsAreNamed(t *testing.T) {
 		{"purge !a:x --event e", "begins with $"},
 		{"purge !a:x --before never", `"never"`},
 		{"purge !a:x --before 99999w", "before 1970"},
+		{"purge !a:x --before 1d --grace 2y", `--grace: "2y" is not a duration`},
+		{"delete !a:x --grace 53w", `--grace: "53w" is not a duration`},
+		{"sweep --grace -1s", `--grace: "-1s" is not a duration`},
 		{"purge !a:x --before 1d --timeout 1h", "--timeout needs --wait"},
 		{"purge !a:x --before 1d --tolerance 1", "--tolerance needs --plan"},
 		{"purge !a:x --before 1d --plan d --tolerance -1", "negative"},
@@ -126,6 +139,8 @@ func TestUnknownWordsAreNamed(t *testing.T) {
 		{"fleet set purge_history", "--rows-per-second or --jobs"},
 		{"fleet set purge_history --jobs none", `"none"`},
 		{"fleet set purge_history --jobs 0", `"0"`},
+		{"fleet set purge_history --jobs 1001", "from 1 to 1000"},
+		{"fleet set purge_history --rows-per-second 10000001", "from 1 to 10000000"},
 		{"fleet pause --kind purge", `"purge"`},
 		{"fleet pause --kind purge_history --room !a:x", "room"},
 		{"hold set !a:x", "--reason"},
@@ -217,9 +232,10 @@ func TestFixedCalls(t *testing.T) {
 		`GET /_lethe/v1/jobs/` + id,
 		`POST /_lethe/v1/jobs/` + id + `/cancel {}`,
 		`POST /_lethe/v1/jobs/` + id + `/cancel {}`,
+		`GET /_lethe/v1/jobs/` + id, // what was refused
 		`POST /_lethe/v1/deletes {"room_id":"!a/b:x","block":true,"purge":false}`,
-	}, asked[:7])
-	require.True(t, strings.HasPrefix(asked[7], `PUT /_lethe/v1/holds/%21a%2Fb:x {"reason":"a`) || strings.HasPrefix(asked[7], `PUT /_lethe/v1/holds/`+"%21a%2Fb%3Ax"), asked[7])
+	}, asked[:8])
+	require.True(t, strings.HasPrefix(asked[8], `PUT /_lethe/v1/holds/%21a%2Fb:x {"reason":"a`) || strings.HasPrefix(asked[8], `PUT /_lethe/v1/holds/`+"%21a%2Fb%3Ax"), asked[8])
 }
 
 func TestVerbs(t *testing.T) {
@@ -277,7 +293,7 @@ func TestVerbs(t *testing.T) {
 	got := s.lethe("job", "cancel", "A", "B", "--dry-run", "--output", "json")
 	require.Equal(t, command.Refused, got.status)
 	require.Equal(t, float64(1), got.document(t)["done"])
-	require.Contains(t, got.stderr, "1 of 2 jobs refused it, job B because: it has ended")
+	require.Equal(t, "lethe: job B cannot be cancelled: it has ended\n", got.stderr)
 	got = s.lethe("job", "cancel", "A", "--dry-run")
 	require.Contains(t, got.stdout, "would be done")
 	got = s.lethe("job", "retry", "--all-matching", "--state", "failed", "--before", "7d", "--limit", "10", "--reason", "again")
@@ -286,7 +302,44 @@ func TestVerbs(t *testing.T) {
 	require.Regexp(t, `^POST /_lethe/v1/jobs/bulk {"verb":"retry","reason":"again","filter":{"state":\["failed"\],"before_ts":\d{13}},"limit":10}$`, asked[len(asked)-1])
 	got = s.lethe("job", "cancel", "A", "missing")
 	require.Equal(t, command.Failed, got.status)
-	require.Contains(t, got.stderr, "job missing: No such job (404 M_NOT_FOUND); the verb was done to 1 jobs before")
+	// An unknown id keeps the others from nothing, and the highest status counts.
+	s.put(operator.Job{ID: "C", State: "queued"})
+	got = s.lethe("job", "cancel", "missing", "C", "--output", "json")
+	require.Equal(t, command.Failed, got.status)
+	require.Equal(t, "cancelled", s.jobs["C"].State)
+	require.Equal(t, float64(1), got.document(t)["done"])
+	require.Equal(t, "lethe: job missing cannot be cancelled: No such job\n", got.stderr)
+	got = s.lethe("job", "cancel", "missing", "C", "A")
+	require.Equal(t, command.Refused, got.status)
+	require.Equal(t, "lethe: job missing cannot be cancelled: No such job\njob C cannot be cancelled: it has ended\njob A cannot be cancelled: it has ended\n", got.stderr)
+	require.Contains(t, got.stdout, "cancelled")
+}
+
+// A mistake in the id of a room is seen, and a fleet of which nothing is known is not empty.
+func TestWhatOperatorsMustNotMiss(t *testing.T) {
+	t.Parallel()
+	s := newAPI(t)
+	got := s.lethe("delete", "!typo:x", "--block", "--grace", "7d", "--output", "json")
+	require.Equal(t, command.Done, got.status, got.stderr)
+	require.Equal(t, "lethe: The database knows no room !typo:x\n", got.stderr)
+	require.Contains(t, s.asked()[0], `"grace":"168h0m0s"`)
+	got.document(t)
+
+	require.Contains(t, s.lethe("fleet", "show").stdout, "host:1")
+	s.blind = true
+	require.Contains(t, s.lethe("fleet", "show").stdout, "unknown (needs Redis)")
+	require.Nil(t, s.lethe("fleet", "show", "-o", "json").document(t)["workers"])
+
+	got = s.lethe("fleet", "resume", "--kind", "delete_room")
+	require.Regexp(t, `^The pause of all jobs of the kind delete_room has ended\. `, got.stdout)
+	require.NotContains(t, got.stdout, "PAUSED")
+
+	got = s.lethe("plan", "sweep")
+	for _, absent := range []string{"media", "users", "state groups", "local"} {
+		require.NotContains(t, got.stdout, absent)
+	}
+	require.Regexp(t, `events +0\n`, got.stdout)
+	require.NotContains(t, s.lethe("plan", "delete", "!a:x").stdout, "local")
 }
 
 func TestPages(t *testing.T) {
@@ -309,13 +362,14 @@ func TestJobDetails(t *testing.T) {
 		ID: "A", Kind: "purge_history", Room: "!a:x", State: "held", Done: 1200, Total: new(int64(20000)), Events: 1000,
 		WaitsFor: "hold: " + hostile, WaitsSince: 1, Deleted: map[string]int64{"events": 1000, "event_json": 1000},
 		CompleteBelow: new(int64(77)), Worker: "host:" + hostile, LastFailure: hostile,
-		Log: []operator.Event{{ID: 1, At: 1, Event: "pause", Who: "@a:x", Reason: hostile, Detail: []byte(`{"from":"running"}`)}},
+		Log: []operator.Event{{ID: 1, At: 1, Event: "pause", Who: "@a:x", Reason: hostile, Detail: []byte(`{"from":"running","until_ts":1000}`)}},
 	})
 	got := s.lethe("job", "show", "A")
 	got.requireSafe(t)
-	for _, want := range []string{"1,200/20,000", `hold: a\x1b[2J`, "below depth 77", "event_json", `{"from":"running"}`, "1970-01-01 00:00:00"} {
+	for _, want := range []string{"1,200/20,000", `hold: a\x1b[2J`, "below depth 77", "event_json", "was running, until 1970-01-01 00:00:01", "1970-01-01 00:00:00"} {
 		require.Contains(t, got.stdout, want)
 	}
+	require.NotContains(t, got.stdout, "users kicked")
 	for _, format := range []string{"json", "yaml"} {
 		got := s.lethe("job", "show", "A", "-o", format)
 		got.requireSafe(t)
@@ -574,7 +628,7 @@ func TestTimes(t *testing.T) {
 	now := time.UnixMilli(1_800_000_000_000)
 	for text, want := range map[string]int64{
 		"1700000000000": 1_700_000_000_000, "1700000000": 1_700_000_000, // the plan warns of seconds
-		"2026-01-31": 1_769_817_600_000, "2026-01-31T01:00:00+01:00": 1_769_817_600_000, "2026-01-31 00:00": 1_769_817_600_000,
+		"1970-01-01": 0, "0": 0, "2026-01-31": 1_769_817_600_000, "2026-01-31T01:00:00+01:00": 1_769_817_600_000, "2026-01-31 00:00": 1_769_817_600_000,
 		"30s": 1_799_999_970_000, "1d": 1_799_913_600_000, "2w": 1_798_790_400_000,
 	} {
 		got, err := parseTime(text, now, -1)
@@ -584,7 +638,7 @@ func TestTimes(t *testing.T) {
 	later, err := parseTime("12h", now, 1)
 	require.NoError(t, err)
 	require.Equal(t, now.UnixMilli()+12*3_600_000, later)
-	for _, text := range []string{"", "-1d", "1y", "1.5h", "now", "31.01.2026", "2026-13-01", "99999999999999999999", "1969-12-31"} {
+	for _, text := range []string{"", "-1d", "1y", "1.5h", "now", "31.01.2026", "2026-13-01", "99999999999999999999", "1969-12-31", "999999w"} {
 		_, err := parseTime(text, now, -1)
 		require.Error(t, err, text)
 	}

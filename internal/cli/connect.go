@@ -180,6 +180,10 @@ func explain(err error) error {
 	switch answer.Status {
 	case http.StatusForbidden, http.StatusConflict, http.StatusPreconditionFailed:
 		status = command.Refused
+	case http.StatusBadRequest:
+		if slices.Contains([]string{"M_INVALID_PARAM", "M_MISSING_PARAM", "M_BAD_JSON"}, answer.Code) {
+			status = command.BadUsage
+		}
 	case http.StatusRequestTimeout, http.StatusGatewayTimeout:
 		status = command.TimedOut
 	}

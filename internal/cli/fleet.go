@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,13 +14,11 @@ import (
 	"lethe/internal/operator"
 	"lethe/internal/operator/client"
 	"lethe/internal/output"
+	"lethe/internal/terminal"
 )
 
 // bySettings is the value of a limit that is left to the settings.
 const bySettings = "default"
-
-// maxLimit is the greatest limit.
-const maxLimit = 1_000_000_000
 
 func (a *app) fleet() *cobra.Command {
 	c := command.Group(&cobra.Command{
@@ -62,9 +59,12 @@ func (a *app) fleetShow() *cobra.Command {
 				if err := limitTable(w, fleet.Limits...); err != nil {
 					return err
 				}
-				var lines [][]string
-				for _, worker := range fleet.Workers {
-					lines = append(lines, []string{worker.Name, output.At(worker.Started), fmt.Sprintf("%d of %d", worker.Running, worker.Concurrency)})
+				lines := [][]string{{"unknown (needs Redis)", "", ""}}
+				if fleet.Workers != nil {
+					lines = nil
+					for _, worker := range *fleet.Workers {
+						lines = append(lines, []string{worker.Name, output.At(worker.Started), fmt.Sprintf("%d of %d", worker.Running, worker.Concurrency)})
+					}
 				}
 				_, _ = fmt.Fprintln(w) // the table returns its error
 				if err := output.Rows(w, []string{"WORKER", "STARTED (UTC)", "JOBS"}, lines); err != nil {
@@ -125,11 +125,11 @@ seconds. A limit that is not named stays. The word default leaves a limit to the
 		if !given("rows-per-second") && !given("jobs") {
 			return command.Usage("%s needs --rows-per-second or --jobs", c.CommandPath())
 		}
-		newRate, err := readLimit("--rows-per-second", rate)
+		newRate, err := readLimit("--rows-per-second", rate, operator.MaxRows)
 		if err != nil {
 			return err
 		}
-		newJobs, err := readLimit("--jobs", jobs)
+		newJobs, err := readLimit("--jobs", jobs, operator.MaxRunning)
 		if err != nil {
 			return err
 		}
@@ -160,13 +160,13 @@ seconds. A limit that is not named stays. The word default leaves a limit to the
 }
 
 // readLimit returns the value of a limit, nil for default and for "".
-func readLimit(flag, text string) (*int, error) {
+func readLimit(flag, text string, most int) (*int, error) {
 	if text == "" || text == bySettings {
 		return nil, nil
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > maxLimit {
-		return nil, command.Usage("%s: %q must be a number from 1 to %d, or default", flag, text, maxLimit)
+	if err != nil || n < 1 || n > most {
+		return nil, command.Usage("%s: %q must be a number from 1 to %d, or default", flag, text, most)
 	}
 	return &n, nil
 }
@@ -221,8 +221,8 @@ those that are requested later. They wait until lethe fleet resume, or until a t
 			return command.Usage("%s needs --reason, for those who wonder why their jobs wait", c.CommandPath())
 		}
 		if until != "" {
-			if body.Until, err = parseTime(until, time.Now(), 1); err != nil {
-				return command.Usage("--until: %w", err)
+			if body.Until, err = parseUntil(until); err != nil {
+				return err
 			}
 		}
 		pause, err := api.SetPause(ctx, scope, value, body)
@@ -253,7 +253,11 @@ func (a *app) fleetResume() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return print(c, pause, func(w io.Writer) error { return pauseTable(w, pause) })
+		return print(c, pause, func(w io.Writer) error {
+			_, err := fmt.Fprintf(w, "The pause of %s has ended. %s had set it at %s: %s\n", terminal.Text(operator.Paused(scope, value)),
+				terminal.Text(pause.Who), output.At(pause.Set), terminal.Text(pause.Reason))
+			return err
+		})
 	})
 	return c
 }

@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"lethe/internal/operator/client"
 	"lethe/internal/output"
 	"lethe/internal/progress"
+	"lethe/internal/wire"
 )
 
 var (
@@ -93,6 +96,17 @@ func (s *selection) filter() (operator.Filter, error) {
 	}
 	if err := knownWords("--kind", s.kinds, kinds); err != nil {
 		return f, err
+	}
+	// The value of a variable that is not set would select all jobs.
+	for name, text := range map[string]string{"room": s.room, "requester": s.requester, "since": s.since, "before": s.before} {
+		if text == "" && s.flags.Changed(name) {
+			return f, command.Usage("--%s must not be empty", name)
+		}
+	}
+	if s.room != "" {
+		if _, err := room(s.room); err != nil {
+			return f, fmt.Errorf("--room: %w", err)
+		}
 	}
 	for name, into := range map[string]struct {
 		text string
@@ -179,41 +193,9 @@ func (a *app) jobList() *cobra.Command {
 func jobTable(w io.Writer, jobs []operator.Job) error {
 	lines := make([][]string, 0, len(jobs))
 	for _, job := range jobs {
-		lines = append(lines, []string{job.ID, job.Kind, job.Room, job.State, job.Queue, output.At(job.Created), doneOf(job), rateOf(job), leftOf(job), reasonOf(job)})
+		lines = append(lines, []string{job.ID, job.Kind, job.Room, job.State, job.Queue, output.At(job.Created), progress.Done(job), progress.Rate(job), progress.Left(job), progress.Reason(job)})
 	}
-	return output.Rows(w, []string{"ID", "KIND", "ROOM", "STATE", "QUEUE", "REQUESTED (UTC)", "EVENTS", "RATE", "LEFT", "WHY"}, lines)
-}
-
-func doneOf(job operator.Job) string {
-	if job.Total == nil {
-		return progress.Count(job.Done)
-	}
-	return progress.Count(job.Done) + "/" + progress.Count(*job.Total)
-}
-
-func rateOf(job operator.Job) string {
-	if job.State != "running" || job.Rate <= 0 {
-		return "-"
-	}
-	return progress.Count(int64(job.Rate)) + "/s"
-}
-
-func leftOf(job operator.Job) string {
-	if job.State != "running" || job.ETA == nil {
-		return "-"
-	}
-	return progress.Duration(time.Duration(min(*job.ETA, 1e9) * float64(time.Second)))
-}
-
-// reasonOf returns why a job waits, or has failed.
-func reasonOf(job operator.Job) string {
-	switch {
-	case job.Error != "":
-		return job.Error
-	case job.AbsorbedBy != "":
-		return "absorbed by " + job.AbsorbedBy
-	}
-	return job.WaitsFor
+	return output.Rows(w, []string{"ID", "KIND", "ROOM", "STATE", "QUEUE", "REQUESTED (UTC)", "DONE", "RATE", "LEFT", "WHY"}, lines)
 }
 
 func (a *app) jobShow() *cobra.Command {
@@ -239,46 +221,7 @@ func printJob(c *cobra.Command, job operator.Job) error {
 	if job.Deleted == nil {
 		job.Deleted = map[string]int64{}
 	}
-	return print(c, job, func(w io.Writer) error { return jobDetails(w, job) })
-}
-
-func jobDetails(w io.Writer, job operator.Job) error {
-	waits := job.WaitsFor
-	if job.WaitsSince > 0 {
-		waits += " (since " + output.At(job.WaitsSince) + ")"
-	}
-	complete := ""
-	if job.CompleteBelow != nil {
-		complete = fmt.Sprintf("below depth %d", *job.CompleteBelow)
-	}
-	if err := output.Fields(w,
-		"id", job.ID, "kind", job.Kind, "room", job.Room, "state", job.State, "phase", job.Phase, "queue", job.Queue,
-		"requested by", job.Requester, "gone through", doneOf(job), "deleted events", progress.Count(job.Events),
-		"rate", rateOf(job), "left", leftOf(job), "worker", job.Worker, "batches", fmt.Sprint(job.Batches), "attempts", fmt.Sprint(job.Attempts),
-		"waits for", waits, "complete", complete, "absorbed by", job.AbsorbedBy, "last failure", job.LastFailure, "error", job.Error,
-		"requested (UTC)", output.At(job.Created), "begins (UTC)", output.At(job.Due), "started (UTC)", output.At(job.Started),
-		"updated (UTC)", output.At(job.Updated), "ended (UTC)", output.At(job.Ended)); err != nil {
-		return err
-	}
-	if len(job.Deleted) > 0 {
-		var lines [][]string
-		for _, table := range slices.Sorted(maps.Keys(job.Deleted)) {
-			lines = append(lines, []string{table, progress.Count(job.Deleted[table])})
-		}
-		_, _ = fmt.Fprintln(w) // the table returns its error
-		if err := output.Rows(w, []string{"DELETED FROM", "ROWS"}, lines); err != nil {
-			return err
-		}
-	}
-	if len(job.Log) == 0 {
-		return nil
-	}
-	var lines [][]string
-	for _, event := range job.Log {
-		lines = append(lines, []string{output.At(event.At), event.Event, event.Who, event.Reason, string(event.Detail)})
-	}
-	_, _ = fmt.Fprintln(w) // the table returns its error
-	return output.Rows(w, []string{"TIME (UTC)", "EVENT", "WHO", "REASON", "DETAIL"}, lines)
+	return print(c, job, func(w io.Writer) error { return progress.Details(w, job) })
 }
 
 // verb returns the command of a verb on jobs.
@@ -320,14 +263,14 @@ func (a *app) verb(name, short, long, example string) *cobra.Command {
 			return command.Usage("the flags that select jobs need --all-matching")
 		case !all && len(args) == 0:
 			return command.Usage("%s needs the id of a job, or --all-matching", c.CommandPath())
-		case limit < 0:
+		case c.Flags().Changed("limit") && limit < 1:
 			return command.Usage("--limit must be at least 1")
 		case name == "priority" && !slices.Contains(queues, body.Queue):
 			return command.Usage("--queue must be one of %s", strings.Join(queues, ", "))
 		}
 		if until != "" {
-			if body.Until, err = parseTime(until, time.Now(), 1); err != nil {
-				return command.Usage("--until: %w", err)
+			if body.Until, err = parseUntil(until); err != nil {
+				return err
 			}
 		}
 		if all {
@@ -335,40 +278,62 @@ func (a *app) verb(name, short, long, example string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printOutcomes(c, outcomes, outcomes, body.DryRun)
+			return printOutcomes(c, outcomes, outcomes, body.DryRun, command.Refused)
 		}
-		var outcomes operator.Outcomes
-		for _, id := range args {
-			outcome, err := api.Do(ctx, name, id, body)
-			if err != nil {
-				if len(args) > 1 {
-					err = fmt.Errorf("job %s: %w; the verb was done to %d jobs before", id, explain(err), outcomes.Done)
-				}
-				return err
-			}
-			outcomes.Outcomes = append(outcomes.Outcomes, outcome)
-			outcomes.Matched++
-			if outcome.Done {
-				outcomes.Done++
-			}
-		}
-		if len(args) == 1 {
-			return printOutcomes(c, outcomes.Outcomes[0], outcomes, body.DryRun)
-		}
-		return printOutcomes(c, outcomes, outcomes, body.DryRun)
+		return doEach(ctx, c, api, args, body)
 	})
 	return c
 }
 
-// printOutcomes prints what a verb has done, and fails if it was refused for a job.
-func printOutcomes(c *cobra.Command, document any, outcomes operator.Outcomes, dryRun bool) error {
+// doEach does the verb of the command to the jobs with the ids. What is wrong with one of
+// them does not keep it from the others, and the highest exit status counts.
+func doEach(ctx context.Context, c *cobra.Command, api *client.Client, ids []string, body operator.VerbRequest) error {
+	var outcomes operator.Outcomes
+	status := command.Done
+	for i, id := range ids {
+		outcome, err := api.Do(ctx, c.Name(), id, body)
+		var answer *wire.Error
+		switch {
+		case errors.As(err, &answer) && answer.Status == http.StatusNotFound && len(ids) > 1:
+			outcome = operator.Outcome{Job: operator.Job{ID: id, Deleted: map[string]int64{}}, Refusal: answer.Text}
+			status = max(status, command.Failed)
+		case err != nil && i > 0:
+			err = fmt.Errorf("job %s: %w; it and the %d after it were left", id, explain(err), len(ids)-i-1)
+			return cmp.Or(printOutcomes(c, outcomes, outcomes, body.DryRun, status), err)
+		case err != nil:
+			return err
+		case !outcome.Done:
+			status = command.Refused
+			if job, err := api.Job(ctx, id); err == nil {
+				job.Request, job.Result, job.Log = nil, nil, nil
+				outcome.Job = job
+			}
+		default:
+			outcomes.Done++
+		}
+		outcomes.Outcomes = append(outcomes.Outcomes, outcome)
+		outcomes.Matched++
+	}
+	if len(ids) == 1 {
+		return printOutcomes(c, outcomes.Outcomes[0], outcomes, body.DryRun, status)
+	}
+	return printOutcomes(c, outcomes, outcomes, body.DryRun, status)
+}
+
+// maxNamed bounds how many jobs an error names.
+const maxNamed = 20
+
+// printOutcomes prints what a verb has done. If it was not done to a job, it fails with the
+// status.
+func printOutcomes(c *cobra.Command, document any, outcomes operator.Outcomes, dryRun bool, status int) error {
+	var refusals []string
 	err := print(c, document, func(w io.Writer) error {
 		lines := make([][]string, 0, len(outcomes.Outcomes))
 		for _, outcome := range outcomes.Outcomes {
 			done := "done"
 			switch {
 			case !outcome.Done:
-				done = "refused: " + outcome.Refusal
+				done = "refused"
 			case dryRun:
 				done = "would be done"
 			}
@@ -383,9 +348,16 @@ func printOutcomes(c *cobra.Command, document any, outcomes operator.Outcomes, d
 		warn(c, "%d jobs match, and %d of them were looked at: raise --limit, or run it again", outcomes.Matched, len(outcomes.Outcomes))
 	}
 	for _, outcome := range outcomes.Outcomes {
-		if !outcome.Done {
-			return refused("%d of %d jobs refused it, job %s because: %s", len(outcomes.Outcomes)-outcomes.Done, len(outcomes.Outcomes), outcome.Job.ID, outcome.Refusal)
+		if outcome.Done {
+			continue
 		}
+		refusals = append(refusals, fmt.Sprintf("job %s cannot be %s: %s", outcome.Job.ID, operator.Participle(c.Name()), outcome.Refusal))
 	}
-	return nil
+	if n := len(refusals); n > maxNamed {
+		refusals = append(refusals[:maxNamed], fmt.Sprintf("and %d more", n-maxNamed))
+	}
+	if len(refusals) == 0 {
+		return nil
+	}
+	return &command.StatusError{Status: status, Err: errors.New(strings.Join(refusals, "\n"))}
 }

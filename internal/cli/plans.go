@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -93,5 +94,29 @@ func printPlan(ctx context.Context, c *cobra.Command, api *client.Client, body o
 	for _, warning := range known.Warnings {
 		warn(c, "%s", warning)
 	}
-	return print(c, plan, func(w io.Writer) error { return output.Raw(w, plan, "warnings") })
+	return print(c, plan, func(w io.Writer) error { return output.Raw(w, plan, withoutMeaning(body.Kind, plan)...) })
+}
+
+// withoutMeaning returns the fields of a plan that say nothing to people: warnings, which
+// they have read, and what a job of the kind does not have.
+func withoutMeaning(kind string, plan json.RawMessage) []string {
+	fields := []string{"warnings"}
+	switch kind {
+	case "purge_history":
+		return append(fields, "users", "users_count")
+	case "delete_room":
+		return append(fields, "delete_local_events", "events_kept")
+	}
+	// A sweep does not compute all figures of the jobs that it would make.
+	var figures map[string]json.RawMessage
+	if json.Unmarshal(plan, &figures) != nil {
+		return fields
+	}
+	for name, figure := range figures {
+		text := string(figure)
+		if name != "events" && (text == "0" || text == "false" || strings.HasPrefix(text, `{"rows":0,`)) {
+			fields = append(fields, name)
+		}
+	}
+	return fields
 }

@@ -52,6 +52,9 @@ that cannot be seen are escaped.
 | 3 | refused: the room is held, the job has ended, or the room has changed since the plan |
 | 4 | timed out; a job goes on |
 
+A command for several jobs goes on after one that is unknown or refuses, names each of these on stderr, and ends with the
+highest status.
+
 ## Times
 
 A time is a date (` + "`2026-01-31`" + `), a date with a time (` + "`2026-01-31T12:00:00Z`" + `), Unix milliseconds, or a duration from now

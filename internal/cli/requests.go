@@ -26,7 +26,7 @@ type accepting struct {
 func addAccepting(c *cobra.Command) *accepting {
 	accepting := &accepting{}
 	flags := c.Flags()
-	flags.StringVar(&accepting.Grace, "grace", "", "begin after this `time`, such as 24h; until then nothing is done, and the job can be cancelled (default the setting grace)")
+	flags.StringVar(&accepting.Grace, "grace", "", "begin after this `time`, such as 24h or 7d; until then nothing is done, and the job can be cancelled (default the setting grace)")
 	flags.StringVar(&accepting.Reason, "reason", "", "why, for the log of the job")
 	flags.BoolVar(&accepting.wait, "wait", false, "wait until the job has ended, and show its progress on stderr")
 	flags.DurationVar(&accepting.timeout, "timeout", 24*time.Hour, "with --wait: the longest `time` to wait; the job goes on after it")
@@ -54,11 +54,19 @@ func (accepting *accepting) check(c *cobra.Command) error {
 	case given("plan") && accepting.Plan == "":
 		return command.Usage("--plan needs the digest of a plan")
 	}
-	return nil
+	if accepting.Grace == "" {
+		return nil
+	}
+	grace, err := parseGrace(accepting.Grace)
+	accepting.Grace = grace
+	return err
 }
 
 // finish prints an accepted job, or waits for it and prints how it has ended.
 func (accepting *accepting) finish(ctx context.Context, c *cobra.Command, api *client.Client, accepted operator.Accepted) error {
+	for _, warning := range accepted.Warnings {
+		warn(c, "%s", warning)
+	}
 	if !accepting.wait {
 		return print(c, accepted, func(w io.Writer) error {
 			return output.Fields(w, "id", accepted.ID, "state", accepted.State, "begins (UTC)", output.At(accepted.Due))
@@ -66,11 +74,16 @@ func (accepting *accepting) finish(ctx context.Context, c *cobra.Command, api *c
 	}
 	warn(c, "the job has the id %s", accepted.ID)
 	jobs, err := watchJobs(ctx, c, api, watch{ids: []string{accepted.ID}, timeout: accepting.timeout, out: c.ErrOrStderr()})
-	if len(jobs) == 0 {
-		// It was accepted, so its id must not be lost.
-		jobs = []operator.Job{{ID: accepted.ID, State: accepted.State, Due: accepted.Due}}
+	// It was accepted, so its id must not be lost.
+	job := operator.Job{ID: accepted.ID, State: accepted.State, Due: accepted.Due}
+	if len(jobs) > 0 {
+		job = jobs[0]
 	}
-	if printErr := printJob(c, jobs[0]); printErr != nil {
+	// Only a job that is asked for by its id has its result.
+	if whole, err := api.Job(ctx, accepted.ID); err == nil && whole.Updated >= job.Updated {
+		job = whole
+	}
+	if printErr := printJob(c, job); printErr != nil {
 		return printErr
 	}
 	return err
@@ -113,9 +126,6 @@ func (p *point) read(c *cobra.Command) (event string, before *int64, err error) 
 	if err != nil {
 		return "", nil, command.Usage("--before: %w", err)
 	}
-	if at <= 0 {
-		return "", nil, command.Usage("--before: %q is before 1970", p.before)
-	}
 	return "", &at, nil
 }
 
@@ -133,8 +143,7 @@ undone. lethe plan purge shows what would be deleted.`,
 	p, accepting := addPoint(c), addAccepting(c)
 	accepting.addPlanned(c)
 	c.RunE = a.asks(func(ctx context.Context, c *cobra.Command, api *client.Client, args []string) error {
-		body := operator.PurgeRequest{DeleteLocal: p.local, Acceptance: accepting.Acceptance}
-		var err error
+		body, err := operator.PurgeRequest{DeleteLocal: p.local}, error(nil)
 		if body.Room, err = room(args[0]); err != nil {
 			return err
 		}
@@ -144,6 +153,7 @@ undone. lethe plan purge shows what would be deleted.`,
 		if err := accepting.check(c); err != nil {
 			return err
 		}
+		body.Acceptance = accepting.Acceptance
 		accepted, err := api.Purge(ctx, body)
 		if err != nil {
 			return err

@@ -29,7 +29,7 @@ func (a *app) room() *cobra.Command {
 		Example: `  lethe room list --limit 20`,
 		Args:    command.NoArguments,
 		RunE: a.asks(func(ctx context.Context, c *cobra.Command, api *client.Client, _ []string) error {
-			if limit < 0 {
+			if c.Flags().Changed("limit") && limit < 1 {
 				return command.Usage("--limit must be at least 1")
 			}
 			page, err := api.Rooms(ctx, limit, from)

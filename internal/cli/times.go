@@ -2,9 +2,13 @@ package cli
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"strconv"
 	"time"
+
+	"lethe/internal/command"
+	"lethe/internal/operator"
 )
 
 // timeLayouts are the forms of a time besides Unix milliseconds and durations. Those
@@ -20,23 +24,62 @@ var (
 	unitOf      = map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour, "d": 24 * time.Hour, "w": 7 * 24 * time.Hour}
 )
 
-// parseTime returns the Unix milliseconds of a time. A duration is before now if sign is
-// -1, and after now if it is 1.
+// parseTime returns the Unix milliseconds of a time since 1970. A duration is before now if
+// sign is -1, and after now if it is 1.
 func parseTime(text string, now time.Time, sign int) (int64, error) {
+	at, ok := int64(0), false
 	if wholeNumber.MatchString(text) {
 		return strconv.ParseInt(text, 10, 64)
 	}
-	if match := durationOf.FindStringSubmatch(text); match != nil {
-		n, err := strconv.Atoi(match[1])
-		if err != nil {
-			return 0, err
-		}
-		return now.Add(time.Duration(sign*n) * unitOf[match[2]]).UnixMilli(), nil
+	if length, isDuration := parseDuration(text); isDuration {
+		at, ok = now.Add(time.Duration(sign)*length).UnixMilli(), true
 	}
 	for _, layout := range timeLayouts {
-		if at, err := time.Parse(layout, text); err == nil && at.UnixMilli() > 0 {
-			return at.UnixMilli(), nil
+		if date, err := time.Parse(layout, text); err == nil {
+			at, ok = date.UnixMilli(), true
 		}
 	}
-	return 0, fmt.Errorf("%q is no time: write one %s", text, timeForms)
+	switch {
+	case !ok:
+		return 0, fmt.Errorf("%q is no time: write one %s", text, timeForms)
+	case at < 0:
+		return 0, fmt.Errorf("%q is before 1970", text)
+	}
+	return at, nil
+}
+
+// parseDuration returns a duration with one unit, such as 90d, or the longest that there is.
+func parseDuration(text string) (time.Duration, bool) {
+	match := durationOf.FindStringSubmatch(text)
+	if match == nil {
+		return 0, false
+	}
+	n, err := strconv.Atoi(match[1])
+	return time.Duration(min(int64(n), math.MaxInt64/int64(unitOf[match[2]]))) * unitOf[match[2]], err == nil
+}
+
+// parseUntil returns the value of --until, a time to come.
+func parseUntil(text string) (int64, error) {
+	now := time.Now()
+	at, err := parseTime(text, now, 1)
+	switch {
+	case err != nil:
+		return 0, command.Usage("--until: %w", err)
+	case at <= now.UnixMilli():
+		return 0, command.Usage("--until: %q is in the past", text)
+	}
+	return at, nil
+}
+
+// parseGrace returns the value of --grace as the API takes it.
+func parseGrace(text string) (string, error) {
+	taken := text
+	grace, err := time.ParseDuration(text)
+	if length, ok := parseDuration(text); ok && err != nil { // the API knows no days
+		grace, taken, err = length, length.String(), nil
+	}
+	if err != nil || grace < 0 || grace > operator.MaxGrace {
+		return "", command.Usage("--grace: %q is not a duration such as 24h or 7d, of at most a year", text)
+	}
+	return taken, nil
 }

@@ -309,6 +309,10 @@ type Worker struct {
 	// states of purged events. Defaults to 10s.
 	MappingDelay time.Duration
 
+	// MaxLockWait (worker.max_lock_wait) is how long a job waits for a lock of another
+	// session before it fails. Defaults to 24h.
+	MaxLockWait time.Duration
+
 	// TimeSlice (worker.time_slice) is how long a job runs before it lets another
 	// job run. Defaults to 30s.
 	TimeSlice time.Duration

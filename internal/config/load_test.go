@@ -98,6 +98,7 @@ func TestDefaultsAreValid(t *testing.T) {
 		"worker.concurrency":       fmt.Sprint(config.Worker.Concurrency),
 		"worker.drain_timeout":     config.Worker.DrainTimeout.String(),
 		"worker.mapping_delay":     config.Worker.MappingDelay.String(),
+		"worker.max_lock_wait":     config.Worker.MaxLockWait.String(),
 		"worker.time_slice":        config.Worker.TimeSlice.String(),
 	} {
 		_, err := Load([]string{variable(path) + "=" + text})
@@ -184,7 +185,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		Worker: Worker{
 			BatchEvents: 1, BatchTime: time.Second, Concurrency: 9, DrainTimeout: time.Minute,
-			Listen: "", MappingDelay: 7 * time.Second, TimeSlice: time.Hour,
+			Listen: "", MappingDelay: 7 * time.Second, MaxLockWait: 2 * time.Hour, TimeSlice: time.Hour,
 		},
 	}
 
@@ -228,7 +229,7 @@ synapse_beside: false
 schema: {compat: 85}
 tables: [future=keep]
 trusted_proxies: [10.1.2.3/8, "::1"]
-worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, listen: "", mapping_delay: 7s, time_slice: 1h}
+worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, listen: "", mapping_delay: 7s, max_lock_wait: 2h, time_slice: 1h}
 `
 	synapse := homeserverYAML(t, "server_name: other.example.org\nretention: {enabled: false, allowed_lifetime_max: 9s, purge_jobs: [{interval: 9d}]}\nredis: {enabled: true, host: other}\n")
 	want.Homeserver.ConfigFile = synapse
@@ -257,7 +258,8 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		`LETHE_RETENTION_PURGE_JOBS=[{"name": "short", "interval": "60m", "longest_max_lifetime": 5000}, {cron: CRON_TZ=UTC @daily, shortest_max_lifetime: 5s}]`,
 		"LETHE_GRACE=24h", "LETHE_PURGE_DELAY=5m", "LETHE_SIGNING_KEY_FILE=/signing.key",
 		"LETHE_STATUS_TTL=1h", "LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_BATCH_EVENTS=1", "LETHE_WORKER_BATCH_TIME=1s",
-		"LETHE_WORKER_CONCURRENCY=9", "LETHE_WORKER_DRAIN_TIMEOUT=1m", "LETHE_WORKER_LISTEN=", "LETHE_WORKER_MAPPING_DELAY=7s", "LETHE_WORKER_TIME_SLICE=1h",
+		"LETHE_WORKER_CONCURRENCY=9", "LETHE_WORKER_DRAIN_TIMEOUT=1m", "LETHE_WORKER_LISTEN=", "LETHE_WORKER_MAPPING_DELAY=7s", "LETHE_WORKER_MAX_LOCK_WAIT=2h",
+		"LETHE_WORKER_TIME_SLICE=1h",
 	}
 	require.Len(t, environ, len(settings(&config)))
 	config, err = Load(environ, ForAPI, ForWorker)
@@ -427,6 +429,8 @@ func TestValues(t *testing.T) {
 		{"status_ttl", "", term},
 		{"synapse_beside", "true", ""},
 		{"synapse_beside", "maybe", "must be one of: auto, true, false"},
+		{"worker.max_lock_wait", "59s", term},
+		{"worker.max_lock_wait", "1m", ""},
 		{"worker.mapping_delay", "4999ms", term},
 		{"worker.mapping_delay", "5s", ""},
 		{"trusted_proxies", "10.0.0.0/8,::1,", ""},

@@ -161,6 +161,9 @@ func processSettings(c *Config) []setting {
 			`How long a purge beside a Synapse leaves the rows of purged events in event_to_state_groups. A Synapse that
 			is about to answer a request for such an event fails without them. The purge is complete when they are gone;
 			while it waits for that, it occupies no worker.`),
+		row("worker.max_lock_wait", "24h", duration(&w.MaxLockWait, time.Minute, 30*24*time.Hour),
+			`How long a job waits for a lock of another session of PostgreSQL before it fails. Meanwhile it waits in the
+			queue, and its waits_for names the session.`),
 		row("worker.time_slice", "30s", duration(&w.TimeSlice, time.Second, time.Hour),
 			`How long a job runs before it lets another waiting job run.`),
 		row("worker.drain_timeout", "25s", duration(&w.DrainTimeout, time.Second, 10*time.Minute),

@@ -60,6 +60,7 @@ func admit(t *testing.T, url string) *ward {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
 	w := &ward{t: t, ctx: ctx, url: url, conn: conn, role: "Doctor's " + jobs.NewID()}
+	w.exec(`SET search_path = public`) // the role is called lethe, like a schema
 	w.exec(`CREATE ROLE ` + pgx.Identifier{w.role}.Sanitize() + ` LOGIN`)
 	for seed := range uint64(2) {
 		room, err := roomgen.Generate(ctx, conn, roomgen.Room{Server: serverName, Seed: seed, StateEvery: 10})
@@ -334,8 +335,8 @@ func TestIndexes(t *testing.T) {
 func TestTables(t *testing.T) {
 	t.Parallel()
 	w := embedded(t)
-	w.exec(`CREATE TABLE stars (event_id text REFERENCES events (event_id))`,
-		`CREATE TABLE moons (event_id text REFERENCES events (event_id))`)
+	w.exec(`CREATE TABLE stars (about text REFERENCES events (event_id))`,
+		`CREATE TABLE moons (about text REFERENCES events (event_id))`)
 	var found []string
 	for _, f := range examineAs(w, w.url) {
 		if f.About == "tables" {

@@ -180,3 +180,31 @@ func (f *fleet) planned(room string, depth int) int {
 	require.Equal(f.t, http.StatusOK, status, "%v", answer)
 	return int(answer["events"].(float64))
 }
+
+// A limit that an operator sets slows a purge down that runs, within 5 s. Without the limit
+// it goes on at its speed. At one event per second the purge would take most of an hour.
+func TestLimitOfTheFleetSlowsAPurgeThatRuns(t *testing.T) {
+	t.Parallel()
+	f, purge := demo(t, 3000)
+	f.lengthenBatches() // the purge must not be over before the limit is seen
+	f.start("scheduler")
+	f.start("worker", slowly)
+	id := f.underway(purge)
+	f.document(true, "fleet", "set", "purge_history", "--rows-per-second", "1")
+	seen := time.Now().Add(5 * time.Second)
+	f.eventually(10*time.Second, func() bool { return time.Now().After(seen) }, "no time goes by")
+	_, err := f.sql.Exec(t.Context(), `DROP TRIGGER lengthen ON lethe.jobs`)
+	require.NoError(t, err)
+	const watched = 10 * time.Second
+	started, left := time.Now(), f.left()
+	require.Positive(t, left)
+	f.eventually(2*watched, func() bool { return time.Since(started) > watched }, "no time goes by")
+	took, slow := time.Since(started), f.left()
+	// A batch of 10 may have been under way, and a second's worth is there at the beginning.
+	require.LessOrEqual(t, left-slow, int(took.Seconds())+1+10)
+	require.Nil(t, f.job(id)["ended_ts"])
+
+	f.document(true, "fleet", "set", "purge_history", "--rows-per-second", "default")
+	f.await(2*time.Minute, id)
+	require.Zero(t, f.left())
+}

@@ -29,7 +29,7 @@ func (s *server) holdReason(ctx context.Context, room string, state journal.Stat
 		return "", nil
 	}
 	hold, err := s.holds.Of(ctx, room)
-	if errors.Is(err, postgres.ErrNotFound) { // released a moment ago
+	if errors.Is(err, postgres.ErrNotFound) { // lifted a moment ago
 		return "", nil
 	}
 	return hold.Reason, err

@@ -44,6 +44,13 @@ func (s *server) page(c echo.Context, request messages.Request) error {
 	if err := readPageQuery(wire.QueryOf(c), &request); err != nil {
 		return err
 	}
+	if !request.All {
+		done, err := s.turns.take(c.Request().Context(), request.Reader.UserID)
+		if err != nil {
+			return err
+		}
+		defer done()
+	}
 	begun := time.Now()
 	page, err := s.options.Messages.Page(c.Request().Context(), request)
 	s.observePage(request.All, begun)

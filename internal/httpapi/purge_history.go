@@ -29,22 +29,28 @@ func (s *server) purgeHistory(c echo.Context, requester string) error {
 	event := body["purge_up_to_event_id"]
 	ts, hasTS := body["purge_up_to_ts"]
 	var token matrix.Token
+	var point jobs.PurgePoint
 	switch {
 	case len(event) > 0 && !bytes.Equal(event, []byte("null")):
-		var id string
-		if err := json.Unmarshal(event, &id); err != nil {
+		if err := json.Unmarshal(event, &point.BeforeEvent); err != nil {
 			return wire.BadJSON("purge_up_to_event_id must be a string")
 		}
-		token, err = s.tokenOfEvent(ctx, room, id)
+		token, err = s.tokenOfEvent(ctx, room, point.BeforeEvent)
 	case hasTS:
-		token, err = s.tokenOfTimestamp(ctx, room, ts)
+		before, ok := matrix.Integer(ts)
+		if !ok {
+			return wire.BadJSON("purge_up_to_ts must be an int")
+		}
+		point.BeforeTime = &before
+		token, err = s.tokenOfTimestamp(ctx, room, before)
 	default:
 		err = wire.BadJSON("must specify purge_up_to_event_id or purge_up_to_ts")
 	}
 	if err != nil {
 		return err
 	}
-	return s.submitPurgeHistory(c, requester, room, token, body)
+	purge := tasks.PurgeHistory{Room: room, Token: token, PurgePoint: point, Requester: requester}
+	return s.submitPurgeHistory(c, purge, body)
 }
 
 // purgeHistoryBeforeEvent is POST …/v1/purge_history/{room_id}/{event_id}. An event or a
@@ -55,11 +61,13 @@ func (s *server) purgeHistoryBeforeEvent(c echo.Context, requester string) error
 		return err
 	}
 	room := wire.Segment(c, "room_id")
-	token, err := s.tokenOfEvent(c.Request().Context(), room, wire.Segment(c, "event_id"))
+	event := wire.Segment(c, "event_id")
+	token, err := s.tokenOfEvent(c.Request().Context(), room, event)
 	if err != nil {
 		return err
 	}
-	return s.submitPurgeHistory(c, requester, room, token, body)
+	purge := tasks.PurgeHistory{Room: room, Token: token, PurgePoint: jobs.PurgePoint{BeforeEvent: event}, Requester: requester}
+	return s.submitPurgeHistory(c, purge, body)
 }
 
 func (s *server) tokenOfEvent(ctx context.Context, room, event string) (matrix.Token, error) {
@@ -70,35 +78,25 @@ func (s *server) tokenOfEvent(ctx context.Context, room, event string) (matrix.T
 	return token, wire.Instead(err, postgres.ErrNotFound, wire.NotFound("Could not find event "+event))
 }
 
-func (s *server) tokenOfTimestamp(ctx context.Context, room string, value json.RawMessage) (matrix.Token, error) {
-	ts, ok := matrix.Integer(value)
-	if !ok {
-		return matrix.Token{}, wire.BadJSON("purge_up_to_ts must be an int")
-	}
+func (s *server) tokenOfTimestamp(ctx context.Context, room string, ts int64) (matrix.Token, error) {
 	token, err := s.queries.TokenAtTimestamp(ctx, room, ts)
 	return token, wire.Instead(err, postgres.ErrNotFound, wire.NotFound("there is no event to be purged"))
 }
 
-func (s *server) submitPurgeHistory(
-	c echo.Context, requester, room string, token matrix.Token, body map[string]json.RawMessage,
-) error {
+// submitPurgeHistory accepts a purge, if this is the time for it.
+func (s *server) submitPurgeHistory(c echo.Context, purge tasks.PurgeHistory, body map[string]json.RawMessage) error {
 	ctx := c.Request().Context()
-	if err := s.refuseHeld(ctx, room); err != nil {
+	if err := s.refuseHeld(ctx, purge.Room); err != nil {
 		return err
 	}
-	if err := s.refuseBusyHomeserver(ctx, room); err != nil {
+	if err := s.refuseBusyHomeserver(ctx, purge.Room); err != nil {
 		return err
 	}
-	id, err := s.tasks.SubmitPurgeHistory(ctx, tasks.PurgeHistory{
-		Room:              room,
-		Token:             token,
-		DeleteLocalEvents: matrix.Truthy(body["delete_local_events"]),
-		Requester:         requester,
-		Exclusive:         s.options.SeedDialect,
-		Acceptance:        tasks.Acceptance{Grace: s.options.Grace},
-	})
+	purge.DeleteLocalEvents, purge.Exclusive = matrix.Truthy(body["delete_local_events"]), s.options.SeedDialect
+	purge.Grace = s.options.Grace
+	id, err := s.tasks.SubmitPurgeHistory(ctx, purge)
 	return wire.AnswerOK(c, map[string]string{"purge_id": id},
-		wire.Instead(err, journal.ErrRoomBusy, historyPurgeInProgress(room)))
+		wire.Instead(err, journal.ErrRoomBusy, historyPurgeInProgress(purge.Room)))
 }
 
 // purgeHistoryStatus is GET …/v1/purge_history_status/{purge_id}.

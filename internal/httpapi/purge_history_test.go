@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 
@@ -29,27 +30,33 @@ var (
 func TestPurgeHistory(t *testing.T) {
 	t.Parallel()
 	b := setup(t, httpapi.Options{})
-	for body, token := range map[string]matrix.Token{
-		`{"purge_up_to_event_id":"$one"}`:                                       tokenOfOne,
-		`{"purge_up_to_event_id":"$two/2"}`:                                     tokenOfTwo,
-		`{"purge_up_to_event_id":"\u0024one","purge_up_to_ts":"unread"}`:        tokenOfOne,
-		`{"purge_up_to_event_id":null,"purge_up_to_ts":2000}`:                   tokenOfTwo,
-		`{"purge_up_to_ts":1000}`:                                               tokenOfOne,
-		`{"purge_up_to_ts":1001}`:                                               tokenOfTwo,
-		`{"purge_up_to_ts":2001}`:                                               tokenOfTwo, // not the rejected one
-		`{"purge_up_to_ts":9223372036854775807}`:                                tokenOfTwo,
-		`{"purge_up_to_ts":1` + strings.Repeat("0", 400) + `}`:                  tokenOfTwo,
-		` {"purge_up_to_ts" : 1 , "purge_up_to_ts" : 1000 , "x":[{}]}` + "\r\n": tokenOfOne,
+	type wanted struct {
+		token matrix.Token
+		point jobs.PurgePoint // as it was requested
+	}
+	event := func(id string) jobs.PurgePoint { return jobs.PurgePoint{BeforeEvent: id} }
+	at := func(ms int64) jobs.PurgePoint { return jobs.PurgePoint{BeforeTime: &ms} }
+	for body, want := range map[string]wanted{
+		`{"purge_up_to_event_id":"$one"}`:                                       {tokenOfOne, event("$one")},
+		`{"purge_up_to_event_id":"$two/2"}`:                                     {tokenOfTwo, event("$two/2")},
+		`{"purge_up_to_event_id":"\u0024one","purge_up_to_ts":"unread"}`:        {tokenOfOne, event("$one")},
+		`{"purge_up_to_event_id":null,"purge_up_to_ts":2000}`:                   {tokenOfTwo, at(2000)},
+		`{"purge_up_to_ts":1000}`:                                               {tokenOfOne, at(1000)},
+		`{"purge_up_to_ts":1001}`:                                               {tokenOfTwo, at(1001)},
+		`{"purge_up_to_ts":2001}`:                                               {tokenOfTwo, at(2001)}, // not the rejected one
+		`{"purge_up_to_ts":9223372036854775807}`:                                {tokenOfTwo, at(math.MaxInt64)},
+		`{"purge_up_to_ts":1` + strings.Repeat("0", 400) + `}`:                  {tokenOfTwo, at(math.MaxInt64)},
+		` {"purge_up_to_ts" : 1 , "purge_up_to_ts" : 1000 , "x":[{}]}` + "\r\n": {tokenOfOne, at(1000)},
 	} {
 		requireJSON(t, b.send(t, "POST", room, body), 200, `{"purge_id":"AbCdEfGhIjKlMnOp"}`)
-		require.Equal(t, []tasks.PurgeHistory{{Room: "!room:x", Token: token, Requester: "@admin:x"}}, b.tasks.taken(), body)
+		require.Equal(t, []tasks.PurgeHistory{{Room: "!room:x", Token: want.token, PurgePoint: want.point, Requester: "@admin:x"}}, b.tasks.taken(), body)
 	}
 	for path, body := range map[string]string{
 		room + "/$one":   ``,
 		room + "/%24one": `{"purge_up_to_event_id":7,"purge_up_to_ts":true}`, // the path's event comes first
 	} {
 		requireJSON(t, b.send(t, "POST", path, body), 200, `{"purge_id":"AbCdEfGhIjKlMnOp"}`)
-		require.Equal(t, []tasks.PurgeHistory{{Room: "!room:x", Token: tokenOfOne, Requester: "@admin:x"}}, b.tasks.taken(), path)
+		require.Equal(t, []tasks.PurgeHistory{{Room: "!room:x", Token: tokenOfOne, PurgePoint: event("$one"), Requester: "@admin:x"}}, b.tasks.taken(), path)
 	}
 }
 

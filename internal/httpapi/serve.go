@@ -143,7 +143,7 @@ func recoverPanic(handler echo.HandlerFunc, c echo.Context) (err error) {
 // tokens. It returns the error if an operator should see it.
 func (s *server) report(c echo.Context, requestID string, begun time.Time, err error) error {
 	if err != nil {
-		err = wire.WriteError(c, err)
+		err = wire.WriteError(c, databaseRefusal(c.Request().Context(), err))
 	}
 	duration := time.Since(begun)
 	method, route, status := methodLabel(c.Request().Method), routeOf(c), c.Response().Status

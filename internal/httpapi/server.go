@@ -167,6 +167,7 @@ type server struct {
 	jobs            statuses
 	echo            *echo.Echo
 	monitor         http.Handler // nil unless it is shown
+	turns           *pageTurns
 }
 
 // New returns a handler that reads from db, submits jobs to a *tasks.Client and gets
@@ -206,7 +207,7 @@ func newServer(db *postgres.DB, client submitter, board statuses, options Option
 		options: options, db: db, journal: journal.New(db), holds: journal.NewHolds(db), queries: admin.New(db),
 		homeserverTasks: scheduledtasks.New(db),
 		spaces:          spaces.New(db, options.ServerName),
-		access:          access.New(db, who), tasks: client, jobs: board, echo: echo.New(),
+		access:          access.New(db, who), tasks: client, jobs: board, echo: echo.New(), turns: newPageTurns(),
 	}
 }
 
@@ -298,7 +299,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // isHealth reports whether a request is for [Options].Health.
 func (s *server) isHealth(r *http.Request) bool {
-	switch r.URL.Path {
+	switch r.URL.EscapedPath() { // as it was sent, like a proxy compares it
 	case "/healthz", "/readyz", "/metrics":
 		return s.options.Health != nil
 	}

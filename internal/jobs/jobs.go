@@ -39,3 +39,10 @@ func ValidID(s string) bool {
 	}
 	return len(s) == idLength
 }
+
+// A PurgePoint is where a history purge ends, in the words of its request: the event with
+// this id, or a time in Unix milliseconds. Without either, a sweep has decided it.
+type PurgePoint struct {
+	BeforeEvent string `json:"before_event_id,omitempty"`
+	BeforeTime  *int64 `json:"before_ts,omitempty"`
+}

@@ -44,6 +44,7 @@ const (
 	YieldRate        Yield = "rate"
 	YieldRoomBusy    Yield = "room busy"
 	YieldRoomLocked  Yield = "room locked"
+	YieldRowLocked   Yield = "row locked"
 	YieldSlice       Yield = "slice"
 	YieldSynapse     Yield = "synapse"
 	YieldTimeout     Yield = "timeout"
@@ -108,7 +109,7 @@ var (
 
 // yieldsOfAll returns the reasons that every kind has, and further ones.
 func yieldsOfAll(further ...Yield) []Yield {
-	return append([]Yield{YieldDrain, YieldFleet, YieldPaused, YieldRoomBusy, YieldSlice, YieldTimeout, YieldUnreachable}, further...)
+	return append([]Yield{YieldDrain, YieldFleet, YieldPaused, YieldRoomBusy, YieldRowLocked, YieldSlice, YieldTimeout, YieldUnreachable}, further...)
 }
 
 // yieldsOfRooms returns the reasons of every kind with a room, and further ones.

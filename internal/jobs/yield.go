@@ -1,6 +1,16 @@
 package jobs
 
-import "time"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
+	"lethe/internal/wait"
+)
 
 // A YieldError ends a run that gives its job back to the queue. The job has not failed.
 type YieldError struct {
@@ -22,3 +32,23 @@ func (e YieldError) Error() string { return "yield: " + string(e.Reason) }
 
 // Resumes reports whether the job only gives way to others, and goes on soon.
 func (e YieldError) Resumes() bool { return e.Reason == YieldSlice || e.Reason == YieldDrain }
+
+// lockLook is about how long a job stays in the queue before it looks whether the lock that
+// it waits for is free.
+const lockLook = 2 * time.Second
+
+// AwaitLock returns the [YieldError] of a run whose batch gave up the wait for a lock of
+// another session. If the job has waited for such locks longer than maxWait, it returns an
+// error with the last one instead.
+func AwaitLock(ctx context.Context, jobs *journal.Journal, run journal.Run, locked error, maxWait time.Duration) error {
+	job, err := jobs.Job(ctx, run.JobID)
+	// A job whose row cannot be read is tried again like the others.
+	if err == nil && strings.HasPrefix(job.WaitsFor, postgres.WaitsForLock) && job.WaitsSince > maxWait {
+		return fmt.Errorf("gave up after %v: %w", job.WaitsSince.Round(time.Second), locked)
+	}
+	var lock *postgres.LockError
+	if !errors.As(locked, &lock) {
+		lock = &postgres.LockError{Err: locked}
+	}
+	return YieldError{Reason: YieldRowLocked, After: wait.Jitter(lockLook), WaitsFor: lock.WaitsFor()}
+}

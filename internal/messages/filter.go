@@ -29,7 +29,7 @@ const (
 	// maxFilterList is the maximum number of strings in each list of a filter, and
 	// maxPatterns the maximum number of patterns among them. Each event is compared
 	// with one pattern after the other.
-	maxFilterList = 1000
+	maxFilterList = 100
 	maxPatterns   = 50
 )
 
@@ -69,7 +69,7 @@ type Filter struct {
 }
 
 // ParseFilter parses a filter of the client-server API. The filter has at most 64 KiB, and
-// each of its lists at most 1000 strings. An empty text and the empty values of JSON
+// each of its lists at most 100 strings. An empty text and the empty values of JSON
 // (null, false, 0, "", [] and {}) are the zero Filter. Unknown keys and keys with the
 // value null are ignored. A value of the wrong type matches no event.
 //

@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net/http"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,12 +26,13 @@ const (
 
 // A Check returns why the process cannot do its work, or nil. It must return when
 // its context ends, and it must be safe to run at the same time as other checks. Its
-// error is public, so it must hold no secret.
+// error is for the log.
 type Check func(ctx context.Context) error
 
 // Health serves a process's liveness, readiness and metrics.
 type Health struct {
 	checks  map[string]Check
+	log     *slog.Logger
 	metrics http.Handler
 	probes  singleflight.Group // has one key, ""
 	running singleflight.Group // by name of check
@@ -42,9 +46,10 @@ type Health struct {
 // when every check passes. Without checks it is always ready. The map must not be
 // changed afterwards. NewHealth adds the metric lethe_check_passing to the registry;
 // a second call with the same registry panics.
-func NewHealth(registry *prometheus.Registry, checks map[string]Check) *Health {
+func NewHealth(registry *prometheus.Registry, log *slog.Logger, checks map[string]Check) *Health {
 	h := &Health{
 		checks:  checks,
+		log:     log,
 		metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry}),
 	}
 	registry.MustRegister(passingChecks{h})
@@ -74,8 +79,8 @@ func (p passingChecks) Collect(to chan<- prometheus.Metric) {
 // Handler returns a handler of three paths, for GET and HEAD:
 //
 //   - /healthz answers 200.
-//   - /readyz answers 200 if every check passes, and otherwise 503 with the errors.
-//     The checks run at the same time, for at most 2 s. Their result is used for 1 s.
+//   - /readyz answers 200 if every check passes, and otherwise 503 with the names of
+//     those that fail: the errors are in the log. The checks run at the same time, for at most 2 s. Their result is used for 1 s.
 //   - /metrics answers in Prometheus's format. It uses the checks as /readyz does.
 func (h *Health) Handler() http.Handler {
 	mux := http.NewServeMux()
@@ -84,7 +89,7 @@ func (h *Health) Handler() http.Handler {
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if failing := h.check(); len(failing) > 0 {
-			answer(w, http.StatusServiceUnavailable, report{Failing: failing, Status: "unavailable"})
+			answer(w, http.StatusServiceUnavailable, report{Failing: slices.Sorted(maps.Keys(failing)), Status: "unavailable"})
 			return
 		}
 		answer(w, http.StatusOK, report{Status: "ok"})
@@ -95,8 +100,8 @@ func (h *Health) Handler() http.Handler {
 
 // A report is the body of an answer about health.
 type report struct {
-	Failing map[string]string `json:"failing,omitempty"`
-	Status  string            `json:"status"`
+	Failing []string `json:"failing,omitempty"`
+	Status  string   `json:"status"`
 }
 
 func answer(w http.ResponseWriter, status int, body report) {
@@ -112,8 +117,13 @@ func answer(w http.ResponseWriter, status int, body report) {
 func (h *Health) check() map[string]string {
 	failing, _, _ := h.probes.Do("", func() (any, error) {
 		if h.ran.IsZero() || time.Since(h.ran) >= checkEvery {
-			h.failing = h.runAll()
-			h.ran = time.Now()
+			failing := h.runAll()
+			for name, text := range failing {
+				if h.failing[name] != text { // a probe asks every few seconds
+					h.log.Warn("a check fails: the process is not ready", "check", name, "error", text)
+				}
+			}
+			h.failing, h.ran = failing, time.Now()
 		}
 		return h.failing, nil
 	})

@@ -3,6 +3,7 @@ package observe
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -40,7 +41,7 @@ func TestMetrics(t *testing.T) {
 		"redis_jobs": func() Pool { return Pool{Open: 1, InUse: 2} },
 	})
 
-	health := NewHealth(registry, map[string]Check{
+	health := NewHealth(registry, slog.New(slog.DiscardHandler), map[string]Check{
 		"database": passing,
 		"redis":    func(context.Context) error { return errors.New("") },
 	}).Handler()

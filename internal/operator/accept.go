@@ -22,8 +22,8 @@ import (
 	"lethe/internal/wire"
 )
 
-// maxGrace is the longest grace.
-const maxGrace = 365 * 24 * time.Hour
+// MaxGrace is the longest grace.
+const MaxGrace = 365 * 24 * time.Hour
 
 // purge is POST /_lethe/v1/purges.
 func (o *Operator) purge(c echo.Context, who string) error {
@@ -39,9 +39,10 @@ func (o *Operator) purge(c echo.Context, who string) error {
 		return err
 	}
 	id, err := o.tasks.SubmitPurgeHistory(ctx, tasks.PurgeHistory{
-		Room: body.Room, Token: request.Before, DeleteLocalEvents: body.DeleteLocal, Requester: who, Acceptance: acceptance,
+		Room: body.Room, Token: request.Before, DeleteLocalEvents: body.DeleteLocal, Requester: who,
+		PurgePoint: jobs.PurgePoint{BeforeEvent: body.BeforeEvent, BeforeTime: body.BeforeTime}, Acceptance: acceptance,
 	})
-	return o.accepted(c, id, err)
+	return o.accepted(c, id, nil, err)
 }
 
 // delete is POST /_lethe/v1/deletes.
@@ -64,12 +65,23 @@ func (o *Operator) delete(c echo.Context, who string) error {
 	if err != nil {
 		return err
 	}
+	// A room can be blocked before this server has met it. Without a block the delete of
+	// such a room would do nothing, so its id must be a mistake.
+	var warnings []string
+	switch known, err := o.queries.KnowsRoom(ctx, body.Room); {
+	case err != nil:
+		return err
+	case !known && !body.Block:
+		return noRoom(body.Room)
+	case !known:
+		warnings = append(warnings, noRoom(body.Room).Text+": the delete only blocks it")
+	}
 	purge := body.Purge == nil || *body.Purge
 	id, err := o.tasks.SubmitDeleteRoom(ctx, tasks.DeleteRoom{
 		Room: body.Room, Requester: who, NewRoomUser: body.NewRoomUser, RoomName: body.RoomName, Message: body.Message,
 		Block: body.Block, Purge: purge, ForcePurge: body.ForcePurge && purge, PurgeDelay: o.options.PurgeDelay, Acceptance: acceptance,
 	})
-	return o.accepted(c, id, wire.Instead(err, journal.ErrRoomBusy, wire.New(http.StatusConflict, "M_UNKNOWN",
+	return o.accepted(c, id, warnings, wire.Instead(err, journal.ErrRoomBusy, wire.New(http.StatusConflict, "M_UNKNOWN",
 		"The room has a delete already")))
 }
 
@@ -109,8 +121,11 @@ func (o *Operator) sweep(c echo.Context, who string) error {
 	} else {
 		id, err = o.tasks.SubmitRetentionSweep(ctx, tasks.RetentionSweep{Job: name, Tick: time.Now(), Requester: who, Acceptance: acceptance})
 	}
-	return o.accepted(c, id, err)
+	return o.accepted(c, id, nil, err)
 }
+
+// noRoom is the refusal of a room of which there is nothing.
+func noRoom(room string) *wire.Error { return wire.NotFound("The database knows no room " + room) }
 
 // ofRoom reads what a job of a room is to do, and how it is to be accepted. It refuses a
 // job for which this is not the time.
@@ -135,7 +150,7 @@ func (o *Operator) acceptance(a Acceptance) (tasks.Acceptance, error) {
 	}
 	if a.Grace != "" {
 		grace, err := time.ParseDuration(a.Grace)
-		if err != nil || grace < 0 || grace > maxGrace {
+		if err != nil || grace < 0 || grace > MaxGrace {
 			return accepted, wire.InvalidParam("'grace' must be a duration such as 24h, of at most a year")
 		}
 		accepted.Grace = grace
@@ -172,7 +187,7 @@ func (o *Operator) refuseBusy(ctx context.Context, room string) error {
 }
 
 // accepted answers with the id of a job that was accepted.
-func (o *Operator) accepted(c echo.Context, id string, err error) error {
+func (o *Operator) accepted(c echo.Context, id string, warnings []string, err error) error {
 	if err != nil {
 		return err
 	}
@@ -180,5 +195,5 @@ func (o *Operator) accepted(c echo.Context, id string, err error) error {
 	if err != nil {
 		return err
 	}
-	return wire.Answer(c, http.StatusAccepted, Accepted{ID: id, State: string(row.State), Due: milliseconds(row.Due)})
+	return wire.Answer(c, http.StatusAccepted, Accepted{ID: id, State: string(row.State), Due: milliseconds(row.Due), Warnings: warnings})
 }

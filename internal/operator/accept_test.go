@@ -35,6 +35,9 @@ func TestRefusedRequestsChangeNothing(t *testing.T) {
 		{400, "not a legal room ID", "/deletes", `{"room_id":"x"}`},
 		{400, "User must be our own", "/deletes", `{"room_id":"!room:x","new_room_user_id":"@a:far"}`},
 		{400, "zero byte", "/deletes", `{"room_id":"!room:x","message":"\u0000"}`},
+		{404, "The database knows no room !typo:x", "/deletes", `{"room_id":"!typo:x"}`},
+		{404, "The database knows no room !typo:x", "/purges", `{"room_id":"!typo:x","before_ts":5000000000000}`},
+		{404, "The database knows no room !typo:x", "/plans", `{"kind":"delete_room","room_id":"!typo:x"}`},
 		{400, "must be one of", "/sweeps", `{"kind":"purge_history"}`},
 		{400, "no job of that kind", "/sweeps", `{"kind":"retention_sweep"}`},
 		{400, "must be one of", "/plans", `{"kind":"x"}`},
@@ -84,6 +87,22 @@ func TestUnknownTable(t *testing.T) {
 	l.refused(409, text, "GET", "/rooms/"+room, "")
 }
 
+// Only to block it is a reason to delete a room that the database does not know.
+func TestDeleteOfAnUnknownRoom(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	accepted := get[operator.Accepted](l, "POST", "/deletes", `{"room_id":"!typo:x","block":true}`)
+	require.Equal(t, []string{"The database knows no room !typo:x: the delete only blocks it"}, accepted.Warnings)
+	// Each of these is a trace of a room.
+	l.Exec(`INSERT INTO rooms (room_id, is_public) VALUES ('!row:x', false)`)
+	l.Exec(`INSERT INTO local_current_membership (room_id, user_id, event_id, membership) VALUES ('!invite:x', '@user:x', '$i', 'invite')`)
+	l.Chain("!event:x", "e", 1, 0)
+	l.Exec(`DELETE FROM rooms WHERE room_id = '!event:x'`)
+	for _, room := range []string{"!row:x", "!invite:x", "!event:x"} {
+		require.Empty(t, get[operator.Accepted](l, "POST", "/deletes", `{"room_id":"`+room+`"}`).Warnings, room)
+	}
+}
+
 // A new room has a name and a message, whatever the request leaves out.
 func TestDeleteWithANewRoom(t *testing.T) {
 	t.Parallel()
@@ -101,4 +120,28 @@ func TestDeleteIsAcceptedOnce(t *testing.T) {
 	require.Equal(t, "queued", get[operator.Accepted](l, "POST", "/deletes", `{"room_id":"!room:x","block":true}`).State)
 	l.refused(409, "has a delete already", "POST", "/deletes", `{"room_id":"!room:x"}`)
 	require.JSONEq(t, `{"block":true,"purge":true,"force_purge":false}`, storetest.One[string](l.Lab, `SELECT parameters FROM lethe.jobs`))
+}
+
+func TestSweepTakesNoPlan(t *testing.T) {
+	t.Parallel()
+	l := setupWith(t, operator.Options{RetentionJobs: []string{"nightly"}})
+	l.refused(400, "A sweep takes no plan", "POST", "/sweeps", `{"kind":"retention_sweep","plan":"x"}`)
+	require.Zero(t, storetest.One[int](l.Lab, `SELECT count(*) FROM lethe.jobs`))
+	get[operator.Accepted](l, "POST", "/sweeps", `{"kind":"retention_sweep"}`)
+}
+
+func TestRoomThatSynapseItselfDeletes(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 9, 0)
+	l.Exec(`CREATE TABLE scheduled_tasks (
+		id text PRIMARY KEY, action text NOT NULL, status text NOT NULL, timestamp bigint NOT NULL, resource_id text,
+		params text, result text, error text)`)
+	l.Exec(`GRANT SELECT ON scheduled_tasks TO PUBLIC`)
+	l.Exec(`INSERT INTO scheduled_tasks (id, action, status, timestamp, resource_id)
+		VALUES ('TASK', 'shutdown_and_purge_room', 'active', extract(epoch FROM now()) * 1000, $1)`, room)
+	const text = "Synapse itself has a task for the room: shutdown_and_purge_room TASK"
+	l.refused(409, text, "POST", "/purges", `{"room_id":"!room:x","before_event_id":"$a5"}`)
+	l.refused(409, text, "POST", "/deletes", `{"room_id":"!room:x"}`)
+	require.Zero(t, storetest.One[int](l.Lab, `SELECT count(*) FROM lethe.jobs`))
 }

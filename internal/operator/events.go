@@ -40,9 +40,14 @@ var errStreams = &wire.Error{
 	Status: http.StatusServiceUnavailable, Code: "M_LIMIT_EXCEEDED", Text: "Too many clients follow events", RetryAfter: 10_000,
 }
 
+// errUnsettled is the refusal to begin at the newest event while it is not known.
+var errUnsettled = &wire.Error{
+	Status: http.StatusServiceUnavailable, Code: "M_LIMIT_EXCEEDED", Text: "An event of a job is being written", RetryAfter: 2000,
+}
+
 // eventsOfJob is GET /_lethe/v1/jobs/{job_id}/events.
 func (o *Operator) eventsOfJob(c echo.Context, _ string) error {
-	job, err := o.one(c.Request().Context(), c)
+	job, _, err := o.one(c.Request().Context(), c)
 	if err != nil {
 		return err
 	}
@@ -89,16 +94,17 @@ func (o *Operator) stream(c echo.Context, job string) error {
 	defer func() { <-o.streams }()
 	f := &follower{o: o, c: c, job: job, after: after, sent: map[string]int64{}}
 	resumed := after >= 0
-	if !resumed {
-		// Without a place, the events of a job begin at its beginning, and those of all jobs
-		// now.
-		f.after = 0
-		if job == "" {
-			var err error
-			if f.after, err = o.control.LastEvent(ctx); err != nil {
-				return err
-			}
-		}
+	switch last, err := o.control.LastEvent(ctx); {
+	case resumed && err == nil:
+		// A place beyond the newest event comes from a database that was restored since.
+		f.after = min(after, last)
+	case resumed: // its place is what it is
+	case job != "":
+		f.after = 0 // without a place, the events of a job begin at its beginning
+	case err != nil:
+		return wire.Instead(err, control.ErrUnsettled, errUnsettled)
+	default:
+		f.after = last // and those of all jobs now
 	}
 	if job != "" && resumed {
 		// A browser connects again after the end, unless it is told that there is no more.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -159,4 +160,69 @@ func TestStreamsAreBounded(t *testing.T) {
 		_, status := l.follow(ctx, "/events", "")
 		return status == 200
 	}, time.Minute, 50*time.Millisecond)
+}
+
+// TestFollowFromBeyondTheNewestEvent checks that a place which no event has had yet, as
+// after a restore of the database, hides none of the later events.
+func TestFollowFromBeyondTheNewestEvent(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 40, 0)
+	id := l.purge("$a30", "").ID
+	beyond := strconv.FormatInt(math.MaxInt64, 10)
+	ofJob, status := l.follow(l.Ctx, "/jobs/"+id+"/events", beyond)
+	require.Equal(t, 200, status)
+	ctx, cancel := context.WithTimeout(l.Ctx, time.Minute)
+	defer cancel()
+	ofAll, status := l.follow(ctx, "/events", beyond)
+	require.Equal(t, 200, status)
+	get[operator.Outcome](l, "POST", "/jobs/"+id+"/cancel", "{}")
+	require.Equal(t, "job", (<-ofAll).event)
+	cancel()
+	var last message
+	for m := range ofJob { // which ends with the job
+		last = m
+	}
+	require.Contains(t, last.data, `"cancelled"`)
+}
+
+// TestFollowWhileAnEventIsWritten checks that a client learns when to ask again if the
+// newest event cannot be known.
+func TestFollowWhileAnEventIsWritten(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Exec(`BEGIN`)
+	l.Exec(`LOCK TABLE lethe.job_events IN ROW EXCLUSIVE MODE`)
+	l.refused(503, "M_LIMIT_EXCEEDED", "GET", "/events", "")
+	l.Exec(`ROLLBACK`)
+}
+
+// TestFollowTheProgress checks that a stream tells how far a job is, though nothing has
+// happened to it.
+func TestFollowTheProgress(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 40, 0)
+	id := l.purge("$a30", "").ID
+	l.Exec(`UPDATE lethe.jobs SET state = 'running', attempt = 1, started_at = now(), heartbeat_at = now() WHERE id = $1`, id)
+	for i, path := range []string{"/jobs/" + id + "/events", "/events"} {
+		ctx, cancel := context.WithTimeout(l.Ctx, time.Minute)
+		stream, status := l.follow(ctx, path, "")
+		require.Equal(t, 200, status)
+		want := int64(5 + i)
+		var shown operator.Job
+		for m := range stream {
+			if m.event == "progress" {
+				require.NoError(t, json.Unmarshal([]byte(m.data), &shown))
+				if shown.Done == want {
+					break
+				}
+			}
+			// Only now, because the first message has the job as it is.
+			l.Exec(`UPDATE lethe.jobs SET updated_at = clock_timestamp(), checkpoint = jsonb_build_object('events_deleted', $2::int) WHERE id = $1`, id, want)
+		}
+		cancel()
+		require.Equal(t, id, shown.ID, path)
+		require.Equal(t, want, shown.Done, path)
+	}
 }

@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,10 +14,11 @@ import (
 	"lethe/internal/wire"
 )
 
-// maxRows and maxRunning are the largest limits of the fleet.
+// MaxRows and MaxRunning are the largest limits of the fleet: rows per second, and jobs at a
+// time.
 const (
-	maxRows    = 10_000_000
-	maxRunning = 1000
+	MaxRows    = 10_000_000
+	MaxRunning = 1000
 )
 
 // fleet is GET /_lethe/v1/fleet.
@@ -28,7 +28,7 @@ func (o *Operator) fleet(c echo.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	answer := Fleet{Limits: make([]Limit, 0, len(limits)), Workers: []FleetWorker{}}
+	answer := Fleet{Limits: make([]Limit, 0, len(limits))}
 	for _, limit := range limits {
 		answer.Limits = append(answer.Limits, limitOf(limit))
 	}
@@ -37,7 +37,7 @@ func (o *Operator) fleet(c echo.Context, _ string) error {
 		if err != nil {
 			return fmt.Errorf("list the workers: %w", err)
 		}
-		answer.Workers = append(answer.Workers, workers...)
+		answer.Workers = new(append([]FleetWorker{}, workers...))
 	}
 	return wire.AnswerOK(c, answer, nil)
 }
@@ -58,7 +58,7 @@ func (o *Operator) setLimit(c echo.Context, who string) error {
 	if !slices.Contains(kinds(), kind) {
 		return wire.NotFound("There is no kind of job '" + kind + "'")
 	}
-	if err := errors.Join(inRange("rows_per_second", body.RowsPerSecond, maxRows), inRange("jobs", body.Jobs, maxRunning)); err != nil {
+	if err := errors.Join(inRange("rows_per_second", body.RowsPerSecond, MaxRows), inRange("jobs", body.Jobs, MaxRunning)); err != nil {
 		return err
 	}
 	limit, err := o.control.SetLimit(c.Request().Context(), control.Limit{
@@ -98,14 +98,23 @@ func (o *Operator) setPause(c echo.Context, who string) error {
 	if err := wire.ReadBody(c, &body); err != nil {
 		return err
 	}
-	scope, value, err := o.scope(c.Request().Context(), c)
+	ctx := c.Request().Context()
+	scope, value, err := scopeOf(c)
 	if err != nil {
 		return err
 	}
 	if err := errors.Join(checkReason(body.Reason, true), checkTime("until_ts", body.Until)); err != nil {
 		return err
 	}
-	pause, err := o.control.SetPause(c.Request().Context(), control.Pause{
+	if scope == control.ScopeJob {
+		switch job, err := o.control.Job(ctx, value); {
+		case err != nil:
+			return wire.Instead(err, postgres.ErrNotFound, noJob(value))
+		case job.State.Ended():
+			return cannotBe(control.VerbPause, "it has ended, and is "+string(job.State))
+		}
+	}
+	pause, err := o.control.SetPause(ctx, control.Pause{
 		Scope: scope, Value: value, Who: who, Reason: body.Reason, Until: timeOf(body.Until),
 	})
 	return wire.AnswerOK(c, pauseOf(pause), wire.Instead(err, control.ErrUntil, errPast))
@@ -113,24 +122,33 @@ func (o *Operator) setPause(c echo.Context, who string) error {
 
 // liftPause is DELETE /_lethe/v1/pauses/{scope}/{value}.
 func (o *Operator) liftPause(c echo.Context, who string) error {
-	scope, value, err := o.scope(c.Request().Context(), c)
+	scope, value, err := scopeOf(c)
 	if err != nil {
 		return err
 	}
 	pause, err := o.control.LiftPause(c.Request().Context(), scope, value)
-	return wire.AnswerOK(c, pauseOf(pause), wire.Instead(err, postgres.ErrNotFound, wire.NotFound("There is no pause of "+scope+" "+value)))
+	return wire.AnswerOK(c, pauseOf(pause), wire.Instead(err, postgres.ErrNotFound, wire.NotFound("There is no pause of "+Paused(scope, value))))
 }
 
-// scope returns what the path says is paused.
-func (o *Operator) scope(ctx context.Context, c echo.Context) (scope, value string, err error) {
+// Paused returns what a pause covers, in words.
+func Paused(scope, value string) string {
+	switch scope {
+	case "all":
+		return "all jobs"
+	case "kind":
+		return "all jobs of the kind " + value
+	}
+	return "the " + scope + " " + value
+}
+
+// scopeOf returns what the path says is paused.
+func scopeOf(c echo.Context) (scope, value string, err error) {
 	scope, value = wire.Segment(c, "scope"), wire.Segment(c, "value")
 	switch {
 	case scope == "all" && value == "all":
 	case scope == "kind" && slices.Contains(kinds(), value):
 	case scope == "room" && wire.CheckRoomID(value) == nil:
 	case scope == "job" && jobs.ValidID(value):
-		_, err = o.control.Job(ctx, value)
-		err = wire.Instead(err, postgres.ErrNotFound, noJob(value))
 	default:
 		err = wire.NotFound("There is nothing to pause that is called " + scope + " " + value +
 			": it is job and an id, room and an id, kind and a kind of jobs, or all and all")

@@ -20,7 +20,9 @@ func TestPauses(t *testing.T) {
 	l.refused(404, "no job", "PUT", "/pauses/job/AbCdEfGhIjKlMnOp", `{"reason":"r"}`)
 	l.refused(400, "reason", "PUT", "/pauses/all/all", `{}`)
 	l.refused(400, "is in the past", "PUT", "/pauses/all/all", `{"reason":"r","until_ts":5}`)
-	l.refused(404, "There is no pause", "DELETE", "/pauses/all/all", ``)
+	l.refused(404, "There is no pause of all jobs\"", "DELETE", "/pauses/all/all", ``)
+	l.refused(404, "There is no pause of all jobs of the kind purge_history\"", "DELETE", "/pauses/kind/purge_history", ``)
+	l.refused(404, "There is no pause of the room !room:x\"", "DELETE", "/pauses/room/!room:x", ``)
 	pause := get[operator.Pause](l, "PUT", "/pauses/kind/purge_history", `{"reason":"backup"}`)
 	require.Equal(t, admin, pause.Who)
 	id := l.purge("$a5", "").ID
@@ -49,8 +51,17 @@ func TestFleet(t *testing.T) {
 	l.work(tasks.WorkerOptions{Concurrency: 3})
 	require.Eventually(t, func() bool {
 		fleet := get[operator.Fleet](l, "GET", "/fleet", "")
-		return len(fleet.Workers) == 1 && fleet.Workers[0].Concurrency >= 3
+		return len(*fleet.Workers) == 1 && (*fleet.Workers)[0].Concurrency >= 3
 	}, time.Minute, 50*time.Millisecond)
+}
+
+// Without Redis it is not known which workers there are, which is not the same as none.
+func TestWorkersThatAreNotKnown(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	require.Equal(t, []operator.FleetWorker{}, *get[operator.Fleet](l, "GET", "/fleet", "").Workers)
+	blind := setupWith(t, operator.Options{}, func(options *operator.Options) { options.Workers = nil })
+	require.Nil(t, get[operator.Fleet](blind, "GET", "/fleet", "").Workers)
 }
 
 func TestGrace(t *testing.T) {
@@ -71,4 +82,17 @@ func TestGrace(t *testing.T) {
 	for _, grace := range []string{"x", "-1s", "9000h", "24"} {
 		l.refused(400, "'grace' must be a duration", "POST", "/purges", `{"room_id":"!room:x","before_event_id":"$a5","grace":"`+grace+`"}`)
 	}
+}
+
+// TestPauseOfAJobThatHasEnded checks that there is no pause that no job waits for, and that
+// one is not lost with its job.
+func TestPauseOfAJobThatHasEnded(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 40, 0)
+	id := l.purge("$a30", "").ID
+	get[operator.Outcome](l, "POST", "/jobs/"+id+"/cancel", "{}")
+	l.refused(409, "The job cannot be paused: it has ended, and is cancelled", "PUT", "/pauses/job/"+id, `{"reason":"r"}`)
+	require.Empty(t, get[operator.Pauses](l, "GET", "/pauses", "").Pauses)
+	l.refused(404, "There is no pause of the job "+id, "DELETE", "/pauses/job/"+id, "")
 }

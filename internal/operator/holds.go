@@ -34,7 +34,7 @@ func holdOf(hold journal.Hold) Hold {
 	}
 }
 
-// holdList is GET /_lethe/v1/holds. With released=true the list includes released holds.
+// holdList is GET /_lethe/v1/holds. With released=true the list includes lifted holds.
 func (o *Operator) holdList(c echo.Context, _ string) error {
 	q := wire.QueryOf(c)
 	released := q.Boolean("released")
@@ -62,9 +62,9 @@ func (o *Operator) hold(c echo.Context, _ string) error {
 	return answerHold(c, room, hold, err)
 }
 
-// placeHold is PUT /_lethe/v1/holds/{room_id}. The body has the reason. After the answer
-// nothing of the room is deleted until the hold is released.
-func (o *Operator) placeHold(c echo.Context, who string) error {
+// setHold is PUT /_lethe/v1/holds/{room_id}. The body has the reason. After the answer
+// nothing of the room is deleted until the hold is lifted.
+func (o *Operator) setHold(c echo.Context, who string) error {
 	var body HoldRequest
 	if err := wire.ReadBody(c, &body); err != nil {
 		return err
@@ -96,8 +96,8 @@ func checkReason(reason string, needed bool) error {
 	return nil
 }
 
-// releaseHold is DELETE /_lethe/v1/holds/{room_id}.
-func (o *Operator) releaseHold(c echo.Context, who string) error {
+// liftHold is DELETE /_lethe/v1/holds/{room_id}.
+func (o *Operator) liftHold(c echo.Context, who string) error {
 	room, err := wire.ReadRoomID(c)
 	if err != nil {
 		return err

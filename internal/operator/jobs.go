@@ -42,26 +42,26 @@ func (o *Operator) jobs(c echo.Context, _ string) error {
 // job is GET /_lethe/v1/jobs/{job_id}.
 func (o *Operator) job(c echo.Context, _ string) error {
 	ctx := c.Request().Context()
-	job, err := o.one(ctx, c)
+	job, row, err := o.one(ctx, c)
 	if err != nil {
 		return err
 	}
 	log, err := o.control.Log(ctx, job.ID)
-	job.Log = eventsOf(log)
+	job.Request, job.Result, job.Log = requestOf(row), resultOf(row), eventsOf(log)
 	return wire.AnswerOK(c, job, err)
 }
 
-// one returns the job that the path names.
-func (o *Operator) one(ctx context.Context, c echo.Context) (Job, error) {
+// one returns the job that the path names, and its row.
+func (o *Operator) one(ctx context.Context, c echo.Context) (Job, control.Job, error) {
 	id := wire.Segment(c, "job_id")
 	if !jobs.ValidID(id) {
-		return Job{}, noJob(id)
+		return Job{}, control.Job{}, noJob(id)
 	}
 	row, err := o.control.Job(ctx, id)
 	if err != nil {
-		return Job{}, wire.Instead(err, postgres.ErrNotFound, noJob(id))
+		return Job{}, row, wire.Instead(err, postgres.ErrNotFound, noJob(id))
 	}
-	return o.show(ctx, []control.Job{row})[0], nil
+	return o.show(ctx, []control.Job{row})[0], row, nil
 }
 
 func noJob(id string) *wire.Error { return wire.NotFound("There is no job '" + id + "'") }

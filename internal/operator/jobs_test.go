@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/operator"
+	"lethe/internal/retention"
 	"lethe/internal/store/storetest"
 	"lethe/internal/tasks"
 )
@@ -43,6 +44,10 @@ func TestPurgeFromRequestToEnd(t *testing.T) {
 	job := get[operator.Job](l, "GET", "/jobs/"+accepted.ID, "")
 	require.Equal(t, "no worker", job.WaitsFor)
 	require.Equal(t, admin, job.Requester)
+	require.Equal(t, &operator.JobRequest{
+		Reason: "case 7", BeforeEvent: "$a20", BeforeDepth: new(int64(20)), DeleteLocal: new(true), Plan: planned.Digest,
+	}, job.Request)
+	require.Nil(t, job.Result)
 
 	l.work(tasks.WorkerOptions{})
 	job = l.ends(accepted.ID)
@@ -58,6 +63,59 @@ func TestPurgeFromRequestToEnd(t *testing.T) {
 	require.Equal(t, []string{"queued", "running", "complete"}, events)
 	require.Contains(t, job.Log[0].Reason+string(job.Log[0].Detail), "case 7")
 	require.Len(t, l.Timeline(room), 11)
+
+	l.Exec(`UPDATE events SET received_ts = depth`)
+	accepted = get[operator.Accepted](l, "POST", "/purges", `{"room_id":"!room:x","before_ts":25}`)
+	request := get[operator.Job](l, "GET", "/jobs/"+accepted.ID, "").Request
+	require.Equal(t, &operator.JobRequest{BeforeTime: new(int64(25)), BeforeDepth: request.BeforeDepth, DeleteLocal: new(false)}, request)
+	require.NotZero(t, *request.BeforeDepth)
+	for _, listed := range get[operator.Jobs](l, "GET", "/jobs", "").Jobs {
+		require.Nil(t, listed.Request)
+	}
+}
+
+func TestDeleteTellsItsRequestAndResult(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 9, 0)
+	id := get[operator.Accepted](l, "POST", "/deletes",
+		`{"room_id":"!room:x","block":true,"new_room_user_id":"@user:x","room_name":"Here","message":"moved","reason":"spam"}`).ID
+	job := get[operator.Job](l, "GET", "/jobs/"+id, "")
+	require.Equal(t, &operator.JobRequest{
+		Reason: "spam", Block: new(true), Purge: new(true), ForcePurge: new(false), NewRoomUser: "@user:x", RoomName: "Here", Message: "moved",
+	}, job.Request)
+	require.Nil(t, job.Result, "it has not begun")
+	l.Exec(`
+		UPDATE lethe.jobs SET checkpoint = '{"phase": "purging", "shutdown_room": {
+			"kicked_users": ["@a:x", "@b:x"], "failed_to_kick_users": ["@c:x"], "local_aliases": null, "new_room_id": "!new:x"}}'`)
+	require.Equal(t, &operator.JobResult{
+		KickedUsers: []string{"@a:x", "@b:x"}, FailedToKickUsers: []string{"@c:x"}, LocalAliases: []string{}, NewRoom: new("!new:x"),
+	}, get[operator.Job](l, "GET", "/jobs/"+id, "").Result)
+	l.Exec(`UPDATE lethe.jobs SET parameters = '[1]', checkpoint = '"x"'`)
+	job = get[operator.Job](l, "GET", "/jobs/"+id, "")
+	require.Equal(t, &operator.JobRequest{Reason: "spam"}, job.Request, "the job itself will say what is wrong")
+	require.Nil(t, job.Result)
+}
+
+// A sweep counts rooms, and says which of them got a job.
+func TestSweepTellsItsResult(t *testing.T) {
+	t.Parallel()
+	l := setupWith(t, operator.Options{RetentionJobs: []string{"nightly"}})
+	for i, room := range []string{"!a:x", "!b:x", "!c:x"} {
+		l.Chain(room, room[1:2], 9, 10*i)
+		l.Exec(`INSERT INTO current_state_events (event_id, room_id, type, state_key) VALUES ('$create' || $1, $1, 'm.room.create', '')`, room)
+	}
+	l.Exec(`UPDATE events SET received_ts = CASE room_id WHEN '!a:x' THEN 1 ELSE extract(epoch FROM now()) * 1000 END`)
+	l.work(tasks.WorkerOptions{Retention: retention.Config{
+		Enabled: true, DefaultPolicy: retention.Policy{MaxLifetime: new(int64(3_600_000))}, Jobs: []retention.Job{{Name: "nightly"}},
+	}})
+	job := l.ends(get[operator.Accepted](l, "POST", "/sweeps", `{"kind":"retention_sweep"}`).ID)
+	require.Equal(t, "complete", job.State, job.Error)
+	require.Equal(t, &operator.JobRequest{Name: "nightly"}, job.Request)
+	require.EqualValues(t, 3, job.Done, "%+v", job.Result)
+	require.EqualValues(t, 3, *job.Result.Rooms)
+	require.EqualValues(t, 1, *job.Result.Enqueued)
+	require.EqualValues(t, 2, job.Result.Skipped["nothing_expired"])
 }
 
 func TestListOfJobs(t *testing.T) {

@@ -76,7 +76,8 @@ func prepare(ctx context.Context, url string) error {
 
 func setup(t *testing.T) *lab { return setupWith(t, operator.Options{}) }
 
-func setupWith(t *testing.T, options operator.Options) *lab {
+// setupWith is setup with options, which the functions change last.
+func setupWith(t *testing.T, options operator.Options, changes ...func(*operator.Options)) *lab {
 	t.Helper()
 	url := devstacktest.Database(t, "operator", prepare)
 	l := &lab{Lab: storetest.OnAs(t, url, schema.API), url: url, worker: storetest.OnAs(t, url, schema.Worker), metrics: observe.NewMetrics(observe.NewRegistry())}
@@ -95,6 +96,9 @@ func setupWith(t *testing.T, options operator.Options) *lab {
 			workers = append(workers, operator.FleetWorker{Name: w.Name, Started: w.Started.UnixMilli(), Concurrency: w.Concurrency, Running: w.Running})
 		}
 		return workers, err
+	}
+	for _, change := range changes {
+		change(&options)
 	}
 	submit := tasks.NewClient(l.DB, client, log)
 	purger := purge.New(l.DB, purge.Options{})

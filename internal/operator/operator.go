@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"lethe/internal/plan"
+	"lethe/internal/store/admin"
 	"lethe/internal/store/control"
 	"lethe/internal/store/footprint"
 	"lethe/internal/store/journal"
@@ -44,6 +45,7 @@ type Operator struct {
 	control    *control.Control
 	held       *journal.Holds
 	others     *scheduledtasks.Queue
+	queries    *admin.Queries
 	planner    *plan.Planner
 	footprints *footprint.Queries
 	tasks      *tasks.Client
@@ -57,7 +59,7 @@ func New(db *postgres.DB, client *tasks.Client, planner *plan.Planner, footprint
 	}
 	return &Operator{
 		options: options, control: control.New(db), held: journal.NewHolds(db),
-		others: scheduledtasks.New(db), planner: planner, footprints: footprints, tasks: client,
+		others: scheduledtasks.New(db), queries: admin.New(db), planner: planner, footprints: footprints, tasks: client,
 		streams: make(chan struct{}, maxStreams),
 	}
 }

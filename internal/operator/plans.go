@@ -66,6 +66,11 @@ func (o *Operator) request(ctx context.Context, r PlanRequest) (plan.Request, er
 		request.BeforeTime = r.BeforeTime
 	}
 	token, err := o.planner.Token(ctx, request)
+	if errors.Is(err, postgres.ErrNotFound) {
+		if known, lookErr := o.queries.KnowsRoom(ctx, r.Room); lookErr == nil && !known {
+			return request, noRoom(r.Room)
+		}
+	}
 	if err != nil {
 		return request, refusal(err, r)
 	}
@@ -83,7 +88,7 @@ func refusal(err error, r PlanRequest) error {
 	case errors.Is(err, postgres.ErrNotFound) && r.BeforeTime != nil:
 		return wire.NotFound("there is no event to be purged")
 	case errors.Is(err, postgres.ErrNotFound):
-		return wire.NotFound("There is no room " + r.Room)
+		return noRoom(r.Room)
 	case errors.Is(err, plan.ErrRequest):
 		return wire.BadRequest(err.Error())
 	}

@@ -29,5 +29,5 @@ func (o *Operator) room(c echo.Context, _ string) error {
 		return err
 	}
 	print, err := o.footprints.Room(c.Request().Context(), room)
-	return wire.AnswerOK(c, print, unknownTables(wire.Instead(err, postgres.ErrNotFound, wire.NotFound("There is no room "+room))))
+	return wire.AnswerOK(c, print, unknownTables(wire.Instead(err, postgres.ErrNotFound, noRoom(room))))
 }

@@ -95,11 +95,11 @@ func (o *Operator) Routes() []Route {
 		{Method: get, Path: "/fleet", Summary: "Show the fleet's workers and limits", Status: 200, Answer: Fleet{}, Serve: o.fleet},
 		{Method: put, Path: "/fleet/{kind}", Summary: "Set the fleet's limits for a kind of job", Body: LimitRequest{}, Status: 200, Answer: Limit{}, Serve: o.setLimit},
 		{Method: get, Path: "/holds", Summary: "List held rooms", Query: []Parameter{{
-			Name: "released", Type: "boolean", Doc: "Also list holds that were released. Defaults to false.",
+			Name: "released", Type: "boolean", Doc: "Also list holds that were lifted. Defaults to false.",
 		}}, Status: 200, Answer: Holds{}, Serve: o.holdList},
 		{Method: get, Path: "/holds/{room_id}", Summary: "Show the hold of a room", Status: 200, Answer: Hold{}, Serve: o.hold},
-		{Method: put, Path: "/holds/{room_id}", Summary: "Make sure that nothing is deleted from a room", Body: HoldRequest{}, Status: 200, Answer: Hold{}, Serve: o.placeHold},
-		{Method: del, Path: "/holds/{room_id}", Summary: "Allow deletes from a room again", Status: 200, Answer: Hold{}, Serve: o.releaseHold},
+		{Method: put, Path: "/holds/{room_id}", Summary: "Make sure that nothing is deleted from a room", Body: HoldRequest{}, Status: 200, Answer: Hold{}, Serve: o.setHold},
+		{Method: del, Path: "/holds/{room_id}", Summary: "Allow deletes from a room again", Status: 200, Answer: Hold{}, Serve: o.liftHold},
 	}
 	for _, verb := range verbs {
 		routes = append(routes, Route{

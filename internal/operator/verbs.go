@@ -89,18 +89,24 @@ func (o *Operator) do(c echo.Context, who string, verb control.Verb) error {
 	case len(done) == 0:
 		return noJob(id)
 	case done[0].Refusal != "":
-		return wire.New(http.StatusConflict, "M_UNKNOWN", "The job was not "+participle(verb)+": "+done[0].Refusal)
+		return cannotBe(verb, done[0].Refusal)
 	}
 	return wire.AnswerOK(c, o.outcomes(c, request, done)[0], nil)
 }
 
-func participle(verb control.Verb) string {
+// cannotBe is the refusal of a verb.
+func cannotBe(verb control.Verb, why string) *wire.Error {
+	return wire.New(http.StatusConflict, "M_UNKNOWN", "The job cannot be "+Participle(string(verb))+": "+why)
+}
+
+// Participle returns the participle of a verb, such as cancelled.
+func Participle(name string) string {
 	for _, v := range verbs {
-		if v.verb == verb {
+		if string(v.verb) == name {
 			return v.past
 		}
 	}
-	return string(verb)
+	return name
 }
 
 // bulk is POST /_lethe/v1/jobs/bulk.

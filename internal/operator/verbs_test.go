@@ -35,8 +35,8 @@ func TestVerbsOnAJob(t *testing.T) {
 	require.Empty(t, get[operator.Pauses](l, "GET", "/pauses", "").Pauses)
 	cancelled := verb("cancel", `{"reason":"wrong room"}`)
 	require.Equal(t, "cancelled", cancelled.Job.State)
-	l.refused(409, "The job was not cancelled: ", "POST", "/jobs/"+id+"/cancel", ``)
-	l.refused(409, "The job was not paused: ", "POST", "/jobs/"+id+"/pause", `{"reason":"x"}`)
+	l.refused(409, "The job cannot be cancelled: it has ended, and is cancelled", "POST", "/jobs/"+id+"/cancel", ``)
+	l.refused(409, "The job cannot be paused: it has ended, and is cancelled", "POST", "/jobs/"+id+"/pause", `{"reason":"x"}`)
 	require.Equal(t, "queued", verb("retry", `{"reason":"the right one"}`).Job.State)
 
 	l.work(tasks.WorkerOptions{})

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 
 	"lethe/internal/store/footprint"
+	"lethe/internal/sweep"
 )
 
 // A Job is a job as the API shows it. Times are in Unix milliseconds, and 0 or absent if
@@ -19,8 +20,9 @@ type Job struct {
 	// Phase is the part of the work that the job is in, "" before the first batch.
 	Phase string `json:"phase"`
 
-	// Done is how many events the job has gone through, and Total how many there are, nil
-	// if that is unknown. Events is how many it has deleted.
+	// Done is how many events the job has gone through, and of a sweep how many rooms. Total
+	// is how many there are, never less than Done, and nil if that is unknown: it is counted
+	// when the job begins. Events is how many events the job has deleted.
 	Done   int64  `json:"done"`
 	Total  *int64 `json:"total"`
 	Events int64  `json:"events"`
@@ -36,7 +38,8 @@ type Job struct {
 	Batches  int64 `json:"batches"`
 	Attempts int   `json:"attempts"`
 
-	// WaitsFor is what the job waits for, in words, "" if it works or has ended.
+	// WaitsFor is what the job waits for, in words, "" if it works or has ended. During its
+	// grace it also names the pause and the hold that would stop the job then.
 	WaitsFor   string `json:"waits_for"`
 	WaitsSince int64  `json:"waits_since_ts,omitempty"`
 
@@ -64,8 +67,86 @@ type Job struct {
 	// Due is the end of the grace of a job that is scheduled.
 	Due int64 `json:"due_ts,omitempty"`
 
-	// Log is what has happened to the job, the oldest first. Lists of jobs are without it.
-	Log []Event `json:"log,omitempty"`
+	// Request is what the job was requested to do, and Result what a delete or a sweep has
+	// come to so far. Log is what has happened to the job, the oldest first. Lists and
+	// streams of jobs are without these three.
+	Request *JobRequest `json:"request,omitempty"`
+	Result  *JobResult  `json:"result,omitempty"`
+	Log     []Event     `json:"log,omitempty"`
+}
+
+// A JobRequest is what a job was requested to do. It only has what jobs of its kind have.
+type JobRequest struct {
+	// Reason is why, in the words of the requester.
+	Reason string `json:"reason,omitempty"`
+
+	// BeforeEvent or BeforeTime is where a purge ends, as it was requested: an event, or a
+	// time in Unix milliseconds. Both are absent from the purge of a sweep.
+	BeforeEvent string `json:"before_event_id,omitempty"`
+	BeforeTime  *int64 `json:"before_ts,omitempty"`
+
+	// BeforeDepth is the depth at which the purge ends: it deletes below it.
+	BeforeDepth *int64 `json:"before_depth,omitempty"`
+
+	// DeleteLocal says whether events of local users are purged too.
+	DeleteLocal *bool `json:"delete_local_events,omitempty"`
+
+	// RetentionJob is the retention job whose sweep has made the purge, and ExpiredBefore
+	// the moment, in Unix milliseconds, before which its events had expired.
+	RetentionJob  string `json:"retention_job,omitempty"`
+	ExpiredBefore int64  `json:"expired_before_ts,omitempty"`
+
+	// Block, Purge and ForcePurge are those of a delete.
+	Block      *bool `json:"block,omitempty"`
+	Purge      *bool `json:"purge,omitempty"`
+	ForcePurge *bool `json:"force_purge,omitempty"`
+
+	// NewRoomUser makes the room that replaces a deleted one, RoomName is its name, and
+	// Message the text in it. Without NewRoomUser there is no such room.
+	NewRoomUser string `json:"new_room_user_id,omitempty"`
+	RoomName    string `json:"room_name,omitempty"`
+	Message     string `json:"message,omitempty"`
+
+	// PurgeDelay is the pause between a delete's shutdown and its purge, in seconds.
+	PurgeDelay float64 `json:"purge_delay_seconds,omitempty"`
+
+	// Sweep is the id of the sweep that has made a delete because the room was abandoned.
+	Sweep string `json:"sweep,omitempty"`
+
+	// Name is the name of a sweep's job in the settings.
+	Name string `json:"name,omitempty"`
+
+	// Plan is the digest of the plan that the job is bound to, and Tolerance by how many
+	// events the room may have drifted from it.
+	Plan      string `json:"plan,omitempty"`
+	Tolerance int64  `json:"tolerance,omitempty"`
+}
+
+// A JobResult is what a delete or a sweep has come to so far. It only has what jobs of its
+// kind have.
+type JobResult struct {
+	// KickedUsers are the users whom the shutdown has removed from the room, and
+	// FailedToKickUsers those whom it could not remove. LocalAliases are the room's aliases
+	// that were moved to the new room, or deleted.
+	KickedUsers       []string `json:"kicked_users,omitzero"`
+	FailedToKickUsers []string `json:"failed_to_kick_users,omitzero"`
+	LocalAliases      []string `json:"local_aliases,omitzero"`
+
+	// NewRoom is the id of the room that replaces the deleted one. It is absent if there is none.
+	NewRoom *string `json:"new_room_id,omitempty"`
+
+	// RemoteServersNotTold are the other servers in the room that do not learn that our
+	// users have left.
+	RemoteServersNotTold []string `json:"remote_servers_not_told,omitempty"`
+
+	// Rooms is how many rooms a sweep has decided, Enqueued how many of them have got a job,
+	// and Skipped how many have not, by reason.
+	Rooms    *int64           `json:"rooms,omitempty"`
+	Enqueued *int64           `json:"enqueued,omitempty"`
+	Skipped  map[string]int64 `json:"skipped,omitempty"`
+
+	// Failures are the first rooms that could not be decided, or whose job was refused.
+	Failures []sweep.Failure `json:"failures,omitempty"`
 }
 
 // An Event is a change of a job's state, or a verb.
@@ -246,6 +327,9 @@ type Accepted struct {
 	ID    string `json:"id"`
 	State string `json:"state"`
 	Due   int64  `json:"due_ts,omitempty"`
+
+	// Warnings are sentences for the requester.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // A Limit bounds what the fleet does for a kind of job. A nil limit is that of the
@@ -262,8 +346,9 @@ type Limit struct {
 type Fleet struct {
 	Limits []Limit `json:"limits"`
 
-	// Workers are the processes that take jobs.
-	Workers []FleetWorker `json:"workers"`
+	// Workers are the processes that take jobs. It is null if that is not known, which is so
+	// without Redis.
+	Workers *[]FleetWorker `json:"workers"`
 }
 
 // A FleetWorker is a process that takes jobs.
@@ -287,10 +372,10 @@ type PauseRequest struct {
 // settings.
 type LimitRequest struct {
 	// RowsPerSecond bounds the events that all jobs of the kind delete in a second.
-	RowsPerSecond *int `json:"rows_per_second"`
+	RowsPerSecond *int `json:"rows_per_second,omitempty"`
 
 	// Jobs bounds how many jobs of the kind run at once.
-	Jobs *int `json:"jobs"`
+	Jobs *int `json:"jobs,omitempty"`
 }
 
 // A Hold keeps a room from being deleted from. Times are in Unix milliseconds.

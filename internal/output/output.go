@@ -100,7 +100,7 @@ func Raw(w io.Writer, document json.RawMessage, without ...string) error {
 	var pairs []string
 	for pair := range slices.Chunk(object.Content, 2) {
 		if isPlain(pair[1]) && !leavesOut(pair) {
-			pairs = append(pairs, heading(pair[0].Value), plain(pair[0].Value, pair[1]))
+			pairs = append(pairs, heading(pair[0].Value), plain(object, pair[0].Value, pair[1]))
 		}
 	}
 	if err := Fields(w, pairs...); err != nil {
@@ -163,13 +163,13 @@ func nested(w io.Writer, node *yaml.Node) error {
 			cells = append(cells, line.name)
 		}
 		if len(columns) == 0 {
-			cells = append(cells, plain("", line.object))
+			cells = append(cells, plain(nil, "", line.object))
 		}
 		for _, column := range columns {
 			cell := ""
 			for pair := range slices.Chunk(line.object.Content, 2) {
 				if line.object.Kind == yaml.MappingNode && pair[0].Value == column {
-					cell = plain(column, pair[1])
+					cell = plain(line.object, column, pair[1])
 				}
 			}
 			cells = append(cells, cell)
@@ -184,8 +184,9 @@ func isPlain(node *yaml.Node) bool {
 	return node.Kind == yaml.ScalarNode || node.Kind == yaml.SequenceNode && len(node.Content) > 0 && node.Content[0].Kind == yaml.ScalarNode
 }
 
-// plain returns a value as the text of a cell. Times and sizes are for people.
-func plain(name string, node *yaml.Node) string {
+// plain returns a value of an object as the text of a cell. Times and sizes are for
+// people. An estimate begins with "~".
+func plain(object *yaml.Node, name string, node *yaml.Node) string {
 	switch {
 	case node.Tag == "!!null":
 		return ""
@@ -198,16 +199,40 @@ func plain(name string, node *yaml.Node) string {
 	case node.Kind != yaml.ScalarNode:
 		return fmt.Sprintf("%d fields", len(node.Content)/2)
 	}
+	text := node.Value
 	var n int64
 	if node.Tag == "!!int" && node.Decode(&n) == nil {
 		switch {
 		case strings.HasSuffix(name, "_ts"):
 			return At(n)
 		case strings.HasSuffix(name, "bytes"):
-			return Size(n)
+			text = Size(n)
 		}
 	}
-	return node.Value
+	if isEstimate(object, name, node) {
+		return "~" + text
+	}
+	return text
+}
+
+// isEstimate reports whether a value of an object is a number that was estimated: the
+// name says so, or the object does of all its numbers.
+func isEstimate(object *yaml.Node, name string, node *yaml.Node) bool {
+	if node.Tag != "!!int" && node.Tag != "!!float" {
+		return false
+	}
+	if strings.HasPrefix(name, "estimated_") {
+		return true
+	}
+	if object == nil || object.Kind != yaml.MappingNode {
+		return false
+	}
+	for pair := range slices.Chunk(object.Content, 2) {
+		if pair[0].Value == "exact" && pair[1].Value == "false" {
+			return true
+		}
+	}
+	return false
 }
 
 // heading returns the name of a field for people.

@@ -81,9 +81,9 @@ type Plan struct {
 	StateGroups      Figure `json:"state_groups"`
 	StateRowsWritten int64  `json:"state_rows_written"`
 
-	// Bytes is the sum of the bytes of Tables, an estimate. The space becomes free for
-	// new rows; the server does not give it back to the disk.
-	Bytes int64 `json:"bytes"`
+	// EstimatedBytes is the sum of those of Tables. The space becomes free for new rows;
+	// the server does not give it back to the disk.
+	EstimatedBytes int64 `json:"estimated_bytes"`
 
 	// Media is how many of the deleted events refer to media, which stay. It was
 	// counted, except in encrypted events.
@@ -286,7 +286,7 @@ func (plan *Plan) take(events footprint.Events, loss footprint.Loss) {
 	plan.Tables, plan.StateGroups, plan.StateRowsWritten = loss.Tables, loss.StateGroups, loss.StateRowsWritten
 	plan.Users, plan.Warnings = []string{}, []string{}
 	for _, figure := range loss.Tables {
-		plan.Bytes += figure.Bytes
+		plan.EstimatedBytes += figure.EstimatedBytes
 	}
 }
 

@@ -97,10 +97,10 @@ func TestPlanOfAPurge(t *testing.T) {
 		l.RequireUnchanged(func() { p = l.plan(request) })
 		require.Positive(t, p.Events)
 		require.Equal(t, !local, p.EventsKept > 0, "the first purge makes outliers of the events that stay")
-		require.Equal(t, plan.Figure{Rows: p.Events, Bytes: p.Tables["events"].Bytes, Exact: true}, p.Tables["events"])
-		require.Positive(t, p.Tables["event_json"].Bytes)
+		require.Equal(t, plan.Figure{Rows: p.Events, EstimatedBytes: p.Tables["events"].EstimatedBytes, Exact: true}, p.Tables["events"])
+		require.Positive(t, p.Tables["event_json"].EstimatedBytes)
 		require.True(t, p.Tables["event_json"].Exact, "few are counted")
-		require.Greater(t, p.Bytes, p.Tables["event_json"].Bytes)
+		require.Greater(t, p.EstimatedBytes, p.Tables["event_json"].EstimatedBytes)
 		require.EqualValues(t, 1, p.ServersCount)
 		require.Equal(t, []string{"far.example"}, p.Servers)
 		require.Empty(t, p.Users, "a purge removes no user")
@@ -141,7 +141,7 @@ func TestEstimatesAreMarked(t *testing.T) {
 		require.True(t, p.Tables["events"].Exact)
 		require.False(t, p.Tables["event_json"].Exact)
 		require.InDelta(t, want.Tables["event_json"].Rows, p.Tables["event_json"].Rows, 5)
-		require.InEpsilon(t, want.Bytes, p.Bytes, 0.5)
+		require.InEpsilon(t, want.EstimatedBytes, p.EstimatedBytes, 0.5)
 		for table, figure := range p.Tables {
 			if figure.Exact {
 				require.Equal(t, want.Tables[table], figure, table)

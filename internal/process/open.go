@@ -67,13 +67,9 @@ func (p *process) openBase(ctx context.Context) error {
 		p.warnOfRetention(ctx)
 	}
 	if p.needsDatabase() {
-		p.db, err = postgres.Open(ctx, string(p.settings.Database.URL), postgres.Options{
-			ApplicationName: name(p.purposes), MaxConnections: p.settings.Database.MaxConnections,
-		})
-		if err != nil {
+		if err := p.openDatabase(ctx); err != nil {
 			return err
 		}
-		p.onClose(func(context.Context) { p.db.Close() })
 	}
 	p.redis, err = redisdb.Open(string(p.settings.Redis.URL))
 	if err != nil {
@@ -84,6 +80,33 @@ func (p *process) openBase(ctx context.Context) error {
 	p.registry = observe.NewRegistry()
 	p.metrics = observe.NewMetrics(p.registry)
 	return nil
+}
+
+// openDatabase opens the pools of the process. The pages of rooms have connections of their
+// own, so that users who ask for many keep neither admins nor other work waiting.
+func (p *process) openDatabase(ctx context.Context) error {
+	open := func(name string, connections int) (*postgres.DB, error) {
+		db, err := postgres.Open(ctx, string(p.settings.Database.URL), postgres.Options{ApplicationName: name, MaxConnections: connections})
+		if err == nil {
+			p.onClose(func(context.Context) { db.Close() })
+		}
+		return db, err
+	}
+	connections := p.settings.Database.MaxConnections
+	if p.serves(config.ForAPI) {
+		pages := connections / 2
+		if len(p.purposes) == 1 {
+			pages = connections - max(1, connections/4)
+		}
+		connections -= pages
+		var err error
+		if p.pages, err = open(name(p.purposes)+" pages", pages); err != nil {
+			return err
+		}
+	}
+	var err error
+	p.db, err = open(name(p.purposes), connections)
+	return err
 }
 
 // openLocks opens the Redis servers of the room locks.
@@ -261,16 +284,20 @@ func (p *process) showPools() {
 		"redis_jobs":  func() observe.Pool { return redisPool(p.redis) },
 		"redis_locks": func() observe.Pool { return redisPool(p.locks...) },
 	}
-	if p.db != nil {
-		pools["database"] = func() observe.Pool {
-			c := p.db.Connections()
-			return observe.Pool{
-				Open: c.Open, InUse: c.InUse, Max: c.Max,
-				Waits: float64(c.Waits), WaitSeconds: c.Waited.Seconds(), GivenUp: float64(c.GivenUp),
-			}
+	for name, db := range map[string]*postgres.DB{"database": p.db, "database_pages": p.pages} {
+		if db != nil {
+			pools[name] = func() observe.Pool { return databasePool(db) }
 		}
 	}
 	observe.ShowPools(p.registry, pools)
+}
+
+func databasePool(db *postgres.DB) observe.Pool {
+	c := db.Connections()
+	return observe.Pool{
+		Open: c.Open, InUse: c.InUse, Max: c.Max,
+		Waits: float64(c.Waits), WaitSeconds: c.Waited.Seconds(), GivenUp: float64(c.GivenUp),
+	}
 }
 
 // redisPool returns the sum of the pools of the clients.

@@ -24,9 +24,10 @@ import (
 	"lethe/internal/tasks"
 )
 
-// operatorOf returns the API of operators on the database. With a nil Redis client it
-// knows of no worker, and the statuses of jobs follow within seconds.
-func operatorOf(db *postgres.DB, client redis.UniversalClient, homeserver *synapse.Synapse, settings config.Config, log *slog.Logger,
+// operatorOf returns the API of operators on the database, which posts the statuses of the
+// jobs that it changes on the board. With a nil Redis client it knows of no worker and needs
+// no board, and the statuses of jobs follow within seconds.
+func operatorOf(db *postgres.DB, client redis.UniversalClient, board *jobs.Board, homeserver *synapse.Synapse, settings config.Config, log *slog.Logger,
 ) *operator.Operator {
 	options := operator.Options{Grace: settings.Grace, PurgeDelay: settings.PurgeDelay, ServerName: settings.ServerName}
 	if rules := settings.Retention.Rules; rules.Enabled {
@@ -38,7 +39,6 @@ func operatorOf(db *postgres.DB, client redis.UniversalClient, homeserver *synap
 		options.AbandonedJob = abandoned.Job().Name
 	}
 	if client != nil {
-		board := jobs.NewBoard(db, client, settings.StatusTTL, log)
 		options.Changed = func(ctx context.Context, job journal.Job) { board.Post(ctx, jobs.StatusOf(job)) }
 		dispatcher := dispatch.New(client)
 		options.Workers = func(context.Context) ([]operator.FleetWorker, error) { return fleetOf(dispatcher) }
@@ -90,11 +90,13 @@ func Local(ctx context.Context, settings config.Config, who string, log *slog.Lo
 		}
 	}
 	var client redis.UniversalClient
+	var board *jobs.Board
 	if url := string(settings.Redis.URL); url != "" {
 		if client, err = redisdb.Open(url); err != nil {
 			db.Close()
 			return nil, nil, err
 		}
+		board = jobs.NewBoard(db, client, settings.StatusTTL, log)
 	}
 	closeAll := func() {
 		if client != nil {
@@ -108,7 +110,7 @@ func Local(ctx context.Context, settings config.Config, who string, log *slog.Lo
 		return nil, nil, err
 	}
 	handler := httpapi.New(db, nil, nil, httpapi.Options{
-		Local: who, Log: log, Operator: operatorOf(db, client, homeserver, settings, log), ServerName: settings.ServerName,
+		Local: who, Log: log, Operator: operatorOf(db, client, board, homeserver, settings, log), ServerName: settings.ServerName,
 	})
 	return handler, closeAll, nil
 }

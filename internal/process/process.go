@@ -58,6 +58,7 @@ type process struct {
 	closers  []func(context.Context) // in the order of opening
 
 	db       *postgres.DB // nil unless needsDatabase
+	pages    *postgres.DB // nil unless rooms are read
 	redis    redis.UniversalClient
 	locks    []redis.UniversalClient // one, or independent masters
 	readers  *lock.Readers           // nil unless rooms are read
@@ -139,7 +140,7 @@ func (p *process) part(purpose config.Purpose) part {
 				Monitor:         p.monitor,
 				Observe:         p.observe,
 				ObservePage:     p.observePage(),
-				Operator:        operatorOf(p.db, p.redis, p.synapse, p.settings, p.log),
+				Operator:        operatorOf(p.db, p.redis, p.board, p.synapse, p.settings, p.log),
 				PurgeDelay:      p.settings.PurgeDelay,
 				Retention:       p.servedRetention(),
 				SeedDialect:     p.settings.Dialect == config.DialectSeed,
@@ -183,6 +184,7 @@ func (p *process) part(purpose config.Purpose) part {
 				Homeserver:     p.shutdownHomeserver(),
 				HomeserverRuns: p.service != nil,
 				MappingDelay:   p.settings.Worker.MappingDelay,
+				MaxLockWait:    p.settings.Worker.MaxLockWait,
 				MaxQueued:      p.settings.Retention.Limits.MaxQueued,
 				MaxRunning:     p.settings.Retention.Limits.MaxRunning,
 				Retention:      p.settings.Retention.Rules,
@@ -230,7 +232,7 @@ func (p *process) messages() *messages.Messages {
 	if p.homeserver != nil && p.settings.Messages.Backfill {
 		options.Backfill = messages.NewOlderHistory(p.homeserver, messages.OlderHistoryOptions{})
 	}
-	return messages.New(p.db, options)
+	return messages.New(p.pages, options)
 }
 
 // servedRetention returns the rules that the API tells users, nil for none.

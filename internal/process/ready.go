@@ -125,13 +125,13 @@ func (p *process) checkSchema(ctx context.Context) error { return migrate.CheckS
 func (p *process) health() http.Handler {
 	checks := map[string]observe.Check{}
 	if p.needsDatabase() {
-		checks["database"] = p.db.Ping
+		checks["database"] = p.db.Reserved().Ping
 	}
 	if p.needsSchema() {
-		checks["schema"] = p.checkSchema
+		checks["schema"] = func(ctx context.Context) error { return migrate.CheckSchema(ctx, p.db.Reserved()) }
 	}
 	if p.needsRedis() {
 		checks["redis"] = p.checkRedis
 	}
-	return observe.NewHealth(p.registry, checks).Handler()
+	return observe.NewHealth(p.registry, p.log, checks).Handler()
 }

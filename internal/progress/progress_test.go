@@ -13,6 +13,7 @@ import (
 	"github.com/vbauerster/mpb/v8"
 
 	"lethe/internal/operator"
+	"lethe/internal/sweep"
 )
 
 var running = operator.Job{
@@ -136,7 +137,11 @@ func TestTexts(t *testing.T) {
 		"cancelled":                 {State: "cancelled", WaitsFor: "nothing"},
 		"absorbed by X":             {State: "absorbed", AbsorbedBy: "X"},
 		"queued":                    {State: "queued"},
-		"0/s, 11574d1h left":        {State: "running", ETA: new(1e300)},
+		"complete: 3 rooms":         {Kind: "retention_sweep", State: "complete", Done: 3},
+		"scheduled: begins in 1d0h, and then comes the hold: x": {
+			State: "scheduled", Due: now.Add(24 * time.Hour).UnixMilli(), WaitsFor: "grace: it ends at T, and then comes the hold: x",
+		},
+		"0/s, 11574d1h left": {State: "running", ETA: new(1e300)},
 	} {
 		require.Equal(t, want, doing(job, now))
 	}
@@ -146,4 +151,58 @@ func TestTexts(t *testing.T) {
 	}
 	require.Equal(t, "2h5m", Duration(125*time.Minute))
 	require.Equal(t, "0s", Duration(-time.Hour))
+}
+
+func TestDetails(t *testing.T) {
+	t.Parallel()
+	details := func(job operator.Job) string {
+		var out bytes.Buffer
+		require.NoError(t, Details(&out, job))
+		return out.String()
+	}
+	var users []string
+	for i := range 12 {
+		users = append(users, "@u"+Count(int64(i))+":x")
+	}
+	text := details(operator.Job{
+		Kind: "delete_room", State: "complete", Events: 7,
+		Request: &operator.JobRequest{
+			Reason: "spam", Block: new(true), Purge: new(true), ForcePurge: new(false), NewRoomUser: "@a:x", RoomName: "Moved",
+			PurgeDelay: 90, Plan: "1-2-3", Tolerance: 5,
+		},
+		Result: &operator.JobResult{KickedUsers: users, FailedToKickUsers: []string{}, LocalAliases: []string{"#a:x"}, NewRoom: new("!new:x")},
+		Log: []operator.Event{
+			{Event: "scheduled", Detail: []byte(`{"due_ts":1800000000000,"plan":{"digest":"1-2-3","tolerance":5}}`)},
+			{Event: "running", Detail: []byte(`{"from":"queued","worker":"host:1"}`)},
+			{Event: "complete", Detail: []byte(`{"complete_below":12345678901234567,"new_words_ts":1000}`)},
+			{Event: "odd", Detail: []byte(`[1]`)},
+		},
+	})
+	for _, want := range []string{
+		`reason +spam`, `block +yes`, `force purge +no`, `new room +by @a:x, called "Moved"`, `purge delay +1m30s`, `tolerance +5 events`,
+		`users kicked +12: @u0:x, .*@u9:x, …`, `failed to kick +0`, `local aliases +1: #a:x`, `new room id +!new:x`, `deleted events +7`,
+		`begins at 2027-01-15 08:00:00, plan 1-2-3, tolerance 5`, `was queued, by host:1`,
+		`complete below depth 12345678901234567, new words 1970-01-01 00:00:01`, `odd +\[1\]`,
+	} {
+		require.Regexp(t, want, text)
+	}
+	require.NotContains(t, text, "delete local events")
+
+	text = details(operator.Job{
+		Kind: "purge_history", Request: &operator.JobRequest{BeforeTime: new(int64(0)), BeforeDepth: new(int64(9)), DeleteLocal: new(false)},
+	})
+	require.Regexp(t, `before +1970-01-01 00:00:00 \(UTC\) \(below depth 9\)`, text)
+	require.Regexp(t, `delete local events +no`, text)
+
+	text = details(operator.Job{
+		Kind: "retention_sweep", Done: 9, Total: new(int64(9)), Request: &operator.JobRequest{Name: "nightly"},
+		Result: &operator.JobResult{
+			Rooms: new(int64(9)), Enqueued: new(int64(2)), Skipped: map[string]int64{"nothing_expired": 4, "held": 3, "failed": 0},
+			Failures: []sweep.Failure{{Room: "!a:x", Error: "no"}},
+		},
+	})
+	for _, want := range []string{`gone through +9/9 rooms`, `retention job +nightly`, `enqueued +2 jobs`, `skipped +7 rooms: held 3, nothing expired 4`, `failed +!a:x: no`} {
+		require.Regexp(t, want, text)
+	}
+	require.NotContains(t, text, "events")
 }

@@ -3,6 +3,7 @@ package progress
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"lethe/internal/operator"
@@ -39,17 +40,23 @@ func Duration(d time.Duration) string {
 }
 
 // of returns how far a job is, such as 1,200/20,000 events.
-func of(job operator.Job) string {
-	if job.Total == nil {
-		return Count(job.Done) + " events"
+func of(job operator.Job) string { return Done(job) + " " + unit(job) }
+
+// unit is what a job goes through.
+func unit(job operator.Job) string {
+	if strings.HasSuffix(job.Kind, "_sweep") {
+		return "rooms"
 	}
-	return Count(job.Done) + "/" + Count(*job.Total) + " events"
+	return "events"
 }
 
 // doing returns what a job is doing, or what it waits for, or how it has ended.
 func doing(job operator.Job, now time.Time) string {
 	switch {
 	case job.State == "complete":
+		if unit(job) == "rooms" {
+			return "complete: " + Count(job.Done) + " rooms"
+		}
 		return "complete: deleted " + Count(job.Events) + " events"
 	case job.State == "failed":
 		return "failed: " + terminal.Text(job.Error)
@@ -58,7 +65,11 @@ func doing(job operator.Job, now time.Time) string {
 	case Ended(job.State):
 		return terminal.Text(job.State)
 	case job.State == "scheduled" && job.Due > 0:
-		return "scheduled: begins in " + Duration(time.UnixMilli(job.Due).Sub(now))
+		text := "scheduled: begins in " + Duration(time.UnixMilli(job.Due).Sub(now))
+		if _, then, stops := strings.Cut(job.WaitsFor, ", and then"); stops {
+			text += ", and then" + terminal.Text(then)
+		}
+		return text
 	case job.WaitsFor != "":
 		text := terminal.Text(job.WaitsFor)
 		if job.WaitsSince > 0 {

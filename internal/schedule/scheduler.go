@@ -97,6 +97,7 @@ type Scheduler struct {
 	// known are all jobs in the settings, and due those that are enabled.
 	known, due []scheduled
 	now        func(context.Context) (time.Time, error)
+	wall       func() time.Time // this machine's clock
 	grace      time.Duration
 	tracer     *observe.Tracer
 	db         *postgres.DB
@@ -118,7 +119,7 @@ func New(db *postgres.DB, client *tasks.Client, log *slog.Logger, metrics *obser
 	options Options,
 ) *Scheduler {
 	s := &Scheduler{
-		now: options.Now, grace: options.Grace, tracer: options.Tracer, db: db, journal: journal.New(db), schedules: journal.NewSchedules(db),
+		now: options.Now, wall: time.Now, grace: options.Grace, tracer: options.Tracer, db: db, journal: journal.New(db), schedules: journal.NewSchedules(db),
 		client: client, log: log, metrics: metrics,
 	}
 	add := func(enabled bool, job scheduled) {
@@ -147,7 +148,7 @@ func (s *Scheduler) databaseTime(ctx context.Context) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	ahead := time.Until(now).Round(time.Second)
+	ahead := now.Sub(s.wall()).Round(time.Second)
 	if ahead.Abs() > clocksApart {
 		return time.Time{}, fmt.Errorf("the database's clock is %s ahead of this machine's: no tick is taken before they agree", ahead)
 	}

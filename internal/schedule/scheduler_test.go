@@ -371,14 +371,10 @@ func TestSchedulesClocksMustAgree(t *testing.T) {
 	o := setupTown(t)
 	rules := retention.Config{Enabled: true, Jobs: []retention.Job{every(t, "daily", 24*time.Hour)}}
 	o.look(New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{Rules: rules}))
-	o.Exec(`CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$ SELECT now() + interval '6 minutes' $$`)
-	o.Exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database()); END $$`)
 	o.Exec(`UPDATE lethe.schedules SET last_tick = last_tick - interval '1 year'`)
-	db, err := postgres.Open(o.Ctx, o.Conn.Config().ConnString(), postgres.Options{})
-	require.NoError(t, err)
-	t.Cleanup(db.Close)
-	s := New(db, tasks.NewClient(db, o.redis, o.log), o.log, o.metrics, Options{Rules: rules})
-	_, err = s.Look(o.Ctx)
+	s := New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{Rules: rules})
+	s.wall = func() time.Time { return time.Now().Add(-6 * time.Minute) }
+	_, err := s.Look(o.Ctx)
 	require.ErrorContains(t, err, "the database's clock is 6m0s ahead of this machine's")
 	_, err = s.Once(o.Ctx, "")
 	require.ErrorContains(t, err, "the database's clock is")
@@ -670,7 +666,7 @@ func TestSchedulersMetrics(t *testing.T) {
 	o := setupTown(t)
 	registry := observe.NewRegistry()
 	o.metrics = observe.NewMetrics(registry)
-	metrics := observe.NewHealth(registry, nil).Handler()
+	metrics := observe.NewHealth(registry, o.log, nil).Handler()
 	s := o.replica(every(t, "hourly", time.Hour))
 	shows := func(lines ...string) {
 		t.Helper()

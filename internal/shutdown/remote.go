@@ -42,7 +42,7 @@ type RemoteOptions struct {
 // room. That is why a group is recorded before it is removed.
 //
 // Remote does not begin a step for a held room. The homeserver does not know holds,
-// so it may still do what it was asked before the hold was placed: block the room,
+// so it may still do what it was asked before the hold was set: block the room,
 // make a new room, remove a group of users, or move aliases. None of these deletes
 // history of the room.
 type Remote struct {

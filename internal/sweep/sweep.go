@@ -125,7 +125,10 @@ func failure(err error) error {
 // returns the ids of the accepted jobs.
 func (s *Sweep) accept(ctx context.Context, page verdicts, started time.Time) (accepted []string, err error) {
 	b := s.sweeper.journal.BeginSweep(s.run, batchLease)
-	defer b.Rollback(ctx)
+	defer func() {
+		b.Rollback(ctx)
+		err = b.Locked(err)
+	}()
 	swept, err := journal.InsertSwept(ctx, b, page.jobs(), s.sweeper.options.MaxQueued)
 	if err != nil {
 		return nil, err

@@ -77,6 +77,7 @@ func (b *roomBatch) took() time.Duration { return time.Since(b.locked) }
 func (b *roomBatch) end(err *error) {
 	defer b.close()
 	b.Rollback(b.outer)
+	*err = b.Locked(*err)
 	if b.owned {
 		b.synapse.Release(b.outer)
 	}

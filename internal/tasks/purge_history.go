@@ -36,10 +36,11 @@ type PurgeHistory struct {
 	// Exclusive refuses the purge with [journal.ErrRoomBusy] while the room has an open
 	// job. Otherwise the purge waits for its turn: the room's purges run in the order in
 	// which they were accepted. If another one that waits too deletes everything that
-	// this one would delete, that one absorbs it: this one ends when the other does, and
-	// in the same way.
+	// this one would delete, that one absorbs it: this one ends as the other does.
 	Exclusive bool
 
+	// PurgePoint is what Token was decided for. Defaults to nothing.
+	jobs.PurgePoint
 	Acceptance
 }
 
@@ -48,7 +49,7 @@ type PurgeHistory struct {
 func (c *Client) SubmitPurgeHistory(ctx context.Context, purge PurgeHistory) (id string, err error) {
 	job := journal.Job{Kind: jobs.PurgeHistory, Room: purge.Room, Requester: purge.Requester}
 	id, err = c.submit(ctx, job, purge.Acceptance,
-		purgeHistoryParameters{Token: purge.Token, DeleteLocalEvents: purge.DeleteLocalEvents}, purge.Exclusive)
+		purgeHistoryParameters{Token: purge.Token, DeleteLocalEvents: purge.DeleteLocalEvents, PurgePoint: purge.PurgePoint}, purge.Exclusive)
 	if err != nil {
 		return "", fmt.Errorf("submit a history purge: %w", err)
 	}
@@ -60,14 +61,14 @@ func (c *Client) SubmitPurgeHistory(ctx context.Context, purge PurgeHistory) (id
 type purgeHistoryParameters struct {
 	Token             matrix.Token `json:"token"`
 	DeleteLocalEvents bool         `json:"delete_local_events"`
+	jobs.PurgePoint
 
 	// RetentionJob is the name of the retention job whose sweep has made the purge; ""
 	// if an admin has requested it. The purge deletes at most what the sweep has
 	// decided: it keeps whatever the room's policy keeps when the purge runs.
 	RetentionJob string `json:"retention_job,omitempty"`
 
-	// ExpiredBefore is the moment that the sweep has used, in Unix milliseconds: events
-	// that arrived before it had expired.
+	// ExpiredBefore is the sweep's moment, in Unix milliseconds: earlier events had expired.
 	ExpiredBefore *int64 `json:"expired_before,omitempty"`
 }
 

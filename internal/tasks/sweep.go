@@ -43,8 +43,7 @@ func (c *Client) SubmitAbandonedSweep(ctx context.Context, requester string, acc
 // one has left.
 func (c *Client) SubmitRetentionSweep(ctx context.Context, sweep RetentionSweep) (id string, err error) {
 	job := journal.Job{Kind: jobs.RetentionSweep, Requester: cmp.Or(sweep.Requester, retention.Requester)}
-	id, err = c.submit(ctx, job, sweep.Acceptance,
-		retention.SweepParameters{Job: sweep.Job, Tick: sweep.Tick.UTC()}, false)
+	id, err = c.submit(ctx, job, sweep.Acceptance, retention.SweepParameters{Job: sweep.Job, Tick: sweep.Tick.UTC()}, false)
 	if err != nil {
 		return "", fmt.Errorf("submit a retention sweep: %w", err)
 	}

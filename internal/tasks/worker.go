@@ -67,6 +67,10 @@ type WorkerOptions struct {
 	// after the batch that has purged them. Defaults to 10 s.
 	MappingDelay time.Duration
 
+	// MaxLockWait is how long a job waits for a lock of another session before it fails.
+	// Defaults to 24 h.
+	MaxLockWait time.Duration
+
 	// MaxQueued is the maximum number of open jobs that sweeps have made. A sweep waits
 	// until there are fewer. Defaults to 1000.
 	MaxQueued int
@@ -129,6 +133,9 @@ func (o WorkerOptions) withDefaults() WorkerOptions {
 	}
 	if o.MappingDelay == 0 {
 		o.MappingDelay = 10 * time.Second
+	}
+	if o.MaxLockWait == 0 {
+		o.MaxLockWait = 24 * time.Hour
 	}
 	if o.MaxRunning == 0 {
 		o.MaxRunning = 2
@@ -576,7 +583,7 @@ func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *
 	case ctx.Err() != nil: // asynq gave the task up
 		return jobs.YieldError{Reason: jobs.YieldTimeout}
 	case errors.Is(err, lock.ErrTaken):
-		return jobs.YieldError{Reason: jobs.YieldRoomLocked, After: wait.Jitter(busyWait)}
+		return jobs.YieldError{Reason: jobs.YieldRoomLocked, After: wait.Jitter(busyWait), WaitsFor: journal.RoomLockTaken}
 	case errors.Is(err, journal.ErrFenced), errors.Is(err, lock.ErrLockLost), errors.Is(err, beside.ErrLockLost):
 		if errors.Is(err, journal.ErrFenced) {
 			w.metrics.FenceRejections.Inc()
@@ -590,6 +597,8 @@ func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *
 		// lasts.
 		log.WarnContext(ctx, "server unreachable: the batch will be tried again", "error", err)
 		return nil
+	case postgres.IsLocked(err):
+		return jobs.AwaitLock(ctx, w.journal, run, err, w.options.MaxLockWait)
 	case postgres.Transient(err):
 		failures, countErr := w.journal.FailBatch(ctx, run, err.Error())
 		switch {

@@ -209,7 +209,10 @@ func cloneOf(t testing.TB, label string, fill func(ctx context.Context, server *
 			if err := server.CreateDatabase(ctx, name, ""); err != nil {
 				return "", err
 			}
-			return name, fill(ctx, server, name)
+			if err := fill(ctx, server, name); err != nil {
+				return "", err
+			}
+			return name, addStrangers(ctx, server.URL(name))
 		})
 		templates[label] = template
 	}

@@ -106,9 +106,6 @@ type request struct {
 
 	// timeout defaults to requestTimeout.
 	timeout time.Duration
-
-	// accepts are statuses besides 2xx whose body is an answer, and not an error.
-	accepts func(status int, body []byte) bool
 }
 
 // path joins the parts of a path, and escapes each.
@@ -174,7 +171,7 @@ func (c *Client) do(ctx context.Context, r request, into any) error {
 		return fmt.Errorf("read the answer: %w", err)
 	case len(body) > maxAnswer:
 		return fmt.Errorf("%w: it is longer than %d bytes", ErrAnswer, maxAnswer)
-	case response.StatusCode/100 != 2 && (r.accepts == nil || !r.accepts(response.StatusCode, body)):
+	case response.StatusCode/100 != 2:
 		return refusal(response.StatusCode, body)
 	}
 	if err := json.Unmarshal(body, into); err != nil {
@@ -238,19 +235,21 @@ func (c *Client) Job(ctx context.Context, id string) (job operator.Job, err erro
 	return job, err
 }
 
-// Do does a verb to a job. A refusal is an Outcome that is not done, and no error.
+// Do does a verb to a job. A refusal is an Outcome that is not done, and no error. It has no
+// more of the job than its id.
 func (c *Client) Do(ctx context.Context, verb, id string, body operator.VerbRequest) (outcome operator.Outcome, err error) {
-	err = c.do(ctx, request{method: http.MethodPost, path: path("jobs", id, verb), body: body, accepts: isOutcome}, &outcome)
-	return outcome, err
-}
-
-// isOutcome reports whether a refusal is an Outcome.
-func isOutcome(status int, body []byte) bool {
-	var outcome struct {
-		Job     *json.RawMessage `json:"job"`
-		Refusal string           `json:"refusal"`
+	err = c.do(ctx, request{method: http.MethodPost, path: path("jobs", id, verb), body: body}, &outcome)
+	var refused *wire.Error
+	if errors.As(err, &refused) && refused.Status == http.StatusConflict {
+		// The text is "The job cannot be cancelled: ", and the reason.
+		_, why, found := strings.Cut(refused.Text, ": ")
+		if !found {
+			why = refused.Text
+		}
+		outcome = operator.Outcome{Job: operator.Job{ID: id, Deleted: map[string]int64{}}, Refusal: why}
+		err = nil
 	}
-	return status == http.StatusConflict && json.Unmarshal(body, &outcome) == nil && outcome.Job != nil && outcome.Refusal != ""
+	return outcome, err
 }
 
 // DoAll does a verb to all jobs that match.

@@ -25,9 +25,6 @@ const (
 	// maxSweptBatches bounds the rows of lethe.delayed_mappings of one sweep.
 	maxSweptBatches = 500
 
-	// sweepLockWait bounds the wait for a row that another transaction has locked.
-	sweepLockWait = 5 * time.Second
-
 	// heldPause is the time for which the mappings of a held room are left alone.
 	heldPause = 30 * time.Second
 
@@ -84,8 +81,7 @@ var errReturned = errors.New("purged events have come back")
 
 func sweep(ctx context.Context, tx pgx.Tx, room string, spared []string) (done Sweep, returned []string, err error) {
 	if _, err := tx.Exec(ctx, `
-		SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit', 'off', true), set_config('jit', 'off', true)`,
-		postgres.Milliseconds(sweepLockWait)); err != nil {
+		SELECT set_config('synchronous_commit', 'off', true), set_config('jit', 'off', true)`); err != nil {
 		return done, nil, err
 	}
 	ids, rooms, err := pickBatches(ctx, tx, room)

@@ -94,39 +94,40 @@ type tableShape struct {
 
 // read reads everything with one query, so that all answers come from one snapshot.
 func read(ctx context.Context, db *postgres.DB, uses schema.Use, rules schema.Rules) (shape, error) {
-	// Names resolve by the connection's search path, like those in statements.
+	// Names resolve by the connection's search path, like those in statements. It has the
+	// homeserver's schema.
 	rows, err := db.Query(ctx, `
 		WITH ours AS MATERIALIZED (
 			SELECT name, to_regclass(quote_ident(name))::oid AS oid FROM unnest($2::text[]) AS name
 		)
 		SELECT 'column', c.relname, c.oid::regclass::text, a.attname, format_type(a.atttypid, a.atttypmod),
-		       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', ours.oid IS NOT NULL, NOT pg_table_is_visible(c.oid)
+		       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', ours.oid IS NOT NULL
 		FROM pg_class c
 		JOIN pg_namespace n ON n.oid = c.relnamespace
 		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		LEFT JOIN ours ON ours.oid = c.oid
-		WHERE n.nspname = ANY (current_schemas(false)) AND n.nspname <> 'lethe'
+		WHERE n.nspname = ANY (current_schemas(false)) AND n.nspname <> 'pg_catalog'
 		  AND c.relkind IN ('r', 'p', 'f', 'm') AND c.relpersistence <> 't' AND (ours.oid IS NOT NULL OR a.attname ~ $1)
 		UNION ALL
 		SELECT 'kind', ours.name, '', CASE c.relkind WHEN 'f' THEN 'foreign table' WHEN 'm' THEN 'materialized view' ELSE 'view' END, '',
-		       false, true, false
+		       false, true
 		FROM ours JOIN pg_class c ON c.oid = ours.oid WHERE c.relkind NOT IN ('r', 'p')
 		UNION ALL
 		-- Only such a key serves ON CONFLICT, and holds for every row at every moment.
 		SELECT 'key', ours.name, '', (
 		         SELECT string_agg(a.attname, ', ' ORDER BY a.attname COLLATE "C")
 		         FROM pg_attribute a
-		         WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])), '', false, true, false
+		         WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])), '', false, true
 		FROM ours JOIN pg_index i ON i.indrelid = ours.oid
 		WHERE i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
 		UNION ALL
-		SELECT 'cascade', ours.name, '', a.attname, '', false, true, false
+		SELECT 'cascade', ours.name, '', a.attname, '', false, true
 		FROM ours
 		JOIN pg_constraint f ON f.conrelid = ours.oid AND f.contype = 'f' AND f.confdeltype = 'c' AND cardinality(f.conkey) = 1
 		JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = f.conkey[1]
 		WHERE f.confrelid = to_regclass('events')
 		UNION ALL
-		SELECT 'trigger', ours.name, '', t.tgname, '', false, true, false
+		SELECT 'trigger', ours.name, '', t.tgname, '', false, true
 		FROM ours JOIN pg_trigger t ON t.tgrelid = ours.oid
 		WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgname <> ALL ($3)
 		ORDER BY 1, 3, 2, 4`, namePattern, slices.Concat(compared(uses), rules.Deleting()), knownTriggers)
@@ -135,10 +136,10 @@ func read(ctx context.Context, db *postgres.DB, uses schema.Use, rules schema.Ru
 	}
 	found := shape{tables: map[string]*tableShape{}}
 	var what, table, shown, name, formatted string
-	var unset, ours, hidden bool
-	_, err = pgx.ForEachRow(rows, []any{&what, &table, &shown, &name, &formatted, &unset, &ours, &hidden}, func() error {
+	var unset, ours bool
+	_, err = pgx.ForEachRow(rows, []any{&what, &table, &shown, &name, &formatted, &unset, &ours}, func() error {
 		if what == "column" && holdsIDs.MatchString(name) {
-			if sentence := unknownColumn(table, shown, name, hidden, rules); sentence != "" {
+			if sentence := unknownColumn(table, shown, name, rules); sentence != "" {
 				found.unknown = append(found.unknown, sentence)
 			}
 		}
@@ -172,17 +173,14 @@ func read(ctx context.Context, db *postgres.DB, uses schema.Use, rules schema.Ru
 
 // unknownColumn returns the sentence about a column that is named like those of ids,
 // or "" if Lethe knows it or a rule covers it. shown is the table's name in SQL.
-func unknownColumn(table, shown, name string, hidden bool, rules schema.Rules) string {
+func unknownColumn(table, shown, name string, rules schema.Rules) string {
 	_, ruled := rules[table]
 	switch {
-	case hidden:
-		return fmt.Sprintf("a table of the same name hides the column %s.%s; move its table to a schema that is not in the search_path",
-			shown, name)
 	case ruled || schema.Known(table, name):
 		return ""
 	case !schema.Nameable(table):
 		return fmt.Sprintf("Lethe does not know the column %s.%s, and the setting tables cannot name the table; "+
-			"rename it, or move it to a schema that is not in the search_path", shown, name)
+			"rename it, or move it to another schema", shown, name)
 	}
 	return fmt.Sprintf("Lethe does not know the column %s.%s; say in the setting tables what to do with the table", shown, name)
 }

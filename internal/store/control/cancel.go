@@ -7,7 +7,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 )
 
@@ -15,12 +14,10 @@ import (
 // its generation is no longer the row's.
 func cancel(ctx context.Context, tx pgx.Tx, job Job, request Request) error {
 	switch {
-	case job.State == journal.Cancelled:
-		return refusal("the job was cancelled already")
 	case job.State.Ended():
 		return hasEnded(job)
 	case vanished(job):
-		return refusal("the room is gone: what is left of it must go too")
+		return refusal("its room is gone, and what is left of the room must go too")
 	}
 	detail := map[string]any{}
 	if job.CompleteBelow != nil {
@@ -43,9 +40,7 @@ func cancel(ctx context.Context, tx pgx.Tx, job Job, request Request) error {
 	if err != nil {
 		return err
 	}
-	// Or a retry would be paused by it.
-	_, err = tx.Exec(ctx, `DELETE FROM lethe.pauses WHERE scope = 'job' AND value = $1`, job.ID)
-	return err
+	return endPause(ctx, tx, job.ID)
 }
 
 // vanished reports whether a delete has begun to delete the room. From then on users do not

@@ -149,3 +149,20 @@ func TestLogOfAPatientJobStaysShort(t *testing.T) {
 	require.Equal(t, []string{"queued", "running", "queued", "running", "failed"}, names(log))
 	require.Contains(t, string(log[4].Detail), `"error": "why"`)
 }
+
+// Databases that were made from one template have the same ids of tables.
+func TestStreamDoesNotWaitForOtherDatabases(t *testing.T) {
+	t.Parallel()
+	l, other := setup(t), setup(t)
+	const table = `SELECT 'lethe.job_events'::regclass::oid::bigint`
+	require.Equal(t, storetest.One[int64](l.Lab, table), storetest.One[int64](other.Lab, table))
+	other.Exec(`BEGIN`)
+	other.Exec(`LOCK TABLE lethe.job_events IN ROW EXCLUSIVE MODE`)
+	_, err := other.control.LastEvent(l.Ctx)
+	require.ErrorIs(t, err, control.ErrUnsettled)
+	l.Queue(room)
+	last, err := l.control.LastEvent(l.Ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, last)
+	other.Exec(`ROLLBACK`)
+}

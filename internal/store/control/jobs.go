@@ -127,7 +127,10 @@ const columns = journal.JobColumns + `,
 		SELECT count(*) FROM lethe.jobs o
 		WHERE o.room_id = j.room_id AND o.state = 'queued'
 		  AND (o.queue IS NOT DISTINCT FROM 'low', o.created_at, o.id) < (j.queue IS NOT DISTINCT FROM 'low', j.created_at, j.id)) ELSE 0 END,
-	state = 'queued' AND room_id <> '' AND EXISTS (SELECT FROM lethe.jobs o WHERE o.room_id = j.room_id AND o.state = 'running'),
+	CASE WHEN state IN ('queued', 'running') AND room_id <> '' THEN (
+		SELECT min(o.id) FROM lethe.jobs o WHERE o.room_id = j.room_id AND o.state = 'running' AND o.id <> j.id) END,
+	CASE WHEN state = 'scheduled' THEN concat_ws(', and ', ` + journal.PauseOf + `, (
+		SELECT 'hold: ' || h.reason FROM lethe.holds h WHERE h.room_id = j.room_id AND h.released_at IS NULL)) END,
 	CASE WHEN state = 'queued' THEN (
 		SELECT f.jobs FROM lethe.fleet f WHERE f.kind = j.kind AND f.jobs <= (
 			SELECT count(*) FROM lethe.jobs o WHERE o.kind = j.kind AND o.state = 'running')) END,
@@ -138,39 +141,51 @@ const from = ` FROM lethe.jobs j LEFT JOIN lethe.swept_mappings w ON w.job_id = 
 
 func scan(row pgx.CollectableRow) (j Job, err error) {
 	var due, started, ended *time.Time
-	var busy bool
+	var active, stops *string
 	var full *int
 	var waits time.Duration
 	j.Job, err = journal.ScanJob(row, &j.Worker, &j.Deleted, &due, &j.Created, &started, &j.Updated, &ended, &j.LastFailure,
-		&j.Turn, &busy, &full, &waits)
+		&j.Turn, &active, &stops, &full, &waits)
 	j.Due, j.Started, j.Ended = orZero(due), orZero(started), orZero(ended)
 	j.Progress = progressOf(j.Checkpoint)
 	if j.Deleted == nil {
 		j.Deleted = map[string]int64{}
 	}
+	if j.Total != nil && *j.Total < j.Done { // events have come since they were counted
+		j.Total = &j.Done
+	}
 	switch {
 	case j.State.Ended():
 		j.WaitsFor, j.WaitsSince = "", 0
+	case j.WaitsFor == journal.RoomLockTaken && active != nil:
+		j.WaitsFor = "room's lock, held by the job " + *active
+	case j.WaitsFor == journal.RoomLockTaken:
+		j.WaitsFor = "room's lock, held by readers"
 	case j.WaitsFor == "":
-		if j.WaitsFor = j.waitsFor(busy, full); j.WaitsFor != "" {
+		if j.WaitsFor = j.waitsFor(active, stops, full); j.WaitsFor != "" {
 			j.WaitsSince = waits
 		}
 	}
 	return j, err
 }
 
-// waitsFor says what a job waits for whose row does not: busy is whether another job of the
-// room runs, and full the fleet's limit if that is reached, nil otherwise.
-func (j *Job) waitsFor(busy bool, full *int) string {
+// waitsFor says what a job waits for whose row does not. active is another job of the room
+// that runs, stops what will stop the job after its grace, and full the fleet's limit if
+// that is reached. Each is nil otherwise.
+func (j *Job) waitsFor(active, stops *string, full *int) string {
 	switch {
+	case j.State == journal.Scheduled && stops != nil && *stops != "":
+		return "grace: it ends at " + j.Due.UTC().Format(time.RFC3339) + ", and then comes the " + *stops
 	case j.State == journal.Scheduled:
 		return "grace: it ends at " + j.Due.UTC().Format(time.RFC3339)
 	case j.State == journal.Absorbed:
 		return "absorbed: the purge " + j.AbsorbedBy + " does its work"
-	case j.State == journal.Queued && (busy || j.Turn > 1):
+	case j.State == journal.Queued && active != nil: // which has the first turn
+		return "turn: " + ordinal(j.Turn+1) + " of this room, of which the job " + *active + " runs"
+	case j.State == journal.Queued && j.Turn > 1:
 		return "turn: " + ordinal(j.Turn) + " of this room"
 	case full != nil:
-		return fmt.Sprintf("limit: %d jobs of the kind %s at a time", *full, j.Kind)
+		return fmt.Sprintf("limit: at a time the fleet runs %d of the kind %s", *full, j.Kind)
 	}
 	return ""
 }

@@ -57,6 +57,7 @@ func TestJobTellsWhatOperatorsWantToKnow(t *testing.T) {
 	l.Exec(`INSERT INTO lethe.swept_mappings VALUES ($1, 6)`, id)
 	_, err = l.Journal.FailBatch(l.Ctx, storetest.RunOf(run), "a deadlock")
 	require.NoError(t, err)
+	l.Queue("!other:x") // whose jobs take turns of their own
 	second := l.Queue(room)
 	third := l.Queue(room)
 	got, err = l.control.Job(l.Ctx, id)
@@ -70,14 +71,22 @@ func TestJobTellsWhatOperatorsWantToKnow(t *testing.T) {
 	require.False(t, got.Started.IsZero())
 	require.True(t, got.Ended.IsZero())
 	require.Empty(t, got.WaitsFor)
-	for i, id := range []string{second, third} {
-		waiting, err := l.control.Job(l.Ctx, id)
+	for i, queued := range []string{second, third} {
+		waiting, err := l.control.Job(l.Ctx, queued)
 		require.NoError(t, err)
 		require.Equal(t, i+1, waiting.Turn)
-		require.Equal(t, []string{"turn: 1st of this room", "turn: 2nd of this room"}[i], waiting.WaitsFor)
+		require.Equal(t, "turn: "+[]string{"2nd", "3rd"}[i]+" of this room, of which the job "+id+" runs", waiting.WaitsFor)
 		require.Positive(t, waiting.WaitsSince)
 		require.Empty(t, waiting.Worker)
 	}
+	l.Exec(`UPDATE lethe.jobs SET waits_for = $2, waits_since = now() WHERE id = $1`, second, journal.RoomLockTaken)
+	got, err = l.control.Job(l.Ctx, second)
+	require.NoError(t, err)
+	require.Equal(t, "room's lock, held by the job "+id, got.WaitsFor)
+	l.Exec(`UPDATE lethe.jobs SET waits_for = $2, waits_since = now() WHERE id = $1`, id, journal.RoomLockTaken)
+	got, err = l.control.Job(l.Ctx, id)
+	require.NoError(t, err)
+	require.Equal(t, "room's lock, held by readers", got.WaitsFor, "a job does not wait for itself")
 	_, err = l.Holds.Place(l.Ctx, room, "case 42", "@counsel:x")
 	require.NoError(t, err)
 	require.NoError(t, l.Journal.HoldJob(l.Ctx, storetest.RunOf(run)))
@@ -88,6 +97,44 @@ func TestJobTellsWhatOperatorsWantToKnow(t *testing.T) {
 	require.ErrorIs(t, err, postgres.ErrNotFound)
 	_, err = l.control.Job(l.Ctx, "\x00")
 	require.ErrorIs(t, err, postgres.ErrNotFound)
+}
+
+// More events may come than were counted at the beginning.
+func TestTotalIsNeverLessThanDone(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.in(journal.Running, room) // which has gone through 7
+	for _, total := range []int64{6, 8} {
+		l.Exec(`UPDATE lethe.jobs SET total = $2 WHERE id = $1`, id, total)
+		job, err := l.control.Job(l.Ctx, id)
+		require.NoError(t, err)
+		require.Equal(t, max(total, 7), *job.Total)
+	}
+}
+
+// What will stop a job is seen during its grace.
+func TestGraceNamesWhatComesAfterIt(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.in(journal.Scheduled, room)
+	waits := func() string {
+		job, err := l.control.Job(l.Ctx, id)
+		require.NoError(t, err)
+		require.Positive(t, job.WaitsSince)
+		return job.WaitsFor
+	}
+	grace := waits()
+	require.Regexp(t, `^grace: it ends at [-0-9T:]+Z$`, grace)
+	_, err := l.Holds.Place(l.Ctx, room, "case 42", "@counsel:x")
+	require.NoError(t, err)
+	require.Equal(t, grace+", and then comes the hold: case 42", waits())
+	require.True(t, l.do(control.Request{Verb: control.VerbPause}, id).Done)
+	require.Equal(t, grace+", and then comes the pause of the job, by @op:x: because, and hold: case 42", waits())
+	_, err = l.control.SetPause(l.Ctx, control.Pause{Scope: control.ScopeJob, Value: id, Who: "@op:x"})
+	require.NoError(t, err)
+	_, err = l.Holds.Release(l.Ctx, room, "@counsel:x")
+	require.NoError(t, err)
+	require.Equal(t, grace+", and then comes the pause of the job, by @op:x", waits(), "no reason, no colon")
 }
 
 func TestJobsInPages(t *testing.T) {

@@ -30,7 +30,7 @@ func pause(ctx context.Context, tx pgx.Tx, job Job, request Request) error {
 	}
 	_, err := tx.Exec(ctx, `
 		UPDATE lethe.jobs
-		SET state = 'paused', task_missing_since = NULL, waits_for = lethe.pause_of(id, room_id, kind), waits_since = clock_timestamp(),
+		SET state = 'paused', task_missing_since = NULL, waits_for = `+journal.PauseOrEnd+`, waits_since = clock_timestamp(),
 		    updated_at = clock_timestamp()
 		WHERE id = $1 AND state IN ('queued', 'paused')`, job.ID)
 	return err
@@ -44,18 +44,18 @@ func resume(ctx context.Context, tx pgx.Tx, job Job, request Request) error {
 		return lifted
 	}
 	var other *string
-	if err := tx.QueryRow(ctx, `SELECT lethe.pause_of(id, room_id, kind) FROM lethe.jobs WHERE id = $1`, job.ID).Scan(&other); err != nil {
+	if err := tx.QueryRow(ctx, `SELECT `+journal.PauseOf+` FROM lethe.jobs WHERE id = $1`, job.ID).Scan(&other); err != nil {
 		return err
 	}
 	switch {
 	case job.State.Ended():
 		return hasEnded(job)
 	case lifted != nil && other != nil:
-		return refusal("the job has no pause of its own, but waits for the end of the " + *other)
+		return refusal("it has no pause of its own, but waits for the end of the " + *other)
 	case lifted != nil && job.State == journal.Held:
-		return refusal("the job waits for the end of a hold, which must be lifted")
+		return refusal("it waits for the end of a hold, which must be lifted")
 	case lifted != nil && job.State != journal.Paused:
-		return refusal("the job is not paused")
+		return refusal("it is not paused")
 	}
 	if err := note(ctx, tx, job, request, map[string]any{}); err != nil {
 		return err

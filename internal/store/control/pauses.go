@@ -90,8 +90,14 @@ func (c *Control) SetPause(ctx context.Context, pause Pause) (Pause, error) {
 	return pause, nil
 }
 
+// counts is the condition that a pause p keeps jobs from running, or may do so. The pause of
+// a job ends with the job, which may since have been pruned.
+const counts = `
+	(p.until IS NULL OR p.until > clock_timestamp())
+	AND (p.scope <> 'job' OR EXISTS (SELECT FROM lethe.jobs j WHERE j.id = p.value AND j.ended_at IS NULL))`
+
 func setPause(ctx context.Context, tx pgx.Tx, pause Pause) (Pause, error) {
-	if _, err := tx.Exec(ctx, `DELETE FROM lethe.pauses WHERE until <= clock_timestamp()`); err != nil {
+	if _, err := tx.Exec(ctx, `DELETE FROM lethe.pauses p WHERE NOT (`+counts+`)`); err != nil {
 		return Pause{}, err
 	}
 	rows, err := tx.Query(ctx, `
@@ -132,8 +138,7 @@ func (c *Control) LiftPause(ctx context.Context, scope, value string) (Pause, er
 
 func liftPause(ctx context.Context, q postgres.Querier, scope, value string) (Pause, error) {
 	rows, err := q.Query(ctx, `
-		DELETE FROM lethe.pauses
-		WHERE scope = $1 AND value = $2 AND (until IS NULL OR until > clock_timestamp()) RETURNING `+pauseColumns, scope, value)
+		DELETE FROM lethe.pauses p WHERE scope = $1 AND value = $2 AND `+counts+` RETURNING `+pauseColumns, scope, value)
 	if err != nil {
 		return Pause{}, err
 	}
@@ -144,10 +149,16 @@ func liftPause(ctx context.Context, q postgres.Querier, scope, value string) (Pa
 	return lifted, err
 }
 
+// endPause ends the pause of a job that has ended. Otherwise a retry would be paused by it.
+func endPause(ctx context.Context, tx pgx.Tx, id string) error {
+	_, err := tx.Exec(ctx, `DELETE FROM lethe.pauses WHERE scope = 'job' AND value = $1`, id)
+	return err
+}
+
 // Pauses returns the pauses that count now, the last set first, at most [MaxPage].
 func (c *Control) Pauses(ctx context.Context) ([]Pause, error) {
 	pauses, err := postgres.ReadAll(ctx, c.db, scanPause, `
-		SELECT `+pauseColumns+` FROM lethe.pauses WHERE until IS NULL OR until > clock_timestamp()
+		SELECT `+pauseColumns+` FROM lethe.pauses p WHERE `+counts+`
 		ORDER BY set_at DESC, scope, value LIMIT $1`, MaxPage)
 	if err != nil {
 		return nil, fmt.Errorf("list the pauses: %w", err)

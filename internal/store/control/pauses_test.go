@@ -152,7 +152,7 @@ func TestJobsAtATime(t *testing.T) {
 	require.ErrorIs(t, err, journal.ErrKindFull)
 	job, err := l.control.Job(l.Ctx, second)
 	require.NoError(t, err)
-	require.Equal(t, "limit: 1 jobs of the kind purge_history at a time", job.WaitsFor)
+	require.Equal(t, "limit: at a time the fleet runs 1 of the kind purge_history", job.WaitsFor)
 	l.Age(first, 2*jobs.HeartbeatStale)
 	l.Claim(second)
 
@@ -232,4 +232,60 @@ func TestLimits(t *testing.T) {
 	limits, err := l.control.Limits(l.Ctx)
 	require.NoError(t, err)
 	require.Empty(t, limits)
+}
+
+// TestPauseThatEndsAtOnce checks that a pause may end before the job's row says that it is
+// paused.
+func TestPauseThatEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Exec(`CREATE SCHEMA aside`)
+	l.Exec(`
+		CREATE FUNCTION aside.end_at_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			NEW.until := clock_timestamp();
+			RETURN NEW;
+		END $$`)
+	l.Exec(`GRANT USAGE ON SCHEMA aside TO PUBLIC`)
+	l.Exec(`CREATE TRIGGER end_at_once BEFORE INSERT ON lethe.pauses FOR EACH ROW EXECUTE FUNCTION aside.end_at_once()`)
+	id := l.Queue(room)
+	paused := l.do(control.Request{Verb: control.VerbPause, Until: soon()}, id)
+	require.True(t, paused.Done, paused.Refusal)
+	require.Equal(t, "pause that has just ended", paused.Job.WaitsFor)
+	resumed, err := l.pauses.Resume(l.Ctx, 10)
+	require.NoError(t, err)
+	require.Len(t, resumed, 1, "by the reconciler")
+	require.Equal(t, journal.Queued, l.Job(id).State)
+}
+
+// TestPauseOfAJobEndsWithTheJob checks that a job which ends by itself leaves no pause.
+func TestPauseOfAJobEndsWithTheJob(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.in(journal.Running, room)
+	pause := control.Pause{Scope: control.ScopeJob, Value: id, Who: "@op:x", Reason: "r"}
+	_, err := l.control.SetPause(l.Ctx, pause)
+	require.NoError(t, err)
+	l.Exec(`UPDATE lethe.jobs SET state = 'failed', error = 'why', heartbeat_at = NULL, ended_at = now(), failures = 5 WHERE id = $1`, id)
+	pauses, err := l.control.Pauses(l.Ctx)
+	require.NoError(t, err)
+	require.Empty(t, pauses)
+	_, err = l.control.LiftPause(l.Ctx, control.ScopeJob, id)
+	require.ErrorIs(t, err, postgres.ErrNotFound)
+
+	retried := l.do(control.Request{Verb: control.VerbRetry}, id)
+	require.True(t, retried.Done, retried.Refusal)
+	require.Zero(t, retried.Job.Failures, "it has all of its attempts again")
+	paused, err := l.pauses.PauseQueued(l.Ctx, 10)
+	require.NoError(t, err)
+	require.Empty(t, paused, "a retry lets the job go on")
+
+	_, err = l.control.SetPause(l.Ctx, pause)
+	require.NoError(t, err)
+	l.Exec(`DELETE FROM lethe.jobs WHERE id = $1`, id)
+	pauses, err = l.control.Pauses(l.Ctx)
+	require.NoError(t, err)
+	require.Empty(t, pauses, "of a job that was pruned")
+	_, err = l.control.SetPause(l.Ctx, control.Pause{Scope: control.ScopeRoom, Value: room, Who: "@op:x", Reason: "r"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"room"}, storetest.All[string](l.Lab, `SELECT scope FROM lethe.pauses`))
 }

@@ -15,7 +15,7 @@ func prioritise(ctx context.Context, tx pgx.Tx, job Job, request Request) error 
 	case job.State.Ended():
 		return hasEnded(job)
 	case job.Queue == request.Queue:
-		return refusal("the job is in the queue " + string(job.Queue) + " already")
+		return refusal("it is in the queue " + string(job.Queue) + " already")
 	case job.Room == "" && request.Queue == journal.LowQueue:
 		// It would wait there for the jobs that it has made.
 		return refusal("a sweep cannot be in the queue of the jobs that sweeps make")

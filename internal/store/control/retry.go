@@ -17,13 +17,17 @@ func retry(ctx context.Context, tx pgx.Tx, job Job, request Request) error {
 	case job.State == journal.Complete:
 		return hasEnded(job)
 	case !job.State.Ended():
-		return refusal("the job has not ended: it is " + string(job.State))
+		return refusal("it has not ended, and is " + string(job.State))
 	}
 	detail := map[string]any{}
 	if job.Error != "" {
 		detail["error"] = job.Error
 	}
 	if err := note(ctx, tx, job, request, detail); err != nil {
+		return err
+	}
+	// It may have ended by itself while it was to be paused.
+	if err := endPause(ctx, tx, job.ID); err != nil {
 		return err
 	}
 	_, err := tx.Exec(ctx, `
@@ -43,9 +47,9 @@ func occupied(err error) error {
 	if errors.As(err, &pg) && pg.Code == "23505" {
 		switch pg.ConstraintName {
 		case "jobs_one_delete_per_room":
-			return refusal("the room has another delete that has not ended")
+			return refusal("its room has another delete that has not ended")
 		case "jobs_one_low_purge_per_room":
-			return refusal("the room has another purge in the queue low that has not ended")
+			return refusal("its room has another purge in the queue low that has not ended")
 		}
 	}
 	return err

@@ -62,8 +62,8 @@ type Outcome struct {
 	// Job is the job afterwards.
 	Job Job
 
-	// Done says that the verb was done, or would be. Otherwise Refusal says why not, and
-	// the job is as it was.
+	// Done says that the verb was done, or would be. Otherwise Refusal says why not, in words
+	// that follow "The job cannot be …: ", and the job is as it was.
 	Done    bool
 	Refusal string
 }
@@ -135,7 +135,7 @@ func (c *Control) Do(ctx context.Context, request Request, filter Filter, limit 
 // errDryRun rolls the transaction of a dry run back.
 var errDryRun = errors.New("dry run")
 
-// A refusal is why a verb is not done, in words.
+// A refusal is why a verb is not done, in words that follow "The job cannot be …: ".
 type refusal string
 
 func (r refusal) Error() string { return string(r) }
@@ -194,4 +194,4 @@ func note(ctx context.Context, tx pgx.Tx, job Job, request Request, detail map[s
 }
 
 // hasEnded is the refusal of a verb for jobs that have not ended.
-func hasEnded(job Job) error { return refusal("the job has ended: it is " + string(job.State)) }
+func hasEnded(job Job) error { return refusal("it has ended, and is " + string(job.State)) }

@@ -137,7 +137,7 @@ func TestDeleteIsNotCancelledPastTheVanishOfItsRoom(t *testing.T) {
 		outcome := l.do(control.Request{Verb: control.VerbCancel}, id)
 		require.Equal(t, may, outcome.Done, checkpoint)
 		if !may {
-			require.Contains(t, outcome.Refusal, "the room is gone")
+			require.Contains(t, outcome.Refusal, "its room is gone")
 			l.Exec(`UPDATE lethe.jobs SET kind = 'purge_history' WHERE id = $1`, id)
 		}
 	}
@@ -330,4 +330,29 @@ func TestVerbsAndRunsAtOnce(t *testing.T) {
 		require.Equal(t, string(job.State), last, "%v", states)
 	}
 	require.Positive(t, storetest.One[int](l.Lab, `SELECT coalesce(sum((deleted ->> 'events')::int), 0) FROM lethe.jobs`))
+}
+
+// A delete may leave the rest to a task of the homeserver, which would go on after a cancel.
+func TestCancelEndsTheTaskAtTheHomeserver(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Exec(`DROP TABLE IF EXISTS scheduled_tasks`)
+	l.Exec(`CREATE TABLE scheduled_tasks (id text PRIMARY KEY, status text NOT NULL)`)
+	l.Exec(`INSERT INTO scheduled_tasks VALUES ('waiting', 'scheduled'), ('ended', 'complete'), ('other', 'scheduled'), ('running', 'active')`)
+	c := control.New(storetest.On(t, l.URL).DB)
+	cancel := func(task string) (control.Outcome, string) {
+		id := l.in(journal.Running, "!"+task+":x")
+		l.Exec(`UPDATE lethe.jobs SET checkpoint = jsonb_build_object('task', $2::text) WHERE id = $1`, id, task)
+		outcomes, err := c.Do(l.Ctx, control.Request{Verb: control.VerbCancel, Who: "@op:x"}, control.Filter{IDs: []string{id}}, 1)
+		require.NoError(t, err)
+		return outcomes[0], id
+	}
+	for _, task := range []string{"waiting", "ended", "gone"} {
+		outcome, _ := cancel(task)
+		require.True(t, outcome.Done, outcome.Refusal)
+	}
+	refused, id := cancel("running")
+	require.Equal(t, "Synapse runs its task running for the job, which Lethe cannot stop", refused.Refusal)
+	require.Equal(t, journal.Running, l.Job(id).State)
+	require.Equal(t, []string{"ended", "other", "running"}, storetest.All[string](l.Lab, `SELECT id FROM scheduled_tasks ORDER BY id`))
 }

@@ -166,7 +166,7 @@ func (s *Snapshot) countRoom(ctx context.Context, room string, events Events, lo
 		return err
 	}
 	loss.StateGroups = groups
-	loss.StateGroups.Bytes += loss.Tables["state_groups_state"].Bytes
+	loss.StateGroups.EstimatedBytes += loss.Tables["state_groups_state"].EstimatedBytes
 	return nil
 }
 

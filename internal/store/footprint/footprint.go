@@ -17,12 +17,12 @@ type Figure struct {
 	// Rows is the number of rows.
 	Rows int64 `json:"rows"`
 
-	// Bytes is the space that the rows take on disk, with their share of the table's
-	// indexes. It always is an estimate: the number of rows times the average of the
-	// table.
-	Bytes int64 `json:"bytes"`
+	// EstimatedBytes is the space that the rows take, with their share of the table's
+	// indexes. It is an estimate even if Exact is true: the number of rows times the
+	// average width of a row in all rooms. Space that is empty already does not count.
+	EstimatedBytes int64 `json:"estimated_bytes"`
 
-	// Exact says that the rows were counted. Otherwise they are an estimate.
+	// Exact says that Rows was counted. Otherwise it is an estimate.
 	Exact bool `json:"exact"`
 }
 

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/roomgen"
 	"lethe/internal/schema"
 	"lethe/internal/store/footprint"
 	"lethe/internal/store/postgres"
@@ -45,20 +47,18 @@ func TestRoom(t *testing.T) {
 	var bytes int64
 	for table, figure := range r.Tables {
 		require.True(t, figure.Exact, table)
-		require.Equal(t, figure.Rows > 0, figure.Bytes > 0, table)
-		if bytes += figure.Bytes; figure.Rows > 0 {
+		require.Equal(t, figure.Rows > 0, figure.EstimatedBytes > 0, table)
+		if bytes += figure.EstimatedBytes; figure.Rows > 0 {
 			rows[table] = figure.Rows
 		}
 	}
-	require.Equal(t, bytes, r.Bytes)
+	require.Equal(t, bytes, r.EstimatedBytes)
 	require.Equal(t, map[string]int64{
 		"event_edges": 29, "event_forward_extremities": 1, "event_json": 30, "event_search": 30, "event_to_state_groups": 30, "events": 30,
 		"room_aliases": 1, "room_depth": 1, "rooms": 1, "state_groups": 30, "state_groups_state": 30,
 	}, rows)
 	require.EqualValues(t, 30, r.StateGroups.Rows)
-	require.Greater(t, r.StateGroups.Bytes, r.Tables["state_groups"].Bytes)
-	total := storetest.One[int64](l, `SELECT pg_total_relation_size('events')`)
-	require.InDelta(t, total*30/40, r.Tables["events"].Bytes, 1, "its share of the table")
+	require.Greater(t, r.StateGroups.EstimatedBytes, r.Tables["state_groups"].EstimatedBytes)
 
 	for _, unknown := range []string{"!none:x", "", "!\x00", "!\xff"} {
 		_, err := footprints.Room(l.Ctx, unknown)
@@ -68,6 +68,60 @@ func TestRoom(t *testing.T) {
 	r, err := footprints.Room(l.Ctx, room)
 	require.NoError(t, err, "what is left of a room")
 	require.EqualValues(t, 30, r.Events)
+}
+
+// TestBytesAreOfRows estimates the bytes of a room while it is most of its tables, and
+// after the rest of them is gone.
+func TestBytesAreOfRows(t *testing.T) {
+	t.Parallel()
+	l, footprints := setup(t, footprint.Options{})
+	for id, events := range map[string]int{room: 500, "!other:x": 10_000} {
+		_, err := roomgen.Generate(l.Ctx, l.Conn, roomgen.Room{ID: id, Server: "x", Events: events})
+		require.NoError(t, err)
+	}
+	read := func() (footprint.Room, footprint.Size) {
+		r, err := footprints.Room(l.Ctx, room)
+		require.NoError(t, err)
+		sizes, _, err := footprints.Largest(l.Ctx, footprint.Page{})
+		require.NoError(t, err)
+		at := slices.IndexFunc(sizes, func(s footprint.Size) bool { return s.Room == room })
+		require.GreaterOrEqual(t, at, 0)
+		return r, sizes[at]
+	}
+	share := func(table string) float64 {
+		return storetest.One[float64](l, `
+			SELECT pg_total_relation_size($1)::float8 * count(*) FILTER (WHERE room_id = $2) / count(*) FROM `+table, table, room)
+	}
+	onDisk := map[string]float64{"events": share("events"), "event_json": share("event_json")}
+	never, neverSize := read()
+	for table, want := range onDisk {
+		require.InEpsilon(t, want, never.Tables[table].EstimatedBytes, 0.5, "%s, never analyzed", table)
+	}
+	require.InEpsilon(t, never.EstimatedBytes, neverSize.EstimatedBytes, 0.5, "never analyzed")
+	l.Exec(`VACUUM ANALYZE`)
+	full, fullSize := read()
+	for table, want := range onDisk {
+		require.InEpsilon(t, want, full.Tables[table].EstimatedBytes, 0.5, "%s, analyzed", table)
+	}
+	require.InEpsilon(t, full.EstimatedBytes, fullSize.EstimatedBytes, 0.5, "analyzed")
+
+	l.Exec(`SET session_replication_role = replica`)
+	for table := range full.Tables {
+		if table != "events" && schema.Known(table, "event_id") {
+			l.Exec(`DELETE FROM `+table+` WHERE event_id IN (SELECT event_id FROM events WHERE room_id <> $1)`, room)
+		} else if table != "events" && schema.Known(table, "room_id") {
+			l.Exec(`DELETE FROM `+table+` WHERE room_id <> $1`, room)
+		}
+	}
+	l.Exec(`DELETE FROM events WHERE room_id <> $1`, room)
+	l.Exec(`SELECT pg_stat_force_next_flush()`) // otherwise the server hears of the deletes after ANALYZE
+	for _, statement := range []string{`SELECT 1`, `ANALYZE`, `VACUUM`} {
+		l.Exec(statement)
+		purged, purgedSize := read()
+		require.Equal(t, full.Events, purged.Events)
+		require.InEpsilon(t, full.EstimatedBytes, purged.EstimatedBytes, 0.2, "after a purge and %s", statement)
+		require.InEpsilon(t, purged.EstimatedBytes, purgedSize.EstimatedBytes, 0.5, "after a purge and %s", statement)
+	}
 }
 
 func TestLargest(t *testing.T) {
@@ -99,11 +153,11 @@ func TestLargest(t *testing.T) {
 					for _, size := range sizes {
 						rooms = append(rooms, size.Room)
 						require.Equal(t, counted, size.Exact)
-						require.Positive(t, size.Bytes)
-						require.LessOrEqual(t, size.Bytes, last)
+						require.Positive(t, size.EstimatedBytes)
+						require.LessOrEqual(t, size.EstimatedBytes, last)
 						require.InDelta(t, 45, size.Events, 6)
 						require.Equal(t, size.Events, size.StateGroups)
-						last = size.Bytes
+						last = size.EstimatedBytes
 					}
 					if after = next; after == "" {
 						break

@@ -291,7 +291,7 @@ func (s *Snapshot) estimateStateGroups(loss *Loss, groups float64, none bool) {
 		}
 	}
 	loss.StateGroups = loss.Tables["state_groups"]
-	loss.StateGroups.Bytes += loss.Tables["state_groups_state"].Bytes
+	loss.StateGroups.EstimatedBytes += loss.Tables["state_groups_state"].EstimatedBytes
 }
 
 // atMost returns an estimate of the rows that a table loses. Where an index shows that

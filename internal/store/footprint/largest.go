@@ -44,9 +44,9 @@ type Size struct {
 	StateGroups int64 `json:"state_groups"`
 	Exact       bool  `json:"exact"`
 
-	// Bytes is the estimate: the average of the database for each event, and for each
-	// state group.
-	Bytes int64 `json:"bytes"`
+	// EstimatedBytes is an estimate even if Exact is true: the average of all rooms for
+	// each event, and for each state group.
+	EstimatedBytes int64 `json:"estimated_bytes"`
 }
 
 // A place is the last room of a page.
@@ -137,7 +137,7 @@ func (q *Queries) Largest(ctx context.Context, page Page) (sizes []Size, next st
 		perEvent, perGroup := s.averages()
 		sizes, err = postgres.Collect(ctx, s.tx, func(row pgx.CollectableRow) (Size, error) {
 			size := Size{Exact: exact}
-			return size, row.Scan(&size.Room, &size.Name, &size.Alias, &size.Events, &size.StateGroups, &size.Bytes)
+			return size, row.Scan(&size.Room, &size.Name, &size.Alias, &size.Events, &size.StateGroups, &size.EstimatedBytes)
 		}, `WITH `+rooms+largestRooms, perEvent, perGroup, page.Limit+1, after.Bytes, after.Room)
 		return err
 	})
@@ -147,22 +147,23 @@ func (q *Queries) Largest(ctx context.Context, page Page) (sizes []Size, next st
 	if len(sizes) > page.Limit {
 		sizes = sizes[:page.Limit]
 		last := sizes[page.Limit-1]
-		next = place{last.Bytes, last.Room}.String()
+		next = place{last.EstimatedBytes, last.Room}.String()
 	}
 	return sizes, next, nil
 }
 
-// averages returns the bytes that the database takes for each event, in all tables that
-// a room's delete clears, and for each state group.
+// averages returns the bytes of the rows that there are for each event, in all tables
+// that a room's delete clears, and for each state group.
 func (s *Snapshot) averages() (perEvent, perGroup float64) {
-	var ofEvents, ofGroups int64
 	for _, t := range schema.Tables() {
+		of := s.tables[t.Name]
 		switch {
+		case of.rows == 0:
 		case slices.Contains(stateGroupTables, t.Name):
-			ofGroups += s.tables[t.Name].bytes
+			perGroup += of.width * s.per("state_groups", t.Name)
 		case t.Delete == schema.Deletes:
-			ofEvents += s.tables[t.Name].bytes
+			perEvent += of.width * s.per("events", t.Name)
 		}
 	}
-	return float64(ofEvents) / float64(max(s.tables["events"].rows, 1)), float64(ofGroups) / float64(max(s.tables["state_groups"].rows, 1))
+	return perEvent, perGroup
 }

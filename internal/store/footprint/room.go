@@ -14,8 +14,8 @@ type Room struct {
 	// Events is the number of the room's events. It was counted.
 	Events int64 `json:"events"`
 
-	// Bytes is the sum of the figures, an estimate.
-	Bytes int64 `json:"bytes"`
+	// EstimatedBytes is the sum of those of Tables.
+	EstimatedBytes int64 `json:"estimated_bytes"`
 
 	// Tables are the room's rows by table.
 	Tables map[string]Figure `json:"tables"`
@@ -53,7 +53,7 @@ func (q *Queries) Room(ctx context.Context, room string) (Room, error) {
 		return Room{}, fmt.Errorf("read the room's footprint: %w", err)
 	}
 	for _, figure := range r.Tables {
-		r.Bytes += figure.Bytes
+		r.EstimatedBytes += figure.EstimatedBytes
 	}
 	return r, nil
 }

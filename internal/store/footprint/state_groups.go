@@ -483,7 +483,7 @@ func (c *collection) figures(ctx context.Context, loss *Loss) error {
 		loss.Tables["state_groups_pending_deletion"] = c.s.counted("state_groups_pending_deletion", pending)
 	}
 	loss.StateGroups = loss.Tables["state_groups"]
-	loss.StateGroups.Bytes += loss.Tables["state_groups_state"].Bytes
+	loss.StateGroups.EstimatedBytes += loss.Tables["state_groups_state"].EstimatedBytes
 	loss.StateRowsWritten = c.written
 	return nil
 }

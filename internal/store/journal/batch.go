@@ -169,6 +169,10 @@ func (b *Batch) Rollback(ctx context.Context) {
 	b.deleted = nil
 }
 
+// Locked returns the batch's error as a [postgres.LockError] if it says that a wait for a
+// lock was given up, and otherwise as it is. It is called after [Batch.Rollback].
+func (b *Batch) Locked(err error) error { return b.tx.Locked(err) }
+
 // Commit stores the checkpoint in the job's row, adds the numbers of deleted rows, and
 // commits the batch. It fails with
 // [ErrSuperseded] if the run no longer owns the job. A batch without a statement is

@@ -27,6 +27,10 @@ var ErrLowQueue = errors.New("the low queue is full")
 // allows.
 var ErrKindFull = errors.New("the fleet runs as many jobs of the kind as allowed")
 
+// RoomLockTaken is the WaitsFor of a job that did not get its room's lock in time. Jobs of
+// a room take turns, so pages that are read have the lock, or a job that counts apart.
+const RoomLockTaken = "room's lock, held by readers or by another job"
+
 // A Job is a row of lethe.jobs.
 type Job struct {
 	ID         string
@@ -231,7 +235,7 @@ func (j *Journal) claimJob(ctx context.Context, id string, generation int, stale
 				SELECT FROM lethe.jobs o
 				WHERE o.room_id = j.room_id AND o.id <> j.id AND o.state = 'running'
 				  AND o.heartbeat_at >= clock_timestamp() - $3::interval)
-			  AND NOT `+hasEarlierPurge+` AND `+pauseOf+` IS NULL AND NOT `+kindFull+`
+			  AND NOT `+hasEarlierPurge+` AND `+PauseOf+` IS NULL AND NOT `+kindFull+`
 			  AND (queue IS DISTINCT FROM 'low' OR $4 = 0 OR $4 > (
 				SELECT count(*) FROM lethe.jobs o
 				WHERE o.queue = 'low' AND o.id <> j.id AND o.state = 'running'
@@ -256,7 +260,7 @@ func (j *Journal) whyNotClaimed(ctx context.Context, id string, generation int, 
 			SELECT FROM lethe.jobs o
 			WHERE o.room_id = j.room_id AND o.id <> j.id AND o.state = 'running'
 			  AND o.heartbeat_at >= clock_timestamp() - $3::interval) OR `+hasEarlierPurge+`,
-		       coalesce(queue = 'low', false), `+kindFull+`, coalesce(`+pauseOf+`, '')
+		       coalesce(queue = 'low', false), `+kindFull+`, coalesce(`+PauseOf+`, '')
 		FROM lethe.jobs j WHERE id = $1 AND generation = $2 AND state = 'queued'`,
 		id, generation, stale)
 	switch {
@@ -326,11 +330,13 @@ func (j *Journal) YieldJob(ctx context.Context, run Run, yield Yield) error {
 		text := string(encoded)
 		checkpoint = &text
 	}
-	// A job that waits again for what it has waited for keeps its time.
+	// A job that waits again for what it has waited for keeps its time, and so does one that
+	// waits for a lock which another session has now.
 	return j.moveJob(ctx, "yield the job", run, `
 		state = 'queued', heartbeat_at = NULL, checkpoint = coalesce($5, checkpoint), waits_for = nullif($4, ''),
-		waits_since = CASE WHEN $4 = '' THEN NULL WHEN waits_for = $4 THEN waits_since ELSE clock_timestamp() END`,
-		postgres.Sanitize(yield.WaitsFor), checkpoint)
+		waits_since = CASE WHEN $4 = '' THEN NULL WHEN waits_for = $4 THEN waits_since
+		                   WHEN starts_with(waits_for, $6) AND starts_with($4, $6) THEN waits_since ELSE clock_timestamp() END`,
+		postgres.Sanitize(yield.WaitsFor), checkpoint, postgres.WaitsForLock)
 }
 
 // EndJob ends the run's job in the given state. The reason says why it failed. A run

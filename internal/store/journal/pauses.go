@@ -14,14 +14,14 @@ import (
 // with who has paused what, and why.
 var ErrPaused = errors.New("the job is paused")
 
-// pauseOf selects from the row of a job which pause keeps it from running, in words, NULL
-// if none does.
-const pauseOf = `lethe.pause_of(id, room_id, kind)`
+// PauseOf selects from the row of a job which pause keeps it from running, in words, NULL
+// if none does. The words of lethe.pause_of end with a colon if the pause has no reason.
+const PauseOf = `regexp_replace(lethe.pause_of(id, room_id, kind), ': $', '')`
 
 // checkPause makes the pipeline fail with [ErrPaused] if the job is paused at this
 // moment. A pause that is set later waits for no batch, and stops the next one.
 func checkPause(pipeline *pgx.Batch, id string) {
-	pipeline.Queue(`SELECT coalesce(`+pauseOf+`, '') FROM lethe.jobs WHERE id = $1`, id).QueryRow(func(row pgx.Row) error {
+	pipeline.Queue(`SELECT coalesce(`+PauseOf+`, '') FROM lethe.jobs WHERE id = $1`, id).QueryRow(func(row pgx.Row) error {
 		var pause string
 		err := row.Scan(&pause)
 		switch {
@@ -46,11 +46,13 @@ type Pauses struct {
 // NewPauses returns the Pauses in the database.
 func NewPauses(db *postgres.DB) *Pauses { return &Pauses{db: db, journal: New(db)} }
 
-// becomePaused are the assignments that make a job wait for the end of its pause. The
-// pause may have ended meanwhile: then the reconciler resumes the job.
+// PauseOrEnd is [PauseOf] for a job that becomes paused. The pause may have ended
+// meanwhile: then the reconciler resumes the job.
+const PauseOrEnd = `coalesce(` + PauseOf + `, 'pause that has just ended')`
+
+// becomePaused are the assignments that make a job wait for the end of its pause.
 const becomePaused = `
-	state = 'paused', heartbeat_at = NULL, task_missing_since = NULL,
-	waits_for = coalesce(` + pauseOf + `, 'pause that has just ended'), waits_since = clock_timestamp()`
+	state = 'paused', heartbeat_at = NULL, task_missing_since = NULL, waits_for = ` + PauseOrEnd + `, waits_since = clock_timestamp()`
 
 // PauseRun makes the run's job wait until it is no longer paused. A run that no longer
 // owns its job gets [ErrSuperseded].
@@ -66,7 +68,7 @@ func (p *Pauses) PauseQueued(ctx context.Context, limit int) ([]Job, error) {
 		UPDATE lethe.jobs SET updated_at = clock_timestamp(), `+becomePaused+`
 		WHERE id IN (
 			SELECT id FROM lethe.jobs
-			WHERE state = 'queued' AND EXISTS (SELECT FROM lethe.pauses) AND `+pauseOf+` IS NOT NULL
+			WHERE state = 'queued' AND EXISTS (SELECT FROM lethe.pauses) AND `+PauseOf+` IS NOT NULL
 			LIMIT $1 FOR UPDATE SKIP LOCKED)
 		RETURNING `+jobColumns, limit)
 	if err != nil {
@@ -80,7 +82,7 @@ func (p *Pauses) PauseQueued(ctx context.Context, limit int) ([]Job, error) {
 func (p *Pauses) PauseQueuedJob(ctx context.Context, id string, generation int) (bool, error) {
 	tag, err := p.db.Exec(ctx, `
 		UPDATE lethe.jobs SET updated_at = clock_timestamp(), `+becomePaused+`
-		WHERE id = $1 AND generation = $2 AND state = 'queued' AND `+pauseOf+` IS NOT NULL`, id, generation)
+		WHERE id = $1 AND generation = $2 AND state = 'queued' AND `+PauseOf+` IS NOT NULL`, id, generation)
 	if err != nil {
 		return false, fmt.Errorf("pause the job: %w", err)
 	}
@@ -96,7 +98,7 @@ func (p *Pauses) Resume(ctx context.Context, limit int) ([]Job, error) {
 		SET state = 'queued', generation = generation + 1, task_missing_since = `+neverEnqueued+`, waits_for = NULL, waits_since = NULL,
 		    updated_at = clock_timestamp()
 		WHERE id IN (
-			SELECT id FROM lethe.jobs WHERE state = 'paused' AND `+pauseOf+` IS NULL LIMIT $1 FOR UPDATE SKIP LOCKED)
+			SELECT id FROM lethe.jobs WHERE state = 'paused' AND `+PauseOf+` IS NULL LIMIT $1 FOR UPDATE SKIP LOCKED)
 		RETURNING `+jobColumns, limit)
 	if err != nil {
 		return nil, fmt.Errorf("resume paused jobs: %w", err)

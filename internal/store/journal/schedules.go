@@ -75,10 +75,6 @@ type TakenTick struct {
 	SetBack bool
 }
 
-// tickWait bounds the wait for another replica that decides about the same job. The
-// server also ends a replica's transaction that is idle for this long.
-const tickWait = 5 * time.Second
-
 // Schedules reads and writes the schedules of retention's jobs. It is safe for
 // concurrent use.
 type Schedules struct{ db *postgres.DB }
@@ -146,11 +142,6 @@ func (s *Schedules) TakeTick(ctx context.Context, tick Tick) (taken TakenTick, e
 }
 
 func takeTick(ctx context.Context, tx pgx.Tx, tick Tick) (taken TakenTick, err error) {
-	if _, err := tx.Exec(ctx, `
-		SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $1, true)`,
-		postgres.Milliseconds(tickWait)); err != nil {
-		return taken, err
-	}
 	// If several replicas find no row, one inserts it and the others wait here for its
 	// end.
 	made, err := tx.Exec(ctx, `

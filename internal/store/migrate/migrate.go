@@ -83,7 +83,7 @@ func withDatabase(ctx context.Context, url string, do func(context.Context, *sql
 		return err
 	}
 	// By default a role's own schema comes first, and the role may be called lethe.
-	config.RuntimeParams["search_path"] = "public"
+	config.RuntimeParams["search_path"] = "public, pg_temp"
 	db := stdlib.OpenDB(*config)
 	defer func() { _ = db.Close() }()
 	return do(ctx, db)

@@ -24,6 +24,10 @@ type Options struct {
 	// Defaults to "lethe".
 	ApplicationName string
 
+	// IdleTime is how long the server waits for the client inside a transaction that sets no
+	// bound of its own. Then it ends the session. Defaults to 10 s.
+	IdleTime time.Duration
+
 	// MaxConnections is the size of the pool, without the connection for heartbeats.
 	// Defaults to 16.
 	MaxConnections int
@@ -32,6 +36,9 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	if o.ApplicationName == "" {
 		o.ApplicationName = "lethe"
+	}
+	if o.IdleTime == 0 {
+		o.IdleTime = idleTime
 	}
 	if o.MaxConnections == 0 {
 		o.MaxConnections = 16
@@ -56,11 +63,14 @@ type DB struct {
 // close the DB.
 func Open(ctx context.Context, url string, options Options) (*DB, error) {
 	options = options.withDefaults()
-	pool, err := openPool(ctx, url, options.ApplicationName, options.MaxConnections)
+	pool, err := openPool(ctx, url, options)
 	if err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	heartbeats, err := openPool(ctx, url, options.ApplicationName+" heartbeat", 1)
+	beating := options
+	beating.ApplicationName += " heartbeat"
+	beating.MaxConnections = 1
+	heartbeats, err := openPool(ctx, url, beating)
 	if err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("open the database: %w", err)
@@ -68,19 +78,20 @@ func Open(ctx context.Context, url string, options Options) (*DB, error) {
 	return &DB{pool: pool, heartbeats: heartbeats}, nil
 }
 
-func openPool(ctx context.Context, url, name string, maxConnections int) (*pgxpool.Pool, error) {
+func openPool(ctx context.Context, url string, options Options) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, err
 	}
-	config.MaxConns = int32(maxConnections)
+	config.MaxConns = int32(options.MaxConnections)
 	config.ConnConfig.ConnectTimeout = 5 * time.Second
-	config.ConnConfig.RuntimeParams["application_name"] = name
+	config.ConnConfig.RuntimeParams["application_name"] = options.ApplicationName
 	// Cancelling a context must end the statement in the server too. Otherwise the
 	// statement's transaction would keep the room's fence locked until it is done.
 	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: 2 * time.Second}
 	}
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return setUpSession(ctx, conn, options.IdleTime) }
 	return pgxpool.NewWithConfig(ctx, config)
 }
 
@@ -90,6 +101,10 @@ func (db *DB) Close() {
 	db.heartbeats.Close()
 	db.pool.Close()
 }
+
+// Reserved returns the connection for heartbeats as a DB of its own, for checks that must be
+// answered however busy the pool is. The caller does not close it.
+func (db *DB) Reserved() *DB { return &DB{pool: db.heartbeats, heartbeats: db.heartbeats} }
 
 // Ping checks that the server answers.
 func (db *DB) Ping(ctx context.Context) error {
@@ -156,10 +171,11 @@ func (db *DB) QueryHeartbeat(ctx context.Context, sql string, args ...any) (pgx.
 	return db.heartbeats.Query(ctx, sql, args...)
 }
 
-// readRetryTime is how long a read waits for a database that restarts.
-const readRetryTime = 5 * time.Second
+// readRetryTime is how long a read waits for a database that restarts. A caller of the API
+// learns within it that the database is down.
+const readRetryTime = time.Second
 
-// RetryRead repeats a read for up to 5 s while the database cannot be reached. After
+// RetryRead repeats a read for up to 1 s while the database cannot be reached. After
 // a restart of the server every pooled connection is dead, and only the read that
 // gets such a connection notices it.
 func RetryRead(ctx context.Context, read func() error) error {

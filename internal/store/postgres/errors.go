@@ -76,6 +76,10 @@ func HasCode(err error, code string) bool {
 	return errors.As(err, &pg) && pg.Code == code
 }
 
+// IsLocked reports whether a statement gave up the wait for a lock that another transaction
+// has.
+func IsLocked(err error) bool { return HasCode(err, "55P03") }
+
 func hasClass(err *pgconn.PgError, classes ...string) bool {
 	return slices.ContainsFunc(classes, func(class string) bool { return strings.HasPrefix(err.Code, class) })
 }

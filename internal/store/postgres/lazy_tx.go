@@ -27,6 +27,11 @@ type LazyTx struct {
 	begin func(*pgx.Batch)
 	conn  *pgxpool.Conn
 	trips int
+
+	// watch, unless nil, looks whom the transaction waits for. blocker is what the last
+	// watch has found.
+	watch   *lockWatch
+	blocker string
 }
 
 // LazyTx returns a READ COMMITTED transaction. The statements that open adds to the
@@ -60,6 +65,7 @@ func (tx *LazyTx) send(ctx context.Context, pipeline *pgx.Batch) (begun bool, er
 			return false, fmt.Errorf("begin the transaction: %w", err)
 		}
 		tx.conn = conn
+		tx.watch = tx.db.watchLocks(conn.Conn().PgConn().PID())
 	}
 	begun = tx.Begun()
 	if tx.trips++; !begun {
@@ -277,9 +283,23 @@ func (tx *LazyTx) Rollback(ctx context.Context) {
 	_, _ = tx.conn.Conn().PgConn().Exec(ctx, `ROLLBACK`).ReadAll()
 }
 
+// Locked returns an error of the transaction's statements as a [LockError] if it says that
+// a wait for a lock was given up, and otherwise as it is. It is called after
+// [LazyTx.Rollback].
+func (tx *LazyTx) Locked(err error) error {
+	if !IsLocked(err) {
+		return err
+	}
+	return &LockError{tx.blocker, err}
+}
+
 // release returns the connection to the pool. The pool closes a connection whose
 // transaction has not ended.
 func (tx *LazyTx) release() {
+	if tx.blocker = ""; tx.watch != nil {
+		tx.blocker = tx.watch.stop()
+	}
+	tx.watch = nil
 	tx.conn.Release()
 	tx.conn, tx.trips = nil, 0
 }

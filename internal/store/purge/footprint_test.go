@@ -108,7 +108,7 @@ func TestFootprintOnSynapsesSchemas(t *testing.T) {
 			events, loss := foretoldPurge(t, l.Ctx, footprints, request)
 			require.Greater(t, events.Deleted, int64(20))
 			require.Positive(t, loss.StateGroups.Rows)
-			require.Positive(t, loss.StateGroups.Bytes)
+			require.Positive(t, loss.StateGroups.EstimatedBytes)
 			before := counts(t, l.Ctx, l.Conn)
 			require.NoError(t, l.purge(request, 20))
 			requireForetold(t, events, loss, before, counts(t, l.Ctx, l.Conn))

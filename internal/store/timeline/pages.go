@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"reflect"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -131,6 +133,10 @@ func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]Page, err
 		if query.Limit <= 0 || query.Filter.wantsNothing() {
 			continue
 		}
+		if query.Reader != nil && !reflect.ValueOf(query.Filter).IsZero() {
+			// A filter that selects few events reads the whole room.
+			pipeline.Queue(`SELECT set_config('statement_timeout', $1, true)`, postgres.Milliseconds(filteredTime))
+		}
 		sql, args := query.sql(names, s.bans)
 		pipeline.Queue(sql, args...).Query(func(rows pgx.Rows) error {
 			return page.read(rows, query.Limit)
@@ -144,6 +150,10 @@ func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]Page, err
 	}
 	return pages, nil
 }
+
+// filteredTime bounds the statement for a page of a user who sends a filter. Without one, a
+// page is found by an index.
+const filteredTime = 5 * time.Second
 
 // EventsOf reads the readable events of a room by their ids, in no order. Of the
 // filter it does not check labels and URLs. The caller must bound the number of ids.

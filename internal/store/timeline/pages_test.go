@@ -58,7 +58,9 @@ func newPageModel(t *testing.T) *pageModel {
 	conn, err := pgx.Connect(t.Context(), url)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	return &pageModel{db: s, conn: conn}
+	m := &pageModel{db: s, conn: conn}
+	m.exec(t, `SET search_path = public`) // the role is called lethe, like a schema
+	return m
 }
 
 func (m *pageModel) exec(t require.TestingT, sql string, args ...any) {
