@@ -47,7 +47,7 @@ func Main(args []string) int {
 func joined(args []string) []string {
 	var words []string
 	for _, arg := range args {
-		if n := len(words); isDatabaseURL(arg) && n > 0 && words[n-1] == "--database" {
+		if n := len(words); isConnection(arg) && n > 0 && words[n-1] == "--database" {
 			words[n-1] += "=" + arg
 			continue
 		}

@@ -623,6 +623,24 @@ func TestHoldFiles(t *testing.T) {
 	require.Empty(t, lifted.standing())
 }
 
+// A password is never repeated, in whatever form it comes.
+func TestDatabaseThatIsNoURLIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	for _, database := range []string{
+		"host=127.0.0.1 user=lethe password=hunter2 dbname=lethe", "PASSWORD=hunter2", "mysql://lethe:hunter2@localhost/lethe",
+		"POSTGRES://lethe:hunter2@localhost/lethe", "postgres://lethe:hunter2@localhost:x/lethe", "postgres://lethe:hunter2%zz@localhost/lethe",
+	} {
+		for _, args := range [][]string{
+			{"job", "list", "--database", database}, {"--database", database, "job", "list"}, {"job", "list", "--database=" + database},
+		} {
+			got := lethe(t, nil, nil, args...)
+			require.NotZero(t, got.status, args)
+			require.Contains(t, got.stderr, "URL", args)
+			require.NotContains(t, got.stdout+got.stderr, "hunter2", args)
+		}
+	}
+}
+
 func TestTimes(t *testing.T) {
 	t.Parallel()
 	now := time.UnixMilli(1_800_000_000_000)

@@ -60,6 +60,14 @@ func isDatabaseURL(word string) bool {
 	return strings.HasPrefix(word, "postgres://") || strings.HasPrefix(word, "postgresql://")
 }
 
+// isConnection reports whether a word tells how to connect to a database, in whatever form.
+// Words in other forms than [isDatabaseURL] are refused, but never repeated: they may have a
+// password.
+func isConnection(word string) bool {
+	word = strings.ToLower(word)
+	return isDatabaseURL(word) || strings.Contains(word, "://") || strings.Contains(word, "password=")
+}
+
 // An action is what a command does with the API.
 type action func(ctx context.Context, c *cobra.Command, api *client.Client, args []string) error
 

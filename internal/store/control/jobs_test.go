@@ -4,12 +4,14 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/jobs"
+	"lethe/internal/schema"
 	"lethe/internal/store/control"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
@@ -170,8 +172,22 @@ func TestJobsInPages(t *testing.T) {
 	exactly := storetest.All[string](l.Lab, `SELECT id FROM lethe.jobs ORDER BY created_at DESC, id DESC`)
 	for limit := 1; limit <= 8; limit++ {
 		require.Equal(t, exactly, all(control.Filter{}, limit), limit)
-		require.Equal(t, exactly, all(control.Filter{IDs: ids}, limit), limit)
 	}
+	// Also where the server sorts, instead of reading an index.
+	l.Exec(`DO $$ BEGIN
+		EXECUTE format('ALTER DATABASE %I SET enable_indexscan = off', current_database());
+		EXECUTE format('ALTER DATABASE %I SET enable_bitmapscan = off', current_database());
+	END $$`)
+	l.Exec(`UPDATE lethe.jobs SET created_at = timestamptz '2026-01-01'`)
+	slices.Sort(exactly)
+	for _, id := range exactly { // in this order the table has them afterwards
+		l.Exec(`UPDATE lethe.jobs SET updated_at = now() WHERE id = $1`, id)
+	}
+	slices.Reverse(exactly)
+	indexed := l.control
+	l.control = control.New(storetest.OnAs(t, l.URL, schema.API).DB)
+	require.Equal(t, exactly, all(control.Filter{}, 2))
+	l.control = indexed
 	for i, id := range ids {
 		l.Exec(`UPDATE lethe.jobs SET created_at = $2 WHERE id = $1`, id, time.Unix(int64(1000+(6-i)/2), 0))
 	}
