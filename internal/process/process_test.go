@@ -492,6 +492,33 @@ func TestRun(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
+// A worker compares a job with the plan that it was accepted with, before it begins.
+func TestWorkersComparePlans(t *testing.T) {
+	t.Parallel()
+	settings := newSettings(t)
+	settings.Redis.URL = config.Secret(devstacktest.Redis(t).URL())
+	requireExec(t, settings.Database.URL, `
+		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, plan, task_missing_since)
+		VALUES ('AAAAAAAAAAAAAAAA', 'delete_room', '!room:lethe.test', '{"purge": true}', '@admin:lethe.test',
+		        '{"digest": "1-0--other-other", "tolerance": 0}', '-infinity')`)
+	log, _ := newLog()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, settings, log, nil, config.ForWorker, config.ForScheduler) }()
+	conn, err := pgx.Connect(t.Context(), string(settings.Database.URL))
+	require.NoError(t, err)
+	var state, reason string
+	require.Eventually(t, func() bool {
+		err := conn.QueryRow(t.Context(), `SELECT state, coalesce(error, '') FROM lethe.jobs WHERE ended_at IS NOT NULL`).Scan(&state, &reason)
+		return err == nil
+	}, time.Minute, 20*time.Millisecond)
+	require.Equal(t, "failed", state)
+	require.Contains(t, reason, "not the digest of a plan of this job")
+	require.NoError(t, conn.Close(t.Context()))
+	cancel()
+	require.NoError(t, <-ended)
+}
+
 func TestRunOnce(t *testing.T) {
 	t.Parallel()
 	settings := newSettings(t)
