@@ -6,8 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 
-	"github.com/redis/go-redis/v9"
-
 	"lethe/internal/config"
 	"lethe/internal/dispatch"
 	"lethe/internal/httpapi"
@@ -24,27 +22,25 @@ import (
 	"lethe/internal/tasks"
 )
 
-// operatorOf returns the API of operators on the database, which posts the statuses of the
-// jobs that it changes on the board. With a nil Redis client it knows of no worker and needs
-// no board, and the statuses of jobs follow within seconds.
-func operatorOf(db *postgres.DB, client redis.UniversalClient, board *jobs.Board, homeserver *synapse.Synapse, settings config.Config, log *slog.Logger,
-) *operator.Operator {
-	options := operator.Options{Grace: settings.Grace, PurgeDelay: settings.PurgeDelay, ServerName: settings.ServerName}
-	if rules := settings.Retention.Rules; rules.Enabled {
+// operator returns the API of operators. With a nil Redis client it knows of no worker and
+// needs no board, and the statuses of jobs follow within seconds.
+func (p *process) operator() *operator.Operator {
+	options := operator.Options{Grace: p.settings.Grace, PurgeDelay: p.settings.PurgeDelay, ServerName: p.settings.ServerName}
+	if rules := p.settings.Retention.Rules; rules.Enabled {
 		for _, job := range rules.Jobs {
 			options.RetentionJobs = append(options.RetentionJobs, job.Name)
 		}
 	}
-	if abandoned := settings.Retention.Rules.Abandoned; abandoned.Enabled {
+	if abandoned := p.settings.Retention.Rules.Abandoned; abandoned.Enabled {
 		options.AbandonedJob = abandoned.Job().Name
 	}
-	if client != nil {
-		options.Changed = func(ctx context.Context, job journal.Job) { board.Post(ctx, jobs.StatusOf(job)) }
-		dispatcher := dispatch.New(client)
+	if p.redis != nil {
+		options.Changed = func(ctx context.Context, job journal.Job) { p.board.Post(ctx, jobs.StatusOf(job)) }
+		dispatcher := dispatch.New(p.redis)
 		options.Workers = func(context.Context) ([]operator.FleetWorker, error) { return fleetOf(dispatcher) }
 	}
-	planner, sizes := plannerOf(db, homeserver, settings)
-	return operator.New(db, tasks.NewClient(db, client, log).Keeping(settings.StatusTTL), planner, sizes, options)
+	planner, sizes := plannerOf(p.db, p.synapse, p.settings)
+	return operator.New(p.db, tasks.NewClient(p.db, p.redis, p.log).Keeping(p.settings.StatusTTL), planner, sizes, options)
 }
 
 // plannerOf returns what makes plans, and measures rooms, by the settings.
@@ -89,28 +85,27 @@ func Local(ctx context.Context, settings config.Config, who string, log *slog.Lo
 			return nil, nil, err
 		}
 	}
-	var client redis.UniversalClient
-	var board *jobs.Board
+	p := process{db: db, settings: settings, log: log}
 	if url := string(settings.Redis.URL); url != "" {
-		if client, err = redisdb.Open(url); err != nil {
+		if p.redis, err = redisdb.Open(url); err != nil {
 			db.Close()
 			return nil, nil, err
 		}
-		board = jobs.NewBoard(db, client, settings.StatusTTL, log)
+		p.board = jobs.NewBoard(db, p.redis, settings.StatusTTL, log)
 	}
 	closeAll := func() {
-		if client != nil {
-			_ = client.Close()
+		if p.redis != nil {
+			_ = p.redis.Close()
 		}
 		db.Close()
 	}
-	homeserver := synapse.New(db, synapse.Options{Mode: synapse.Mode(settings.SynapseBeside), ServerName: settings.ServerName})
-	if err := homeserver.Find(ctx); err != nil && !synapse.Unsupported(err) {
+	p.synapse = synapse.New(db, synapse.Options{Mode: synapse.Mode(settings.SynapseBeside), ServerName: settings.ServerName})
+	if err := p.synapse.Find(ctx); err != nil && !synapse.Unsupported(err) {
 		closeAll()
 		return nil, nil, err
 	}
 	handler := httpapi.New(db, nil, nil, httpapi.Options{
-		Local: who, Log: log, Operator: operatorOf(db, client, board, homeserver, settings, log), ServerName: settings.ServerName,
+		Local: who, Log: log, Operator: p.operator(), ServerName: settings.ServerName,
 	})
 	return handler, closeAll, nil
 }

@@ -140,7 +140,7 @@ func (p *process) part(purpose config.Purpose) part {
 				Monitor:         p.monitor,
 				Observe:         p.observe,
 				ObservePage:     p.observePage(),
-				Operator:        operatorOf(p.db, p.redis, p.board, p.synapse, p.settings, p.log),
+				Operator:        p.operator(),
 				PurgeDelay:      p.settings.PurgeDelay,
 				Retention:       p.servedRetention(),
 				SeedDialect:     p.settings.Dialect == config.DialectSeed,
