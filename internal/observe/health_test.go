@@ -82,7 +82,7 @@ func TestReadyzLogsWhyACheckFails(t *testing.T) {
 		}).Handler()
 		for range 3 {
 			require.Equal(t, http.StatusServiceUnavailable, get(handler, "/readyz").Code)
-			time.Sleep(checkEvery)
+			time.Sleep(checkEvery) // of the bubble's clock: the next probe runs the checks again
 		}
 	})
 	require.Equal(t, 1, strings.Count(log.String(), "dial postgres://…@db:5432/x: refused"), log.String())

@@ -132,7 +132,8 @@ type JobResult struct {
 	FailedToKickUsers []string `json:"failed_to_kick_users,omitzero"`
 	LocalAliases      []string `json:"local_aliases,omitzero"`
 
-	// NewRoom is the id of the room that replaces the deleted one. It is absent if there is none.
+	// NewRoom is the id of the room that replaces the deleted one. It is absent if the
+	// request asked for no such room.
 	NewRoom *string `json:"new_room_id,omitempty"`
 
 	// RemoteServersNotTold are the other servers in the room that do not learn that our

@@ -23,7 +23,7 @@ type table struct {
 	// width is the number of bytes that a row takes, with its share of the indexes.
 	width float64
 
-	// blocks is the number of the table's pages, 0 if it is none that has rows itself.
+	// blocks is the number of the table's pages, 0 for a relation without rows of its own, such as a view.
 	blocks int64
 
 	// byRoom says that an index begins with the table's column room_id.

@@ -175,7 +175,7 @@ func (h *Holds) change(ctx context.Context, room string, do func(pgx.Tx) (Hold, 
 		_, err := tx.Exec(ctx, `
 			INSERT INTO lethe.room_fences AS f (room_id, fence) VALUES ($1, 0)
 			ON CONFLICT (room_id) DO UPDATE SET fence = f.fence`, room)
-		if postgres.HasCode(err, "55P03") { // lock not available
+		if postgres.IsLocked(err) {
 			return ErrBatchRuns
 		}
 		if err != nil {

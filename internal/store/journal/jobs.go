@@ -334,8 +334,9 @@ func (j *Journal) YieldJob(ctx context.Context, run Run, yield Yield) error {
 	// waits for a lock which another session has now.
 	return j.moveJob(ctx, "yield the job", run, `
 		state = 'queued', heartbeat_at = NULL, checkpoint = coalesce($5, checkpoint), waits_for = nullif($4, ''),
-		waits_since = CASE WHEN $4 = '' THEN NULL WHEN waits_for = $4 THEN waits_since
-		                   WHEN starts_with(waits_for, $6) AND starts_with($4, $6) THEN waits_since ELSE clock_timestamp() END`,
+		waits_since = CASE WHEN $4 = '' THEN NULL
+		                   WHEN waits_for = $4 OR starts_with(waits_for, $6) AND starts_with($4, $6) THEN waits_since
+		                   ELSE clock_timestamp() END`,
 		postgres.Sanitize(yield.WaitsFor), checkpoint, postgres.WaitsForLock)
 }
 

@@ -36,7 +36,7 @@ func (c *Checker) Check(ctx context.Context, keys Keys) Report {
 	switch {
 	case err == nil:
 		return report
-	case postgres.HasCode(err, "57014"), postgres.HasCode(err, "55P03"), errors.Is(err, context.DeadlineExceeded):
+	case postgres.HasCode(err, "57014"), postgres.IsLocked(err), errors.Is(err, context.DeadlineExceeded):
 		return Report{Skipped: fmt.Sprintf("the check took longer than %s", c.options.Time)}
 	}
 	c.forget() // a table or a right may have gone since it was read

@@ -4,6 +4,7 @@ import (
 	neturl "net/url"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
@@ -23,18 +24,7 @@ func TestSessionIsSetUp(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			url := devstacktest.EmptyDatabase(t)
-			db, err := postgres.Open(t.Context(), url, postgres.Options{MaxConnections: 1})
-			require.NoError(t, err)
-			defer db.Close()
-			conn, err := db.Acquire(t.Context())
-			require.NoError(t, err)
-			_, err = conn.Conn().PgConn().Exec(t.Context(), test.make).ReadAll()
-			conn.Release()
-			require.NoError(t, err)
-			set, err := postgres.Open(t.Context(), url+"&search_path="+neturl.PathEscape(test.role), postgres.Options{MaxConnections: 1})
-			require.NoError(t, err)
-			defer set.Close()
+			set := openAfter(t, test.make, test.role)
 			var path, lock, idle string
 			require.NoError(t, set.QueryRow(t.Context(), `
 				SELECT current_setting('search_path'), current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout')`).
@@ -48,13 +38,7 @@ func TestSessionIsSetUp(t *testing.T) {
 // is set up.
 func TestSessionIsSetUpBesideStrangers(t *testing.T) {
 	t.Parallel()
-	url := devstacktest.EmptyDatabase(t)
-	db, err := postgres.Open(t.Context(), url, postgres.Options{MaxConnections: 1})
-	require.NoError(t, err)
-	defer db.Close()
-	conn, err := db.Acquire(t.Context())
-	require.NoError(t, err)
-	_, err = conn.Conn().PgConn().Exec(t.Context(), `
+	set := openAfter(t, `
 		CREATE TABLE public.events ();
 		CREATE FUNCTION public.ran() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE 'a stranger''s function ran'; END $$;
 		CREATE FUNCTION public.concat(text, text, text) RETURNS text LANGUAGE sql AS 'SELECT public.ran()';
@@ -62,11 +46,22 @@ func TestSessionIsSetUpBesideStrangers(t *testing.T) {
 		CREATE FUNCTION public.quote_ident(name) RETURNS text LANGUAGE sql AS 'SELECT public.ran()';
 		CREATE FUNCTION public.to_regclass(name) RETURNS regclass LANGUAGE sql AS 'SELECT public.ran()::regclass';
 		CREATE FUNCTION public.set_config(text, text, bool) RETURNS text LANGUAGE sql AS 'SELECT public.ran()';
-		CREATE FUNCTION public.current_setting(text) RETURNS text LANGUAGE sql AS 'SELECT public.ran()'`).ReadAll()
-	conn.Release()
-	require.NoError(t, err)
-	set, err := postgres.Open(t.Context(), url+"&search_path=public,pg_catalog", postgres.Options{MaxConnections: 1})
-	require.NoError(t, err)
-	defer set.Close()
+		CREATE FUNCTION public.current_setting(text) RETURNS text LANGUAGE sql AS 'SELECT public.ran()'`, "public,pg_catalog")
 	require.NoError(t, set.Ping(t.Context()))
+}
+
+// openAfter runs the statements in a new database, and opens it for a role that looks names
+// up in the path.
+func openAfter(t *testing.T, statements, path string) *postgres.DB {
+	t.Helper()
+	url := devstacktest.EmptyDatabase(t)
+	conn, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close(t.Context())) }()
+	_, err = conn.Exec(t.Context(), statements)
+	require.NoError(t, err)
+	db, err := postgres.Open(t.Context(), url+"&search_path="+neturl.PathEscape(path), postgres.Options{MaxConnections: 1})
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	return db
 }
