@@ -42,8 +42,8 @@ const (
 	// all.
 	requesterSQL = `
 		SELECT u.name, coalesce(t.device_id, ''), t.id, u.admin = 1, u.is_guest = 1, u.locked,
-		       coalesce(t.valid_until_ms < extract(epoch FROM now()) * 1000, false),
-		       coalesce((%s) <= extract(epoch FROM now()) * 1000, false)
+		       coalesce(t.valid_until_ms::numeric < extract(epoch FROM now())::numeric * 1000.0, false),
+		       coalesce((%s)::numeric <= extract(epoch FROM now())::numeric * 1000.0, false)
 		FROM access_tokens t
 		JOIN users u ON u.name = coalesce(t.puppets_user_id, t.user_id)
 		WHERE t.token = $1 AND u.deactivated = 0`
@@ -56,7 +56,7 @@ const (
 	// locked mean nothing there. A logout deletes the device before the token's answer is
 	// outdated, so the device must exist. Hidden devices are keys for cross-signing.
 	delegatedSQL = `
-		SELECT u.is_guest = 1, coalesce((%s) <= extract(epoch FROM now()) * 1000, false)
+		SELECT u.is_guest = 1, coalesce((%s)::numeric <= extract(epoch FROM now())::numeric * 1000.0, false)
 		FROM users u
 		WHERE u.name = $1 AND u.deactivated = 0
 		  AND ($2 = '' OR EXISTS (

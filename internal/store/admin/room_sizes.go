@@ -29,9 +29,9 @@ func (q *Queries) LargestRooms(ctx context.Context, limit int) ([]RoomSize, erro
 	// Rooms of the same size are in the order in which they are found. The values of
 	// pg_stats have no fixed type, so they are read as texts.
 	rooms, err := postgres.ReadAll(ctx, q.db, pgx.RowToStructByPos[RoomSize], `
-		SELECT v.room_id, sum(trunc(v.share * pg_total_relation_size(t.oid)))::bigint AS size
-		FROM (SELECT to_regclass(quote_ident(name)) AS oid, place FROM unnest($1::text[]) WITH ORDINALITY AS u (name, place)) t
-		JOIN pg_class c ON c.oid = t.oid
+		SELECT v.room_id, sum(trunc(v.share * pg_total_relation_size(t.oid)::numeric))::bigint AS size
+		FROM (SELECT to_regclass(quote_ident(name)) AS oid, place FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS u (name, place)) t
+		JOIN pg_class c ON c.oid = t.oid::oid
 		JOIN pg_namespace n ON n.oid = c.relnamespace
 		JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = 'room_id' AND NOT s.inherited
 		CROSS JOIN unnest(s.most_common_vals::text::text[], s.most_common_freqs::text::numeric[])

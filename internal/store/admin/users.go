@@ -198,7 +198,7 @@ func (q *Queries) userDetails(ctx context.Context, user string) (d UserDetails, 
 	suspended := "u.suspended"
 	var old bool // before schema 85
 	if err := q.db.ReadRow(ctx, []any{&old}, `
-		SELECT NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('users') AND attname = 'suspended' AND NOT attisdropped)`); err != nil {
+		SELECT NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('users')::oid AND attname = 'suspended' AND NOT attisdropped)`); err != nil {
 		return d, err
 	}
 	if old {

@@ -29,10 +29,10 @@ const (
 // lockStream keeps the order in which the ids of the stream are taken and committed the
 // same for all processes of Lethe. A homeserver that has read an id never looks for a
 // lower one.
-const lockStream = `SELECT pg_advisory_xact_lock(724001)`
+const lockStream = `SELECT pg_advisory_xact_lock(724001::bigint)`
 
 // nextID takes an id of the stream.
-const nextID = `nextval('cache_invalidation_stream_seq')`
+const nextID = `nextval('cache_invalidation_stream_seq'::regclass)`
 
 // Invalidate returns the statements that write a row into the stream of invalidations,
 // for one room. The row's id goes to id. They must be the last of their transaction,
@@ -51,7 +51,7 @@ func Invalidate(caches CacheFunc, room string, id *int64, locked ...postgres.Sta
 			// again and again.
 			SQL: `
 				INSERT INTO cache_invalidation_stream_by_instance (stream_id, instance_name, cache_func, keys, invalidation_ts)
-				VALUES (` + nextID + `, $1, $2, ARRAY[$3::text], (extract(epoch FROM clock_timestamp()) * 1000)::bigint)
+				VALUES (` + nextID + `, $1, $2, ARRAY[$3::text], (extract(epoch FROM clock_timestamp())::numeric * 1000.0)::bigint)
 				RETURNING stream_id`,
 			Args: []any{InstanceName, string(caches), room},
 			Row:  func(row pgx.Row) error { return row.Scan(id) },

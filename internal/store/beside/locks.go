@@ -70,7 +70,7 @@ func TryLock(ctx context.Context, db *postgres.DB, l RoomLock, try time.Duration
 func RenewLock(ctx context.Context, db *postgres.DB, l RoomLock) error {
 	const operation = "renew the lock at the homeserver"
 	rows, err := db.QueryHeartbeat(ctx, `
-		UPDATE worker_read_write_locks SET last_renewed_ts = (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+		UPDATE worker_read_write_locks SET last_renewed_ts = (extract(epoch FROM clock_timestamp())::numeric * 1000.0)::bigint
 		WHERE lock_key = $1 AND lock_name = ANY ($2) AND token = $3 RETURNING lock_name`, l.Room, l.names(), l.Token)
 	if err != nil {
 		return fmt.Errorf("%s: %w", operation, err)
@@ -138,7 +138,7 @@ const staleLock = 120_000
 // homeserver that was killed would stay until it is back.
 func ReapLocks(ctx context.Context, db *postgres.DB) (int64, error) {
 	tag, err := db.Exec(ctx, `
-		DELETE FROM worker_read_write_locks WHERE last_renewed_ts < extract(epoch FROM clock_timestamp()) * 1000 - $1`, staleLock)
+		DELETE FROM worker_read_write_locks WHERE last_renewed_ts::numeric < extract(epoch FROM clock_timestamp())::numeric * 1000.0 - $1`, staleLock)
 	if err != nil {
 		return 0, fmt.Errorf("reap the homeserver's locks: %w", err)
 	}

@@ -94,7 +94,7 @@ func sweep(ctx context.Context, tx pgx.Tx, room string, spared []string) (done S
 		WITH swept AS (
 			DELETE FROM lethe.delayed_mappings WHERE id = ANY ($1) RETURNING room_id, event_ids, job_id
 		), picked AS MATERIALIZED (
-			SELECT room_id, event_id, job_id FROM swept CROSS JOIN unnest(event_ids) AS event_id WHERE event_id <> ALL ($2)
+			SELECT room_id, event_id, job_id FROM swept CROSS JOIN pg_catalog.unnest(event_ids) AS event_id WHERE event_id <> ALL ($2)
 		), gone AS (
 			DELETE FROM event_to_state_groups g WHERE g.event_id = ANY (ARRAY(SELECT event_id FROM picked))
 			RETURNING g.state_group, g.event_id
@@ -146,7 +146,7 @@ func pickBatches(ctx context.Context, tx pgx.Tx, room string) (ids []int64, unto
 		SELECT id, room_id, told FROM lethe.delayed_mappings
 		WHERE id IN (
 			SELECT id FROM (
-				SELECT id, row_number() OVER running AS place, sum(cardinality(event_ids)) OVER running AS events
+				SELECT id, row_number() OVER running AS place, sum(pg_catalog.cardinality(event_ids)) OVER running AS events
 				FROM (
 					SELECT id, due_at, event_ids FROM lethe.delayed_mappings
 					WHERE due_at <= clock_timestamp() AND ($1 = '' OR room_id = $1)
@@ -219,7 +219,7 @@ func (d Delay) Statements() []postgres.Statement {
 			What: "delay the mappings",
 			SQL: `
 				INSERT INTO lethe.delayed_mappings (room_id, event_ids, told, due_at, job_id)
-				SELECT $1, array_agg(s.event_id), $3, ` + due + `, $4 FROM (` + d.Events + `) AS s HAVING count(*) > 0`,
+				SELECT $1, pg_catalog.array_agg(s.event_id), $3, ` + due + `, $4 FROM (` + d.Events + `) AS s HAVING count(*) > 0`,
 			Args: []any{d.Room, d.For + d.Commit, d.Told, d.Job},
 		},
 		{

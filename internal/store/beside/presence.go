@@ -67,7 +67,7 @@ func LookForHomeserver(ctx context.Context, db *postgres.DB) (Presence, error) {
 		if err == nil && readable {
 			err = db.ReadRow(ctx, []any{&locks}, `
 				SELECT count(*) FROM `+table+`
-				WHERE last_renewed_ts > extract(epoch FROM clock_timestamp()) * 1000 - $1 AND instance_name <> $2`,
+				WHERE last_renewed_ts::numeric > extract(epoch FROM clock_timestamp())::numeric * 1000.0 - $1 AND instance_name <> $2`,
 				staleLock, InstanceName)
 		}
 		if err != nil {
@@ -89,7 +89,7 @@ func StateElsewhere(ctx context.Context, db *postgres.DB) (elsewhere bool, err e
 				SELECT m.state_group
 				FROM (SELECT event_id FROM events WHERE NOT outlier ORDER BY stream_ordering DESC LIMIT 100) AS e
 				JOIN event_to_state_groups m USING (event_id))
-			SELECT count(*) > 0 AND count(g.id) = 0 FROM newest n LEFT JOIN state_groups g ON g.id = n.state_group`)
+			SELECT count(*) > 0 AND pg_catalog.count(g.id) = 0 FROM newest n LEFT JOIN state_groups g ON g.id = n.state_group`)
 	}
 	if err != nil {
 		return false, fmt.Errorf("look for the states of rooms: %w", err)

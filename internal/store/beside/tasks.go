@@ -35,7 +35,7 @@ type TaskRequest struct {
 // may add one and look at it. The rights to the columns that this takes suffice.
 func MayRequestTasks(ctx context.Context, db *postgres.DB) (may bool, err error) {
 	err = db.ReadRow(ctx, []any{&may}, `
-		SELECT coalesce(bool_and(has_column_privilege(to_regclass('scheduled_tasks'), name, privilege)), false)
+		SELECT coalesce(bool_and(has_column_privilege(to_regclass('scheduled_tasks')::oid, name, privilege)), false)
 		FROM (VALUES
 			('id', 'INSERT'), ('action', 'INSERT'), ('status', 'INSERT'), ('timestamp', 'INSERT'), ('resource_id', 'INSERT'), ('params', 'INSERT'),
 			('id', 'SELECT'), ('status', 'SELECT'), ('error', 'SELECT')) AS used (name, privilege)`)
@@ -54,7 +54,7 @@ func RequestTask(ctx context.Context, db postgres.Execer, task TaskRequest) erro
 	}
 	_, err = db.Exec(ctx, `
 		INSERT INTO scheduled_tasks (id, action, status, timestamp, resource_id, params)
-		VALUES ($1, $2, 'scheduled', (extract(epoch FROM clock_timestamp()) * 1000)::bigint, $3, $4)
+		VALUES ($1, $2, 'scheduled', (extract(epoch FROM clock_timestamp())::numeric * 1000.0)::bigint, $3, $4)
 		ON CONFLICT (id) DO NOTHING`, task.ID, task.Action, task.Room, string(parameters))
 	if err != nil {
 		return fmt.Errorf("request a task of the homeserver: %w", err)
@@ -100,7 +100,7 @@ func MarkStateGroups(room string, limit int, marked *int64) postgres.Statement {
 				RETURNING c.state_group
 			), marked AS (
 				INSERT INTO state_groups_pending_deletion (state_group, insertion_ts)
-				SELECT g.id, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+				SELECT g.id, (extract(epoch FROM clock_timestamp())::numeric * 1000.0)::bigint
 				FROM state_groups g WHERE g.id = ANY (ARRAY(SELECT state_group FROM chunk)) AND g.room_id = $1
 				ON CONFLICT (state_group) DO NOTHING
 			)

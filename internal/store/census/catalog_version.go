@@ -19,14 +19,14 @@ func CatalogVersion(ctx context.Context, db *postgres.DB) (string, error) {
 	var version string
 	// A changed row gets a new xmin, and a new row a new oid.
 	if err := db.QueryRow(ctx, `
-		SELECT concat_ws(' ',
-			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_constraint WHERE contype = 'f'),
-			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_trigger WHERE NOT tgisinternal),
-			(SELECT count(*) || '/' || sum(oid::bigint # xmin::text::bigint) FROM pg_rewrite),
-			(SELECT count(*) || '/' || sum(inhrelid::bigint # inhparent::bigint) FROM pg_inherits),
-			(SELECT count(*) || '/' || sum((oid::bigint # xmin::text::bigint) * (1 + relrowsecurity::int)) FROM pg_class
+		SELECT pg_catalog.concat_ws(' ',
+			(SELECT count(*)::text || '/' || sum(oid::bigint # xmin::text::bigint)::text FROM pg_constraint WHERE contype = 'f'),
+			(SELECT count(*)::text || '/' || sum(oid::bigint # xmin::text::bigint)::text FROM pg_trigger WHERE NOT tgisinternal),
+			(SELECT count(*)::text || '/' || sum(oid::bigint # xmin::text::bigint)::text FROM pg_rewrite),
+			(SELECT count(*)::text || '/' || sum(inhrelid::bigint # inhparent::bigint)::text FROM pg_inherits),
+			(SELECT count(*)::text || '/' || sum((oid::bigint # xmin::text::bigint) * (1 + relrowsecurity::int))::text FROM pg_class
 			 WHERE relkind IN ('r', 'p', 'i', 'f', 'm') AND relpersistence <> 't'),
-			(SELECT count(*) || '/' || sum((a.attrelid::bigint # a.xmin::text::bigint) + a.attnum)
+			(SELECT count(*)::text || '/' || sum((a.attrelid::bigint # a.xmin::text::bigint) + a.attnum)::text
 			 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
 			 WHERE c.oid >= $1 AND c.relkind IN ('r', 'p', 'f', 'm') AND c.relpersistence <> 't' AND a.attnum > 0))`, firstOwnID).
 		Scan(&version); err != nil {

@@ -98,7 +98,7 @@ func read(ctx context.Context, db *postgres.DB, uses schema.Use, rules schema.Ru
 	// homeserver's schema.
 	rows, err := db.Query(ctx, `
 		WITH ours AS MATERIALIZED (
-			SELECT name, to_regclass(quote_ident(name))::oid AS oid FROM unnest($2::text[]) AS name
+			SELECT name, to_regclass(quote_ident(name))::oid AS oid FROM pg_catalog.unnest($2::text[]) AS name
 		)
 		SELECT 'column', c.relname, c.oid::regclass::text, a.attname, format_type(a.atttypid, a.atttypmod),
 		       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', ours.oid IS NOT NULL
@@ -107,7 +107,7 @@ func read(ctx context.Context, db *postgres.DB, uses schema.Use, rules schema.Ru
 		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		LEFT JOIN ours ON ours.oid = c.oid
 		WHERE n.nspname = ANY (current_schemas(false)) AND n.nspname <> 'pg_catalog'
-		  AND c.relkind IN ('r', 'p', 'f', 'm') AND c.relpersistence <> 't' AND (ours.oid IS NOT NULL OR a.attname ~ $1)
+		  AND c.relkind IN ('r', 'p', 'f', 'm') AND c.relpersistence <> 't' AND (ours.oid IS NOT NULL OR a.attname ~ $1::text)
 		UNION ALL
 		SELECT 'kind', ours.name, '', CASE c.relkind WHEN 'f' THEN 'foreign table' WHEN 'm' THEN 'materialized view' ELSE 'view' END, '',
 		       false, true
@@ -115,7 +115,7 @@ func read(ctx context.Context, db *postgres.DB, uses schema.Use, rules schema.Ru
 		UNION ALL
 		-- Only such a key serves ON CONFLICT, and holds for every row at every moment.
 		SELECT 'key', ours.name, '', (
-		         SELECT string_agg(a.attname, ', ' ORDER BY a.attname COLLATE "C")
+		         SELECT string_agg(a.attname::text, ', ' ORDER BY a.attname COLLATE "C")
 		         FROM pg_attribute a
 		         WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])), '', false, true
 		FROM ours JOIN pg_index i ON i.indrelid = ours.oid
@@ -123,9 +123,9 @@ func read(ctx context.Context, db *postgres.DB, uses schema.Use, rules schema.Ru
 		UNION ALL
 		SELECT 'cascade', ours.name, '', a.attname, '', false, true
 		FROM ours
-		JOIN pg_constraint f ON f.conrelid = ours.oid AND f.contype = 'f' AND f.confdeltype = 'c' AND cardinality(f.conkey) = 1
+		JOIN pg_constraint f ON f.conrelid = ours.oid AND f.contype = 'f' AND f.confdeltype = 'c' AND pg_catalog.cardinality(f.conkey) = 1
 		JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = f.conkey[1]
-		WHERE f.confrelid = to_regclass('events')
+		WHERE f.confrelid = to_regclass('events')::oid
 		UNION ALL
 		SELECT 'trigger', ours.name, '', t.tgname, '', false, true
 		FROM ours JOIN pg_trigger t ON t.tgrelid = ours.oid

@@ -73,14 +73,14 @@ func LackingIndexes(ctx context.Context, db *postgres.DB, catalog purge.Catalog)
 	}
 	// An index serves if it begins with these columns and covers all rows.
 	statements, err = postgres.Collect(ctx, db, pgx.RowTo[string], `
-		SELECT format('CREATE INDEX CONCURRENTLY ON %s (%s);', w.name, w.columns)
+		SELECT pg_catalog.format('CREATE INDEX CONCURRENTLY ON %s (%s);', w.name, w.columns)
 		FROM unnest($1::text[], $2::text[], $3::bigint[]) AS w (name, columns, large)
 		WHERE pg_relation_size(to_regclass(w.name)) >= w.large AND NOT EXISTS (
 			SELECT FROM pg_index i
-			WHERE i.indrelid = to_regclass(w.name) AND i.indisvalid AND i.indpred IS NULL
+			WHERE i.indrelid = to_regclass(w.name)::oid AND i.indisvalid AND i.indpred IS NULL
 			  AND w.columns || ',' = left((
-				SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY k.place) || ','
-				FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
+				SELECT string_agg(quote_ident(a.attname::text), ', ' ORDER BY k.place) || ','
+				FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
 				JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
 				WHERE k.place <= i.indnkeyatts), length(w.columns) + 1))
 		ORDER BY 1`, tables, columns, large)

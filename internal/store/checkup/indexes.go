@@ -35,7 +35,7 @@ type CorruptIndex struct {
 func CheckIndexes(ctx context.Context, db *postgres.DB) (checked int, corrupt []CorruptIndex, err error) {
 	var schema *string
 	if err := db.QueryRow(ctx, `
-		SELECT (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+		SELECT (SELECT quote_ident(n.nspname::text) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
 		        WHERE e.extname = 'amcheck')`).Scan(&schema); err != nil {
 		return 0, nil, fmt.Errorf("look for amcheck: %w", err)
 	}
@@ -49,7 +49,7 @@ func CheckIndexes(ctx context.Context, db *postgres.DB) (checked int, corrupt []
 		JOIN pg_am m ON m.oid = c.relam AND m.amname = 'btree'
 		JOIN pg_class t ON t.oid = i.indrelid
 		WHERE i.indisvalid AND i.indisready AND c.relpersistence = 'p' AND c.relkind = 'i'
-		  AND (i.indrelid = ANY (SELECT to_regclass(quote_ident(name)) FROM unnest($1::text[]) AS name)
+		  AND (i.indrelid = ANY (SELECT to_regclass(quote_ident(name))::oid FROM pg_catalog.unnest($1::text[]) AS name)
 		       OR t.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'lethe'))
 		ORDER BY 1`, purge.UsedTables())
 	if err != nil {

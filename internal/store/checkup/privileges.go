@@ -89,8 +89,8 @@ func LackingPrivileges(ctx context.Context, db *postgres.DB, role Role, rules sc
 			FROM unnest($2::boolean[], $3::text[], $4::text[], $5::text[], $6::text[]) AS w (own, name, kind, privilege, column_name)
 		),
 		lacking (rank, object, privilege, columns) AS (
-			SELECT 1, 'DATABASE ' || quote_ident(current_database()), 'TEMPORARY', NULL
-			WHERE $7 AND NOT has_database_privilege($1::name, current_database(), 'TEMPORARY')
+			SELECT 1, 'DATABASE ' || quote_ident(current_database()::text), 'TEMPORARY', NULL
+			WHERE $7 AND NOT has_database_privilege($1::name, current_database()::text, 'TEMPORARY')
 			UNION ALL
 			SELECT 2, 'SCHEMA lethe', 'USAGE', NULL
 			FROM pg_namespace WHERE $8 AND nspname = 'lethe' AND NOT has_schema_privilege($1::name, oid, 'USAGE')
@@ -103,12 +103,12 @@ func LackingPrivileges(ctx context.Context, db *postgres.DB, role Role, rules sc
 			                ELSE NOT has_table_privilege($1::name, oid, privilege) END
 			UNION ALL
 			SELECT 4, quote_ident(name), privilege,
-			       ' (' || string_agg(quote_ident(attname), ', ' ORDER BY attname) || ')'
+			       ' (' || string_agg(quote_ident(attname::text), ', ' ORDER BY attname) || ')'
 			FROM wanted JOIN pg_attribute ON attrelid = oid AND attname = column_name AND NOT attisdropped
 			WHERE NOT has_column_privilege($1::name, oid, attnum, privilege)
 			GROUP BY name, privilege
 		)
-		SELECT format('GRANT %s ON %s TO %I;', string_agg(DISTINCT privilege || coalesce(columns, ''), ', ' ORDER BY privilege || coalesce(columns, '') DESC),
+		SELECT pg_catalog.format('GRANT %s ON %s TO %I;', string_agg(DISTINCT privilege || coalesce(columns, ''), ', ' ORDER BY privilege || coalesce(columns, '') DESC),
 		              object, $1::name)
 		FROM lacking GROUP BY rank, object ORDER BY rank, object`,
 		name, own, objects, kinds, privileges, columns, role.serves(schema.Worker), usesLethe)
@@ -141,7 +141,7 @@ func ForSetWise(ctx context.Context, db *postgres.DB, role Role, catalog purge.C
 	var found SetWise
 	var grant string
 	if err := db.ReadRow(ctx, []any{&found.Superuser, &grant}, `
-		SELECT current_setting('server_version_num')::int < 150000, format('GRANT SET ON PARAMETER session_replication_role TO %I;', $1::name)`,
+		SELECT current_setting('server_version_num')::int < 150000, pg_catalog.format('GRANT SET ON PARAMETER session_replication_role TO %I;', $1::name)`,
 		name); err != nil {
 		return fail(err)
 	}
@@ -168,9 +168,9 @@ func ForSetWise(ctx context.Context, db *postgres.DB, role Role, catalog purge.C
 	}
 	tables, wanted := pairs(needed)
 	more, err := postgres.Collect(ctx, db, pgx.RowTo[string], `
-		SELECT format('GRANT %s ON %s TO %I;', string_agg(DISTINCT privilege, ', ' ORDER BY privilege DESC), name, $3::name)
+		SELECT pg_catalog.format('GRANT %s ON %s TO %I;', string_agg(DISTINCT privilege, ', ' ORDER BY privilege DESC), name, $3::name)
 		FROM unnest($1::text[], $2::text[]) AS w (name, privilege)
-		WHERE NOT has_table_privilege($3::name, to_regclass(name), privilege)
+		WHERE NOT has_table_privilege($3::name, to_regclass(name)::oid, privilege)
 		GROUP BY name ORDER BY name`, tables, wanted, name)
 	if err != nil {
 		return fail(err)
@@ -204,8 +204,8 @@ func Excess(ctx context.Context, db *postgres.DB, role Role) (excess []string, e
 	if err := db.ReadRow(ctx, []any{&readsPasswords, &deletesEvents}, `
 		SELECT coalesce((
 		         SELECT has_column_privilege($1::name, attrelid, attnum, 'SELECT') FROM pg_attribute
-		         WHERE attrelid = to_regclass('users') AND attname = 'password_hash' AND NOT attisdropped), false),
-		       coalesce(has_table_privilege($1::name, to_regclass('events'), 'DELETE'), false)`, name); err != nil {
+		         WHERE attrelid = to_regclass('users')::oid AND attname = 'password_hash' AND NOT attisdropped), false),
+		       coalesce(has_table_privilege($1::name, to_regclass('events')::oid, 'DELETE'), false)`, name); err != nil {
 		return nil, fmt.Errorf("look for needless privileges: %w", err)
 	}
 	if readsPasswords {

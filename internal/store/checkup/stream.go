@@ -13,8 +13,8 @@ import (
 func EventStream(ctx context.Context, db *postgres.DB) (last, highest int64, known bool, err error) {
 	const operation = "compare the sequence of events with the table"
 	if err := db.ReadRow(ctx, []any{&known}, `
-		SELECT coalesce(has_sequence_privilege(to_regclass('events_stream_seq'), 'SELECT, USAGE')
-		            AND has_column_privilege(to_regclass('events'), 'stream_ordering', 'SELECT'), false)`); err != nil || !known {
+		SELECT coalesce(has_sequence_privilege(to_regclass('events_stream_seq')::oid, 'SELECT, USAGE')
+		            AND has_column_privilege(to_regclass('events')::oid, 'stream_ordering', 'SELECT'), false)`); err != nil || !known {
 		if err != nil {
 			err = fmt.Errorf("%s: %w", operation, err)
 		}

@@ -111,7 +111,7 @@ const (
 // lock from before it takes the id until it has ended, and then its events are visible.
 const writers = `
 	SELECT l.virtualtransaction FROM pg_locks l
-	WHERE l.relation = 'lethe.job_events'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted
+	WHERE l.relation = 'lethe.job_events'::regclass::oid AND l.mode = 'RowExclusiveLock' AND l.granted
 	  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`
 
 // lastSettled returns an id up to which no event can appear any more, or after if it finds

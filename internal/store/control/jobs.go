@@ -121,7 +121,7 @@ func progressOf(checkpoint json.RawMessage) Progress {
 // columns are the columns that [scan] reads of a job j.
 const columns = journal.JobColumns + `,
 	CASE WHEN state = 'running' THEN coalesce(worker, '') ELSE '' END,
-	CASE WHEN w.mappings IS NULL THEN deleted ELSE lethe.add_rows(deleted, jsonb_build_object('event_to_state_groups', w.mappings)) END,
+	CASE WHEN w.mappings IS NULL THEN deleted ELSE lethe.add_rows(deleted, pg_catalog.jsonb_build_object('event_to_state_groups', w.mappings)) END,
 	due_at, created_at, started_at, updated_at, ended_at, coalesce(last_failure, ''),
 	CASE WHEN state = 'queued' AND room_id <> '' THEN 1 + (
 		SELECT count(*) FROM lethe.jobs o
@@ -129,7 +129,7 @@ const columns = journal.JobColumns + `,
 		  AND (o.queue IS NOT DISTINCT FROM 'low', o.created_at, o.id) < (j.queue IS NOT DISTINCT FROM 'low', j.created_at, j.id)) ELSE 0 END,
 	CASE WHEN state IN ('queued', 'running') AND room_id <> '' THEN (
 		SELECT min(o.id) FROM lethe.jobs o WHERE o.room_id = j.room_id AND o.state = 'running' AND o.id <> j.id) END,
-	CASE WHEN state = 'scheduled' THEN concat_ws(', and ', ` + journal.PauseOf + `, (
+	CASE WHEN state = 'scheduled' THEN pg_catalog.concat_ws(', and ', ` + journal.PauseOf + `, (
 		SELECT 'hold: ' || h.reason FROM lethe.holds h WHERE h.room_id = j.room_id AND h.released_at IS NULL)) END,
 	CASE WHEN state = 'queued' THEN (
 		SELECT f.jobs FROM lethe.fleet f WHERE f.kind = j.kind AND f.jobs <= (

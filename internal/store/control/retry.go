@@ -35,7 +35,7 @@ func retry(ctx context.Context, tx pgx.Tx, job Job, request Request) error {
 		SET state = CASE WHEN due_at > clock_timestamp() THEN 'scheduled' ELSE 'queued' END, generation = generation + 1,
 		    failures = 0, error = NULL, ended_at = NULL,
 		    task_missing_since = CASE WHEN due_at > clock_timestamp() THEN NULL ELSE timestamptz '-infinity' END, waits_for = NULL, waits_since = NULL, updated_at = clock_timestamp(),
-		    checkpoint = CASE WHEN checkpoint ? 'absorbed_by' THEN NULL ELSE checkpoint END
+		    checkpoint = CASE WHEN checkpoint ? 'absorbed_by'::text THEN NULL ELSE checkpoint END
 		WHERE id = $1`, job.ID)
 	return occupied(err)
 }

@@ -170,7 +170,7 @@ func RecordAbandoned(ctx context.Context, b *journal.Batch, checked CheckedRange
 		return fmt.Errorf("forget abandoned rooms: %w", err)
 	}
 	if _, err := b.Exec(ctx, `
-		INSERT INTO lethe.abandoned_rooms (room_id, seen_at) SELECT room_id, $2 FROM unnest($1::text[]) AS room_id
+		INSERT INTO lethe.abandoned_rooms (room_id, seen_at) SELECT room_id, $2 FROM pg_catalog.unnest($1::text[]) AS room_id
 		ON CONFLICT DO NOTHING`, abandoned, checked.At); err != nil {
 		return fmt.Errorf("record abandoned rooms: %w", err)
 	}

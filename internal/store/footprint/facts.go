@@ -69,7 +69,7 @@ const roomFacts = `
 	         SELECT j.kind FROM lethe.jobs j
 	         WHERE j.room_id = $1 AND j.state NOT IN ('complete', 'failed', 'cancelled') ORDER BY j.created_at, j.id LIMIT 10),
 	       (SELECT max(e.depth) FROM event_forward_extremities x JOIN events e ON e.event_id = x.event_id WHERE x.room_id = $1),
-	       floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint`
+	       floor(extract(epoch FROM clock_timestamp())::numeric * 1000.0)::bigint`
 
 const localMembers = `
 	WITH members AS (
@@ -141,12 +141,12 @@ const (
 const jobRate = `
 	SELECT coalesce(sum(j.events), 0), coalesce(sum(j.seconds), 0)
 	FROM (
-		SELECT (j.checkpoint ->> 'events_deleted')::numeric::float8 AS events,
+		SELECT (j.checkpoint ->> 'events_deleted'::text)::numeric::float8 AS events,
 		       extract(epoch FROM j.ended_at - j.started_at)::float8 AS seconds
 		FROM lethe.jobs j
 		WHERE j.kind = $1 AND j.state = 'complete' AND j.ended_at > j.started_at
-		  AND CASE WHEN jsonb_typeof(j.checkpoint -> 'events_deleted') = 'number'
-		           THEN (j.checkpoint ->> 'events_deleted')::numeric BETWEEN 1000 AND 1e15 ELSE false END
+		  AND CASE WHEN jsonb_typeof(j.checkpoint -> 'events_deleted'::text) = 'number'
+		           THEN (j.checkpoint ->> 'events_deleted'::text)::numeric BETWEEN 1000.0 AND 1e15 ELSE false END
 		ORDER BY j.ended_at DESC LIMIT 20
 	) j`
 

@@ -41,7 +41,7 @@ type Events struct {
 const historyEvents = `
 	SELECT count(*) FILTER (WHERE e.deletable), count(*) FILTER (WHERE NOT e.deletable AND NOT e.outlier),
 	       count(*) FILTER (WHERE e.deletable AND e.contains_url),
-	       coalesce(sum(hashtextextended(e.event_id, 0)) FILTER (WHERE e.deletable), 0)::text
+	       coalesce(sum(hashtextextended(e.event_id, 0::bigint)) FILTER (WHERE e.deletable), 0)::text
 	FROM (
 		SELECT e.event_id, e.outlier, e.contains_url, ` + purge.Deletable + ` AS deletable
 		FROM events e LEFT JOIN state_events s ON s.event_id = e.event_id

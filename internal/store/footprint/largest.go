@@ -87,7 +87,7 @@ const (
 		JOIN pg_namespace n ON n.oid = t.relnamespace
 		JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = t.relname AND s.attname = 'room_id' AND NOT s.inherited
 		CROSS JOIN unnest(s.most_common_vals::text::text[], s.most_common_freqs::text::float8[]) AS v (room_id, share)
-		WHERE t.oid IN (to_regclass('events'), to_regclass('state_groups'))
+		WHERE t.oid IN (to_regclass('events')::oid, to_regclass('state_groups')::oid)
 	),
 	events_of AS (SELECT room_id, n FROM sample WHERE name = 'events'),
 	groups_of AS (SELECT room_id, n FROM sample WHERE name = 'state_groups')`
@@ -97,7 +97,7 @@ const (
 	largestRooms = `,
 	rooms_of AS (
 		SELECT room_id, coalesce(e.n, 0) AS events, coalesce(g.n, 0) AS groups,
-		       floor(coalesce(e.n, 0) * $1::float8 + coalesce(g.n, 0) * $2::float8)::bigint AS bytes
+		       floor(coalesce(e.n, 0)::float8 * $1::float8 + coalesce(g.n, 0)::float8 * $2::float8)::bigint AS bytes
 		FROM events_of e FULL JOIN groups_of g USING (room_id)
 	), page AS (
 		SELECT * FROM rooms_of r

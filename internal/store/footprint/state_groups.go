@@ -40,7 +40,7 @@ const (
 
 	// keysOf are the entries of the groups $1. Of each only a hash matters.
 	keysOf = `
-	SELECT t.state_group, hashtextextended(t.state_key, hashtextextended(t.type, 0))
+	SELECT t.state_group, hashtextextended(t.state_key, hashtextextended(t.type, 0::bigint))
 	FROM state_groups_state t WHERE t.state_group = ANY ($1)`
 
 	// existingEdges is how many of the edges from $1 to $2 exist.

@@ -23,7 +23,7 @@ const purgedEvents = `
 	SELECT of.deleted, of.checksum
 	FROM unnest($1::text[], $4::bigint[]) WITH ORDINALITY AS c (room_id, before, number)
 	CROSS JOIN LATERAL (
-		SELECT count(*) AS deleted, coalesce(sum(hashtextextended(e.event_id, 0)), 0)::text AS checksum
+		SELECT count(*) AS deleted, coalesce(sum(hashtextextended(e.event_id, 0::bigint)), 0)::text AS checksum
 		FROM events e LEFT JOIN state_events s ON s.event_id = e.event_id
 		WHERE e.room_id = c.room_id AND e.topological_ordering < c.before AND ` + purge.Deletable + `
 	) of
@@ -32,7 +32,7 @@ const purgedEvents = `
 // deletedEvents counts the events of each of the rooms $1.
 const deletedEvents = `
 	SELECT of.deleted, of.checksum
-	FROM unnest($1::text[]) WITH ORDINALITY AS c (room_id, number)
+	FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS c (room_id, number)
 	CROSS JOIN LATERAL (
 		SELECT count(*) AS deleted, coalesce(sum(e.stream_ordering), 0)::text AS checksum FROM events e WHERE e.room_id = c.room_id
 	) of

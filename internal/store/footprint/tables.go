@@ -34,23 +34,23 @@ type table struct {
 // with the rows that were inserted and deleted since. A server that has lost its
 // counters has lost the time of these too; then pg_class has the older number.
 const live = `CASE
-	WHEN c.reltuples > 0 AND coalesce(pg_stat_get_last_vacuum_time(c.oid), pg_stat_get_last_autovacuum_time(c.oid),
+	WHEN c.reltuples > 0::real AND coalesce(pg_stat_get_last_vacuum_time(c.oid), pg_stat_get_last_autovacuum_time(c.oid),
 	       pg_stat_get_last_analyze_time(c.oid), pg_stat_get_last_autoanalyze_time(c.oid)) IS NULL
 	THEN c.reltuples::bigint
-	WHEN c.reltuples < 0 THEN coalesce(nullif(pg_stat_get_live_tuples(c.oid), 0), -1)
+	WHEN c.reltuples < 0::real THEN coalesce(nullif(pg_stat_get_live_tuples(c.oid), 0), -1)
 	ELSE coalesce(pg_stat_get_live_tuples(c.oid), 0) END`
 
 // tableSizes selects the tables $1 that the database has. No right on a table is needed
 // for any of it. Values out of line are kept in chunks of about 2,000 bytes and a rest;
 // 1,500 is about their average.
 const tableSizes = `
-	SELECT n.name, l.rows, CASE WHEN l.rows > 0 THEN 1500.0 * greatest(o.rows, 0) / l.rows ELSE 0 END::float8,
-	       CASE WHEN t.relkind = 'r' THEN pg_relation_size(t.oid) / $2 ELSE 0 END,
+	SELECT n.name, l.rows, CASE WHEN l.rows > 0 THEN 1500.0 * greatest(o.rows, 0)::numeric / l.rows::numeric ELSE 0 END::float8,
+	       CASE WHEN t.relkind = 'r' THEN pg_relation_size(t.oid::regclass) / $2 ELSE 0 END,
 	       EXISTS (
 	         SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
 	         WHERE i.indrelid = t.oid AND i.indisvalid AND i.indpred IS NULL AND a.attname = 'room_id')
-	FROM unnest($1::text[]) AS n (name)
-	JOIN pg_class t ON t.oid = to_regclass(n.name)
+	FROM pg_catalog.unnest($1::text[]) AS n (name)
+	JOIN pg_class t ON t.oid = to_regclass(n.name)::oid
 	CROSS JOIN LATERAL (SELECT ` + live + ` AS rows FROM pg_class c WHERE c.oid = t.oid) l
 	LEFT JOIN LATERAL (SELECT ` + live + ` AS rows FROM pg_class c WHERE c.oid = t.reltoastrelid) o ON true`
 

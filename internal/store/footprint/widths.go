@@ -48,11 +48,11 @@ type column struct {
 // columnsOf selects the columns of the tables $1, and how many indexes the table has.
 // pg_stats has only columns that the role may read.
 const columnsOf = `
-	SELECT n.name, a.attname::text, s.avg_width * (1 - s.null_frac)::float8, has_column_privilege(c.oid, a.attnum, 'SELECT'),
+	SELECT n.name, a.attname::text, s.avg_width::float8 * (1::float8 - s.null_frac::float8), has_column_privilege(c.oid, a.attnum, 'SELECT'),
 	       a.attlen::float8, (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey))::float8,
 	       (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid)::float8
-	FROM unnest($1::text[]) AS n (name)
-	JOIN pg_class c ON c.oid = to_regclass(n.name)
+	FROM pg_catalog.unnest($1::text[]) AS n (name)
+	JOIN pg_class c ON c.oid = to_regclass(n.name)::oid
 	JOIN pg_namespace m ON m.oid = c.relnamespace
 	JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 	LEFT JOIN pg_stats s ON s.schemaname = m.nspname AND s.tablename = c.relname AND s.attname = a.attname AND NOT s.inherited
@@ -123,7 +123,7 @@ func (s *Snapshot) sample(ctx context.Context, name string, blocks int64, column
 			return false, nil
 		}
 		if columns[i].readable {
-			averages = append(averages, `coalesce(avg(coalesce(pg_column_size(`+pgx.Identifier{columns[i].name}.Sanitize()+`), 0)), -1)`)
+			averages = append(averages, `coalesce(avg(coalesce(pg_catalog.pg_column_size(`+pgx.Identifier{columns[i].name}.Sanitize()+`), 0)), -1)`)
 			read = append(read, &columns[i])
 		}
 	}
@@ -136,8 +136,8 @@ func (s *Snapshot) sample(ctx context.Context, name string, blocks int64, column
 	err := s.tx.QueryRow(ctx, `
 		SELECT ARRAY[`+strings.Join(averages, ", ")+`]::float8[] FROM `+name+`
 		WHERE ctid = ANY (ARRAY(
-			SELECT format('(%s,%s)', $1::bigint * block / $2::bigint, row)::tid
-			FROM generate_series(0, $2::bigint - 1) block, generate_series(1, $3::bigint) row))`,
+			SELECT pg_catalog.format('(%s,%s)', $1::bigint * block / $2::bigint, row)::tid
+			FROM generate_series(0::bigint, $2::bigint - 1) block, generate_series(1::bigint, $3::bigint) row))`,
 		blocks, min(blocks, sampledBlocks), sampledRows).Scan(&widths)
 	if err != nil || widths[0] < 0 {
 		return false, err

@@ -56,7 +56,7 @@ func (a *Absorptions) AbsorbJobs(ctx context.Context, run Run, ids []string) ([]
 			WHERE id = ANY ($4) AND room_id = room AND id <> absorber AND `+unbegun+` FOR UPDATE OF jobs SKIP LOCKED
 		)
 		UPDATE lethe.jobs
-		SET state = 'absorbed', checkpoint = jsonb_build_object('absorbed_by', absorber), task_missing_since = NULL,
+		SET state = 'absorbed', checkpoint = pg_catalog.jsonb_build_object('absorbed_by', absorber), task_missing_since = NULL,
 		    updated_at = clock_timestamp()
 		FROM absorbed WHERE id = absorbed
 		RETURNING `+jobColumns, run.JobID, run.Generation, run.Attempt, ids)
@@ -77,7 +77,7 @@ func (a *Absorptions) YieldTo(ctx context.Context, run Run, other string) error 
 			SELECT id AS absorber, room_id AS room FROM lethe.jobs WHERE id = $4 AND `+unbegun+` FOR UPDATE
 		)
 		UPDATE lethe.jobs
-		SET state = 'absorbed', checkpoint = jsonb_build_object('absorbed_by', absorber), heartbeat_at = NULL,
+		SET state = 'absorbed', checkpoint = pg_catalog.jsonb_build_object('absorbed_by', absorber), heartbeat_at = NULL,
 		    updated_at = clock_timestamp()
 		FROM absorber WHERE `+ofRun+` AND checkpoint IS NULL AND room_id = room`,
 		run.JobID, run.Generation, run.Attempt, other)
@@ -118,13 +118,13 @@ func (a *Absorptions) settleAbsorbed(ctx context.Context, which string, limit in
 		WITH settled AS (
 			SELECT a.id AS settled, o.id AS absorber, o.error AS failure,
 			       CASE WHEN o.state IN ('complete', 'failed') THEN o.state ELSE 'queued' END AS becomes
-			FROM lethe.jobs a LEFT JOIN lethe.jobs o ON o.id = a.checkpoint ->> 'absorbed_by'
+			FROM lethe.jobs a LEFT JOIN lethe.jobs o ON o.id = a.checkpoint ->> 'absorbed_by'::text
 			WHERE a.state = 'absorbed' AND coalesce(o.state IN ('complete', 'failed', 'cancelled'), true) AND `+which+`
 			LIMIT $1 FOR UPDATE OF a SKIP LOCKED
 		)
 		UPDATE lethe.jobs
 		SET state = becomes, updated_at = clock_timestamp(),
-		    error = CASE becomes WHEN 'failed' THEN format('the purge %s, which had absorbed this one, failed: %s', absorber, failure) END,
+		    error = CASE becomes WHEN 'failed' THEN pg_catalog.format('the purge %s, which had absorbed this one, failed: %s', absorber, failure) END,
 		    ended_at = CASE becomes WHEN 'queued' THEN NULL ELSE clock_timestamp() END,
 		    checkpoint = CASE becomes WHEN 'queued' THEN NULL ELSE checkpoint END,
 		    generation = CASE becomes WHEN 'queued' THEN generation + 1 ELSE generation END,

@@ -23,7 +23,7 @@ func (d *Deletes) OpenOf(ctx context.Context, sweep string, patience time.Durati
 	if err := d.db.ReadRow(ctx, []any{&open}, `
 		SELECT EXISTS (
 			SELECT FROM lethe.jobs
-			WHERE queue = 'low' AND state IN ('queued', 'running') AND parameters @> jsonb_build_object('sweep', $1::text)
+			WHERE queue = 'low' AND state IN ('queued', 'running') AND parameters @> pg_catalog.jsonb_build_object('sweep', $1::text)
 			  AND created_at > clock_timestamp() - $2::interval)`, sweep, patience); err != nil {
 		return false, fmt.Errorf("look for open deletes of the sweep: %w", err)
 	}
@@ -35,7 +35,7 @@ func (d *Deletes) OpenOf(ctx context.Context, sweep string, patience time.Durati
 func (d *Deletes) CompleteOf(ctx context.Context, sweep string, limit int) ([]Job, error) {
 	jobs, err := postgres.ReadAll(ctx, d.db, scanJob, `
 		SELECT `+jobColumns+` FROM lethe.jobs
-		WHERE kind = 'delete_room' AND queue = 'low' AND state = 'complete' AND parameters @> jsonb_build_object('sweep', $1::text)
+		WHERE kind = 'delete_room' AND queue = 'low' AND state = 'complete' AND parameters @> pg_catalog.jsonb_build_object('sweep', $1::text)
 		ORDER BY created_at DESC, id DESC LIMIT $2`, sweep, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read the complete deletes of the sweep: %w", err)
@@ -50,8 +50,8 @@ const maxDeletes = 100
 // JSON, those of the newest 100 deletes first.
 func (d *Deletes) Samples(ctx context.Context, room string) ([]json.RawMessage, error) {
 	samples, err := postgres.ReadAll(ctx, d.db, pgx.RowTo[json.RawMessage], `
-		SELECT checkpoint -> 'sample' FROM lethe.jobs
-		WHERE room_id = $1 AND kind = 'delete_room' AND checkpoint ? 'sample'
+		SELECT checkpoint -> 'sample'::text FROM lethe.jobs
+		WHERE room_id = $1 AND kind = 'delete_room' AND checkpoint ? 'sample'::text
 		ORDER BY created_at DESC, id DESC LIMIT $2`, room, maxDeletes)
 	if err != nil {
 		return nil, fmt.Errorf("read what the deletes of the room have deleted: %w", err)

@@ -34,7 +34,7 @@ func (j *Journal) NextFence(ctx context.Context, room string) (int64, error) {
 		pipeline.Queue(`SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit', 'off', true)`,
 			postgres.Milliseconds(fenceWait))
 		pipeline.Queue(`
-			WITH clock AS (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now)
+			WITH clock AS (SELECT (extract(epoch FROM clock_timestamp())::numeric * 1000000.0)::bigint AS now)
 			INSERT INTO lethe.room_fences AS f (room_id, fence) SELECT $1, now FROM clock
 			ON CONFLICT (room_id) DO UPDATE SET fence = greatest(f.fence + 1, excluded.fence)
 			RETURNING fence`, room).QueryRow(func(row pgx.Row) error { return row.Scan(&fence) })

@@ -118,13 +118,13 @@ func cancelTasks(ctx context.Context, tx pgx.Tx, room string) error {
 		return err
 	}
 	const ours = ` FROM scheduled_tasks t WHERE t.resource_id = $1 AND t.id IN (
-		SELECT j.checkpoint ->> 'task' FROM lethe.jobs j WHERE j.room_id = $1 AND j.ended_at IS NULL)`
+		SELECT j.checkpoint ->> 'task'::text FROM lethe.jobs j WHERE j.room_id = $1 AND j.ended_at IS NULL)`
 	if deletable {
 		// The fence is locked, so no batch moves a checkpoint meanwhile.
 		if _, err := tx.Exec(ctx, `
 			WITH cancelled AS (DELETE`+ours+` AND t.status = 'scheduled' RETURNING t.id)
-			UPDATE lethe.jobs j SET checkpoint = j.checkpoint - 'task' FROM cancelled c
-			WHERE j.room_id = $1 AND j.checkpoint ->> 'task' = c.id`, room); err != nil {
+			UPDATE lethe.jobs j SET checkpoint = j.checkpoint - 'task'::text FROM cancelled c
+			WHERE j.room_id = $1 AND j.checkpoint ->> 'task'::text = c.id`, room); err != nil {
 			return fmt.Errorf("cancel the homeserver's tasks: %w", err)
 		}
 	}

@@ -130,13 +130,13 @@ func oneRow(rows pgx.Rows) (Job, error) {
 
 // lockRoomJobs takes the lock for decisions that depend on the jobs of a room.
 // Without it, two transactions at the same time would not see each other's job.
-const lockRoomJobs = `pg_advisory_xact_lock(hashtextextended('lethe.jobs ' || room_id, 0))`
+const lockRoomJobs = `pg_advisory_xact_lock(hashtextextended('lethe.jobs ' || room_id, 0::bigint))`
 
 // lockLowQueue takes the lock for decisions that depend on the jobs of the low
 // queue. If a transaction takes both locks, it takes this one second. A job of
 // another queue must not wait for it, and takes its room's lock again instead.
 const lockLowQueue = `
-	pg_advisory_xact_lock(hashtextextended(CASE WHEN queue = 'low' THEN 'lethe.jobs of the low queue' ELSE 'lethe.jobs ' || room_id END, 0))`
+	pg_advisory_xact_lock(hashtextextended(CASE WHEN queue = 'low' THEN 'lethe.jobs of the low queue' ELSE 'lethe.jobs ' || room_id END, 0::bigint))`
 
 // Job reads a job. An unknown id is [postgres.ErrNotFound].
 func (j *Journal) Job(ctx context.Context, id string) (Job, error) {
@@ -206,7 +206,7 @@ func (j *Journal) ClaimJob(ctx context.Context, id string, generation int, stale
 // lockKind takes the lock for decisions that depend on the running jobs of a kind, if
 // their number is limited. It comes after the others.
 const lockKind = `
-	(SELECT pg_advisory_xact_lock(hashtextextended('lethe.jobs of the kind ' || kind, 0))
+	(SELECT pg_advisory_xact_lock(hashtextextended('lethe.jobs of the kind ' || kind, 0::bigint))
 	 FROM lethe.fleet f WHERE f.kind = jobs.kind AND f.jobs IS NOT NULL)`
 
 // kindFull is the condition that the fleet runs as many jobs of the kind of the job j as
@@ -236,7 +236,7 @@ func (j *Journal) claimJob(ctx context.Context, id string, generation int, stale
 				WHERE o.room_id = j.room_id AND o.id <> j.id AND o.state = 'running'
 				  AND o.heartbeat_at >= clock_timestamp() - $3::interval)
 			  AND NOT `+hasEarlierPurge+` AND `+PauseOf+` IS NULL AND NOT `+kindFull+`
-			  AND (queue IS DISTINCT FROM 'low' OR $4 = 0 OR $4 > (
+			  AND (queue IS DISTINCT FROM 'low' OR $4::int = 0 OR $4::int > (
 				SELECT count(*) FROM lethe.jobs o
 				WHERE o.queue = 'low' AND o.id <> j.id AND o.state = 'running'
 				  AND o.heartbeat_at >= clock_timestamp() - $3::interval))

@@ -23,7 +23,7 @@ func (j *Journal) Prune(ctx context.Context, keep time.Duration, limit int) (pru
 			  AND NOT EXISTS (SELECT FROM lethe.schedules s WHERE s.sweep_id = j.id)
 			  AND NOT EXISTS (
 				SELECT FROM lethe.jobs a
-				WHERE a.room_id = j.room_id AND a.state = 'absorbed' AND a.checkpoint ->> 'absorbed_by' = j.id)
+				WHERE a.room_id = j.room_id AND a.state = 'absorbed' AND a.checkpoint ->> 'absorbed_by'::text = j.id)
 			ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)`, keep, limit)
 	if err != nil {
 		return 0, fmt.Errorf("prune the journal: %w", err)

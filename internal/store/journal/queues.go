@@ -49,9 +49,9 @@ func (j *Journal) Queues(ctx context.Context) ([]OpenJobs, error) {
 			SELECT clock_timestamp() AS now
 		), open AS (
 			SELECT room_id, kind, queue, state, created_at, started_at, updated_at,
-			       jsonb_path_exists(checkpoint, '$.purge_at ? (@ > $now)',
-			           jsonb_build_object('now', floor(extract(epoch FROM clock_timestamp()) * 1000)))
-			       OR checkpoint @> '{"phase": "shutting_down"}' AND checkpoint ? 'leaves_at' AS delayed
+			       jsonb_path_exists(checkpoint, '$.purge_at ? (@ > $now)'::jsonpath,
+			           pg_catalog.jsonb_build_object('now', floor(extract(epoch FROM clock_timestamp())::numeric * 1000.0)))
+			       OR checkpoint @> '{"phase": "shutting_down"}' AND checkpoint ? 'leaves_at'::text AS delayed
 			FROM (
 				SELECT * FROM lethe.jobs WHERE state IN ('scheduled', 'queued', 'running', 'held', 'paused')
 				UNION ALL

@@ -27,7 +27,7 @@ func (j *Journal) ReleaseStale(ctx context.Context, stale time.Duration, maxFail
 		    state = CASE WHEN failures + 1 < $2 THEN 'queued' ELSE 'failed' END,
 		    ended_at = CASE WHEN failures + 1 < $2 THEN NULL ELSE clock_timestamp() END,
 		    error = CASE WHEN failures + 1 < $2 THEN NULL ELSE
-		        format('gave up after %s failures without progress: %s', failures + 1,
+		        pg_catalog.format('gave up after %s failures without progress: %s', failures + 1,
 		               coalesce(last_failure, 'its worker vanished')) END
 		WHERE id IN (
 			SELECT id FROM lethe.jobs

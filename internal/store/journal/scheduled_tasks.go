@@ -73,22 +73,22 @@ func (j *Journal) ListJobs(ctx context.Context, list JobList) ([]ListedJob, erro
 	}
 	jobs, err := postgres.ReadAll(ctx, j.db, pgx.RowToStructByPos[ListedJob], `
 		SELECT * FROM (
-			SELECT id, `+listedKind+` AS kind, room_id, state, floor(extract(epoch FROM updated_at) * 1000)::bigint AS changed_ts,
-			       coalesce(checkpoint ->> 'phase', '') AS phase,
+			SELECT id, `+listedKind+` AS kind, room_id, state, floor(extract(epoch FROM updated_at)::numeric * 1000.0)::bigint AS changed_ts,
+			       coalesce(checkpoint ->> 'phase'::text, '') AS phase,
 			       -- What a delete has left is beside its shutdown in the checkpoint.
-			       CASE WHEN jsonb_typeof(checkpoint -> 'shutdown_room') = 'object'
-			       THEN (checkpoint -> 'shutdown_room') || jsonb_strip_nulls(jsonb_build_object(
-			           'left', checkpoint -> 'left', 'kept', checkpoint -> 'kept', 'not_checked', checkpoint -> 'not_checked',
-			           'check_skipped', checkpoint -> 'check_skipped'))
-			       ELSE coalesce(checkpoint -> 'shutdown_room', checkpoint -> 'sweep') END AS result, error,
+			       CASE WHEN jsonb_typeof(checkpoint -> 'shutdown_room'::text) = 'object'
+			       THEN (checkpoint -> 'shutdown_room'::text) || jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+			           'left', checkpoint -> 'left'::text, 'kept', checkpoint -> 'kept'::text, 'not_checked', checkpoint -> 'not_checked'::text,
+			           'check_skipped', checkpoint -> 'check_skipped'::text))
+			       ELSE coalesce(checkpoint -> 'shutdown_room'::text, checkpoint -> 'sweep'::text) END AS result, error,
 			       CASE WHEN ended_at IS NULL THEN coalesce(waits_for, '') ELSE '' END AS waits_for,
-			       CASE WHEN checkpoint ?& '{phase,batches}' THEN jsonb_strip_nulls(jsonb_build_object(
-			           'phase', checkpoint -> 'phase', 'events_deleted', checkpoint -> 'events_deleted', 'events_kept', checkpoint -> 'events_kept',
-			           'batches', checkpoint -> 'batches', 'complete_below', checkpoint -> 'complete_below')) END AS progress
+			       CASE WHEN checkpoint ?& '{phase,batches}'::text[] THEN jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+			           'phase', checkpoint -> 'phase'::text, 'events_deleted', checkpoint -> 'events_deleted'::text, 'events_kept', checkpoint -> 'events_kept'::text,
+			           'batches', checkpoint -> 'batches'::text, 'complete_below', checkpoint -> 'complete_below'::text)) END AS progress
 			FROM lethe.jobs
 			WHERE `+listedKind+` = ANY ($1) AND state = ANY ($2) AND ($3::text IS NULL OR room_id = $3)
 			  AND (ended_at IS NULL OR ended_at > clock_timestamp() - $5::interval)
-			  AND ($4::bigint IS NULL OR floor(extract(epoch FROM updated_at) * 1000) <= $4)
+			  AND ($4::bigint IS NULL OR floor(extract(epoch FROM updated_at)::numeric * 1000.0)::bigint <= $4)
 			ORDER BY changed_ts DESC, id DESC
 			LIMIT $6) j
 		ORDER BY changed_ts, id`, list.Kinds, list.States, list.Room, list.Until, list.EndedWithin, list.Limit)
@@ -103,9 +103,9 @@ func (j *Journal) ListJobs(ctx context.Context, list JobList) ([]ListedJob, erro
 // them waits for.
 func (j *Journal) WaitingDeletes(ctx context.Context) (deletes int, place int64, err error) {
 	if err := j.db.ReadRow(ctx, []any{&deletes, &place}, `
-		SELECT count(*), coalesce(max((checkpoint -> 'leaves_at')::bigint), 0) FROM lethe.jobs
+		SELECT count(*), coalesce(max((checkpoint -> 'leaves_at'::text)::bigint), 0) FROM lethe.jobs
 		WHERE kind = 'delete_room' AND state IN ('scheduled', 'queued', 'running', 'held', 'paused')
-		  AND checkpoint @> '{"phase": "shutting_down"}' AND checkpoint ? 'leaves_at'`); err != nil {
+		  AND checkpoint @> '{"phase": "shutting_down"}' AND checkpoint ? 'leaves_at'::text`); err != nil {
 		return 0, 0, fmt.Errorf("count the deletes that wait for federation: %w", err)
 	}
 	return deletes, place, nil

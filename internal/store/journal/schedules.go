@@ -196,7 +196,7 @@ func takeTick(ctx context.Context, tx pgx.Tx, tick Tick) (taken TakenTick, err e
 func makeSweep(ctx context.Context, tx pgx.Tx, tick Tick) (outcome string, sweep Job, err error) {
 	sweep, err = oneJob(ctx, tx, `
 		SELECT `+jobColumns+` FROM lethe.jobs
-		WHERE room_id = $1 AND kind = $2 AND parameters ->> 'job' = $3 AND state IN ('scheduled', 'queued', 'running', 'held', 'paused')
+		WHERE room_id = $1 AND kind = $2 AND parameters ->> 'job'::text = $3 AND state IN ('scheduled', 'queued', 'running', 'held', 'paused')
 		ORDER BY created_at, id LIMIT 1`, tick.Sweep.Room, tick.Sweep.Kind, tick.Job)
 	if !errors.Is(err, postgres.ErrNotFound) {
 		return TickSkipped, sweep, err

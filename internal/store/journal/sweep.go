@@ -23,7 +23,7 @@ func (j *Journal) OpenLowJobs(ctx context.Context) (int, error) {
 // seconds, and a sweep that waited for them would make few purges a second.
 const openLowJobs = `
 	SELECT count(*) FROM lethe.jobs
-	WHERE queue = 'low' AND state IN ('queued', 'running') AND coalesce(checkpoint ->> 'phase', '') <> 'mappings'`
+	WHERE queue = 'low' AND state IN ('queued', 'running') AND coalesce(checkpoint ->> 'phase'::text, '') <> 'mappings'`
 
 // SweptJobs says which jobs of a sweep were written.
 type SweptJobs struct {
@@ -54,7 +54,7 @@ func insertSwept(ctx context.Context, b *Batch, jobs []Job, maxOpen int) (swept 
 		return SweptJobs{}, nil
 	}
 	// Sweeps take turns, but a stopped one may wake while another runs.
-	if _, err := b.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('lethe.jobs of sweeps', 0))`); err != nil {
+	if _, err := b.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('lethe.jobs of sweeps', 0::bigint))`); err != nil {
 		return SweptJobs{}, fmt.Errorf("wait for other sweeps: %w", err)
 	}
 	var open int

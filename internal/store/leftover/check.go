@@ -158,7 +158,7 @@ func (c *Checker) ask(ctx context.Context, columns []column, keys Keys, b bounds
 	for i, column := range columns {
 		name := pgx.Identifier{column.name}.Sanitize()
 		questions = append(questions, fmt.Sprintf(`
-			SELECT %[1]d, count(*), (array_agg(DISTINCT key))[1:%[2]d]
+			SELECT %[1]d, count(*), (pg_catalog.array_agg(DISTINCT key))[1:%[2]d]
 			FROM (SELECT %[3]s::text AS key FROM %[4]s WHERE %[3]s = ANY (%[5]s) LIMIT $4) AS found HAVING count(*) > 0`,
 			i, maxNamed, name, column.shown, parameters[column.key]))
 	}

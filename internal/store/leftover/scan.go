@@ -76,8 +76,8 @@ func chunksByTable(columns []column) func(yield func([]column) bool) {
 // be any text.
 func Delete(ctx context.Context, db *postgres.DB, t Table) (statement string, err error) {
 	if err := db.ReadRow(ctx, []any{&statement}, `
-		SELECT format('DELETE FROM %s WHERE %I IN (%s);', coalesce(to_regclass(quote_ident($1))::text, quote_ident($1)), $2::text,
-		              (SELECT string_agg(quote_literal(key), ', ') FROM unnest($3::text[]) AS key))`,
+		SELECT pg_catalog.format('DELETE FROM %s WHERE %I IN (%s);', coalesce(to_regclass(quote_ident($1))::text, quote_ident($1)), $2::text,
+		              (SELECT string_agg(quote_literal(key), ', ') FROM pg_catalog.unnest($3::text[]) AS key))`,
 		t.Table, t.Column, t.Keys); err != nil {
 		return "", fmt.Errorf("quote the statement: %w", err)
 	}

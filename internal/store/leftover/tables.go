@@ -107,10 +107,10 @@ func (c *Checker) readTables(ctx context.Context) (classified, error) {
 		           WHERE i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = a.attnum
 		             AND m.amname = 'btree'),
 		       has_column_privilege(c.oid, a.attnum, 'SELECT') AND NOT row_security_active(c.oid)
-		FROM unnest($1::text[]) AS w (name)
-		JOIN pg_class c ON c.oid = to_regclass(quote_ident(w.name)) AND c.relkind IN ('r', 'p', 'f')
+		FROM pg_catalog.unnest($1::text[]) AS w (name)
+		JOIN pg_class c ON c.oid = to_regclass(quote_ident(w.name))::oid AND c.relkind IN ('r', 'p', 'f')
 		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-		WHERE a.attname ~ '(room_id|event_ids?|state_group)$' OR w.name = 'state_groups' AND a.attname = 'id'
+		WHERE a.attname ~ '(room_id|event_ids?|state_group)$'::text OR w.name = 'state_groups' AND a.attname = 'id'
 		ORDER BY w.name, a.attname`, c.names())
 	if err != nil {
 		return classified{}, fmt.Errorf("read the classified tables: %w", err)

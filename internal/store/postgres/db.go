@@ -248,6 +248,6 @@ func (db *DB) InOneTrip(ctx context.Context, queue func(*pgx.Batch)) error {
 // role may read a column of it. A role may read either all columns that statements use
 // or none, because `lethe doctor` prints one GRANT for all.
 func (db *DB) MayRead(ctx context.Context, table string) (may bool, err error) {
-	err = db.ReadRow(ctx, []any{&may}, `SELECT coalesce(has_any_column_privilege(to_regclass(quote_ident($1)), 'SELECT'), false)`, table)
+	err = db.ReadRow(ctx, []any{&may}, `SELECT coalesce(has_any_column_privilege(to_regclass(quote_ident($1))::oid, 'SELECT'), false)`, table)
 	return may, err
 }

@@ -73,9 +73,9 @@ func (w *lockWatch) stop() (blocker string) {
 // blockersOf describes the sessions that the session $1 waits for. A role that is not in
 // pg_read_all_stats sees no more of another role's session than its pid.
 const blockersOf = `
-	SELECT format('pid %s', a.pid) || coalesce(format(' of role %s', a.usename), '')
-	       || CASE WHEN coalesce(a.application_name, '') <> '' THEN format(' (%s)', left(a.application_name, 60)) ELSE '' END
-	       || coalesce(format(', %s since %s', a.state,
+	SELECT pg_catalog.format('pid %s', a.pid) || coalesce(pg_catalog.format(' of role %s', a.usename), '')
+	       || CASE WHEN coalesce(a.application_name, '') <> '' THEN pg_catalog.format(' (%s)', left(a.application_name, 60)) ELSE '' END
+	       || coalesce(pg_catalog.format(', %s since %s', a.state,
 	                          to_char(a.state_change AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')), '')
 	FROM pg_stat_activity a WHERE a.pid = ANY (pg_blocking_pids($1::bigint::int)) ORDER BY a.pid LIMIT 3`
 

@@ -7,8 +7,11 @@ import "github.com/jackc/pgx/v5"
 //
 // The transaction makes it, and not the code that opens connections: a pooler between
 // Lethe and the server may move each transaction to another session.
+//
+// Statements name it with its schema, pg_temp, which is the last in the search_path:
+// another role may have made a table of the same name in the homeserver's schema.
 type TempTable struct {
-	// Name needs no quotes, and Columns define the columns.
+	// Name has no schema and needs no quotes. Columns define the columns.
 	Name, Columns string
 }
 
@@ -19,7 +22,7 @@ const FewBytes = 1 << 16
 // that read its size in bytes. If the size is above 0, the table must be cleared.
 func (t TempTable) Create(pipeline *pgx.Batch) (size *int64) {
 	size = new(int64)
-	pipeline.Queue(`CREATE TEMPORARY TABLE IF NOT EXISTS ` + t.Name + ` (` + t.Columns + `)`)
+	pipeline.Queue(`CREATE TEMPORARY TABLE IF NOT EXISTS pg_temp.` + t.Name + ` (` + t.Columns + `)`)
 	pipeline.Queue(`SELECT pg_relation_size(to_regclass('pg_temp.` + t.Name + `'))`).QueryRow(func(row pgx.Row) error { return row.Scan(size) })
 	return size
 }
@@ -30,7 +33,7 @@ func (t TempTable) Create(pipeline *pgx.Batch) (size *int64) {
 // statements with the table again, which takes longer than a small transaction.
 func (t TempTable) Clear(size int64) string {
 	if size > FewBytes {
-		return `TRUNCATE ` + t.Name
+		return `TRUNCATE pg_temp.` + t.Name
 	}
-	return `DELETE FROM ` + t.Name
+	return `DELETE FROM pg_temp.` + t.Name
 }

@@ -194,7 +194,7 @@ func (p *Purger) knownTables(ctx context.Context, scope *scope) (Catalog, error)
 	// connection's search path, like those in the purge's statements.
 	rows, err := p.db.Query(ctx, `
 		WITH ours AS (
-			SELECT name, to_regclass(quote_ident(name)) AS oid FROM unnest($1::text[]) AS name
+			SELECT name, to_regclass(quote_ident(name))::oid AS oid FROM pg_catalog.unnest($1::text[]) AS name
 		)
 		SELECT 'table', name, '' FROM ours WHERE oid IS NOT NULL
 		UNION ALL
@@ -257,14 +257,14 @@ func (p *Purger) readReferences(ctx context.Context, catalog *Catalog) error {
 	}
 	rows, err := p.db.Query(ctx, `
 		WITH ours AS (
-			SELECT to_regclass(quote_ident(name)) AS oid FROM unnest($1::text[]) AS name
+			SELECT to_regclass(quote_ident(name))::oid AS oid FROM pg_catalog.unnest($1::text[]) AS name
 		)
-		SELECT c.conrelid::regclass::text, quote_ident(a.attname), c.confrelid::regclass::text, fa.attname,
+		SELECT c.conrelid::regclass::text, quote_ident(a.attname::text), c.confrelid::regclass::text, fa.attname,
 		       c.confdeltype = 'c',
 		       -- What a set-wise check does not cover: other actions than these
 		       -- two, keys of several columns, and whatever a cascade would set
 		       -- off in its turn.
-		       c.confdeltype NOT IN ('a', 'r', 'c') OR cardinality(c.conkey) > 1
+		       c.confdeltype NOT IN ('a', 'r', 'c') OR pg_catalog.cardinality(c.conkey) > 1
 		       OR c.confdeltype = 'c' AND (
 		           EXISTS (SELECT FROM pg_constraint n WHERE n.contype = 'f' AND n.confrelid = c.conrelid)
 		           OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.conrelid AND NOT t.tgisinternal AND t.tgenabled <> 'D'))
@@ -292,8 +292,8 @@ func (p *Purger) readReferences(ctx context.Context, catalog *Catalog) error {
 	}
 	var trigger *string
 	if err := p.db.QueryRow(ctx, `
-		SELECT min(t.tgname)
-		FROM pg_trigger t JOIN unnest($1::text[]) AS name ON t.tgrelid = to_regclass(quote_ident(name))
+		SELECT min(t.tgname::text)
+		FROM pg_trigger t JOIN pg_catalog.unnest($1::text[]) AS name ON t.tgrelid = to_regclass(quote_ident(name))::oid
 		WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'`, catalog.scope.byEvent).Scan(&trigger); err != nil {
 		return err
 	}

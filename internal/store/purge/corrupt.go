@@ -73,7 +73,7 @@ func (b *batch) corruptAt(ctx context.Context, statements []statement, err error
 func indexesOfTables(ctx context.Context, q postgres.Querier, tables []string) ([]string, error) {
 	return postgres.Collect(ctx, q, pgx.RowTo[string], `
 		SELECT indexrelid::regclass::text FROM pg_index
-		WHERE indrelid = ANY (SELECT to_regclass(quote_ident(name)) FROM unnest($1::text[]) AS name) ORDER BY 1`, tables)
+		WHERE indrelid = ANY (SELECT to_regclass(quote_ident(name))::oid FROM pg_catalog.unnest($1::text[]) AS name) ORDER BY 1`, tables)
 }
 
 func corruptIndexes(what string, indexes []string) error {

@@ -27,7 +27,7 @@ func (p *Purger) FoundPlaces(ctx context.Context, transaction *journal.Batch, co
 	if err := b.empty(ctx, eventsTable); err != nil {
 		return nil, err
 	}
-	tag, err := b.Exec(ctx, `INSERT INTO lethe_selected
+	tag, err := b.Exec(ctx, `INSERT INTO pg_temp.lethe_selected
 		SELECT event_id, topological_ordering, stream_ordering, true, ctid FROM events WHERE `+condition)
 	if err != nil {
 		return nil, err
@@ -55,7 +55,7 @@ func (p *Purger) DeleteInPlaceOf(ctx context.Context, transaction *journal.Batch
 	if err := b.empty(ctx, eventsTable); err != nil {
 		return 0, err
 	}
-	if _, err := b.Exec(ctx, `INSERT INTO lethe_selected
+	if _, err := b.Exec(ctx, `INSERT INTO pg_temp.lethe_selected
 		SELECT e.event_id, e.topological_ordering, e.stream_ordering, true, o.ctid
 		FROM events e, events o WHERE e.event_id = $1 AND o.event_id = $2`, event, other); err != nil {
 		return 0, err

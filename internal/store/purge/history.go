@@ -41,7 +41,7 @@ type HistoryRequest struct {
 }
 
 // SelectedEvents is a query for the ids of the events of a batch, until its end.
-const SelectedEvents = `SELECT event_id FROM lethe_selected`
+const SelectedEvents = `SELECT event_id FROM pg_temp.lethe_selected`
 
 // A History purges the history of one room. It serves one goroutine.
 type History struct {
@@ -268,7 +268,7 @@ func (h *History) selectEvents(ctx context.Context, b *batch, from int64, maxEve
 		done.Cut = *f.high
 		var deleted, kept int64
 		if err := b.QueryRow(ctx, `
-			WITH cut AS (DELETE FROM lethe_selected WHERE topological_ordering >= $1 RETURNING deletable)
+			WITH cut AS (DELETE FROM pg_temp.lethe_selected WHERE topological_ordering >= $1 RETURNING deletable)
 			SELECT count(*) FILTER (WHERE deletable), count(*) FILTER (WHERE NOT deletable) FROM cut`, done.Cut).
 			Scan(&deleted, &kept); err != nil {
 			return HistoryBatch{}, fmt.Errorf("cut the selection: %w", err)
@@ -290,7 +290,7 @@ func (h *History) selectEvents(ctx context.Context, b *batch, from int64, maxEve
 // show it.
 var selectHistory = statement{what: "select events", sql: `
 	WITH filled AS (
-		INSERT INTO lethe_selected
+		INSERT INTO pg_temp.lethe_selected
 		SELECT e.event_id, e.topological_ordering, e.stream_ordering,
 		       CASE WHEN e.room_id = $1 AND e.topological_ordering >= $4 AND e.topological_ordering < $5
 		             AND (s.event_id IS NULL OR s.event_id = e.event_id) THEN ` + deletable + ` END, e.place
@@ -342,8 +342,8 @@ func ofRoomsEvents(table string) statement {
 // thread has the depth of its latest event, and is found by it.
 const latestDeleted = `
 	t.room_id = $1 AND t.latest_event_id IN ` + deletableIDs + `
-	AND t.topological_ordering >= (SELECT min(s.topological_ordering) FROM lethe_selected s)
-	AND t.topological_ordering <= (SELECT max(s.topological_ordering) FROM lethe_selected s)`
+	AND t.topological_ordering >= (SELECT min(s.topological_ordering) FROM pg_temp.lethe_selected s)
+	AND t.topological_ordering <= (SELECT max(s.topological_ordering) FROM pg_temp.lethe_selected s)`
 
 // newestInThread selects from the events in a thread t, without its root, that stay.
 const newestInThread = `
@@ -353,7 +353,7 @@ const newestInThread = `
 // threadStatements run when the events' relations are deleted.
 var threadStatements = []statement{
 	checked("delete from threads", `
-		DELETE FROM threads t USING lethe_selected s
+		DELETE FROM threads t USING pg_temp.lethe_selected s
 		WHERE s.deletable AND t.room_id = $1 AND t.thread_id = s.event_id`, `t.room_id = $1 AND t.thread_id = s.event_id`).of("threads"),
 	checked("delete the threads that are left without events", `
 		DELETE FROM threads t

@@ -48,7 +48,7 @@ func (r eventRows) deleteByID() statement {
 // PostgreSQL 14.
 func (r eventRows) find() string {
 	sql := `
-		SELECT '` + r.table + `', coalesce(array_agg(t.ctid), '{}'), count(*) FILTER (WHERE (t.event_id = ANY ($1::text[])) IS NOT TRUE)
+		SELECT '` + r.table + `', coalesce(pg_catalog.array_agg(t.ctid), '{}'), count(*) FILTER (WHERE (t.event_id = ANY ($1::text[])) IS NOT TRUE)
 		FROM ` + r.table + ` t WHERE t.event_id = ANY ((SELECT $1)::text[])`
 	if r.byRoom {
 		sql += ` AND t.room_id = $2`
@@ -130,7 +130,7 @@ func (b *batch) search(ctx context.Context, selected selection, tables []eventRo
 	if err != nil {
 		return nil, err
 	}
-	ids, _, err := postgres.ExecRaw(ctx, conn, `SELECT coalesce(array_agg(event_id), '{}') FROM lethe_selected WHERE deletable`)
+	ids, _, err := postgres.ExecRaw(ctx, conn, `SELECT coalesce(pg_catalog.array_agg(event_id), '{}') FROM pg_temp.lethe_selected WHERE deletable`)
 	if err != nil {
 		return nil, fmt.Errorf("read the selection: %w", err)
 	}

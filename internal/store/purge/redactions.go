@@ -22,7 +22,7 @@ var selectRedacted = statement{what: "select the redacted events", sql: `
 	       d.meant AND e.event_id = d.redacts AND j.event_id = d.redacts
 	FROM (
 		SELECT d.*, ` + timeline.RedactionConfirmed + ` AS confirmed, d.event_id = s.event_id AS meant
-		FROM lethe_selected s JOIN redactions d ON d.event_id = s.event_id WHERE s.deletable OFFSET 0
+		FROM pg_temp.lethe_selected s JOIN redactions d ON d.event_id = s.event_id WHERE s.deletable OFFSET 0
 	) d
 	CROSS JOIN LATERAL (SELECT t.event_id, t.room_id, t.type, t.sender FROM events t WHERE t.event_id = d.redacts OFFSET 0) e
 	CROSS JOIN LATERAL (SELECT t.event_id, t.json FROM event_json t WHERE t.event_id = d.redacts OFFSET 0) j
@@ -43,13 +43,13 @@ var (
 // and those that have outlived their redaction and now lose their target.
 var redactionStatements = []statement{
 	checked("delete from redactions", `
-		DELETE FROM redactions t USING lethe_selected s
+		DELETE FROM redactions t USING pg_temp.lethe_selected s
 		WHERE s.deletable AND NOT s.has_censored AND t.event_id = s.event_id`, `t.event_id = s.event_id`).of("redactions"),
 	forgetCensored,
 }
 
 var forgetCensored = checked("delete the redactions of deleted events", `
-	DELETE FROM redactions t USING lethe_selected s
+	DELETE FROM redactions t USING pg_temp.lethe_selected s
 	WHERE s.deletable AND t.redacts = s.event_id AND t.have_censored
 	  AND NOT EXISTS (SELECT FROM events e WHERE e.event_id = t.event_id OFFSET 0)`, `t.redacts = s.event_id`).of("redactions")
 
@@ -88,7 +88,7 @@ func censorRedacted(ctx context.Context, b *batch) error {
 		return err
 	}
 	_, err = b.exec(ctx, "mark the redactions", `
-		UPDATE lethe_selected SET has_censored = true WHERE event_id = ANY ($1)`, redactions)
+		UPDATE pg_temp.lethe_selected SET has_censored = true WHERE event_id = ANY ($1)`, redactions)
 	return err
 }
 

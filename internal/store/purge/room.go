@@ -449,7 +449,7 @@ func (d *roomDeletion) deleteEvents(ctx context.Context, chunk roomChunk) (RoomB
 				WHERE e.room_id = $1` + after + `
 				ORDER BY e.stream_ordering LIMIT $2
 			), filled AS (
-				INSERT INTO lethe_selected
+				INSERT INTO pg_temp.lethe_selected
 				SELECT f.event_id, f.topological_ordering, f.stream_ordering, true, f.place FROM found f
 			)
 			SELECT count(*), max(stream_ordering), count(*) FILTER (WHERE room_id <> $1),
@@ -490,7 +490,7 @@ func roomDeletes(catalog Catalog) deletes {
 		beforeRare: []statement{
 			checked("delete from event_auth_chain_links", `
 			DELETE FROM event_auth_chain_links t
-			USING lethe_selected s JOIN event_auth_chains c ON c.event_id = s.event_id
+			USING pg_temp.lethe_selected s JOIN event_auth_chains c ON c.event_id = s.event_id
 			WHERE t.origin_chain_id = c.chain_id AND t.origin_sequence_number = c.sequence_number`,
 				`c.event_id = s.event_id AND t.origin_chain_id = c.chain_id AND t.origin_sequence_number = c.sequence_number`).of("event_auth_chain_links"),
 			forgetCensored,
@@ -548,7 +548,7 @@ func (d *roomDeletion) deleteStates(ctx context.Context, chunk roomChunk) (RoomB
 	}
 	s := statement{what: "select state groups", sql: `
 		WITH found AS MATERIALIZED (SELECT id, room_id FROM state_groups WHERE room_id = $1 LIMIT $2),
-		filled AS (INSERT INTO lethe_groups SELECT id FROM found)
+		filled AS (INSERT INTO pg_temp.lethe_groups SELECT id FROM found)
 		SELECT count(*), count(*) FILTER (WHERE room_id <> $1),
 		       ARRAY(SELECT id FROM found LIMIT ` + strconv.Itoa(leftover.PerBatch) + `) FROM found`}
 	var selected, wrong int64
@@ -562,7 +562,7 @@ func (d *roomDeletion) deleteStates(ctx context.Context, chunk roomChunk) (RoomB
 	}
 	rows, err := d.execChecked(ctx, checked("delete from state_groups_state", `
 		DELETE FROM state_groups_state s WHERE ctid = ANY (ARRAY(
-			SELECT t.ctid FROM lethe_groups g CROSS JOIN LATERAL (
+			SELECT t.ctid FROM pg_temp.lethe_groups g CROSS JOIN LATERAL (
 				SELECT ctid FROM state_groups_state WHERE state_group = g.state_group OFFSET 0
 			) AS t LIMIT $1))`, `s.room_id = $2 AND s.state_group IN `+groupsToDelete).of("state_groups_state"), chunk.maxRows(), d.Room())
 	if err != nil {
@@ -570,7 +570,7 @@ func (d *roomDeletion) deleteStates(ctx context.Context, chunk roomChunk) (RoomB
 	}
 	if rows >= chunk.maxRows() { // some groups may have rows left
 		left, err := d.exec(ctx, "leave groups for later", `
-			DELETE FROM lethe_groups g
+			DELETE FROM pg_temp.lethe_groups g
 			WHERE EXISTS (SELECT FROM state_groups_state t WHERE t.state_group = g.state_group)`)
 		if err != nil {
 			return RoomBatch{}, err
@@ -587,17 +587,17 @@ func (d *roomDeletion) deleteStates(ctx context.Context, chunk roomChunk) (RoomB
 func roomStateStatements(catalog Catalog) []statement {
 	statements := []statement{
 		checked("delete from state_group_edges", `
-			DELETE FROM state_group_edges e USING lethe_groups d WHERE e.state_group = d.state_group`, `e.state_group = d.state_group`).of("state_group_edges"),
+			DELETE FROM state_group_edges e USING pg_temp.lethe_groups d WHERE e.state_group = d.state_group`, `e.state_group = d.state_group`).of("state_group_edges"),
 		checked("delete forgotten edges", `
-			DELETE FROM state_group_edges e USING lethe_groups d
+			DELETE FROM state_group_edges e USING pg_temp.lethe_groups d
 			WHERE e.prev_state_group = d.state_group AND NOT EXISTS (SELECT FROM state_groups g WHERE g.id = e.state_group)`,
 			`e.prev_state_group = d.state_group`).of("state_group_edges"),
 		checked("delete from state_groups", `
-			DELETE FROM state_groups t USING lethe_groups d WHERE t.id = d.state_group`, `t.room_id = $1 AND t.id = d.state_group`).of("state_groups"),
+			DELETE FROM state_groups t USING pg_temp.lethe_groups d WHERE t.id = d.state_group`, `t.room_id = $1 AND t.id = d.state_group`).of("state_groups"),
 	}
 	if catalog.has("state_groups_pending_deletion") {
 		statements = append(statements, checked("delete from state_groups_pending_deletion", `
-			DELETE FROM state_groups_pending_deletion t USING lethe_groups d WHERE t.state_group = d.state_group`,
+			DELETE FROM state_groups_pending_deletion t USING pg_temp.lethe_groups d WHERE t.state_group = d.state_group`,
 			`t.state_group = d.state_group`).of("state_groups_pending_deletion"))
 	}
 	return statements

@@ -51,19 +51,19 @@ func (d deletes) ofRare(many bool) []statement {
 // the table, and reads all rows of a large room, or of the whole table, in every
 // batch.
 const (
-	anySelectedID  = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s))`
-	anyDeletableID = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s WHERE s.deletable))`
-	anyKeptID      = `ANY (ARRAY(SELECT s.event_id FROM lethe_selected s WHERE NOT s.deletable))`
+	anySelectedID  = `ANY (ARRAY(SELECT s.event_id FROM pg_temp.lethe_selected s))`
+	anyDeletableID = `ANY (ARRAY(SELECT s.event_id FROM pg_temp.lethe_selected s WHERE s.deletable))`
+	anyKeptID      = `ANY (ARRAY(SELECT s.event_id FROM pg_temp.lethe_selected s WHERE NOT s.deletable))`
 
-	anyDeletableStream = `ANY (ARRAY(SELECT s.stream_ordering FROM lethe_selected s WHERE s.deletable))`
+	anyDeletableStream = `ANY (ARRAY(SELECT s.stream_ordering FROM pg_temp.lethe_selected s WHERE s.deletable))`
 )
 
 // The same ids for IN and NOT IN, which hash them, whatever number the planner
 // expects.
 const (
-	selectedIDs  = `(SELECT unnest(ARRAY(SELECT s.event_id FROM lethe_selected s)))`
-	keptIDs      = `(SELECT unnest(ARRAY(SELECT s.event_id FROM lethe_selected s WHERE NOT s.deletable)))`
-	deletableIDs = `(SELECT unnest(ARRAY(SELECT s.event_id FROM lethe_selected s WHERE s.deletable)))`
+	selectedIDs  = `(SELECT pg_catalog.unnest(ARRAY(SELECT s.event_id FROM pg_temp.lethe_selected s)))`
+	keptIDs      = `(SELECT pg_catalog.unnest(ARRAY(SELECT s.event_id FROM pg_temp.lethe_selected s WHERE NOT s.deletable)))`
+	deletableIDs = `(SELECT pg_catalog.unnest(ARRAY(SELECT s.event_id FROM pg_temp.lethe_selected s WHERE s.deletable)))`
 
 	// deletableRow is the condition that a row t belongs to a deletable event.
 	deletableRow = `t.event_id IN ` + deletableIDs
@@ -110,7 +110,7 @@ func ofEvent(table string) Reference {
 
 // deleteByKey deletes the rows that reference deletable events, by index.
 func (r Reference) deleteByKey() statement {
-	deletable := `(ARRAY(SELECT s.` + r.Key + ` FROM lethe_selected s WHERE s.deletable))`
+	deletable := `(ARRAY(SELECT s.` + r.Key + ` FROM pg_temp.lethe_selected s WHERE s.deletable))`
 	return checked("delete from "+r.Table, `
 		DELETE FROM `+r.Table+` t WHERE t.`+r.Column+` = ANY `+deletable, `t.`+r.Column+` IN (SELECT unnest`+deletable+`)`).of(r.Table)
 }
@@ -119,7 +119,7 @@ func (r Reference) deleteByKey() statement {
 // instead of looking up each event.
 func cascade(r Reference) statement {
 	return checked("delete from "+r.Table, `
-		DELETE FROM `+r.Table+` t USING lethe_selected s WHERE s.deletable AND t.`+r.Column+` = s.`+r.Key, `t.`+r.Column+` = s.`+r.Key).of(r.Table)
+		DELETE FROM `+r.Table+` t USING pg_temp.lethe_selected s WHERE s.deletable AND t.`+r.Column+` = s.`+r.Key, `t.`+r.Column+` = s.`+r.Key).of(r.Table)
 }
 
 // deleteEventsInPlace deletes the deletable events at their places in the table,
@@ -128,7 +128,7 @@ func cascade(r Reference) statement {
 // planner from turning that into a join, in which it prefers the index.
 var deleteEventsInPlace = statement{what: "delete from events", table: "events", sql: `
 	DELETE FROM events e
-	WHERE e.ctid = ANY (ARRAY(SELECT s.place FROM lethe_selected s WHERE s.deletable))
+	WHERE e.ctid = ANY (ARRAY(SELECT s.place FROM pg_temp.lethe_selected s WHERE s.deletable))
 	  AND (e.event_id IN ` + deletableIDs + `) IS TRUE`}
 
 // A selection is the numbers of deletable and of kept events in lethe_selected.
@@ -277,7 +277,7 @@ func (b *batch) checkReferences(ctx context.Context) error {
 		// should be no row at all.
 		checks = append(checks, `
 			SELECT '`+strings.ReplaceAll(r.String(), "'", "''")+`'
-			FROM `+r.Table+` t JOIN lethe_selected s ON t.`+r.Column+` = s.`+r.Key+`
+			FROM `+r.Table+` t JOIN pg_temp.lethe_selected s ON t.`+r.Column+` = s.`+r.Key+`
 			WHERE s.deletable
 			HAVING count(*) > 0`)
 	}

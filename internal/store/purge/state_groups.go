@@ -136,7 +136,7 @@ func (b *batch) deleteStateGroups(ctx context.Context, of StateGroupStep, limit 
 				ORDER BY n.state_group DESC LIMIT $2))
 			RETURNING c.state_group
 		), filled AS (
-			INSERT INTO lethe_groups SELECT state_group FROM chunk
+			INSERT INTO pg_temp.lethe_groups SELECT state_group FROM chunk
 		)
 		SELECT count(*) FROM chunk`, b.Room(), limit, of).Scan(&done.Checked); err != nil || done.Checked == 0 {
 		return done, err
@@ -152,7 +152,7 @@ func (b *batch) deleteStateGroups(ctx context.Context, of StateGroupStep, limit 
 	if _, err := b.run(ctx, statements); err != nil {
 		return done, err
 	}
-	if err := b.QueryRow(ctx, `SELECT count(*) FROM lethe_groups`).Scan(&done.Deleted); err != nil {
+	if err := b.QueryRow(ctx, `SELECT count(*) FROM pg_temp.lethe_groups`).Scan(&done.Deleted); err != nil {
 		return done, err
 	}
 	if _, err := b.exec(ctx, "find the groups that stay", findChains); err != nil {
@@ -173,15 +173,15 @@ func (b *batch) deleteStateGroups(ctx context.Context, of StateGroupStep, limit 
 // tables, and with a join it would read the edges or the states of all rooms to find
 // those of a few groups.
 const (
-	anyGroupToDelete = `ANY (ARRAY(SELECT d.state_group FROM lethe_groups d))`
-	anyChainedGroup  = `ANY (ARRAY(SELECT c.state_group FROM lethe_chains c))`
-	anyChainRoot     = `ANY (ARRAY(SELECT c.root FROM lethe_chains c))`
+	anyGroupToDelete = `ANY (ARRAY(SELECT d.state_group FROM pg_temp.lethe_groups d))`
+	anyChainedGroup  = `ANY (ARRAY(SELECT c.state_group FROM pg_temp.lethe_chains c))`
+	anyChainRoot     = `ANY (ARRAY(SELECT c.root FROM pg_temp.lethe_chains c))`
 
-	groupsToDelete = `(SELECT d.state_group FROM lethe_groups d)`
+	groupsToDelete = `(SELECT d.state_group FROM pg_temp.lethe_groups d)`
 )
 
 // outside is the condition that the group of an edge e is not to be deleted.
-const outside = `NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.state_group)`
+const outside = `NOT EXISTS (SELECT FROM pg_temp.lethe_groups x WHERE x.state_group = e.state_group)`
 
 // deferShared takes those groups out of lethe_groups on which several remaining
 // groups depend: at least two of their successors stay, or lead to groups that stay.
@@ -198,7 +198,7 @@ var deferShared = []statement{
 			JOIN state_group_edges e ON e.state_group = lead.state_group
 			WHERE e.prev_state_group = ` + anyGroupToDelete + `
 		), shared AS (
-			DELETE FROM lethe_groups d
+			DELETE FROM pg_temp.lethe_groups d
 			WHERE d.state_group IN (
 				SELECT e.prev_state_group FROM state_group_edges e
 				WHERE e.prev_state_group = ` + anyGroupToDelete + ` AND e.state_group <> e.prev_state_group
@@ -216,7 +216,7 @@ var deferShared = []statement{
 var keepCheaperShared = []statement{
 	{what: "put back groups that others to be deleted follow", sql: `
 		WITH later AS (
-			DELETE FROM lethe_groups d
+			DELETE FROM pg_temp.lethe_groups d
 			WHERE d.state_group IN (
 				SELECT e.prev_state_group FROM state_group_edges e
 				WHERE e.prev_state_group = ` + anyGroupToDelete + ` AND e.state_group = ` + anyGroupToDelete + `
@@ -226,7 +226,7 @@ var keepCheaperShared = []statement{
 		INSERT INTO lethe.state_group_candidates (room_id, state_group, state)
 		SELECT $1, state_group, 'shared' FROM later`},
 	{what: "keep groups that are cheaper shared", sql: `
-		DELETE FROM lethe_groups d
+		DELETE FROM pg_temp.lethe_groups d
 		WHERE (SELECT count(*) FROM state_groups_state t WHERE t.state_group = d.state_group) < (
 			SELECT count(*)
 			FROM state_group_edges e
@@ -251,7 +251,7 @@ const findChains = `
 		JOIN state_group_edges e ON e.state_group = chain.state_group
 		WHERE e.prev_state_group = ` + anyGroupToDelete + `
 	)
-	INSERT INTO lethe_chains SELECT root, state_group FROM chain`
+	INSERT INTO pg_temp.lethe_chains SELECT root, state_group FROM chain`
 
 // takeOver gives each remaining group the entries of its chain that it does not have
 // itself. If several groups have an entry, the highest number wins, which is the
@@ -259,7 +259,7 @@ const findChains = `
 const takeOver = `
 	INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id)
 	SELECT DISTINCT ON (c.root, t.type, t.state_key) c.root, coalesce(g.room_id, $1), t.type, t.state_key, t.event_id
-	FROM lethe_chains c
+	FROM pg_temp.lethe_chains c
 	JOIN state_groups_state t ON t.state_group = c.state_group
 	LEFT JOIN state_groups g ON g.id = c.root AND g.id = ` + anyChainRoot + `
 	WHERE t.state_group = ` + anyChainedGroup + ` AND NOT EXISTS (
@@ -280,7 +280,7 @@ func spareUsed(catalog Catalog) string {
 		UNION
 		` + groupsAtBoundary
 	return `
-		DELETE FROM lethe_groups c
+		DELETE FROM pg_temp.lethe_groups c
 		WHERE c.state_group IN (` + used + `)
 		   OR c.state_group NOT IN (SELECT g.id FROM state_groups g WHERE g.id = ` + anyGroupToDelete + ` AND g.room_id = $1)`
 }
@@ -353,9 +353,9 @@ func stateGroupStatements(catalog Catalog) []statement {
 			WITH connected AS (
 				INSERT INTO state_group_edges (state_group, prev_state_group)
 				SELECT DISTINCT c.root, e.prev_state_group
-				FROM lethe_chains c JOIN state_group_edges e ON e.state_group = c.state_group
+				FROM pg_temp.lethe_chains c JOIN state_group_edges e ON e.state_group = c.state_group
 				WHERE e.state_group = ` + anyChainedGroup + ` AND e.prev_state_group <> c.root
-				  AND NOT EXISTS (SELECT FROM lethe_groups x WHERE x.state_group = e.prev_state_group)
+				  AND NOT EXISTS (SELECT FROM pg_temp.lethe_groups x WHERE x.state_group = e.prev_state_group)
 				ON CONFLICT DO NOTHING RETURNING 1
 			)
 			SELECT -count(*), 0 FROM connected`},

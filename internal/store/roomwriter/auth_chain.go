@@ -16,7 +16,7 @@ func (r *RoomWriter) writeAuthChain(ctx context.Context, e newEvent, auth []stri
 		SELECT coalesce(c.chain_id, 0), coalesce(c.sequence_number, 0), c.event_id IS NULL,
 		       coalesce(s.type = $2 AND s.state_key = $3, false) AND NOT EXISTS (
 		           SELECT FROM event_auth_chains n WHERE n.chain_id = c.chain_id AND n.sequence_number > c.sequence_number)
-		FROM unnest($1::text[]) AS a (event_id)
+		FROM pg_catalog.unnest($1::text[]) AS a (event_id)
 		LEFT JOIN event_auth_chains c USING (event_id)
 		LEFT JOIN state_events s USING (event_id)`, auth, e.Type, *e.StateKey)
 	if err != nil {
@@ -43,7 +43,7 @@ func (r *RoomWriter) writeAuthChain(ctx context.Context, e newEvent, auth []stri
 		}})
 	}
 	if next.chain == 0 {
-		if err := r.w.b.QueryRow(ctx, `SELECT nextval('event_auth_chain_id')`).Scan(&next.chain); err != nil {
+		if err := r.w.b.QueryRow(ctx, `SELECT nextval('event_auth_chain_id'::regclass)`).Scan(&next.chain); err != nil {
 			return fmt.Errorf("take the next auth chain: %w", err)
 		}
 		next.sequence = 1

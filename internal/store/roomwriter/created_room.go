@@ -33,7 +33,7 @@ const (
 		LEFT JOIN current_state_events rules
 		  ON rules.room_id = r.room_id AND rules.type = 'm.room.join_rules' AND rules.state_key = ''
 		WHERE r.creator = $1 AND strpos(j.json, $2) > 0
-		  AND (rules.event_id IS NOT NULL OR e.received_ts > extract(epoch FROM clock_timestamp() - $3::interval) * 1000)
+		  AND (rules.event_id IS NOT NULL OR e.received_ts::numeric > extract(epoch FROM clock_timestamp() - $3::interval)::numeric * 1000.0)
 		ORDER BY e.stream_ordering LIMIT 100`
 )
 

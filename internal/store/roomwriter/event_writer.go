@@ -68,10 +68,10 @@ func (w *EventWriter) has(table string) bool { return slices.Contains(w.present,
 func (w *EventWriter) begin(ctx context.Context) error {
 	if err := w.b.QueryRow(ctx, `
 		SELECT ARRAY(
-			SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(quote_ident(name)) IS NOT NULL
+			SELECT name FROM pg_catalog.unnest($1::text[]) AS name WHERE to_regclass(quote_ident(name)) IS NOT NULL
 			UNION ALL
 			SELECT $2 FROM pg_attribute
-			WHERE attrelid = to_regclass('room_memberships') AND attname = 'participant' AND NOT attisdropped)`,
+			WHERE attrelid = to_regclass('room_memberships')::oid AND attname = 'participant' AND NOT attisdropped)`,
 		optionalTables, participantColumn).Scan(&w.present); err != nil {
 		return fmt.Errorf("look for tables: %w", err)
 	}
@@ -267,4 +267,4 @@ func (w *EventWriter) Now(ctx context.Context) (int64, error) {
 	return now, nil
 }
 
-const nowInMilliseconds = `floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint`
+const nowInMilliseconds = `floor(extract(epoch FROM clock_timestamp())::numeric * 1000.0)::bigint`

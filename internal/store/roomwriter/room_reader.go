@@ -114,7 +114,7 @@ func (r *RoomReader) Extremities(ctx context.Context) (Extremities, error) {
 		       coalesce((SELECT max(depth) FROM tips), 0), `+nowInMilliseconds+`,
 		       EXISTS (SELECT FROM current_state_events WHERE room_id = $1),
 		       (SELECT min(state_group) FROM tips
-		        HAVING count(*) = count(state_group) AND min(state_group) = max(state_group)),
+		        HAVING count(*) = pg_catalog.count(state_group) AND min(state_group) = max(state_group)),
 		       (SELECT state_group FROM tips WHERE state_group IS NOT NULL
 		        ORDER BY depth DESC, stream_ordering DESC, event_id LIMIT 1)`,
 		r.id, maxPrevEvents).Scan(&t.Prev, &t.Depth, &t.Now, &t.Current, &t.group, &t.last); err != nil {

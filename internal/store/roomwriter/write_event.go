@@ -111,7 +111,7 @@ func (r *RoomWriter) WriteOutOfBand(ctx context.Context, extremities Extremities
 
 // writeEvent writes the event itself, and takes its place in the stream.
 func (r *RoomWriter) writeEvent(ctx context.Context, e *newEvent) error {
-	if err := r.w.b.QueryRow(ctx, `SELECT nextval('events_stream_seq')`).Scan(&e.stream); err != nil {
+	if err := r.w.b.QueryRow(ctx, `SELECT nextval('events_stream_seq'::regclass)`).Scan(&e.stream); err != nil {
 		return fmt.Errorf("take the next place in the stream: %w", err)
 	}
 	r.w.newest = max(r.w.newest, e.stream)
@@ -148,13 +148,13 @@ func (r *RoomWriter) writeEvent(ctx context.Context, e *newEvent) error {
 			VALUES ($1, $2, $3, $4, $5)`, []any{e.ID, r.id, metadata, text, format}},
 		{"write event_edges", `
 			INSERT INTO event_edges (event_id, prev_event_id, is_state)
-			SELECT $1, unnest($2::text[]), false`, []any{e.ID, e.PrevEvents}},
+			SELECT $1, pg_catalog.unnest($2::text[]), false`, []any{e.ID, e.PrevEvents}},
 	}
 	if e.StateKey != nil {
 		statements = append(statements,
 			statement{"write event_auth", `
 				INSERT INTO event_auth (event_id, auth_id, room_id)
-				SELECT $1, unnest($3::text[]), $2`, []any{e.ID, r.id, auth}},
+				SELECT $1, pg_catalog.unnest($3::text[]), $2`, []any{e.ID, r.id, auth}},
 			statement{
 				"write state_events", `
 				INSERT INTO state_events (event_id, room_id, type, state_key) VALUES ($1, $2, $3, $4)`,
@@ -240,7 +240,7 @@ func (r *RoomWriter) writeStateGroup(ctx context.Context, extremities Extremitie
 		}
 	}
 	var group int64
-	if err := r.w.b.QueryRow(ctx, `SELECT nextval('state_group_id_seq')`).Scan(&group); err != nil {
+	if err := r.w.b.QueryRow(ctx, `SELECT nextval('state_group_id_seq'::regclass)`).Scan(&group); err != nil {
 		return fmt.Errorf("take the next state group: %w", err)
 	}
 	statements := []statement{{"write state_groups", `

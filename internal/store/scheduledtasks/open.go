@@ -29,7 +29,7 @@ func (q *Queue) Open(ctx context.Context, room string, actions ...string) (Task,
 			SELECT `+columns+` FROM scheduled_tasks
 			WHERE resource_id = $1 AND action = ANY ($2)
 			  AND (status = 'active'
-			       OR status = 'scheduled' AND timestamp <= extract(epoch FROM clock_timestamp()) * 1000)
+			       OR status = 'scheduled' AND timestamp::numeric <= extract(epoch FROM clock_timestamp())::numeric * 1000.0)
 			ORDER BY timestamp, id
 			LIMIT 1`, room, actions)
 	}

@@ -28,7 +28,7 @@ func (has bans) eventTables() string {
 // eventsSQL reads events of the room $2 by their ids. The ids may come from another
 // server, which could otherwise ask for an event of any room.
 func (has bans) eventsSQL() string {
-	return `SELECT` + eventColumns + ` FROM unnest($1::text[]) AS asked (event_id)` + has.eventTables() + ` AND e.room_id = $2`
+	return `SELECT` + eventColumns + ` FROM pg_catalog.unnest($1::text[]) AS asked (event_id)` + has.eventTables() + ` AND e.room_id = $2`
 }
 
 // columns returns where to scan a row of eventColumns.

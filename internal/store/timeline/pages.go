@@ -215,7 +215,7 @@ func (s *Snapshot) HasGaps(ctx context.Context, room string) (gaps bool, err err
 const roomEndSQL = `
 	SELECT greatest((SELECT max(topological_ordering) FROM events WHERE room_id = $1), 0),
 	       greatest((SELECT max(stream_ordering) FROM events),
-	                CASE WHEN has_sequence_privilege(to_regclass('events_stream_seq'), 'SELECT, USAGE')
+	                CASE WHEN has_sequence_privilege(to_regclass('events_stream_seq')::oid, 'SELECT, USAGE')
 	                     THEN pg_sequence_last_value(to_regclass('events_stream_seq')) END,
 	                0)`
 
@@ -335,7 +335,7 @@ func (q PageQuery) sql(names writerNames, has bans) (string, []any) {
 		each := strings.ReplaceAll(order, "e.topological_ordering", "t.topological_ordering")
 		keys = `
 		SELECT DISTINCT ON (e.topological_ordering, e.stream_ordering) e.*
-		FROM unnest(` + labels + `::text[]) AS asked (label)
+		FROM pg_catalog.unnest(` + labels + `::text[]) AS asked (label)
 		CROSS JOIN LATERAL (
 			SELECT ` + keyColumns + `
 			FROM event_labels t JOIN events e ON e.event_id = t.event_id AND e.topological_ordering = t.topological_ordering

@@ -27,7 +27,7 @@ func sameServer(a, b string) string {
 // confirmed is the condition that the row d of the table redactions is known to
 // apply. Schemas before 94 do not have the column, so no redaction there is known to
 // apply.
-const confirmed = `(to_jsonb(d) ->> 'recheck' IS NOT DISTINCT FROM 'false')`
+const confirmed = `(pg_catalog.to_jsonb(d) ->> 'recheck'::text IS NOT DISTINCT FROM 'false')`
 
 // bans says whether the database has the table room_ban_redactions, which schemas
 // before 92 do not have. Its rows are bans and kicks that redact all events of a user

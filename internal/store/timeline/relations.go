@@ -170,11 +170,11 @@ func (q BundleQuery) queueThreads(batch *pgx.Batch, has bans, threads map[string
 		SELECT asked.root, asked.count, asked.participated, `+related("asked.event_id")+`,`+eventColumns+`
 		FROM (
 			SELECT roots.id AS root, t.count, t.participated, latest.event_id
-			FROM unnest($1::text[]) AS roots (id)
+			FROM pg_catalog.unnest($1::text[]) AS roots (id)
 			CROSS JOIN LATERAL (
 				SELECT count(*) FILTER (WHERE i.ignored_user_id IS NULL) AS count,
 				       coalesce(bool_or(c.sender = $4), false) AS participated,
-				       max(ARRAY[c.topological_ordering, c.stream_ordering]) FILTER (WHERE i.ignored_user_id IS NULL) AS latest
+				       pg_catalog.max(ARRAY[c.topological_ordering, c.stream_ordering]) FILTER (WHERE i.ignored_user_id IS NULL) AS latest
 				FROM `+q.childrenWithIgnoredSQL(&p)+`
 				WHERE r.relates_to_id = roots.id AND r.relation_type = 'm.thread' AND c.stream_ordering IS NOT NULL
 			) t
@@ -201,9 +201,9 @@ func (q BundleQuery) queueReferences(batch *pgx.Batch, references map[string][]s
 	p := parameters{values: []any{parents, q.Room, q.Ignorer}}
 	batch.Queue(`
 		SELECT parents.id, children.ids
-		FROM unnest($1::text[]) AS parents (id)
+		FROM pg_catalog.unnest($1::text[]) AS parents (id)
 		CROSS JOIN LATERAL (
-			SELECT array_agg(c.event_id ORDER BY c.topological_ordering, c.stream_ordering) AS ids
+			SELECT pg_catalog.array_agg(c.event_id ORDER BY c.topological_ordering, c.stream_ordering) AS ids
 			FROM `+q.childrenWithIgnoredSQL(&p)+`
 			WHERE r.relates_to_id = parents.id AND r.relation_type = 'm.reference' AND i.ignored_user_id IS NULL
 		) children
@@ -229,7 +229,7 @@ func (q BundleQuery) queueEdits(batch *pgx.Batch, has bans, edits map[string]Eve
 		SELECT asked.original,`+eventColumns+`
 		FROM (
 			SELECT o.event_id AS original, edit.event_id
-			FROM unnest($1::text[]) AS originals (id)
+			FROM pg_catalog.unnest($1::text[]) AS originals (id)
 			JOIN events o ON o.event_id = originals.id AND o.room_id = $2
 			CROSS JOIN LATERAL (
 				SELECT c.event_id

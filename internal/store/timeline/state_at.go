@@ -23,7 +23,7 @@ func chainsOf(groups string) string {
 				SELECT e.prev_state_group FROM state_group_edges e WHERE e.state_group = g.id OFFSET 0
 			) e ON true`
 	return `chain (state_group, prev_state_group) AS (
-			SELECT g.id, e.prev_state_group FROM unnest(` + groups + `) AS g (id)` + before + `
+			SELECT g.id, e.prev_state_group FROM pg_catalog.unnest(` + groups + `) AS g (id)` + before + `
 			UNION
 			SELECT g.id, e.prev_state_group
 			FROM (SELECT prev_state_group FROM chain WHERE prev_state_group IS NOT NULL) AS g (id)` + before + `
@@ -48,7 +48,7 @@ func (s *Snapshot) MembersAt(ctx context.Context, stateGroup int64, users []stri
 	// The group with the highest number wins, which is the nearest.
 	members, err := postgres.Collect(ctx, s.tx, pgx.RowTo[string], `
 		WITH RECURSIVE `+chainsOf("ARRAY[$1::bigint]")+`, users AS MATERIALIZED (
-			SELECT DISTINCT unnest(`+unseen("$2::text[]")+`) AS user_id
+			SELECT DISTINCT pg_catalog.unnest(`+unseen("$2::text[]")+`) AS user_id
 		), members AS MATERIALIZED (
 			SELECT c.state_group, m.state_key, m.event_id
 			FROM (SELECT DISTINCT state_group FROM chain) c
@@ -169,7 +169,7 @@ func queueStatesAt(batch *pgx.Batch, query VisibilityQuery, facts *VisibilityFac
 // queueReplaced asks for the events that state events of the page have replaced.
 func queueReplaced(batch *pgx.Batch, query VisibilityQuery, facts *VisibilityFacts) {
 	batch.Queue(`
-		SELECT x.event_id, j.json FROM unnest(`+unseen("$2::text[]")+`) AS x (event_id)`+readable, query.Room, query.Replaced).
+		SELECT x.event_id, j.json FROM pg_catalog.unnest(`+unseen("$2::text[]")+`) AS x (event_id)`+readable, query.Room, query.Replaced).
 		Query(func(rows pgx.Rows) error {
 			var id, text string
 			_, err := pgx.ForEachRow(rows, []any{&id, &text}, func() error {
