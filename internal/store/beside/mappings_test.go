@@ -27,7 +27,7 @@ func purge(t *testing.T, n int) *purged {
 	l := setup(t)
 	l.Chain(room, "a", n+3, 0)
 	for _, table := range []string{"event_edges", "event_json", "event_search", "events"} {
-		l.Exec(`DELETE FROM `+table+` WHERE event_id IN (SELECT '$a' || i FROM generate_series(1, $1::int) i)`, n)
+		l.Exec(`DELETE FROM `+table+` WHERE event_id IN (SELECT '$a' || i::text FROM generate_series(1, $1::int) i)`, n)
 	}
 	return &purged{l, l.Work(room)}
 }
@@ -35,7 +35,7 @@ func purge(t *testing.T, n int) *purged {
 // delay commits a batch that has purged the events of the depths.
 func (p *purged) delay(from, to int, delay beside.Delay) error {
 	delay.Room = room
-	delay.Events = fmt.Sprintf(`SELECT '$a' || i AS event_id FROM generate_series(%d, %d) i`, from, to)
+	delay.Events = fmt.Sprintf(`SELECT '$a' || i::text AS event_id FROM generate_series(%d, %d) i`, from, to)
 	return p.InBatch(p.work, func(b *journal.Batch) (any, error) {
 		_, err := b.Run(p.Ctx, delay.Statements())
 		return nil, err

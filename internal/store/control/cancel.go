@@ -69,7 +69,7 @@ func endTask(ctx context.Context, tx pgx.Tx, job Job) error {
 	}
 	var readable, deletable bool
 	if err := tx.QueryRow(ctx, `
-		SELECT coalesce(has_table_privilege(name, 'SELECT'), false), coalesce(has_table_privilege(name, 'DELETE'), false)
+		SELECT coalesce(has_table_privilege(name::oid, 'SELECT'), false), coalesce(has_table_privilege(name::oid, 'DELETE'), false)
 		FROM to_regclass('scheduled_tasks') AS name`).Scan(&readable, &deletable); err != nil || !readable {
 		return err
 	}

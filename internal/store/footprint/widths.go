@@ -49,7 +49,7 @@ type column struct {
 // pg_stats has only columns that the role may read.
 const columnsOf = `
 	SELECT n.name, a.attname::text, s.avg_width::float8 * (1::float8 - s.null_frac::float8), has_column_privilege(c.oid, a.attnum, 'SELECT'),
-	       a.attlen::float8, (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey))::float8,
+	       a.attlen::float8, (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::int2[]))::float8,
 	       (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid)::float8
 	FROM pg_catalog.unnest($1::text[]) AS n (name)
 	JOIN pg_class c ON c.oid = to_regclass(n.name)::oid

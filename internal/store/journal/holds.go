@@ -113,7 +113,7 @@ func (h *Holds) Place(ctx context.Context, room, reason, by string) (Hold, error
 func cancelTasks(ctx context.Context, tx pgx.Tx, room string) error {
 	var readable, deletable bool
 	if err := tx.QueryRow(ctx, `
-		SELECT coalesce(has_table_privilege(name, 'SELECT'), false), coalesce(has_table_privilege(name, 'DELETE'), false)
+		SELECT coalesce(has_table_privilege(name::oid, 'SELECT'), false), coalesce(has_table_privilege(name::oid, 'DELETE'), false)
 		FROM to_regclass('scheduled_tasks') AS name`).Scan(&readable, &deletable); err != nil || !readable {
 		return err
 	}

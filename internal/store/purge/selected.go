@@ -112,7 +112,7 @@ func ofEvent(table string) Reference {
 func (r Reference) deleteByKey() statement {
 	deletable := `(ARRAY(SELECT s.` + r.Key + ` FROM pg_temp.lethe_selected s WHERE s.deletable))`
 	return checked("delete from "+r.Table, `
-		DELETE FROM `+r.Table+` t WHERE t.`+r.Column+` = ANY `+deletable, `t.`+r.Column+` IN (SELECT unnest`+deletable+`)`).of(r.Table)
+		DELETE FROM `+r.Table+` t WHERE t.`+r.Column+` = ANY `+deletable, `t.`+r.Column+` IN (SELECT pg_catalog.unnest`+deletable+`)`).of(r.Table)
 }
 
 // cascade is deleteByKey with a join. The planner then may read a small table
