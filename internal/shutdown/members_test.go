@@ -425,7 +425,7 @@ func TestNewRooms(t *testing.T) {
 			// The first two ids are taken.
 			h.exec(`CREATE SEQUENCE tries`)
 			h.exec(`CREATE FUNCTION taken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-				IF nextval('tries') < 3 THEN RETURN NULL; END IF; RETURN NEW; END $$`)
+				IF nextval('tries'::regclass) < 3 THEN RETURN NULL; END IF; RETURN NEW; END $$`)
 			h.exec(`CREATE TRIGGER taken BEFORE INSERT ON rooms FOR EACH ROW EXECUTE FUNCTION taken()`)
 			batch := h.begin("!old:x")
 			room := h.create(batch, "@alice:x", "A\x00\u2028 \"name\"")

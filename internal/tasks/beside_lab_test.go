@@ -173,7 +173,7 @@ const (
 	deleteRows = "DELETE FROM events"
 	moveOn     = "SET checkpoint = $4, failures = 0"
 	markTold   = "SET told = true WHERE room_id"
-	lockStream = "pg_advisory_xact_lock(724001)"
+	lockStream = "pg_advisory_xact_lock(724001::bigint)"
 	delayThem  = "INSERT INTO lethe.delayed_mappings"
 	checkLock  = "SELECT count(*) FROM worker_read_write_locks WHERE lock_key"
 	invalidate = "INSERT INTO cache_invalidation_stream_by_instance"

@@ -447,7 +447,7 @@ func TestUserWhoIsRemovedAtTheSecondTry(t *testing.T) {
 	// that the job stands for it.
 	l.Exec(fmt.Sprintf(`CREATE SEQUENCE tries;
 	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-		IF nextval('public.tries') = 1 THEN
+		IF nextval('public.tries'::regclass) = 1 THEN
 			RAISE 'made to fail';
 		END IF;
 		RETURN NEW;

@@ -154,7 +154,7 @@ func (l *lab) failing(state string, most int) {
 	l.T.Helper()
 	l.Exec(`CREATE SEQUENCE tries`) // which a rollback does not set back
 	l.Exec(fmt.Sprintf(`CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-		IF %[2]d = 0 OR nextval('public.tries') <= %[2]d THEN
+		IF %[2]d = 0 OR nextval('public.tries'::regclass) <= %[2]d THEN
 			RAISE SQLSTATE '%[1]s' USING MESSAGE = 'made to fail';
 		END IF;
 		RETURN OLD;

@@ -176,7 +176,7 @@ func (s *Snapshot) ofAnyRoom(ctx context.Context, name, room string) (Figure, er
 	if s.exact || s.tables[name].byRoom || s.tables[name].rows <= int64(s.options.Few) {
 		return s.ofRoom(ctx, name, room)
 	}
-	expected, err := s.expected(ctx, `SELECT FROM `+name+` WHERE room_id = $1`, room)
+	expected, err := s.expected(ctx, `SELECT FROM `+name+` WHERE room_id OPERATOR(pg_catalog.=) $1::text`, room)
 	if err != nil {
 		return Figure{}, fmt.Errorf("estimate the rows of the room in %s: %w", name, err)
 	}

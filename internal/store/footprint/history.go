@@ -111,7 +111,7 @@ const (
 		SELECT e.event_id FROM ` + eventsAndState + `
 		WHERE e.room_id = $1 AND e.topological_ordering < $4 AND (NOT e.outlier OR ` + purge.Deletable + `)
 	)`
-	isGone = `IN (SELECT event_id FROM gone)`
+	isGone = `OPERATOR(pg_catalog.=) ANY (SELECT event_id FROM gone)`
 )
 
 // A count is a query for the number of rows that a table loses.
@@ -315,21 +315,21 @@ func (s *Snapshot) ofRoom(ctx context.Context, name, room string) (Figure, error
 	limit := int64(s.options.Few)
 	var rows int64
 	if s.exact {
-		err := s.tx.QueryRow(ctx, `SELECT count(*) FROM `+name+` WHERE room_id = $1`, room).Scan(&rows)
+		err := s.tx.QueryRow(ctx, `SELECT count(*) FROM `+name+` WHERE room_id OPERATOR(pg_catalog.=) $1::text`, room).Scan(&rows)
 		if err != nil {
 			return Figure{}, fmt.Errorf("count the rows of the room in %s: %w", name, err)
 		}
 		return s.counted(name, rows), nil
 	}
 	err := s.tx.QueryRow(ctx, `
-		SELECT count(*) FROM (SELECT FROM `+name+` WHERE room_id = $1 LIMIT $2) t`, room, limit+1).Scan(&rows)
+		SELECT count(*) FROM (SELECT FROM `+name+` WHERE room_id OPERATOR(pg_catalog.=) $1::text LIMIT $2) t`, room, limit+1).Scan(&rows)
 	if err != nil {
 		return Figure{}, fmt.Errorf("count the rows of the room in %s: %w", name, err)
 	}
 	if rows <= limit {
 		return s.counted(name, rows), nil
 	}
-	expected, err := s.expected(ctx, `SELECT FROM `+name+` WHERE room_id = $1`, room)
+	expected, err := s.expected(ctx, `SELECT FROM `+name+` WHERE room_id OPERATOR(pg_catalog.=) $1::text`, room)
 	if err != nil {
 		return Figure{}, fmt.Errorf("estimate the rows of the room in %s: %w", name, err)
 	}

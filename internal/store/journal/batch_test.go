@@ -140,7 +140,7 @@ func TestBatchOverridesTheDatabasesSettings(t *testing.T) {
 	}
 	l.Exec(`CREATE TABLE seen (name text, value text)`)
 	l.WatchDeletes(`
-		INSERT INTO seen SELECT name, current_setting(name) FROM unnest(ARRAY[
+		INSERT INTO seen SELECT name, current_setting(name) FROM pg_catalog.unnest(ARRAY[
 			'transaction_isolation', 'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout']) AS name;`)
 
 	_, err := l.PurgeBatch(l.Work(room), 2, 9)

@@ -125,7 +125,7 @@ func (c *Checker) some(ctx context.Context, columns []column, keys Keys, b bound
 	defer cancel()
 	questions := make([]string, len(columns))
 	for i, column := range columns {
-		questions[i] = fmt.Sprintf(`EXISTS (SELECT FROM %s WHERE %s = ANY (%s))`,
+		questions[i] = fmt.Sprintf(`EXISTS (SELECT FROM %s WHERE %s OPERATOR(pg_catalog.=) ANY (%s))`,
 			column.shown, pgx.Identifier{column.name}.Sanitize(), parameters[column.key])
 	}
 	var has []bool
@@ -159,7 +159,7 @@ func (c *Checker) ask(ctx context.Context, columns []column, keys Keys, b bounds
 		name := pgx.Identifier{column.name}.Sanitize()
 		questions = append(questions, fmt.Sprintf(`
 			SELECT %[1]d, count(*), (pg_catalog.array_agg(DISTINCT key))[1:%[2]d]
-			FROM (SELECT %[3]s::text AS key FROM %[4]s WHERE %[3]s = ANY (%[5]s) LIMIT $4) AS found HAVING count(*) > 0`,
+			FROM (SELECT %[3]s::text AS key FROM %[4]s WHERE %[3]s OPERATOR(pg_catalog.=) ANY (%[5]s) LIMIT $4) AS found HAVING count(*) > 0`,
 			i, maxNamed, name, column.shown, parameters[column.key]))
 	}
 	found := map[string]Table{}

@@ -365,7 +365,7 @@ func tablesWithRows(ctx context.Context, tx postgres.Querier, room string, table
 			more = ` AND stream_ordering > $2`
 			args = append(args, *after)
 		}
-		questions[i] = `EXISTS (SELECT FROM ` + t.name + ` WHERE room_id = $1` + more + `)`
+		questions[i] = `EXISTS (SELECT FROM ` + t.name + ` WHERE room_id OPERATOR(pg_catalog.=) $1::text` + more + `)`
 	}
 	var has []bool
 	if err := tx.QueryRow(ctx, `SELECT ARRAY[`+strings.Join(questions, ", ")+`]`, args...).Scan(&has); err != nil {
@@ -404,7 +404,7 @@ func hideStatements(catalog Catalog) []statement {
 
 // ofRoom deletes all rows of the room from a table.
 func ofRoom(table string) statement {
-	return checked("delete from "+table, `DELETE FROM `+table+` WHERE room_id = $1`, `room_id = $1`).of(table)
+	return checked("delete from "+table, `DELETE FROM `+table+` WHERE room_id OPERATOR(pg_catalog.=) $1::text`, `room_id OPERATOR(pg_catalog.=) $1::text`).of(table)
 }
 
 // deleteRows deletes rows of the chunk's tables, one table after another.
@@ -423,7 +423,7 @@ func (d *roomDeletion) deleteRows(ctx context.Context, chunk roomChunk) (RoomBat
 		// batch.
 		rows, err := d.execChecked(ctx, checked("delete from "+table, `
 			DELETE FROM `+table+`
-			WHERE ctid = ANY (ARRAY(SELECT ctid FROM `+table+` WHERE room_id = $1 LIMIT $2))`, `room_id = $1`).of(table), d.Room(), left)
+			WHERE ctid = ANY (ARRAY(SELECT ctid FROM `+table+` WHERE room_id OPERATOR(pg_catalog.=) $1::text LIMIT $2))`, `room_id OPERATOR(pg_catalog.=) $1::text`).of(table), d.Room(), left)
 		if err != nil {
 			return RoomBatch{}, err
 		}

@@ -108,18 +108,19 @@ func ofEvent(table string) Reference {
 	return Reference{Table: table, Column: "event_id", Key: "event_id"}
 }
 
-// deleteByKey deletes the rows that reference deletable events, by index.
+// deleteByKey deletes the rows that reference deletable events, by index. The operator has
+// its schema, because the table may be the operator's, with a column of any type of text.
 func (r Reference) deleteByKey() statement {
 	deletable := `(ARRAY(SELECT s.` + r.Key + ` FROM pg_temp.lethe_selected s WHERE s.deletable))`
 	return checked("delete from "+r.Table, `
-		DELETE FROM `+r.Table+` t WHERE t.`+r.Column+` = ANY `+deletable, `t.`+r.Column+` IN (SELECT pg_catalog.unnest`+deletable+`)`).of(r.Table)
+		DELETE FROM `+r.Table+` t WHERE t.`+r.Column+` OPERATOR(pg_catalog.=) ANY `+deletable, `t.`+r.Column+` OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest`+deletable+`)`).of(r.Table)
 }
 
 // cascade is deleteByKey with a join. The planner then may read a small table
 // instead of looking up each event.
 func cascade(r Reference) statement {
 	return checked("delete from "+r.Table, `
-		DELETE FROM `+r.Table+` t USING pg_temp.lethe_selected s WHERE s.deletable AND t.`+r.Column+` = s.`+r.Key, `t.`+r.Column+` = s.`+r.Key).of(r.Table)
+		DELETE FROM `+r.Table+` t USING pg_temp.lethe_selected s WHERE s.deletable AND t.`+r.Column+` OPERATOR(pg_catalog.=) s.`+r.Key, `t.`+r.Column+` OPERATOR(pg_catalog.=) s.`+r.Key).of(r.Table)
 }
 
 // deleteEventsInPlace deletes the deletable events at their places in the table,
@@ -277,7 +278,7 @@ func (b *batch) checkReferences(ctx context.Context) error {
 		// should be no row at all.
 		checks = append(checks, `
 			SELECT '`+strings.ReplaceAll(r.String(), "'", "''")+`'
-			FROM `+r.Table+` t JOIN pg_temp.lethe_selected s ON t.`+r.Column+` = s.`+r.Key+`
+			FROM `+r.Table+` t JOIN pg_temp.lethe_selected s ON t.`+r.Column+` OPERATOR(pg_catalog.=) s.`+r.Key+`
 			WHERE s.deletable
 			HAVING count(*) > 0`)
 	}

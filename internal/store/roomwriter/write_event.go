@@ -193,7 +193,7 @@ func searchable(e newEvent) statement {
 	return statement{
 		"write event_search", `
 		INSERT INTO event_search (event_id, room_id, key, vector, origin_server_ts, stream_ordering)
-		VALUES ($1, $2, $3, to_tsvector('english', $4), $5, $6)`,
+		VALUES ($1, $2, $3, to_tsvector('english'::regconfig, $4), $5, $6)`,
 		[]any{e.ID, e.RoomID, "content." + key, postgres.Sanitize(text), e.OriginServerTS, e.stream},
 	}
 }
