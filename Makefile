@@ -67,6 +67,12 @@ test-corruption: ## Purge and delete rooms with corrupt indexes, 200 times
 	@scripts/servers
 	LETHE_TEST_CORRUPTIONS=200 go test -count 1 -timeout 30m -parallel 6 -run TestCorruptIndexes ./internal/store/purge
 
+.PHONY: strangers
+strangers: ## Run the tests of what uses the database beside functions and operators of another role that fit better
+	@scripts/servers
+	go test -count 1 -timeout 30m -parallel 6 -tags strangers ./internal/store/... ./internal/plan ./internal/doctor \
+		./internal/operator ./internal/messages ./internal/tasks ./internal/shutdown ./internal/sweep ./internal/schedule ./internal/httpapi
+
 .PHONY: upgrade-fixture
 upgrade-fixture: ## Record what the programs in PROGRAMS, those of the last release, leave for TestUpgrade
 	@scripts/servers

@@ -165,6 +165,7 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config, ro
 	serves := func(processes ...schema.Process) bool {
 		return slices.ContainsFunc(role.Processes, func(p schema.Process) bool { return slices.Contains(processes, p) })
 	}
+	r.examineOtherRoles(ctx, db, role)
 	if serves(schema.API, schema.Worker, schema.Scheduler) {
 		if err := migrate.CheckSchema(ctx, db); err != nil {
 			addError("schema", err)
