@@ -235,7 +235,7 @@ func alertQueries(t *testing.T) map[string]string {
 			require.Contains(t, string(docs), "\n### "+rule.Alert+"\n")
 			require.Equal(t, "docs/alerts.md#"+strings.ToLower(rule.Alert), rule.Annotations["runbook"])
 			require.NotEmpty(t, rule.Annotations["summary"])
-			require.Contains(t, []string{"critical", "warning"}, rule.Labels["severity"])
+			require.Contains(t, []string{"critical", "warning", "info"}, rule.Labels["severity"])
 			require.Contains(t, string(tested), rule.Alert, "promtool tests it")
 		}
 	}
