@@ -276,6 +276,28 @@ func TestSizeOfABatchFollowsItsTime(t *testing.T) {
 	require.Equal(t, minEvents, sizes[0])
 }
 
+// The batches of a delete do, too.
+func TestSizeOfADeletesBatchFollowsItsTime(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	const events, largest = 300, 200
+	l.Chain(room, "a", events, 0)
+	l.WatchDeletes(`PERFORM pg_sleep(0.005);`) // a batch of the largest size takes ten times as long as it should
+	l.work(WorkerOptions{BatchTime: 100 * time.Millisecond, BatchEvents: largest})
+	id, err := l.client.SubmitDeleteRoom(l.Ctx, DeleteRoom{Room: room, Requester: "@admin:x", Purge: true, ForcePurge: true})
+	require.NoError(t, err)
+	smallest := largest
+	require.Eventually(t, func() bool {
+		var at deleteRoomCheckpoint
+		job := l.Job(id)
+		if json.Unmarshal(job.Checkpoint, &at) == nil && at.Phase == phasePurging {
+			smallest = min(smallest, at.Size)
+		}
+		return job.State.Ended()
+	}, time.Minute, time.Millisecond)
+	require.Equal(t, minEvents, smallest)
+}
+
 func TestCancelBesideSynapseGivesItsLocksUp(t *testing.T) {
 	t.Parallel()
 	l := setupBeside(t)
