@@ -206,6 +206,8 @@ func TestSweepPurgesWhatHasExpired(t *testing.T) {
 		SELECT concat_ws(' ', requester, queue, state, parameters ->> 'retention_job', parameters ->> 'delete_local_events')
 		FROM lethe.jobs WHERE kind = 'purge_history'`)
 	require.Equal(t, slices.Repeat([]string{"retention low complete all true"}, 5), purges)
+	require.Equal(t, []string{"!default:x 2", "!long:x 1", "!short:x 1", "!silent:x 2", "!state:x 3"}, storetest.All[string](l.Lab, `
+		SELECT room_id || ' ' || total FROM lethe.jobs WHERE kind = 'purge_history' ORDER BY room_id`), "their progress has an end")
 	status, err := l.board.Status(l.Ctx, jobs.RetentionSweep, id)
 	require.NoError(t, err)
 	require.Equal(t, journal.Complete, status.State)

@@ -15,8 +15,7 @@ import (
 const countTime = 5 * time.Second
 
 // RecordPurge records how many events of the room's history below the depth a purge will
-// go through, before its first batch. It records nothing if that takes longer than 5 s, nor
-// for the many small purges of sweeps.
+// go through, before its first batch. It records nothing if that takes longer than 5 s.
 func RecordPurge(ctx context.Context, db *postgres.DB, job journal.Job, run journal.Run, before int64) error {
 	return record(ctx, db, job, run, `
 		SELECT count(*) FROM events WHERE room_id = $1 AND topological_ordering < $2 AND NOT outlier`, job.Room, before)
@@ -34,7 +33,7 @@ func RecordSweep(ctx context.Context, db *postgres.DB, job journal.Job, run jour
 }
 
 func record(ctx context.Context, db *postgres.DB, job journal.Job, run journal.Run, sql string, args ...any) error {
-	if job.Total != nil || job.Queue == journal.LowQueue || len(job.Checkpoint) > 0 {
+	if job.Total != nil || len(job.Checkpoint) > 0 {
 		return nil
 	}
 	var total int64
