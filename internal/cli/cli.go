@@ -102,6 +102,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused, 4 timed out.`,
 			root.AddCommand(c)
 		}
 	}
+	printsFailures(root.Commands())
 	return root
 }
 

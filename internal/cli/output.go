@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -50,8 +51,41 @@ func print(c *cobra.Command, document any, table func(io.Writer) error) error {
 	if err != nil {
 		return fmt.Errorf("print the answer: %w", err)
 	}
+	c.Annotations = map[string]string{printed: "yes"}
 	_, err = out.Write(text)
 	return err
+}
+
+// printed is the annotation of a command that has printed its document.
+const printed = "printed"
+
+// A failure is the document of a command that has failed before it had another one.
+type failure struct {
+	Error string `json:"error"`
+
+	// Status is the exit status.
+	Status int `json:"status"`
+}
+
+// printsFailures makes the commands print a document also if they fail, so that a program
+// that reads it always finds one.
+func printsFailures(commands []*cobra.Command) {
+	for _, c := range commands {
+		printsFailures(c.Commands())
+		run := c.RunE
+		if run == nil {
+			continue
+		}
+		c.RunE = func(c *cobra.Command, args []string) error {
+			err := run(c, args)
+			if err != nil && c.Flag("output") != nil && formatOf(c) != "table" && c.Annotations[printed] == "" {
+				if printErr := print(c, failure{err.Error(), command.Status(err)}, nil); printErr != nil {
+					return errors.Join(err, printErr)
+				}
+			}
+			return err
+		}
+	}
 }
 
 // warn prints a line on stderr.

@@ -39,8 +39,9 @@ and print a warning. A later version refuses them.
 ## Output
 
 ` + "`--output json`, `yaml` or `table`" + ` decides what is on stdout. JSON and YAML are exactly one document, with ` + "`--wait`" + ` at the
-end. Progress and warnings go to stderr. Times in documents are in Unix milliseconds, times in tables in UTC. Characters
-that cannot be seen are escaped.
+end. A command that fails without one prints its ` + "`error`" + ` and its exit ` + "`status`" + `. An unknown command or flag prints
+only on stderr, where progress and warnings go too. Times in documents are in Unix milliseconds, times in tables in UTC.
+Characters that cannot be seen are escaped.
 
 ## Exit status
 

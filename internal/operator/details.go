@@ -51,6 +51,7 @@ func resultOf(row control.Job) *JobResult {
 		return &JobResult{
 			KickedUsers: done.KickedUsers, FailedToKickUsers: done.FailedToKickUsers, LocalAliases: done.LocalAliases,
 			NewRoom: done.NewRoomID, RemoteServersNotTold: done.RemoteServersNotTold,
+			Report: status.Report,
 		}
 	case jobs.RetentionSweep, jobs.AbandonedSweep:
 		var at struct {

@@ -10,6 +10,7 @@ import (
 
 	"lethe/internal/operator"
 	"lethe/internal/retention"
+	"lethe/internal/store/leftover"
 	"lethe/internal/store/storetest"
 	"lethe/internal/tasks"
 )
@@ -87,9 +88,13 @@ func TestDeleteTellsItsRequestAndResult(t *testing.T) {
 	require.Nil(t, job.Result, "it has not begun")
 	l.Exec(`
 		UPDATE lethe.jobs SET checkpoint = '{"phase": "purging", "shutdown_room": {
-			"kicked_users": ["@a:x", "@b:x"], "failed_to_kick_users": ["@c:x"], "local_aliases": null, "new_room_id": "!new:x"}}'`)
+			"kicked_users": ["@a:x", "@b:x"], "failed_to_kick_users": ["@c:x"], "local_aliases": null, "new_room_id": "!new:x"},
+			"left": [], "kept": [{"table": "event_reports", "rows": 2, "column": "room_id", "keys": ["!room:x"], "why": "moderators read them"}]}'`)
 	require.Equal(t, &operator.JobResult{
 		KickedUsers: []string{"@a:x", "@b:x"}, FailedToKickUsers: []string{"@c:x"}, LocalAliases: []string{}, NewRoom: new("!new:x"),
+		Report: &leftover.Report{Left: []leftover.Table{}, Kept: []leftover.Table{{
+			Table: "event_reports", Rows: 2, Column: "room_id", Keys: []string{room}, Why: "moderators read them",
+		}}},
 	}, get[operator.Job](l, "GET", "/jobs/"+id, "").Result)
 	l.Exec(`UPDATE lethe.jobs SET parameters = '[1]', checkpoint = '"x"'`)
 	job = get[operator.Job](l, "GET", "/jobs/"+id, "")

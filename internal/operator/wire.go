@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 
 	"lethe/internal/store/footprint"
+	"lethe/internal/store/leftover"
 	"lethe/internal/sweep"
 )
 
@@ -148,6 +149,9 @@ type JobResult struct {
 
 	// Failures are the first rooms that could not be decided, or whose job was refused.
 	Failures []sweep.Failure `json:"failures,omitempty"`
+
+	// Report is what a check has found of the deleted rooms, nil before.
+	*leftover.Report
 }
 
 // An Event is a change of a job's state, or a verb.

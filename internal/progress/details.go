@@ -13,6 +13,7 @@ import (
 
 	"lethe/internal/operator"
 	"lethe/internal/output"
+	"lethe/internal/store/leftover"
 )
 
 // maxNamed bounds how many users, aliases or servers a line names.
@@ -173,7 +174,25 @@ func result(r operator.JobResult) []string {
 	for _, failure := range r.Failures {
 		fields = append(fields, "failed", failure.Room+": "+failure.Error)
 	}
+	if r.Report != nil {
+		fields = append(fields, "check skipped", r.Report.Skipped, "not checked", strings.Join(r.NotChecked, ", "))
+		for _, table := range r.Left {
+			fields = append(fields, "left over", rowsOf(table))
+		}
+		for _, table := range r.Kept {
+			fields = append(fields, "kept", rowsOf(table))
+		}
+	}
 	return fields
+}
+
+// rowsOf returns how many rows of a table a check has found, and why they are there.
+func rowsOf(t leftover.Table) string {
+	more := ""
+	if t.More {
+		more = " or more"
+	}
+	return fmt.Sprintf("%s%s rows of %s: %s", Count(t.Rows), more, t.Table, t.Why)
 }
 
 // named returns the number of names and the first of them, "" for a list that a job does

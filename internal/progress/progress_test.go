@@ -13,6 +13,7 @@ import (
 	"github.com/vbauerster/mpb/v8"
 
 	"lethe/internal/operator"
+	"lethe/internal/store/leftover"
 	"lethe/internal/sweep"
 )
 
@@ -170,7 +171,10 @@ func TestDetails(t *testing.T) {
 			Reason: "spam", Block: new(true), Purge: new(true), ForcePurge: new(false), NewRoomUser: "@a:x", RoomName: "Moved",
 			PurgeDelay: 90, Plan: "1-2-3", Tolerance: 5,
 		},
-		Result: &operator.JobResult{KickedUsers: users, FailedToKickUsers: []string{}, LocalAliases: []string{"#a:x"}, NewRoom: new("!new:x")},
+		Result: &operator.JobResult{KickedUsers: users, FailedToKickUsers: []string{}, LocalAliases: []string{"#a:x"}, NewRoom: new("!new:x"), Report: &leftover.Report{
+			Left: []leftover.Table{{Table: "odd", Rows: 100, More: true, Why: "it failed"}}, Kept: []leftover.Table{{Table: "event_reports", Rows: 2, Why: "moderators read them"}},
+			NotChecked: []string{"a", "b"},
+		}},
 		Log: []operator.Event{
 			{Event: "scheduled", Detail: []byte(`{"due_ts":1800000000000,"plan":{"digest":"1-2-3","tolerance":5}}`)},
 			{Event: "running", Detail: []byte(`{"from":"queued","worker":"host:1"}`)},
@@ -180,7 +184,8 @@ func TestDetails(t *testing.T) {
 	})
 	for _, want := range []string{
 		`reason +spam`, `block +yes`, `force purge +no`, `new room +by @a:x, called "Moved"`, `purge delay +1m30s`, `tolerance +5 events`,
-		`users kicked +12: @u0:x, .*@u9:x, …`, `failed to kick +0`, `local aliases +1: #a:x`, `new room id +!new:x`, `deleted events +7`,
+		`users kicked +12: @u0:x, .*@u9:x, …`, `failed to kick +0`, `local aliases +1: #a:x`, `new room id +!new:x`,
+		`left over +100 or more rows of odd: it failed`, `kept +2 rows of event_reports: moderators read them`, `not checked +a, b`, `deleted events +7`,
 		`begins at 2027-01-15 08:00:00, plan 1-2-3, tolerance 5`, `was queued, by host:1`,
 		`complete below depth 12345678901234567, new words 1970-01-01 00:00:01`, `odd +\[1\]`,
 	} {

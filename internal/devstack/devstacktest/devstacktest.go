@@ -202,8 +202,12 @@ func cloneOf(t testing.TB, label string, fill func(ctx context.Context, server *
 	template := templates[label]
 	if template == nil {
 		template = sync.OnceValues(func() (string, error) {
+			limit := timeout
+			if _, is := t.(*testing.B); is {
+				limit = 30 * time.Minute // a benchmark may ask for millions of rows
+			}
 			// Not the context of the first test, because others share the template.
-			ctx, cancel := context.WithTimeout(context.Background(), timeout)
+			ctx, cancel := context.WithTimeout(context.Background(), limit)
 			defer cancel()
 			name := newName("template")
 			if err := server.CreateDatabase(ctx, name, ""); err != nil {
