@@ -36,6 +36,7 @@ test: ## Lint, run all tests with the race detector, and fuzz tokens and filters
 	@scripts/servers
 	@$(MAKE) --no-print-directory lint build
 	LETHE_TEST_PROGRAMS='$(CURDIR)/bin' go test -vet=off -race -timeout 15m -parallel 6 ./...
+	go test ./test/lockmodel
 	go test -run '^$$' -fuzz FuzzParsePageToken -fuzztime 50000x ./internal/matrix
 	go test -run '^$$' -fuzz FuzzParseFilter -fuzztime 20000x ./internal/messages
 	$(deploy) test ./...
@@ -72,6 +73,15 @@ strangers: ## Run the tests of what uses the database beside functions and opera
 	@scripts/servers
 	go test -count 1 -timeout 30m -parallel 6 -tags strangers ./internal/store/... ./internal/plan ./internal/doctor \
 		./internal/operator ./internal/messages ./internal/tasks ./internal/shutdown ./internal/sweep ./internal/schedule ./internal/httpapi
+
+.PHONY: model
+model: ## Look at every state of the larger models of the room's lock
+	LETHE_TEST_MODEL=1 go test -count 1 -timeout 60m -v -run TestEveryState ./test/lockmodel
+
+.PHONY: mutants
+mutants: ## Change the program in ways that break its promises, and run the tests that must fail; LETHE_MUTANTS chooses by name
+	@scripts/servers
+	go test -count 1 -timeout 3h -tags mutants -run TestMutantsAreKilled -v ./test/mutants
 
 .PHONY: upgrade-fixture
 upgrade-fixture: ## Record what the programs in PROGRAMS, those of the last release, leave for TestUpgrade

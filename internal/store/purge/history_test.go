@@ -170,6 +170,19 @@ func TestLocalEventsStayUnlessAskedFor(t *testing.T) {
 	}
 }
 
+// An index of state_events may have lost its entry. Then the event's own row says that it
+// is a state event, unless it was rejected.
+func TestOwnRowOfAStateEventIsEnough(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.insert(room, map[string]at{"state": {depth: 1}, "rejected": {depth: 1}, "message": {depth: 1}})
+	l.Exec(`
+		UPDATE events SET state_key = '', rejection_reason = CASE event_id WHEN 'rejected' THEN 'no' END
+		WHERE event_id IN ('state', 'rejected')`)
+	require.NoError(t, l.purge(purge.HistoryRequest{Room: room, Before: 2, DeleteLocal: true, ServerName: "x"}, 9))
+	require.Equal(t, []string{"state"}, storetest.All[string](l.Lab, `SELECT event_id FROM events`))
+}
+
 func TestSlidingSyncRowMovesOffDeletedEvents(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -1,0 +1,72 @@
+package mutants
+
+// jobsAndBatches breaks how jobs go on from batch to batch.
+var jobsAndBatches = []mutant{
+	{
+		name:  `the size of a batch ignores its time`,
+		file:  `internal/tasks/worker.go`,
+		old:   `factor := min(max(w.options.BatchTime.Seconds()/max(took.Seconds(), 1e-6), 0.25), 2)`,
+		text:  `_, factor := took, 2.0`,
+		tests: `TestSizeOfA`,
+	},
+	{
+		name:  `a batch outgrows its bound`,
+		file:  `internal/tasks/worker.go`,
+		old:   `minSize), w.options.BatchEvents)`,
+		text:  `minSize), 1<<30)`,
+		tests: `TestSizeOfA TestWorker`,
+	},
+	{
+		name: `a purge does not look for what arrived late`,
+		file: `internal/tasks/purge_history.go`,
+		old: `	if p.at.Late {
+		p.at.Phase`,
+		text: `	if p.at.Late || true {
+		p.at.Phase`,
+		tests: `TestWorkerPurges`,
+	},
+	{
+		name: `a work goes on after a failed batch`,
+		file: `internal/tasks/worker.go`,
+		old: `		work, claimed = nil, false
+`,
+		text: `		claimed = false
+`,
+		tests: `TestWorker`,
+	},
+	{
+		name:  `a yielding job counts as lost`,
+		file:  `internal/store/journal/jobs.go`,
+		old:   "SELECT id, generation, attempt FROM runs EXCEPT SELECT id, generation, attempt FROM beaten`",
+		text:  "SELECT id, generation, attempt FROM runs`",
+		tests: `TestHeartbeat`,
+	},
+	{
+		name:  `cuts of retention may sort`,
+		file:  `internal/store/expiry/retention.go`,
+		old:   `set_config('enable_sort', 'off', true)`,
+		text:  `set_config('enable_sort', 'on', true)`,
+		tests: `Test`,
+	},
+	{
+		name:  `a catalog is believed for ever`,
+		file:  `internal/store/purge/purger.go`,
+		old:   `if c.version == version && time.Since(c.readAt) < catalogAge {`,
+		text:  `if c.version != "" {`,
+		tests: `TestChanges TestCatalogVersion`,
+	},
+	{
+		name:  `a change of the catalog is believed late`,
+		file:  `internal/store/purge/purger.go`,
+		old:   `cmp.Or(options.VersionAge, time.Second)`,
+		text:  `cmp.Or(options.VersionAge, time.Hour)`,
+		tests: `TestChanges TestCatalogVersion`,
+	},
+	{
+		name:  `rights are believed for ever`,
+		file:  `internal/store/purge/purger.go`,
+		old:   `const catalogAge = 10 * time.Second`,
+		text:  `const catalogAge = 10 * time.Hour`,
+		tests: `TestCatalog TestChanges`,
+	},
+}
