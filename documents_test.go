@@ -200,7 +200,8 @@ func TestWaitsAreExplained(t *testing.T) {
 		require.True(t, slices.ContainsFunc(explained, func(beginning string) bool { return strings.HasPrefix(text[1], beginning) }), text[1])
 	}
 	all := control + source("internal/store/journal/holds.go") + source("internal/operator/operator.go") +
-		source("internal/store/migrate/migrations/lethe/00012_control.sql")
+		source("internal/store/migrate/migrations/lethe/00012_control.sql") +
+		source("internal/store/postgres/lock_watch.go") + source("internal/store/postgres/errors.go")
 	for _, beginning := range explained {
 		require.Regexp(t, `["']`+regexp.QuoteMeta(beginning), all, "nothing shows it")
 	}

@@ -310,7 +310,7 @@ type Worker struct {
 	MappingDelay time.Duration
 
 	// MaxLockWait (worker.max_lock_wait) is how long a job waits for a lock of another
-	// session before it fails. Defaults to 24h.
+	// session, or for space on PostgreSQL's disk, before it fails. Defaults to 24h.
 	MaxLockWait time.Duration
 
 	// TimeSlice (worker.time_slice) is how long a job runs before it lets another

@@ -45,6 +45,7 @@ const (
 	YieldRoomBusy    Yield = "room busy"
 	YieldRoomLocked  Yield = "room locked"
 	YieldRowLocked   Yield = "row locked"
+	YieldDiskFull    Yield = "disk full"
 	YieldSlice       Yield = "slice"
 	YieldSynapse     Yield = "synapse"
 	YieldTimeout     Yield = "timeout"
@@ -109,7 +110,7 @@ var (
 
 // yieldsOfAll returns the reasons that every kind has, and further ones.
 func yieldsOfAll(further ...Yield) []Yield {
-	return append([]Yield{YieldDrain, YieldFleet, YieldPaused, YieldRoomBusy, YieldRowLocked, YieldSlice, YieldTimeout, YieldUnreachable}, further...)
+	return append([]Yield{YieldDiskFull, YieldDrain, YieldFleet, YieldPaused, YieldRoomBusy, YieldRowLocked, YieldSlice, YieldTimeout, YieldUnreachable}, further...)
 }
 
 // yieldsOfRooms returns the reasons of every kind with a room, and further ones.

@@ -34,21 +34,28 @@ func (e YieldError) Error() string { return "yield: " + string(e.Reason) }
 func (e YieldError) Resumes() bool { return e.Reason == YieldSlice || e.Reason == YieldDrain }
 
 // lockLook is about how long a job stays in the queue before it looks whether the lock that
-// it waits for is free.
+// it waits for is free, or the disk no longer full.
 const lockLook = 2 * time.Second
 
-// AwaitLock returns the [YieldError] of a run whose batch gave up the wait for a lock of
-// another session. If the job has waited for such locks longer than maxWait, it returns an
-// error with the last one instead.
-func AwaitLock(ctx context.Context, jobs *journal.Journal, run journal.Run, locked error, maxWait time.Duration) error {
+// AwaitServer returns the [YieldError] of a run whose batch gave up the wait for a lock of
+// another session, or found no space on the server's disk. The error says which. If the job
+// has waited for the same longer than maxWait, it returns an error with the last one
+// instead.
+func AwaitServer(ctx context.Context, jobs *journal.Journal, run journal.Run, cause error, maxWait time.Duration) error {
+	reason, kind, waitsFor := YieldRowLocked, postgres.WaitsForLock, ""
+	var lock *postgres.LockError
+	switch {
+	case postgres.IsFull(cause):
+		reason, kind, waitsFor = YieldDiskFull, postgres.WaitsForSpace, postgres.WaitsForSpace
+	case errors.As(cause, &lock):
+		waitsFor = lock.WaitsFor()
+	default:
+		waitsFor = (&postgres.LockError{Err: cause}).WaitsFor()
+	}
 	job, err := jobs.Job(ctx, run.JobID)
 	// A job whose row cannot be read is tried again like the others.
-	if err == nil && strings.HasPrefix(job.WaitsFor, postgres.WaitsForLock) && job.WaitsSince > maxWait {
-		return fmt.Errorf("gave up after %v: %w", job.WaitsSince.Round(time.Second), locked)
+	if err == nil && strings.HasPrefix(job.WaitsFor, kind) && job.WaitsSince > maxWait {
+		return fmt.Errorf("gave up after %v: %w", job.WaitsSince.Round(time.Second), cause)
 	}
-	var lock *postgres.LockError
-	if !errors.As(locked, &lock) {
-		lock = &postgres.LockError{Err: locked}
-	}
-	return YieldError{Reason: YieldRowLocked, After: wait.Jitter(lockLook), WaitsFor: lock.WaitsFor()}
+	return YieldError{Reason: reason, After: wait.Jitter(lockLook), WaitsFor: waitsFor}
 }

@@ -11,6 +11,7 @@ import (
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
 	"lethe/internal/store/migrate"
+	"lethe/internal/store/postgres"
 	"lethe/internal/synapse"
 	"lethe/internal/wait"
 )
@@ -32,7 +33,7 @@ const (
 // cannot help, and nil if the context ends first.
 func (p *process) awaitServers(ctx context.Context) error {
 	canWait := func(err error) bool {
-		if errors.Is(err, migrate.ErrSchema) || errors.Is(err, ErrServerName) || synapse.Unsupported(err) {
+		if errors.Is(err, migrate.ErrSchema) || errors.Is(err, ErrServerName) || errors.Is(err, postgres.ErrPooler) || synapse.Unsupported(err) {
 			return false
 		}
 		if ctx.Err() == nil {

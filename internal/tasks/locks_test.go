@@ -63,3 +63,36 @@ func TestPurgeWaitsForAForeignLock(t *testing.T) {
 	require.Contains(t, status.Error, fmt.Sprintf("a lock of pid %d", other.PgConn().PID()))
 	require.Equal(t, 9, len(storetest.All[int64](l.Lab, `SELECT depth FROM events WHERE room_id = '!other:x'`)))
 }
+
+// A disk that is full is not the job's fault. The purge waits until there is space again.
+func TestPurgeWaitsForSpaceOnTheDisk(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.chain(room, 9)
+	// What the server says when it cannot extend a file.
+	l.Exec(`CREATE SCHEMA aside`)
+	l.Exec(`CREATE TABLE aside.disk (is_full boolean)`)
+	l.Exec(`INSERT INTO aside.disk VALUES (true)`)
+	l.Exec(`CREATE FUNCTION aside.extend() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+		IF NEW.checkpoint::text IS DISTINCT FROM OLD.checkpoint::text AND (SELECT is_full FROM aside.disk) THEN
+			RAISE 'could not extend file: No space left on device' USING ERRCODE = 'disk_full';
+		END IF;
+		RETURN NEW;
+	END $$`)
+	l.Exec(`CREATE TRIGGER extend BEFORE UPDATE ON lethe.jobs FOR EACH ROW EXECUTE FUNCTION aside.extend()`)
+	id := l.submit(room, 6)
+	l.Exec(`UPDATE lethe.jobs SET failures = $1`, dispatch.MaxFailures-1)
+	l.work(WorkerOptions{})
+	waits := func(attempts int) {
+		require.Eventually(t, func() bool {
+			job := l.Job(id)
+			return job.State == journal.Queued && job.Attempt >= attempts && job.WaitsFor == "waiting: space on PostgreSQL's disk"
+		}, time.Minute, 20*time.Millisecond)
+	}
+	waits(2)
+	require.Equal(t, dispatch.MaxFailures-1, l.Job(id).Failures)
+	require.Len(t, l.depths(room), 9)
+	l.Exec(`UPDATE aside.disk SET is_full = false`)
+	require.Equal(t, journal.Complete, l.ends(id).State)
+	require.Equal(t, []int64{6, 7, 8, 9}, l.depths(room))
+}

@@ -597,8 +597,8 @@ func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *
 		// lasts.
 		log.WarnContext(ctx, "server unreachable: the batch will be tried again", "error", err)
 		return nil
-	case postgres.IsLocked(err):
-		return jobs.AwaitLock(ctx, w.journal, run, err, w.options.MaxLockWait)
+	case postgres.IsLocked(err), postgres.IsFull(err):
+		return jobs.AwaitServer(ctx, w.journal, run, err, w.options.MaxLockWait)
 	case postgres.Transient(err):
 		failures, countErr := w.journal.FailBatch(ctx, run, err.Error())
 		switch {

@@ -80,6 +80,12 @@ func HasCode(err error, code string) bool {
 // has.
 func IsLocked(err error) bool { return HasCode(err, "55P03") }
 
+// IsFull reports whether the server has no space left on its disk.
+func IsFull(err error) bool { return HasCode(err, "53100") }
+
+// WaitsForSpace says in words that a job waits for the end of what [IsFull] reports.
+const WaitsForSpace = "waiting: space on PostgreSQL's disk"
+
 func hasClass(err *pgconn.PgError, classes ...string) bool {
 	return slices.ContainsFunc(classes, func(class string) bool { return strings.HasPrefix(err.Code, class) })
 }

@@ -31,6 +31,7 @@ var ErrSearchPath = errors.New("the session has not kept its search_path: Lethe 
 // Without them it is public, where they will be made.
 func setUpSession(ctx context.Context, conn *pgx.Conn, idle time.Duration) error {
 	var path, kept string
+	var session uint32
 	err := conn.QueryRow(ctx, `
 		SELECT pg_catalog.set_config('search_path', pg_catalog.concat('pg_catalog, '::pg_catalog.text, (
 		         SELECT pg_catalog.quote_ident(coalesce(pg_catalog.min(n.nspname::pg_catalog.text), 'public'::pg_catalog.text))
@@ -41,13 +42,16 @@ func setUpSession(ctx context.Context, conn *pgx.Conn, idle time.Duration) error
 		       pg_catalog.set_config('idle_in_transaction_session_timeout'::pg_catalog.text, $2::pg_catalog.text, false)`,
 		Milliseconds(lockWait), Milliseconds(idle), lastSchemas).Scan(&path, nil, nil)
 	if err == nil {
-		err = conn.QueryRow(ctx, `SELECT pg_catalog.current_setting('search_path'::pg_catalog.text)`).Scan(&kept)
+		err = conn.QueryRow(ctx, `
+			SELECT pg_catalog.current_setting('search_path'::pg_catalog.text), pg_catalog.pg_backend_pid()::pg_catalog.int8`).Scan(&kept, &session)
 	}
 	switch {
+	case HasCode(err, "26000") || HasCode(err, "42P05"): // a prepared statement is in another session
+		return fmt.Errorf("set up the session: %w", ErrPooler)
 	case err != nil:
 		return fmt.Errorf("set up the session: %w", err)
 	case kept != path:
 		return fmt.Errorf("set up the session: %w", ErrSearchPath)
 	}
-	return nil
+	return checkPooler(ctx, conn, session)
 }

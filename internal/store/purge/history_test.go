@@ -336,6 +336,21 @@ func TestSecondPurgeChangesNothing(t *testing.T) {
 	}
 }
 
+// A state event that a purge has kept is not selected again, also if only state_events says
+// what it is.
+func TestSecondPurgeSelectsNothing(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.insert(room, map[string]at{"state": {depth: 1, state: true}, "message": {depth: 2}})
+	request := purge.HistoryRequest{Room: room, Before: 3, DeleteLocal: true, ServerName: "x"}
+	require.NoError(t, l.purge(request, 9))
+	require.Equal(t, []string{"state"}, storetest.All[string](l.Lab, `SELECT event_id FROM events WHERE outlier`))
+	again, err := l.Purger.History(l.Ctx, request)
+	require.NoError(t, err)
+	_, err = again.NextDepth(l.Ctx, math.MinInt64)
+	require.ErrorIs(t, err, postgres.ErrNotFound)
+}
+
 // A room without its whole state is not purged: rows of Synapse's that reference its
 // events come and go until it has the state.
 func TestPartiallyJoinedRoomIsRefused(t *testing.T) {
