@@ -154,7 +154,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		Lock:            Lock{RedisURLs: []Secret{"redis://a", "rediss://:hunter2@b:1", "redis://c/2"}},
 		Log:             Log{Format: "json", Level: "debug"},
 		MAS:             MAS{Secret: "hunter2", URL: "https://mas.example.org/auth/"},
-		Messages:        Messages{DepartedSeeLater: true, Wait: 2 * time.Second},
+		Messages:        Messages{DepartedSeeLater: true, FilterTime: 3 * time.Second, MaxPageBytes: 1 << 16, MaxTotalBytes: 1 << 25, Wait: 2 * time.Second},
 		Grace:           24 * time.Hour,
 		PurgeDelay:      5 * time.Minute,
 		Redis:           Redis{URL: redisURL},
@@ -203,7 +203,7 @@ journal: {keep: 48h}
 lock: {redis_urls: [redis://a, 'rediss://:hunter2@b:1', redis://c/2]}
 log: {format: json, level: debug}
 mas: {url: "https://mas.example.org/auth/", secret: hunter2}
-messages: {backfill: false, departed_see_later: true, wait: 2s}
+messages: {backfill: false, departed_see_later: true, filter_time: 3s, max_page_bytes: 65536, max_total_bytes: 33554432, wait: 2s}
 grace: 24h
 purge_delay: 5m
 redis: {url: "` + redisURL + `"}
@@ -248,6 +248,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		"LETHE_REDIS_URL=" + redisURL, "LETHE_SCHEDULER_LISTEN=:http", "LETHE_SERVER_NAME=example.org",
 		"LETHE_MAS_SECRET=hunter2", "LETHE_MAS_URL=https://mas.example.org/auth/",
 		"LETHE_MESSAGES_BACKFILL=false", "LETHE_MESSAGES_DEPARTED_SEE_LATER=true", "LETHE_MESSAGES_WAIT=2s",
+		"LETHE_MESSAGES_FILTER_TIME=3s", "LETHE_MESSAGES_MAX_PAGE_BYTES=65536", "LETHE_MESSAGES_MAX_TOTAL_BYTES=33554432",
 		"LETHE_RETENTION_ENABLED=true", "LETHE_RETENTION_DEFAULT_POLICY_MIN_LIFETIME=1", "LETHE_RETENTION_DEFAULT_POLICY_MAX_LIFETIME=2s",
 		"LETHE_RETENTION_ALLOWED_LIFETIME_MIN=3s", "LETHE_RETENTION_ALLOWED_LIFETIME_MAX=4s",
 		"LETHE_RETENTION_ABANDONED_ENABLED=true", "LETHE_RETENTION_ABANDONED_AFTER=60d", "LETHE_RETENTION_ABANDONED_COOL_OFF=2d",

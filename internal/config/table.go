@@ -143,6 +143,16 @@ func processSettings(c *Config) []setting {
 		row("messages.departed_see_later", "false", boolean(&c.Messages.DepartedSeeLater),
 			`Whether users who have left a room can read events from after they left, as in Synapse. The room's history
 			visibility still applies.`),
+		row("messages.filter_time", "5s", duration(&c.Messages.FilterTime, 100*time.Millisecond, 20*time.Second),
+			`How long the database looks for the events of a user's page by a filter. After that, the user is told to try
+			again. A filter that selects few events reads the whole room. Without a filter a page is found by an index.`),
+		row("messages.max_page_bytes", "4194304", number(&c.Messages.MaxPageBytes, 1<<16, 1<<26),
+			`The size that ends a page, in bytes of JSON, with all that the events are shown with. A page that ends early
+			has the token of the next page, as every page has. An event that is larger has a page of its own.`),
+		row("messages.max_total_bytes", "67108864", number(&c.Messages.MaxTotalBytes, 1<<25, 1<<40),
+			`The memory that the pages of one api may take together, in bytes. A page counts from before it is read until
+			the client has taken it. When all is taken, further readers are told to try again. Where GOMEMLIMIT is not
+			set, the api aims to stay below this and 64 MiB.`),
 		row("messages.wait", "5s", duration(&c.Messages.Wait, 100*time.Millisecond, 20*time.Second),
 			`How long a reader waits while a purge works on the same room. After that, the reader is told to try again.
 			Set it to several times worker.batch_time.`),
