@@ -118,7 +118,8 @@ type Config struct {
 	Tables schema.Rules
 
 	// TrustedProxies (trusted_proxies) is the networks of the reverse proxies whose
-	// X-Forwarded-For is believed. Defaults to nil, unset.
+	// X-Forwarded-For is believed. Defaults to
+	// "127.0.0.0/8, ::1".
 	TrustedProxies []netip.Prefix
 
 	// Worker is the settings of the worker process.

@@ -62,7 +62,7 @@ func TestDefaultsAreValid(t *testing.T) {
 	t.Parallel()
 	config, err := Load([]string{"HOME=/root", "LETHE_CONFIG="})
 	require.NoError(t, err)
-	require.Empty(t, cmp.Diff(Default(), config))
+	require.Empty(t, cmp.Diff(Default(), config, cmpopts.EquateComparable(netip.Prefix{})))
 
 	for path, text := range map[string]string{
 		"api.listen":       config.API.Listen,
@@ -106,12 +106,23 @@ func TestDefaultsAreValid(t *testing.T) {
 	}
 }
 
+func TestProxiesOnThisMachineAreTrusted(t *testing.T) {
+	t.Parallel()
+	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	require.Equal(t, loopback, Default().TrustedProxies)
+	for _, none := range [][]string{{"LETHE_TRUSTED_PROXIES="}, {write(t, "trusted_proxies: []\n")}} {
+		config, err := Load(none)
+		require.NoError(t, err)
+		require.Empty(t, config.TrustedProxies, "an empty list trusts nobody")
+	}
+}
+
 func TestExampleFile(t *testing.T) {
 	t.Parallel()
 	const path = "../../docs/config.example.yaml"
 	config, err := Load([]string{"LETHE_CONFIG=" + path})
 	require.NoError(t, err)
-	require.Empty(t, cmp.Diff(Default(), config))
+	require.Empty(t, cmp.Diff(Default(), config, cmpopts.EquateComparable(netip.Prefix{})))
 
 	// With the examples in force it is complete for every process, and lacks
 	// no setting.
@@ -333,7 +344,7 @@ func TestAllErrorsAtOnce(t *testing.T) {
 		"redis.url: must be set, here or as LETHE_REDIS_URL",
 		"server_name: must be set, here or as LETHE_SERVER_NAME",
 	}, problems(t, err))
-	require.Empty(t, cmp.Diff(Config{}, config))
+	require.Empty(t, cmp.Diff(Config{}, config, cmpopts.EquateComparable(netip.Prefix{})))
 }
 
 func TestValues(t *testing.T) {

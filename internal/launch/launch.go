@@ -194,13 +194,11 @@ const apiGCPercent = 400
 const besidePages = 64 << 20
 
 // relaxGC makes the garbage collector run less often, unless GOGC is set. It runs as often
-// as necessary when the memory nears that of pages and what an api needs besides, unless
-// GOMEMLIMIT is set.
+// as necessary when the memory nears that of pages and what an api needs besides, or a
+// lower GOMEMLIMIT.
 func relaxGC(pages int) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(apiGCPercent)
 	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(int64(pages) + besidePages)
-	}
+	debug.SetMemoryLimit(min(debug.SetMemoryLimit(-1), int64(pages)+besidePages))
 }
