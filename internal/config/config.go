@@ -243,7 +243,7 @@ type Messages struct {
 	MaxPageBytes int
 
 	// MaxTotalBytes (messages.max_total_bytes) is the memory of all pages together, in
-	// bytes. Defaults to 67108864.
+	// bytes. Defaults to 50331648.
 	MaxTotalBytes int
 
 	// Wait (messages.wait) is how long a reader waits for a purge's batch. Defaults

@@ -150,7 +150,7 @@ func processSettings(c *Config) []setting {
 		row("messages.max_page_bytes", "4194304", number(&c.Messages.MaxPageBytes, 1<<16, 1<<26),
 			`The size that ends a page, in bytes of JSON, with all that the events are shown with. A page that ends early
 			has the token of the next page, as every page has. An event that is larger has a page of its own.`),
-		row("messages.max_total_bytes", "67108864", number(&c.Messages.MaxTotalBytes, 1<<25, 1<<40),
+		row("messages.max_total_bytes", "50331648", number(&c.Messages.MaxTotalBytes, 1<<25, 1<<40),
 			`The memory that the pages of one api may take together, in bytes. A page counts from before it is read until
 			the client has taken it. When all is taken, further readers are told to try again. The api aims to stay
 			below this and 64 MiB more, or below GOMEMLIMIT if that is less.`),

@@ -50,7 +50,7 @@ func (s *server) page(c echo.Context, request messages.Request) error {
 		return err
 	}
 	if !request.All {
-		done, err := s.turns.take(c.Request().Context(), request.Reader.UserID)
+		done, err := s.turns.take(c.Request().Context(), request.Reader.UserID, request.Filter.Selects())
 		if err != nil {
 			return err
 		}
