@@ -413,7 +413,7 @@ func newRowCount(ctx context.Context, snapshot *timeline.Snapshot, most int, rel
 func (c *rowCount) add(id string) bool {
 	n := c.of[id]
 	rows := n.References + n.Edits + n.Replies
-	if c.most > 0 && c.rows > 0 && c.rows+rows > c.most {
+	if c.most > 0 && rows > 0 && c.rows > 0 && c.rows+rows > c.most {
 		return false
 	}
 	c.rows += rows

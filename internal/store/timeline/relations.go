@@ -63,7 +63,7 @@ const (
 var relatedOnPage = `CASE WHEN (SELECT count(*) FROM few) < ` + maxRelations + ` THEN coalesce(r.bits, 0) ELSE 8 + ` + related("e.event_id") + ` END`
 
 // MaxRelated is how many of the events that relate to one by a type of relation are read.
-// If there are more, those that were written last are read.
+// If there are more, nearly all that are read are those that were written last.
 const MaxRelated = 5000
 
 // maxReplies is the largest number of replies that is counted in a thread.
