@@ -139,18 +139,28 @@ func (a *Accounts) Account(ctx context.Context, token, user string) (Account, er
 	}
 	// Otherwise the caller could name one user after the other, and the homeserver would be
 	// asked each time.
-	if answer.ofToken = answer.ignores(user); answer.ofToken {
+	answer.ofToken = answer.ignores(user)
+	if user != "" && answer.isUnknown() {
+		// It may be the user that is unknown: this finds out, and is remembered.
+		_, _ = a.Account(ctx, token, "")
+	}
+	if answer.ofToken {
 		user = ""
 	}
 	a.answers.Put(keyOf(token, user), answer, ttl)
 	return answer.account, answer.err()
 }
 
-// ignores reports whether the answer shows that the token is not an application service's,
-// or that it is unknown: such a token acts as no other user.
+// isUnknown reports whether the answer is that the token is unknown.
+func (a accountAnswer) isUnknown() bool {
+	return a.refusal != nil && a.refusal.Status == http.StatusUnauthorized && a.refusal.Code == errUnknownToken.Code
+}
+
+// ignores reports whether the answer shows that the token acts as no other user: it is not
+// an application service's, or it is unknown without a user, too.
 func (a accountAnswer) ignores(user string) bool {
 	if a.refusal != nil {
-		return a.refusal.Status == http.StatusUnauthorized && a.refusal.Code == errUnknownToken.Code
+		return user == "" && a.isUnknown()
 	}
 	return a.account.DeviceID != "" || a.account.Guest || user != "" && a.account.UserID != user
 }

@@ -198,7 +198,7 @@ func TestNamedUsersAreNotAskedForOneByOne(t *testing.T) {
 		"device":    {`{"user_id":"@u:x","device_id":"D"}`, false, 2},
 		"no device": {`{"user_id":"@u:x"}`, false, 2},
 		"guest":     {`{"user_id":"@u:x","is_guest":true}`, false, 1},
-		"unknown":   {unknown, true, 1},
+		"unknown":   {unknown, true, 2},
 	} {
 		whoami := map[string]string{"token": c.whoami}
 		for i := range 20 {
@@ -221,7 +221,7 @@ func TestNamedUsersAreNotAskedForOneByOne(t *testing.T) {
 
 	// An application service's token acts as each of its users.
 	homeserver := &census{
-		whoami: map[string]string{"as": `{"user_id":"@s:x"}`, "as @a:x": `{"user_id":"@a:x"}`, "as @b:x": `{"user_id":"@b:x"}`},
+		whoami: map[string]string{"as": `{"user_id":"@s:x"}`, "as @a:x": `{"user_id":"@a:x"}`, "as @b:x": `{"user_id":"@b:x"}`, "as @no:x": unknown},
 		admin:  map[string]string{v2 + "@s:x": noAdmin, v2 + "@a:x": noAdmin, v2 + "@b:x": noAdmin},
 	}
 	accounts := NewAccounts(clientOf(t, Options{}, homeserver.ServeHTTP), AccountsOptions{})
@@ -232,4 +232,9 @@ func TestNamedUsersAreNotAskedForOneByOne(t *testing.T) {
 		require.Equal(t, user != "", account.AppService)
 	}
 	require.Len(t, homeserver.asked, 6)
+	_, err := accounts.Account(t.Context(), "as", "@no:x")
+	require.Error(t, err)
+	_, err = accounts.Account(t.Context(), "as", "@b:x")
+	require.NoError(t, err, "only that user is unknown")
+	require.Len(t, homeserver.asked, 7)
 }

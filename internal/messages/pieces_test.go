@@ -1,6 +1,7 @@
 package messages
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/matrix"
+	"lethe/internal/store/timeline"
 )
 
 // textOfSize is a text of n bytes.
@@ -31,7 +33,7 @@ func newLargeRoom(t *testing.T, options Options) *writtenRoom {
 		r.requireWrite("m.room.member", user, &key, `{"membership":"join","x":"`+textOfSize(random.IntN(9000))+`"}`)
 		r.belong(user, "join", r.last().ID)
 	}
-	for i := range 120 {
+	for i := range 60 {
 		user := fmt.Sprintf("@u%d:x", random.IntN(12))
 		r.requireWrite("m.room.message", user, nil, `{"body":"`+textOfSize(random.IntN(6000))+`"}`)
 		root := r.last().ID
@@ -89,7 +91,7 @@ func sizeOf(page Page) (size int) {
 	return size
 }
 
-// TestPagesAreBoundedInBytes: the pages have the same events as those of one event each, each
+// TestPagesAreBoundedInBytes: the pages have the same events as those of five events each, each
 // once, with all that they are shown with, and none is larger than it may be, nor ends
 // early without need.
 func TestPagesAreBoundedInBytes(t *testing.T) {
@@ -106,13 +108,13 @@ func TestPagesAreBoundedInBytes(t *testing.T) {
 	} {
 		for _, request.Backwards = range []bool{false, true} {
 			request.Room = r.id
-			request.Limit = 1
+			request.Limit = 5
 			r.Messages.piece = bounds{bytes: pieceBytes, rows: pieceRows}
 			want, wantState, single := r.requireWalk(request)
 			for _, page := range single {
 				page.Release()
 			}
-			require.Greater(t, len(want), 200)
+			require.Greater(t, len(want), 100)
 			request.Limit = 1000
 			for _, piece := range []bounds{{bytes: 1, rows: 1}, {bytes: 10_000, rows: 2}, {bytes: 30_000, rows: pieceRows}, {bytes: pieceBytes, rows: pieceRows}} {
 				r.Messages.piece = piece
@@ -205,4 +207,89 @@ func TestContextsAreBoundedInBytes(t *testing.T) {
 	}
 	require.Equal(t, r.events[at-1-len(found.Before)].ID, next(found.Start, true))
 	require.Equal(t, r.events[at+1+len(found.After)].ID, next(found.End, false))
+}
+
+// TestReadsAreBoundedInBytes: no statement reads more than it may and one event, but each
+// reads its first.
+func TestReadsAreBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	r := newLargeRoom(t, Options{})
+	lengths := func(events ...timeline.Event) (n int) {
+		for _, e := range events {
+			n += len(e.JSON) + len(e.Redaction)
+		}
+		return n
+	}
+	require.NoError(t, timeline.Read(r.ctx, r.db, func(ctx context.Context, snapshot *timeline.Snapshot) error {
+		whole, err := snapshot.Pages(ctx, timeline.PageQuery{Room: r.id, Limit: 1000})
+		require.NoError(t, err)
+		require.False(t, whole[0].Cut)
+		all := whole[0].Events
+		var query timeline.BundleQuery
+		query.Room = r.id
+		for _, e := range all {
+			query.Replaced = append(query.Replaced, e.ID)
+			if e.Related.Thread {
+				query.Roots = append(query.Roots, e.ID)
+			}
+			if e.Related.Edited {
+				query.Originals = append(query.Originals, e.ID)
+			}
+		}
+		for _, most := range []int{1, 5000, 20_000} {
+			for _, backwards := range []bool{false, true} {
+				pages, err := snapshot.Pages(ctx, timeline.PageQuery{Room: r.id, Limit: 1000, Bytes: most, Backwards: backwards})
+				require.NoError(t, err)
+				page := pages[0]
+				require.True(t, page.Cut)
+				require.True(t, page.More)
+				require.GreaterOrEqual(t, lengths(page.Events...), most)
+				require.Less(t, lengths(page.Events[:len(page.Events)-1]...), most)
+				last := page.Events[len(page.Events)-1]
+				require.Equal(t, matrix.Token{Topological: last.Topological, Stream: last.Stream}, *page.Last)
+			}
+			query.Bytes = most
+			found, err := snapshot.Bundles(ctx, query)
+			require.NoError(t, err)
+			requireCut := func(asked []string, read func(id string) (timeline.Event, bool)) {
+				var n, before int
+				for i, id := range asked {
+					e, ok := read(id)
+					require.NotEqual(t, ok, found.Cut[id], "%d of %d bytes: %d", n, most, i)
+					if ok {
+						before, n = n, n+lengths(e)
+					}
+				}
+				require.Less(t, before, most)
+				require.GreaterOrEqual(t, n, most)
+			}
+			cut := found.Cut
+			for _, part := range []struct {
+				asked []string
+				read  func(id string) (timeline.Event, bool)
+			}{
+				{query.Replaced, func(id string) (timeline.Event, bool) { e, ok := found.Replaced[id]; return e, ok }},
+				{query.Roots, func(id string) (timeline.Event, bool) { e, ok := found.Threads[id]; return e.Latest, ok }},
+				{query.Originals, func(id string) (timeline.Event, bool) { e, ok := found.Edits[id]; return e, ok }},
+			} {
+				only := query
+				only.Replaced, only.Roots, only.Originals = nil, nil, nil
+				switch &part.asked[0] {
+				case &query.Replaced[0]:
+					only.Replaced = part.asked
+				case &query.Roots[0]:
+					only.Roots = part.asked
+				default:
+					only.Originals = part.asked
+				}
+				found, err = snapshot.Bundles(ctx, only)
+				require.NoError(t, err)
+				requireCut(part.asked, part.read)
+				for id := range found.Cut {
+					require.True(t, cut[id])
+				}
+			}
+		}
+		return nil
+	}))
 }
