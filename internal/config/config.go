@@ -118,7 +118,8 @@ type Config struct {
 	Tables schema.Rules
 
 	// TrustedProxies (trusted_proxies) is the networks of the reverse proxies whose
-	// X-Forwarded-For is believed. Defaults to nil, unset.
+	// X-Forwarded-For is believed. Defaults to
+	// "127.0.0.0/8, ::1".
 	TrustedProxies []netip.Prefix
 
 	// Worker is the settings of the worker process.
@@ -232,6 +233,18 @@ type Messages struct {
 	// DepartedSeeLater (messages.departed_see_later) is whether users who have left
 	// a room can read events from after they left. Defaults to false.
 	DepartedSeeLater bool
+
+	// FilterTime (messages.filter_time) is how long the database looks for the events of a
+	// user's page by a filter. Defaults to 5s.
+	FilterTime time.Duration
+
+	// MaxPageBytes (messages.max_page_bytes) is the size that ends a page, in bytes.
+	// Defaults to 4194304.
+	MaxPageBytes int
+
+	// MaxTotalBytes (messages.max_total_bytes) is the memory of all pages together, in
+	// bytes. Defaults to 50331648.
+	MaxTotalBytes int
 
 	// Wait (messages.wait) is how long a reader waits for a purge's batch. Defaults
 	// to 5s.

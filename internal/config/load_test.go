@@ -62,7 +62,7 @@ func TestDefaultsAreValid(t *testing.T) {
 	t.Parallel()
 	config, err := Load([]string{"HOME=/root", "LETHE_CONFIG="})
 	require.NoError(t, err)
-	require.Empty(t, cmp.Diff(Default(), config))
+	require.Empty(t, cmp.Diff(Default(), config, cmpopts.EquateComparable(netip.Prefix{})))
 
 	for path, text := range map[string]string{
 		"api.listen":       config.API.Listen,
@@ -106,12 +106,23 @@ func TestDefaultsAreValid(t *testing.T) {
 	}
 }
 
+func TestProxiesOnThisMachineAreTrusted(t *testing.T) {
+	t.Parallel()
+	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	require.Equal(t, loopback, Default().TrustedProxies)
+	for _, none := range [][]string{{"LETHE_TRUSTED_PROXIES="}, {write(t, "trusted_proxies: []\n")}} {
+		config, err := Load(none)
+		require.NoError(t, err)
+		require.Empty(t, config.TrustedProxies, "an empty list trusts nobody")
+	}
+}
+
 func TestExampleFile(t *testing.T) {
 	t.Parallel()
 	const path = "../../docs/config.example.yaml"
 	config, err := Load([]string{"LETHE_CONFIG=" + path})
 	require.NoError(t, err)
-	require.Empty(t, cmp.Diff(Default(), config))
+	require.Empty(t, cmp.Diff(Default(), config, cmpopts.EquateComparable(netip.Prefix{})))
 
 	// With the examples in force it is complete for every process, and lacks
 	// no setting.
@@ -154,7 +165,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		Lock:            Lock{RedisURLs: []Secret{"redis://a", "rediss://:hunter2@b:1", "redis://c/2"}},
 		Log:             Log{Format: "json", Level: "debug"},
 		MAS:             MAS{Secret: "hunter2", URL: "https://mas.example.org/auth/"},
-		Messages:        Messages{DepartedSeeLater: true, Wait: 2 * time.Second},
+		Messages:        Messages{DepartedSeeLater: true, FilterTime: 3 * time.Second, MaxPageBytes: 1 << 16, MaxTotalBytes: 1 << 25, Wait: 2 * time.Second},
 		Grace:           24 * time.Hour,
 		PurgeDelay:      5 * time.Minute,
 		Redis:           Redis{URL: redisURL},
@@ -203,7 +214,7 @@ journal: {keep: 48h}
 lock: {redis_urls: [redis://a, 'rediss://:hunter2@b:1', redis://c/2]}
 log: {format: json, level: debug}
 mas: {url: "https://mas.example.org/auth/", secret: hunter2}
-messages: {backfill: false, departed_see_later: true, wait: 2s}
+messages: {backfill: false, departed_see_later: true, filter_time: 3s, max_page_bytes: 65536, max_total_bytes: 33554432, wait: 2s}
 grace: 24h
 purge_delay: 5m
 redis: {url: "` + redisURL + `"}
@@ -248,6 +259,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		"LETHE_REDIS_URL=" + redisURL, "LETHE_SCHEDULER_LISTEN=:http", "LETHE_SERVER_NAME=example.org",
 		"LETHE_MAS_SECRET=hunter2", "LETHE_MAS_URL=https://mas.example.org/auth/",
 		"LETHE_MESSAGES_BACKFILL=false", "LETHE_MESSAGES_DEPARTED_SEE_LATER=true", "LETHE_MESSAGES_WAIT=2s",
+		"LETHE_MESSAGES_FILTER_TIME=3s", "LETHE_MESSAGES_MAX_PAGE_BYTES=65536", "LETHE_MESSAGES_MAX_TOTAL_BYTES=33554432",
 		"LETHE_RETENTION_ENABLED=true", "LETHE_RETENTION_DEFAULT_POLICY_MIN_LIFETIME=1", "LETHE_RETENTION_DEFAULT_POLICY_MAX_LIFETIME=2s",
 		"LETHE_RETENTION_ALLOWED_LIFETIME_MIN=3s", "LETHE_RETENTION_ALLOWED_LIFETIME_MAX=4s",
 		"LETHE_RETENTION_ABANDONED_ENABLED=true", "LETHE_RETENTION_ABANDONED_AFTER=60d", "LETHE_RETENTION_ABANDONED_COOL_OFF=2d",
@@ -332,7 +344,7 @@ func TestAllErrorsAtOnce(t *testing.T) {
 		"redis.url: must be set, here or as LETHE_REDIS_URL",
 		"server_name: must be set, here or as LETHE_SERVER_NAME",
 	}, problems(t, err))
-	require.Empty(t, cmp.Diff(Config{}, config))
+	require.Empty(t, cmp.Diff(Config{}, config, cmpopts.EquateComparable(netip.Prefix{})))
 }
 
 func TestValues(t *testing.T) {

@@ -2,12 +2,14 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
@@ -190,7 +192,7 @@ retention:
 			{Name: "over-3d-every-1d", Schedule: every(day), ShortestMaxLifetime: new(3 * day)},
 		},
 	}
-	require.Empty(t, cmp.Diff(want, config))
+	require.Empty(t, cmp.Diff(want, config, cmpopts.EquateComparable(netip.Prefix{})))
 
 	// Every other source overrides the file, one setting at a time, and can unset it.
 	config, err = Load([]string{
@@ -210,7 +212,7 @@ retention:
 		DefaultPolicy: retention.Policy{MinLifetime: new(day), MaxLifetime: new(730 * day)},
 		Jobs:          []retention.Job{retention.Everything()},
 	}
-	require.Empty(t, cmp.Diff(want, config))
+	require.Empty(t, cmp.Diff(want, config, cmpopts.EquateComparable(netip.Prefix{})))
 
 	// It counts as much as any for what must be set; what is empty does not.
 	need := []string{"LETHE_DATABASE_URL=" + databaseURL, "LETHE_REDIS_URL=" + redisURL, "LETHE_HOMESERVER_CONFIG_FILE=" + path}
@@ -222,7 +224,7 @@ retention:
 	// A variable that is empty says that there is none.
 	config, err = Load([]string{write(t, "homeserver: {config_file: "+path+"}\n"), "LETHE_HOMESERVER_CONFIG_FILE="})
 	require.NoError(t, err)
-	require.Empty(t, cmp.Diff(Default(), config))
+	require.Empty(t, cmp.Diff(Default(), config, cmpopts.EquateComparable(netip.Prefix{})))
 }
 
 func TestHomeserverFilesThatCannotBeUsed(t *testing.T) {

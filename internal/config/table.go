@@ -58,11 +58,12 @@ func generalSettings(c *Config) []setting {
 			because otherwise their rows stay. event_reports=delete_by_event deletes the reports of an event with the
 			event or its room, and event_reports=delete_by_room only with its room. room_reports=delete_by_room deletes
 			the reports of a room with the room. In a variable, separate the items with commas.`),
-		row("trusted_proxies", "", networks(&c.TrustedProxies).like("[127.0.0.1, 10.0.0.0/8]"),
+		row("trusted_proxies", "127.0.0.0/8, ::1", networks(&c.TrustedProxies),
 			`The addresses or networks of your reverse proxies. Lethe counts wrong access tokens by the address of the
 			client. Behind a trusted proxy it takes that address from X-Forwarded-For: the last address there that is
-			not a trusted proxy. Without this setting, all clients behind a proxy count as one. In a variable, separate
-			the items with commas.`),
+			not a trusted proxy. Requests that are passed on to the homeserver say this address. Without the address of
+			the proxy, all clients behind it count as one. The default is a proxy on the same machine. In a variable,
+			separate the items with commas.`),
 		row("signing_key_file", "", optional(&c.SigningKeyFile, filePathFormat).like("/etc/synapse/example.org.signing.key"),
 			`The file with the homeserver's signing key, in Synapse's format. When a worker shuts down a room, it signs
 			the events that it writes with this key. Without the key and without homeserver.as_token, users cannot
@@ -143,6 +144,16 @@ func processSettings(c *Config) []setting {
 		row("messages.departed_see_later", "false", boolean(&c.Messages.DepartedSeeLater),
 			`Whether users who have left a room can read events from after they left, as in Synapse. The room's history
 			visibility still applies.`),
+		row("messages.filter_time", "5s", duration(&c.Messages.FilterTime, 100*time.Millisecond, 20*time.Second),
+			`How long the database looks for the events of a user's page by a filter. After that, the user is told to try
+			again. A filter that selects few events reads the whole room. Without a filter a page is found by an index.`),
+		row("messages.max_page_bytes", "4194304", number(&c.Messages.MaxPageBytes, 1<<16, 1<<26),
+			`The size that ends a page, in bytes of JSON, with all that the events are shown with. A page that ends early
+			has the token of the next page, as every page has. An event that is larger has a page of its own.`),
+		row("messages.max_total_bytes", "50331648", number(&c.Messages.MaxTotalBytes, 1<<25, 1<<40),
+			`The memory that the pages of one api may take together, in bytes. A page counts from before it is read until
+			the client has taken it. When all is taken, further readers are told to try again. The api aims to stay
+			below this and 64 MiB more, or below GOMEMLIMIT if that is less.`),
 		row("messages.wait", "5s", duration(&c.Messages.Wait, 100*time.Millisecond, 20*time.Second),
 			`How long a reader waits while a purge works on the same room. After that, the reader is told to try again.
 			Set it to several times worker.batch_time.`),

@@ -65,6 +65,13 @@ type answerKey [sha256.Size]byte
 type accountAnswer struct {
 	account Account
 	refusal *Error
+
+	// ofToken says that the answer does not depend on the user that the caller names.
+	ofToken bool
+}
+
+func keyOf(token, user string) answerKey {
+	return sha256.Sum256([]byte(token + " " + user)) // no token holds a space
 }
 
 const (
@@ -111,8 +118,10 @@ func (a *Accounts) Account(ctx context.Context, token, user string) (Account, er
 	case len(user) > maxUserID:
 		return Account{}, errWrongUser
 	}
-	key := answerKey(sha256.Sum256([]byte(token + " " + user))) // no token holds a space
-	if known, ok := a.answers.Get(key); ok {
+	if known, ok := a.answers.Get(keyOf(token, "")); ok && (user == "" || known.ofToken) {
+		return known.account, known.err()
+	}
+	if known, ok := a.answers.Get(keyOf(token, user)); ok {
 		return known.account, known.err()
 	}
 	account, err := a.client.account(ctx, token, user)
@@ -128,8 +137,32 @@ func (a *Accounts) Account(ctx context.Context, token, user string) (Account, er
 	if answer.refusal != nil {
 		ttl = a.options.KeepOthers
 	}
-	a.answers.Put(key, answer, ttl)
+	// Otherwise the caller could name one user after the other, and the homeserver would be
+	// asked each time.
+	answer.ofToken = answer.ignores(user)
+	if user != "" && answer.isUnknown() {
+		// It may be the user that is unknown: this finds out, and is remembered.
+		_, _ = a.Account(ctx, token, "")
+	}
+	if answer.ofToken {
+		user = ""
+	}
+	a.answers.Put(keyOf(token, user), answer, ttl)
 	return answer.account, answer.err()
+}
+
+// isUnknown reports whether the answer is that the token is unknown.
+func (a accountAnswer) isUnknown() bool {
+	return a.refusal != nil && a.refusal.Status == http.StatusUnauthorized && a.refusal.Code == errUnknownToken.Code
+}
+
+// ignores reports whether the answer shows that the token acts as no other user: it is not
+// an application service's, or it is unknown without a user, too.
+func (a accountAnswer) ignores(user string) bool {
+	if a.refusal != nil {
+		return user == "" && a.isUnknown()
+	}
+	return a.account.DeviceID != "" || a.account.Guest || user != "" && a.account.UserID != user
 }
 
 // err returns the refusal, or a nil error. It does not return a nil *Error as an

@@ -1,6 +1,7 @@
 package homeserver
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"strings"
@@ -183,4 +184,57 @@ func TestAnswersAreBounded(t *testing.T) {
 		ask("99")
 		require.Len(t, homeserver.asked, before+1)
 	})
+}
+
+// TestNamedUsersAreNotAskedForOneByOne: who names one user after the other, with a token
+// that acts as no other user or that is unknown, makes the homeserver work once.
+func TestNamedUsersAreNotAskedForOneByOne(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		whoami  string
+		refused bool
+		asked   int
+	}{
+		"device":    {`{"user_id":"@u:x","device_id":"D"}`, false, 2},
+		"no device": {`{"user_id":"@u:x"}`, false, 2},
+		"guest":     {`{"user_id":"@u:x","is_guest":true}`, false, 1},
+		"unknown":   {unknown, true, 2},
+	} {
+		whoami := map[string]string{"token": c.whoami}
+		for i := range 20 {
+			whoami[fmt.Sprintf("token @%d:x", i)] = c.whoami
+		}
+		homeserver := &census{whoami: whoami, admin: map[string]string{v2 + "@u:x": noAdmin}}
+		accounts := NewAccounts(clientOf(t, Options{}, homeserver.ServeHTTP), AccountsOptions{})
+		for i := range 20 {
+			account, err := accounts.Account(t.Context(), "token", fmt.Sprintf("@%d:x", i))
+			require.Equal(t, c.refused, err != nil, name)
+			require.False(t, account.AppService, name)
+			if !c.refused {
+				require.Equal(t, "@u:x", account.UserID, name)
+			}
+		}
+		require.Len(t, homeserver.asked, c.asked, name)
+		_, _ = accounts.Account(t.Context(), "token", "")
+		require.Len(t, homeserver.asked, c.asked, name)
+	}
+
+	// An application service's token acts as each of its users.
+	homeserver := &census{
+		whoami: map[string]string{"as": `{"user_id":"@s:x"}`, "as @a:x": `{"user_id":"@a:x"}`, "as @b:x": `{"user_id":"@b:x"}`, "as @no:x": unknown},
+		admin:  map[string]string{v2 + "@s:x": noAdmin, v2 + "@a:x": noAdmin, v2 + "@b:x": noAdmin},
+	}
+	accounts := NewAccounts(clientOf(t, Options{}, homeserver.ServeHTTP), AccountsOptions{})
+	for _, user := range []string{"", "@a:x", "@b:x", "@a:x", ""} {
+		account, err := accounts.Account(t.Context(), "as", user)
+		require.NoError(t, err)
+		require.Equal(t, cmp.Or(user, "@s:x"), account.UserID)
+		require.Equal(t, user != "", account.AppService)
+	}
+	require.Len(t, homeserver.asked, 6)
+	_, err := accounts.Account(t.Context(), "as", "@no:x")
+	require.Error(t, err)
+	_, err = accounts.Account(t.Context(), "as", "@b:x")
+	require.NoError(t, err, "only that user is unknown")
+	require.Len(t, homeserver.asked, 7)
 }

@@ -9,9 +9,13 @@ import (
 	"net/url"
 )
 
+// forwarded are the headers that say where a request comes from.
+var forwarded = []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
+
 // Pass passes a request on and writes the answer as it arrives, after prepare has
 // seen its headers. path is the request's path as it was sent, with all escapes. It
-// begins with a slash and another character.
+// begins with a slash and another character. The caller has set X-Forwarded-For,
+// X-Forwarded-Host and X-Forwarded-Proto, which the homeserver believes.
 //
 // An error means that there is no answer and that nothing was written. If the answer
 // breaks off, Pass panics with [http.ErrAbortHandler], so that the server cuts the
@@ -27,9 +31,8 @@ func (c *Client) Pass(w http.ResponseWriter, r *http.Request, path string, prepa
 				RawQuery: p.In.URL.RawQuery, ForceQuery: p.In.URL.ForceQuery,
 			}
 			p.Out.Host = ""
-			p.Out.Header["X-Forwarded-For"] = p.In.Header["X-Forwarded-For"]
-			p.SetXForwarded() // which appends to it
-			for _, name := range []string{"X-Forwarded-Host", "X-Forwarded-Proto"} {
+			// ReverseProxy has removed them, because a client may have made them up.
+			for _, name := range forwarded {
 				if values := p.In.Header.Values(name); len(values) > 0 {
 					p.Out.Header[name] = values
 				}

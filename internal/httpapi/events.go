@@ -34,6 +34,7 @@ func (s *server) eventContext(c echo.Context, reader messages.Reader) error {
 	if err != nil {
 		return pageError(wire.Instead(err, messages.ErrEventNotFound, errNoEvent), reader, request.Room)
 	}
+	defer found.Release()
 	body := newObject([]json.RawMessage{found.Event}, found.Before, found.After, found.State)
 	body.list("events_before", found.Before)
 	body.json("event", found.Event)
@@ -41,7 +42,7 @@ func (s *server) eventContext(c echo.Context, reader messages.Reader) error {
 	body.list("state", found.State)
 	body.text("start", found.Start.String())
 	body.text("end", found.End.String())
-	return body.answer(c)
+	return s.answerObject(c, body)
 }
 
 // anyEvent is GET …/v1/fetch_event/{event_id}.
@@ -58,7 +59,7 @@ func (s *server) anyEvent(c echo.Context, reader messages.Reader) error {
 	}
 	body := newObject([]json.RawMessage{event})
 	body.json("event", event)
-	return body.answer(c)
+	return s.answerObject(c, body)
 }
 
 // timestampToEvent is GET …/v1/rooms/{room_id}/timestamp_to_event.

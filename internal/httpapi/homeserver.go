@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -32,12 +33,29 @@ func (s *server) isPassedOn(r *http.Request, err error) bool {
 	if !strings.HasPrefix(path, "/_matrix/") && !strings.HasPrefix(path, "/_synapse/admin/") {
 		return false
 	}
-	for segment := range strings.SplitSeq(path, "/") {
-		// A proxy before the homeserver may resolve these segments, and so leave the
-		// two folders.
-		if dots := strings.ReplaceAll(strings.ToLower(segment), "%2e", "."); dots == "." || dots == ".." {
-			return false
+	return !mayLeave(path)
+}
+
+// mayLeave reports whether a proxy before the homeserver may resolve segments of the path,
+// and so leave the folder that the path begins with. Some proxies decode %2f, or take a
+// backslash for a slash, or cut a segment at a semicolon. Several proxies may decode one
+// after the other.
+func mayLeave(path string) bool {
+	for range 4 {
+		if strings.Contains(path, `\`) {
+			return true
 		}
+		for segment := range strings.SplitSeq(path, "/") {
+			segment, _, _ = strings.Cut(segment, ";")
+			if segment == "." || segment == ".." {
+				return true
+			}
+		}
+		decoded, err := url.PathUnescape(path)
+		if err != nil || decoded == path {
+			return false // what is left is no escape
+		}
+		path = decoded
 	}
 	return true
 }
@@ -77,6 +95,7 @@ func (s *server) passOn(c echo.Context, requestID string) error {
 		return errUpgrade
 	}
 	r = r.Clone(r.Context())
+	s.access.Forward(r)
 	r.Header.Set(observe.RequestIDHeader, requestID)
 	observe.PassOn(r.Context(), r.Header)
 	// A homeserver may answer before it has read the whole request. Without full

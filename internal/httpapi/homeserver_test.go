@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -192,6 +193,9 @@ func TestPassingOn(t *testing.T) {
 	for _, target := range []string{
 		"GET /", "GET /_matrix", "GET /_matrixx/", "GET /x/_matrix/", "GET //_matrix/x", "GET /_synapse/client/x", "GET /_synapse/admin",
 		"GET /%5Fmatrix/x", "GET /_matrix/../x", "GET /_matrix/x/%2E%2e/%2E./x", "GET /_synapse/admin/./x", "GET /_matrix/x/..",
+		"GET /_matrix/..%2fx", "GET /_matrix/x%2f..%2F..%2fx", "GET /_matrix/x%2F%2e%2E", "GET /_matrix/%5cx", "GET /_matrix/..%5Cx",
+		"GET /_matrix/..;/x", "GET /_matrix/..;a=b/x", "GET /_matrix/.;/x", "GET /_matrix/%2e%2e%3b/x", "GET /_matrix/%252e%252e/x",
+		"GET /_matrix/..%252fx", "GET /_matrix/%25252525252561",
 	} {
 		t.Run(target, func(t *testing.T) {
 			t.Parallel()
@@ -217,29 +221,51 @@ func TestPassingOnIsCounted(t *testing.T) {
 
 func TestPassingOnHeaders(t *testing.T) {
 	t.Parallel()
-	b := setup(t, httpapi.Options{Homeserver: clientOf(t, func(w http.ResponseWriter, r *http.Request) {
+	homeserver := clientOf(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Link", "</x>")
 		w.WriteHeader(http.StatusEarlyHints)
 		w.Header().Set("Content-Type", "text/plain")
 		_ = r.Header.Write(w)
-	})})
-	r := b.raw(t, "GET /_matrix/x HTTP/1.1\nHost: x\nX-Forwarded-For: 10.1.2.3\nX-Forwarded-Proto: https\nX-Forwarded-Host: m.example\n"+
+	})
+	proxies := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8")}
+	b := setup(t, httpapi.Options{Homeserver: homeserver, TrustedProxies: proxies})
+	r := b.raw(t, "GET /_matrix/x HTTP/1.1\nHost: x\nX-Forwarded-For: 192.0.2.9, 192.0.2.1, 10.1.2.3\nX-Forwarded-Proto: https\nX-Forwarded-Host: m.example\n"+
 		"X-Forwarded-Port: 443\nX-Real-Ip: 10.1.2.3\nConnection: close, X-Secret\nX-Secret: 1\nKeep-Alive: timeout=5\n"+
 		"Proxy-Connection: close\nProxy-Authorization: x\nTE: trailers\nCookie: a=b\n\n")
 	require.Equal(t, 200, r.status)
 	for _, want := range []string{
-		"X-Forwarded-For: 10.1.2.3, 127.0.0.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: m.example", "X-Forwarded-Port: 443",
-		"X-Real-Ip: 10.1.2.3", "Cookie: a=b",
+		"X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: m.example", "Cookie: a=b",
 	} {
 		require.Contains(t, r.body, want+"\r\n")
 	}
-	for _, not := range []string{"X-Secret", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "Accept-Encoding", "User-Agent"} {
+	for _, not := range []string{"X-Secret", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "Accept-Encoding", "User-Agent", "X-Forwarded-Port", "X-Real-Ip"} {
 		require.NotContains(t, r.body, not)
 	}
 	// It said nothing of who may read it.
 	require.Equal(t, "*", r.header.Get("Access-Control-Allow-Origin"))
 	require.Contains(t, r.header.Get("Access-Control-Allow-Methods"), "DELETE")
 	require.NotEmpty(t, r.header.Get("X-Request-Id"))
+}
+
+// TestClientsCannotChooseTheirAddress: the homeserver is told where a request came from, and
+// nothing that a client says of it.
+func TestClientsCannotChooseTheirAddress(t *testing.T) {
+	t.Parallel()
+	homeserver := clientOf(t, func(w http.ResponseWriter, r *http.Request) { _ = r.Header.Write(w) })
+	const lies = "X-Forwarded-For: 192.0.2.9\nx-forwarded-proto: https\nX-Forwarded-Host: evil.example\nX-Forwarded-Port: 1\nX-Forwarded: for=192.0.2.9\n" +
+		"Forwarded: for=192.0.2.9;host=evil.example\nX-Real-IP: 192.0.2.9\nX-Original-Forwarded-For: 192.0.2.9\nConnection: close, X-Forwarded-For\n"
+	for name, proxies := range map[string][]netip.Prefix{"no proxy": nil, "another proxy": {netip.MustParsePrefix("10.0.0.0/8")}} {
+		b := setup(t, httpapi.Options{Homeserver: homeserver, TrustedProxies: proxies})
+		r := b.raw(t, "GET /_matrix/x HTTP/1.1\nHost: m.example\n"+lies+"\n")
+		require.Equal(t, 200, r.status)
+		require.NotContains(t, r.body, "192.0.2.9", name)
+		require.NotContains(t, r.body, "evil.example", name)
+		require.NotContains(t, r.body, "https", name)
+		require.NotContains(t, r.body, "X-Forwarded-Port", name)
+		require.Contains(t, r.body, "X-Forwarded-For: 127.0.0.1\r\n", name)
+		require.Contains(t, r.body, "X-Forwarded-Host: m.example\r\n", name)
+		require.Contains(t, r.body, "X-Forwarded-Proto: http\r\n", name)
+	}
 }
 
 // Neither the request's nor the answer's body is waited for as a whole, and our

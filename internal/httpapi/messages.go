@@ -28,6 +28,11 @@ var errRoomBusy = &wire.Error{
 	Status: http.StatusServiceUnavailable, Code: "M_LIMIT_EXCEEDED", Text: "The room is being purged", RetryAfter: 2000,
 }
 
+// errPagesBusy is the refusal of a page while other pages take all memory.
+var errPagesBusy = &wire.Error{
+	Status: http.StatusServiceUnavailable, Code: "M_LIMIT_EXCEEDED", Text: "Too many pages are being read", RetryAfter: 2000,
+}
+
 // messages is GET /_matrix/client/…/rooms/{room_id}/messages.
 func (s *server) messages(c echo.Context, reader messages.Reader) error {
 	return s.page(c, messages.Request{Reader: reader})
@@ -45,7 +50,7 @@ func (s *server) page(c echo.Context, request messages.Request) error {
 		return err
 	}
 	if !request.All {
-		done, err := s.turns.take(c.Request().Context(), request.Reader.UserID)
+		done, err := s.turns.take(c.Request().Context(), request.Reader.UserID, request.Filter.Selects())
 		if err != nil {
 			return err
 		}
@@ -57,7 +62,8 @@ func (s *server) page(c echo.Context, request messages.Request) error {
 	if err != nil {
 		return pageError(err, request.Reader, request.Room)
 	}
-	return answerPage(c, page)
+	defer page.Release()
+	return s.answerPage(c, page)
 }
 
 func (s *server) observePage(admin bool, begun time.Time) {
@@ -114,12 +120,14 @@ func pageError(err error, reader messages.Reader, room string) error {
 		return wire.Forbidden("User " + reader.UserID + " not in room " + room + ", and room previews are disabled")
 	case errors.Is(err, lock.ErrTaken):
 		return fmt.Errorf("%w: %w", errRoomBusy, err)
+	case errors.Is(err, messages.ErrBusy):
+		return fmt.Errorf("%w: %w", errPagesBusy, err)
 	}
 	return err
 }
 
-// answerPage writes a page. Its events are JSON already. They are copied once.
-func answerPage(c echo.Context, page messages.Page) error {
+// answerPage writes a page. Its events are JSON already.
+func (s *server) answerPage(c echo.Context, page messages.Page) error {
 	body := newObject(page.Chunk, page.State)
 	body.list("chunk", page.Chunk)
 	body.text("start", page.Start.String())
@@ -129,5 +137,14 @@ func answerPage(c echo.Context, page messages.Page) error {
 	if len(page.State) > 0 {
 		body.list("state", page.State)
 	}
-	return body.answer(c)
+	return s.answerObject(c, body)
+}
+
+// answerObject writes a large object, within the time of the request.
+func (s *server) answerObject(c echo.Context, body *objectBody) error {
+	end := time.Now()
+	if deadline, ok := c.Request().Context().Deadline(); ok {
+		end = deadline
+	}
+	return body.answer(c, s.options.StallTimeout, end.Add(s.options.Timeout))
 }

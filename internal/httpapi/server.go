@@ -119,6 +119,10 @@ type Options struct {
 	// a replacement room, and no user of MAS is known.
 	ServerName string
 
+	// StallTimeout is how long a client may take nothing of an answer with history. Then
+	// the answer breaks off, so that its memory is free. Defaults to 10 s.
+	StallTimeout time.Duration
+
 	// StatusTTL is how long a room's deletes are listed after their end. Defaults to
 	// 24 h.
 	StatusTTL time.Duration
@@ -189,6 +193,7 @@ func newServer(db *postgres.DB, client submitter, board statuses, options Option
 	options.Log = cmp.Or(options.Log, slog.Default())
 	options.Messages = cmp.Or(options.Messages, messages.New(db, messages.Options{Log: options.Log}))
 	options.PassTimeout = cmp.Or(options.PassTimeout, 10*time.Minute)
+	options.StallTimeout = cmp.Or(options.StallTimeout, 10*time.Second)
 	options.StatusTTL = cmp.Or(options.StatusTTL, 24*time.Hour)
 	options.Timeout = cmp.Or(options.Timeout, 25*time.Second)
 	who := access.Options{

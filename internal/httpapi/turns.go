@@ -14,6 +14,9 @@ const (
 	// few, and a user who asks for many must not make others wait.
 	maxPages = 4
 
+	// maxFilteredPages is how many of them may have a filter. It may read a whole room.
+	maxFilteredPages = 2
+
 	// maxWaitingPages is the number of a user's requests that wait for their turn.
 	maxWaitingPages = 32
 
@@ -35,6 +38,7 @@ type pageTurns struct {
 // A userTurns is the turns of one user.
 type userTurns struct {
 	free     chan struct{} // has an element for each page that is being made
+	filtered chan struct{} // has an element for each of them with a filter, and before
 	requests int
 }
 
@@ -42,11 +46,11 @@ func newPageTurns() *pageTurns { return &pageTurns{users: map[string]*userTurns{
 
 // take waits for a turn of the user. The caller ends it with done. It refuses the request
 // after 5 s without a turn, and at once if too many requests of the user wait.
-func (t *pageTurns) take(ctx context.Context, user string) (done func(), err error) {
+func (t *pageTurns) take(ctx context.Context, user string, filtered bool) (done func(), err error) {
 	t.mu.Lock()
 	turns := t.users[user]
 	if turns == nil {
-		turns = &userTurns{free: make(chan struct{}, maxPages)}
+		turns = &userTurns{free: make(chan struct{}, maxPages), filtered: make(chan struct{}, maxFilteredPages)}
 		t.users[user] = turns
 	}
 	turns.requests++
@@ -65,6 +69,19 @@ func (t *pageTurns) take(ctx context.Context, user string) (done func(), err err
 	}
 	ctx, cancel := context.WithTimeout(ctx, turnWait)
 	defer cancel()
+	if filtered {
+		select {
+		case turns.filtered <- struct{}{}:
+		case <-ctx.Done():
+			leave()
+			return nil, errTooManyPages
+		}
+		whole := leave
+		leave = func() {
+			<-turns.filtered
+			whole()
+		}
+	}
 	select {
 	case turns.free <- struct{}{}:
 		return func() {

@@ -165,12 +165,12 @@ func serves(c *cobra.Command, makeMonitor process.MonitorMaker, purpose config.P
 	check := c.Flags().Bool("check", false, "read the settings, check the servers once, and end without starting anything; the exit status is 0 if the process could start")
 	c.Args = command.NoArguments
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if purpose == config.ForAPI && !*check {
-			relaxGC()
-		}
 		settings, err := config.Load(os.Environ(), purpose)
 		if err != nil {
 			return err
+		}
+		if purpose == config.ForAPI && !*check {
+			relaxGC(settings.Messages.MaxTotalBytes)
 		}
 		log := observe.NewLogger(os.Stderr, settings.Log.Level, settings.Log.Format)
 		if !*check {
@@ -190,10 +190,15 @@ func serves(c *cobra.Command, makeMonitor process.MonitorMaker, purpose config.P
 // of the time goes to collecting garbage.
 const apiGCPercent = 400
 
-// relaxGC makes the garbage collector run less often, unless GOGC is set.
-// GOMEMLIMIT still limits the memory.
-func relaxGC() {
+// besidePages is the memory that an api needs besides that of pages, in bytes.
+const besidePages = 64 << 20
+
+// relaxGC makes the garbage collector run less often, unless GOGC is set. It runs as often
+// as necessary when the memory nears that of pages and what an api needs besides, or a
+// lower GOMEMLIMIT.
+func relaxGC(pages int) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(apiGCPercent)
 	}
+	debug.SetMemoryLimit(min(debug.SetMemoryLimit(-1), int64(pages)+besidePages))
 }

@@ -164,7 +164,7 @@ func TestRedactedForms(t *testing.T) {
 	// An erased user's event says nothing of a redaction, nor what was before.
 	erased, _ := new(scratch).readShown([]shown{{Event: *stored("10", text), membership: "leave", erased: true}})
 	format := Format{Room: "!r:x", Now: time.UnixMilli(1000)}
-	page := format.page(erased, &bundles{Bundles: timeline.Bundles{Replaced: map[string]timeline.Event{"$p": *previous}}}, 0)
+	page, _ := format.page(erased, &bundles{Bundles: timeline.Bundles{Replaced: map[string]timeline.Event{"$p": *previous}}}, 0, bounds{})
 	require.Equal(t, event{
 		"type": "m.room.member", "state_key": "@a:x", "sender": "@a:x", "user_id": "@a:x", "membership": "join", "origin_server_ts": 1.0,
 		"room_id": "!r:x", "event_id": "$e", "content": event{"membership": "join"}, "age": 999.0, "replaces_state": "$p",
@@ -368,7 +368,7 @@ func BenchmarkPage(b *testing.B) {
 				b.Fatal("it has no relation")
 			}
 		}
-		if page := format.page(readable, &bundles{}, size); len(page) != 100 {
+		if page, _ := format.page(readable, &bundles{}, size, bounds{}); len(page) != 100 {
 			b.Fatal(len(page))
 		}
 	}

@@ -225,6 +225,10 @@ func text(value json.RawMessage) (text string, ok bool) {
 	return text, ok && utf8.ValidString(text) && !strings.ContainsRune(text, 0)
 }
 
+// Selects reports whether the database looks for the events that the filter selects, which
+// may be far apart.
+func (f Filter) Selects() bool { return f.events.Selects() }
+
 // excludes reports whether no event of the room can pass, so that the database need not
 // be asked.
 func (f Filter) excludes(room string) bool {

@@ -27,12 +27,25 @@ type Options struct {
 	// pages have only the history that is there.
 	Backfill Backfill
 
+	// Budget is the memory that the pages may take together until they are released.
+	// Defaults to nil, so that pages are not bounded together.
+	Budget *Budget
+
 	// DepartedSeeLater lets users who have left a room read events after their leave
 	// event when they page forwards, as Synapse does. Defaults to false.
 	DepartedSeeLater bool
 
+	// FilterTime bounds a statement of the database that looks for the events of a user's
+	// page by a filter. A filter that selects few events reads the whole room. Defaults to
+	// 0, the bound of every statement, 20 s.
+	FilterTime time.Duration
+
 	// Log is the logger of errors that do not fail a page. Defaults to slog.Default().
 	Log *slog.Logger
+
+	// MaxPageBytes is the size that ends a page, in bytes of the JSON of its events and
+	// its state. A single larger event has a page of its own. Defaults to 4 MiB.
+	MaxPageBytes int
 
 	// Retention decides which events are too old to be shown to users. Defaults to the
 	// zero Config, which hides nothing.
@@ -55,12 +68,14 @@ type Backfill interface {
 type Messages struct {
 	options Options
 	db      *postgres.DB
+	piece   bounds // of a piece of a page
 }
 
 // New returns a Messages that reads from db.
 func New(db *postgres.DB, options Options) *Messages {
 	options.Log = cmp.Or(options.Log, slog.Default())
-	return &Messages{options: options, db: db}
+	options.MaxPageBytes = cmp.Or(options.MaxPageBytes, 4<<20)
+	return &Messages{options: options, db: db, piece: bounds{bytes: pieceBytes, rows: pieceRows}}
 }
 
 // A Reader is the user for whom a page is made.
@@ -129,6 +144,16 @@ type Page struct {
 
 	// State are the memberships that a lazily loading client needs for the chunk.
 	State []json.RawMessage
+
+	share *share // nil for no page
+}
+
+// Release gives the memory of the page back to the budget. The caller calls it when the
+// page is written, and does not use the page afterwards. A second call does nothing.
+func (p *Page) Release() {
+	if p.share != nil {
+		p.share.resize(0)
+	}
 }
 
 // now returns the time from which ages and retention are computed.

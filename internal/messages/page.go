@@ -2,7 +2,6 @@ package messages
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,8 +26,13 @@ const (
 // have the missing history, Page first asks for it, for at most 20 s. If nothing comes,
 // it returns the page with the gap.
 //
-// The error is [ErrForbidden] if the reader may not read the room, [lock.ErrTaken] if a
-// purge keeps readers out for too long, or one of the database.
+// The page ends early if it reaches [Options].MaxPageBytes, if other pages have taken the
+// rest of the budget, or if it has taken 5 s. It then has at least one event, unless the
+// reader may see none of those that were read, and the next page continues there.
+//
+// The error is [ErrForbidden] if the reader may not read the room, [ErrBusy] if other pages
+// have taken the whole budget, [lock.ErrTaken] if a purge keeps readers out for too long, or
+// one of the database.
 func (m *Messages) Page(ctx context.Context, request Request) (Page, error) {
 	request.Limit = min(max(request.Limit, 0), maxLimit)
 	request.Raw = request.Raw || request.Filter.federation
@@ -52,27 +56,18 @@ func (m *Messages) page(ctx context.Context, request Request, findGap bool) (pag
 	if err := m.admit(ctx, request); err != nil {
 		return Page{}, nil, err
 	}
+	taken := &share{budget: m.options.Budget}
 	err = m.read(ctx, request.Room, func(ctx context.Context, snapshot *timeline.Snapshot) error {
-		read, access, err := m.readPage(ctx, snapshot, request)
-		if err != nil {
-			return err
-		}
-		selected, err := selectPage(ctx, snapshot, request, access.left, read)
-		if err != nil {
-			return err
-		}
-		if findGap && request.Backwards && selected.gap(request.Limit) {
-			if has, err := snapshot.HasGaps(ctx, request.Room); err != nil {
-				return err
-			} else if has {
-				gap = &selected.asked
-				return nil
-			}
-		}
-		page, err = m.show(ctx, snapshot, request, access, selected)
+		made := pieces{m: m, snapshot: snapshot, request: request, findGap: findGap, share: taken}
+		page, gap, err = made.page(ctx)
 		return err
 	})
-	return page, gap, err
+	if err != nil || gap != nil {
+		taken.resize(0)
+		return Page{}, gap, err
+	}
+	page.share = taken
+	return page, nil, nil
 }
 
 // admit refuses a reader who may not read the room before the request waits for the
@@ -170,6 +165,10 @@ func (m *Messages) query(request Request, left *matrix.Token) timeline.PageQuery
 		RoomEnd:   request.From == nil && request.Backwards,
 		// They are needed only to hide events and to find memberships.
 		NoStateGroups: request.All && !request.Filter.lazy,
+		Bytes:         m.piece.bytes,
+	}
+	if !request.All {
+		query.FilterTime = m.options.FilterTime
 	}
 	if request.Filter.excludes(request.Room) {
 		query.Limit = 0
@@ -316,42 +315,6 @@ func (s selection) gap(limit int) bool {
 		}
 	}
 	return gaps > maxSmallGaps
-}
-
-// show makes the page of the selection.
-func (m *Messages) show(ctx context.Context, snapshot *timeline.Snapshot, request Request, access access, selected selection) (Page, error) {
-	page := Page{Chunk: []json.RawMessage{}, Start: selected.start, End: selected.end}
-	events := request.Filter.passing(selected.events)
-	if len(events) == 0 {
-		return page, nil
-	}
-	view := view{}
-	if !request.All {
-		view.ceiling = m.ceiling(request, access.left)
-		view.visible = func(ctx context.Context, events []timeline.Event) ([]shown, error) {
-			return m.visible(ctx, snapshot, request.Room, request.Reader, access, events)
-		}
-	}
-	chunk, err := view.of(ctx, events)
-	if err != nil {
-		return Page{}, err
-	}
-	if len(chunk) == 0 {
-		return page, nil
-	}
-	rendered, err := renderIn(ctx, snapshot, request, chunk, view)
-	if err != nil {
-		return Page{}, err
-	}
-	if len(rendered) > 0 {
-		page.Chunk = rendered
-	}
-	if request.Filter.lazy {
-		if page.State, err = lazyMembers(ctx, snapshot, request, chunk); err != nil {
-			return Page{}, err
-		}
-	}
-	return page, nil
 }
 
 // allShown returns the events as a reader sees them from whom nothing is hidden.

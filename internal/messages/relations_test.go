@@ -569,3 +569,86 @@ func TestLazyMembers(t *testing.T) {
 	ids, _ = members(Request{}, by(bob, &group), by(carol, nil))
 	require.Empty(t, ids)
 }
+
+// repeat adds events of bob that relate to an event: n of them, after the number first.
+func (k *talk) repeat(name, relation, to string, first, n int) {
+	k.t.Helper()
+	k.requireExec(`
+		INSERT INTO events (event_id, room_id, type, sender, topological_ordering, depth, stream_ordering, origin_server_ts, processed, outlier)
+		SELECT $1 || i, '!room:x', 'm.room.message', '@bob:x', i, i, i, i, true, false FROM generate_series($2::int + 1, $2::int + $3::int) i`, name, first, n)
+	k.requireExec(`
+		INSERT INTO event_json (event_id, room_id, internal_metadata, json)
+		SELECT $1 || i, '!room:x', '{}', '{"type":"m.room.message","sender":"@bob:x","origin_server_ts":1,"depth":1,"content":{}}' FROM generate_series($2::int + 1, $2::int + $3::int) i`, name, first, n)
+	k.requireExec(`
+		INSERT INTO event_relations (event_id, relates_to_id, relation_type)
+		SELECT $1 || i, $4, $5 FROM generate_series($2::int + 1, $2::int + $3::int) i`, name, first, n, to, relation)
+}
+
+// TestMoreRelationsThanAreRead: of an event to which very many relate, those that were
+// written last are read. All replies of a thread count, and the homeserver's note of the
+// last one is used if that is a reply.
+func TestMoreRelationsThanAreRead(t *testing.T) {
+	t.Parallel()
+	k := newTalk(t)
+	p := k.say("$p", alice, "m.room.message", `{}`)
+	const more = timeline.MaxRelated + 1000
+	// Carol's reply is the last one, but was written first.
+	k.repeat("$late", "m.thread", p, 500_000, 1)
+	k.requireExec(`UPDATE events SET sender = $1 WHERE event_id = '$late500001'`, carol)
+	k.repeat("$t", "m.thread", p, 1000, more)
+	k.requireExec(`ANALYZE`)
+	k.requireThread(alice, p, fmt.Sprint("$t", 1000+more), more+1, true)
+	note := func(id string) {
+		k.requireExec(`DELETE FROM threads`)
+		k.requireExec(`INSERT INTO threads (room_id, thread_id, latest_event_id, topological_ordering, stream_ordering) VALUES ('!room:x', $1, $2, 1, 1)`, p, id)
+	}
+	note("$late500001")
+	k.requireThread(alice, p, "$late500001", more+1, true)
+	k.requireThread(carol, p, "$late500001", more+1, true)
+	// An ignored sender's reply is not shown.
+	k.requireExec(`INSERT INTO ignored_users VALUES ($1, $2)`, alice, carol)
+	k.requireThread(alice, p, fmt.Sprint("$t", 1000+more), more+1, true)
+	k.requireExec(`DELETE FROM event_relations WHERE event_id = '$late500001'`)
+	k.requireThread(carol, p, fmt.Sprint("$t", 1000+more), more, false)
+
+	q := k.say("$q", alice, "m.room.message", `{}`)
+	k.repeat("$r", "m.reference", q, 20_000, more)
+	k.requireExec(`ANALYZE`)
+	chunk := k.relations(carol, q)["m.reference"].(event)["chunk"].([]any)
+	require.Len(t, chunk, timeline.MaxRelated)
+	require.Equal(t, fmt.Sprint("$r", 20_000+more), chunk[len(chunk)-1].(event)["event_id"])
+	require.Greater(t, chunk[0].(event)["event_id"], fmt.Sprint("$r", 20_000+500), "the oldest are left out")
+	e := k.say("$e", bob, "m.room.message", `{}`)
+	k.repeat("$x", "m.replace", e, 40_000, more)
+	k.requireExec(`ANALYZE`)
+	require.Equal(t, fmt.Sprint("$x", 40_000+more), k.relations(carol, e)["m.replace"].(event)["event_id"])
+}
+
+// TestPieceEndsInRows: what relates to the events of a piece is bounded, but not that of its
+// first event.
+func TestPieceEndsInRows(t *testing.T) {
+	t.Parallel()
+	k := newTalk(t)
+	var ids []string
+	for i := range 4 {
+		ids = append(ids, k.say(fmt.Sprint("$p", i), alice, "m.room.message", `{}`))
+		if i != 1 {
+			k.repeat(fmt.Sprint("$t", i, "-"), "m.thread", ids[i], 1000*(i+1), 600)
+		}
+	}
+	k.requireExec(`ANALYZE`)
+	for rows, want := range map[int]int{1: 2, 600: 2, 1199: 2, 1200: 3, 1799: 3, 1800: 4, 0: 4} {
+		require.NoError(t, timeline.Read(t.Context(), k.store, func(ctx context.Context, snapshot *timeline.Snapshot) error {
+			pages, err := snapshot.Pages(ctx, timeline.PageQuery{Room: talkRoom, Limit: 4})
+			require.NoError(t, err)
+			require.Equal(t, ids, idsOf(pages[0].Events))
+			done, err := renderWithin(ctx, snapshot, Request{Room: talkRoom}, allShown(pages[0].Events), view{}, bounds{rows: rows})
+			require.NoError(t, err)
+			require.Len(t, done.events, want, rows)
+			if want < 4 {
+				require.Equal(t, ids[want-1], done.last.ID)
+			}
+			return nil
+		}))
+	}
+}

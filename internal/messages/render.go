@@ -2,9 +2,11 @@ package messages
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"sync"
@@ -42,16 +44,62 @@ func render(ctx context.Context, snapshot *timeline.Snapshot, request Request, e
 // are state events that replaced others. It queries it again for the aggregations of the
 // latest replies of threads, and again for who may see all of these.
 func renderIn(ctx context.Context, snapshot *timeline.Snapshot, request Request, events []shown, view view) ([]json.RawMessage, error) {
+	done, err := renderWithin(ctx, snapshot, request, events, view, bounds{})
+	return done.events, err
+}
+
+// bounds are the bounds of what is rendered at a time. The zero bounds have no effect.
+type bounds struct {
+	// written is the size in bytes that ends what is written: the event that would exceed
+	// it is left for the next time. mayBeNone says that even the first event may be left.
+	written   int
+	mayBeNone bool
+
+	// bytes is the bound of each kind of [timeline.Bundles], and rows that of the events
+	// that relate to others.
+	bytes, rows int
+}
+
+// A rendering is a part of a page.
+type rendering struct {
+	// events are the written events, and memory is how many bytes they keep.
+	events []json.RawMessage
+	memory int
+
+	// last is the place of the last of the written events, nil if all are written. full
+	// says that none is written because the first one would exceed the bound.
+	last *timeline.Event
+	full bool
+}
+
+// renderWithin is renderIn within bounds. It writes at least one of the events, if one can
+// be read, unless the bounds allow to write none.
+func renderWithin(ctx context.Context, snapshot *timeline.Snapshot, request Request, events []shown, view view, within bounds) (rendering, error) {
 	memory := scratches.Get().(*scratch)
 	defer memory.release()
-	readable, size := memory.readShown(events)
-	b, err := readBundles(ctx, snapshot, &request, readable, view)
+	all, size := memory.readShown(events)
+	if within.written > 0 {
+		size = min(size, within.written+maxSlack)
+	}
+	readable, b, err := readBundles(ctx, snapshot, &request, all, bundleView{view, within})
 	if err != nil {
-		return nil, err
+		return rendering{}, err
 	}
 	format := Format{Room: request.Room, Reader: request.Reader, Raw: request.Raw, Now: now(), anonymous: request.anonymous}
-	return format.page(readable, &b, size), nil
+	written, kept := format.page(readable, &b, size, within)
+	done := rendering{events: written, memory: kept}
+	switch n := len(written); {
+	case n == 0:
+		done.full = len(all) > 0
+	case n < len(all):
+		done.last = &placesOf([]timeline.Event{*all[n-1].Event})[0]
+	}
+	return done, nil
 }
+
+// maxSlack is how much more memory than its bound is taken for what is written, so that
+// the last event fits.
+const maxSlack = 64 << 10
 
 // A scratch is reused memory for the events of a page while they are rendered. Nothing
 // that refers to it outlives the rendering.
@@ -105,10 +153,11 @@ func (s *scratch) readShown(events []shown) (readable []readableEvent, size int)
 	return readable, size
 }
 
-// page writes the events into one piece of memory.
-func (f *Format) page(events []readableEvent, b *bundles, size int) []json.RawMessage {
+// page writes the events into one piece of memory, whose size it returns. It ends before
+// the event that would exceed the bound.
+func (f *Format) page(events []readableEvent, b *bundles, size int, within bounds) (page []json.RawMessage, memory int) {
 	var relations []byte
-	page := make([]json.RawMessage, 0, len(events))
+	page = make([]json.RawMessage, 0, len(events))
 	text := make([]byte, 0, size)
 	for i := range events {
 		e := &events[i]
@@ -123,9 +172,12 @@ func (f *Format) page(events []readableEvent, b *bundles, size int) []json.RawMe
 		}
 		begin := len(text)
 		text = f.append(text, &e.readEvent, &with)
+		if within.written > 0 && len(text) > within.written && (i > 0 || within.mayBeNone) {
+			break
+		}
 		page = append(page, text[begin:len(text):len(text)])
 	}
-	return page
+	return page, cap(text)
 }
 
 // lazyMembers returns the memberships of the chunk's senders, from the state at its first
@@ -138,14 +190,22 @@ func lazyMembers(ctx context.Context, snapshot *timeline.Snapshot, request Reque
 	for i := range chunk {
 		senders = append(senders, chunk[i].Sender)
 	}
-	slices.Sort(senders)
-	ids, err := snapshot.MembersAt(ctx, *chunk[0].StateGroup, slices.Compact(senders))
+	members, _, err := membersAt(ctx, snapshot, request, *chunk[0].StateGroup, distinct(senders), bounds{})
+	return members.events, err
+}
+
+// membersAt writes the memberships of users in the state of a group, in the order of the
+// users. It reports false if they exceed the bounds.
+func membersAt(ctx context.Context, snapshot *timeline.Snapshot, request Request, group int64, users []string,
+	within bounds,
+) (written rendering, fits bool, err error) {
+	ids, err := snapshot.MembersAt(ctx, group, users)
 	if err != nil || len(ids) == 0 {
-		return nil, err
+		return written, true, err
 	}
-	events, err := snapshot.Events(ctx, request.Room, ids)
-	if err != nil {
-		return nil, err
+	events, cut, err := snapshot.EventsWithin(ctx, request.Room, ids, cmp.Or(within.bytes, math.MaxInt))
+	if err != nil || len(cut) > 0 {
+		return written, false, err
 	}
 	members := make([]shown, 0, len(ids))
 	for _, id := range ids {
@@ -153,7 +213,9 @@ func lazyMembers(ctx context.Context, snapshot *timeline.Snapshot, request Reque
 			members = append(members, shown{Event: event})
 		}
 	}
-	return render(ctx, snapshot, Request{Room: request.Room, Reader: request.Reader, Raw: request.Raw}, members)
+	as := Request{Room: request.Room, Reader: request.Reader, Raw: request.Raw}
+	written, err = renderWithin(ctx, snapshot, as, members, view{}, within)
+	return written, written.last == nil, err
 }
 
 // A relation is the kind of relation to another event that an event has in its content.
@@ -202,13 +264,32 @@ type bundles struct {
 	erased map[string]bool
 }
 
-// readBundles reads the bundles of the events that are in the view.
-func readBundles(ctx context.Context, snapshot *timeline.Snapshot, request *Request, events []readableEvent, view view) (b bundles, err error) {
+// A bundleView is the view of bundles, and the bounds of what is read.
+type bundleView struct {
+	view
+	within bounds
+}
+
+// readBundles reads the bundles of the events that are in the view. It returns the events
+// whose bundles are within the bounds: those up to one, and at least the first.
+func readBundles(ctx context.Context, snapshot *timeline.Snapshot, request *Request, events []readableEvent, view bundleView) (
+	fit []readableEvent, b bundles, err error,
+) {
 	asked := timeline.BundleQuery{
-		Room: request.Room, Reader: request.Reader.UserID, Ignorer: request.Reader.UserID, Ceiling: view.ceiling,
+		Room: request.Room, Reader: request.Reader.UserID, Ignorer: request.Reader.UserID, Ceiling: view.ceiling, Bytes: view.within.bytes,
 	}
 	if request.All {
 		asked.Ignorer = "" // nothing is hidden
+	}
+	var related []*timeline.Event
+	for i := range events {
+		if !events[i].isState() && events[i].Related.Many {
+			related = append(related, events[i].Event)
+		}
+	}
+	rows, err := newRowCount(ctx, snapshot, view.within.rows, related)
+	if err != nil {
+		return nil, b, err
 	}
 	for i := range events {
 		e := &events[i].readEvent
@@ -225,6 +306,10 @@ func readBundles(ctx context.Context, snapshot *timeline.Snapshot, request *Requ
 		if relation == closedRelation {
 			continue
 		}
+		if !rows.add(e.ID) {
+			events = events[:i]
+			break
+		}
 		if e.Related.Thread && relation == noRelation {
 			asked.Roots = append(asked.Roots, e.ID)
 		}
@@ -236,30 +321,108 @@ func readBundles(ctx context.Context, snapshot *timeline.Snapshot, request *Requ
 		}
 	}
 	if b.Bundles, err = snapshot.Bundles(ctx, asked); err != nil {
-		return b, err
+		return nil, b, err
 	}
-	// The latest reply of a thread is shown with its own aggregations, except threads.
+	events = fitting(events, b.Cut)
+	if err = b.addThoseOfReplies(ctx, snapshot, asked, events, view.within.rows); err != nil {
+		return nil, b, err
+	}
+	return fitting(events, b.Cut), b, b.hide(ctx, snapshot, request.Room, view.view)
+}
+
+// addThoseOfReplies adds the aggregations of the latest replies of threads. They are shown
+// with their own, except threads. A root whose reply's are not within the bounds is cut.
+func (b *bundles) addThoseOfReplies(ctx context.Context, snapshot *timeline.Snapshot, asked timeline.BundleQuery, events []readableEvent, most int) error {
 	asked.Replaced, asked.Roots, asked.Parents, asked.Originals = nil, nil, nil, nil
-	for _, thread := range b.Threads {
-		if thread.Latest.Related.Referenced {
-			asked.Parents = append(asked.Parents, thread.Latest.ID)
-		}
-		if thread.Latest.Related.Edited && thread.Latest.RedactedBy == nil {
-			asked.Originals = append(asked.Originals, thread.Latest.ID)
+	roots := map[string]string{}
+	var replies []*timeline.Event
+	for i := range events {
+		if thread, ok := b.Threads[events[i].ID]; ok && (thread.Latest.Related.Referenced || thread.Latest.Related.Edited) {
+			replies = append(replies, &thread.Latest)
+			roots[thread.Latest.ID] = events[i].ID
 		}
 	}
-	ofReplies, err := snapshot.Bundles(ctx, asked)
+	if len(replies) == 0 {
+		return nil
+	}
+	rows, err := newRowCount(ctx, snapshot, most, replies)
 	if err != nil {
-		return b, err
+		return err
 	}
-	maps.Copy(b.References, ofReplies.References)
-	maps.Copy(b.Edits, ofReplies.Edits)
-	return b, b.hide(ctx, snapshot, request.Room, view)
+	for _, reply := range replies {
+		if !rows.add(reply.ID) {
+			b.Cut[roots[reply.ID]] = true
+			break
+		}
+		if reply.Related.Referenced {
+			asked.Parents = append(asked.Parents, reply.ID)
+		}
+		if reply.Related.Edited && reply.RedactedBy == nil {
+			asked.Originals = append(asked.Originals, reply.ID)
+		}
+	}
+	found, err := snapshot.Bundles(ctx, asked)
+	if err != nil {
+		return err
+	}
+	maps.Copy(b.References, found.References)
+	maps.Copy(b.Edits, found.Edits)
+	for id := range found.Cut {
+		b.Cut[roots[id]] = true
+	}
+	return nil
+}
+
+// fitting returns the events up to one of which something was cut, and at least the first.
+func fitting(events []readableEvent, cut map[string]bool) []readableEvent {
+	if len(cut) == 0 {
+		return events
+	}
+	for i := 1; i < len(events); i++ {
+		if e := &events[i].readEvent; cut[e.ID] || e.isState() && cut[e.replacedState()] {
+			return events[:i]
+		}
+	}
+	return events
+}
+
+// A rowCount counts the events that must be read because they relate to the events of a
+// page, up to a bound.
+type rowCount struct {
+	most, rows int // most is 0 for no bound
+	of         map[string]timeline.RelatedCounts
+}
+
+// newRowCount returns a rowCount that knows how many events relate to the given ones.
+func newRowCount(ctx context.Context, snapshot *timeline.Snapshot, most int, related []*timeline.Event) (*rowCount, error) {
+	c := &rowCount{most: most}
+	if most == 0 || len(related) == 0 {
+		return c, nil
+	}
+	ids := make([]string, 0, len(related))
+	for _, event := range related {
+		ids = append(ids, event.ID)
+	}
+	var err error
+	c.of, err = snapshot.CountRelated(ctx, ids)
+	return c, err
+}
+
+// add adds what must be read for an event. It reports false, and adds nothing, if that
+// would exceed the bound, unless nothing was added before.
+func (c *rowCount) add(id string) bool {
+	n := c.of[id]
+	rows := n.References + n.Edits + n.Replies
+	if c.most > 0 && rows > 0 && c.rows > 0 && c.rows+rows > c.most {
+		return false
+	}
+	c.rows += rows
+	return true
 }
 
 // maxChecked is the number of bundled events that are in memory at a time. The answers to
 // a poll may be many more.
-const maxChecked = 500
+const maxChecked = 200
 
 // hide removes the bundled events that are not in the view, and threads whose latest
 // reply is not. Replies count in any case.
@@ -277,7 +440,7 @@ func (b *bundles) hide(ctx context.Context, snapshot *timeline.Snapshot, room st
 	seen := map[string]bool{}
 	b.erased = map[string]bool{}
 	for some := range slices.Chunk(distinct(ids), maxChecked) {
-		events, err := snapshot.EventsOf(ctx, room, some, timeline.EventFilter{})
+		events, err := snapshot.OutlinesOf(ctx, room, some)
 		if err != nil {
 			return err
 		}

@@ -224,8 +224,11 @@ func (p *process) delegated() func() bool {
 // messages returns the reader of rooms.
 func (p *process) messages() *messages.Messages {
 	options := messages.Options{
+		Budget:           messages.NewBudget(p.settings.Messages.MaxTotalBytes),
 		DepartedSeeLater: p.settings.Messages.DepartedSeeLater,
+		FilterTime:       p.settings.Messages.FilterTime,
 		Log:              p.log,
+		MaxPageBytes:     p.settings.Messages.MaxPageBytes,
 		Retention:        p.settings.Retention.Rules,
 		Rooms:            p.readers,
 	}

@@ -205,7 +205,7 @@ var tables = []Table{
 	{
 		Name: "event_relations", Purge: Deletes, Delete: Deletes,
 		Rights:  "SELECT DELETE",
-		Columns: `event_id text PDRL, relates_to_id text PRL, relation_type text PRL`,
+		Columns: `event_id text PDRL, relates_to_id text PRL, relation_type text PRL, aggregation_key text R`,
 	},
 	{
 		Name: "event_reports", Purge: Keeps, Delete: Keeps,
@@ -555,7 +555,7 @@ var tables = []Table{
 	{
 		Name: "threads", Purge: Adjusts, Delete: Deletes,
 		Rights: "SELECT UPDATE DELETE",
-		Columns: `room_id text PDL, thread_id text PL, latest_event_id text PL, topological_ordering int P,
+		Columns: `room_id text PDRL, thread_id text PRL, latest_event_id text PRL, topological_ordering int P,
 			stream_ordering int P`,
 	},
 	{

@@ -3,6 +3,7 @@ package timeline
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"lethe/internal/store/postgres"
 
@@ -23,6 +24,15 @@ func (has bans) eventTables() string {
 		LEFT JOIN rooms r ON r.room_id = e.room_id
 		LEFT JOIN LATERAL ` + has.redactionOf() + ` d ON true
 		WHERE NOT EXISTS (SELECT FROM rejections x WHERE x.event_id = e.event_id)`
+}
+
+// eventColumnsWithin are eventColumns without the JSON of events beyond a number of bytes,
+// in the order of the column, and then whether an event is beyond it.
+func eventColumnsWithin(order, bytes string) string {
+	beyond := beyondBytes("ORDER BY "+order, bytes)
+	return strings.NewReplacer(
+		"j.json", "CASE WHEN NOT ("+beyond+") THEN j.json END",
+		"d.json", "CASE WHEN NOT ("+beyond+") THEN d.json END").Replace(eventColumns) + ", " + beyond
 }
 
 // eventsSQL reads events of the room $2 by their ids. The ids may come from another
@@ -49,6 +59,46 @@ func eventsOf(rows pgx.Rows) (map[string]Event, error) {
 		return nil
 	})
 	return events, err
+}
+
+// eventsWithinSQL is eventsSQL with $3 as the number of bytes.
+func (has bans) eventsWithinSQL() string {
+	return `SELECT` + eventColumnsWithin("asked.place", "$3") + `
+		FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS asked (event_id, place)` + has.eventTables() + ` AND e.room_id = $2`
+}
+
+// EventsWithin reads events as [Snapshot.Events] does, in the order of the ids, until their
+// JSON and that of their redactions has reached a number of bytes. It returns the ids of
+// the events that it has not read.
+func (s *Snapshot) EventsWithin(ctx context.Context, room string, ids []string, bytes int) (events map[string]Event, cut map[string]bool, err error) {
+	if ids = postgres.OnlyStorable(ids); len(ids) == 0 || !postgres.Storable(room) {
+		return map[string]Event{}, nil, nil
+	}
+	rows, err := s.tx.Query(ctx, s.bans.eventsWithinSQL(), ids, room, bytes)
+	if err == nil {
+		events, cut, err = eventsWithin(rows)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("read events: %w", err)
+	}
+	return events, cut, nil
+}
+
+// eventsWithin reads the rows of [bans.eventsWithinSQL].
+func eventsWithin(rows pgx.Rows) (events map[string]Event, cut map[string]bool, err error) {
+	events, cut = map[string]Event{}, map[string]bool{}
+	var event Event
+	var beyond bool
+	_, err = pgx.ForEachRow(rows, append(event.columns(), &beyond), func() error {
+		if beyond {
+			cut[event.ID] = true
+		} else {
+			events[event.ID] = event
+		}
+		event = Event{}
+		return nil
+	})
+	return events, cut, err
 }
 
 // Events reads events of a room by their ids. It leaves out unknown and rejected

@@ -28,8 +28,13 @@ type PageQuery struct {
 	// default to nil, no bound.
 	After, UpTo *matrix.PageToken
 
-	// Ceiling is a further upper bound of the place, besides UpTo. Defaults to nil.
-	Ceiling *matrix.Token
+	// Ceiling is a further upper bound of the place, besides UpTo. Floor is a further lower
+	// bound, besides After, and the page has events after it. Both default to nil.
+	Ceiling, Floor *matrix.Token
+
+	// Bytes bounds the JSON of the events and of their redactions: the page ends with the
+	// event that reaches it. Defaults to 0, no bound.
+	Bytes int
 
 	Filter EventFilter
 
@@ -46,6 +51,10 @@ type PageQuery struct {
 	// Reader requests [Page.ReaderAccess] of this user. The page has events only if the
 	// user is joined. Defaults to nil: the access is left out, and events are read.
 	Reader *string
+
+	// FilterTime bounds the statement that reads the events, if there is a Filter. Without
+	// a filter a page is found by an index. Defaults to 0, the bound of every statement.
+	FilterTime time.Duration
 }
 
 // An EventFilter says which events to return. The zero value selects all. A nil list
@@ -91,8 +100,12 @@ type Page struct {
 	// nil if there was no row.
 	Last *matrix.Token
 
-	// More says that more events follow Last within the bounds.
-	More bool
+	// Rows is the number of rows that were read, including those that were left out.
+	Rows int
+
+	// More says that more events follow Last within the bounds. Cut says that they do
+	// because of [PageQuery.Bytes].
+	More, Cut bool
 
 	// RoomEnd is a place after all present events of the room: its greatest depth,
 	// outliers included, and the newest place in the stream of all rooms. It is zero
@@ -133,9 +146,9 @@ func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]Page, err
 		if query.Limit <= 0 || query.Filter.wantsNothing() {
 			continue
 		}
-		if query.Reader != nil && !reflect.ValueOf(query.Filter).IsZero() {
+		if query.FilterTime > 0 && query.Filter.Selects() {
 			// A filter that selects few events reads the whole room.
-			pipeline.Queue(`SELECT set_config('statement_timeout', $1, true)`, postgres.Milliseconds(filteredTime))
+			pipeline.Queue(`SELECT set_config('statement_timeout', $1, true)`, postgres.Milliseconds(query.FilterTime))
 		}
 		sql, args := query.sql(names, s.bans)
 		pipeline.Queue(sql, args...).Query(func(rows pgx.Rows) error {
@@ -151,9 +164,8 @@ func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]Page, err
 	return pages, nil
 }
 
-// filteredTime bounds the statement for a page of a user who sends a filter. Without one, a
-// page is found by an index.
-const filteredTime = 5 * time.Second
+// Selects reports whether the filter may leave out events.
+func (f EventFilter) Selects() bool { return !reflect.ValueOf(f).IsZero() }
 
 // EventsOf reads the readable events of a room by their ids, in no order. Of the
 // filter it does not check labels and URLs. The caller must bound the number of ids.
@@ -161,12 +173,26 @@ func (s *Snapshot) EventsOf(ctx context.Context, room string, ids []string, filt
 	if ids = postgres.OnlyStorable(ids); len(ids) == 0 || !postgres.Storable(room) || filter.wantsNothing() {
 		return nil, nil
 	}
+	return s.eventsOf(ctx, room, ids, filter, loading{group: stateGroup})
+}
+
+// OutlinesOf is [Snapshot.EventsOf] for events of which only must be known who may see them.
+// Their JSON is {}, except for that of member events and of changes of the history
+// visibility, and the JSON of their redactions is left out.
+func (s *Snapshot) OutlinesOf(ctx context.Context, room string, ids []string) ([]Event, error) {
+	if ids = postgres.OnlyStorable(ids); len(ids) == 0 || !postgres.Storable(room) {
+		return nil, nil
+	}
+	return s.eventsOf(ctx, room, ids, EventFilter{}, loading{group: stateGroup, outlines: true})
+}
+
+func (s *Snapshot) eventsOf(ctx context.Context, room string, ids []string, filter EventFilter, load loading) ([]Event, error) {
 	var p parameters
 	p.add(room) // must be $1, as [bans.loaded] expects
 	keys := `
 		SELECT ` + keyColumns + ` FROM events e
 		WHERE e.event_id = ANY (` + p.add(ids) + `::text[]) AND e.room_id = $1 AND e.stream_ordering IS NOT NULL` + filter.sql(&p)
-	rows, err := s.tx.Query(ctx, s.bans.loaded(keys, stateGroup), p.values...)
+	rows, err := s.tx.Query(ctx, s.bans.loaded(keys, load), p.values...)
 	var page Page
 	if err == nil {
 		err = page.read(rows, math.MaxInt)
@@ -225,23 +251,59 @@ const keyColumns = `
 
 const stateGroup = `(SELECT g.state_group FROM event_to_state_groups g WHERE g.event_id = e.event_id LIMIT 1)`
 
+// A loading says what [bans.loaded] reads of each event.
+type loading struct {
+	// group is stateGroup, or the expression to use instead.
+	group string
+
+	// beyond is the condition that an event is beyond [PageQuery.Bytes]. Its JSON is not
+	// read then. Defaults to "", no bound.
+	beyond string
+
+	// outlines leaves out the JSON on which it does not depend who may see an event.
+	outlines bool
+}
+
+// texts returns the expressions for the JSON of an event and for that of its redaction.
+func (l loading) texts() (event, redaction string) {
+	switch {
+	case l.outlines:
+		return `CASE WHEN j.json IS NULL OR e.type = ANY (ARRAY['m.room.member', 'm.room.history_visibility']::text[]) THEN j.json ELSE '{}' END`, `NULL`
+	case l.beyond != "":
+		return `CASE WHEN NOT (` + l.beyond + `) THEN j.json END`, `CASE WHEN NOT (` + l.beyond + `) THEN d.json END`
+	}
+	return `j.json`, `d.json`
+}
+
+// beyondBytes returns the condition that the JSON of the events before an event has
+// reached a number of bytes, in an order. The lengths are known without reading the texts.
+func beyondBytes(order, bytes string) string {
+	return `coalesce(sum(coalesce(octet_length(j.json), 0)::bigint + coalesce(octet_length(d.json), 0)::bigint)
+			OVER (` + order + ` ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)::bigint, 0::bigint) >= ` + bytes + `::bigint`
+}
+
 // loaded returns the statement that reads the events of the room $1 that the query
-// keys finds, for [Page.read]. group is stateGroup, or the expression to use
-// instead.
+// keys finds, for [Page.read].
 //
 // A table with a row for every event is read one event after another, by its index:
 // the planner does not turn subqueries with a LIMIT into joins of whole tables,
 // whatever number of events it expects. A table with rows for few events is read
 // once for the whole page.
-func (has bans) loaded(keys, group string) string {
+func (has bans) loaded(keys string, load loading) string {
+	event, redaction := load.texts()
+	beyond := load.beyond
+	if beyond == "" {
+		beyond = `false`
+	}
 	return `
 		WITH page AS MATERIALIZED (` + keys + `), redacted AS MATERIALIZED (` + has.redactionsOfPage() + `),
 		     few AS MATERIALIZED (` + fewRelations + `), related AS MATERIALIZED (` + relatedByFew + `)
-		SELECT ` + group + `,
+		SELECT ` + load.group + `,
 			e.event_id, e.type, coalesce(e.sender, ''), e.state_key, e.topological_ordering, e.stream_ordering,
 			coalesce(e.origin_server_ts, 0), e.outlier,
 			(SELECT r.room_version FROM rooms r WHERE r.room_id = $1),
-			j.json, j.internal_metadata, d.event_id, d.json, d.internal_metadata, coalesce(d.redacted, false), ` + relatedOnPage + `, coalesce(j.format_version, 1),
+			` + event + `, j.internal_metadata, d.event_id, ` + redaction + `, d.internal_metadata, coalesce(d.redacted, false), ` + relatedOnPage + `,
+			coalesce(j.format_version, 1), ` + beyond + `,
 			e.rejection_reason IS NOT NULL
 			OR e.event_id = ANY (ARRAY(SELECT x.event_id FROM rejections x WHERE x.event_id = ANY (ARRAY(SELECT event_id FROM page))))
 			OR e.type = 'm.room.redaction' AND ` + redactsSomething + ` IS NOT TRUE
@@ -263,19 +325,20 @@ func (p *Page) read(rows pgx.Rows, limit int) error {
 		Event
 		related int
 		format  int
+		beyond  bool
 		dropped bool
 	}
-	count := 0
 	p.Events = make([]Event, 0, min(limit, usualLimit))
 	_, err := pgx.ForEachRow(rows, []any{
 		&row.StateGroup, &row.ID, &row.Type, &row.Sender, &row.StateKey, &row.Topological, &row.Stream, &row.OriginTS, &row.Outlier,
 		&row.RoomVersion, (*[]byte)(&row.JSON), (*[]byte)(&row.InternalMetadata), &row.RedactedBy, (*[]byte)(&row.Redaction), (*[]byte)(&row.RedactionMetadata), &row.RedactionRedacted, &row.related,
-		&row.format, &row.dropped,
+		&row.format, &row.beyond, &row.dropped,
 	}, func() error {
-		if count++; count > limit {
-			p.More = true
+		if p.Rows >= limit || row.beyond {
+			p.More, p.Cut = true, p.Cut || p.Rows < limit
 			return nil
 		}
+		p.Rows++
 		p.Last = &matrix.Token{Topological: row.Topological, Stream: row.Stream}
 		if !row.dropped && row.JSON != nil && formatFits(row.RoomVersion, row.format) {
 			row.Related = relatedOf(row.related)
@@ -347,11 +410,14 @@ func (q PageQuery) sql(names writerNames, has bans) (string, []any) {
 	default:
 		keys += ` LIMIT ` + limit
 	}
-	group := stateGroup
+	load := loading{group: stateGroup}
 	if q.NoStateGroups {
-		group = `NULL::bigint`
+		load.group = `NULL::bigint`
 	}
-	return has.loaded(keys, group) + order, p.values
+	if q.Bytes > 0 {
+		load.beyond = beyondBytes(order, p.add(q.Bytes))
+	}
+	return has.loaded(keys, load) + order, p.values
 }
 
 // bounds returns the condition that an event e is in the timeline and within the
@@ -384,6 +450,9 @@ func (q PageQuery) bounds(p *parameters, names writerNames) string {
 				sql.WriteString(` AND e.stream_ordering > ` + names.positionOf(p, *q.After, minStream))
 			}
 		}
+	}
+	if q.Floor != nil {
+		place(">", *q.Floor)
 	}
 	highest := q.Ceiling
 	if q.UpTo != nil {
