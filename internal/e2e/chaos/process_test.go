@@ -162,7 +162,7 @@ func (p *process) signal(signal syscall.Signal) (exited chan struct{}) {
 
 // kill ends the process by SIGKILL, and keeps it down for that time.
 func (p *process) kill(down time.Duration, pause func(time.Duration)) {
-	p.set(func() { p.down = true })
+	p.set(func() { p.down, p.disturbed = true, time.Now().Add(time.Hour) })
 	p.signal(syscall.SIGKILL)
 	pause(down)
 	p.set(func() { p.down, p.disturbed = false, time.Now() })

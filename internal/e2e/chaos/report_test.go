@@ -72,13 +72,6 @@ func (r *report) logged(kind, line string) {
 	}
 }
 
-// failed reports whether there is a violation.
-func (r *report) failed() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.Violations) > 0
-}
-
 // write writes the report into the folder of LETHE_CHAOS_REPORT, if there is one, and shows
 // it in the test's log.
 func (r *report) write(t *testing.T) {

@@ -31,7 +31,23 @@ type Options struct {
 	// MaxConnections is the size of the pool, without the connection for heartbeats.
 	// Defaults to 16.
 	MaxConnections int
+
+	// UnusedTime is how long the pool keeps a connection that it does not use. A quarter of
+	// it may pass before the pool looks. Defaults to 1 min.
+	UnusedTime time.Duration
 }
+
+const (
+	// unusedTime is long beside the time of a connect, and short enough that a peak of work
+	// does not keep sessions of the server for the rest of the day.
+	unusedTime = time.Minute
+
+	// pingTime bounds the check of a connection that was not used for restTime. The server
+	// may have fallen silent without closing it, and the check must not use up the time of
+	// the request that waits for it.
+	pingTime = 2 * time.Second
+	restTime = time.Second
+)
 
 func (o Options) withDefaults() Options {
 	if o.ApplicationName == "" {
@@ -42,6 +58,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxConnections == 0 {
 		o.MaxConnections = 16
+	}
+	if o.UnusedTime == 0 {
+		o.UnusedTime = unusedTime
 	}
 	return o
 }
@@ -84,6 +103,8 @@ func openPool(ctx context.Context, url string, options Options) (*pgxpool.Pool, 
 		return nil, err
 	}
 	config.MaxConns = int32(options.MaxConnections)
+	config.MaxConnIdleTime, config.HealthCheckPeriod = options.UnusedTime, options.UnusedTime/4
+	config.ShouldPing = isDoubtful
 	config.ConnConfig.ConnectTimeout = 5 * time.Second
 	config.ConnConfig.RuntimeParams["application_name"] = options.ApplicationName
 	// Cancelling a context must end the statement in the server too. Otherwise the
@@ -93,6 +114,20 @@ func openPool(ctx context.Context, url string, options Options) (*pgxpool.Pool, 
 	}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return setUpSession(ctx, conn, options.IdleTime) }
 	return pgxpool.NewWithConfig(ctx, config)
+}
+
+// isDoubtful pings a connection that was not used for a while, and reports whether that has
+// failed. Then the pool's own ping fails at once, and it takes another connection.
+//
+// A ping without an answer in time closes the socket under the connection: a regular close
+// would wait 15 s for the server, and keep the place in the pool.
+func isDoubtful(ctx context.Context, taken pgxpool.ShouldPingParams) bool {
+	if taken.IdleDuration < restTime {
+		return false
+	}
+	timer := time.AfterFunc(pingTime, func() { _ = taken.Conn.PgConn().Conn().Close() })
+	defer timer.Stop()
+	return taken.Conn.Ping(ctx) != nil
 }
 
 // Close waits for the connections in use, and closes all. A second call does
