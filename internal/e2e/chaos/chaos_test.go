@@ -59,7 +59,7 @@ type world struct {
 	ids     []string          // of accepted jobs
 	states  map[string]string // of all jobs, by id
 	cancels map[string]bool   // jobs that an operator wanted to cancel
-	retries map[string]bool
+	steered map[string]bool // jobs that operators may disturb
 }
 
 // set changes what goroutines share.
@@ -190,7 +190,7 @@ func newFleet(t *testing.T, db *database, report *report, redis *redisFleet, nam
 	w := &world{
 		t: t, report: report, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}, db: db, redis: redis,
 		byID: map[string]*room{}, lanes: map[any]*sync.Mutex{},
-		states: map[string]string{}, cancels: map[string]bool{}, retries: map[string]bool{},
+		states: map[string]string{}, cancels: map[string]bool{}, steered: map[string]bool{},
 	}
 	t.Cleanup(w.client.CloseIdleConnections)
 	w.env = append(redis.env(),

@@ -204,8 +204,6 @@ func (w *world) steer(ctx context.Context, api *process, random *rand.Rand, verb
 	switch verb {
 	case "cancel":
 		w.set(func() { w.cancels[id] = true })
-	case "retry":
-		w.set(func() { w.retries[id] = true })
 	case "pause":
 		body = map[string]any{"reason": "r", "until_ts": time.Now().Add(time.Duration(500+random.IntN(4000)) * time.Millisecond).UnixMilli()}
 	case "priority":
@@ -217,12 +215,13 @@ func (w *world) steer(ctx context.Context, api *process, random *rand.Rand, verb
 	}
 }
 
-// anyJob returns the id of a job that is known to be open, or cancelled, "" without one.
+// anyJob returns the id of a job that is known to be open, or cancelled, "" without one. It
+// is no purge of a sweep: if it was cancelled at its end, no sweep would come back to it.
 func (w *world) anyJob(random *rand.Rand, cancelled bool) string {
 	var ids []string
 	w.set(func() {
 		for id, state := range w.states {
-			if cancelled == (state == "cancelled") && state != "complete" && state != "failed" {
+			if w.steered[id] && cancelled == (state == "cancelled") && state != "complete" && state != "failed" {
 				ids = append(ids, id)
 			}
 		}
@@ -335,6 +334,7 @@ func (w *world) look(ctx context.Context) error {
 				w.report.violation("the job %s was %s and is %s", job.ID, was, job.State)
 			}
 			w.states[job.ID] = job.State
+			w.steered[job.ID] = job.Kind == "retention_sweep" || w.byID[job.Room].sort != swept
 			if r := w.byID[job.Room]; r != nil && job.State == "complete" {
 				r.set(func(r *room) {
 					r.floor = max(r.floor, job.Depth)

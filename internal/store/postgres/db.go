@@ -20,6 +20,11 @@ var ErrNotFound = errors.New("not found")
 
 // Options are the settings of [Open]. The zero value gives the defaults.
 type Options struct {
+	// AnswerTime is how long a statement waits for its answer before Lethe asks the server
+	// whether it is at work on it. If it is not, the statement fails as if the connection
+	// had been closed. Defaults to 10 s.
+	AnswerTime time.Duration
+
 	// ApplicationName is the name of the connections in pg_stat_activity.
 	// Defaults to "lethe".
 	ApplicationName string
@@ -50,6 +55,9 @@ const (
 )
 
 func (o Options) withDefaults() Options {
+	if o.AnswerTime == 0 {
+		o.AnswerTime = answerTime
+	}
 	if o.ApplicationName == "" {
 		o.ApplicationName = "lethe"
 	}
@@ -82,22 +90,24 @@ type DB struct {
 // close the DB.
 func Open(ctx context.Context, url string, options Options) (*DB, error) {
 	options = options.withDefaults()
-	pool, err := openPool(ctx, url, options)
-	if err != nil {
-		return nil, fmt.Errorf("open the database: %w", err)
-	}
 	beating := options
 	beating.ApplicationName += " heartbeat"
 	beating.MaxConnections = 1
-	heartbeats, err := openPool(ctx, url, beating)
+	heartbeats, err := openPool(ctx, url, beating, nil)
 	if err != nil {
-		pool.Close()
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	pool, err := openPool(ctx, url, options, heartbeats)
+	if err != nil {
+		heartbeats.Close()
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
 	return &DB{pool: pool, heartbeats: heartbeats}, nil
 }
 
-func openPool(ctx context.Context, url string, options Options) (*pgxpool.Pool, error) {
+// openPool opens a pool. Its sessions ask on the other pool whether their statements are at
+// work. Without one they do not ask, and every statement must have a deadline.
+func openPool(ctx context.Context, url string, options Options, asks *pgxpool.Pool) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, err
@@ -112,7 +122,13 @@ func openPool(ctx context.Context, url string, options Options) (*pgxpool.Pool, 
 	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: 2 * time.Second}
 	}
-	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return setUpSession(ctx, conn, options.IdleTime) }
+	config.ConnConfig.DialFunc = dialSocket(config.ConnConfig.DialFunc)
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if err := setUpSession(ctx, conn, options.IdleTime); err != nil || asks == nil {
+			return err
+		}
+		return watchSocket(ctx, conn, asks, options.AnswerTime)
+	}
 	return pgxpool.NewWithConfig(ctx, config)
 }
 
@@ -133,8 +149,8 @@ func isDoubtful(ctx context.Context, taken pgxpool.ShouldPingParams) bool {
 // Close waits for the connections in use, and closes all. A second call does
 // nothing.
 func (db *DB) Close() {
-	db.heartbeats.Close()
 	db.pool.Close()
+	db.heartbeats.Close()
 }
 
 // Reserved returns the connection for heartbeats as a DB of its own, for checks that must be

@@ -40,6 +40,48 @@ func TestSilentConnectionIsReplaced(t *testing.T) {
 	require.NoError(t, db.QueryRow(ctx, `SELECT 1`).Scan(&one))
 }
 
+// A statement whose connection falls silent fails as if it had been closed, and does not
+// wait for ever.
+func TestStatementOnASilentConnectionFails(t *testing.T) {
+	t.Parallel()
+	database, err := neturl.Parse(devstacktest.EmptyDatabase(t))
+	require.NoError(t, err)
+	before, silence := silentProxy(t, database.Host)
+	database.Host = before
+	db, err := postgres.Open(t.Context(), database.String(), postgres.Options{AnswerTime: 200 * time.Millisecond})
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	for name, begin := range map[string]func() *postgres.LazyTx{
+		"before it begins": func() *postgres.LazyTx { return db.LazyTx(nil) },
+		"inside it": func() *postgres.LazyTx {
+			tx := db.LazyTx(nil)
+			_, err := tx.Exec(t.Context(), `SELECT 1`)
+			require.NoError(t, err)
+			return tx
+		},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		require.NoError(t, db.Ping(ctx)) // so that the pool does not check the connection
+		tx := begin()
+		silence()
+		_, err := tx.Exec(ctx, `SELECT 2`)
+		tx.Rollback(ctx)
+		require.True(t, postgres.Unreachable(err), "%s: %v", name, err)
+		require.NoError(t, ctx.Err(), name)
+	}
+}
+
+// A statement that takes its time is not disturbed.
+func TestStatementAtWorkIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	db, err := postgres.Open(t.Context(), devstacktest.EmptyDatabase(t), postgres.Options{AnswerTime: 100 * time.Millisecond})
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	_, err = db.Exec(t.Context(), `SELECT pg_sleep(1)`)
+	require.NoError(t, err)
+}
+
 // silentProxy starts a proxy of the server that ends with the test. Its connections pass
 // nothing any more once silence was called; later ones do.
 func silentProxy(t *testing.T, server string) (address string, silence func()) {
