@@ -59,7 +59,7 @@ type world struct {
 	ids     []string          // of accepted jobs
 	states  map[string]string // of all jobs, by id
 	cancels map[string]bool   // jobs that an operator wanted to cancel
-	steered map[string]bool // jobs that operators may disturb
+	steered map[string]bool   // jobs that operators may disturb
 }
 
 // set changes what goroutines share.
