@@ -90,6 +90,9 @@ func plan(seed uint64, faults int, sample bool) (rounds []round) {
 			}
 			kind := kinds[deck[0]]
 			deck = deck[1:]
+			if sample {
+				kind.max = min(kind.max, 2*time.Second)
+			}
 			r.faults = append(r.faults, fault{
 				kind: kind.name, target: random.Uint64N(1000),
 				after: time.Duration(500+random.IntN(gap)) * time.Millisecond,
