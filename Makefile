@@ -58,6 +58,13 @@ test-verbs: ## Cancel, pause, hold, move and retry 20 jobs at random for a minut
 	@scripts/servers
 	LETHE_TEST_VERBS_TIME=60s go test -count 1 -timeout 30m -run TestVerbsAtRandom ./internal/e2e
 
+.PHONY: chaos
+chaos: ## Let FAULTS faults (40) meet a fleet at work, by the plan of SEED (1); the report is bin/chaos-SEED.json
+	@scripts/servers
+	@$(MAKE) --no-print-directory build
+	LETHE_TEST_PROGRAMS='$(CURDIR)/bin' LETHE_CHAOS_SEED='$(or $(SEED),1)' LETHE_CHAOS_FAULTS='$(or $(FAULTS),40)' \
+	LETHE_CHAOS_REPORT='$(CURDIR)/bin' go test -count 1 -timeout 20m -v -run 'TestChaos$$' ./internal/e2e/chaos
+
 .PHONY: test-long
 test-long: ## Compare purges, pages and shutdowns with their models, fifteen times as often as make test
 	@scripts/servers

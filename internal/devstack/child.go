@@ -116,10 +116,11 @@ func serve(ctx context.Context, cmd *exec.Cmd, logFile string, onOurDeath syscal
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
 	for {
-		// PostgreSQL and Redis have logged the same words for decades. A sentinel
-		// logs others.
+		// PostgreSQL and Redis have logged the same words for decades. A standby and a
+		// sentinel log others.
 		log := strings.ToLower(said())
-		if strings.Contains(log, "ready to accept connections") || strings.Contains(log, "sentinel id is") {
+		if strings.Contains(log, "ready to accept connections") || strings.Contains(log, "ready to accept read-only connections") ||
+			strings.Contains(log, "ready to accept read only connections") || strings.Contains(log, "sentinel id is") {
 			return c, nil
 		}
 		select {

@@ -72,16 +72,21 @@ type Postgres struct {
 // wraps [ErrMissing] if PostgreSQL is not installed. Any other error contains the end of
 // the server's log.
 func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, error) {
+	p := newPostgres(options)
+	if err := p.start(ctx, options.Dir, "postgres", p.initialise); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func newPostgres(options PostgresOptions) *Postgres {
 	p := &Postgres{options: options, admin: make(chan *pgx.Conn, 1)}
 	p.admin <- nil
 	p.name, p.guard, p.launch = "PostgreSQL", options.Guard, p.serve
 	// This is what PostgreSQL calls a fast shutdown: it closes the sessions and rolls
 	// their transactions back.
 	p.halt = func(ctx context.Context, server *child) error { return server.stop(ctx, syscall.SIGINT) }
-	if err := p.start(ctx, options.Dir, "postgres", p.initialise); err != nil {
-		return nil, err
-	}
-	return p, nil
+	return p
 }
 
 // URL returns the connection string of a database, even if it does not exist. The

@@ -55,12 +55,7 @@ func (l *lab) delete(room string, change func(*DeleteRoom)) string {
 // deleteEnds waits for the delete's end and returns its status, as it is served.
 func (l *lab) deleteEnds(id string) (jobs.Status, shutdown.Result) {
 	l.T.Helper()
-	var status jobs.Status
-	require.Eventually(l.T, func() bool {
-		var err error
-		status, err = l.board.Status(l.Ctx, jobs.DeleteRoom, id)
-		return err == nil && status.State.Ended()
-	}, time.Minute, 20*time.Millisecond)
+	status := l.endsAs(jobs.DeleteRoom, id)
 	details, err := DeleteStatusOf([]byte(status.Progress))
 	require.NoError(l.T, err)
 	return status, details.Shutdown

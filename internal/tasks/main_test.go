@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
 	"lethe/internal/schema"
+	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/storetest"
@@ -139,13 +141,51 @@ func (l *lab) work(options WorkerOptions) (stop func()) {
 // ends waits for the job's end and returns its status as it is served.
 func (l *lab) ends(id string) jobs.Status {
 	l.T.Helper()
-	var status jobs.Status
-	require.Eventually(l.T, func() bool {
+	return l.endsAs(jobs.PurgeHistory, id)
+}
+
+// endsAs waits for the end of a job of the kind, and returns its status as it is served.
+func (l *lab) endsAs(kind journal.Kind, id string) (status jobs.Status) {
+	l.T.Helper()
+	l.awaits(id, func() (bool, error) {
 		var err error
-		status, err = l.board.Status(l.Ctx, jobs.PurgeHistory, id)
-		return err == nil && status.State.Ended()
-	}, time.Minute, 20*time.Millisecond)
+		status, err = l.board.Status(l.Ctx, kind, id)
+		return err == nil && status.State.Ended(), err
+	})
 	return status
+}
+
+// awaits waits until the condition holds. If it does not, the test says what the job's row
+// and log have, which are the reason.
+func (l *lab) awaits(id string, condition func() (bool, error)) {
+	l.T.Helper()
+	var last error
+	deadline := time.NewTimer(time.Minute)
+	defer deadline.Stop()
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		var holds bool
+		if holds, last = condition(); holds {
+			return
+		}
+		select {
+		case <-poll.C:
+		case <-deadline.C:
+			require.FailNow(l.T, "the job does not come so far", "%v\n%s", last, l.reason(id))
+		}
+	}
+}
+
+// reason is all that the database has of a job.
+func (l *lab) reason(id string) string {
+	l.T.Helper()
+	return strings.Join(storetest.All[string](l.Lab, `
+		SELECT to_jsonb(j)::text FROM lethe.jobs j WHERE id = $1
+		UNION ALL
+		SELECT text FROM (SELECT to_jsonb(e)::text AS text FROM lethe.job_events e WHERE job_id = $1 ORDER BY at) events
+		UNION ALL
+		SELECT format('of %s: %s', usename, application_name) FROM pg_stat_activity WHERE datname = current_database()`, id), "\n")
 }
 
 // failing makes deletes of events fail with the SQLSTATE, the first so many or,

@@ -140,8 +140,9 @@ func TestPolicyGoesWithItsRoom(t *testing.T) {
 	c.replace("!other:x", "", &lifetime)
 	c.Exec(`CREATE SCHEMA aside`)
 	c.Exec(`CREATE TABLE aside.mine AS SELECT * FROM events WHERE room_id = '!room:x'`)
-	status, _ := c.deleteEnds(c.delete(room, nil))
-	require.Equal(t, journal.Complete, status.State, status.Error)
+	id := c.delete(room, nil)
+	status, _ := c.deleteEnds(id)
+	require.Equal(t, journal.Complete, status.State, c.reason(id))
 	require.Equal(t, []string{"!other:x"}, storetest.All[string](c.Lab, `SELECT room_id FROM room_retention`))
 
 	c.Exec(`DELETE FROM blocked_rooms`)

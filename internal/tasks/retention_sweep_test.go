@@ -120,13 +120,13 @@ func (l *lab) sweep(job string) string {
 // swept waits until the sweep has ended, and all jobs that it made.
 func (l *lab) swept(id string) sweepResult {
 	l.T.Helper()
-	require.Eventually(l.T, func() bool {
+	l.awaits(id, func() (bool, error) {
 		if !l.Job(id).State.Ended() {
-			return false // and may accept jobs
+			return false, nil // and may accept jobs
 		}
 		open, err := l.Journal.OpenLowJobs(l.Ctx)
-		return err == nil && open == 0
-	}, time.Minute, 20*time.Millisecond)
+		return err == nil && open == 0, err
+	})
 	require.Equal(l.T, journal.Complete, l.Job(id).State, l.Job(id).Error)
 	return l.sweptSoFar(id)
 }

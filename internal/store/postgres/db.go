@@ -20,6 +20,11 @@ var ErrNotFound = errors.New("not found")
 
 // Options are the settings of [Open]. The zero value gives the defaults.
 type Options struct {
+	// AnswerTime is how long a statement waits for its answer before Lethe asks the server
+	// whether it is at work on it. If it is not, the statement fails as if the connection
+	// had been closed. Defaults to 10 s.
+	AnswerTime time.Duration
+
 	// ApplicationName is the name of the connections in pg_stat_activity.
 	// Defaults to "lethe".
 	ApplicationName string
@@ -31,9 +36,28 @@ type Options struct {
 	// MaxConnections is the size of the pool, without the connection for heartbeats.
 	// Defaults to 16.
 	MaxConnections int
+
+	// UnusedTime is how long the pool keeps a connection that it does not use. A quarter of
+	// it may pass before the pool looks. Defaults to 1 min.
+	UnusedTime time.Duration
 }
 
+const (
+	// unusedTime is long beside the time of a connect, and short enough that a peak of work
+	// does not keep sessions of the server for the rest of the day.
+	unusedTime = time.Minute
+
+	// pingTime bounds the check of a connection that was not used for restTime. The server
+	// may have fallen silent without closing it, and the check must not use up the time of
+	// the request that waits for it.
+	pingTime = 2 * time.Second
+	restTime = time.Second
+)
+
 func (o Options) withDefaults() Options {
+	if o.AnswerTime == 0 {
+		o.AnswerTime = answerTime
+	}
 	if o.ApplicationName == "" {
 		o.ApplicationName = "lethe"
 	}
@@ -42,6 +66,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxConnections == 0 {
 		o.MaxConnections = 16
+	}
+	if o.UnusedTime == 0 {
+		o.UnusedTime = unusedTime
 	}
 	return o
 }
@@ -63,27 +90,31 @@ type DB struct {
 // close the DB.
 func Open(ctx context.Context, url string, options Options) (*DB, error) {
 	options = options.withDefaults()
-	pool, err := openPool(ctx, url, options)
-	if err != nil {
-		return nil, fmt.Errorf("open the database: %w", err)
-	}
 	beating := options
 	beating.ApplicationName += " heartbeat"
 	beating.MaxConnections = 1
-	heartbeats, err := openPool(ctx, url, beating)
+	heartbeats, err := openPool(ctx, url, beating, nil)
 	if err != nil {
-		pool.Close()
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	pool, err := openPool(ctx, url, options, heartbeats)
+	if err != nil {
+		heartbeats.Close()
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
 	return &DB{pool: pool, heartbeats: heartbeats}, nil
 }
 
-func openPool(ctx context.Context, url string, options Options) (*pgxpool.Pool, error) {
+// openPool opens a pool. Its sessions ask on the other pool whether their statements are at
+// work. Without one they do not ask, and every statement must have a deadline.
+func openPool(ctx context.Context, url string, options Options, asks *pgxpool.Pool) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, err
 	}
 	config.MaxConns = int32(options.MaxConnections)
+	config.MaxConnIdleTime, config.HealthCheckPeriod = options.UnusedTime, options.UnusedTime/4
+	config.ShouldPing = isDoubtful
 	config.ConnConfig.ConnectTimeout = 5 * time.Second
 	config.ConnConfig.RuntimeParams["application_name"] = options.ApplicationName
 	// Cancelling a context must end the statement in the server too. Otherwise the
@@ -91,15 +122,35 @@ func openPool(ctx context.Context, url string, options Options) (*pgxpool.Pool, 
 	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: 2 * time.Second}
 	}
-	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return setUpSession(ctx, conn, options.IdleTime) }
+	config.ConnConfig.DialFunc = dialSocket(config.ConnConfig.DialFunc)
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if err := setUpSession(ctx, conn, options.IdleTime); err != nil || asks == nil {
+			return err
+		}
+		return watchSocket(ctx, conn, asks, options.AnswerTime)
+	}
 	return pgxpool.NewWithConfig(ctx, config)
+}
+
+// isDoubtful pings a connection that was not used for a while, and reports whether that has
+// failed. Then the pool's own ping fails at once, and it takes another connection.
+//
+// A ping without an answer in time closes the socket under the connection: a regular close
+// would wait 15 s for the server, and keep the place in the pool.
+func isDoubtful(ctx context.Context, taken pgxpool.ShouldPingParams) bool {
+	if taken.IdleDuration < restTime {
+		return false
+	}
+	timer := time.AfterFunc(pingTime, func() { _ = taken.Conn.PgConn().Conn().Close() })
+	defer timer.Stop()
+	return taken.Conn.Ping(ctx) != nil
 }
 
 // Close waits for the connections in use, and closes all. A second call does
 // nothing.
 func (db *DB) Close() {
-	db.heartbeats.Close()
 	db.pool.Close()
+	db.heartbeats.Close()
 }
 
 // Reserved returns the connection for heartbeats as a DB of its own, for checks that must be

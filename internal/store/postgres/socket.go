@@ -1,0 +1,106 @@
+package postgres
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// answerTime is longer than most statements take, and shorter than what waits for them.
+const answerTime = 10 * time.Second
+
+// A socket is the network connection of a session. While the session waits for an answer,
+// the socket asks the server, on another connection, whether it is at work on one. If not,
+// the statement or its answer was lost on the way. A firewall or a proxy between them may
+// have forgotten the connection without closing it: then the session would wait for ever.
+type socket struct {
+	net.Conn
+
+	// timer calls look. It is nil until the session is set up.
+	timer   *time.Timer
+	after   time.Duration
+	asks    *pgxpool.Pool
+	backend int64 // the session's process at the server
+
+	// reads is odd while a read waits.
+	reads atomic.Int64
+}
+
+// dialSocket is a dialer that returns sockets.
+func dialSocket(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &socket{Conn: conn}, nil
+	}
+}
+
+// watchSocket has the session's socket look every so often whether the server is at work.
+// It asks on a connection of the pool.
+func watchSocket(ctx context.Context, conn *pgx.Conn, asks *pgxpool.Pool, after time.Duration) error {
+	under := conn.PgConn().Conn()
+	if encrypted, ok := under.(*tls.Conn); ok {
+		under = encrypted.NetConn()
+	}
+	s, ok := under.(*socket)
+	if !ok {
+		return nil
+	}
+	// Behind a pooler the number that the protocol tells is another one.
+	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&s.backend); err != nil {
+		return err
+	}
+	s.asks, s.after = asks, after
+	s.timer = time.AfterFunc(after, s.look)
+	s.timer.Stop()
+	return nil
+}
+
+// Read implements [net.Conn].
+func (s *socket) Read(b []byte) (int, error) {
+	if s.timer != nil {
+		s.reads.Add(1)
+		s.timer.Reset(s.after)
+		defer func() {
+			s.timer.Stop()
+			s.reads.Add(1)
+		}()
+	}
+	return s.Conn.Read(b)
+}
+
+// look closes the socket if the server waits for the session while it waits for the server,
+// and otherwise comes back. A look that fails says nothing.
+func (s *socket) look() {
+	read := s.reads.Load()
+	if read%2 == 0 {
+		return // the answer has just come
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), watchTime)
+	defer cancel()
+	var isLost bool
+	err := s.asks.QueryRow(ctx, isNotAtWork, s.backend, (s.after / 2).Milliseconds()).Scan(&isLost)
+	switch {
+	case s.reads.Load() != read:
+	case err == nil && isLost:
+		_ = s.Close()
+	default:
+		s.timer.Reset(s.after)
+	}
+}
+
+// isNotAtWork reports whether the session of the process $1 is gone, or has waited for its
+// client for $2 ms. The state is NULL if the role may not see it.
+const isNotAtWork = `
+	SELECT NOT EXISTS (
+		SELECT FROM pg_stat_activity a
+		WHERE a.pid = $1::bigint::int
+		  AND (a.state IS NULL OR a.state NOT IN ('idle', 'idle in transaction', 'idle in transaction (aborted)')
+		       OR a.state_change > clock_timestamp() - $2::bigint::double precision * '1 ms'::interval))`
