@@ -24,6 +24,7 @@ import (
 
 	"lethe/internal/matrix"
 	"lethe/internal/redisdb"
+	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
 	"lethe/internal/wait"
@@ -146,12 +147,25 @@ func (d database) withClient(ctx context.Context, do func(*tasks.Client) error) 
 		return err
 	}
 	defer db.Close()
+	names, err := d.names(ctx)
+	if err != nil {
+		return err
+	}
 	redis, err := redisdb.Open(d.rig.redis.URL())
 	if err != nil {
 		return err
 	}
 	defer func() { _ = redis.Close() }()
-	return do(tasks.NewClient(db, redis, slog.New(slog.DiscardHandler)))
+	return do(tasks.NewClient(db, redis, names, slog.New(slog.DiscardHandler)))
+}
+
+// names returns the names in Redis of the programs that run on the database.
+func (d database) names(ctx context.Context) (*redisdb.Names, error) {
+	id, err := migrate.IDOf(ctx, d.url())
+	if err != nil {
+		return nil, err
+	}
+	return redisdb.NamesOf(id), nil
 }
 
 // A submit accepts a job of a room.

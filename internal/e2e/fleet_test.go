@@ -24,6 +24,7 @@ import (
 
 	"lethe/internal/devstack"
 	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/redisdb"
 	"lethe/internal/store/migrate"
 )
 
@@ -240,6 +241,12 @@ func query[T any](f *fleet, sql string, args ...any) T {
 	var v T
 	require.NoError(f.t, f.sql.QueryRow(f.t.Context(), sql, args...).Scan(&v))
 	return v
+}
+
+// names are those of the fleet's deployment.
+func (f *fleet) names() *redisdb.Names {
+	f.t.Helper()
+	return redisdb.NamesOf(query[string](f, `SELECT id FROM lethe.deployment`))
 }
 
 // batches returns how many batches a job has committed.

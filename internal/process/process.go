@@ -22,6 +22,7 @@ import (
 	"lethe/internal/messages"
 	"lethe/internal/monitor"
 	"lethe/internal/observe"
+	"lethe/internal/redisdb"
 	"lethe/internal/retention"
 	"lethe/internal/schedule"
 	"lethe/internal/shutdown"
@@ -60,6 +61,7 @@ type process struct {
 	db       *postgres.DB // nil unless needsDatabase
 	pages    *postgres.DB // nil unless rooms are read
 	redis    redis.UniversalClient
+	names    *redisdb.Names          // bound when the database has told whose they are
 	locks    []redis.UniversalClient // one, or independent masters
 	readers  *lock.Readers           // nil unless rooms are read
 	board    *jobs.Board
@@ -126,8 +128,8 @@ func (p *process) part(purpose config.Purpose) part {
 	switch purpose {
 	case config.ForAPI:
 		return part{name: "api", listen: p.settings.API.Listen, tls: p.settings.API.TLS, handler: func(health http.Handler) http.Handler {
-			client := tasks.NewClient(p.db, p.redis, p.log).Keeping(p.settings.StatusTTL)
-			return httpapi.New(p.db, client, p.board, httpapi.Options{
+			client := tasks.NewClient(p.db, p.redis, p.names, p.log).Keeping(p.settings.StatusTTL)
+			return p.whenBound(health, httpapi.New(p.db, client, p.board, httpapi.Options{
 				AccountValidity: p.settings.AccountValidity,
 				Delegated:       p.delegated(),
 				Grace:           p.settings.Grace,
@@ -149,7 +151,7 @@ func (p *process) part(purpose config.Purpose) part {
 				Synapse:         p.synapse,
 				Tracer:          p.tracer,
 				TrustedProxies:  p.settings.TrustedProxies,
-			})
+			}))
 		}}
 	case config.ForAsynqmon:
 		return part{name: "asynqmon", listen: p.settings.Asynqmon.Listen, tls: p.settings.Asynqmon.TLS, handler: func(health http.Handler) http.Handler {
@@ -244,7 +246,7 @@ func (p *process) servedRetention() *retention.Config {
 }
 
 func (p *process) scheduler() *schedule.Scheduler {
-	return schedule.New(p.db, tasks.NewClient(p.db, p.redis, p.log).Keeping(p.settings.StatusTTL), p.log, p.metrics, schedule.Options{
+	return schedule.New(p.db, tasks.NewClient(p.db, p.redis, p.names, p.log).Keeping(p.settings.StatusTTL), p.log, p.metrics, schedule.Options{
 		Grace: p.settings.Grace, Rules: p.settings.Retention.Rules, Tracer: p.tracer,
 	})
 }

@@ -32,7 +32,7 @@ const (
 // cannot help, and nil if the context ends first.
 func (p *process) awaitServers(ctx context.Context) error {
 	canWait := func(err error) bool {
-		if errors.Is(err, migrate.ErrSchema) || errors.Is(err, ErrServerName) || synapse.Unsupported(err) {
+		if errors.Is(err, migrate.ErrSchema) || errors.Is(err, migrate.ErrCopied) || errors.Is(err, ErrServerName) || synapse.Unsupported(err) {
 			return false
 		}
 		if ctx.Err() == nil {
@@ -55,6 +55,9 @@ func (p *process) awaitServers(ctx context.Context) error {
 func (p *process) check(ctx context.Context) error {
 	if p.needsSchema() {
 		if err := p.checkSchema(ctx); err != nil {
+			return err
+		}
+		if err := p.bindNames(ctx); err != nil {
 			return err
 		}
 	}
