@@ -272,9 +272,17 @@ func TestSettingsAreValid(t *testing.T) {
 			environment, files := given(t, c, p)
 			settings, err := load(t, program, environment, replaced(files))
 			require.NoError(t, err, p.of)
-			listen := map[string]string{"/api": settings.API.Listen, "/worker": settings.Worker.Listen, "/scheduler": settings.Scheduler.Listen}
-			if ports := p.container(t).Ports; len(ports) > 0 && program != "/asynqmon" {
-				require.Equal(t, fmt.Sprintf(":%d", ports[0].ContainerPort), listen[program], p.of)
+			listen := map[string]map[string]string{
+				"/api":       {"http": settings.API.Listen, "metrics": settings.API.MetricsListen},
+				"/asynqmon":  {"http": settings.Asynqmon.Listen, "metrics": settings.Asynqmon.MetricsListen},
+				"/worker":    {"metrics": settings.Worker.Listen},
+				"/scheduler": {"metrics": settings.Scheduler.Listen},
+			}[program]
+			if ports := p.container(t).Ports; len(ports) > 0 {
+				require.Len(t, ports, len(listen), p.of)
+				for _, port := range ports {
+					require.Equal(t, fmt.Sprintf(":%d", port.ContainerPort), listen[port.Name], p.of)
+				}
 			}
 		}
 	})
@@ -303,12 +311,10 @@ func TestProcessesAreProbedAndDrain(t *testing.T) {
 			i := slices.IndexFunc(c.pods, func(p pod) bool { return p.of == "Deployment "+d.Name })
 			p := c.pods[i]
 			container := p.container(t)
-			require.Len(t, container.Ports, 1)
-			require.Equal(t, "http", container.Ports[0].Name)
 			for path, probe := range map[string]*corev1.Probe{"/healthz": container.LivenessProbe, "/readyz": container.ReadinessProbe} {
 				require.NotNil(t, probe, p.of)
 				require.Equal(t, path, probe.HTTPGet.Path, p.of)
-				require.Equal(t, "http", probe.HTTPGet.Port.String(), p.of)
+				require.Equal(t, container.Ports[0].Name, probe.HTTPGet.Port.String(), p.of)
 				// A check takes 2 s at most, and all of them run at once.
 				require.Greater(t, probe.TimeoutSeconds, int32(2), p.of)
 			}
@@ -363,9 +369,12 @@ func TestSelectors(t *testing.T) {
 		for _, service := range c.services {
 			pods := selected(t, c, &metav1.LabelSelector{MatchLabels: service.Spec.Selector})
 			require.Len(t, pods, 1, service.Name)
-			port := pods[0].container(t).Ports[0]
-			require.Equal(t, port.Name, service.Spec.Ports[0].TargetPort.String(), service.Name)
-			require.Equal(t, port.ContainerPort, service.Spec.Ports[0].Port, service.Name)
+			ports := pods[0].container(t).Ports
+			require.Len(t, service.Spec.Ports, len(ports), service.Name)
+			for i, port := range ports {
+				require.Equal(t, port.Name, service.Spec.Ports[i].TargetPort.String(), service.Name)
+				require.Equal(t, port.ContainerPort, service.Spec.Ports[i].Port, service.Name)
+			}
 		}
 	})
 }
@@ -391,7 +400,14 @@ func TestNetworkPoliciesDenyByDefault(t *testing.T) {
 				}
 				for _, port := range rule.Ports {
 					for _, p := range pods {
-						require.Equal(t, p.container(t).Ports[0].Name, port.Port.String(), "%s: %s", network.Name, p.of)
+						require.True(t, slices.ContainsFunc(p.container(t).Ports, func(c corev1.ContainerPort) bool { return c.Name == port.Port.String() }),
+							"%s: %s", network.Name, p.of)
+						// The port of clients has no metrics, and that of metrics nothing for clients.
+						if network.Name == "lethe-clients" {
+							require.Equal(t, "http", port.Port.String())
+						} else if network.Name == "lethe-metrics" {
+							require.Equal(t, "metrics", port.Port.String())
+						}
 					}
 				}
 			}
@@ -515,7 +531,8 @@ func TestProductionScales(t *testing.T) {
 		for key, value := range matched {
 			require.Equal(t, value, service.Labels[key], service.Name)
 		}
-		require.Equal(t, endpoint["port"], service.Spec.Ports[0].Name, service.Name)
+		require.Equal(t, "metrics", endpoint["port"])
+		require.True(t, slices.ContainsFunc(service.Spec.Ports, func(p corev1.ServicePort) bool { return p.Name == endpoint["port"] }), service.Name)
 	}
 }
 

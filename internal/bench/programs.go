@@ -251,7 +251,7 @@ func (r *rig) serving(ctx context.Context, database string, do func(ctx context.
 	defer stop()
 	cmd := r.program(working, r.options.API, database)
 	// The api logs each request, as it does in production.
-	cmd.Env = append(cmd.Env, "LETHE_API_LISTEN=127.0.0.1:0", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=info")
+	cmd.Env = append(cmd.Env, "LETHE_API_LISTEN=127.0.0.1:0", "LETHE_API_METRICS_LISTEN=", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=info")
 	log, writer := io.Pipe()
 	defer func() { _ = writer.Close() }() // the process has ended: Wait has copied its whole log
 	cmd.Stderr = writer

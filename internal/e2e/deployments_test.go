@@ -87,7 +87,7 @@ func TestNothingStartsOnACopy(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		command := exec.CommandContext(ctx, filepath.Join(devstacktest.Binaries(t), name), args...)
-		command.Env = f.env
+		command.Env = append(f.env, "LETHE_RETENTION_ENABLED=true")
 		output, err := command.CombinedOutput()
 		return string(output), err
 	}

@@ -65,6 +65,8 @@ func newFleetWith(t *testing.T, database string, redis *devstack.Redis) *fleet {
 		"LETHE_SERVER_NAME=" + server,
 		"LETHE_SYNAPSE_BESIDE=false",
 		"LETHE_API_LISTEN=127.0.0.1:0",
+		"LETHE_API_METRICS_LISTEN=127.0.0.1:0",
+		"LETHE_ASYNQMON_METRICS_LISTEN=127.0.0.1:0",
 		"LETHE_WORKER_LISTEN=127.0.0.1:0",
 		"LETHE_SCHEDULER_LISTEN=127.0.0.1:0",
 		"LETHE_LOG_FORMAT=json",
@@ -86,6 +88,16 @@ type process struct {
 
 	mu  sync.Mutex
 	log bytes.Buffer
+}
+
+// metricsAddress returns where the process serves its metrics.
+func (p *process) metricsAddress() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if found := regexp.MustCompile(`"metrics_address":"([^"]+)"`).FindSubmatch(p.log.Bytes()); found != nil {
+		return string(found[1])
+	}
+	return p.address // a worker's or scheduler's
 }
 
 var listeningAddress = regexp.MustCompile(`"address":"([^"]+)"`)

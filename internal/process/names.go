@@ -44,7 +44,7 @@ func (p *process) whenBound(health, next http.Handler) http.Handler {
 		switch {
 		case p.names.Bound():
 			next.ServeHTTP(w, r)
-		case r.URL.Path == "/healthz" || r.URL.Path == "/readyz" || r.URL.Path == "/metrics":
+		case r.URL.Path == "/healthz" || r.URL.Path == "/readyz":
 			health.ServeHTTP(w, r)
 		case p.awaitNames(r.Context()):
 			next.ServeHTTP(w, r)

@@ -42,9 +42,6 @@ func RunOnce(ctx context.Context, settings config.Config, log *slog.Logger, once
 	if err := p.openBase(ctx); err != nil {
 		return err
 	}
-	if err := p.bindNames(ctx); err != nil {
-		return err
-	}
 	scheduler := p.scheduler()
 	sweeps, err := scheduler.Once(ctx, once.Job)
 	if len(sweeps) == 0 {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"lethe/internal/config"
@@ -124,8 +123,8 @@ func (p *process) needsDatabase() bool {
 
 func (p *process) checkSchema(ctx context.Context) error { return migrate.CheckSchema(ctx, p.db) }
 
-// health returns the handler of health and metrics. Call it once.
-func (p *process) health() http.Handler {
+// health returns the health of the process, and its metrics. Call it once.
+func (p *process) health() *observe.Health {
 	checks := map[string]observe.Check{}
 	if p.needsDatabase() {
 		checks["database"] = p.db.Reserved().Ping
@@ -136,5 +135,5 @@ func (p *process) health() http.Handler {
 	if p.needsRedis() {
 		checks["redis"] = p.checkRedis
 	}
-	return observe.NewHealth(p.registry, p.log, checks).Handler()
+	return observe.NewHealth(p.registry, p.log, checks)
 }

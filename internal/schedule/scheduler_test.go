@@ -666,7 +666,7 @@ func TestSchedulersMetrics(t *testing.T) {
 	o := setupTown(t)
 	registry := observe.NewRegistry()
 	o.metrics = observe.NewMetrics(registry)
-	metrics := observe.NewHealth(registry, o.log, nil).Handler()
+	metrics := observe.NewHealth(registry, o.log, nil).Metrics()
 	s := o.replica(every(t, "hourly", time.Hour))
 	shows := func(lines ...string) {
 		t.Helper()
