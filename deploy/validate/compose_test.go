@@ -192,7 +192,7 @@ func TestComposeSecrets(t *testing.T) {
 		}
 		for variable, value := range service.Environment {
 			words = append(words, *value)
-			if regexp.MustCompile(`PASSWORD|TOKEN|_URL|SECRET`).MatchString(variable) {
+			if regexp.MustCompile(`PASSWORD|TOKEN|_URL|SECRET`).MatchString(variable) && variable != "LETHE_HOMESERVER_URL" {
 				require.Regexp(t, file, *value, "%s: %s", name, variable)
 			}
 		}
@@ -200,6 +200,36 @@ func TestComposeSecrets(t *testing.T) {
 			require.Contains(t, mounted, match[1], name)
 		}
 	}
+}
+
+// TestComposeServicesHaveWhatTheyNeed tests that no service has a secret of another's, and
+// that Lethe's role is no superuser.
+func TestComposeServicesHaveWhatTheyNeed(t *testing.T) {
+	t.Parallel()
+	want := map[string][]string{
+		"api": {"database_url", "redis_url"}, "worker": {"database_url", "redis_url"}, "scheduler": {"database_url", "redis_url"},
+		"migrate": {"database_url", "redis_url"}, "demo": {"database_url"}, "asynqmon": {"redis_url"},
+		"postgres": {"postgres_password", "lethe_password"}, "redis": {"redis.conf"}, "grafana": {"grafana_password"}, "prometheus": nil,
+	}
+	project := composed(t, "demo")
+	for name, service := range project.Services {
+		var mounted []string
+		for _, secret := range service.Secrets {
+			mounted = append(mounted, secret.Source)
+		}
+		require.Contains(t, want, name)
+		require.ElementsMatch(t, want[name], mounted, name)
+	}
+	secrets := composeSecrets(t, t.TempDir())
+	u, err := url.Parse(strings.TrimSpace(secrets["database_url"]))
+	require.NoError(t, err)
+	require.NotEqual(t, *project.Services["postgres"].Environment["POSTGRES_USER"], u.User.Username())
+	password, _ := u.User.Password()
+	require.Equal(t, strings.TrimSpace(secrets["lethe_password"]), password)
+	require.NotEqual(t, strings.TrimSpace(secrets["postgres_password"]), password)
+	script, err := os.ReadFile(filepath.Join(root, "deploy/compose/postgres/lethe.sh"))
+	require.NoError(t, err)
+	require.Contains(t, string(script), "CREATE ROLE "+u.User.Username()+" LOGIN NOSUPERUSER ")
 }
 
 func TestComposeSettingsAreValid(t *testing.T) {
@@ -250,7 +280,7 @@ func TestComposeRoles(t *testing.T) {
 	folder, err := filepath.Abs(root)
 	require.NoError(t, err)
 	project := overridden(t, folder, example(t, "docs/roles.md", "Docker Compose"))
-	for _, name := range []string{"api", "worker", "scheduler", "asynqmon"} {
+	for _, name := range []string{"api", "worker", "scheduler"} {
 		service, secret := project.Services[name], name+"_database_url"
 		var mounted []string
 		for _, s := range service.Secrets {
@@ -274,6 +304,10 @@ func TestComposeBesideSynapse(t *testing.T) {
 		var mounted []string
 		for _, s := range service.Secrets {
 			mounted = append(mounted, s.Source)
+		}
+		if name == "asynqmon" {
+			require.Equal(t, []string{"redis_url"}, mounted)
+			continue
 		}
 		if name != "worker" && name != "migrate" {
 			require.ElementsMatch(t, []string{"database_url", "redis_url"}, mounted, name)

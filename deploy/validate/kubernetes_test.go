@@ -272,9 +272,17 @@ func TestSettingsAreValid(t *testing.T) {
 			environment, files := given(t, c, p)
 			settings, err := load(t, program, environment, replaced(files))
 			require.NoError(t, err, p.of)
-			listen := map[string]string{"/api": settings.API.Listen, "/worker": settings.Worker.Listen, "/scheduler": settings.Scheduler.Listen}
-			if ports := p.container(t).Ports; len(ports) > 0 && program != "/asynqmon" {
-				require.Equal(t, fmt.Sprintf(":%d", ports[0].ContainerPort), listen[program], p.of)
+			listen := map[string]map[string]string{
+				"/api":       {"http": settings.API.Listen, "metrics": settings.API.MetricsListen},
+				"/asynqmon":  {"http": settings.Asynqmon.Listen, "metrics": settings.Asynqmon.MetricsListen},
+				"/worker":    {"metrics": settings.Worker.Listen},
+				"/scheduler": {"metrics": settings.Scheduler.Listen},
+			}[program]
+			if ports := p.container(t).Ports; len(ports) > 0 {
+				require.Len(t, ports, len(listen), p.of)
+				for _, port := range ports {
+					require.Equal(t, fmt.Sprintf(":%d", port.ContainerPort), listen[port.Name], p.of)
+				}
 			}
 		}
 	})
@@ -291,7 +299,7 @@ func TestNothingStartsWithSecretsOfTheRepository(t *testing.T) {
 			if program := p.program(t); program != "" {
 				environment, files := given(t, c, p)
 				_, err := load(t, program, environment, files)
-				require.ErrorContains(t, err, "LETHE_DATABASE_URL_FILE", p.of)
+				require.ErrorContains(t, err, map[bool]string{true: "LETHE_REDIS_URL_FILE", false: "LETHE_DATABASE_URL_FILE"}[program == "/asynqmon"], p.of)
 			}
 		}
 	})
@@ -303,12 +311,10 @@ func TestProcessesAreProbedAndDrain(t *testing.T) {
 			i := slices.IndexFunc(c.pods, func(p pod) bool { return p.of == "Deployment "+d.Name })
 			p := c.pods[i]
 			container := p.container(t)
-			require.Len(t, container.Ports, 1)
-			require.Equal(t, "http", container.Ports[0].Name)
 			for path, probe := range map[string]*corev1.Probe{"/healthz": container.LivenessProbe, "/readyz": container.ReadinessProbe} {
 				require.NotNil(t, probe, p.of)
 				require.Equal(t, path, probe.HTTPGet.Path, p.of)
-				require.Equal(t, "http", probe.HTTPGet.Port.String(), p.of)
+				require.Equal(t, container.Ports[0].Name, probe.HTTPGet.Port.String(), p.of)
 				// A check takes 2 s at most, and all of them run at once.
 				require.Greater(t, probe.TimeoutSeconds, int32(2), p.of)
 			}
@@ -363,9 +369,12 @@ func TestSelectors(t *testing.T) {
 		for _, service := range c.services {
 			pods := selected(t, c, &metav1.LabelSelector{MatchLabels: service.Spec.Selector})
 			require.Len(t, pods, 1, service.Name)
-			port := pods[0].container(t).Ports[0]
-			require.Equal(t, port.Name, service.Spec.Ports[0].TargetPort.String(), service.Name)
-			require.Equal(t, port.ContainerPort, service.Spec.Ports[0].Port, service.Name)
+			ports := pods[0].container(t).Ports
+			require.Len(t, service.Spec.Ports, len(ports), service.Name)
+			for i, port := range ports {
+				require.Equal(t, port.Name, service.Spec.Ports[i].TargetPort.String(), service.Name)
+				require.Equal(t, port.ContainerPort, service.Spec.Ports[i].Port, service.Name)
+			}
 		}
 	})
 }
@@ -391,7 +400,14 @@ func TestNetworkPoliciesDenyByDefault(t *testing.T) {
 				}
 				for _, port := range rule.Ports {
 					for _, p := range pods {
-						require.Equal(t, p.container(t).Ports[0].Name, port.Port.String(), "%s: %s", network.Name, p.of)
+						require.True(t, slices.ContainsFunc(p.container(t).Ports, func(c corev1.ContainerPort) bool { return c.Name == port.Port.String() }),
+							"%s: %s", network.Name, p.of)
+						// The port of clients has no metrics, and that of metrics nothing for clients.
+						if network.Name == "lethe-clients" {
+							require.Equal(t, "http", port.Port.String())
+						} else if network.Name == "lethe-metrics" {
+							require.Equal(t, "metrics", port.Port.String())
+						}
 					}
 				}
 			}
@@ -515,7 +531,8 @@ func TestProductionScales(t *testing.T) {
 		for key, value := range matched {
 			require.Equal(t, value, service.Labels[key], service.Name)
 		}
-		require.Equal(t, endpoint["port"], service.Spec.Ports[0].Name, service.Name)
+		require.Equal(t, "metrics", endpoint["port"])
+		require.True(t, slices.ContainsFunc(service.Spec.Ports, func(p corev1.ServicePort) bool { return p.Name == endpoint["port"] }), service.Name)
 	}
 }
 
@@ -538,8 +555,10 @@ func ownOverlay(t *testing.T, change func(text string) string, files map[string]
 	all := map[string]string{
 		"kustomization.yaml": change(strings.Replace(text, " lethe/deploy/", " "+checkout+"/deploy/", 1)),
 		"lethe.yaml":         "server_name: mine.example\nhomeserver: {url: 'http://synapse.example:8008'}\n",
-		"database-url":       "postgres://lethe:mine@db.example:5432/synapse",
 		"redis-url":          "redis://:mine@redis.example:6379/0",
+	}
+	for _, role := range []string{"api", "worker", "scheduler", "owner"} {
+		all[role+"-database-url"] = "postgres://" + role + ":mine@db.example:5432/synapse"
 	}
 	maps.Copy(all, files)
 	for name, text := range all {
@@ -585,40 +604,57 @@ func TestOwnOverlay(t *testing.T) {
 	}
 }
 
-// TestRolesOverlay tests that the patches in docs/roles.md give each pod the URL of its
-// own role, and no other.
-func TestRolesOverlay(t *testing.T) {
+// TestEachPodHasItsOwnSecrets tests that the overlay in docs/kubernetes.md gives each pod
+// the URL of its own role, and nothing that it does not need.
+func TestEachPodHasItsOwnSecrets(t *testing.T) {
 	t.Parallel()
-	urls := map[string]string{}
-	for _, process := range []string{"api", "worker", "scheduler", "asynqmon"} {
-		urls[process+"-database-url"] = "postgres://" + process + ":mine@db.example:5432/synapse"
-	}
-	c := ownOverlay(t, func(text string) string {
-		text, _, found := strings.Cut(text, "   secretGenerator:\n") // its last part
-		require.True(t, found)
-		for line := range strings.Lines(example(t, "docs/roles.md", "Kubernetes")) {
-			text += "   " + line
-		}
-		return text
-	}, urls)
-	want := map[string]string{
-		"api": "api", "worker": "worker", "scheduler": "scheduler", "asynqmon": "asynqmon",
-		"retention": "scheduler", "doctor": "worker", "migrate": "lethe",
+	c := ownOverlay(t, func(text string) string { return text }, nil)
+	want := map[string]struct {
+		role    string
+		secrets []string
+	}{
+		"api":       {"api", []string{"database-url", "redis-url"}},
+		"worker":    {"worker", []string{"database-url", "redis-url"}},
+		"scheduler": {"scheduler", []string{"database-url", "redis-url"}},
+		"retention": {"scheduler", []string{"database-url", "redis-url"}},
+		"doctor":    {"worker", []string{"database-url", "redis-url"}},
+		"migrate":   {"owner", []string{"database-url"}},
+		"asynqmon":  {"", []string{"redis-url"}},
 	}
 	seen := map[string]bool{}
 	for _, p := range c.pods {
 		environment, files := given(t, c, p)
 		settings, err := load(t, p.program(t), environment, files)
 		require.NoError(t, err, p.of)
-		require.Contains(t, string(settings.Database.URL), "//"+want[p.component]+":", p.of)
-		for name := range files {
-			require.NotContains(t, name, "-database-url", p.of)
+		if role := want[p.component].role; role != "" {
+			require.Contains(t, string(settings.Database.URL), "//"+role+":", p.of)
+		} else {
+			require.Empty(t, settings.Database.URL, p.of)
 		}
+		var secrets []string
+		for path := range files {
+			if name, ok := strings.CutPrefix(path, "/run/secrets/lethe/"); ok {
+				secrets = append(secrets, name)
+			}
+		}
+		require.ElementsMatch(t, want[p.component].secrets, secrets, p.of)
 		seen[p.component] = true
 	}
 	require.Len(t, seen, len(want))
+	// A Secret has no key that its pods are not given.
+	for _, secret := range c.secrets {
+		for key := range secret.Data {
+			require.Contains(t, []string{"database-url", "redis-url"}, key, secret.Name)
+		}
+	}
 	doctor := slices.IndexFunc(c.pods, func(p pod) bool { return p.component == "doctor" })
 	require.Equal(t, []string{"doctor", "--for", "worker"}, c.pods[doctor].container(t).Args)
+	// Where asynqmon has no database, it must not reach it either.
+	database := slices.IndexFunc(c.networks, func(n networkingv1.NetworkPolicy) bool { return n.Name == "lethe-database" })
+	require.GreaterOrEqual(t, database, 0)
+	for _, p := range selected(t, c, &c.networks[database].Spec.PodSelector) {
+		require.NotEqual(t, "asynqmon", p.component)
+	}
 }
 
 // TestSynapseOverlay tests that the patches in docs/kubernetes.md give what a Lethe beside
@@ -626,9 +662,21 @@ func TestRolesOverlay(t *testing.T) {
 func TestSynapseOverlay(t *testing.T) {
 	t.Parallel()
 	c := ownOverlay(t, func(text string) string {
-		text, _, found := strings.Cut(text, "   secretGenerator:\n") // its last part
+		// The example replaces the generator of the same name, and adds what follows it.
+		generator, patches, found := strings.Cut(example(t, "docs/kubernetes.md", "Beside Synapse"), "patches:\n")
 		require.True(t, found)
-		for line := range strings.Lines(example(t, "docs/kubernetes.md", "Beside Synapse")) {
+		_, generator, found = strings.Cut(generator, "secretGenerator:\n")
+		require.True(t, found)
+		before, rest, found := strings.Cut(text, "     - name: lethe-worker\n")
+		require.True(t, found)
+		_, after, found := strings.Cut(rest, "     - name: ")
+		require.True(t, found)
+		text = before
+		for line := range strings.Lines(generator) {
+			text += "   " + line
+		}
+		text += "     - name: " + strings.TrimRight(after, " ")
+		for line := range strings.Lines("patches:\n" + patches) {
 			text += "   " + line
 		}
 		return text
@@ -638,7 +686,11 @@ func TestSynapseOverlay(t *testing.T) {
 		environment, files := given(t, c, p)
 		settings, err := load(t, p.program(t), environment, files)
 		require.NoError(t, err, p.of)
-		require.Equal(t, "http://synapse.example:8008", settings.Homeserver.URL, p.of)
+		url := "http://synapse.example:8008"
+		if p.component == "asynqmon" {
+			url = "http://lethe-api:8470"
+		}
+		require.Equal(t, url, settings.Homeserver.URL, p.of)
 		require.Equal(t, "auto", settings.SynapseBeside, p.of)
 		if p.component == "worker" || p.component == "doctor" {
 			require.Equal(t, "its_token", string(settings.Homeserver.ASToken), p.of)

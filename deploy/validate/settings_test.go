@@ -24,11 +24,10 @@ const bookkeeping = 10 * time.Second
 // apiDrain is how long requests may continue after a process is told to stop.
 const apiDrain = 10 * time.Second
 
-// purposes is the purpose of each program's settings. asynqmon needs the same servers as
-// a scheduler.
+// purposes is the purpose of each program's settings.
 var purposes = map[string]config.Purpose{
 	"/api":       config.ForAPI,
-	"/asynqmon":  config.ForScheduler,
+	"/asynqmon":  config.ForAsynqmon,
 	"/lethe":     config.ForDatabase,
 	"/scheduler": config.ForScheduler,
 	"/worker":    config.ForWorker,

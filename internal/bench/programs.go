@@ -24,6 +24,7 @@ import (
 
 	"lethe/internal/matrix"
 	"lethe/internal/redisdb"
+	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
 	"lethe/internal/wait"
@@ -146,12 +147,25 @@ func (d database) withClient(ctx context.Context, do func(*tasks.Client) error) 
 		return err
 	}
 	defer db.Close()
+	names, err := d.names(ctx)
+	if err != nil {
+		return err
+	}
 	redis, err := redisdb.Open(d.rig.redis.URL())
 	if err != nil {
 		return err
 	}
 	defer func() { _ = redis.Close() }()
-	return do(tasks.NewClient(db, redis, slog.New(slog.DiscardHandler)))
+	return do(tasks.NewClient(db, redis, names, slog.New(slog.DiscardHandler)))
+}
+
+// names returns the names in Redis of the programs that run on the database.
+func (d database) names(ctx context.Context) (*redisdb.Names, error) {
+	id, err := migrate.IDOf(ctx, d.url())
+	if err != nil {
+		return nil, err
+	}
+	return redisdb.NamesOf(id), nil
 }
 
 // A submit accepts a job of a room.
@@ -237,7 +251,7 @@ func (r *rig) serving(ctx context.Context, database string, do func(ctx context.
 	defer stop()
 	cmd := r.program(working, r.options.API, database)
 	// The api logs each request, as it does in production.
-	cmd.Env = append(cmd.Env, "LETHE_API_LISTEN=127.0.0.1:0", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=info")
+	cmd.Env = append(cmd.Env, "LETHE_API_LISTEN=127.0.0.1:0", "LETHE_API_METRICS_LISTEN=", "LETHE_LOG_FORMAT=json", "LETHE_LOG_LEVEL=info")
 	log, writer := io.Pipe()
 	defer func() { _ = writer.Close() }() // the process has ended: Wait has copied its whole log
 	cmd.Stderr = writer

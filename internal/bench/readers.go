@@ -49,7 +49,11 @@ func (d database) readBesidePurge(ctx context.Context, r room) (waits, gaps []fl
 		return nil, nil, err
 	}
 	defer func() { _ = client.Close() }()
-	locker := lock.New(client, nil, lock.Options{})
+	names, err := d.names(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	locker := lock.New(client, nil, lock.Options{Names: names})
 	return d.besidePurge(ctx, r, clock{
 		every: readerEvery, atOnce: -1, calls: math.MaxInt,
 		do: func(ctx context.Context, _ int) (time.Duration, error) {

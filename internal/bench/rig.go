@@ -279,7 +279,10 @@ func (r *rig) onCopy(ctx context.Context, t template, do func(database) error) (
 }
 
 func (r *rig) copyDatabase(ctx context.Context, name, of string) error {
-	return r.exec(ctx, "postgres", "CREATE DATABASE "+name+" TEMPLATE "+pgx.Identifier{of}.Sanitize())
+	if err := r.exec(ctx, "postgres", "CREATE DATABASE "+name+" TEMPLATE "+pgx.Identifier{of}.Sanitize()); err != nil {
+		return err
+	}
+	return migrate.SameID(ctx, r.url(name)) // the template has no processes
 }
 
 func (r *rig) dropDatabase(ctx context.Context, name string) error {

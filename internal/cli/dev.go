@@ -101,6 +101,9 @@ func (a *app) runDev(ctx context.Context, out io.Writer, address string) (err er
 	}
 
 	settings.API.Listen = address
+	if settings.API.MetricsListen, err = freeAddress(ctx, settings.API.MetricsListen); err != nil {
+		return err
+	}
 	settings.Database.URL, settings.Redis.URL = config.Secret(url), config.Secret(redis.URL())
 	settings.ServerName = devServer
 	settings.Worker.Listen, settings.Scheduler.Listen = "", "" // the api serves their health and metrics
@@ -112,7 +115,7 @@ func (a *app) runDev(ctx context.Context, out io.Writer, address string) (err er
 	go func() {
 		defer close(greeted)
 		if awaitReady(ctx, "http://"+settings.API.Listen+"/readyz") {
-			say(greeting(settings.API.Listen, token, url, rooms))
+			say(greeting(settings.API, token, url, rooms))
 		}
 	}()
 	defer func() { cancel(); <-greeted }()
@@ -165,11 +168,12 @@ func awaitReady(ctx context.Context, url string) bool {
 }
 
 // greeting returns what dev prints when the api is ready.
-func greeting(address, token, database string, rooms []roomgen.Summary) string {
-	url := "http://" + address
+func greeting(api config.API, token, database string, rooms []roomgen.Summary) string {
+	url := "http://" + api.Listen
 	text := "\nLethe is ready.\n\n  URL          " + url +
 		"\n  admin token  " + token +
 		"\n  asynqmon     " + url + httpapi.MonitorRoot + "   (any user; the token is the password)" +
+		"\n  metrics      http://" + api.MetricsListen + "/metrics" +
 		"\n  PostgreSQL   " + database +
 		"\n  lethe        export LETHE_API_URL=" + url + " LETHE_TOKEN=" + token + "   (then: bin/lethe job list)\n\nRooms:\n"
 	for _, room := range rooms {

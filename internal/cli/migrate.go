@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) migrate() *cobra.Command {
-	var embedded bool
+	var embedded, newID, sameID bool
 	var holds string
 	var down int64
 	c := &cobra.Command{
@@ -23,14 +23,22 @@ func (a *app) migrate() *cobra.Command {
 With --down it goes back to an older version of the tables, so that an older Lethe can use
 them: the number is that of the last migration which that Lethe knows. It is refused while
 processes run, and while rooms are held unless --holds names a file in which lethe hold
-export has written the holds: an older Lethe may not know them.`,
+export has written the holds: an older Lethe may not know them.
+
+The names of Lethe's keys and queues in Redis have an id, which the database keeps. In a
+database that was copied or restored, or whose server was upgraded, no process starts before
+--new-id or --same-id. With --new-id it is a deployment of its own, beside the original.
+With --same-id it takes the place of the original, which is not used any more.`,
 		Example: `  lethe migrate
+  lethe migrate --new-id
   lethe hold export holds.json && lethe migrate --down 11 --holds holds.json`,
 		Args: command.NoArguments,
 	}
 	flags := c.Flags()
 	flags.BoolVar(&embedded, "embedded", false, "also create Synapse's tables in an empty database")
 	flags.Int64Var(&down, "down", 0, "go back to this `version` of the tables")
+	flags.BoolVar(&newID, "new-id", false, "make this database, a copy, a deployment of its own")
+	flags.BoolVar(&sameID, "same-id", false, "let this database take the place of the one that it was copied from")
 	flags.StringVar(&holds, "holds", "", "with --down: the `file` of lethe hold export")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		back := flags.Changed("down")
@@ -39,6 +47,9 @@ export has written the holds: an older Lethe may not know them.`,
 		}
 		if embedded && back {
 			return command.Usage("--embedded and --down cannot be together")
+		}
+		if (newID || sameID) && back || newID && sameID {
+			return command.Usage("--new-id, --same-id and --down cannot be together")
 		}
 		exported, err := exportedHolds(holds)
 		if err != nil {
@@ -64,7 +75,25 @@ export has written the holds: an older Lethe may not know them.`,
 		if err := do(c.Context(), url); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintln(c.OutOrStdout(), "the schema is that of this version")
+		if _, err := fmt.Fprintln(c.OutOrStdout(), "the schema is that of this version"); err != nil {
+			return err
+		}
+		switch {
+		case newID:
+			err = migrate.NewID(c.Context(), url)
+		case sameID:
+			err = migrate.SameID(c.Context(), url)
+		}
+		if err != nil {
+			return leavingError(err)
+		}
+		id, err := migrate.IDOf(c.Context(), url)
+		if errors.Is(err, migrate.ErrCopied) {
+			return refused("%w", err)
+		} else if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(c.OutOrStdout(), "the deployment is %s\n", id)
 		return err
 	}
 	return c
@@ -105,10 +134,15 @@ it only says whether it would be refused.`,
 			}
 			return refused("nothing was removed: --yes removes the schema lethe, with the record of all jobs and holds")
 		}
+		prefix := "lethe:"
+		// There may be no schema, or that of an older version.
+		if id, _ := migrate.IDOf(c.Context(), string(settings.Database.URL)); id != "" {
+			prefix += id + ":"
+		}
 		if err := migrate.Uninstall(c.Context(), string(settings.Database.URL), leaving); err != nil {
 			return leavingError(err)
 		}
-		_, err = fmt.Fprintln(c.OutOrStdout(), "the schema lethe is removed; keys of Lethe in Redis begin with lethe: and asynq:")
+		_, err = fmt.Fprintln(c.OutOrStdout(), "the schema lethe is removed; keys of Lethe in Redis begin with "+prefix+" and asynq:{"+prefix)
 		return err
 	}
 	return c

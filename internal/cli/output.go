@@ -59,16 +59,8 @@ func print(c *cobra.Command, document any, table func(io.Writer) error) error {
 // printed is the annotation of a command that has printed its document.
 const printed = "printed"
 
-// A failure is the document of a command that has failed before it had another one.
-type failure struct {
-	Error string `json:"error"`
-
-	// Status is the exit status.
-	Status int `json:"status"`
-}
-
-// printsFailures makes the commands print a document also if they fail, so that a program
-// that reads it always finds one.
+// printsFailures makes the commands print a document also if they fail before they have
+// printed one, so that a program that reads it always finds one.
 func printsFailures(commands []*cobra.Command) {
 	for _, c := range commands {
 		printsFailures(c.Commands())
@@ -79,9 +71,8 @@ func printsFailures(commands []*cobra.Command) {
 		c.RunE = func(c *cobra.Command, args []string) error {
 			err := run(c, args)
 			if err != nil && c.Flag("output") != nil && formatOf(c) != "table" && c.Annotations[printed] == "" {
-				if printErr := print(c, failure{err.Error(), command.Status(err)}, nil); printErr != nil {
-					return errors.Join(err, printErr)
-				}
+				failure := map[string]any{"error": err.Error(), "status": command.Status(err)}
+				err = errors.Join(err, print(c, failure, nil))
 			}
 			return err
 		}

@@ -132,6 +132,10 @@ type API struct {
 	// "127.0.0.1:8470".
 	Listen string
 
+	// MetricsListen (api.metrics_listen) is the host:port of the metrics; "" turns them
+	// off. Defaults to "127.0.0.1:8474".
+	MetricsListen string
+
 	// TLS is the certificate of the API: api.tls_cert_file and api.tls_key_file.
 	TLS TLS
 }
@@ -141,6 +145,10 @@ type Asynqmon struct {
 	// Listen (asynqmon.listen) is the host:port to listen on. Defaults to
 	// "127.0.0.1:8473".
 	Listen string
+
+	// MetricsListen (asynqmon.metrics_listen) is the host:port of the metrics; "" turns
+	// them off. Defaults to "127.0.0.1:8475".
+	MetricsListen string
 
 	// ReadOnly (asynqmon.read_only) is whether requests that would change something
 	// are refused. Defaults to true.

@@ -122,13 +122,19 @@ func processSettings(c *Config) []setting {
 	return []setting{
 		row("api.listen", "127.0.0.1:8470", required(&c.API.Listen, addressFormat),
 			`The host:port that the API listens on. Port 0 takes a free port.`),
+		row("api.metrics_listen", "127.0.0.1:8474", optional(&c.API.MetricsListen, addressFormat),
+			`The host:port that serves the metrics of the api, over plain HTTP. Let only Prometheus reach it: metrics show
+			how much users and admins do. Port 0 takes a free port, and "" turns it off.`),
 		row("api.tls_cert_file", "", optional(&c.API.TLS.CertFile, filePathFormat).like("/etc/lethe/tls.crt"),
 			`The file with the TLS certificate of the API and its intermediate certificates, in PEM. Lethe reads it
 			again when it changes. Without it, the API serves plain HTTP. It needs api.tls_key_file.`),
 		row("api.tls_key_file", "", optional(&c.API.TLS.KeyFile, filePathFormat).like("/etc/lethe/tls.key"),
 			`The file with the private key of api.tls_cert_file, in PEM.`),
 		row("asynqmon.listen", "127.0.0.1:8473", required(&c.Asynqmon.Listen, addressFormat),
-			`The host:port that serves the pages, health and metrics. Port 0 takes a free port.`),
+			`The host:port that serves the pages and health. Port 0 takes a free port.`),
+		row("asynqmon.metrics_listen", "127.0.0.1:8475", optional(&c.Asynqmon.MetricsListen, addressFormat),
+			`The host:port that serves the metrics of asynqmon, over plain HTTP. Port 0 takes a free port, and "" turns it
+			off.`),
 		row("asynqmon.read_only", "true", boolean(&c.Asynqmon.ReadOnly),
 			`Whether to refuse every request that would change something, such as pausing a queue or deleting a task.
 			If false, be careful: Lethe does not see such changes, and it enqueues a job again whose task was deleted.`),

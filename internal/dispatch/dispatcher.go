@@ -13,6 +13,7 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
+	"lethe/internal/redisdb"
 	"lethe/internal/store/journal"
 )
 
@@ -85,12 +86,14 @@ func TaskID(jobID string, generation int) string { return fmt.Sprintf("%s~%d", j
 type Dispatcher struct {
 	client  *asynq.Client
 	inspect *asynq.Inspector
+	names   *redisdb.Names
 	keep    time.Duration
 }
 
-// New returns a Dispatcher that uses the Redis client. The caller closes the client.
-func New(client redis.UniversalClient) *Dispatcher {
-	return &Dispatcher{client: asynq.NewClientFromRedisClient(client), inspect: asynq.NewInspectorFromRedisClient(client)}
+// New returns a Dispatcher that uses the Redis client, and the queues of the deployment
+// with these names. The caller closes the client.
+func New(client redis.UniversalClient, names *redisdb.Names) *Dispatcher {
+	return &Dispatcher{client: asynq.NewClientFromRedisClient(client), inspect: asynq.NewInspectorFromRedisClient(client), names: names}
 }
 
 // Keeping makes asynq keep the tasks that the Dispatcher enqueues for that long after their
@@ -100,6 +103,9 @@ func (d *Dispatcher) Keeping(finished time.Duration) *Dispatcher {
 	d.keep = finished
 	return d
 }
+
+// queueOf returns the name of the queue of a job's tasks in Redis.
+func (d *Dispatcher) queueOf(job journal.Job) string { return d.names.Queue(string(jobs.QueueOf(job))) }
 
 // enqueueTime bounds one call of Enqueue, so that a caller does not wait long for a
 // Redis that is down.
@@ -120,7 +126,7 @@ func (d *Dispatcher) Enqueue(ctx context.Context, job journal.Job) error {
 	}
 	// Each task of the job, of any generation, carries the job's origin.
 	_, err = d.client.EnqueueContext(ctx, asynq.NewTaskWithHeaders(string(job.Kind), body, headersOf(job)),
-		asynq.Queue(string(jobs.QueueOf(job))),
+		asynq.Queue(d.queueOf(job)),
 		asynq.TaskID(TaskID(job.ID, job.Generation)),
 		asynq.Timeout(taskTimeout),
 		asynq.Retention(d.keep),
@@ -140,7 +146,7 @@ var ErrTaskActive = errors.New("a worker has the task")
 // Wake makes asynq deliver the task of the job's present generation now. It fails with
 // [ErrTaskActive] while a worker has the task.
 func (d *Dispatcher) Wake(job journal.Job) error {
-	queue, id := string(jobs.QueueOf(job)), TaskID(job.ID, job.Generation)
+	queue, id := d.queueOf(job), TaskID(job.ID, job.Generation)
 	task, err := d.inspect.GetTaskInfo(queue, id)
 	switch {
 	case err != nil:

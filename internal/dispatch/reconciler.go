@@ -56,15 +56,15 @@ type Reconciler struct {
 	after string
 }
 
-// NewReconciler returns a Reconciler that uses the Redis client. The caller closes
-// the client.
+// NewReconciler returns a Reconciler that uses the Redis client, with the names of the
+// board. The caller closes the client.
 func NewReconciler(db *postgres.DB, client redis.UniversalClient, board *jobs.Board, log *slog.Logger,
 	metrics *observe.Metrics,
 ) *Reconciler {
 	showReconciler(metrics)
 	return &Reconciler{
 		journal: journal.New(db), absorptions: journal.NewAbsorptions(db), pauses: journal.NewPauses(db), redis: client,
-		board: board, dispatcher: New(client).Keeping(board.TTL()),
+		board: board, dispatcher: New(client, board.Names()).Keeping(board.TTL()),
 		log: log, metrics: metrics,
 	}
 }
@@ -175,7 +175,7 @@ func (r *Reconciler) enqueue(ctx context.Context, missing []journal.Job) error {
 func (r *Reconciler) showQueues(ctx context.Context) error {
 	var names []any
 	for _, queue := range jobs.Queues() {
-		names = append(names, string(queue))
+		names = append(names, r.dispatcher.names.Queue(string(queue)))
 	}
 	if err := r.redis.SAdd(ctx, asynqQueues, names...).Err(); err != nil {
 		return fmt.Errorf("show the queues: %w", err)
@@ -217,7 +217,7 @@ func (r *Reconciler) findMissing(ctx context.Context) error {
 // will not, or the job would be running by now: its worker has died or has lost the
 // lease, and asynq may never deliver it again.
 func (r *Reconciler) hasTask(job journal.Job) (bool, error) {
-	task, err := r.dispatcher.inspect.GetTaskInfo(string(jobs.QueueOf(job)), TaskID(job.ID, job.Generation))
+	task, err := r.dispatcher.inspect.GetTaskInfo(r.dispatcher.queueOf(job), TaskID(job.ID, job.Generation))
 	if errors.Is(err, asynq.ErrTaskNotFound) || errors.Is(err, asynq.ErrQueueNotFound) {
 		return false, nil
 	}

@@ -5,6 +5,10 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/hibiken/asynq"
+
+	"lethe/internal/jobs"
 )
 
 // A Worker is a process that takes tasks.
@@ -19,8 +23,8 @@ type Worker struct {
 	Concurrency, Running int
 }
 
-// Workers returns the processes that take tasks, sorted by name. asynq forgets one some
-// seconds after it has died.
+// Workers returns the processes that take tasks of this deployment, sorted by name. asynq
+// forgets one some seconds after it has died.
 func (d *Dispatcher) Workers() ([]Worker, error) {
 	servers, err := d.inspect.Servers()
 	if err != nil {
@@ -29,6 +33,9 @@ func (d *Dispatcher) Workers() ([]Worker, error) {
 	// A worker has a server for each class of queues.
 	byName := map[string]Worker{}
 	for _, server := range servers {
+		if !d.serves(server) {
+			continue
+		}
 		name := fmt.Sprintf("%s:%d", server.Host, server.PID)
 		worker, known := byName[name]
 		if !known || server.Started.Before(worker.Started) {
@@ -45,4 +52,15 @@ func (d *Dispatcher) Workers() ([]Worker, error) {
 	}
 	slices.SortFunc(workers, func(a, b Worker) int { return cmp.Compare(a.Name, b.Name) })
 	return workers, nil
+}
+
+// serves reports whether a server takes tasks from a queue of this deployment. asynq has
+// one list of the servers of all.
+func (d *Dispatcher) serves(server *asynq.ServerInfo) bool {
+	for _, queue := range jobs.Queues() {
+		if _, ok := server.Queues[d.names.Queue(string(queue))]; ok {
+			return true
+		}
+	}
+	return false
 }

@@ -171,6 +171,7 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config, ro
 			addError("schema", err)
 		} else {
 			r.add(OK, "schema", "this version of Lethe knows the tables of Lethe and of the homeserver")
+			r.examineDeployment(ctx, db, addError)
 			if serves(schema.Worker) {
 				r.examineFederation(ctx, db, addError)
 			}

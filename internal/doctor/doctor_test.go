@@ -150,8 +150,11 @@ func (w *ward) purge(room roomgen.Summary) string {
 	require.NoError(w.t, err)
 	defer client.Close()
 	log := slog.New(slog.DiscardHandler)
-	board := jobs.NewBoard(db, client, time.Hour, log)
-	submit := tasks.NewClient(db, client, log)
+	deployment, err := migrate.Deployment(w.ctx, db)
+	require.NoError(w.t, err)
+	names := redisdb.NamesOf(deployment)
+	board := jobs.NewBoard(db, client, time.Hour, log).In(names)
+	submit := tasks.NewClient(db, client, names, log)
 	id, err := submit.SubmitPurgeHistory(w.ctx,
 		tasks.PurgeHistory{Room: room.Room, Token: token, DeleteLocalEvents: true, Requester: "@a:b"})
 	require.NoError(w.t, err)

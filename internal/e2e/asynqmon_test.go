@@ -54,6 +54,7 @@ func TestAsynqmonShowsTheQueues(t *testing.T) {
 	f, purge := demo(t, 400)
 	require.NoError(t, roomgen.Account(t.Context(), f.sql, "@mortal:"+server, mortal, false))
 	const listen = "LETHE_ASYNQMON_LISTEN=127.0.0.1:0"
+	name := f.names().Queue("default")
 	shown := f.start("asynqmon", listen)
 	read := func(path string, into any) {
 		status, _, body := shown.asynqmon(http.MethodGet, path, token)
@@ -64,14 +65,14 @@ func TestAsynqmonShowsTheQueues(t *testing.T) {
 		var list struct {
 			Tasks []shownTask `json:"tasks"`
 		}
-		read("/api/queues/default/"+state+"_tasks?page=1&size=20", &list)
+		read("/api/queues/"+name+"/"+state+"_tasks?page=1&size=20", &list)
 		return list.Tasks
 	}
 	queue := func() shownQueue {
 		var answer struct {
 			Current shownQueue `json:"current"`
 		}
-		read("/api/queues/default", &answer)
+		read("/api/queues/"+name, &answer)
 		return answer.Current
 	}
 
@@ -80,10 +81,10 @@ func TestAsynqmonShowsTheQueues(t *testing.T) {
 	want := []shownTask{{ID: id + "~1", Type: "purge_history", Payload: fmt.Sprintf(
 		`{"job_id":"%s","generation":1,"kind":"purge_history","room_id":"%s"}`, id, large)}}
 	require.Equal(t, want, tasks("pending"))
-	require.Equal(t, shownQueue{Queue: "default", Pending: 1}, queue())
+	require.Equal(t, shownQueue{Queue: name, Pending: 1}, queue())
 
 	// Nobody else sees it, and nobody changes it.
-	for _, path := range []string{"/", "/api/queues", "/api/queues/default/pending_tasks", "/static/js/main.5adda2da.chunk.js", "/api/redis_info"} {
+	for _, path := range []string{"/", "/api/queues", "/api/queues/" + name + "/pending_tasks", "/static/js/main.5adda2da.chunk.js", "/api/redis_info"} {
 		status, header, body := shown.asynqmon(http.MethodGet, path, "")
 		require.Equal(t, http.StatusUnauthorized, status, path)
 		require.Contains(t, header.Get("WWW-Authenticate"), "Basic ")
@@ -94,12 +95,12 @@ func TestAsynqmonShowsTheQueues(t *testing.T) {
 		require.Equal(t, http.StatusUnauthorized, status, path)
 	}
 	changes := map[string]string{
-		"/api/queues/default/pending_tasks/" + id + "~1":         http.MethodDelete,
-		"/api/queues/default/pending_tasks/" + id + "~1:archive": http.MethodPost,
-		"/api/queues/default/pending_tasks:delete_all":           http.MethodDelete,
-		"/api/queues/default:pause":                              http.MethodPost,
-		"/api/queues/default":                                    http.MethodDelete,
-		"/api/queues/default/active_tasks:cancel_all":            http.MethodPost,
+		"/api/queues/" + name + "/pending_tasks/" + id + "~1":         http.MethodDelete,
+		"/api/queues/" + name + "/pending_tasks/" + id + "~1:archive": http.MethodPost,
+		"/api/queues/" + name + "/pending_tasks:delete_all":           http.MethodDelete,
+		"/api/queues/" + name + ":pause":                              http.MethodPost,
+		"/api/queues/" + name:                                         http.MethodDelete,
+		"/api/queues/" + name + "/active_tasks:cancel_all":            http.MethodPost,
 	}
 	for path, method := range changes {
 		status, _, _ := shown.asynqmon(method, path, token)
@@ -108,7 +109,7 @@ func TestAsynqmonShowsTheQueues(t *testing.T) {
 	require.Equal(t, want, tasks("pending"))
 
 	// The page knows that it is read-only, and may load nothing from elsewhere.
-	status, header, page := shown.asynqmon(http.MethodGet, "/queues/default", token)
+	status, header, page := shown.asynqmon(http.MethodGet, "/queues/"+name, token)
 	require.Equal(t, http.StatusOK, status)
 	require.Contains(t, page, `FLAG_READ_ONLY="true"`)
 	require.Contains(t, header.Get("Content-Security-Policy"), "default-src 'none'; script-src 'self' 'sha256-")
@@ -138,24 +139,24 @@ func TestAsynqmonShowsTheQueues(t *testing.T) {
 	// Done.
 	require.NoError(t, tx.Rollback(t.Context()))
 	f.await(time.Minute, id)
-	f.eventually(30*time.Second, func() bool { return queue() == shownQueue{Queue: "default", Processed: 1} }, "it is not shown as done")
+	f.eventually(30*time.Second, func() bool { return queue() == shownQueue{Queue: name, Processed: 1} }, "it is not shown as done")
 	worker.kill()
 
 	// One that may change things says so, and does.
 	free := f.start("asynqmon", listen, "LETHE_ASYNQMON_READ_ONLY=false")
 	_, _, page = free.asynqmon(http.MethodGet, "/", token)
 	require.Contains(t, page, `FLAG_READ_ONLY="false"`)
-	status, _, body := free.asynqmon(http.MethodPost, "/api/queues/default:pause", token)
+	status, _, body := free.asynqmon(http.MethodPost, "/api/queues/"+name+":pause", token)
 	require.Equal(t, http.StatusNoContent, status, body)
 	var paused struct {
 		Current struct {
 			Paused bool `json:"paused"`
 		} `json:"current"`
 	}
-	read("/api/queues/default", &paused)
+	read("/api/queues/"+name, &paused)
 	require.True(t, paused.Current.Paused)
 	require.Contains(t, free.tail(), `"msg":"asynqmon changes something","requester":"`+admin)
-	status, _, _ = free.asynqmon(http.MethodPost, "/api/queues/default:resume", mortal)
+	status, _, _ = free.asynqmon(http.MethodPost, "/api/queues/"+name+":resume", mortal)
 	require.Equal(t, http.StatusForbidden, status)
 	require.Equal(t, http.StatusOK, get(t, free, "/readyz"))
 }

@@ -172,7 +172,7 @@ func TestFlushedRedisLosesNoRunningJob(t *testing.T) {
 	// The end is known without Redis too, and put there again.
 	require.NoError(t, client.FlushAll(t.Context()).Err())
 	f.await(time.Second, id)
-	ttl, err := client.PTTL(t.Context(), redisdb.JobStatus(id)).Result()
+	ttl, err := client.PTTL(t.Context(), f.names().JobStatus(id)).Result()
 	require.NoError(t, err)
 	require.InDelta(t, 24*time.Hour, ttl, float64(3*time.Minute))
 }
@@ -354,7 +354,7 @@ func (f *fleet) read(room string) (release func()) {
 	client, err := redisdb.OpenForLocks(f.redis.URL())
 	require.NoError(f.t, err)
 	f.t.Cleanup(func() { _ = client.Close() })
-	lease, err := lock.New(client, nil, lock.Options{}).RLock(f.t.Context(), room)
+	lease, err := lock.New(client, nil, lock.Options{Names: f.names()}).RLock(f.t.Context(), room)
 	require.NoError(f.t, err)
 	return func() { require.NoError(f.t, lease.Release(f.t.Context())) }
 }

@@ -24,6 +24,7 @@ import (
 
 	"lethe/internal/devstack"
 	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/redisdb"
 	"lethe/internal/store/migrate"
 )
 
@@ -64,6 +65,8 @@ func newFleetWith(t *testing.T, database string, redis *devstack.Redis) *fleet {
 		"LETHE_SERVER_NAME=" + server,
 		"LETHE_SYNAPSE_BESIDE=false",
 		"LETHE_API_LISTEN=127.0.0.1:0",
+		"LETHE_API_METRICS_LISTEN=127.0.0.1:0",
+		"LETHE_ASYNQMON_METRICS_LISTEN=127.0.0.1:0",
 		"LETHE_WORKER_LISTEN=127.0.0.1:0",
 		"LETHE_SCHEDULER_LISTEN=127.0.0.1:0",
 		"LETHE_LOG_FORMAT=json",
@@ -85,6 +88,16 @@ type process struct {
 
 	mu  sync.Mutex
 	log bytes.Buffer
+}
+
+// metricsAddress returns where the process serves its metrics.
+func (p *process) metricsAddress() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if found := regexp.MustCompile(`"metrics_address":"([^"]+)"`).FindSubmatch(p.log.Bytes()); found != nil {
+		return string(found[1])
+	}
+	return p.address // a worker's or scheduler's
 }
 
 var listeningAddress = regexp.MustCompile(`"address":"([^"]+)"`)
@@ -240,6 +253,12 @@ func query[T any](f *fleet, sql string, args ...any) T {
 	var v T
 	require.NoError(f.t, f.sql.QueryRow(f.t.Context(), sql, args...).Scan(&v))
 	return v
+}
+
+// names are those of the fleet's deployment.
+func (f *fleet) names() *redisdb.Names {
+	f.t.Helper()
+	return redisdb.NamesOf(query[string](f, `SELECT id FROM lethe.deployment`))
 }
 
 // batches returns how many batches a job has committed.

@@ -61,7 +61,7 @@ func TestPurgeLockedByQuorum(t *testing.T) {
 	client, err := redisdb.Open(f.redis.URL())
 	require.NoError(t, err)
 	defer func() { _ = client.Close() }()
-	keys, err := client.Keys(t.Context(), redisdb.RoomWriteLock("*")).Result()
+	keys, err := client.Keys(t.Context(), "*lock:*").Result()
 	require.NoError(t, err)
 	require.Empty(t, keys, "the locks are not on the masters")
 	masters[0].Kill()

@@ -23,7 +23,7 @@ func refused(t *testing.T, name string, env ...string) string {
 	defer cancel()
 	command := exec.CommandContext(ctx, binary)
 	command.Env = append([]string{
-		"LETHE_REDIS_URL=redis://127.0.0.1:1", "LETHE_API_LISTEN=127.0.0.1:0",
+		"LETHE_REDIS_URL=redis://127.0.0.1:1", "LETHE_API_LISTEN=127.0.0.1:0", "LETHE_API_METRICS_LISTEN=",
 		"LETHE_WORKER_LISTEN=", "LETHE_SCHEDULER_LISTEN=",
 	}, env...)
 	output, err := command.CombinedOutput()

@@ -53,6 +53,8 @@ func TestPurgeByTLS(t *testing.T) {
 		"LETHE_SERVER_NAME=" + server,
 		"LETHE_SYNAPSE_BESIDE=false",
 		"LETHE_API_LISTEN=127.0.0.1:0",
+		"LETHE_API_METRICS_LISTEN=",
+		"LETHE_ASYNQMON_METRICS_LISTEN=",
 		"LETHE_API_TLS_CERT_FILE=" + file("tls.crt", cert),
 		"LETHE_API_TLS_KEY_FILE=" + file("tls.key", key),
 		"LETHE_WORKER_LISTEN=127.0.0.1:0",

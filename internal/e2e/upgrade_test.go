@@ -96,15 +96,19 @@ func TestUpgrade(t *testing.T) {
 	require.NoError(t, err)
 
 	f := newUpgradeFleet(t, devstacktest.Restored(t, database), dir)
-	ended := func() string { // without the columns that are new
-		return query[string](f, `
-			SELECT string_agg((to_jsonb(j) - '{waits_for,waits_since,reason,worker,total,deleted,due_at,plan}'::text[])::text, E'\n' ORDER BY id) FROM lethe.jobs j WHERE id IN ($1, $2, $3)`,
+	ended := func() string {
+		return query[string](f, `SELECT string_agg(to_jsonb(j)::text, E'\n' ORDER BY id) FROM lethe.jobs j WHERE id IN ($1, $2, $3)`,
 			jobs["purged"], jobs["deleted"], jobs["failed"])
 	}
 	before := ended()
 	require.Equal(t, "running", query[string](f, `SELECT state FROM lethe.jobs WHERE id = $1`, jobs["running"]))
 	batches := f.batches(jobs["running"])
 	require.Positive(t, batches)
+	client, err := redisdb.Open(f.redis.URL())
+	require.NoError(t, err)
+	defer func() { _ = client.Close() }()
+	// The tasks of that release are where no process of this one looks.
+	require.EqualValues(t, 1, client.Exists(t.Context(), "asynq:{default}:t:"+jobs["queued"]+"~1").Val())
 
 	f.operate("migrate", "-embedded")
 	f.operate("migrate")
@@ -117,6 +121,7 @@ func TestUpgrade(t *testing.T) {
 	for _, open := range []string{"queued", "running", "queued delete"} {
 		f.awaitState(jobs[open], "complete")
 	}
+	require.Equal(t, 1, query[int](f, `SELECT generation FROM lethe.jobs WHERE id = $1`, jobs["queued"]), "it is not taken for lost")
 	require.Greater(t, f.batches(jobs["running"]), batches, "it goes on from its checkpoint")
 	require.Equal(t, "held", query[string](f, `SELECT state FROM lethe.jobs WHERE id = $1`, jobs["held"]))
 	f.operate("hold", "release", "-room", upgradeRoom("held"), "-by", "counsel")

@@ -30,6 +30,7 @@ const (
 type Limits struct {
 	control *control.Control
 	redis   redis.Scripter
+	names   *redisdb.Names
 	log     *slog.Logger
 	swept   int
 
@@ -41,6 +42,13 @@ type Limits struct {
 // made deletes swept rows per second, 0 for any number.
 func New(db *postgres.DB, client redis.Scripter, log *slog.Logger, swept int) *Limits {
 	return &Limits{control: control.New(db), redis: client, log: log, swept: swept}
+}
+
+// In makes the Limits use the buckets of the deployment with these names. Without a call
+// they are those of no deployment. Call it before all other methods; the last call wins.
+func (l *Limits) In(names *redisdb.Names) *Limits {
+	l.names = names
+	return l
 }
 
 // Watch reads the limits every 2 s until the context ends.
@@ -89,10 +97,10 @@ func (l *Limits) bucket(kind journal.Kind, swept bool) (rate int, key string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if rate, ok := l.rows[kind]; ok {
-		return rate, redisdb.KindRows(string(kind))
+		return rate, l.names.KindRows(string(kind))
 	}
 	if swept {
-		return l.swept, redisdb.RetentionRows()
+		return l.swept, l.names.RetentionRows()
 	}
 	return 0, ""
 }

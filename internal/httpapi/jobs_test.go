@@ -69,7 +69,7 @@ func setupReal(t *testing.T, options httpapi.Options) *real {
 	options.Observe = func(route, method string, status int, _ time.Duration) {
 		b.observed <- observed{route, method, status}
 	}
-	b.server.Config = serverOf(httpapi.New(db, tasks.NewClient(db, client, discard), board, options))
+	b.server.Config = serverOf(httpapi.New(db, tasks.NewClient(db, client, nil, discard), board, options))
 	b.server.Start()
 	t.Cleanup(b.server.Close)
 	return &real{b, db, client, board}

@@ -48,7 +48,7 @@ type Options struct {
 	// Defaults to 0, no wait.
 	Grace time.Duration
 
-	// Health answers /healthz, /readyz and /metrics. These requests have no CORS
+	// Health answers /healthz and /readyz. These requests have no CORS
 	// headers, no log line, no timeout and no call of Observe. Defaults to nil, so
 	// that the three paths are not found.
 	Health http.Handler
@@ -305,7 +305,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // isHealth reports whether a request is for [Options].Health.
 func (s *server) isHealth(r *http.Request) bool {
 	switch r.URL.EscapedPath() { // as it was sent, like a proxy compares it
-	case "/healthz", "/readyz", "/metrics":
+	case "/healthz", "/readyz":
 		return s.options.Health != nil
 	}
 	return false

@@ -80,6 +80,7 @@ func (s Status) PurgeProgress() *PurgeProgress {
 type Board struct {
 	journal *journal.Journal
 	redis   redis.UniversalClient
+	names   *redisdb.Names
 	ttl     time.Duration
 	log     *slog.Logger
 
@@ -91,6 +92,16 @@ type Board struct {
 func NewBoard(db *postgres.DB, client redis.UniversalClient, ttl time.Duration, log *slog.Logger) *Board {
 	return &Board{journal: journal.New(db), redis: client, ttl: ttl, log: log}
 }
+
+// In makes the Board use the keys of the deployment with these names. Without a call they
+// are those of no deployment. Call it before all other methods; the last call wins.
+func (b *Board) In(names *redisdb.Names) *Board {
+	b.names = names
+	return b
+}
+
+// Names returns the names of the Board's deployment.
+func (b *Board) Names() *redisdb.Names { return b.names }
 
 // OnFailure sets a function that is called each time Redis fails to store or return
 // a status. The operation is "post" or "read". Call it before all other methods; the
@@ -149,7 +160,7 @@ func (b *Board) Post(ctx context.Context, status Status) { b.post(ctx, status, b
 func (b *Board) post(ctx context.Context, status Status, ttl time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, redisTime)
 	defer cancel()
-	err := postStatus.Run(ctx, b.redis, []string{redisdb.JobStatus(status.ID)},
+	err := postStatus.Run(ctx, b.redis, []string{b.names.JobStatus(status.ID)},
 		status.Generation, strconv.FormatBool(status.State.Ended()), ttl.Milliseconds(),
 		"kind", string(status.Kind), "room", status.Room, "state", string(status.State),
 		"error", status.Error, "waits_for", status.WaitsFor, "progress", status.Progress).Err()
@@ -197,7 +208,7 @@ var readStatus = redis.NewScript(`
 func (b *Board) read(ctx context.Context, id string) (Status, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, redisTime)
 	defer cancel()
-	answer, err := readStatus.Run(ctx, b.redis, []string{redisdb.JobStatus(id)}).StringSlice()
+	answer, err := readStatus.Run(ctx, b.redis, []string{b.names.JobStatus(id)}).StringSlice()
 	if err != nil {
 		return Status{}, false, err
 	}

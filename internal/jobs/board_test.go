@@ -13,6 +13,9 @@ import (
 	"lethe/internal/store/journal"
 )
 
+// names are those of no deployment.
+var names *redisdb.Names
+
 func TestStatusIsServedFromRedis(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
@@ -25,7 +28,7 @@ func TestStatusIsServedFromRedis(t *testing.T) {
 		want.ID, want.Kind, want.Room, want.Generation = jobs.NewID(), jobs.PurgeHistory, "!{r}:x", 3
 		l.board.Post(l.Ctx, want)
 		require.Equal(t, want, l.status(want.ID), "which has no row")
-		require.InDelta(t, ttl, l.redis.PTTL(l.Ctx, redisdb.JobStatus(want.ID)).Val(), float64(time.Minute))
+		require.InDelta(t, ttl, l.redis.PTTL(l.Ctx, names.JobStatus(want.ID)).Val(), float64(time.Minute))
 	}
 }
 
@@ -36,7 +39,7 @@ func TestStatusIsNeverOlderThanTenSeconds(t *testing.T) {
 	run := l.Claim(id)
 	require.Equal(t, journal.Running, l.status(id).State)
 	require.NoError(t, l.Journal.EndJob(l.Ctx, run, journal.Failed, "why"))
-	key := redisdb.JobStatus(id)
+	key := names.JobStatus(id)
 	for _, age := range []time.Duration{0, 9 * time.Second, 10 * time.Second} {
 		now, err := l.redis.Time(l.Ctx).Result()
 		require.NoError(t, err)
@@ -88,13 +91,13 @@ func TestStatusThatRedisLostIsSeededAgainForWhatIsLeft(t *testing.T) {
 	id := l.ended(40 * time.Minute)
 	for range 2 {
 		require.Equal(t, journal.Complete, l.status(id).State)
-		require.InDelta(t, 20*time.Minute, l.redis.PTTL(l.Ctx, redisdb.JobStatus(id)).Val(), float64(time.Minute))
+		require.InDelta(t, 20*time.Minute, l.redis.PTTL(l.Ctx, names.JobStatus(id)).Val(), float64(time.Minute))
 		require.NoError(t, l.redis.FlushAll(l.Ctx).Err())
 	}
 	unended := l.queue()
 	l.Exec(`UPDATE lethe.jobs SET created_at = created_at - interval '1 year' WHERE id = $1`, unended)
 	require.Equal(t, journal.Queued, l.status(unended).State)
-	require.InDelta(t, ttl, l.redis.PTTL(l.Ctx, redisdb.JobStatus(unended)).Val(), float64(time.Minute))
+	require.InDelta(t, ttl, l.redis.PTTL(l.Ctx, names.JobStatus(unended)).Val(), float64(time.Minute))
 }
 
 func TestExpiredOrUnknownStatusIsNotFound(t *testing.T) {
@@ -133,7 +136,7 @@ func TestStatusThatRedisHasSpoiledIsTheRows(t *testing.T) {
 	} {
 		id := l.queue()
 		want := l.status(id)
-		require.NoError(t, spoil(redisdb.JobStatus(id)), name)
+		require.NoError(t, spoil(names.JobStatus(id)), name)
 		require.Equal(t, want, l.status(id), name)
 	}
 }

@@ -30,26 +30,27 @@ type Yield string
 
 // The reasons. docs/metrics.md describes them.
 const (
-	YieldAbsorbed    Yield = "absorbed"
-	YieldDeletes     Yield = "deletes"
-	YieldDrain       Yield = "drain"
-	YieldFederation  Yield = "federation"
-	YieldFleet       Yield = "fleet"
-	YieldHeld        Yield = "held"
-	YieldLowQueue    Yield = "low queue"
-	YieldMappings    Yield = "mappings"
-	YieldPaused      Yield = "paused"
-	YieldPurgeDelay  Yield = "purge delay"
-	YieldQueueFull   Yield = "queue full"
-	YieldRate        Yield = "rate"
-	YieldRoomBusy    Yield = "room busy"
-	YieldRoomLocked  Yield = "room locked"
-	YieldRowLocked   Yield = "row locked"
-	YieldDiskFull    Yield = "disk full"
-	YieldSlice       Yield = "slice"
-	YieldSynapse     Yield = "synapse"
-	YieldTimeout     Yield = "timeout"
-	YieldUnreachable Yield = "database unreachable"
+	YieldAbsorbed     Yield = "absorbed"
+	YieldDeletes      Yield = "deletes"
+	YieldDiskFull     Yield = "disk full"
+	YieldDrain        Yield = "drain"
+	YieldFederation   Yield = "federation"
+	YieldFleet        Yield = "fleet"
+	YieldHeld         Yield = "held"
+	YieldLowQueue     Yield = "low queue"
+	YieldMappings     Yield = "mappings"
+	YieldPaused       Yield = "paused"
+	YieldPurgeDelay   Yield = "purge delay"
+	YieldQueueFull    Yield = "queue full"
+	YieldRate         Yield = "rate"
+	YieldRedisRefuses Yield = "redis refuses"
+	YieldRoomBusy     Yield = "room busy"
+	YieldRoomLocked   Yield = "room locked"
+	YieldRowLocked    Yield = "row locked"
+	YieldSlice        Yield = "slice"
+	YieldSynapse      Yield = "synapse"
+	YieldTimeout      Yield = "timeout"
+	YieldUnreachable  Yield = "database unreachable"
 )
 
 // An Action is what the reconciler does with a job.
@@ -115,7 +116,7 @@ func yieldsOfAll(further ...Yield) []Yield {
 
 // yieldsOfRooms returns the reasons of every kind with a room, and further ones.
 func yieldsOfRooms(further ...Yield) []Yield {
-	return append(yieldsOfAll(YieldHeld, YieldLowQueue, YieldRate, YieldRoomLocked, YieldSynapse), further...)
+	return append(yieldsOfAll(YieldHeld, YieldLowQueue, YieldRate, YieldRedisRefuses, YieldRoomLocked, YieldSynapse), further...)
 }
 
 // Registry returns the definitions of all kinds of jobs.

@@ -12,7 +12,6 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/lock"
-	"lethe/internal/redisdb"
 )
 
 // An uncontended Lock and Unlock should take at most four times as long as
@@ -34,7 +33,7 @@ func BenchmarkRedsync(b *testing.B) {
 		for _, client := range s.open(b) {
 			pools = append(pools, goredis.NewPool(client))
 		}
-		mutex := redsync.New(pools...).NewMutex(redisdb.RoomWriteLock(newRoom()))
+		mutex := redsync.New(pools...).NewMutex(names.RoomWriteLock(newRoom()))
 		for b.Loop() {
 			require.NoError(b, mutex.LockContext(b.Context()))
 			_, err := mutex.UnlockContext(b.Context())
@@ -58,8 +57,8 @@ func BenchmarkRLock(b *testing.B) {
 
 func BenchmarkScripts(b *testing.B) {
 	client, room := newSetup(b, devstacktest.Redis(b)).open(b)[0], newRoom()
-	keys := []string{redisdb.RoomWriteLock(room), redisdb.RoomReadLeases(room), redisdb.RoomRefusedReaders(room)}
-	wake := redisdb.RoomWakeUp(room)
+	keys := []string{names.RoomWriteLock(room), names.RoomReadLeases(room), names.RoomRefusedReaders(room)}
+	wake := names.RoomWakeUp(room)
 	for b.Loop() {
 		require.NoError(b, lock.ScriptAcquire.Run(b.Context(), client, keys, "id", 10_000, "mark", 1000, wake).Err())
 		require.NoError(b, lock.ScriptRelease.Run(b.Context(), client, keys, "id", wake, "mark").Err())

@@ -10,7 +10,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"lethe/internal/redisdb"
 	"lethe/internal/wait"
 )
 
@@ -31,8 +30,8 @@ type Lease struct {
 //
 // If ctx ends or [Options.Wait] is over, the error wraps ErrTaken and the cause of
 // ctx or context.DeadlineExceeded. If Redis fails, RLock returns within twice
-// [Options.Timeout] with an error that wraps ErrUnavailable, so that the caller
-// can read without a lease. After an error there is no lease.
+// [Options.Timeout] with an error that wraps ErrUnavailable or ErrRefused, so that the
+// caller can read without a lease. After an error there is no lease.
 //
 // The caller calls [Lease.Release]. The lease is renewed until then, until ctx
 // ends, or until [Options.MaxLease] is over.
@@ -74,15 +73,15 @@ func (l *Locker) lease(ctx context.Context, room string) (_ *Lease, refused bool
 // acquire starts the lease. It returns ErrTaken if the room has a writer.
 func (s *Lease) acquire(ctx context.Context) error {
 	keys := []string{
-		redisdb.RoomWriteLock(s.room),
-		redisdb.RoomReadLeases(s.room),
-		redisdb.RoomRefusedReaders(s.room),
+		s.masters.names.RoomWriteLock(s.room),
+		s.masters.names.RoomReadLeases(s.room),
+		s.masters.names.RoomRefusedReaders(s.room),
 	}
 	start := time.Now()
 	ttl := min(s.options.Lease, s.options.MaxLease)
 	admitted, err := s.masters.ask(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
 		return scriptAcquire.Run(ctx, master, keys,
-			s.id, ttl.Milliseconds(), s.mark, s.options.markLasts().Milliseconds(), redisdb.RoomWakeUp(s.room)).Bool()
+			s.id, ttl.Milliseconds(), s.mark, s.options.markLasts().Milliseconds(), s.masters.names.RoomWakeUp(s.room)).Bool()
 	})
 	if !admitted {
 		if err == nil {
@@ -106,7 +105,7 @@ func (s *Lease) renew(ctx context.Context) (time.Time, error) {
 	ttl := min(s.options.Lease, s.limit.Sub(start))
 	renewed, err := s.masters.ask(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
 		return scriptRenew.Run(ctx, master,
-			[]string{redisdb.RoomReadLeases(s.room)}, s.id, ttl.Milliseconds()).Bool()
+			[]string{s.masters.names.RoomReadLeases(s.room)}, s.id, ttl.Milliseconds()).Bool()
 	})
 	switch {
 	case err != nil:
@@ -127,12 +126,12 @@ func localExpiry(start time.Time, ttl time.Duration) time.Time {
 // remove removes the lease from Redis, with the mark of a refused reader if
 // withMark is set. It reports whether the lease existed.
 func (s *Lease) remove(ctx context.Context, withMark bool) (bool, error) {
-	keys := []string{redisdb.RoomWriteLock(s.room), redisdb.RoomReadLeases(s.room)}
+	keys := []string{s.masters.names.RoomWriteLock(s.room), s.masters.names.RoomReadLeases(s.room)}
 	if withMark {
-		keys = append(keys, redisdb.RoomRefusedReaders(s.room))
+		keys = append(keys, s.masters.names.RoomRefusedReaders(s.room))
 	}
 	return s.masters.giveBack(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
-		return scriptRelease.Run(ctx, master, keys, s.id, redisdb.RoomWakeUp(s.room), s.mark).Bool()
+		return scriptRelease.Run(ctx, master, keys, s.id, s.masters.names.RoomWakeUp(s.room), s.mark).Bool()
 	})
 }
 
@@ -143,7 +142,7 @@ func (s *Lease) Context() context.Context { return s.tenure.ctx }
 
 // Release ends the lease. It works even if ctx has ended, and takes about
 // [Options.Timeout] at most. The error wraps ErrLockLost if the lease had expired,
-// and ErrUnavailable if Redis failed: the lease then expires by itself. A second
+// and ErrUnavailable or ErrRefused if Redis failed: the lease then expires by itself. A second
 // call does nothing and returns nil.
 func (s *Lease) Release(ctx context.Context) error {
 	if !s.tenure.end() {

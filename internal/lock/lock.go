@@ -18,6 +18,9 @@ var (
 	ErrTaken = errors.New("room is taken")
 	// ErrUnavailable is returned if Redis fails or does not answer in time.
 	ErrUnavailable = errors.New("Redis is unavailable")
+	// ErrRefused is returned if Redis works, but refuses a command: see
+	// [redisdb.IsRefusal].
+	ErrRefused = errors.New("Redis refuses a command")
 	// ErrLockLost is the cause of the context of a lock or lease that its owner
 	// has lost. Unlock and Release return it too.
 	ErrLockLost = errors.New("lock lost")
@@ -47,6 +50,9 @@ type Options struct {
 	// MaxLease is how long a reader may keep its lease, including renewals. A
 	// writer waits no longer for a reader. Defaults to 30 s.
 	MaxLease time.Duration
+	// Names makes the names of keys and channels. All processes of a deployment need the
+	// same. Defaults to nil: names without the id of a deployment.
+	Names *redisdb.Names
 	// Timeout is how long one command to one Redis may take. The client must honour
 	// deadlines: see [redisdb.OpenForLocks]. Defaults to 500 ms.
 	Timeout time.Duration
@@ -102,14 +108,16 @@ func NewQuorum(clients []redis.UniversalClient, fencer Fencer, options Options) 
 		clients: clients,
 		fencer:  fencer,
 		options: options,
-		wakeups: wakeups{clients: clients, timeout: options.Timeout},
+		wakeups: wakeups{clients: clients, names: options.Names, timeout: options.Timeout},
 		health:  newHealth(len(clients), options.Timeout),
 
 		firstPause: minPause,
 	}
 }
 
-func (l *Locker) masters() *masters { return newMasters(l.clients, l.health, l.options.Timeout) }
+func (l *Locker) masters() *masters {
+	return newMasters(l.clients, l.options.Names, l.health, l.options.Timeout)
+}
 
 // A Lock is one writer's exclusive use of a room, from [Locker.Lock] to Unlock.
 // It is safe for concurrent use.
@@ -128,8 +136,8 @@ type Lock struct {
 // If ctx ends or [Options.Wait] is over, the error wraps ErrTaken or
 // ErrUnavailable, and the cause of ctx or context.DeadlineExceeded. Lock can return
 // a few times [Options.Timeout] later than that, because it does not abandon a
-// command. It returns an error of the Fencer at once. After an error nothing is
-// locked.
+// command. It returns an error of the Fencer, and one that wraps ErrRefused, at once.
+// After an error nothing is locked.
 //
 // The caller calls [Lock.Unlock]. The lock is renewed until then or until ctx ends.
 func (l *Locker) Lock(ctx context.Context, room string) (*Lock, error) {
@@ -161,7 +169,7 @@ func (l *Locker) tryLock(ctx, wait context.Context, waiter *waiter) (*Lock, erro
 	if err := lock.giveWay(ctx); err != nil {
 		return nil, err
 	}
-	lock.mutex = lock.masters.mutex(redisdb.RoomWriteLock(lock.room), l.options.Lease)
+	lock.mutex = lock.masters.mutex(lock.masters.names.RoomWriteLock(lock.room), l.options.Lease)
 	// Not ctx, because redsync uses the same context to clean up after a failure.
 	// If it were cancelled, the room would stay locked until the lease expires.
 	if err := lock.mutex.TryLockContext(context.WithoutCancel(ctx)); err != nil {
@@ -180,7 +188,7 @@ func (l *Locker) tryLock(ctx, wait context.Context, waiter *waiter) (*Lock, erro
 // giveWay returns ErrTaken while a refused reader waits, which goes first.
 func (x *Lock) giveWay(ctx context.Context) error {
 	free, err := x.masters.ask(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
-		refused, err := scriptRefused.Run(ctx, master, []string{redisdb.RoomRefusedReaders(x.room)}).Int()
+		refused, err := scriptRefused.Run(ctx, master, []string{x.masters.names.RoomRefusedReaders(x.room)}).Int()
 		return refused == 0, err
 	})
 	if err == nil && !free {
@@ -207,7 +215,7 @@ func (x *Lock) enter(wait context.Context, waiter *waiter, fencer Fencer) error 
 }
 
 // drain waits until no reader is inside. If ctx ends before, it returns the last
-// reason to wait.
+// reason to wait. It does not wait for a Redis that refuses to tell.
 func (x *Lock) drain(ctx context.Context, waiter *waiter) error {
 	for {
 		empty, err := x.empty(ctx)
@@ -216,6 +224,8 @@ func (x *Lock) drain(ctx context.Context, waiter *waiter) error {
 			return nil
 		case errors.Is(err, ErrLockLost):
 			return ErrTaken
+		case errors.Is(err, ErrRefused):
+			return err
 		case err == nil:
 			err = ErrTaken
 		}
@@ -228,7 +238,7 @@ func (x *Lock) drain(ctx context.Context, waiter *waiter) error {
 // empty reports whether no reader is inside. The error wraps ErrLockLost if the
 // lock has another owner.
 func (x *Lock) empty(ctx context.Context) (bool, error) {
-	keys := []string{redisdb.RoomWriteLock(x.room), redisdb.RoomReadLeases(x.room)}
+	keys := []string{x.masters.names.RoomWriteLock(x.room), x.masters.names.RoomReadLeases(x.room)}
 	return x.masters.ask(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
 		readers, err := scriptDrain.Run(ctx, master, keys, x.mutex.Value()).Int()
 		if err == nil && readers < 0 {
@@ -261,7 +271,7 @@ func (x *Lock) Fence() int64 { return x.fence }
 
 // Unlock ends the lock. It works even if ctx has ended, and takes about
 // [Options.Timeout] at most. The error wraps ErrLockLost if the caller had lost the
-// lock, and ErrUnavailable if Redis failed: the lock then expires by itself. A
+// lock, and ErrUnavailable or ErrRefused if Redis failed: the lock then expires by itself. A
 // second call does nothing and returns nil.
 func (x *Lock) Unlock(ctx context.Context) error {
 	if !x.tenure.end() {
@@ -269,8 +279,8 @@ func (x *Lock) Unlock(ctx context.Context) error {
 	}
 	// redsync's own Unlock would not publish a wake-up.
 	unlocked, err := x.masters.giveBack(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
-		return scriptUnlock.Run(ctx, master, []string{redisdb.RoomWriteLock(x.room)},
-			x.mutex.Value(), redisdb.RoomWakeUp(x.room)).Bool()
+		return scriptUnlock.Run(ctx, master, []string{x.masters.names.RoomWriteLock(x.room)},
+			x.mutex.Value(), x.masters.names.RoomWakeUp(x.room)).Bool()
 	})
 	if unlocked {
 		return nil

@@ -59,6 +59,9 @@ func TestThreeMastersOneBlackHoled(t *testing.T) {
 	})
 }
 
+// names are those of no deployment.
+var names *redisdb.Names
+
 // A setup is the Redis servers of a test.
 type setup struct {
 	urls    []string                // of every master
@@ -297,7 +300,7 @@ func waitingWriterGoesBeforeNewReaders(t *testing.T, s *setup) {
 		admitted <- lease
 		return err
 	})
-	s.eventuallyExists(t, redisdb.RoomRefusedReaders(room))
+	s.eventuallyExists(t, names.RoomRefusedReaders(room))
 	still(t, admitted)
 	require.NoError(t, inside.Release(t.Context()))
 	writer := receive(t, locked)
@@ -490,7 +493,7 @@ func lockThatIsNotRenewedIsLost(t *testing.T, s *setup) {
 func lockIsLostWhenItsKeyIsGone(t *testing.T, s *setup) {
 	room := newRoom()
 	x := mustLock(t, s.locker(t, short), room)
-	s.del(t, redisdb.RoomWriteLock(room))
+	s.del(t, names.RoomWriteLock(room))
 	lost(t, x.Context())
 	require.ErrorIs(t, x.Unlock(t.Context()), lock.ErrLockLost)
 }
@@ -498,7 +501,7 @@ func lockIsLostWhenItsKeyIsGone(t *testing.T, s *setup) {
 func lockIsLostWhenAnotherHasIt(t *testing.T, s *setup) {
 	room := newRoom()
 	x := mustLock(t, s.locker(t, short), room)
-	s.del(t, redisdb.RoomWriteLock(room))
+	s.del(t, names.RoomWriteLock(room))
 	other := mustLock(t, s.locker(t, lock.Options{}), room)
 	lost(t, x.Context())
 	require.ErrorIs(t, x.Unlock(t.Context()), lock.ErrLockLost)
@@ -509,7 +512,7 @@ func lockIsLostWhenAnotherHasIt(t *testing.T, s *setup) {
 func leaseIsLostWhenItsKeyIsGone(t *testing.T, s *setup) {
 	room := newRoom()
 	lease := rlock(t, s.locker(t, short), room)
-	s.del(t, redisdb.RoomReadLeases(room))
+	s.del(t, names.RoomReadLeases(room))
 	lost(t, lease.Context())
 	require.ErrorIs(t, lease.Release(t.Context()), lock.ErrLockLost)
 }
@@ -519,10 +522,10 @@ func lockLostWhileWaitingIsTakenAgain(t *testing.T, s *setup) {
 	lease := rlock(t, s.locker(t, lock.Options{}), room)
 	locked := s.locking(t, room)
 	first := s.inside[0]
-	before := first.Get(t.Context(), redisdb.RoomWriteLock(room)).Val()
-	s.del(t, redisdb.RoomWriteLock(room))
+	before := first.Get(t.Context(), names.RoomWriteLock(room)).Val()
+	s.del(t, names.RoomWriteLock(room))
 	require.Eventually(t, func() bool {
-		now := first.Get(t.Context(), redisdb.RoomWriteLock(room)).Val()
+		now := first.Get(t.Context(), names.RoomWriteLock(room)).Val()
 		return now != "" && now != before
 	}, soon, time.Millisecond)
 	still(t, locked)
@@ -537,7 +540,7 @@ func lockLostWhileFencedIsTakenAgain(t *testing.T, s *setup) {
 		if asked++; asked > 1 {
 			return int64(asked), nil
 		}
-		s.del(t, redisdb.RoomWriteLock(room))
+		s.del(t, names.RoomWriteLock(room))
 		<-ctx.Done() // ended by the keep-alive
 		return 0, ctx.Err()
 	})
@@ -562,7 +565,7 @@ func failingFencerLeavesNothingLocked(t *testing.T, s *setup) {
 	_, err := lock.NewQuorum(s.open(t), fencer, lock.Options{}).Lock(t.Context(), room)
 	require.ErrorIs(t, err, broken)
 	require.NotErrorIs(t, err, lock.ErrTaken)
-	s.gone(t, redisdb.RoomWriteLock(room))
+	s.gone(t, names.RoomWriteLock(room))
 }
 
 func slowFencerIsBounded(t *testing.T, s *setup) {
@@ -573,7 +576,7 @@ func slowFencerIsBounded(t *testing.T, s *setup) {
 	})
 	_, err := lock.NewQuorum(s.open(t), fencer, lock.Options{Wait: 100 * time.Millisecond}).Lock(t.Context(), room)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	s.gone(t, redisdb.RoomWriteLock(room))
+	s.gone(t, names.RoomWriteLock(room))
 }
 
 func cancelledWriterLetsReadersIn(t *testing.T, s *setup) {
@@ -587,7 +590,7 @@ func cancelledWriterLetsReadersIn(t *testing.T, s *setup) {
 		failed <- err
 		return nil
 	})
-	s.eventuallyExists(t, redisdb.RoomWriteLock(room))
+	s.eventuallyExists(t, names.RoomWriteLock(room))
 	leaving := errors.New("leaving")
 	cancel(leaving)
 	require.ErrorIs(t, receive(t, failed), leaving)
@@ -606,10 +609,10 @@ func cancelledReaderLeavesNothing(t *testing.T, s *setup) {
 		failed <- err
 		return nil
 	})
-	s.eventuallyExists(t, redisdb.RoomRefusedReaders(room))
+	s.eventuallyExists(t, names.RoomRefusedReaders(room))
 	cancel()
 	require.ErrorIs(t, receive(t, failed), context.Canceled)
-	s.gone(t, redisdb.RoomReadLeases(room))
+	s.gone(t, names.RoomReadLeases(room))
 	unlock(t, x)
 	unlock(t, mustLock(t, s.locker(t, lock.Options{}), room))
 }
@@ -623,7 +626,7 @@ func endedContextLocksNothing(t *testing.T, s *setup) {
 	require.ErrorIs(t, err, context.Canceled)
 	_, err = locker.RLock(ctx, room)
 	require.ErrorIs(t, err, context.Canceled)
-	s.gone(t, redisdb.RoomWriteLock(room), redisdb.RoomReadLeases(room))
+	s.gone(t, names.RoomWriteLock(room), names.RoomReadLeases(room))
 }
 
 func cancelledOwnerCanGiveBack(t *testing.T, s *setup) {
@@ -638,8 +641,8 @@ func cancelledOwnerCanGiveBack(t *testing.T, s *setup) {
 	require.ErrorIs(t, lease.Context().Err(), context.Canceled)
 	require.NoError(t, x.Unlock(ctx))
 	require.NoError(t, lease.Release(ctx))
-	s.gone(t, redisdb.RoomWriteLock(room))
-	s.gone(t, redisdb.RoomReadLeases(room+"2"))
+	s.gone(t, names.RoomWriteLock(room))
+	s.gone(t, names.RoomReadLeases(room+"2"))
 }
 
 func oddRoomsAreApart(t *testing.T, s *setup) {
@@ -657,16 +660,16 @@ func nothingIsLeftBehindForever(t *testing.T, s *setup) {
 	room := newRoom()
 	locker := s.locker(t, lock.Options{Wait: 50 * time.Millisecond})
 	lease := rlock(t, locker, room)
-	s.eventuallyExists(t, redisdb.RoomReadLeases(room))
-	require.Positive(t, s.inside[0].PTTL(t.Context(), redisdb.RoomReadLeases(room)).Val())
+	s.eventuallyExists(t, names.RoomReadLeases(room))
+	require.Positive(t, s.inside[0].PTTL(t.Context(), names.RoomReadLeases(room)).Val())
 	require.NoError(t, lease.Release(t.Context()))
 	x := mustLock(t, locker, room)
-	s.eventuallyExists(t, redisdb.RoomWriteLock(room))
-	require.Positive(t, s.inside[0].PTTL(t.Context(), redisdb.RoomWriteLock(room)).Val())
+	s.eventuallyExists(t, names.RoomWriteLock(room))
+	require.Positive(t, s.inside[0].PTTL(t.Context(), names.RoomWriteLock(room)).Val())
 	_, err := locker.RLock(t.Context(), room)
 	require.ErrorIs(t, err, lock.ErrTaken)
 	unlock(t, x)
-	s.gone(t, redisdb.RoomReadLeases(room), redisdb.RoomWriteLock(room), redisdb.RoomRefusedReaders(room))
+	s.gone(t, names.RoomReadLeases(room), names.RoomWriteLock(room), names.RoomRefusedReaders(room))
 }
 
 func contextCarriesTheCallersValues(t *testing.T, s *setup) {
@@ -774,7 +777,7 @@ func unavailableWhileWaiting(t *testing.T, s *setup) {
 		failed <- err
 		return nil
 	})
-	s.eventuallyExists(t, redisdb.RoomWriteLock(room))
+	s.eventuallyExists(t, names.RoomWriteLock(room))
 	s.kill()
 	killed := time.Now()
 	_, err := locker.RLock(t.Context(), room)
@@ -838,8 +841,8 @@ func waitersAreWoken(t *testing.T, s *setup) {
 	for _, client := range s.inside {
 		require.Eventually(t, func() bool {
 			// The lock refuses the writer, not the mark.
-			return client.ZCard(t.Context(), redisdb.RoomRefusedReaders(room)).Val() == 2 &&
-				client.PubSubNumSub(t.Context(), redisdb.RoomWakeUp(room)).Val()[redisdb.RoomWakeUp(room)] == 3
+			return client.ZCard(t.Context(), names.RoomRefusedReaders(room)).Val() == 2 &&
+				client.PubSubNumSub(t.Context(), names.RoomWakeUp(room)).Val()[names.RoomWakeUp(room)] == 3
 		}, soon, time.Millisecond)
 	}
 	unlock(t, x)
@@ -868,7 +871,7 @@ func (s *setup) locking(t testing.TB, room string) <-chan *lock.Lock {
 		locked <- x
 		return err
 	})
-	s.eventuallyExists(t, redisdb.RoomWriteLock(room))
+	s.eventuallyExists(t, names.RoomWriteLock(room))
 	return locked
 }
 

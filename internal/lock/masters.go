@@ -12,6 +12,8 @@ import (
 	redsyncredis "github.com/go-redsync/redsync/v4/redis"
 	"github.com/go-redsync/redsync/v4/redis/goredis/v9"
 	"github.com/redis/go-redis/v9"
+
+	"lethe/internal/redisdb"
 )
 
 // masters are the independent Redis masters, as used by one attempt to take a lock
@@ -23,6 +25,7 @@ import (
 // lease, or the reader saw the writer.
 type masters struct {
 	nodes   []node
+	names   *redisdb.Names
 	timeout time.Duration // of one command
 }
 
@@ -44,8 +47,8 @@ type node struct {
 // errOver is the error of a command after the lock or lease was given back.
 var errOver = errors.New("given back")
 
-func newMasters(clients []redis.UniversalClient, health *health, timeout time.Duration) *masters {
-	m := &masters{nodes: make([]node, len(clients)), timeout: timeout}
+func newMasters(clients []redis.UniversalClient, names *redisdb.Names, health *health, timeout time.Duration) *masters {
+	m := &masters{nodes: make([]node, len(clients)), names: names, timeout: timeout}
 	for i, client := range clients {
 		m.nodes[i].client, m.nodes[i].health, m.nodes[i].index = client, health, i
 	}
@@ -64,7 +67,7 @@ type question func(context.Context, redis.UniversalClient) (bool, error)
 // ask sends a question to every master at once and reports whether a quorum says
 // yes. It returns as soon as that is certain. The other commands may then run for
 // up to twice the timeout, because each also waits for its turn. If too few
-// masters answer, the error wraps ErrUnavailable and their errors.
+// masters answer, the error wraps ErrUnavailable, or ErrRefused, and their errors.
 //
 // ask does not end with ctx: a cancelled command may have taken effect, and would
 // look like a failure of Redis.
@@ -82,7 +85,7 @@ func (m *masters) vote(ctx context.Context, q question, last bool) (bool, error)
 	if len(m.nodes) == 1 { // no need for a goroutine
 		yes, err := m.nodes[0].ask(ctx, m.timeout, q, last)
 		if err != nil {
-			err = unavailable(err)
+			err = undecidable(err)
 		}
 		return yes, err
 	}
@@ -112,7 +115,7 @@ func (m *masters) vote(ctx context.Context, q question, last bool) (bool, error)
 		case yes == m.quorum():
 			return true, nil
 		case m.undecided(len(failures)):
-			return false, unavailable(errors.Join(failures...))
+			return false, undecidable(failures...)
 		case m.undecided(no):
 			return false, nil
 		}
@@ -161,31 +164,43 @@ func (m *masters) mutex(name string, expiry time.Duration) *redsync.Mutex {
 }
 
 // denied translates an error of the mutex. It returns ErrTaken if enough masters
-// answered and too few said yes. Otherwise the error wraps ErrUnavailable.
+// answered and too few said yes. Otherwise the error wraps ErrUnavailable or ErrRefused.
 func (m *masters) denied(err error) error {
-	tooLate := errors.Is(err, redsync.ErrFailed) || errors.Is(err, redsync.ErrExtendFailed)
-	if tooLate || m.undecided(failures(err)) {
-		return unavailable(err)
+	if errors.Is(err, redsync.ErrFailed) || errors.Is(err, redsync.ErrExtendFailed) { // too late
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if failed := failures(err); m.undecided(len(failed)) {
+		return undecidable(failed...)
 	}
 	return ErrTaken
 }
 
-// failures counts the masters that failed, without those that said no.
-func failures(err error) int {
+// failures returns the errors of the masters that failed, without those that said no.
+func failures(err error) []error {
 	switch err := any(err).(type) { // not errors.As: each branch of the tree counts
 	case *redsync.RedisError:
-		return 1
+		return []error{err}
 	case interface{ Unwrap() []error }:
-		sum := 0
+		var failed []error
 		for _, err := range err.Unwrap() {
-			sum += failures(err)
+			failed = append(failed, failures(err)...)
 		}
-		return sum
+		return failed
 	}
-	return 0
+	return nil
 }
 
-func unavailable(err error) error { return fmt.Errorf("%w: %w", ErrUnavailable, err) }
+// undecidable returns the error of masters of which too few gave an answer. If one of
+// them may answer later, it makes sense to ask again.
+func undecidable(failures ...error) error {
+	sentinel := ErrRefused
+	for _, failure := range failures {
+		if !redisdb.IsRefusal(failure) {
+			sentinel = ErrUnavailable
+		}
+	}
+	return fmt.Errorf("%w: %w", sentinel, errors.Join(failures...))
+}
 
 // A pool adapts a node to redsync. Each command takes its turn and has its own
 // timeout. redsync cancels the running commands when a quorum has decided. Without

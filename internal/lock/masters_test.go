@@ -32,7 +32,7 @@ func TestLocksOutliveAMaster(t *testing.T) {
 func TestAMinorityDecidesNothing(t *testing.T) {
 	t.Parallel()
 	s, room := threeMasters(t), newRoom()
-	ctx, key := t.Context(), redisdb.RoomWriteLock(room)
+	ctx, key := t.Context(), names.RoomWriteLock(room)
 
 	// A failed writer may leave its value on one master.
 	require.NoError(t, s.inside[0].Set(ctx, key, "another", 0).Err())
@@ -46,16 +46,16 @@ func TestAMinorityDecidesNothing(t *testing.T) {
 	_, err := s.locker(t, lock.Options{Wait: short.KeepAlive}).RLock(ctx, room)
 	require.ErrorIs(t, err, lock.ErrTaken)
 	s.servers, s.inside = s.servers[2:], s.inside[2:]
-	s.gone(t, key, redisdb.RoomReadLeases(room), redisdb.RoomRefusedReaders(room))
+	s.gone(t, key, names.RoomReadLeases(room), names.RoomRefusedReaders(room))
 }
 
 func TestLeaseOfAMinorityDoesNotBlockWriters(t *testing.T) {
 	t.Parallel()
 	s, room := threeMasters(t), newRoom()
 	lease := rlock(t, s.locker(t, lock.Options{}), room)
-	s.eventuallyExists(t, redisdb.RoomReadLeases(room))
+	s.eventuallyExists(t, names.RoomReadLeases(room))
 	for _, client := range s.inside[:2] {
-		require.NoError(t, client.Del(t.Context(), redisdb.RoomReadLeases(room)).Err())
+		require.NoError(t, client.Del(t.Context(), names.RoomReadLeases(room)).Err())
 	}
 	unlock(t, mustLock(t, s.locker(t, lock.Options{}), room))
 	require.ErrorIs(t, lease.Release(t.Context()), lock.ErrLockLost)

@@ -130,8 +130,8 @@ func NewReaders(locker *Locker, options ReadersOptions) *Readers {
 // Enter lets the caller into the room together with other readers. The caller calls
 // leave when it has finished reading. A second call of leave does nothing. While a
 // writer is inside or waits, Enter waits for up to [ReadersOptions.Wait], and then
-// fails with [ErrTaken]. If Redis fails, or the Readers is closed, the caller
-// enters without a lease, because its snapshot is consistent anyway. If ctx ends,
+// fails with [ErrTaken]. If Redis fails or refuses a command, or the Readers is closed, the
+// caller enters without a lease, because its snapshot is consistent anyway. If ctx ends,
 // the error wraps its cause.
 //
 // The caller is not told if its lease is lost because it reads for longer than
@@ -242,6 +242,8 @@ func (r *Readers) takeLease(ctx context.Context, s *share) {
 		r.asked = time.Time{}
 	case errors.Is(err, ErrUnavailable):
 		r.asked = now
+	case errors.Is(err, ErrRefused):
+		// Without a lease. Other rooms may get theirs.
 	default:
 		s.err = err
 	}

@@ -54,7 +54,7 @@ func (s *setup) leases(t testing.TB, room string, want int64) {
 	require.Eventually(t, func() bool {
 		agree := 0
 		for _, client := range s.inside {
-			if client.ZCard(t.Context(), redisdb.RoomReadLeases(room)).Val() == want {
+			if client.ZCard(t.Context(), names.RoomReadLeases(room)).Val() == want {
 				agree++
 			}
 		}
@@ -106,14 +106,14 @@ func leaseStopsAcceptingReaders(t *testing.T, s *setup) {
 	one()
 	s.leases(t, room, 1)
 	two()
-	s.gone(t, redisdb.RoomReadLeases(room))
+	s.gone(t, names.RoomReadLeases(room))
 }
 
 func idleLeaseIsGivenBack(t *testing.T, s *setup) {
 	room := newRoom()
 	enter(t, s.readers(t, lock.ReadersOptions{}), room)()
 	unlock(t, mustLock(t, s.locker(t, lock.Options{Wait: soon}), room))
-	s.gone(t, redisdb.RoomReadLeases(room))
+	s.gone(t, names.RoomReadLeases(room))
 }
 
 // A writer waits only for the requests inside and for those that join them in time,
@@ -172,7 +172,7 @@ func writersWaitForNoIdleLease(t *testing.T, s *setup) {
 	r := s.readers(t, lock.ReadersOptions{Share: forLong, Wait: soon})
 	writer := mustLock(t, s.locker(t, lock.Options{}), room)
 	entered := entering(t, r, room)
-	s.eventuallyExists(t, redisdb.RoomRefusedReaders(room))
+	s.eventuallyExists(t, names.RoomRefusedReaders(room))
 	still(t, entered)
 	unlock(t, writer)
 	one := receive(t, entered)
@@ -181,7 +181,7 @@ func writersWaitForNoIdleLease(t *testing.T, s *setup) {
 	one()
 	s.leases(t, room, 1)
 	two()
-	s.gone(t, redisdb.RoomReadLeases(room))
+	s.gone(t, names.RoomReadLeases(room))
 	// Nor later, without meeting a reader again.
 	enter(t, r, room)()
 	unlock(t, mustLock(t, s.locker(t, lock.Options{Wait: soon}), room))
@@ -205,14 +205,14 @@ func requestBehindAWriterIsToldTaken(t *testing.T, s *setup) {
 		return nil
 	})
 	entered := entering(t, patient, room)
-	s.eventuallyExists(t, redisdb.RoomRefusedReaders(room))
+	s.eventuallyExists(t, names.RoomRefusedReaders(room))
 	cancel()
 	require.ErrorIs(t, receive(t, failed), context.Canceled)
 	// A request that gives up does not affect the others.
 	still(t, entered)
 	unlock(t, writer)
 	receive(t, entered)()
-	s.gone(t, redisdb.RoomReadLeases(room), redisdb.RoomRefusedReaders(room), redisdb.RoomWriteLock(room))
+	s.gone(t, names.RoomReadLeases(room), names.RoomRefusedReaders(room), names.RoomWriteLock(room))
 }
 
 func requestsWithoutALeaseLeaveNothing(t *testing.T, s *setup) {
@@ -224,11 +224,11 @@ func requestsWithoutALeaseLeaveNothing(t *testing.T, s *setup) {
 	entered := entering(t, r, newRoom())
 	receive(t, entered)()
 	r.Close()
-	s.gone(t, redisdb.RoomReadLeases(room))
+	s.gone(t, names.RoomReadLeases(room))
 	require.Zero(t, without.Load())
 	enter(t, r, room)()
 	require.EqualValues(t, 1, without.Load())
-	s.gone(t, redisdb.RoomReadLeases(room))
+	s.gone(t, names.RoomReadLeases(room))
 	one()
 	r.Close()
 }
@@ -241,7 +241,7 @@ func roomsInMemoryAreBounded(t *testing.T, s *setup) {
 	s.leases(t, second, 2)
 	one()
 	two()
-	s.gone(t, redisdb.RoomReadLeases(second))
+	s.gone(t, names.RoomReadLeases(second))
 	s.leases(t, first, 1)
 }
 
@@ -249,7 +249,7 @@ func lostLeaseIsNoError(t *testing.T, s *setup) {
 	room := newRoom()
 	r := s.readers(t, lock.ReadersOptions{Share: time.Nanosecond})
 	one := enter(t, r, room)
-	s.del(t, redisdb.RoomReadLeases(room))
+	s.del(t, names.RoomReadLeases(room))
 	one()
 	unlock(t, mustLock(t, s.locker(t, lock.Options{}), room))
 	enter(t, r, room)()

@@ -68,6 +68,7 @@ func (w *waiter) stop() {
 // a subscription to each master for it.
 type wakeups struct {
 	clients []redis.UniversalClient
+	names   *redisdb.Names
 	timeout time.Duration // of one command
 
 	mu     sync.Mutex
@@ -147,7 +148,7 @@ func (w *wakeups) receive(ctx context.Context, client redis.UniversalClient, roo
 	defer func() { _ = subscription.Close() }()
 	begin, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	if subscription.Subscribe(begin, redisdb.RoomWakeUp(room)) != nil {
+	if subscription.Subscribe(begin, w.names.RoomWakeUp(room)) != nil {
 		return
 	}
 	for {

@@ -76,14 +76,28 @@ func (p passingChecks) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-// Handler returns a handler of three paths, for GET and HEAD:
+// Handler returns a handler of two paths, for GET and HEAD:
 //
 //   - /healthz answers 200.
 //   - /readyz answers 200 if every check passes, and otherwise 503 with the names of
 //     those that fail: the errors are in the log. The checks run at the same time, for at most 2 s. Their result is used for 1 s.
-//   - /metrics answers in Prometheus's format. It uses the checks as /readyz does.
-func (h *Health) Handler() http.Handler {
-	mux := http.NewServeMux()
+//
+// Everybody may see them: neither names a user, a host or an address.
+func (h *Health) Handler() http.Handler { return h.probesOn(http.NewServeMux()) }
+
+// Metrics returns a handler of /metrics, for GET and HEAD, which answers in Prometheus's
+// format. It uses the checks as /readyz does.
+func (h *Health) Metrics() http.Handler { return h.metricsOn(http.NewServeMux()) }
+
+// All returns a handler of the paths of both.
+func (h *Health) All() http.Handler { return h.metricsOn(h.probesOn(http.NewServeMux())) }
+
+func (h *Health) metricsOn(mux *http.ServeMux) *http.ServeMux {
+	mux.Handle("GET /metrics", h.metrics)
+	return mux
+}
+
+func (h *Health) probesOn(mux *http.ServeMux) *http.ServeMux {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, report{Status: "ok"})
 	})
@@ -94,7 +108,6 @@ func (h *Health) Handler() http.Handler {
 		}
 		answer(w, http.StatusOK, report{Status: "ok"})
 	})
-	mux.Handle("GET /metrics", h.metrics)
 	return mux
 }
 

@@ -50,6 +50,9 @@ type Metrics struct {
 	// for abandoned rooms have decided about, by outcome.
 	AbandonedRooms *prometheus.CounterVec
 
+	// DeploymentInfo (lethe_deployment_info) is 1, with the id of the deployment.
+	DeploymentInfo *prometheus.GaugeVec
+
 	// EventsPurged (lethe_events_purged_total) is the number of events that committed
 	// batches have deleted.
 	EventsPurged prometheus.Counter
@@ -169,6 +172,10 @@ type Metrics struct {
 	// sweeps have decided about, by outcome.
 	SweepRooms *prometheus.CounterVec
 
+	// UnknownTasks (lethe_unknown_tasks_total) is the number of tasks that name no job of
+	// the database.
+	UnknownTasks prometheus.Counter
+
 	// ScheduleLagSeconds (lethe_schedule_lag_seconds) is how long the oldest tick
 	// without a decision has been due, in seconds, by schedule; 0 if there is no such
 	// tick. It changes only when the scheduler has read the database.
@@ -213,9 +220,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		MappingsSwept:     counter("lethe_mappings_swept_total", "Rows of event_to_state_groups deleted after their delay.").WithLabelValues(),
 		LockLosses:        counter("lethe_lock_losses_total", "Room locks lost while held.").WithLabelValues(),
 		ReadsWithoutLease: counter("lethe_reads_without_lease_total", "Pages read without a lease of their room.").WithLabelValues(),
+		UnknownTasks:      counter("lethe_unknown_tasks_total", "Tasks that name no job of the database.").WithLabelValues(),
 		RatePauseSeconds:  counter("lethe_rate_pause_seconds_total", "How long purges of sweeps have paused to keep retention.rows_per_second.").WithLabelValues(),
 
 		AbandonedRooms:        counter("lethe_abandoned_rooms_total", "Rooms that sweeps for abandoned rooms have decided about.", "outcome"),
+		DeploymentInfo:        gauge("lethe_deployment_info", "1, with the id of the deployment.", "deployment"),
 		HTTPRequestSeconds:    histogram("lethe_http_request_seconds", "How long HTTP requests took.", "route", "method", "status"),
 		HomeserverLockSeconds: histogram("lethe_homeserver_lock_seconds", "How long it took to lock a room at the homeserver, or to give up.").WithLabelValues(),
 		HomeserverMessages:    counter("lethe_homeserver_messages_total", "Messages to the homeserver's processes.", "message", "outcome"),

@@ -44,7 +44,7 @@ func TestMetrics(t *testing.T) {
 	health := NewHealth(registry, slog.New(slog.DiscardHandler), map[string]Check{
 		"database": passing,
 		"redis":    func(context.Context) error { return errors.New("") },
-	}).Handler()
+	}).Metrics()
 	response := get(health, "/metrics")
 	require.Equal(t, http.StatusOK, response.Code)
 	lines := strings.Split(response.Body.String(), "\n")

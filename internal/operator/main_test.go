@@ -89,7 +89,7 @@ func setupWith(t *testing.T, options operator.Options, changes ...func(*operator
 	l.board = jobs.NewBoard(l.DB, client, time.Hour, log)
 	options.ServerName = "x"
 	options.Changed = func(ctx context.Context, job journal.Job) { l.board.Post(ctx, jobs.StatusOf(job)) }
-	dispatcher := dispatch.New(client)
+	dispatcher := dispatch.New(client, nil)
 	options.Workers = func(context.Context) (workers []operator.FleetWorker, err error) {
 		alive, err := dispatcher.Workers()
 		for _, w := range alive {
@@ -100,7 +100,7 @@ func setupWith(t *testing.T, options operator.Options, changes ...func(*operator
 	for _, change := range changes {
 		change(&options)
 	}
-	submit := tasks.NewClient(l.DB, client, log)
+	submit := tasks.NewClient(l.DB, client, nil, log)
 	purger := purge.New(l.DB, purge.Options{})
 	sizes := footprint.Options{ServerName: "x"}
 	planner := plan.New(l.DB, plan.Options{Footprint: sizes, Purger: purger})

@@ -76,7 +76,8 @@ func (p *process) openBase(ctx context.Context) error {
 		return err
 	}
 	p.onClose(func(context.Context) { _ = p.redis.Close() })
-	p.board = jobs.NewBoard(p.db, p.redis, p.settings.StatusTTL, p.log)
+	p.names = new(redisdb.Names)
+	p.board = jobs.NewBoard(p.db, p.redis, p.settings.StatusTTL, p.log).In(p.names)
 	p.registry = observe.NewRegistry()
 	p.metrics = observe.NewMetrics(p.registry)
 	return nil
@@ -132,7 +133,7 @@ func (p *process) openReaders() error {
 	if !p.serves(config.ForAPI) {
 		return nil
 	}
-	p.readers = lock.NewReaders(lock.NewQuorum(p.locks, nil, lock.Options{}), lock.ReadersOptions{
+	p.readers = lock.NewReaders(lock.NewQuorum(p.locks, nil, lock.Options{Names: p.names}), lock.ReadersOptions{
 		Held:         p.observeRead(p.metrics.LockHoldSeconds),
 		Wait:         p.settings.Messages.Wait,
 		Waited:       p.observeRead(p.metrics.LockWaitSeconds),

@@ -36,11 +36,11 @@ func (p *process) operator() *operator.Operator {
 	}
 	if p.redis != nil {
 		options.Changed = func(ctx context.Context, job journal.Job) { p.board.Post(ctx, jobs.StatusOf(job)) }
-		dispatcher := dispatch.New(p.redis)
+		dispatcher := dispatch.New(p.redis, p.names)
 		options.Workers = func(context.Context) ([]operator.FleetWorker, error) { return fleetOf(dispatcher) }
 	}
 	planner, sizes := plannerOf(p.db, p.synapse, p.settings)
-	return operator.New(p.db, tasks.NewClient(p.db, p.redis, p.log).Keeping(p.settings.StatusTTL), planner, sizes, options)
+	return operator.New(p.db, tasks.NewClient(p.db, p.redis, p.names, p.log).Keeping(p.settings.StatusTTL), planner, sizes, options)
 }
 
 // plannerOf returns what makes plans, and measures rooms, by the settings.
@@ -85,13 +85,17 @@ func Local(ctx context.Context, settings config.Config, who string, log *slog.Lo
 			return nil, nil, err
 		}
 	}
-	p := process{db: db, settings: settings, log: log}
+	p := process{db: db, settings: settings, log: log, names: new(redisdb.Names)}
+	if err := p.bindNames(ctx); err != nil {
+		db.Close()
+		return nil, nil, err
+	}
 	if url := string(settings.Redis.URL); url != "" {
 		if p.redis, err = redisdb.Open(url); err != nil {
 			db.Close()
 			return nil, nil, err
 		}
-		p.board = jobs.NewBoard(db, p.redis, settings.StatusTTL, log)
+		p.board = jobs.NewBoard(db, p.redis, settings.StatusTTL, log).In(p.names)
 	}
 	closeAll := func() {
 		if p.redis != nil {

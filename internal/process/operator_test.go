@@ -24,9 +24,10 @@ func TestOperatorCountsStatusFailures(t *testing.T) {
 	job := journal.Job{ID: jobs.NewID(), Kind: jobs.PurgeHistory, Room: "!a:lethe.test", Parameters: []byte(`{}`), Requester: "@admin:lethe.test"}
 	require.NoError(t, journal.New(db).InsertJob(t.Context(), job, false))
 
-	api, _, _ := start(t, settings, config.ForAPI)
+	api, records, _ := start(t, settings, config.ForAPI)
+	metrics := "http://" + requireLine(t, records, "listening for metrics")["metrics_address"]
 	const failures = `lethe_status_failures_total{operation="post"} `
-	status, body, err := get(t.Context(), newClient(t, nil), api+"/metrics")
+	status, body, err := get(t.Context(), newClient(t, nil), metrics+"/metrics")
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, status)
 	require.Contains(t, body, failures+"0\n")
@@ -38,7 +39,7 @@ func TestOperatorCountsStatusFailures(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, response.Body.Close())
 	require.Equal(t, http.StatusOK, response.StatusCode)
-	_, body, err = get(t.Context(), newClient(t, nil), api+"/metrics")
+	_, body, err = get(t.Context(), newClient(t, nil), metrics+"/metrics")
 	require.NoError(t, err)
 	require.Contains(t, body, failures+"1\n")
 }

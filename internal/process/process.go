@@ -22,6 +22,7 @@ import (
 	"lethe/internal/messages"
 	"lethe/internal/monitor"
 	"lethe/internal/observe"
+	"lethe/internal/redisdb"
 	"lethe/internal/retention"
 	"lethe/internal/schedule"
 	"lethe/internal/shutdown"
@@ -35,14 +36,18 @@ type part struct {
 	// name is the name of the purpose, for the log.
 	name string
 
-	// listen is the host:port that serves health and metrics, "" for none.
+	// listen is the host:port that serves health, "" for none.
 	listen string
+
+	// metricsListen is the host:port that serves metrics, "" for none. A part without a
+	// handler has them at the other address.
+	metricsListen string
 
 	// tls is the certificate of that address. The zero TLS is plain HTTP.
 	tls config.TLS
 
-	// handler makes the handler of that address from the handler of health and
-	// metrics. If it is nil, the address serves only these two.
+	// handler makes the handler of that address from the handler of health. If it is nil,
+	// the address serves only health and metrics.
 	handler func(health http.Handler) http.Handler
 
 	// run works until the context ends. It starts when the servers are ready. If
@@ -60,6 +65,7 @@ type process struct {
 	db       *postgres.DB // nil unless needsDatabase
 	pages    *postgres.DB // nil unless rooms are read
 	redis    redis.UniversalClient
+	names    *redisdb.Names          // bound when the database has told whose they are
 	locks    []redis.UniversalClient // one, or independent masters
 	readers  *lock.Readers           // nil unless rooms are read
 	board    *jobs.Board
@@ -125,9 +131,9 @@ func Run(ctx context.Context, settings config.Config, log *slog.Logger, makeMoni
 func (p *process) part(purpose config.Purpose) part {
 	switch purpose {
 	case config.ForAPI:
-		return part{name: "api", listen: p.settings.API.Listen, tls: p.settings.API.TLS, handler: func(health http.Handler) http.Handler {
-			client := tasks.NewClient(p.db, p.redis, p.log).Keeping(p.settings.StatusTTL)
-			return httpapi.New(p.db, client, p.board, httpapi.Options{
+		return part{name: "api", listen: p.settings.API.Listen, metricsListen: p.settings.API.MetricsListen, tls: p.settings.API.TLS, handler: func(health http.Handler) http.Handler {
+			client := tasks.NewClient(p.db, p.redis, p.names, p.log).Keeping(p.settings.StatusTTL)
+			return p.whenBound(health, httpapi.New(p.db, client, p.board, httpapi.Options{
 				AccountValidity: p.settings.AccountValidity,
 				Delegated:       p.delegated(),
 				Grace:           p.settings.Grace,
@@ -149,10 +155,10 @@ func (p *process) part(purpose config.Purpose) part {
 				Synapse:         p.synapse,
 				Tracer:          p.tracer,
 				TrustedProxies:  p.settings.TrustedProxies,
-			})
+			}))
 		}}
 	case config.ForAsynqmon:
-		return part{name: "asynqmon", listen: p.settings.Asynqmon.Listen, tls: p.settings.Asynqmon.TLS, handler: func(health http.Handler) http.Handler {
+		return part{name: "asynqmon", listen: p.settings.Asynqmon.Listen, metricsListen: p.settings.Asynqmon.MetricsListen, tls: p.settings.Asynqmon.TLS, handler: func(health http.Handler) http.Handler {
 			return httpapi.NewMonitor(p.db, p.monitor, p.settings.Asynqmon.ReadOnly, httpapi.Options{
 				AccountValidity: p.settings.AccountValidity,
 				Delegated:       p.delegated(),
@@ -247,8 +253,8 @@ func (p *process) servedRetention() *retention.Config {
 }
 
 func (p *process) scheduler() *schedule.Scheduler {
-	return schedule.New(p.db, tasks.NewClient(p.db, p.redis, p.log).Keeping(p.settings.StatusTTL), p.log, p.metrics, schedule.Options{
-		Grace: p.settings.Grace, Rules: p.settings.Retention.Rules, Tracer: p.tracer,
+	return schedule.New(p.db, tasks.NewClient(p.db, p.redis, p.names, p.log).Keeping(p.settings.StatusTTL), p.log, p.metrics, schedule.Options{
+		Grace: p.settings.Grace, Ready: p.bindNames, Rules: p.settings.Retention.Rules, Tracer: p.tracer,
 	})
 }
 
@@ -265,15 +271,25 @@ func (p *process) shutdownHomeserver() shutdown.Homeserver {
 
 // listen opens a server for each part that has an address. It fails if an address
 // or a certificate cannot be used. The process closes the servers.
-func (p *process) listen(ctx context.Context, health http.Handler, parts []part) ([]*observe.Server, error) {
+func (p *process) listen(ctx context.Context, health *observe.Health, parts []part) ([]*observe.Server, error) {
 	var servers []*observe.Server
+	add := func(address string, handler http.Handler, options observe.ServerOptions) (*observe.Server, error) {
+		server, err := observe.Listen(ctx, address, handler, options)
+		if err != nil {
+			return nil, err
+		}
+		// Usually Serve has closed it already: this is for a start that fails.
+		p.onClose(func(context.Context) { _ = server.Close() })
+		servers = append(servers, server)
+		return server, nil
+	}
 	for _, part := range parts {
 		if part.listen == "" {
 			continue
 		}
-		handler := health
+		handler := health.All()
 		if part.handler != nil {
-			handler = part.handler(health)
+			handler = part.handler(health.Handler())
 		}
 		options := observe.ServerOptions{Log: p.log}
 		if part.tls.CertFile != "" {
@@ -283,14 +299,18 @@ func (p *process) listen(ctx context.Context, health http.Handler, parts []part)
 			}
 			options.TLS = certificate.TLS()
 		}
-		server, err := observe.Listen(ctx, part.listen, handler, options)
+		server, err := add(part.listen, handler, options)
 		if err != nil {
 			return nil, err
 		}
-		// Usually Serve has closed it already: this is for a start that fails.
-		p.onClose(func(context.Context) { _ = server.Close() })
 		p.log.InfoContext(ctx, "listening", "process", "lethe "+part.name, "address", server.Addr())
-		servers = append(servers, server)
+		if part.metricsListen == "" {
+			continue
+		}
+		if server, err = add(part.metricsListen, health.Metrics(), observe.ServerOptions{Log: p.log}); err != nil {
+			return nil, fmt.Errorf("%s.metrics_listen: %w", part.name, err)
+		}
+		p.log.InfoContext(ctx, "listening for metrics", "process", "lethe "+part.name, "metrics_address", server.Addr())
 	}
 	return servers, nil
 }

@@ -21,6 +21,7 @@ import (
 	"lethe/internal/config"
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/monitor"
+	"lethe/internal/observe"
 	"lethe/internal/schedule"
 	"lethe/internal/store/migrate"
 	"lethe/internal/synapse"
@@ -89,7 +90,7 @@ func newSettings(t *testing.T) config.Config {
 	settings.Database.MaxConnections = 4
 	settings.Redis.URL = unreachable
 	settings.ServerName = "lethe.test"
-	for _, listen := range []*string{&settings.API.Listen, &settings.Asynqmon.Listen, &settings.Scheduler.Listen, &settings.Worker.Listen} {
+	for _, listen := range []*string{&settings.API.Listen, &settings.API.MetricsListen, &settings.Asynqmon.Listen, &settings.Asynqmon.MetricsListen, &settings.Scheduler.Listen, &settings.Worker.Listen} {
 		*listen = "127.0.0.1:0"
 	}
 	return settings
@@ -255,23 +256,30 @@ func TestListen(t *testing.T) {
 	parts := []part{
 		{name: "a", listen: "127.0.0.1:0"},
 		{name: "b", listen: ""},
-		{name: "c", listen: "127.0.0.1:0", tls: files, handler: func(http.Handler) http.Handler { return text("more") }},
+		{name: "c", listen: "127.0.0.1:0", metricsListen: "127.0.0.1:0", tls: files, handler: func(http.Handler) http.Handler { return text("more") }},
 	}
-	servers, err := p.listen(t.Context(), text("health"), parts)
+	servers, err := p.listen(t.Context(), p.health(), parts)
 	require.NoError(t, err)
-	require.Len(t, servers, 2)
+	require.Len(t, servers, 3)
 	require.Equal(t, map[string]string{"process": "lethe a", "address": servers[0].Addr()}, requireLine(t, records, "listening"))
 	require.Equal(t, map[string]string{"process": "lethe c", "address": servers[1].Addr()}, requireLine(t, records, "listening"))
+
+	require.Equal(t, map[string]string{"process": "lethe c", "metrics_address": servers[2].Addr()}, requireLine(t, records, "listening for metrics"))
 
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- p.run(ctx, servers, nil) }()
 	client := newClient(t, trusted)
-	for url, want := range map[string]string{"http://" + servers[0].Addr(): "health", "https://" + servers[1].Addr(): "more"} {
+	for url, want := range map[string]string{
+		"http://" + servers[0].Addr() + "/healthz":  "ok",
+		"http://" + servers[0].Addr() + "/metrics":  "lethe_build_info",
+		"https://" + servers[1].Addr() + "/metrics": "more", // not metrics
+		"http://" + servers[2].Addr() + "/metrics":  "lethe_build_info",
+	} {
 		status, body, err := get(t.Context(), client, url)
 		require.NoError(t, err)
 		require.Equal(t, http.StatusOK, status)
-		require.Equal(t, want, body)
+		require.Contains(t, body, want, url)
 	}
 	cancel()
 	require.NoError(t, <-ended)
@@ -280,12 +288,12 @@ func TestListen(t *testing.T) {
 func TestListenFails(t *testing.T) {
 	t.Parallel()
 	p, _ := requireOpen(t, newSettings(t), config.ForAPI)
-	servers, err := p.listen(t.Context(), http.NotFoundHandler(), []part{{listen: "127.0.0.1:0"}})
+	servers, err := p.listen(t.Context(), observe.NewHealth(observe.NewRegistry(), p.log, nil), []part{{listen: "127.0.0.1:0"}})
 	require.NoError(t, err)
 	taken := servers[0].Addr()
-	_, err = p.listen(t.Context(), http.NotFoundHandler(), []part{{listen: taken}})
+	_, err = p.listen(t.Context(), observe.NewHealth(observe.NewRegistry(), p.log, nil), []part{{listen: taken}})
 	require.ErrorContains(t, err, "listen for HTTP")
-	_, err = p.listen(t.Context(), http.NotFoundHandler(), []part{{listen: "127.0.0.1:0", tls: config.TLS{CertFile: "/nowhere"}}})
+	_, err = p.listen(t.Context(), observe.NewHealth(observe.NewRegistry(), p.log, nil), []part{{listen: "127.0.0.1:0", tls: config.TLS{CertFile: "/nowhere"}}})
 	require.ErrorContains(t, err, "read the certificate")
 
 	p.close(t.Context())
@@ -432,19 +440,22 @@ func TestAsynqmonWithoutADatabase(t *testing.T) {
 	settings := config.Default()
 	settings.Auth, settings.Homeserver.URL = config.AuthHomeserver, homeserver.URL
 	settings.Redis.URL, settings.Asynqmon.Listen = config.Secret(redis.URL()), "127.0.0.1:0"
+	settings.Asynqmon.MetricsListen = "127.0.0.1:0"
 	log, records := newLog()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- Run(ctx, settings, log, monitor.New, config.ForAsynqmon) }()
 	address := "http://" + requireLine(t, records, "listening")["address"]
+	metrics := "http://" + requireLine(t, records, "listening for metrics")["metrics_address"]
 	client := newClient(t, nil)
-	for path, want := range map[string]int{"/readyz": http.StatusOK, "/": http.StatusUnauthorized} {
+	for path, want := range map[string]int{"/readyz": http.StatusOK, "/": http.StatusUnauthorized, "/metrics": http.StatusUnauthorized} {
 		status, body, err := get(t.Context(), client, address+path)
 		require.NoError(t, err)
 		require.Equal(t, want, status, body)
 	}
-	_, body, err := get(t.Context(), client, address+"/metrics")
+	_, body, err := get(t.Context(), client, metrics+"/metrics")
 	require.NoError(t, err)
+	require.Contains(t, body, `pool="redis_jobs"`)
 	require.NotContains(t, body, `pool="database"`)
 	cancel()
 	require.NoError(t, <-ended)
@@ -474,9 +485,11 @@ func TestRun(t *testing.T) {
 		ended <- Run(ctx, settings, log, monitor.New, config.ForAPI, config.ForWorker, config.ForScheduler)
 	}()
 	api := "http://" + requireLine(t, records, "listening")["address"]
+	metrics := "http://" + requireLine(t, records, "listening for metrics")["metrics_address"]
 	client := newClient(t, nil)
 	for path, want := range map[string]int{
 		"/readyz":                                http.StatusOK,
+		"/metrics":                               http.StatusNotFound,
 		"/asynqmon/":                             http.StatusUnauthorized,
 		"/_matrix/client/v3/rooms/!a:b/messages": http.StatusUnauthorized,
 	} {
@@ -484,10 +497,13 @@ func TestRun(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, status, body)
 	}
-	status, body, err := get(t.Context(), client, api+"/metrics")
+	status, body, err := get(t.Context(), client, metrics+"/metrics")
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, status)
 	require.Contains(t, body, `lethe_pool_connections{pool="redis_locks"`)
+	status, _, err = get(t.Context(), client, metrics+"/_matrix/client/v3/rooms/!a:b/messages")
+	require.NoError(t, err)
+	require.Equal(t, http.StatusNotFound, status, "it serves nothing else")
 	cancel()
 	require.NoError(t, <-ended)
 }

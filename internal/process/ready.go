@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"lethe/internal/config"
@@ -33,7 +32,7 @@ const (
 // cannot help, and nil if the context ends first.
 func (p *process) awaitServers(ctx context.Context) error {
 	canWait := func(err error) bool {
-		if errors.Is(err, migrate.ErrSchema) || errors.Is(err, ErrServerName) || errors.Is(err, postgres.ErrPooler) || synapse.Unsupported(err) {
+		if errors.Is(err, migrate.ErrSchema) || errors.Is(err, migrate.ErrCopied) || errors.Is(err, ErrServerName) || errors.Is(err, postgres.ErrPooler) || synapse.Unsupported(err) {
 			return false
 		}
 		if ctx.Err() == nil {
@@ -56,6 +55,9 @@ func (p *process) awaitServers(ctx context.Context) error {
 func (p *process) check(ctx context.Context) error {
 	if p.needsSchema() {
 		if err := p.checkSchema(ctx); err != nil {
+			return err
+		}
+		if err := p.bindNames(ctx); err != nil {
 			return err
 		}
 	}
@@ -122,8 +124,8 @@ func (p *process) needsDatabase() bool {
 
 func (p *process) checkSchema(ctx context.Context) error { return migrate.CheckSchema(ctx, p.db) }
 
-// health returns the handler of health and metrics. Call it once.
-func (p *process) health() http.Handler {
+// health returns the health of the process, and its metrics. Call it once.
+func (p *process) health() *observe.Health {
 	checks := map[string]observe.Check{}
 	if p.needsDatabase() {
 		checks["database"] = p.db.Reserved().Ping
@@ -134,5 +136,5 @@ func (p *process) health() http.Handler {
 	if p.needsRedis() {
 		checks["redis"] = p.checkRedis
 	}
-	return observe.NewHealth(p.registry, p.log, checks).Handler()
+	return observe.NewHealth(p.registry, p.log, checks)
 }

@@ -22,10 +22,11 @@ func TestMain(m *testing.M) { devstacktest.Main(m) }
 func TestKeysOfOneRoomShareASlotAndNoTwoThingsAKey(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
-	for _, room := range []string{"!a:b", "!a:b}", "!a}b:c", "!{a}:c", "!}", "!{", "!", "!a:b}:w", "!a:b}:r"} {
+	names := redisdb.NamesOf("0123456789ab")
+	for _, room := range []string{"", "{", "}", "{}", "!a:b", "!a:b}", "!a}b:c", "!{a}:c", "!}", "!{", "!", "!a:b}:w", "!a:b}:r"} {
 		tags := map[string]bool{}
-		for _, key := range []string{redisdb.RoomWriteLock(room), redisdb.RoomReadLeases(room), redisdb.RoomRefusedReaders(room), redisdb.RoomWakeUp(room)} {
-			assert.True(t, strings.HasPrefix(key, "lethe:"), key)
+		for _, key := range []string{names.RoomWriteLock(room), names.RoomReadLeases(room), names.RoomRefusedReaders(room), names.RoomWakeUp(room)} {
+			assert.True(t, strings.HasPrefix(key, "lethe:0123456789ab:"), key)
 			assert.False(t, seen[key], key)
 			seen[key] = true
 			tags[hashTag(key)] = true
@@ -33,7 +34,17 @@ func TestKeysOfOneRoomShareASlotAndNoTwoThingsAKey(t *testing.T) {
 		assert.Len(t, tags, 1, room)
 		assert.NotContains(t, tags, "", room)
 	}
-	assert.Equal(t, "abc", hashTag(redisdb.JobStatus("abc")))
+	others := redisdb.NamesOf("ba9876543210")
+	for _, pair := range [][2]string{
+		{names.RoomWriteLock("!a:b"), others.RoomWriteLock("!a:b")},
+		{names.JobStatus("a"), others.JobStatus("a")},
+		{names.KindRows("k"), others.KindRows("k")},
+		{names.RetentionRows(), others.RetentionRows()},
+		{names.Queue("q"), others.Queue("q")},
+	} {
+		assert.NotEqual(t, pair[0], pair[1])
+	}
+	assert.Equal(t, "abc", hashTag(names.JobStatus("abc")))
 }
 
 // hashTag returns the part of a key that decides the Cluster slot: the text between

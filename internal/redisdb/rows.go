@@ -33,7 +33,7 @@ var takeRows = redis.NewScript(`
 	return wait`)
 
 // TakeRows takes deleted rows from a bucket that the fleet shares, into which perSecond
-// rows flow: [RetentionRows] or one of [KindRows]. It returns how long it takes until the bucket's debt is
+// rows flow: [Names.RetentionRows] or one of [Names.KindRows]. It returns how long it takes until the bucket's debt is
 // paid, 0 if there is none. With 0 rows it only asks.
 func TakeRows(ctx context.Context, client redis.Scripter, bucket string, rows int64, perSecond int) (debt time.Duration, err error) {
 	wait, err := takeRows.Run(ctx, client, []string{bucket}, rows, perSecond).Int64()

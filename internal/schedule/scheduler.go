@@ -60,6 +60,10 @@ type Options struct {
 	// Defaults to 0, no wait.
 	Grace time.Duration
 
+	// Ready is called before the first sweep of [Scheduler.Once], which fails with its
+	// error. Defaults to nil, no call.
+	Ready func(context.Context) error
+
 	// Rules are the rules of retention. The scheduler reads whether retention is
 	// enabled, its jobs, and the job for abandoned rooms. Defaults to retention that
 	// is not enabled.
@@ -99,6 +103,7 @@ type Scheduler struct {
 	now        func(context.Context) (time.Time, error)
 	wall       func() time.Time // this machine's clock
 	grace      time.Duration
+	ready      func(context.Context) error // nil for nothing to call
 	tracer     *observe.Tracer
 	db         *postgres.DB
 	journal    *journal.Journal
@@ -119,7 +124,7 @@ func New(db *postgres.DB, client *tasks.Client, log *slog.Logger, metrics *obser
 	options Options,
 ) *Scheduler {
 	s := &Scheduler{
-		now: options.Now, wall: time.Now, grace: options.Grace, tracer: options.Tracer, db: db, journal: journal.New(db), schedules: journal.NewSchedules(db),
+		now: options.Now, wall: time.Now, grace: options.Grace, ready: options.Ready, tracer: options.Tracer, db: db, journal: journal.New(db), schedules: journal.NewSchedules(db),
 		client: client, log: log, metrics: metrics,
 	}
 	add := func(enabled bool, job scheduled) {
@@ -323,6 +328,11 @@ func (s *Scheduler) Once(ctx context.Context, name string) (sweeps []string, err
 	}
 	if err := s.retry(ctx, func(ctx context.Context) error { return migrate.CheckSchema(ctx, s.db) }); err != nil {
 		return nil, err
+	}
+	if s.ready != nil {
+		if err := s.retry(ctx, s.ready); err != nil {
+			return nil, err
+		}
 	}
 	var errs []error
 	for _, job := range s.due {

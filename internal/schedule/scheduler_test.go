@@ -113,7 +113,7 @@ func every(t *testing.T, name string, interval time.Duration) retention.Job {
 
 // replica is a scheduler that has just been started.
 func (o *town) replica(jobs ...retention.Job) *Scheduler {
-	return New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{
+	return New(o.DB, tasks.NewClient(o.DB, o.redis, nil, o.log), o.log, o.metrics, Options{
 		Rules: retention.Config{Enabled: true, Jobs: jobs}, Now: o.time,
 	})
 }
@@ -326,7 +326,7 @@ func TestReplicaThatWasStopped(t *testing.T) {
 		hourly := every(t, name, time.Hour)
 		o.look(o.replica(hourly))
 		o.at("2026-03-01T01:00:00Z")
-		stopped := New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{
+		stopped := New(o.DB, tasks.NewClient(o.DB, o.redis, nil, o.log), o.log, o.metrics, Options{
 			Rules: retention.Config{Enabled: true, Jobs: []retention.Job{hourly}},
 			Now: func(ctx context.Context) (time.Time, error) {
 				read, err := o.time(ctx)
@@ -370,9 +370,9 @@ func TestSchedulesClocksMustAgree(t *testing.T) {
 	t.Parallel()
 	o := setupTown(t)
 	rules := retention.Config{Enabled: true, Jobs: []retention.Job{every(t, "daily", 24*time.Hour)}}
-	o.look(New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{Rules: rules}))
+	o.look(New(o.DB, tasks.NewClient(o.DB, o.redis, nil, o.log), o.log, o.metrics, Options{Rules: rules}))
 	o.Exec(`UPDATE lethe.schedules SET last_tick = last_tick - interval '1 year'`)
-	s := New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{Rules: rules})
+	s := New(o.DB, tasks.NewClient(o.DB, o.redis, nil, o.log), o.log, o.metrics, Options{Rules: rules})
 	s.wall = func() time.Time { return time.Now().Add(-6 * time.Minute) }
 	_, err := s.Look(o.Ctx)
 	require.ErrorContains(t, err, "the database's clock is 6m0s ahead of this machine's")
@@ -387,7 +387,7 @@ func TestNothingIsScheduledUnlessRetentionIsEnabled(t *testing.T) {
 	for _, rules := range []retention.Config{
 		{Jobs: []retention.Job{every(t, "daily", 24*time.Hour)}}, {Enabled: true}, {},
 	} {
-		s := New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{Rules: rules, Now: o.time})
+		s := New(o.DB, tasks.NewClient(o.DB, o.redis, nil, o.log), o.log, o.metrics, Options{Rules: rules, Now: o.time})
 		s.Run(o.Ctx)
 		o.look(s)
 		require.Empty(t, o.once(s, ""))
@@ -647,7 +647,7 @@ func TestSchedulerRunsByTheDatabasesClock(t *testing.T) {
 	rules := retention.Config{Enabled: true, Jobs: []retention.Job{every(t, "each", time.Second)}}
 	var group sync.WaitGroup
 	for range 2 {
-		s := New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{Rules: rules})
+		s := New(o.DB, tasks.NewClient(o.DB, o.redis, nil, o.log), o.log, o.metrics, Options{Rules: rules})
 		group.Go(func() { s.Run(ctx) })
 	}
 	require.Eventually(t, func() bool {
@@ -666,7 +666,7 @@ func TestSchedulersMetrics(t *testing.T) {
 	o := setupTown(t)
 	registry := observe.NewRegistry()
 	o.metrics = observe.NewMetrics(registry)
-	metrics := observe.NewHealth(registry, o.log, nil).Handler()
+	metrics := observe.NewHealth(registry, o.log, nil).Metrics()
 	s := o.replica(every(t, "hourly", time.Hour))
 	shows := func(lines ...string) {
 		t.Helper()
@@ -703,7 +703,7 @@ func TestAbandonedRoomsHaveASchedule(t *testing.T) {
 		Enabled: true, After: 30 * day.Milliseconds(), CoolOff: day.Milliseconds(), MaxPerRun: 100,
 	}}
 	rules.Jobs = []retention.Job{retention.Everything()}
-	scheduler := New(o.DB, tasks.NewClient(o.DB, o.redis, o.log), o.log, o.metrics, Options{
+	scheduler := New(o.DB, tasks.NewClient(o.DB, o.redis, nil, o.log), o.log, o.metrics, Options{
 		Rules: rules, Now: func(context.Context) (time.Time, error) { return time.Date(2026, 3, 5, 6, 0, 0, 0, time.UTC), nil },
 	})
 	ids, err := scheduler.Once(o.Ctx, "")
@@ -765,7 +765,7 @@ func (o *town) reconcile() {
 func TestSweepWithAGraceWaits(t *testing.T) {
 	t.Parallel()
 	town := setupTown(t)
-	s := New(town.DB, tasks.NewClient(town.DB, town.redis, town.log), town.log, town.metrics, Options{
+	s := New(town.DB, tasks.NewClient(town.DB, town.redis, nil, town.log), town.log, town.metrics, Options{
 		Grace: time.Hour, Rules: retention.Config{Enabled: true, Jobs: []retention.Job{every(t, "all", time.Minute)}}, Now: town.time,
 	})
 	town.look(s) // the job is new

@@ -74,6 +74,7 @@ type ownTable struct {
 var ownTables = []ownTable{
 	{"abandoned_rooms", map[Process]string{API: "SELECT", Worker: "SELECT INSERT DELETE"}},
 	{"delayed_mappings", map[Process]string{Worker: "SELECT INSERT UPDATE DELETE"}},
+	{"deployment", map[Process]string{API: "SELECT", Worker: "SELECT", Scheduler: "SELECT"}},
 	{"fleet", map[Process]string{API: "SELECT INSERT UPDATE DELETE", Worker: "SELECT"}},
 	{"holds", map[Process]string{API: "SELECT INSERT UPDATE", Worker: "SELECT", Scheduler: "SELECT"}},
 	{"job_events", map[Process]string{API: "SELECT INSERT", Worker: "SELECT INSERT", Scheduler: "SELECT INSERT"}},

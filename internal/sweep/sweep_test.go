@@ -53,7 +53,7 @@ func (l *lab) sweeper(options Options) *Sweeper {
 	options.PurgeParameters = func(p Purge) any { return map[string]any{"purge": p} }
 	options.DeleteParameters = func(d Delete) any { return map[string]any{"delete": d} }
 	return New(Services{
-		DB: l.DB, Dispatcher: dispatch.New(client), Purger: l.Purger, Check: selfcheck.New(l.DB, nil, log, l.metrics),
+		DB: l.DB, Dispatcher: dispatch.New(client, nil), Purger: l.Purger, Check: selfcheck.New(l.DB, nil, log, l.metrics),
 		Log: log, Metrics: l.metrics,
 	}, options)
 }

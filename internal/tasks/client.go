@@ -13,6 +13,7 @@ import (
 	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
+	"lethe/internal/redisdb"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 )
@@ -24,13 +25,13 @@ type Client struct {
 	log        *slog.Logger
 }
 
-// NewClient returns a Client that enqueues tasks through a Redis client. The caller
-// closes the Redis client. With a nil Redis client the reconciler enqueues them, some
+// NewClient returns a Client that enqueues tasks through a Redis client, into the queues of
+// the deployment with these names. The caller closes the Redis client. With a nil Redis client the reconciler enqueues them, some
 // seconds later.
-func NewClient(db *postgres.DB, client redis.UniversalClient, log *slog.Logger) *Client {
+func NewClient(db *postgres.DB, client redis.UniversalClient, names *redisdb.Names, log *slog.Logger) *Client {
 	c := &Client{journal: journal.New(db), log: log}
 	if client != nil {
-		c.dispatcher = dispatch.New(client)
+		c.dispatcher = dispatch.New(client, names)
 	}
 	return c
 }

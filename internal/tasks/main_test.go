@@ -68,7 +68,7 @@ func setupOn(t *testing.T, database func(*testing.T) string) *lab {
 	l.Holds = api.Holds
 	return &lab{
 		l, storetest.OnAs(t, url, schema.Scheduler).DB,
-		server, client, locks, jobs.NewBoard(api.DB, client, time.Hour, log), NewClient(api.DB, client, log),
+		server, client, locks, jobs.NewBoard(api.DB, client, time.Hour, log), NewClient(api.DB, client, nil, log),
 		asynq.NewInspectorFromRedisClient(client), observe.NewMetrics(observe.NewRegistry()), log,
 	}
 }

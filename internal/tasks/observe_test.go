@@ -135,7 +135,7 @@ func TestSweptPurgeHasATraceOfItsOwn(t *testing.T) {
 	}
 	sweep.End(nil)
 	require.NoError(t, l.Journal.InsertJob(l.Ctx, job, false))
-	require.NoError(t, dispatch.New(l.redis).Enqueue(l.Ctx, job))
+	require.NoError(t, dispatch.New(l.redis, nil).Enqueue(l.Ctx, job))
 	stop := l.work(WorkerOptions{Tracer: tracer})
 	require.Equal(t, journal.Complete, l.ends(job.ID).State)
 	stop()

@@ -189,6 +189,7 @@ type Services struct {
 	Redis redis.UniversalClient
 	Locks []redis.UniversalClient
 
+	// Board shows the jobs. Its names are those of the deployment.
 	Board   *jobs.Board
 	Log     *slog.Logger
 	Metrics *observe.Metrics
@@ -234,7 +235,7 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 	fences := journal.New(services.DB).RunBy(options.Name)
 	purger := purge.New(services.DB, purge.Options{Compat: options.SchemaCompat, Tables: options.Tables})
 	check := selfcheck.New(services.DB, options.Tables, services.Log, services.Metrics)
-	dispatcher := dispatch.New(services.Redis).Keeping(services.Board.TTL())
+	dispatcher := dispatch.New(services.Redis, services.Board.Names()).Keeping(services.Board.TTL())
 	sweeper := sweep.New(sweep.Services{
 		DB: services.DB, Dispatcher: dispatcher, Purger: purger, Check: check, Log: services.Log, Metrics: services.Metrics,
 	}, sweep.Options{
@@ -248,21 +249,23 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 		holds:       journal.NewHolds(services.DB),
 		absorptions: journal.NewAbsorptions(services.DB),
 		pauses:      journal.NewPauses(services.DB),
-		limits:      fleet.New(services.DB, services.Redis, services.Log, options.RowsPerSecond),
+		limits:      fleet.New(services.DB, services.Redis, services.Log, options.RowsPerSecond).In(services.Board.Names()),
 		expiry:      expiry.New(services.DB),
 		purger:      purger,
 		check:       check,
 		redis:       services.Redis,
 		dispatcher:  dispatcher,
 		board:       services.Board,
-		rooms:       lock.NewQuorum(services.Locks, fences, lock.Options{Lease: lockLease, KeepAlive: keepAlive, Wait: lockWait}),
-		heartbeats:  jobs.NewHeartbeater(services.DB, services.Log),
-		shutdown:    shutdown.New(services.DB, options.Homeserver),
-		sweeper:     sweeper,
-		log:         services.Log,
-		metrics:     services.Metrics,
-		drain:       drain,
-		endDrain:    endDrain,
+		rooms: lock.NewQuorum(services.Locks, fences, lock.Options{
+			Lease: lockLease, KeepAlive: keepAlive, Names: services.Board.Names(), Wait: lockWait,
+		}),
+		heartbeats: jobs.NewHeartbeater(services.DB, services.Log),
+		shutdown:   shutdown.New(services.DB, options.Homeserver),
+		sweeper:    sweeper,
+		log:        services.Log,
+		metrics:    services.Metrics,
+		drain:      drain,
+		endDrain:   endDrain,
 	}
 }
 
@@ -305,28 +308,14 @@ func (w *Worker) Run(ctx context.Context) error {
 // separately from the queue of sweeps. A queue's weight says how often it is checked
 // while all have tasks.
 var (
-	queues    = map[string]int{string(jobs.Critical): 6, string(jobs.Default): 3}
-	lowQueues = map[string]int{string(jobs.Low): 1}
+	queues    = map[journal.Queue]int{jobs.Critical: 6, jobs.Default: 3}
+	lowQueues = map[journal.Queue]int{jobs.Low: 1}
 )
 
 // server returns a server that takes tasks from the queues.
-func (w *Worker) server(queues map[string]int, concurrency int) *asynq.Server {
-	return asynq.NewServerFromRedisClient(w.redis, asynq.Config{
-		Concurrency:              concurrency,
-		Queues:                   queues,
-		Logger:                   observe.NewAsynqLogger(w.log),
-		ShutdownTimeout:          w.options.DrainTimeout,
-		TaskCheckInterval:        200 * time.Millisecond,
-		DelayedTaskCheckInterval: time.Second,
-		IsFailure: func(err error) bool {
-			var yield jobs.YieldError
-			return !errors.As(err, &yield)
-		},
-		RetryDelayFunc: func(_ int, err error, _ *asynq.Task) time.Duration {
-			var yield jobs.YieldError
-			errors.As(err, &yield)
-			return yield.After
-		},
+func (w *Worker) server(queues map[journal.Queue]int, concurrency int) *asynq.Server {
+	return dispatch.NewServer(w.redis, w.log, dispatch.ServerOptions{
+		Concurrency: concurrency, DrainTimeout: w.options.DrainTimeout, Names: w.board.Names(), Queues: queues,
 	})
 }
 
@@ -334,6 +323,7 @@ func (w *Worker) server(queues map[string]int, concurrency int) *asynq.Server {
 func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 	body, err := dispatch.Decode(task)
 	if err != nil {
+		w.metrics.UnknownTasks.Inc()
 		return fmt.Errorf("%w: %w", err, asynq.SkipRetry)
 	}
 	origin := dispatch.OriginOf(task)
@@ -345,6 +335,10 @@ func (w *Worker) handle(ctx context.Context, task *asynq.Task) error {
 	kind := journal.Kind(task.Type())
 	job, err := w.claim(ctx, body)
 	switch {
+	case errors.Is(err, journal.ErrUnknown):
+		w.metrics.UnknownTasks.Inc()
+		log.WarnContext(ctx, "task dropped: this database has no such job; does another deployment use the same id and Redis?")
+		return nil
 	case errors.Is(err, journal.ErrSuperseded):
 		log.DebugContext(ctx, "task dropped: the job has ended or belongs to another run", "generation", body.Generation)
 		return nil
@@ -592,6 +586,9 @@ func (w *Worker) classify(ctx context.Context, run journal.Run, err error, log *
 		}
 		log.WarnContext(ctx, "lock lost: the batch was rolled back", "error", err)
 		return nil
+	case errors.Is(err, lock.ErrRefused):
+		log.WarnContext(ctx, "Redis refuses a command: the job waits", "error", err)
+		return jobs.YieldError{Reason: jobs.YieldRedisRefuses, After: wait.Jitter(busyWait), WaitsFor: "waiting: Redis refuses a command for the lock of the room: " + err.Error()}
 	case errors.Is(err, lock.ErrUnavailable), errors.Is(err, shutdown.ErrHomeserver), postgres.Unreachable(err):
 		// The job is not to blame, so this does not count as a failure, however long it
 		// lasts.

@@ -37,7 +37,7 @@ func TestWorkerPurges(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(status.Progress), &at))
 	require.EqualValues(t, 3, at.Batches)
 	require.EqualValues(t, 5, at.EventsDeleted)
-	require.Zero(t, l.redis.Exists(l.Ctx, "lethe:lock:{"+room+"}:w").Val(), "the room is unlocked")
+	require.Zero(t, l.redis.Exists(l.Ctx, l.board.Names().RoomWriteLock(room)).Val(), "the room is unlocked")
 
 	again := l.submit(room, 6)
 	require.Equal(t, journal.Complete, l.ends(again).State)
@@ -308,6 +308,9 @@ func TestClassify(t *testing.T) {
 	require.ErrorAs(t, w.classify(l.Ctx, run, fmt.Errorf("lock: %w", lock.ErrTaken), l.log), &yield)
 	require.Positive(t, yield.After, "so that the room's other users get on")
 	require.Equal(t, journal.RoomLockTaken, yield.WaitsFor)
+	require.ErrorAs(t, w.classify(l.Ctx, run, fmt.Errorf("%w: NOPERM", lock.ErrRefused), l.log), &yield)
+	require.Equal(t, jobs.YieldRedisRefuses, yield.Reason)
+	require.Contains(t, yield.WaitsFor, "NOPERM")
 
 	given, giveUp := context.WithCancel(l.Ctx)
 	giveUp()

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 
 	"lethe/internal/devstack"
@@ -223,7 +224,33 @@ func cloneOf(t testing.TB, label string, fill func(ctx context.Context, server *
 	templatesMu.Unlock() // tests with other templates do not wait
 	name, err := template()
 	must(t, err)
-	return database(t, name)
+	url := database(t, name)
+	must(t, adopt(t.Context(), url))
+	return url
+}
+
+// adopt makes a copy of a database one for which its deployment's id was made, so that
+// Lethe's processes start on it.
+func adopt(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return fmt.Errorf("adopt a copied database: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	_, err = conn.Exec(ctx, `
+		DO $$
+		BEGIN
+			IF to_regclass('lethe.deployment') IS NOT NULL THEN
+				UPDATE lethe.deployment SET system_identifier = NULL,
+				       database_oid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database());
+			END IF;
+		END $$`)
+	if err != nil {
+		return fmt.Errorf("adopt a copied database: %w", err)
+	}
+	return nil
 }
 
 func newName(kind string) string { return kind + "_" + strconv.FormatInt(databases.Add(1), 10) }

@@ -19,6 +19,9 @@ import (
 // or another run has taken it over.
 var ErrSuperseded = errors.New("the job belongs to another run")
 
+// ErrUnknown is the [ErrSuperseded] of a job that the journal does not have.
+var ErrUnknown = fmt.Errorf("%w: there is no such job", ErrSuperseded)
+
 // A Run is one delivery of a job's task to a worker. Only the newest run of a job
 // may change its row.
 type Run struct {

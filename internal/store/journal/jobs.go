@@ -265,6 +265,13 @@ func (j *Journal) whyNotClaimed(ctx context.Context, id string, generation int, 
 		id, generation, stale)
 	switch {
 	case errors.Is(err, postgres.ErrNotFound):
+		var known bool
+		if err := j.db.ReadRow(ctx, []any{&known}, `SELECT EXISTS (SELECT FROM lethe.jobs WHERE id = $1)`, id); err != nil {
+			return err
+		}
+		if !known {
+			return ErrUnknown
+		}
 		return ErrSuperseded
 	case err != nil:
 		return err
