@@ -475,7 +475,7 @@ var everyCommit = []mutant{
 		name:  `a pruned event keeps its content`,
 		file:  `internal/store/purge/redactions.go`,
 		old:   `left = matrix.AppendRedactedContent(left, rules, kind, field.Value)`,
-		text:  `left = append(left, field.Value...)`,
+		text:  `left, _ = append(left, field.Value...), kind`,
 		tests: `TestPurgeKeepsRedactedEventsRedacted` + " " + models,
 	},
 	{

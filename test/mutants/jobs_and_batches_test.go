@@ -69,4 +69,33 @@ var jobsAndBatches = []mutant{
 		text:  `const catalogAge = 10 * time.Hour`,
 		tests: `TestCatalog TestChanges`,
 	},
+	{
+		name:  `a wait forgets since when it lasts`,
+		file:  `internal/store/journal/jobs.go`,
+		old:   `starts_with($4, $6) THEN waits_since`,
+		text:  `starts_with($4, $6) THEN clock_timestamp()`,
+		tests: `TestYieldKeeps`,
+	},
+	{
+		name:  `a full disk is a failure of the job`,
+		file:  `internal/tasks/worker.go`,
+		old:   `case postgres.IsLocked(err), postgres.IsFull(err):`,
+		text:  `case postgres.IsLocked(err):`,
+		tests: `TestPurgeWaitsForSpace`,
+	},
+	{
+		name:  `a lock of another session is a failure of the job`,
+		file:  `internal/tasks/worker.go`,
+		old:   `case postgres.IsLocked(err), postgres.IsFull(err):`,
+		text:  `case postgres.IsFull(err):`,
+		tests: `TestPurgeWaitsForAForeignLock`,
+	},
+	{
+		name:  `a yield counts as a failure of the task`,
+		file:  `internal/dispatch/server.go`,
+		old:   `			return !errors.As(err, &yield)`,
+		text:  `			return err != nil || !errors.As(err, &yield)`,
+		dir:   `internal/tasks`,
+		tests: `TestYieldsAreNoFailures`,
+	},
 }
