@@ -72,7 +72,7 @@ func newLargeRoom(t *testing.T, options Options) *writtenRoom {
 			relate(relation, root)
 			reply := r.last().ID
 			if relation == "m.thread" {
-				r.requireWrite("m.room.message", "@u1:x", nil, `{"body":"`+textOfSize(9000)+`"}`)
+				r.requireWrite("m.room.message", "@u1:x", nil, `{"body":"`+textOfSize(11000)+`"}`)
 				relate("m.replace", reply)
 			}
 		}
