@@ -59,6 +59,24 @@ func newLargeRoom(t *testing.T, options Options) *writtenRoom {
 			}
 		}
 	}
+	// Small events with much to show with them.
+	var small []string
+	for range 8 {
+		r.requireWrite("m.room.message", "@u1:x", nil, `{}`)
+		small = append(small, r.last().ID)
+		r.set("m.room.topic", "", `{"topic":"short"}`)
+	}
+	for i, root := range small {
+		for _, relation := range []string{"m.thread", "m.replace"} {
+			r.requireWrite("m.room.message", "@u1:x", nil, `{"body":"`+textOfSize(6000+i)+`"}`)
+			relate(relation, root)
+			reply := r.last().ID
+			if relation == "m.thread" {
+				r.requireWrite("m.room.message", "@u1:x", nil, `{"body":"`+textOfSize(11000)+`"}`)
+				relate("m.replace", reply)
+			}
+		}
+	}
 	return r
 }
 
