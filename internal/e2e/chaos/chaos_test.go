@@ -196,6 +196,7 @@ func newFleet(t *testing.T, db *database, report *report, redis *redisFleet, nam
 		"LETHE_SERVER_NAME="+server,
 		"LETHE_SYNAPSE_BESIDE=false",
 		"LETHE_API_LISTEN=127.0.0.1:0",
+		"LETHE_API_METRICS_LISTEN=127.0.0.1:0",
 		"LETHE_WORKER_LISTEN=127.0.0.1:0",
 		"LETHE_SCHEDULER_LISTEN=127.0.0.1:0",
 		"LETHE_LOG_FORMAT=json",

@@ -20,6 +20,7 @@ import (
 	"lethe/internal/devstack"
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/redisdb"
+	"lethe/internal/store/migrate"
 )
 
 // A database is a PostgreSQL server with a standby that may take its place, behind a proxy.
@@ -79,6 +80,7 @@ func (d *database) clone(name string) {
 	d.pool.Close()
 	d.mu.Unlock()
 	require.NoError(d.t, d.primary.CreateDatabase(d.t.Context(), name, template))
+	require.NoError(d.t, migrate.NewID(d.t.Context(), d.primary.URL(name)))
 	d.open(name)
 }
 
