@@ -335,3 +335,26 @@ func TestClassify(t *testing.T) {
 	require.NoError(t, w.classify(l.Ctx, run, pg("40P01"), l.log))
 	require.ErrorContains(t, w.classify(l.Ctx, run, pg("40P01"), l.log), "gave up after 20 failures without progress: batch: ")
 }
+
+// A commit whose answer was lost has moved the checkpoint. So after a failed batch the
+// worker believes the row, and not what it remembers.
+func TestWorkerReadsTheRowAfterAFailedBatch(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.chain(room, 9)
+	l.Exec(`CREATE SCHEMA aside`)
+	l.Exec(`CREATE FUNCTION aside.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		IF NEW.checkpoint::text LIKE '%"events_deleted":%' THEN
+			RAISE 'not now' USING ERRCODE = 'serialization_failure';
+		END IF;
+		RETURN NEW;
+	END $$`)
+	l.Exec(`CREATE TRIGGER refuse BEFORE UPDATE ON lethe.jobs FOR EACH ROW EXECUTE FUNCTION aside.refuse()`)
+	id := l.submit(room, 6)
+	l.work(WorkerOptions{})
+	require.Eventually(t, func() bool { return l.Job(id).Failures > 0 }, time.Minute, 20*time.Millisecond)
+	l.Exec(`UPDATE lethe.jobs SET checkpoint = '{"phase": "state_groups", "size": 9}' WHERE id = $1`, id)
+	l.Exec(`DROP TRIGGER refuse ON lethe.jobs`)
+	require.Equal(t, journal.Complete, l.ends(id).State)
+	require.Len(t, l.depths(room), 9, "the row says that no events are left")
+}
