@@ -44,8 +44,8 @@ var jobsAndBatches = []mutant{
 	{
 		name:  `cuts of retention may sort`,
 		file:  `internal/store/expiry/retention.go`,
-		old:   `set_config('enable_sort', 'off', true)`,
-		text:  `set_config('enable_sort', 'on', true)`,
+		old:   `set_config('enable_sort', 'off', true), set_config('enable_incremental_sort', 'off', true)`,
+		text:  `set_config('enable_sort', 'on', true), set_config('enable_incremental_sort', 'on', true)`,
 		tests: `Test`,
 	},
 	{

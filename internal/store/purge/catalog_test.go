@@ -229,6 +229,17 @@ func TestChangesAreNoticedWithinASecond(t *testing.T) {
 	require.Less(t, time.Since(changed), 3*time.Second)
 }
 
+// The rights of the role are part of the catalog and not of its version.
+func TestCatalogIsBelievedForTenSeconds(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	for age, want := range map[time.Duration]bool{0: false, 8 * time.Second: false, 11 * time.Second: true} {
+		again, err := l.Purger.CatalogIsReadAfter(l.Ctx, age)
+		require.NoError(t, err)
+		require.Equal(t, want, again, age)
+	}
+}
+
 func TestCatalogVersionChangesWithTheCatalog(t *testing.T) {
 	t.Parallel()
 	l := setup(t)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"lethe/internal/store/journal"
 )
@@ -78,4 +79,19 @@ func DeletedTables() []string {
 		}
 	}
 	return names
+}
+
+// CatalogIsReadAfter reports whether a catalog that was read so long ago, and whose version
+// is the same, is read again.
+func (p *Purger) CatalogIsReadAfter(ctx context.Context, age time.Duration) (again bool, err error) {
+	cache := catalogCache{read: func(context.Context) (Catalog, error) {
+		again = true
+		return Catalog{}, nil
+	}}
+	if cache.version, err = p.version.Get(ctx); err != nil {
+		return false, err
+	}
+	cache.readAt = time.Now().Add(-age)
+	_, err = cache.get(ctx, p)
+	return again, err
 }
