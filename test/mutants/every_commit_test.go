@@ -5,7 +5,7 @@ const (
 	models = `TestHistoryPurge TestSearchedHistory TestRowWiseHistory`
 
 	// historyTests are all tests of purges of history.
-	historyTests = models + ` TestPurge TestPush TestSliding TestLocal TestReferenced TestOwnRow TestConcurrent TestMarked TestSecond TestModelAgainst TestOdd TestMoved`
+	historyTests = models + ` TestPurge TestPush TestSliding TestLocal TestReferenced TestOwnRow TestConcurrent TestMarked TestSecond TestModelAgainst TestOdd TestMoved TestTriggers`
 )
 
 // everyCommit breaks the promise that every commit is a complete purge to some depth.

@@ -12,6 +12,7 @@ import (
 
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/roomgen"
+	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
 	"lethe/internal/store/storetest"
@@ -402,4 +403,23 @@ func TestBatchesReadLittle(t *testing.T) {
 			}
 		})
 	}
+}
+
+// After the deletes of a set-wise batch the server checks what else the transaction writes.
+func TestTriggersAreOnAgainAfterABatch(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.use(l.DB, purge.Options{SetWiseFrom: 1})
+	l.Chain(room, "", 9, 0)
+	history, err := l.Purger.History(l.Ctx, storetest.PurgeRequest(room, 6))
+	require.NoError(t, err)
+	var role string
+	require.NoError(t, l.InBatch(l.Work(room), func(b *journal.Batch) (any, error) {
+		done, err := history.Purge(l.Ctx, b, math.MinInt64, 99)
+		require.NoError(t, err)
+		require.Empty(t, done.RowWise)
+		require.EqualValues(t, 5, done.Deleted)
+		return nil, b.QueryRow(l.Ctx, `SELECT current_setting('session_replication_role')`).Scan(&role)
+	}))
+	require.Equal(t, "origin", role)
 }
