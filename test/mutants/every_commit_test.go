@@ -533,7 +533,7 @@ var everyCommit = []mutant{
 		name:  `rows of the wrong owner are deleted by place`,
 		file:  `internal/store/purge/selected.go`,
 		old:   `ok = ok && !rows.wrong; ok`,
-		text:  `ok; ok`,
+		text:  `ok = ok && rows.table != ""; ok`,
 		tests: `TestCorruptIndexMisleadsASearch`,
 	},
 	{

@@ -1,13 +1,17 @@
 package journal_test
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
 	"lethe/internal/store/storetest"
 )
@@ -146,4 +150,23 @@ func TestBatchWaitsForTheBumpInProgress(t *testing.T) {
 	require.NoError(t, tx.Commit(l.Ctx))
 	require.ErrorIs(t, <-refused, journal.ErrFenced)
 	require.Len(t, l.Timeline(room), 3)
+}
+
+// A new owner waits for the old one's batch no longer than that may take.
+func TestNextFenceDoesNotWaitForEver(t *testing.T) {
+	t.Parallel()
+	l := storetest.New(t)
+	_, err := l.Journal.NextFence(l.Ctx, room)
+	require.NoError(t, err)
+	other, err := pgx.Connect(l.Ctx, l.URL)
+	require.NoError(t, err)
+	defer func() { _ = other.Close(l.Ctx) }()
+	_, err = other.Exec(l.Ctx, `BEGIN; SELECT FROM lethe.room_fences FOR SHARE`)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(l.Ctx, 25*time.Second)
+	defer cancel()
+	begun := time.Now()
+	_, err = l.Journal.NextFence(ctx, room)
+	require.True(t, postgres.IsLocked(err), "%v", err)
+	require.Greater(t, time.Since(begun), 14*time.Second, "the bound of the session is shorter than a batch")
 }
