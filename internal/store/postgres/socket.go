@@ -21,14 +21,20 @@ const answerTime = 10 * time.Second
 type socket struct {
 	net.Conn
 
-	// timer calls look. It is nil until the session is set up.
-	timer   *time.Timer
-	after   time.Duration
-	asks    *pgxpool.Pool
-	backend int64 // the session's process at the server
+	// lookout is nil until the session is set up. Another goroutine may read from the socket
+	// by then, since a slow write makes pgx read in the background.
+	lookout atomic.Pointer[lookout]
 
 	// reads is odd while a read waits.
 	reads atomic.Int64
+}
+
+// A lookout is how a socket looks whether the server is at work.
+type lookout struct {
+	timer   *time.Timer // calls look
+	after   time.Duration
+	asks    *pgxpool.Pool
+	backend int64 // the session's process at the server
 }
 
 // dialSocket is a dialer that returns sockets.
@@ -53,23 +59,24 @@ func watchSocket(ctx context.Context, conn *pgx.Conn, asks *pgxpool.Pool, after 
 	if !ok {
 		return nil
 	}
+	l := &lookout{asks: asks, after: after}
 	// Behind a pooler the number that the protocol tells is another one.
-	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&s.backend); err != nil {
+	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&l.backend); err != nil {
 		return err
 	}
-	s.asks, s.after = asks, after
-	s.timer = time.AfterFunc(after, s.look)
-	s.timer.Stop()
+	l.timer = time.AfterFunc(after, s.look)
+	l.timer.Stop()
+	s.lookout.Store(l)
 	return nil
 }
 
 // Read implements [net.Conn].
 func (s *socket) Read(b []byte) (int, error) {
-	if s.timer != nil {
+	if l := s.lookout.Load(); l != nil {
 		s.reads.Add(1)
-		s.timer.Reset(s.after)
+		l.timer.Reset(l.after)
 		defer func() {
-			s.timer.Stop()
+			l.timer.Stop()
 			s.reads.Add(1)
 		}()
 	}
@@ -79,20 +86,20 @@ func (s *socket) Read(b []byte) (int, error) {
 // look closes the socket if the server waits for the session while it waits for the server,
 // and otherwise comes back. A look that fails says nothing.
 func (s *socket) look() {
-	read := s.reads.Load()
-	if read%2 == 0 {
+	l, read := s.lookout.Load(), s.reads.Load()
+	if l == nil || read%2 == 0 {
 		return // the answer has just come
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), watchTime)
 	defer cancel()
 	var isLost bool
-	err := s.asks.QueryRow(ctx, isNotAtWork, s.backend, (s.after / 2).Milliseconds()).Scan(&isLost)
+	err := l.asks.QueryRow(ctx, isNotAtWork, l.backend, (l.after / 2).Milliseconds()).Scan(&isLost)
 	switch {
 	case s.reads.Load() != read:
 	case err == nil && isLost:
 		_ = s.Close()
 	default:
-		s.timer.Reset(s.after)
+		l.timer.Reset(l.after)
 	}
 }
 
