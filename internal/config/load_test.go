@@ -117,7 +117,7 @@ func TestProxiesOnThisMachineAreTrusted(t *testing.T) {
 	for _, none := range [][]string{{"LETHE_TRUSTED_PROXIES="}, {write(t, "trusted_proxies: []\n")}} {
 		config, err := Load(none)
 		require.NoError(t, err)
-		require.Empty(t, config.TrustedProxies, "an empty list trusts nobody")
+		require.Empty(t, config.TrustedProxies, "with an empty list no proxy is trusted")
 	}
 }
 

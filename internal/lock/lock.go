@@ -53,8 +53,9 @@ type Options struct {
 	// Names makes the names of keys and channels. All processes of a deployment need the
 	// same. Defaults to nil: names without the id of a deployment.
 	Names *redisdb.Names
-	// Timeout is how long one command to one Redis may take. The client must honour
-	// deadlines: see [redisdb.OpenForLocks]. Defaults to 500 ms.
+	// Timeout is how long one command to one Redis may take. It must be much shorter than
+	// Lease: no master may forget a lock before all have been asked. The client must
+	// honour deadlines: see [redisdb.OpenForLocks]. Defaults to 500 ms.
 	Timeout time.Duration
 	// Wait is how long Lock and RLock wait for the room, unless their context
 	// ends before. It limits only the wait, and the context also limits the lock

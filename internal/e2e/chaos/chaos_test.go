@@ -387,7 +387,7 @@ func (w *world) verifyJobs() {
 	}
 	for _, id := range w.ids {
 		if states[id] == "" {
-			w.report.violation("the job %s was accepted, and there is none", id)
+			w.report.violation("the job %s was accepted and is lost", id)
 		}
 	}
 }

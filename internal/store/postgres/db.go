@@ -124,10 +124,11 @@ func openPool(ctx context.Context, url string, options Options, asks *pgxpool.Po
 	}
 	config.ConnConfig.DialFunc = dialSocket(config.ConnConfig.DialFunc)
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		if err := setUpSession(ctx, conn, options.IdleTime); err != nil || asks == nil {
-			return err
+		backend, err := setUpSession(ctx, conn, options.IdleTime)
+		if err == nil && asks != nil {
+			watchSocket(conn, &lookout{asks: asks, after: options.AnswerTime, backend: backend})
 		}
-		return watchSocket(ctx, conn, asks, options.AnswerTime)
+		return err
 	}
 	return pgxpool.NewWithConfig(ctx, config)
 }

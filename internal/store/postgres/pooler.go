@@ -24,8 +24,8 @@ const poolerLooks = 5
 // two transactions. session is the pid of the session that served the last statement.
 // Without a pooler it is the pid that the server has told at the start, and a second
 // connection is not needed.
-func checkPooler(ctx context.Context, conn *pgx.Conn, session uint32) error {
-	if conn.PgConn().PID() == session {
+func checkPooler(ctx context.Context, conn *pgx.Conn, session int64) error {
+	if int64(conn.PgConn().PID()) == session {
 		return nil
 	}
 	other, err := pgx.ConnectConfig(ctx, conn.Config())

@@ -29,10 +29,12 @@ var ErrSearchPath = errors.New("the session has not kept its search_path: Lethe 
 //
 // The homeserver's schema is the one in which the role's own search_path finds its tables.
 // Without them it is public, where they will be made.
-func setUpSession(ctx context.Context, conn *pgx.Conn, idle time.Duration) error {
+//
+// It returns the session's process at the server, which behind a pooler is not the one that
+// the protocol tells.
+func setUpSession(ctx context.Context, conn *pgx.Conn, idle time.Duration) (backend int64, err error) {
 	var path, kept string
-	var session uint32
-	err := conn.QueryRow(ctx, `
+	err = conn.QueryRow(ctx, `
 		SELECT pg_catalog.set_config('search_path', pg_catalog.concat('pg_catalog, '::pg_catalog.text, (
 		         SELECT pg_catalog.quote_ident(coalesce(pg_catalog.min(n.nspname::pg_catalog.text), 'public'::pg_catalog.text))
 		         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
@@ -43,15 +45,15 @@ func setUpSession(ctx context.Context, conn *pgx.Conn, idle time.Duration) error
 		Milliseconds(lockWait), Milliseconds(idle), lastSchemas).Scan(&path, nil, nil)
 	if err == nil {
 		err = conn.QueryRow(ctx, `
-			SELECT pg_catalog.current_setting('search_path'::pg_catalog.text), pg_catalog.pg_backend_pid()::pg_catalog.int8`).Scan(&kept, &session)
+			SELECT pg_catalog.current_setting('search_path'::pg_catalog.text), pg_catalog.pg_backend_pid()::pg_catalog.int8`).Scan(&kept, &backend)
 	}
 	switch {
 	case HasCode(err, "26000") || HasCode(err, "42P05"): // a prepared statement is in another session
-		return fmt.Errorf("set up the session: %w", ErrPooler)
+		return 0, fmt.Errorf("set up the session: %w", ErrPooler)
 	case err != nil:
-		return fmt.Errorf("set up the session: %w", err)
+		return 0, fmt.Errorf("set up the session: %w", err)
 	case kept != path:
-		return fmt.Errorf("set up the session: %w", ErrSearchPath)
+		return 0, fmt.Errorf("set up the session: %w", ErrSearchPath)
 	}
-	return checkPooler(ctx, conn, session)
+	return backend, checkPooler(ctx, conn, backend)
 }

@@ -48,26 +48,19 @@ func dialSocket(dial func(context.Context, string, string) (net.Conn, error)) fu
 	}
 }
 
-// watchSocket has the session's socket look every so often whether the server is at work.
-// It asks on a connection of the pool.
-func watchSocket(ctx context.Context, conn *pgx.Conn, asks *pgxpool.Pool, after time.Duration) error {
+// watchSocket gives the session's socket its lookout, whose timer it sets.
+func watchSocket(conn *pgx.Conn, l *lookout) {
 	under := conn.PgConn().Conn()
 	if encrypted, ok := under.(*tls.Conn); ok {
 		under = encrypted.NetConn()
 	}
 	s, ok := under.(*socket)
 	if !ok {
-		return nil
+		return
 	}
-	l := &lookout{asks: asks, after: after}
-	// Behind a pooler the number that the protocol tells is another one.
-	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&l.backend); err != nil {
-		return err
-	}
-	l.timer = time.AfterFunc(after, s.look)
+	l.timer = time.AfterFunc(l.after, s.look)
 	l.timer.Stop()
 	s.lookout.Store(l)
-	return nil
 }
 
 // Read implements [net.Conn].
