@@ -128,6 +128,10 @@ type Config struct {
 
 // API is the settings of the API process.
 type API struct {
+	// CacheBytes (api.cache_bytes) is the memory that is kept of events and states, in
+	// bytes. Defaults to 67108864.
+	CacheBytes int
+
 	// Listen (api.listen) is the host:port to listen on. Defaults to
 	// "127.0.0.1:8470".
 	Listen string

@@ -159,7 +159,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 	require.NoError(t, err)
 	want := Config{
 		AccountValidity: true,
-		API:             API{Listen: "[::1]:0", MetricsListen: ":9", TLS: TLS{CertFile: "/a.crt", KeyFile: "/a.key"}},
+		API:             API{CacheBytes: 1 << 20, Listen: "[::1]:0", MetricsListen: ":9", TLS: TLS{CertFile: "/a.crt", KeyFile: "/a.key"}},
 		Asynqmon:        Asynqmon{Listen: ":8", TLS: TLS{CertFile: "/m.crt", KeyFile: "/m.key"}},
 		Auth:            AuthHomeserver,
 		Database:        Database{MaxConnections: 7, URL: databaseURL},
@@ -206,7 +206,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 
 	yaml := `
 account_validity: true
-api: {listen: "[::1]:0", metrics_listen: ":9", tls_cert_file: /a.crt, tls_key_file: /a.key}
+api: {cache_bytes: 1048576, listen: "[::1]:0", metrics_listen: ":9", tls_cert_file: /a.crt, tls_key_file: /a.key}
 asynqmon: {listen: ":8", metrics_listen: "", read_only: false, tls_cert_file: /m.crt, tls_key_file: /m.key}
 auth: homeserver
 database:
@@ -253,7 +253,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 	require.Empty(t, cmp.Diff(want, config, cmpopts.EquateComparable(netip.Prefix{})))
 
 	environ := []string{
-		"LETHE_ACCOUNT_VALIDITY=true", "LETHE_API_LISTEN=[::1]:0", "LETHE_API_METRICS_LISTEN=:9", "LETHE_ASYNQMON_METRICS_LISTEN=",
+		"LETHE_ACCOUNT_VALIDITY=true", "LETHE_API_CACHE_BYTES=1048576", "LETHE_API_LISTEN=[::1]:0", "LETHE_API_METRICS_LISTEN=:9", "LETHE_ASYNQMON_METRICS_LISTEN=",
 		"LETHE_API_TLS_CERT_FILE=/a.crt", "LETHE_API_TLS_KEY_FILE=/a.key", "LETHE_ASYNQMON_LISTEN=:8", "LETHE_ASYNQMON_READ_ONLY=false",
 		"LETHE_ASYNQMON_TLS_CERT_FILE=/m.crt", "LETHE_ASYNQMON_TLS_KEY_FILE=/m.key", "LETHE_SCHEMA_COMPAT=85", "LETHE_TABLES=future=keep", "LETHE_TRUSTED_PROXIES=10.0.0.0/8, ::1", "LETHE_AUTH=homeserver", "LETHE_HOMESERVER_AS_TOKEN=hunter2",
 		"LETHE_HOMESERVER_REDIS_URL=redis://:hunter2@synapse",

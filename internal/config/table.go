@@ -120,6 +120,10 @@ const asynqmonDoc = `The asynqmon process serves web pages that show the queues 
 func processSettings(c *Config) []setting {
 	w := &c.Worker
 	return []setting{
+		row("api.cache_bytes", "67108864", number(&c.API.CacheBytes, 0, 1<<40),
+			`The memory in which an api keeps what pages have read of events and of the states of rooms, in bytes. Every
+			page still reads from the database which events exist and whether they have changed. With 0, every page reads
+			all from the database.`),
 		row("api.listen", "127.0.0.1:8470", required(&c.API.Listen, addressFormat),
 			`The host:port that the API listens on. Port 0 takes a free port.`),
 		row("api.metrics_listen", "127.0.0.1:8474", optional(&c.API.MetricsListen, addressFormat),
@@ -159,7 +163,7 @@ func processSettings(c *Config) []setting {
 		row("messages.max_total_bytes", "50331648", number(&c.Messages.MaxTotalBytes, 1<<25, 1<<40),
 			`The memory that the pages of one api may take together, in bytes. A page counts from before it is read until
 			the client has taken it. When all is taken, further readers are told to try again. The api aims to stay
-			below this and 64 MiB more, or below GOMEMLIMIT if that is less.`),
+			below this, api.cache_bytes and 64 MiB more, or below GOMEMLIMIT if that is less.`),
 		row("messages.wait", "5s", duration(&c.Messages.Wait, 100*time.Millisecond, 20*time.Second),
 			`How long a reader waits while a purge works on the same room. After that, the reader is told to try again.
 			Set it to several times worker.batch_time.`),

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/backfill"
 	"lethe/internal/devstack/devstacktest"
 	"lethe/internal/homeserver"
 	"lethe/internal/httpapi"
@@ -365,7 +366,7 @@ func TestMessagesAskForOlderHistory(t *testing.T) {
 		_, _ = io.WriteString(w, `{}`)
 	})
 	b := setupChat(t, httpapi.Options{Homeserver: client},
-		&messages.Options{Backfill: messages.NewOlderHistory(client, messages.OlderHistoryOptions{})})
+		&messages.Options{Backfill: backfill.New(client, backfill.Options{})})
 	b.requireExec(t, `
 		INSERT INTO event_backward_extremities (event_id, room_id)
 		SELECT '$lost', room_id FROM rooms WHERE room_id = $1`, chat)

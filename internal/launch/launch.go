@@ -170,7 +170,7 @@ func serves(c *cobra.Command, makeMonitor process.MonitorMaker, purpose config.P
 			return err
 		}
 		if purpose == config.ForAPI && !*check {
-			relaxGC(settings.Messages.MaxTotalBytes)
+			relaxGC(settings.Messages.MaxTotalBytes + settings.API.CacheBytes)
 		}
 		log := observe.NewLogger(os.Stderr, settings.Log.Level, settings.Log.Format)
 		if !*check {
@@ -190,12 +190,13 @@ func serves(c *cobra.Command, makeMonitor process.MonitorMaker, purpose config.P
 // of the time goes to collecting garbage.
 const apiGCPercent = 400
 
-// besidePages is the memory that an api needs besides that of pages, in bytes.
+// besidePages is the memory that an api needs besides that of pages and their cache, in
+// bytes.
 const besidePages = 64 << 20
 
 // relaxGC makes the garbage collector run less often, unless GOGC is set. It runs as often
-// as necessary when the memory nears that of pages and what an api needs besides, or a
-// lower GOMEMLIMIT.
+// as necessary when the memory nears that of pages and their cache and what an api needs
+// besides, or a lower GOMEMLIMIT.
 func relaxGC(pages int) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(apiGCPercent)

@@ -162,7 +162,7 @@ func TestRedactedForms(t *testing.T) {
 	}
 
 	// An erased user's event says nothing of a redaction, nor what was before.
-	erased, _ := new(scratch).readShown([]shown{{Event: *stored("10", text), membership: "leave", erased: true}})
+	erased, _ := new(scratch).readShown(&Format{}, []shown{{Event: *stored("10", text), membership: "leave", erased: true}})
 	format := Format{Room: "!r:x", Now: time.UnixMilli(1000)}
 	page, _ := format.page(erased, &bundles{Bundles: timeline.Bundles{Replaced: map[string]timeline.Event{"$p": *previous}}}, 0, bounds{})
 	require.Equal(t, event{
@@ -362,7 +362,7 @@ func BenchmarkPage(b *testing.B) {
 	b.ReportAllocs()
 	var memory scratch
 	for b.Loop() {
-		readable, size := memory.readShown(events)
+		readable, size := memory.readShown(&format, events)
 		for i := range readable {
 			if readable[i].relation() == closedRelation {
 				b.Fatal("it has no relation")

@@ -12,6 +12,8 @@ import (
 	"lethe/internal/matrix"
 	"lethe/internal/retention"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/rowcache"
+	"lethe/internal/store/timeline"
 )
 
 // ErrForbidden is returned when the reader may not read the room, or the room does not
@@ -30,6 +32,11 @@ type Options struct {
 	// Budget is the memory that the pages may take together until they are released.
 	// Defaults to nil, so that pages are not bounded together.
 	Budget *Budget
+
+	// CacheBytes is the memory that is kept of the texts of events and of the states of
+	// state groups, in bytes. Pages are the same without it. Defaults to 0, so that every
+	// page reads all from the database.
+	CacheBytes int
 
 	// DepartedSeeLater lets users who have left a room read events after their leave
 	// event when they page forwards, as Synapse does. Defaults to false.
@@ -68,6 +75,7 @@ type Backfill interface {
 type Messages struct {
 	options Options
 	db      *postgres.DB
+	cache   *timeline.Cache
 	piece   bounds // of a piece of a page
 }
 
@@ -75,8 +83,12 @@ type Messages struct {
 func New(db *postgres.DB, options Options) *Messages {
 	options.Log = cmp.Or(options.Log, slog.Default())
 	options.MaxPageBytes = cmp.Or(options.MaxPageBytes, 4<<20)
-	return &Messages{options: options, db: db, piece: bounds{bytes: pieceBytes, rows: pieceRows}}
+	cache := timeline.NewCache(timeline.CacheOptions{Bytes: options.CacheBytes, Prepare: prepare})
+	return &Messages{options: options, db: db, cache: cache, piece: bounds{bytes: pieceBytes, rows: pieceRows}}
 }
+
+// CacheStats returns the numbers of the caches of events and of states.
+func (m *Messages) CacheStats() (events, states rowcache.Stats) { return m.cache.Stats() }
 
 // A Reader is the user for whom a page is made.
 type Reader struct {

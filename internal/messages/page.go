@@ -99,7 +99,7 @@ func (m *Messages) read(ctx context.Context, room string, with func(context.Cont
 		}
 		defer leave()
 	}
-	return timeline.Read(ctx, m.db, with)
+	return timeline.ReadWith(ctx, m.db, m.cache, with)
 }
 
 // backfill asks for history. An error is logged.

@@ -25,7 +25,8 @@ import (
 // TestPagesFollowEachOtherThroughAPurge walks through rooms of any shape, with branches,
 // gaps, events of the same depth and such as were backfilled, from page to page, of any
 // size and in either direction, while batches of a purge come between the pages: what
-// the reader may see comes in its order and never twice, and all of it that stays.
+// the reader may see comes in its order and never twice, and all of it that stays. With a
+// cache the pages are the same.
 func TestPagesFollowEachOtherThroughAPurge(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -34,6 +35,7 @@ func TestPagesFollowEachOtherThroughAPurge(t *testing.T) {
 	t.Cleanup(worker.Close)
 	purger := purge.New(worker, purge.Options{SetWiseFrom: 1, SearchFrom: 1})
 	m, rooms := New(b.db, Options{}), 0
+	cached := New(b.db, Options{CacheBytes: 1 << 20})
 	rapid.Check(t, func(rt *rapid.T) {
 		rooms++
 		r := drawRoom(rt, rooms)
@@ -54,6 +56,12 @@ func TestPagesFollowEachOtherThroughAPurge(t *testing.T) {
 			page, err := m.Page(t.Context(), request)
 			require.NoError(rt, err)
 			require.LessOrEqual(rt, len(page.Chunk), request.Limit)
+			for range 2 { // the second one is warm
+				same, err := cached.Page(t.Context(), request)
+				require.NoError(rt, err)
+				require.Equal(rt, withoutAges(page.Chunk), withoutAges(same.Chunk))
+				require.Equal(rt, place(page.End), place(same.End))
+			}
 			for _, raw := range page.Chunk {
 				got = append(got, requireDecoded(t, raw)["event_id"].(string))
 			}

@@ -77,7 +77,8 @@ type rendering struct {
 func renderWithin(ctx context.Context, snapshot *timeline.Snapshot, request Request, events []shown, view view, within bounds) (rendering, error) {
 	memory := scratches.Get().(*scratch)
 	defer memory.release()
-	all, size := memory.readShown(events)
+	format := Format{Room: request.Room, Reader: request.Reader, Raw: request.Raw, Now: now(), anonymous: request.anonymous}
+	all, size := memory.readShown(&format, events)
 	if within.written > 0 {
 		size = min(size, within.written+maxSlack)
 	}
@@ -85,7 +86,6 @@ func renderWithin(ctx context.Context, snapshot *timeline.Snapshot, request Requ
 	if err != nil {
 		return rendering{}, err
 	}
-	format := Format{Room: request.Room, Reader: request.Reader, Raw: request.Raw, Now: now(), anonymous: request.anonymous}
 	written, kept := format.page(readable, &b, size, within)
 	done := rendering{events: written, memory: kept}
 	switch n := len(written); {
@@ -124,19 +124,26 @@ func (s *scratch) release() {
 	scratches.Put(s)
 }
 
-// A readableEvent is an event of a page, and its reader's membership.
+// A readableEvent is an event of a page, and its reader's membership. An event with a plain
+// has not been split into fields.
 type readableEvent struct {
 	readEvent
 	membership string
+	plain      *plain
 }
 
 // readShown reads the events, without those that cannot be read. Size is about the number
 // of bytes that they need when they are written.
-func (s *scratch) readShown(events []shown) (readable []readableEvent, size int) {
+func (s *scratch) readShown(format *Format, events []shown) (readable []readableEvent, size int) {
 	readable = slices.Grow(s.events[:0], len(events))
 	fields := slices.Grow(s.fields[:0], 16*len(events))
 	for i := range events {
 		event := &events[i]
+		if p := format.plainOf(event); p != nil {
+			readable = append(readable, readableEvent{readEvent: readEvent{Event: &event.Event}, membership: event.membership, plain: p})
+			size += len(p.id) + len(p.user) + len(p.rest) + len(format.Room) + 100 // for the ages and the membership
+			continue
+		}
 		e, used, ok := read(&event.Event, fields)
 		fields = used
 		if !ok || !e.isWhole() {
@@ -171,7 +178,11 @@ func (f *Format) page(events []readableEvent, b *bundles, size int, within bound
 			with.relations = relations
 		}
 		begin := len(text)
-		text = f.append(text, &e.readEvent, &with)
+		if e.plain != nil {
+			text = f.appendPlain(text, e.plain, e.membership)
+		} else {
+			text = f.append(text, &e.readEvent, &with)
+		}
 		if within.written > 0 && len(text) > within.written && (i > 0 || within.mayBeNone) {
 			break
 		}

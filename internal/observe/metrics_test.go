@@ -40,6 +40,9 @@ func TestMetrics(t *testing.T) {
 		},
 		"redis_jobs": func() Pool { return Pool{Open: 1, InUse: 2} },
 	})
+	ShowCaches(registry, map[string]func() Cache{
+		"events": func() Cache { return Cache{Hits: 9, Misses: 3, Evictions: 1, Bytes: 1000} },
+	})
 
 	health := NewHealth(registry, slog.New(slog.DiscardHandler), map[string]Check{
 		"database": passing,
@@ -49,6 +52,10 @@ func TestMetrics(t *testing.T) {
 	require.Equal(t, http.StatusOK, response.Code)
 	lines := strings.Split(response.Body.String(), "\n")
 	for _, want := range []string{
+		`lethe_cache_bytes{cache="events"} 1000`,
+		`lethe_cache_evictions_total{cache="events"} 1`,
+		`lethe_cache_hits_total{cache="events"} 9`,
+		`lethe_cache_misses_total{cache="events"} 3`,
 		`lethe_check_passing{check="database"} 1`,
 		`lethe_check_passing{check="redis"} 0`,
 		"lethe_events_purged_total 7",

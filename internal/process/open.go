@@ -20,9 +20,11 @@ import (
 	"lethe/internal/mas"
 	"lethe/internal/matrix"
 	"lethe/internal/monitor"
+	"lethe/internal/messages"
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/rowcache"
 	"lethe/internal/synapse"
 )
 
@@ -338,4 +340,17 @@ func (p *process) observePage() func(admin bool, duration time.Duration) {
 			users.Observe(duration.Seconds())
 		}
 	}
+}
+
+// showCaches adds the caches of a reader of rooms to the metrics.
+func (p *process) showCaches(reader *messages.Messages) {
+	show := func(stats rowcache.Stats) observe.Cache {
+		return observe.Cache{
+			Hits: float64(stats.Hits), Misses: float64(stats.Misses), Evictions: float64(stats.Evictions), Bytes: float64(stats.Bytes),
+		}
+	}
+	observe.ShowCaches(p.registry, map[string]func() observe.Cache{
+		"events": func() observe.Cache { events, _ := reader.CacheStats(); return show(events) },
+		"states": func() observe.Cache { _, states := reader.CacheStats(); return show(states) },
+	})
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"lethe/internal/backfill"
 	"lethe/internal/config"
 	"lethe/internal/dispatch"
 	"lethe/internal/homeserver"
@@ -231,6 +232,7 @@ func (p *process) delegated() func() bool {
 func (p *process) messages() *messages.Messages {
 	options := messages.Options{
 		Budget:           messages.NewBudget(p.settings.Messages.MaxTotalBytes),
+		CacheBytes:       p.settings.API.CacheBytes,
 		DepartedSeeLater: p.settings.Messages.DepartedSeeLater,
 		FilterTime:       p.settings.Messages.FilterTime,
 		Log:              p.log,
@@ -239,9 +241,11 @@ func (p *process) messages() *messages.Messages {
 		Rooms:            p.readers,
 	}
 	if p.homeserver != nil && p.settings.Messages.Backfill {
-		options.Backfill = messages.NewOlderHistory(p.homeserver, messages.OlderHistoryOptions{})
+		options.Backfill = backfill.New(p.homeserver, backfill.Options{})
 	}
-	return messages.New(p.pages, options)
+	reader := messages.New(p.pages, options)
+	p.showCaches(reader)
+	return reader
 }
 
 // servedRetention returns the rules that the API tells users, nil for none.

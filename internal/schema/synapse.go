@@ -509,7 +509,7 @@ var tables = []Table{
 	{
 		Name: "state_groups", Purge: Adjusts, Delete: Deletes,
 		Rights: "SELECT INSERT UPDATE DELETE", Keys: "id",
-		Columns: `id int PDSRL, room_id text PDSL, event_id text SR`,
+		Columns: `id int PDSRL, room_id text PDSRL, event_id text SR`,
 	},
 	{
 		Name: "state_groups_pending_deletion", Purge: Adjusts, Delete: Deletes,

@@ -85,7 +85,7 @@ func AsKnownColumns(t testing.TB, database string, processes ...schema.Process) 
 		}
 		columns := slices.DeleteFunc(slices.Clone(need.Columns), func(c string) bool { return !slices.Contains(existing[need.Name], c) })
 		if need.Privilege == "SELECT" {
-			columns = append(columns, "ctid")
+			columns = append(columns, "ctid", "xmin")
 		}
 		add(`GRANT %s (%s) ON %s TO $role`, need.Privilege, strings.Join(columns, ", "), need.Name)
 	}

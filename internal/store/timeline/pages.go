@@ -13,6 +13,7 @@ import (
 
 	"lethe/internal/matrix"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/rowcache"
 )
 
 // A PageQuery asks for consecutive events of a room's timeline, in the order of
@@ -114,6 +115,8 @@ type Page struct {
 
 	// ReaderAccess is the reader's access, zero unless requested.
 	ReaderAccess ReaderAccess
+
+	versions []rowcache.Version // of the texts of Events, if there is a cache
 }
 
 // Pages runs the queries in one round trip. No page has events with a negative
@@ -150,7 +153,9 @@ func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]Page, err
 			// A filter that selects few events reads the whole room.
 			pipeline.Queue(`SELECT set_config('statement_timeout', $1, true)`, postgres.Milliseconds(query.FilterTime))
 		}
-		sql, args := query.sql(names, s.bans)
+		s.queueMoment(&pipeline)
+		load := loading{versions: s.cache != nil, noTexts: s.expects(query)}
+		sql, args := query.sql(names, s.bans, load)
 		pipeline.Queue(sql, args...).Query(func(rows pgx.Rows) error {
 			return page.read(rows, query.Limit)
 		})
@@ -160,6 +165,11 @@ func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]Page, err
 	}
 	if err := s.tx.Send(ctx, &pipeline); err != nil {
 		return nil, fmt.Errorf("%s: %w", operation, err)
+	}
+	for i := range pages {
+		if err := s.addTexts(ctx, queries[i].Room, &pages[i]); err != nil {
+			return nil, fmt.Errorf("%s: %w", operation, err)
+		}
 	}
 	return pages, nil
 }
@@ -256,6 +266,10 @@ type loading struct {
 	// group is stateGroup, or the expression to use instead.
 	group string
 
+	// versions says that the versions of the rows of event_json are read, and noTexts that
+	// their texts are not.
+	versions, noTexts bool
+
 	// beyond is the condition that an event is beyond [PageQuery.Bytes]. Its JSON is not
 	// read then. Defaults to "", no bound.
 	beyond string
@@ -291,6 +305,15 @@ func beyondBytes(order, bytes string) string {
 // once for the whole page.
 func (has bans) loaded(keys string, load loading) string {
 	event, redaction := load.texts()
+	metadata, version := `j.internal_metadata`, `NULL::xid, NULL::tid`
+	columns := `j.json, j.internal_metadata, j.format_version`
+	if load.versions {
+		version = `j.xmin, j.ctid`
+		columns += `, ` + version
+	}
+	if load.noTexts {
+		event, metadata = `NULL::text`, `NULL::text`
+	}
 	beyond := load.beyond
 	if beyond == "" {
 		beyond = `false`
@@ -302,14 +325,14 @@ func (has bans) loaded(keys string, load loading) string {
 			e.event_id, e.type, coalesce(e.sender, ''), e.state_key, e.topological_ordering, e.stream_ordering,
 			coalesce(e.origin_server_ts, 0), e.outlier,
 			(SELECT r.room_version FROM rooms r WHERE r.room_id = $1),
-			` + event + `, j.internal_metadata, d.event_id, ` + redaction + `, d.internal_metadata, coalesce(d.redacted, false), ` + relatedOnPage + `,
-			coalesce(j.format_version, 1), ` + beyond + `,
+			` + event + `, ` + metadata + `, d.event_id, ` + redaction + `, d.internal_metadata, coalesce(d.redacted, false), ` + relatedOnPage + `,
+			j.json IS NOT NULL, ` + version + `, coalesce(j.format_version, 1), ` + beyond + `,
 			e.rejection_reason IS NOT NULL
 			OR e.event_id = ANY (ARRAY(SELECT x.event_id FROM rejections x WHERE x.event_id = ANY (ARRAY(SELECT event_id FROM page))))
 			OR e.type = 'm.room.redaction' AND ` + redactsSomething + ` IS NOT TRUE
 		FROM page e
 		LEFT JOIN LATERAL (
-			SELECT j.json, j.internal_metadata, j.format_version FROM event_json j WHERE j.event_id = e.event_id LIMIT 1
+			SELECT ` + columns + ` FROM event_json j WHERE j.event_id = e.event_id LIMIT 1
 		) j ON true
 		LEFT JOIN redacted d ON d.redacts = e.event_id
 		LEFT JOIN related r ON r.relates_to_id = e.event_id`
@@ -324,6 +347,8 @@ func (p *Page) read(rows pgx.Rows, limit int) error {
 	var row struct {
 		Event
 		related int
+		there   bool
+		version versionColumns
 		format  int
 		beyond  bool
 		dropped bool
@@ -332,7 +357,7 @@ func (p *Page) read(rows pgx.Rows, limit int) error {
 	_, err := pgx.ForEachRow(rows, []any{
 		&row.StateGroup, &row.ID, &row.Type, &row.Sender, &row.StateKey, &row.Topological, &row.Stream, &row.OriginTS, &row.Outlier,
 		&row.RoomVersion, (*[]byte)(&row.JSON), (*[]byte)(&row.InternalMetadata), &row.RedactedBy, (*[]byte)(&row.Redaction), (*[]byte)(&row.RedactionMetadata), &row.RedactionRedacted, &row.related,
-		&row.format, &row.beyond, &row.dropped,
+		&row.there, &row.version.transaction, &row.version.place, &row.format, &row.beyond, &row.dropped,
 	}, func() error {
 		if p.Rows >= limit || row.beyond {
 			p.More, p.Cut = true, p.Cut || p.Rows < limit
@@ -340,9 +365,10 @@ func (p *Page) read(rows pgx.Rows, limit int) error {
 		}
 		p.Rows++
 		p.Last = &matrix.Token{Topological: row.Topological, Stream: row.Stream}
-		if !row.dropped && row.JSON != nil && formatFits(row.RoomVersion, row.format) {
+		if !row.dropped && row.there && formatFits(row.RoomVersion, row.format) {
 			row.Related = relatedOf(row.related)
 			p.Events = append(p.Events, row.Event)
+			p.versions = append(p.versions, row.version.version())
 		}
 		return nil
 	})
@@ -378,7 +404,7 @@ func formatFits(version *string, format int) bool {
 // Bounds of live tokens are checked in the index too, which has the place in the
 // stream: events that arrived too early or too late are skipped without reading
 // them.
-func (q PageQuery) sql(names writerNames, has bans) (string, []any) {
+func (q PageQuery) sql(names writerNames, has bans, load loading) (string, []any) {
 	var p parameters
 	p.add(q.Room) // must be $1, as [bans.loaded] expects
 	limit := p.add(int64(q.Limit) + 1)
@@ -410,7 +436,7 @@ func (q PageQuery) sql(names writerNames, has bans) (string, []any) {
 	default:
 		keys += ` LIMIT ` + limit
 	}
-	load := loading{group: stateGroup}
+	load.group = stateGroup
 	if q.NoStateGroups {
 		load.group = `NULL::bigint`
 	}

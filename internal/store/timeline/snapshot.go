@@ -6,24 +6,33 @@ import (
 	"fmt"
 
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/rowcache"
 )
 
 // A Snapshot reads the database as it was at one moment. It serves one goroutine,
 // inside the function that it was passed to.
 type Snapshot struct {
-	tx   *postgres.LazyTx
-	bans bans
+	tx     *postgres.LazyTx
+	bans   bans
+	cache  *Cache
+	moment rowcache.Moment // zero before it is known
 }
 
 // Read calls read with a snapshot. The snapshot is taken at the first query and ends
 // when read returns, as in [postgres.DB.Snapshot].
 func Read(ctx context.Context, db *postgres.DB, read func(context.Context, *Snapshot) error) error {
+	return ReadWith(ctx, db, nil, read)
+}
+
+// ReadWith is [Read] with a cache, which must be used with this database only. It may be
+// nil.
+func ReadWith(ctx context.Context, db *postgres.DB, cache *Cache, read func(context.Context, *Snapshot) error) error {
 	has, err := hasBans(ctx, db)
 	if err != nil {
 		return fmt.Errorf("read the timeline: %w", err)
 	}
 	return db.Snapshot(ctx, func(ctx context.Context, tx *postgres.LazyTx) error {
-		return read(ctx, &Snapshot{tx: tx, bans: has})
+		return read(ctx, &Snapshot{tx: tx, bans: has, cache: cache})
 	})
 }
 
@@ -58,6 +67,10 @@ type Event struct {
 	// the homeserver stores about it. Neither was validated.
 	JSON             json.RawMessage
 	InternalMetadata json.RawMessage
+
+	// Prepared is what [CacheOptions.Prepare] has made of the JSON and the metadata, nil
+	// without a cache. Several readers may have it at the same time.
+	Prepared any
 
 	// RedactedBy is the id of the event's redaction, nil if it has none. Redaction and
 	// RedactionMetadata are the redaction's JSON and internal metadata, nil if it is

@@ -4,14 +4,20 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/rowcache"
 
 	"github.com/jackc/pgx/v5"
 )
 
+// maxChains is the largest number of state groups that are walked for a page. A homeserver
+// stores a group in full after a hundred differences.
+const maxChains = "100000"
+
 // chainsOf returns the common table expression chain: the state groups of an array
-// and all groups that they are differences to. Each row has a group and the group
+// and all groups that they are differences to, at most maxChains. Each row has a group and the group
 // that it is a difference to, NULL if it is stored in full. UNION, not UNION ALL:
 // groups of one page mostly share their predecessors, and a circular chain must end.
 //
@@ -22,11 +28,13 @@ func chainsOf(groups string) string {
 			LEFT JOIN LATERAL (
 				SELECT e.prev_state_group FROM state_group_edges e WHERE e.state_group = g.id OFFSET 0
 			) e ON true`
-	return `chain (state_group, prev_state_group) AS (
+	return `walk (state_group, prev_state_group) AS (
 			SELECT g.id, e.prev_state_group FROM pg_catalog.unnest(` + groups + `) AS g (id)` + before + `
 			UNION
 			SELECT g.id, e.prev_state_group
-			FROM (SELECT prev_state_group FROM chain WHERE prev_state_group IS NOT NULL) AS g (id)` + before + `
+			FROM (SELECT prev_state_group FROM walk WHERE prev_state_group IS NOT NULL) AS g (id)` + before + `
+		), chain AS MATERIALIZED (
+			SELECT state_group, prev_state_group FROM walk LIMIT ` + maxChains + `
 		)`
 }
 
@@ -98,7 +106,7 @@ const readable = `
 // queueStatesAt asks for the states of the query's groups. It walks all chains at
 // once, looks each key up in all groups at once, and combines both when they have
 // arrived.
-func queueStatesAt(batch *pgx.Batch, query VisibilityQuery, facts *VisibilityFacts) {
+func (s *Snapshot) queueStatesAt(batch *pgx.Batch, query VisibilityQuery, facts *VisibilityFacts) {
 	// One branch per key, so that each is looked up by all three columns of the index:
 	// a group can have millions of rows. m.room.create is read because a state without
 	// it may be only a part of the state. If only its row is lost, the first groups
@@ -110,6 +118,12 @@ func queueStatesAt(batch *pgx.Batch, query VisibilityQuery, facts *VisibilityFac
 			SELECT s.type, s.state_group, s.event_id FROM state_groups_state s
 			WHERE s.state_group = ANY ((SELECT groups FROM reached)::bigint[])
 			  AND s.type = '` + eventType + `' AND s.state_key = ` + stateKey
+	}
+	s.queueMoment(batch)
+	version, row := `NULL::xid, NULL::tid`, ``
+	if s.cache != nil {
+		version, row = `g.xmin, g.ctid`, `
+		LEFT JOIN LATERAL (SELECT g.xmin, g.ctid FROM state_groups g WHERE g.id = c.state_group AND g.room_id = $1 LIMIT 1) g ON true`
 	}
 	batch.Queue(`
 		WITH RECURSIVE `+chainsOf(unseen("$3::bigint[]"))+`, reached AS (
@@ -124,26 +138,27 @@ func queueStatesAt(batch *pgx.Batch, query VisibilityQuery, facts *VisibilityFac
 					SELECT FROM found f JOIN chain c USING (state_group)
 					WHERE f.type = 'm.room.create' AND root.state_group IN (c.state_group, c.prev_state_group)))
 		)
-		SELECT NULL AS type, state_group, prev_state_group, NULL AS event_id, NULL AS json FROM chain
+		SELECT NULL AS type, c.state_group, c.prev_state_group, NULL AS event_id, NULL AS json, `+version+` FROM chain c`+row+`
 		UNION ALL
-		SELECT type, state_group, NULL, event_id, NULL FROM found
+		SELECT type, state_group, NULL, event_id, NULL, NULL, NULL FROM found
 		UNION ALL
-		SELECT '`+firstGroup+`', g.id, NULL, '', NULL
+		SELECT '`+firstGroup+`', g.id, NULL, '', NULL, NULL, NULL
 		FROM damaged JOIN state_groups g ON g.id = damaged.state_group
 		JOIN events c ON c.event_id = g.event_id AND c.room_id = $1 AND c.type = 'm.room.create'
 		UNION ALL
-		SELECT '`+filledGroup+`', d.state_group, NULL, '', NULL
+		SELECT '`+filledGroup+`', d.state_group, NULL, '', NULL, NULL, NULL
 		FROM damaged d
 		CROSS JOIN LATERAL (SELECT FROM state_groups_state s WHERE s.state_group = d.state_group LIMIT 1) s
 		UNION ALL
-		SELECT NULL, NULL, NULL, x.event_id, j.json
+		SELECT NULL, NULL, NULL, x.event_id, j.json, NULL, NULL
 		FROM (SELECT DISTINCT event_id FROM found WHERE type <> 'm.room.create') x`+readable,
 		query.Room, query.Reader, query.Groups).
 		Query(func(rows pgx.Rows) error {
-			chains := chains{}
+			chains, versions := chains{}, map[int64]rowcache.Version{}
+			var version versionColumns
 			var eventType, id, text *string
 			var group, prev *int64
-			_, err := pgx.ForEachRow(rows, []any{&eventType, &group, &prev, &id, &text}, func() error {
+			_, err := pgx.ForEachRow(rows, append([]any{&eventType, &group, &prev, &id, &text}, version.columns()...), func() error {
 				switch {
 				case text != nil:
 					facts.Events[*id] = json.RawMessage(*text)
@@ -154,6 +169,9 @@ func queueStatesAt(batch *pgx.Batch, query VisibilityQuery, facts *VisibilityFac
 					if prev != nil {
 						link.before = append(link.before, chains.at(*prev))
 					}
+					if found := version.version(); found != (rowcache.Version{}) {
+						versions[*group] = found
+					}
 				}
 				return nil
 			})
@@ -161,6 +179,9 @@ func queueStatesAt(batch *pgx.Batch, query VisibilityQuery, facts *VisibilityFac
 				if state, whole := chains.state(group); whole {
 					facts.States[group] = state
 				}
+			}
+			if err == nil {
+				s.keepStates(query.Reader, chains, versions)
 			}
 			return err
 		})
@@ -199,8 +220,9 @@ type link struct {
 	filled bool    // the group has a row
 	sets   StateAt
 
-	// seen is the group for which the link was visited last.
-	seen *link
+	// seen is the group for which the link was visited last. reach is nil before it is known.
+	seen  *link
+	reach *reach
 }
 
 // at returns the group's link, and adds it if necessary.
@@ -231,6 +253,34 @@ func (l *link) set(eventType, id string) {
 	}
 }
 
+// A reach is what a link and all before it say of the state.
+type reach struct {
+	state StateAt
+
+	// visibility, joinRules and member are the groups that set the parts of the state.
+	visibility, joinRules, member int64
+
+	// whole says that a group of the chain has the create event or was stored in full,
+	// begins that one is the state before or after the create event, and gap that one is
+	// neither that nor has rows.
+	whole, begins, gap bool
+}
+
+// add adds what one link says itself.
+func (r *reach) add(l *link) {
+	take := func(part *string, from *int64, id string) {
+		if id != "" && (*part == "" || l.group > *from) {
+			*part, *from = id, l.group
+		}
+	}
+	take(&r.state.HistoryVisibility, &r.visibility, l.sets.HistoryVisibility)
+	take(&r.state.JoinRules, &r.joinRules, l.sets.JoinRules)
+	take(&r.state.Member, &r.member, l.sets.Member)
+	inFull := len(l.before) == 0 && l.sets.HistoryVisibility != "" && l.sets.JoinRules != ""
+	r.whole = r.whole || l.create || inFull
+	r.begins, r.gap = r.begins || l.first, r.gap || !l.first && !l.filled
+}
+
 // state returns the state of a group. Each part comes from the group with the
 // highest number in the chain that sets it, which is the nearest. whole says that
 // no group of the chain is lost: the chain leads to the create event, to its group with
@@ -239,27 +289,43 @@ func (l *link) set(eventType, id string) {
 // sets both the history visibility and the join rules.
 func (c chains) state(group int64) (state StateAt, whole bool) {
 	root := c.at(group)
-	var visibility, joinRules, member int64
-	begins, gap := false, false
-	take := func(part *string, from *int64, id string, group int64) {
-		if id != "" && (*part == "" || group > *from) {
-			*part, *from = id, group
+	r, ok := c.reachOf(root)
+	if !ok {
+		for next := []*link{root}; len(next) > 0; {
+			l := next[len(next)-1]
+			next = next[:len(next)-1]
+			if l.seen == root {
+				continue
+			}
+			l.seen = root
+			r.add(l)
+			next = append(next, l.before...)
 		}
 	}
-	for next := []*link{root}; len(next) > 0; {
-		l := next[len(next)-1]
-		next = next[:len(next)-1]
-		if l.seen == root {
-			continue
+	return r.state, r.whole || r.begins && !r.gap
+}
+
+// reachOf returns the reach of a link, and notes it and those of all links before it, so
+// that each is computed once. It reports false if the links are no chain, because the
+// database is corrupt.
+func (c chains) reachOf(last *link) (reach, bool) {
+	var way []*link
+	var r reach
+	for l := last; ; l = l.before[0] {
+		if l.reach != nil {
+			r = *l.reach
+			break
 		}
-		l.seen = root
-		inFull := len(l.before) == 0 && l.sets.HistoryVisibility != "" && l.sets.JoinRules != ""
-		whole = whole || l.create || inFull
-		begins, gap = begins || l.first, gap || !l.first && !l.filled
-		take(&state.HistoryVisibility, &visibility, l.sets.HistoryVisibility, l.group)
-		take(&state.JoinRules, &joinRules, l.sets.JoinRules, l.group)
-		take(&state.Member, &member, l.sets.Member, l.group)
-		next = append(next, l.before...)
+		if way = append(way, l); len(l.before) > 1 || len(way) > len(c) {
+			return reach{}, false
+		}
+		if len(l.before) == 0 {
+			break
+		}
 	}
-	return state, whole || begins && !gap
+	for _, l := range slices.Backward(way) {
+		r.add(l)
+		l.reach = new(r)
+	}
+	return r, true
 }

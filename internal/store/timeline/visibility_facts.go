@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/rowcache"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -59,10 +60,20 @@ func (s *Snapshot) VisibilityFacts(ctx context.Context, query VisibilityQuery) (
 	if len(query.Senders) > 0 {
 		queueHiddenSenders(batch, query.Reader, query.Senders, &facts)
 	}
-	if len(query.Groups) > 0 {
-		queueStatesAt(batch, query, &facts)
+	cached, others := s.cachedStates(query)
+	versions := map[int64]rowcache.Version{}
+	if len(cached) > 0 {
+		queueVersions(batch, query.Room, cached, versions)
+		s.queueMoment(batch)
 	}
-	query.Replaced = slices.DeleteFunc(slices.Clone(query.Replaced), func(id string) bool { return !postgres.Storable(id) })
+	if query.Groups = others; len(others) > 0 {
+		s.queueStatesAt(batch, query, &facts)
+	}
+	for _, c := range cached {
+		// What the events say is read each time: they may be rejected, or be gone.
+		query.Replaced = append(query.Replaced, c.state.HistoryVisibility, c.state.JoinRules, c.state.Member)
+	}
+	query.Replaced = slices.DeleteFunc(distinct(query.Replaced), func(id string) bool { return id == "" || !postgres.Storable(id) })
 	if len(query.Replaced) > 0 {
 		queueReplaced(batch, query, &facts)
 	}
@@ -75,5 +86,26 @@ func (s *Snapshot) VisibilityFacts(ctx context.Context, query VisibilityQuery) (
 	if err := s.tx.Send(ctx, batch); err != nil {
 		return VisibilityFacts{}, fmt.Errorf("read who may see the events: %w", err)
 	}
+	var changed []int64
+	for _, c := range cached {
+		state, ok := s.cache.states.Get(stateKey{c.group, query.Reader}, versions[c.group], s.moment)
+		if ok && state == c.state {
+			facts.States[c.group] = state
+		} else {
+			changed = append(changed, c.group)
+		}
+	}
+	if len(changed) == 0 {
+		return facts, nil
+	}
+	batch = &pgx.Batch{}
+	query.Groups = changed
+	s.queueStatesAt(batch, query, &facts)
+	if err := s.tx.Send(ctx, batch); err != nil {
+		return VisibilityFacts{}, fmt.Errorf("read who may see the events: %w", err)
+	}
 	return facts, nil
 }
+
+// distinct returns the texts in an order, each once, in memory of their own.
+func distinct(texts []string) []string { return slices.Compact(slices.Sorted(slices.Values(texts))) }

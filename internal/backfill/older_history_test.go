@@ -1,4 +1,4 @@
-package messages_test
+package backfill_test
 
 import (
 	"context"
@@ -11,20 +11,21 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/backfill"
 	"lethe/internal/homeserver"
 	"lethe/internal/matrix"
 	"lethe/internal/messages"
 )
 
 // olderHistory returns an OlderHistory that asks the handler.
-func olderHistory(t *testing.T, options messages.OlderHistoryOptions, handler http.HandlerFunc) *messages.OlderHistory {
+func olderHistory(t *testing.T, options backfill.Options, handler http.HandlerFunc) *backfill.OlderHistory {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	client, err := homeserver.New(server.URL, homeserver.Options{})
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
-	return messages.NewOlderHistory(client, options)
+	return backfill.New(client, options)
 }
 
 func tokenAt(topological int64) matrix.PageToken {
@@ -36,7 +37,7 @@ var asker = messages.Reader{UserID: "@u:x", AccessToken: "hush-hush"}
 func TestOlderHistoryAsksAsTheReader(t *testing.T) {
 	t.Parallel()
 	asked := make(chan string, 10)
-	h := olderHistory(t, messages.OlderHistoryOptions{}, func(w http.ResponseWriter, r *http.Request) {
+	h := olderHistory(t, backfill.Options{}, func(w http.ResponseWriter, r *http.Request) {
 		asked <- r.RequestURI + " " + r.Header.Get("Authorization")
 		_, _ = fmt.Fprint(w, `{"chunk":[]}`)
 	})
@@ -58,7 +59,7 @@ func TestOlderHistoryAsksAsTheReader(t *testing.T) {
 
 func TestOlderHistoryFails(t *testing.T) {
 	t.Parallel()
-	h := olderHistory(t, messages.OlderHistoryOptions{}, func(w http.ResponseWriter, _ *http.Request) {
+	h := olderHistory(t, backfill.Options{}, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusForbidden)
 		_, _ = fmt.Fprint(w, `{"errcode":"M_FORBIDDEN","error":"hush-hush"}`)
 	})
@@ -72,7 +73,7 @@ func TestOlderHistoryFails(t *testing.T) {
 func TestOlderHistoryIsAskedForByFew(t *testing.T) {
 	t.Parallel()
 	arrived, answer := make(chan string, 10), make(chan struct{})
-	h := olderHistory(t, messages.OlderHistoryOptions{MaxRooms: 2, Timeout: time.Minute}, func(w http.ResponseWriter, r *http.Request) {
+	h := olderHistory(t, backfill.Options{MaxRooms: 2, Timeout: time.Minute}, func(w http.ResponseWriter, r *http.Request) {
 		arrived <- r.URL.Path
 		<-answer
 		_, _ = fmt.Fprint(w, `{}`)
@@ -103,7 +104,7 @@ func TestOlderHistoryIsAskedForByFew(t *testing.T) {
 
 func TestOlderHistoryIsBounded(t *testing.T) {
 	t.Parallel()
-	h := olderHistory(t, messages.OlderHistoryOptions{Timeout: 50 * time.Millisecond}, func(_ http.ResponseWriter, r *http.Request) {
+	h := olderHistory(t, backfill.Options{Timeout: 50 * time.Millisecond}, func(_ http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 	})
 	require.ErrorIs(t, h.Backfill(t.Context(), "!r:x", asker, tokenAt(1), 1), context.DeadlineExceeded)

@@ -1,4 +1,4 @@
-package messages
+package backfill
 
 import (
 	"context"
@@ -11,10 +11,11 @@ import (
 	"lethe/internal/expiring"
 	"lethe/internal/homeserver"
 	"lethe/internal/matrix"
+	"lethe/internal/messages"
 )
 
-// OlderHistoryOptions are the settings of [NewOlderHistory].
-type OlderHistoryOptions struct {
+// Options are the settings of [New].
+type Options struct {
 	// MaxRooms is the maximum number of rooms for which the homeserver is asked at the
 	// same time. Defaults to 8.
 	MaxRooms int
@@ -28,20 +29,20 @@ type OlderHistoryOptions struct {
 }
 
 var (
-	errNoAccessToken = fmt.Errorf("%w: the reader has no access token", ErrNotAsked)
-	errAskedJustNow  = fmt.Errorf("%w: the homeserver was asked just now", ErrNotAsked)
-	errTooManyAsk    = fmt.Errorf("%w: too many requests already ask", ErrNotAsked)
+	errNoAccessToken = fmt.Errorf("%w: the reader has no access token", messages.ErrNotAsked)
+	errAskedJustNow  = fmt.Errorf("%w: the homeserver was asked just now", messages.ErrNotAsked)
+	errTooManyAsk    = fmt.Errorf("%w: too many requests already ask", messages.ErrNotAsked)
 )
 
 // maxAsked is the maximum number of pages that are remembered as asked for.
 const maxAsked = 10_000
 
-// An OlderHistory is a [Backfill] by the homeserver. A request for a page of the
+// An OlderHistory is a [messages.Backfill] by the homeserver. A request for a page of the
 // homeserver's own /messages, made as the reader, makes the homeserver fetch missing
 // history from other servers. It is safe for concurrent use.
 type OlderHistory struct {
 	client  *homeserver.Client
-	options OlderHistoryOptions
+	options Options
 
 	asked  *expiring.Map[pageKey, struct{}] // the pages that must not be asked for again yet
 	byRoom singleflight.Group               // the unfinished requests
@@ -51,8 +52,8 @@ type OlderHistory struct {
 // A pageKey is a hash of a room and a page token.
 type pageKey [sha256.Size]byte
 
-// NewOlderHistory returns an OlderHistory that has asked nothing yet.
-func NewOlderHistory(client *homeserver.Client, options OlderHistoryOptions) *OlderHistory {
+// New returns an OlderHistory that has asked nothing yet.
+func New(client *homeserver.Client, options Options) *OlderHistory {
 	if options.MaxRooms <= 0 {
 		options.MaxRooms = 8
 	}
@@ -68,9 +69,9 @@ func NewOlderHistory(client *homeserver.Client, options OlderHistoryOptions) *Ol
 	}
 }
 
-// Backfill implements [Backfill]. While another reader asks for history of the room, it
+// Backfill implements [messages.Backfill]. While another reader asks for history of the room, it
 // waits for that request instead.
-func (h *OlderHistory) Backfill(ctx context.Context, room string, reader Reader, before matrix.PageToken, limit int) error {
+func (h *OlderHistory) Backfill(ctx context.Context, room string, reader messages.Reader, before matrix.PageToken, limit int) error {
 	if reader.AccessToken == "" {
 		return errNoAccessToken
 	}
@@ -87,7 +88,7 @@ func (h *OlderHistory) Backfill(ctx context.Context, room string, reader Reader,
 
 // ask asks the homeserver, unless it was asked for the page just now or too many other
 // requests ask.
-func (h *OlderHistory) ask(ctx context.Context, room string, reader Reader, before string, limit int) error {
+func (h *OlderHistory) ask(ctx context.Context, room string, reader messages.Reader, before string, limit int) error {
 	key := pageKey(sha256.Sum256([]byte(room + "\x00" + before)))
 	if _, asked := h.asked.Get(key); asked {
 		return errAskedJustNow
