@@ -6,10 +6,10 @@ import (
 )
 
 // maxHints is the number of places that Hints remember.
-const maxHints = 1 << 16
+const maxHints = 1 << 13
 
 // Hints remember places whose rows were read, so that a caller can guess which rows are
-// kept before it knows them. A guess may be wrong. Hints take 512 KiB, and are safe for
+// kept before it knows them. A guess may be wrong. Hints take 64 KiB, and are safe for
 // concurrent use.
 type Hints struct {
 	seed  maphash.Seed

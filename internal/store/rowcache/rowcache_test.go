@@ -194,6 +194,26 @@ func TestWhatIsTooLargeIsNotKept(t *testing.T) {
 	require.Equal(t, Stats{Hits: 1, Misses: 1}, rows.Stats())
 }
 
+func TestAValueOfAnOldVersionIsForgotten(t *testing.T) {
+	t.Parallel()
+	budget := NewBudget(maxShare * 1000)
+	rows := NewRows[string, int](budget)
+	rows.Put("a", 1, Version{Transaction: 150}, at(200, 200), 1)
+	// A snapshot from before that version says nothing against it.
+	_, ok := rows.Get("a", Version{Transaction: 9}, at(100, 100))
+	require.False(t, ok)
+	value, ok := rows.Peek("a")
+	require.True(t, ok)
+	require.Equal(t, 1, value)
+
+	// The row is gone.
+	_, ok = rows.Get("a", Version{}, at(300, 300))
+	require.False(t, ok)
+	_, ok = rows.Peek("a")
+	require.False(t, ok)
+	require.Zero(t, budget.Taken())
+}
+
 func TestNothingIsKeptWithoutRows(t *testing.T) {
 	t.Parallel()
 	var rows *Rows[string, int]

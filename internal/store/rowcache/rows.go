@@ -65,7 +65,8 @@ func (r *Rows[K, V]) Peek(key K) (value V, ok bool) {
 	return at.Value.(*node[K, V]).value, true
 }
 
-// Get returns the value of a row that a snapshot has in a version.
+// Get returns the value of a row that a snapshot has in a version. It forgets a value of
+// another version, unless the snapshot is older than that.
 func (r *Rows[K, V]) Get(key K, version Version, now Moment) (value V, ok bool) {
 	if r == nil {
 		return value, false
@@ -80,6 +81,9 @@ func (r *Rows[K, V]) Get(key K, version Version, now Moment) (value V, ok bool) 
 	n := at.Value.(*node[K, V])
 	if !n.version.same(version, n.seen, now) {
 		r.stats.Misses++
+		if now.Server != n.seen.Server || now.Oldest >= n.seen.Oldest {
+			r.budget.remove(at, false)
+		}
 		return value, false
 	}
 	r.stats.Hits++
