@@ -22,7 +22,7 @@ func requireMemory(t *testing.T, limit int64, soft, what string) {
 	n, err := resource.ParseQuantity(strings.TrimSuffix(soft, "B")) // Go writes MiB
 	require.NoError(t, err, what)
 	require.Less(t, n.Value(), limit*9/10, what)
-	require.Greater(t, n.Value(), int64(config.Default().Messages.MaxTotalBytes)*3, what)
+	require.Greater(t, n.Value(), int64(config.Default().Messages.MaxTotalBytes)*3+int64(config.Default().API.CacheBytes), what)
 }
 
 // TestMemoryIsLimited holds the limits of systemd, compose and Kubernetes against each
