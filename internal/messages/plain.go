@@ -30,8 +30,10 @@ type plain struct {
 // prepare makes the plain of an event, nil if there is none, as [timeline.CacheOptions]
 // wants it.
 func prepare(event *timeline.Event) (prepared any, size int) {
-	e, _, ok := read(&timeline.Event{ID: event.ID, RoomVersion: event.RoomVersion, JSON: event.JSON}, nil)
-	if !ok || !e.isWhole() {
+	memory := scratches.Get().(*scratch)
+	defer memory.release()
+	e, fields, ok := read(&timeline.Event{ID: event.ID, RoomVersion: event.RoomVersion, JSON: event.JSON}, memory.fields[:0])
+	if memory.fields = fields; !ok || !e.isWhole() {
 		return nil, 0
 	}
 	for i := range e.unsigned {
@@ -47,7 +49,8 @@ func prepare(event *timeline.Event) (prepared any, size int) {
 
 	// It is written once for no room and with the age 0, and cut where those are.
 	format := Format{Now: time.UnixMilli(p.sent), anonymous: true}
-	text := bytes.Clone(format.append(nil, &e, &extras{}))
+	memory.text = format.append(memory.text[:0], &e, &extras{})
+	text := bytes.Clone(memory.text)
 	rest := text
 	next := func(part string) {
 		if ok {

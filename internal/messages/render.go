@@ -106,6 +106,7 @@ const maxSlack = 64 << 10
 type scratch struct {
 	fields matrix.Object
 	events []readableEvent
+	text   []byte
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
@@ -116,7 +117,7 @@ const maxPooledFields = 1 << 14
 
 // release returns the memory for reuse, without references to the events.
 func (s *scratch) release() {
-	if cap(s.fields) > maxPooledFields {
+	if cap(s.fields) > maxPooledFields || cap(s.text) > maxSlack {
 		return
 	}
 	clear(s.fields)
