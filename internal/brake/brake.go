@@ -18,7 +18,7 @@ import (
 const (
 	// lookInterval is how often a brake looks while jobs work, and restInterval while none
 	// has for restAfter.
-	lookInterval = time.Second
+	lookInterval = 500 * time.Millisecond
 	restInterval = 10 * time.Second
 	restAfter    = time.Minute
 
@@ -130,7 +130,7 @@ func New(db *postgres.DB, options Options) *Brake {
 	}
 }
 
-// Watch looks at the server until the context ends: every second while jobs ask, and every
+// Watch looks at the server until the context ends: twice a second while jobs ask, and every
 // 10 s while none does. Call it once.
 func (b *Brake) Watch(ctx context.Context) {
 	if b == nil {

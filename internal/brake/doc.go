@@ -1,5 +1,5 @@
 // Package brake knows how fast jobs may go beside everything else that the database server
-// has to do: it looks at the server about once a second, and compares what it sees with
+// has to do: it looks at the server twice a second, and compares what it sees with
 // limits. A soft limit makes batches shorter and the pauses between them longer, and a hard
 // one makes jobs wait.
 //

@@ -102,7 +102,7 @@ func (a *app) brakeSet() *cobra.Command {
 		Long: `Sets the limits of a signal. Every worker sees them within three seconds. A limit that is
 not named stays. The word none leaves out a limit.`,
 		Example: `  lethe brake set standby_seconds --soft 5 --hard 30
-  lethe brake set autovacuums --soft none`,
+  lethe brake set autovacuums --soft 1`,
 		Args:      command.Arguments("a signal: " + strings.Join(signalNames(), ", ")),
 		ValidArgs: signalNames(),
 	}

@@ -188,8 +188,8 @@ func processSettings(c *Config) []setting {
 			process is killed, which is 30s on Kubernetes.`),
 		row("brake.enabled", "true", boolean(&b.Enabled),
 			`Whether jobs slow down, and wait, while PostgreSQL has enough to do: while standbys or the archive are
-			behind, autovacuum is at the same tables, other sessions wait for Lethe's locks, or commits are slow. lethe
-			brake shows the limits and changes them.`),
+			behind, other sessions wait for Lethe's locks, or commits are slow. lethe brake shows the limits and changes
+			them.`),
 		row("brake.standbys", "", standbys(&b.Standbys).like("[replica1, replica2]"),
 			`The application_names of the standbys that count. If one of them is not connected, it is as far behind as
 			it is away. Without this setting, all connected standbys count. In a variable, separate the names with

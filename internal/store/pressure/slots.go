@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
+	"lethe/internal/store/postgres"
 )
 
 // readSlots reads which replication slot will be invalidated first. Slots have a limit only
@@ -16,7 +16,7 @@ func (r *Reader) readSlots(ctx context.Context, look *Look) error {
 		FROM pg_replication_slots
 		WHERE safe_wal_size IS NOT NULL AND wal_status <> 'lost'
 		ORDER BY safe_wal_size LIMIT 1`)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+	if err != nil && !errors.Is(err, postgres.ErrNotFound) {
 		return fmt.Errorf("slots: %w", err)
 	}
 	return nil
