@@ -92,7 +92,6 @@ type follower struct {
 	narrowing *narrowing
 	standby   *pgx.Conn
 
-	mu       sync.Mutex
 	written  []place
 	greatest time.Duration
 }
