@@ -23,6 +23,7 @@ type server struct {
 	ctx    context.Context
 	url    string
 	admin  *pgx.Conn
+	db     *postgres.DB
 	reader *pressure.Reader
 }
 
@@ -59,6 +60,7 @@ func (s *server) readerAs(url string) *pressure.Reader {
 	db, err := postgres.Open(s.ctx, url, postgres.Options{ApplicationName: "lethe worker", MaxConnections: 2})
 	require.NoError(s.t, err)
 	s.t.Cleanup(db.Close)
+	s.db = db
 	return pressure.New(db)
 }
 
@@ -134,6 +136,8 @@ func TestStandbys(t *testing.T) {
 	})
 	require.Equal(t, "walreceiver", look.Standbys[0].Name)
 
+	primary := s.db
+
 	// On the standby itself nothing is written.
 	s.reader = s.readerAs(standby.URL("postgres"))
 	require.Nil(t, s.look().Written)
@@ -147,6 +151,13 @@ func TestStandbys(t *testing.T) {
 	require.True(t, look.Hidden)
 	require.Empty(t, look.Standbys)
 	require.Nil(t, look.ArchiveSegments)
+	grant, blind, err := pressure.New(primary).Blind(s.ctx, "little")
+	require.NoError(t, err)
+	require.True(t, blind)
+	require.Equal(t, `GRANT pg_monitor TO "little";`, grant)
+	_, blind, err = pressure.New(primary).Blind(s.ctx, "")
+	require.NoError(t, err)
+	require.False(t, blind, "it is a superuser")
 	s.exec(`GRANT pg_monitor TO little`)
 	look = s.until("the rights", func(look pressure.Look) bool { return !look.Hidden })
 	require.Len(t, look.Standbys, 1)
