@@ -52,6 +52,9 @@ func New(base, query string) (*Query, error) {
 	return &Query{client: &http.Client{Timeout: queryTime, Transport: transport}, url: at.String()}, nil
 }
 
+// Close closes the idle connections. A second call does nothing.
+func (q *Query) Close() { q.client.CloseIdleConnections() }
+
 // errNoNumber is the error of an answer without a number.
 var errNoNumber = errors.New("the query returned no number")
 
