@@ -243,6 +243,7 @@ func (p *process) brake() (*brake.Brake, error) {
 			return nil, err
 		}
 		options.Query = query
+		p.closers = append(p.closers, func(context.Context) { query.Close() })
 	}
 	return brake.New(p.db, options), nil
 }
