@@ -2,6 +2,8 @@ package bench
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -44,22 +46,40 @@ func measureEdge(ctx context.Context, r *rig) ([]Row, error) {
 		return nil, err
 	}
 	m := measurements{}
-	const p99, first, took = "p99 of a page at the edge, ms", "first page at the edge, ms", "done after the job's end, s"
+	const (
+		p99, first = "p99 of a page at the edge, ms", "first page at the edge, ms"
+		buffers    = "buffers of a page at the edge"
+		took       = "done after the job's end, s"
+	)
 	var turns []turn
 	for _, way := range edgeWays {
+		cleared := way.name != "neither"
 		turns = append(turns, turn{way.name, t, func(d database) error {
 			d.environment = way.environment
-			before, after, seconds, err := d.edge(ctx, t.rooms[0], way.name != "neither")
+			before, after, err := d.edge(ctx, t.rooms[0], cleared, cleared)
 			if err != nil {
 				return err
 			}
-			m.add(p99, way.name, quantile(after, 0.99))
-			m.add(p99, way.name+", before", quantile(before, 0.99))
-			m.add(first, way.name, after[0])
-			m.add(first, way.name+", before", before[0])
-			m.add(took, way.name, seconds)
+			m.add(p99, way.name, quantile(after.pages, 0.99))
+			m.add(p99, way.name+", before", quantile(before.pages, 0.99))
+			m.add(first, way.name, after.pages[0])
+			m.add(first, way.name+", before", before.pages[0])
+			if cleared {
+				m.add(buffers, way.name, after.buffers)
+				m.add(buffers, "before", before.buffers)
+				m.add(took, way.name, after.seconds)
+			}
 			return nil
 		}})
+		if !cleared {
+			// The query would do the work of the first reader, so it has a copy of its own.
+			turns = append(turns, turn{way.name + ", by one query", t, func(d database) error {
+				d.environment = way.environment
+				_, after, err := d.edge(ctx, t.rooms[0], false, true)
+				m.add(buffers, way.name, after.buffers)
+				return err
+			}})
+		}
 	}
 	if err := r.byTurns(ctx, "edge", turns...); err != nil {
 		return nil, err
@@ -70,20 +90,36 @@ func measureEdge(ctx context.Context, r *rig) ([]Row, error) {
 		if way.name != "neither" {
 			goal = "≤ 1.5"
 		}
-		rows = append(rows, m.compare(p99, way.name, way.name+", before", goal), m.compare(first, way.name, way.name+", before", ""))
+		rows = append(rows, m.compare(p99, way.name, way.name+", before", goal), m.compare(first, way.name, way.name+", before", ""),
+			m.compare(buffers, way.name, "before", ""))
 	}
 	return append(rows, m.compare(took, "index walk", "VACUUM", "")), nil
 }
 
-// edge returns how long pages at the edge take before and after a purge, in milliseconds.
-// With cleared it also returns after how many seconds what the purge has left was cleared.
-func (d database) edge(ctx context.Context, of room, cleared bool) (before, after []float64, seconds float64, err error) {
+// A brink is what was measured at the edge of a purge, before it or after it.
+type brink struct {
+	// pages are the milliseconds of each page.
+	pages []float64
+
+	// buffers is how many pages of the database the query of such a page reads.
+	buffers float64
+
+	// seconds is how long after the purge's end everything was cleared, up to edgeTime.
+	seconds float64
+}
+
+// edge reads pages at the edge of a purge before and after it. With cleared it waits until
+// what the purge has left was cleared. With counts it counts the buffers first.
+func (d database) edge(ctx context.Context, of room, cleared, counts bool) (before, after brink, err error) {
 	if err := d.makeReaders(ctx, of); err != nil {
-		return nil, nil, 0, err
+		return before, after, err
 	}
 	at, err := d.edgeOf(ctx, of)
+	if err == nil {
+		before.buffers, err = d.buffers(ctx, of, at)
+	}
 	if err != nil {
-		return nil, nil, 0, err
+		return before, after, err
 	}
 	err = d.rig.serving(ctx, d.url(), func(ctx context.Context, base string, _ *os.Process) (err error) {
 		page := httpPager(base+adminPages(of.id), adminToken)
@@ -94,7 +130,7 @@ func (d database) edge(ctx context.Context, of room, cleared bool) (before, afte
 		if err := wait.For(ctx, edgeTime); err != nil {
 			return fmt.Errorf("wait before the purge: %w", err)
 		}
-		if before, err = timePages(ctx, page, at); err != nil {
+		if before.pages, err = timePages(ctx, page, at); err != nil {
 			return err
 		}
 		return d.atWork(ctx, d.url(), 1, func(ctx context.Context, _ []*os.Process) error {
@@ -103,18 +139,53 @@ func (d database) edge(ctx context.Context, of room, cleared bool) (before, afte
 			}
 			ended := time.Now()
 			if cleared {
-				if seconds, err = d.awaitVacuum(ctx, ended); err != nil {
+				if after.seconds, err = d.awaitVacuum(ctx, ended); err != nil {
 					return err
 				}
 			}
 			if err := wait.For(ctx, edgeTime-time.Since(ended)); err != nil {
 				return fmt.Errorf("wait after the purge: %w", err)
 			}
-			after, err = timePages(ctx, page, at)
+			if counts {
+				if after.buffers, err = d.buffers(ctx, of, at); err != nil {
+					return err
+				}
+			}
+			after.pages, err = timePages(ctx, page, at)
 			return err
 		})
 	})
-	return before, after, seconds, err
+	return before, after, err
+}
+
+// buffers returns how many pages of the database the query of a page reads, with only the
+// table of the events.
+func (d database) buffers(ctx context.Context, of room, at matrix.Token) (pages float64, err error) {
+	err = d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
+		// The statistics are from before the purge, as they are for readers.
+		if err := execAll(ctx, conn, []string{`SET enable_seqscan = off`, `SET enable_bitmapscan = off`, `SET enable_sort = off`}); err != nil {
+			return err
+		}
+		var text []byte
+		if err := conn.QueryRow(ctx, `
+			EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)
+			SELECT * FROM events WHERE room_id = $1 AND NOT outlier AND (topological_ordering, stream_ordering) <= ($2, $3)
+			ORDER BY topological_ordering DESC, stream_ordering DESC LIMIT $4`, of.id, at.Topological, at.Stream, pageEvents).Scan(&text); err != nil {
+			return err
+		}
+		var plans []struct {
+			Plan struct {
+				Hit  float64 `json:"Shared Hit Blocks"`
+				Read float64 `json:"Shared Read Blocks"`
+			}
+		}
+		if err := json.Unmarshal(text, &plans); err != nil || len(plans) == 0 {
+			return errors.Join(errors.New("the server's plan cannot be read"), err)
+		}
+		pages = plans[0].Plan.Hit + plans[0].Plan.Read
+		return nil
+	})
+	return pages, err
 }
 
 // edgeOf returns the place of the event that is one less than a page above the edge. The

@@ -30,8 +30,7 @@ type lab struct {
 	*storetest.Lab
 	metrics *observe.Metrics
 
-	// url is that of a superuser's role, and plain that of a role that owns nothing.
-	url, plain string
+	url string // of a superuser's role
 }
 
 // events is the number of events of the room, and kept how many of them a purge leaves.
