@@ -51,7 +51,7 @@ func TestEverySecretMayBeInAFile(t *testing.T) {
 			variables[variable(s.path)+secretSuffix] = true
 		}
 	}
-	require.Equal(t, 7, secrets)
+	require.Equal(t, 8, secrets)
 	_, err = Load([]string{"LETHE_SERVER_NAME_FILE=" + secretFile(t, "example.org")})
 	require.Equal(t, []string{"LETHE_SERVER_NAME_FILE: no such setting"}, problems(t, err))
 }

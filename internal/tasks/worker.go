@@ -14,6 +14,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
+	"lethe/internal/brake"
 	"lethe/internal/dispatch"
 	"lethe/internal/fleet"
 	"lethe/internal/jobs"
@@ -41,6 +42,9 @@ type WorkerOptions struct {
 
 	// BatchTime is the time that a batch aims at. Defaults to 250 ms.
 	BatchTime time.Duration
+
+	// Brake slows jobs down for the sake of others. Defaults to nil: none.
+	Brake *brake.Brake
 
 	// CheckPlan, unless nil, compares a job that was accepted with a plan with what the
 	// database has by now, before the job's first batch. Its error fails the job, unless it
@@ -720,6 +724,6 @@ func (w *Worker) firstRows() int { return min(firstRows, w.options.BatchEvents) 
 // little to do. It does not fall below minSize: a slow batch of that size is slow
 // for another reason.
 func (w *Worker) nextBatch(size, minSize int, took time.Duration) int {
-	factor := min(max(w.options.BatchTime.Seconds()/max(took.Seconds(), 1e-6), 0.25), 2)
+	factor := min(max(w.options.Brake.BatchTime(w.options.BatchTime).Seconds()/max(took.Seconds(), 1e-6), 0.25), 2)
 	return min(max(int(float64(size)*factor), minSize), w.options.BatchEvents)
 }

@@ -5,7 +5,7 @@ var jobsAndBatches = []mutant{
 	{
 		name:  `the size of a batch ignores its time`,
 		file:  `internal/tasks/worker.go`,
-		old:   `factor := min(max(w.options.BatchTime.Seconds()/max(took.Seconds(), 1e-6), 0.25), 2)`,
+		old:   `factor := min(max(w.options.Brake.BatchTime(w.options.BatchTime).Seconds()/max(took.Seconds(), 1e-6), 0.25), 2)`,
 		text:  `_, factor := took, 2.0`,
 		tests: `TestSizeOfA`,
 	},
