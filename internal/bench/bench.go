@@ -133,6 +133,7 @@ var cases = []struct {
 	{"memory", measureMemory},
 	{"readers", measureReaders},
 	{"pages", measurePages},
+	{"edge", measureEdge},
 	{"jobs", measureJobs},
 	{"rooms", measureRooms},
 	{"sweep", measureSweep},

@@ -14,7 +14,6 @@ import (
 	"lethe/internal/doctor"
 	"lethe/internal/matrix"
 	"lethe/internal/observe"
-	"lethe/internal/schema"
 	"lethe/internal/store/checkup"
 	"lethe/internal/store/postgres"
 )
@@ -46,9 +45,9 @@ working fast, and what to do. The exit status is 1 if Lethe cannot work.`,
 	flags := c.Flags()
 	flags.BoolVar(&asked.deep, "deep", false, "also compare each index that purges use with its table, which reads all of these")
 	flags.StringVar(&asked.left, "left", "", "also scan all tables for rows that the deleted `room` has left, which may read all of them")
-	flags.StringVar(&asked.process, "for", "", "check what this `process` alone needs: api, worker, scheduler or asynqmon")
+	flags.StringVar(&asked.process, "for", "", "check what this `process` alone needs: api, worker, scheduler or asynqmon; or vacuum, the role that vacuums after jobs")
 	flags.StringVar(&asked.role, "role", "", "print the privileges that this `role` lacks, instead of the role of LETHE_DATABASE_URL")
-	completes(c, "for", "api", "worker", "scheduler", "asynqmon")
+	completes(c, "for", "api", "worker", "scheduler", "asynqmon", "vacuum")
 	addOutput(c)
 	return c
 }
@@ -58,11 +57,10 @@ func (a *app) examine(c *cobra.Command, asked examination) error {
 	ctx, given := c.Context(), c.Flags().Changed
 	examined := checkup.Role{Name: asked.role, Processes: doctor.Processes()}
 	if given("for") {
-		one, err := schema.ParseProcess(asked.process)
-		if err != nil {
+		var err error
+		if examined.Processes, err = doctor.ProcessesOf(asked.process); err != nil {
 			return command.Usage("--for: %w", err)
 		}
-		examined.Processes = []schema.Process{one}
 	}
 	if given("role") && (asked.role == "" || len(asked.role) > maxRoleName || !postgres.Storable(asked.role)) {
 		return command.Usage("--role must be the name of a role, with 1 to %d bytes", maxRoleName)

@@ -305,7 +305,7 @@ func doEach(ctx context.Context, c *cobra.Command, api *client.Client, ids []str
 		case !outcome.Done:
 			status = command.Refused
 			if job, err := api.Job(ctx, id); err == nil {
-				job.Request, job.Result, job.Log = nil, nil, nil
+				job.Request, job.Result, job.Vacuum, job.Log = nil, nil, nil, nil
 				outcome.Job = job
 			}
 		default:

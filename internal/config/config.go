@@ -125,6 +125,9 @@ type Config struct {
 	// "127.0.0.0/8, ::1".
 	TrustedProxies []netip.Prefix
 
+	// Vacuum is how workers vacuum the tables that jobs have emptied.
+	Vacuum Vacuum
+
 	// Worker is the settings of the worker process.
 	Worker Worker
 }
@@ -309,6 +312,43 @@ type Scheduler struct {
 	// Listen (scheduler.listen) is the host:port of health and metrics; "" turns
 	// them off. Defaults to "127.0.0.1:8472".
 	Listen string
+}
+
+// Vacuum is how workers vacuum the tables that jobs have emptied.
+type Vacuum struct {
+	// CostDelay (vacuum.cost_delay) is the server's vacuum_cost_delay for it. Defaults to
+	// 2ms.
+	CostDelay time.Duration
+
+	// CostLimit (vacuum.cost_limit) is the server's vacuum_cost_limit for it. Defaults to
+	// 1000.
+	CostLimit int
+
+	// DatabaseURL (vacuum.database_url) is the URL of the database for the role that
+	// vacuums. Without it that is the role of the worker. Defaults to "", unset.
+	DatabaseURL Secret
+
+	// DeadShare (vacuum.dead_share) is the share of dead rows from which on a table is
+	// vacuumed. Defaults to 0.05.
+	DeadShare float64
+
+	// Enabled (vacuum.enabled) is whether Lethe vacuums at all. Defaults to true.
+	Enabled bool
+
+	// IndexWalk (vacuum.index_walk) is whether the index entries of purged events are read
+	// once after a purge. Defaults to true.
+	IndexWalk bool
+
+	// MinRows (vacuum.min_rows) is the number of dead rows from which on a table is
+	// vacuumed. Defaults to 10000.
+	MinRows int
+
+	// SnapshotWait (vacuum.snapshot_wait) is how long after a job's end its tables wait for
+	// the end of older snapshots. Defaults to 5m.
+	SnapshotWait time.Duration
+
+	// Timeout (vacuum.timeout) is how long the VACUUM of one table may take. Defaults to 1h.
+	Timeout time.Duration
 }
 
 // Brake is the settings of what slows jobs down.

@@ -96,6 +96,16 @@ func TestDefaultsAreValid(t *testing.T) {
 		"trusted_proxies":  "",
 		"worker.listen":    config.Worker.Listen,
 
+		"vacuum.cost_delay":    config.Vacuum.CostDelay.String(),
+		"vacuum.cost_limit":    fmt.Sprint(config.Vacuum.CostLimit),
+		"vacuum.database_url":  "",
+		"vacuum.dead_share":    fmt.Sprint(config.Vacuum.DeadShare),
+		"vacuum.enabled":       fmt.Sprint(config.Vacuum.Enabled),
+		"vacuum.index_walk":    fmt.Sprint(config.Vacuum.IndexWalk),
+		"vacuum.min_rows":      fmt.Sprint(config.Vacuum.MinRows),
+		"vacuum.snapshot_wait": config.Vacuum.SnapshotWait.String(),
+		"vacuum.timeout":       config.Vacuum.Timeout.String(),
+
 		"database.max_connections": fmt.Sprint(config.Database.MaxConnections),
 		"worker.batch_events":      fmt.Sprint(config.Worker.BatchEvents),
 		"worker.batch_time":        config.Worker.BatchTime.String(),
@@ -199,6 +209,10 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		SynapseBeside:  "false",
 		Tables:         schema.Rules{"future": schema.Keep},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+		Vacuum: Vacuum{
+			CostDelay: time.Millisecond, CostLimit: 300, DatabaseURL: "postgres://vacuum:hunter2@db", DeadShare: 0.2, MinRows: 7,
+			SnapshotWait: time.Minute, Timeout: 2 * time.Hour,
+		},
 		Worker: Worker{
 			BatchEvents: 1, BatchTime: time.Second, Concurrency: 9, DrainTimeout: time.Minute,
 			Listen: "", MappingDelay: 7 * time.Second, MaxLockWait: 2 * time.Hour, TimeSlice: time.Hour,
@@ -246,6 +260,7 @@ synapse_beside: false
 schema: {compat: 85}
 tables: [future=keep]
 trusted_proxies: [10.1.2.3/8, "::1"]
+vacuum: {cost_delay: 1ms, cost_limit: 300, database_url: "postgres://vacuum:hunter2@db", dead_share: 0.2, enabled: false, index_walk: false, min_rows: 7, snapshot_wait: 1m, timeout: 2h}
 worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, listen: "", mapping_delay: 7s, max_lock_wait: 2h, time_slice: 1h}
 `
 	synapse := homeserverYAML(t, "server_name: other.example.org\nretention: {enabled: false, allowed_lifetime_max: 9s, purge_jobs: [{interval: 9d}]}\nredis: {enabled: true, host: other}\n")
@@ -277,6 +292,9 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		"LETHE_RETENTION_MAX_QUEUED=6", "LETHE_RETENTION_MAX_RUNNING=4", "LETHE_RETENTION_ROWS_PER_SECOND=500",
 		`LETHE_RETENTION_PURGE_JOBS=[{"name": "short", "interval": "60m", "longest_max_lifetime": 5000}, {cron: CRON_TZ=UTC @daily, shortest_max_lifetime: 5s}]`,
 		"LETHE_GRACE=24h", "LETHE_PURGE_DELAY=5m", "LETHE_SIGNING_KEY_FILE=/signing.key",
+		"LETHE_VACUUM_COST_DELAY=1ms", "LETHE_VACUUM_COST_LIMIT=300", "LETHE_VACUUM_DATABASE_URL=postgres://vacuum:hunter2@db",
+		"LETHE_VACUUM_DEAD_SHARE=0.2", "LETHE_VACUUM_ENABLED=false", "LETHE_VACUUM_INDEX_WALK=false", "LETHE_VACUUM_MIN_ROWS=7",
+		"LETHE_VACUUM_SNAPSHOT_WAIT=1m", "LETHE_VACUUM_TIMEOUT=2h",
 		"LETHE_STATUS_TTL=1h", "LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_BATCH_EVENTS=1", "LETHE_WORKER_BATCH_TIME=1s",
 		"LETHE_WORKER_CONCURRENCY=9", "LETHE_WORKER_DRAIN_TIMEOUT=1m", "LETHE_WORKER_LISTEN=", "LETHE_WORKER_MAPPING_DELAY=7s", "LETHE_WORKER_MAX_LOCK_WAIT=2h",
 		"LETHE_WORKER_TIME_SLICE=1h",
@@ -452,6 +470,21 @@ func TestValues(t *testing.T) {
 		{"status_ttl", "", term},
 		{"synapse_beside", "true", ""},
 		{"synapse_beside", "maybe", "must be one of: auto, true, false"},
+		{"vacuum.cost_delay", "0s", ""},
+		{"vacuum.cost_delay", "101ms", term},
+		{"vacuum.cost_limit", "0", count},
+		{"vacuum.database_url", "", ""},
+		{"vacuum.database_url", "mysql://u:hunter2@h/d", "must be a PostgreSQL URL"},
+		{"vacuum.dead_share", "0", ""},
+		{"vacuum.dead_share", "1", ""},
+		{"vacuum.dead_share", "1.01", "must be a number from 0 to 1"},
+		{"vacuum.dead_share", "-0.1", "must be a number from 0 to 1"},
+		{"vacuum.dead_share", "NaN", "must be a number from 0 to 1"},
+		{"vacuum.dead_share", "5%", "must be a number from 0 to 1"},
+		{"vacuum.min_rows", "-1", count},
+		{"vacuum.snapshot_wait", "0s", ""},
+		{"vacuum.snapshot_wait", "25h", term},
+		{"vacuum.timeout", "0s", term},
 		{"worker.max_lock_wait", "59s", term},
 		{"worker.max_lock_wait", "1m", ""},
 		{"worker.mapping_delay", "4999ms", term},

@@ -29,6 +29,7 @@ func TestEverySecretMayBeInAFile(t *testing.T) {
 		"LETHE_MAS_URL=http://mas",
 		"LETHE_REDIS_URL_FILE=" + secretFile(t, redisURL),
 		"LETHE_SERVER_NAME=example.org",
+		"LETHE_VACUUM_DATABASE_URL_FILE=" + secretFile(t, databaseURL),
 	}, ForAPI)
 	require.NoError(t, err)
 	require.Equal(t, Secret(databaseURL), config.Database.URL)
@@ -36,6 +37,7 @@ func TestEverySecretMayBeInAFile(t *testing.T) {
 	require.Equal(t, Secret("hunter2-too"), config.MAS.Secret)
 	require.Equal(t, []Secret{"redis://a", "rediss://:hunter2@b:1", "redis://c/2"}, config.Lock.RedisURLs)
 	require.Equal(t, Secret(redisURL), config.Redis.URL)
+	require.Equal(t, Secret(databaseURL), config.Vacuum.DatabaseURL)
 
 	// All that is a Secret, and nothing else, and no two settings share a variable.
 	variables := map[string]bool{}
@@ -49,7 +51,7 @@ func TestEverySecretMayBeInAFile(t *testing.T) {
 			variables[variable(s.path)+secretSuffix] = true
 		}
 	}
-	require.Equal(t, 7, secrets)
+	require.Equal(t, 8, secrets)
 	_, err = Load([]string{"LETHE_SERVER_NAME_FILE=" + secretFile(t, "example.org")})
 	require.Equal(t, []string{"LETHE_SERVER_NAME_FILE: no such setting"}, problems(t, err))
 }

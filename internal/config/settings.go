@@ -94,7 +94,7 @@ func variable(path string) string {
 // that of the example file.
 func settings(c *Config) []setting {
 	return slices.Concat(
-		generalSettings(c), serverSettings(c), processSettings(c), retentionSettings(&c.Retention), logSettings(&c.Log),
+		generalSettings(c), serverSettings(c), processSettings(c), vacuumSettings(&c.Vacuum), retentionSettings(&c.Retention), logSettings(&c.Log),
 	)
 }
 
@@ -103,4 +103,5 @@ var sectionDocs = map[string]string{
 	"asynqmon":            asynqmonDoc,
 	"retention":           retentionDoc,
 	"retention.abandoned": abandonedDoc,
+	"vacuum":              vacuumDoc,
 }

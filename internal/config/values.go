@@ -123,6 +123,12 @@ func duration(field *time.Duration, minimum, maximum time.Duration) value {
 	return bounded(field, [2]time.Duration{minimum, maximum}, "a duration with its unit, such as 300ms, 30s or 24h,", short, time.ParseDuration)
 }
 
+// share is a number from the minimum to 1.
+func share(field *float64, minimum float64) value {
+	return bounded(field, [2]float64{minimum, 1}, "a number", func(n float64) string { return strconv.FormatFloat(n, 'g', -1, 64) },
+		func(text string) (float64, error) { return strconv.ParseFloat(text, 64) })
+}
+
 // bounded is a value within two bounds. What names the value, and show writes a bound as
 // parse reads it.
 func bounded[T cmp.Ordered](field *T, bounds [2]T, what string, show func(T) string, parse func(string) (T, error)) value {
@@ -130,7 +136,7 @@ func bounded[T cmp.Ordered](field *T, bounds [2]T, what string, show func(T) str
 	is := what + " from " + allowed
 	v := parsed(field, is, func(text string) (T, error) {
 		n, err := parse(text)
-		if err != nil || n < bounds[0] || n > bounds[1] {
+		if err != nil || n != n || n < bounds[0] || n > bounds[1] { // NaN is in no order
 			return n, errors.New("must be " + is)
 		}
 		return n, nil

@@ -89,12 +89,32 @@ func Processes() []schema.Process {
 	return []schema.Process{schema.API, schema.Worker, schema.Scheduler}
 }
 
+// vacuums stands for the role that vacuums after jobs, which is no process.
+const vacuums schema.Process = "vacuum"
+
+// ProcessesOf returns the process of the name, for which a role is examined. The name vacuum
+// stands for the role that vacuums after jobs. An error names all of them.
+func ProcessesOf(name string) ([]schema.Process, error) {
+	if name == string(vacuums) {
+		return []schema.Process{vacuums}, nil
+	}
+	one, err := schema.ParseProcess(name)
+	if err != nil {
+		return nil, fmt.Errorf("%w, nor %s", err, vacuums)
+	}
+	return []schema.Process{one}, nil
+}
+
 // Examine checks the database and the Redis servers that the settings name, as far as
 // the role's processes use them. Only the privileges are those of the role; everything
 // else is checked as the role of the connection. It also checks where access tokens are
 // checked.
 func Examine(ctx context.Context, settings config.Config, role checkup.Role) Report {
 	var report Report
+	if slices.Equal(role.Processes, []schema.Process{vacuums}) {
+		report.examineVacuumRole(ctx, settings, role.Name)
+		return report
+	}
 	report.examineDatabase(ctx, settings, role)
 	report.examineRedis(ctx, settings)
 	report.examineAccounts(ctx, settings)
@@ -190,6 +210,9 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config, ro
 	}
 	if serves(schema.Worker) {
 		r.examineServerName(ctx, db, settings, addError)
+		if !lacking {
+			r.examineVacuum(ctx, db, settings, role.Name, addError)
+		}
 	}
 }
 

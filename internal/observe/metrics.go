@@ -70,6 +70,10 @@ type Metrics struct {
 	// The status is its class, such as 2xx.
 	HTTPRequestSeconds *prometheus.HistogramVec
 
+	// IndexWalks (lethe_index_walks_total) is the number of walks through the index entries
+	// that purges have left, by outcome.
+	IndexWalks *prometheus.CounterVec
+
 	// JobBatches (lethe_job_batches_total) is the number of committed batches, by the
 	// job's kind.
 	JobBatches *prometheus.CounterVec
@@ -184,6 +188,14 @@ type Metrics struct {
 	// the database.
 	UnknownTasks prometheus.Counter
 
+	// Vacuums (lethe_vacuums_total) is the number of tables that were to be vacuumed after
+	// jobs, by outcome.
+	Vacuums *prometheus.CounterVec
+
+	// VacuumSeconds (lethe_vacuum_seconds) is how long a VACUUM took, in seconds, whatever
+	// came of it.
+	VacuumSeconds prometheus.Observer
+
 	// ScheduleLagSeconds (lethe_schedule_lag_seconds) is how long the oldest tick
 	// without a decision has been due, in seconds, by schedule; 0 if there is no such
 	// tick. It changes only when the scheduler has read the database.
@@ -238,6 +250,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		HTTPRequestSeconds:    histogram("lethe_http_request_seconds", "How long HTTP requests took.", "route", "method", "status"),
 		HomeserverLockSeconds: histogram("lethe_homeserver_lock_seconds", "How long it took to lock a room at the homeserver, or to give up.").WithLabelValues(),
 		HomeserverMessages:    counter("lethe_homeserver_messages_total", "Messages to the homeserver's processes.", "message", "outcome"),
+		IndexWalks:            counter("lethe_index_walks_total", "Walks through the index entries that purges have left.", "outcome"),
 		JobBatches:            counter("lethe_job_batches_total", "Committed batches.", "kind"),
 		JobBatchSeconds:       histogram("lethe_job_batch_seconds", "How long batches took from begin to commit.", "kind"),
 		JobRowWiseBatches:     counter("lethe_job_row_wise_batches_total", "Committed batches whose references were checked row by row.", "kind"),
@@ -258,6 +271,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		RowsLeft:           counter("lethe_rows_left_total", "Rows that checks after deletes have found.", "kind"),
 		StatusFailures:     counter("lethe_status_failures_total", "Job statuses that Redis failed to store or return.", "operation"),
 		SweepRooms:         counter("lethe_sweep_rooms_total", "Rooms that retention sweeps have decided about.", "outcome"),
+		Vacuums:            counter("lethe_vacuums_total", "Tables that were to be vacuumed after jobs.", "outcome"),
+		VacuumSeconds:      histogram("lethe_vacuum_seconds", "How long VACUUMs took.").WithLabelValues(),
 		ScheduleLagSeconds: gauge("lethe_schedule_lag_seconds", "How long the oldest tick without a decision has been due.", "schedule"),
 		ScheduleLastTick:   gauge("lethe_schedule_last_tick_seconds", "Time of the last tick that was decided about, in Unix seconds.", "schedule"),
 		ScheduleNextTick:   gauge("lethe_schedule_next_tick_seconds", "Time of the next tick, in Unix seconds.", "schedule"),

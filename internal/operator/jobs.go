@@ -11,6 +11,7 @@ import (
 	"lethe/internal/store/control"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/vacuum"
 	"lethe/internal/wire"
 )
 
@@ -48,6 +49,7 @@ func (o *Operator) job(c echo.Context, _ string) error {
 	}
 	log, err := o.control.Log(ctx, job.ID)
 	job.Request, job.Result, job.Log = requestOf(row), resultOf(row), eventsOf(log)
+	job.Vacuum = vacuum.Decode(row.Vacuum)
 	return wire.AnswerOK(c, job, err)
 }
 

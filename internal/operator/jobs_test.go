@@ -12,6 +12,7 @@ import (
 	"lethe/internal/retention"
 	"lethe/internal/store/leftover"
 	"lethe/internal/store/storetest"
+	"lethe/internal/store/vacuum"
 	"lethe/internal/tasks"
 )
 
@@ -100,6 +101,27 @@ func TestDeleteTellsItsRequestAndResult(t *testing.T) {
 	job = get[operator.Job](l, "GET", "/jobs/"+id, "")
 	require.Equal(t, &operator.JobRequest{Reason: "spam"}, job.Request, "the job itself will say what is wrong")
 	require.Nil(t, job.Result)
+}
+
+// What is done after a job's end about the space that it has left is in the row.
+func TestAJobTellsItsVacuum(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Chain(room, "a", 9, 0)
+	id := get[operator.Accepted](l, "POST", "/purges", `{"room_id":"!room:x","before_event_id":"$a5"}`).ID
+	shown := func() *vacuum.Phase { return get[operator.Job](l, "GET", "/jobs/"+id, "").Vacuum }
+	require.Nil(t, shown())
+	l.Exec(`UPDATE lethe.jobs SET vacuum = '{"state": "done", "generation": 1, "horizon": "777", "tables": [
+		{"name": "events", "state": "skipped", "reason": "why"}, {"name": "event_json", "state": "done", "seconds": 2, "pages": 3, "space": {"bytes": 9}}]}'`)
+	require.Nil(t, shown(), "it is that of an earlier end, before a retry")
+	l.Exec(`UPDATE lethe.jobs SET state = 'complete', ended_at = clock_timestamp()`)
+	require.Equal(t, &vacuum.Phase{State: vacuum.Done, Generation: 1, Tables: []vacuum.EmptiedTable{
+		{Name: "events", State: vacuum.Skipped, Reason: "why"},
+		{Name: "event_json", State: vacuum.Done, Seconds: 2, Pages: 3, Space: &vacuum.Space{Bytes: 9}},
+	}}, shown())
+	require.Nil(t, get[operator.Jobs](l, "GET", "/jobs", "").Jobs[0].Vacuum, "lists are without it")
+	l.Exec(`UPDATE lethe.jobs SET vacuum = '{"state": 7}'`)
+	require.Nil(t, shown())
 }
 
 // A sweep counts rooms, and says which of them got a job.

@@ -5,6 +5,7 @@ import (
 
 	"lethe/internal/store/footprint"
 	"lethe/internal/store/leftover"
+	"lethe/internal/store/vacuum"
 	"lethe/internal/sweep"
 )
 
@@ -69,11 +70,13 @@ type Job struct {
 	Due int64 `json:"due_ts,omitempty"`
 
 	// Request is what the job was requested to do, and Result what a delete or a sweep has
-	// come to so far. Log is what has happened to the job, the oldest first. Lists and
-	// streams of jobs are without these three.
-	Request *JobRequest `json:"request,omitempty"`
-	Result  *JobResult  `json:"result,omitempty"`
-	Log     []Event     `json:"log,omitempty"`
+	// come to so far. Vacuum is what is done, after the job's end, about the space that it
+	// has left. Log is what has happened to the job, the oldest first. Lists and streams of
+	// jobs are without these four.
+	Request *JobRequest   `json:"request,omitempty"`
+	Result  *JobResult    `json:"result,omitempty"`
+	Vacuum  *vacuum.Phase `json:"vacuum,omitempty"`
+	Log     []Event       `json:"log,omitempty"`
 }
 
 // A JobRequest is what a job was requested to do. It only has what jobs of its kind have.

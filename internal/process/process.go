@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -33,6 +34,7 @@ import (
 	"lethe/internal/store/postgres"
 	"lethe/internal/synapse"
 	"lethe/internal/tasks"
+	"lethe/internal/vacuum"
 )
 
 // A part is what a process does for one purpose.
@@ -181,6 +183,9 @@ func (p *process) part(purpose config.Purpose) part {
 		return part{name: "worker", listen: p.settings.Worker.Listen, run: func(ctx context.Context) error {
 			var group sync.WaitGroup
 			group.Go(func() { p.synapse.Sweep(ctx) })
+			if p.settings.Vacuum.Enabled {
+				group.Go(func() { p.vacuumer().Run(ctx) })
+			}
 			defer group.Wait()
 			brake, err := p.brake()
 			if err != nil {
@@ -226,6 +231,23 @@ func (p *process) part(purpose config.Purpose) part {
 		}}
 	}
 	panic(fmt.Sprintf("process: no part for purpose %d", purpose))
+}
+
+// vacuumer returns what vacuums the tables that jobs have emptied.
+func (p *process) vacuumer() *vacuum.Vacuumer {
+	settings := p.settings.Vacuum
+	return vacuum.New(p.db, p.log, p.metrics, vacuum.Options{
+		ApplicationName: name(p.purposes) + " vacuum",
+		CostDelay:       settings.CostDelay,
+		CostLimit:       settings.CostLimit,
+		DeadShare:       settings.DeadShare,
+		MinRows:         int64(settings.MinRows),
+		SkipWalk:        !settings.IndexWalk,
+		SnapshotWait:    settings.SnapshotWait,
+		Timeout:         settings.Timeout,
+		URL:             string(cmp.Or(settings.DatabaseURL, p.settings.Database.URL)),
+		WorkerURL:       string(p.settings.Database.URL),
+	})
 }
 
 // brake returns the brake of the worker, nil if it has none.

@@ -59,8 +59,8 @@ func Details(w io.Writer, job operator.Job) error {
 			return err
 		}
 	}
-	if len(job.Log) == 0 {
-		return nil
+	if err := vacuumed(w, job.Vacuum); err != nil || len(job.Log) == 0 {
+		return err
 	}
 	var lines [][]string
 	for _, event := range job.Log {

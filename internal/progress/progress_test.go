@@ -14,6 +14,7 @@ import (
 
 	"lethe/internal/operator"
 	"lethe/internal/store/leftover"
+	"lethe/internal/store/vacuum"
 	"lethe/internal/sweep"
 )
 
@@ -192,6 +193,22 @@ func TestDetails(t *testing.T) {
 		require.Regexp(t, want, text)
 	}
 	require.NotContains(t, text, "delete local events")
+	require.NotContains(t, text, "vacuum")
+
+	text = details(operator.Job{Kind: "purge_history", State: "complete", Vacuum: &vacuum.Phase{
+		State: vacuum.Running, WaitsFor: "snapshot: session 7", Walk: &vacuum.Walk{State: vacuum.Done, Seconds: 0.25},
+		Tables: []vacuum.EmptiedTable{
+			{Name: "events", State: vacuum.Done, Seconds: 1.5, Space: &vacuum.Space{Dead: 1000, Reusable: 2_000_000, Returnable: 0, Rewrite: 3_000_000}},
+			{Name: "event_json", State: vacuum.Skipped, Reason: "few rows"},
+		},
+	}})
+	for _, want := range []string{
+		`vacuum +running`, `vacuum waits for +snapshot: session 7`, `index walk +done in 250ms`,
+		`VACUUM OF +STATE +TOOK +~DEAD +~REUSABLE +~TRUNCATE +~REWRITE +WHY`,
+		`events +done +1.5s +1.0 kB +2.0 MB +0 B +3.0 MB`, `event_json +skipped .*few rows`,
+	} {
+		require.Regexp(t, want, text)
+	}
 
 	text = details(operator.Job{
 		Kind: "purge_history", Request: &operator.JobRequest{BeforeTime: new(int64(0)), BeforeDepth: new(int64(9)), DeleteLocal: new(false)},

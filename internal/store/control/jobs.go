@@ -70,6 +70,10 @@ type Job struct {
 	// if there was none.
 	LastFailure string
 
+	// Vacuum is what was done about the space that the job has left, in JSON, nil if nothing
+	// was. It is for package store/vacuum.
+	Vacuum json.RawMessage
+
 	// Turn is the place of a queued job among the room's queued jobs, 1 for the next. It is
 	// 0 for other jobs.
 	Turn int
@@ -134,7 +138,8 @@ const columns = journal.JobColumns + `,
 	CASE WHEN state = 'queued' THEN (
 		SELECT f.jobs FROM lethe.fleet f WHERE f.kind = j.kind AND f.jobs <= (
 			SELECT count(*) FROM lethe.jobs o WHERE o.kind = j.kind AND o.state = 'running')) END,
-	clock_timestamp() - coalesce(j.waits_since, CASE WHEN started_at IS NULL THEN created_at ELSE updated_at END)`
+	clock_timestamp() - coalesce(j.waits_since, CASE WHEN started_at IS NULL THEN created_at ELSE updated_at END),
+	CASE WHEN ended_at IS NOT NULL THEN j.vacuum END`
 
 // from are the tables of [columns].
 const from = ` FROM lethe.jobs j LEFT JOIN lethe.swept_mappings w ON w.job_id = j.id`
@@ -145,7 +150,7 @@ func scan(row pgx.CollectableRow) (j Job, err error) {
 	var full *int
 	var waits time.Duration
 	j.Job, err = journal.ScanJob(row, &j.Worker, &j.Deleted, &due, &j.Created, &started, &j.Updated, &ended, &j.LastFailure,
-		&j.Turn, &active, &stops, &full, &waits)
+		&j.Turn, &active, &stops, &full, &waits, &j.Vacuum)
 	j.Due, j.Started, j.Ended = orZero(due), orZero(started), orZero(ended)
 	j.Progress = progressOf(j.Checkpoint)
 	if j.Deleted == nil {

@@ -37,6 +37,10 @@ type Options struct {
 	// Defaults to 16.
 	MaxConnections int
 
+	// Notice, unless nil, gets the SQLSTATE and the text of each notice and warning that the
+	// server sends. It must not use the connection. Defaults to nil.
+	Notice func(code, text string)
+
 	// UnusedTime is how long the pool keeps a connection that it does not use. A quarter of
 	// it may pass before the pool looks. Defaults to 1 min.
 	UnusedTime time.Duration
@@ -121,6 +125,9 @@ func openPool(ctx context.Context, url string, options Options, asks *pgxpool.Po
 	// statement's transaction would keep the room's fence locked until it is done.
 	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: 2 * time.Second}
+	}
+	if options.Notice != nil {
+		config.ConnConfig.OnNotice = func(_ *pgconn.PgConn, notice *pgconn.Notice) { options.Notice(notice.Code, notice.Message) }
 	}
 	config.ConnConfig.DialFunc = dialSocket(config.ConnConfig.DialFunc)
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {

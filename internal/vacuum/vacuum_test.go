@@ -1,0 +1,370 @@
+package vacuum
+
+import (
+	"context"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/jobs"
+	"lethe/internal/store/storetest"
+	"lethe/internal/store/vacuum"
+)
+
+func TestTheTablesOfAnEndedJobAreVacuumed(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	before := l.vacuums()
+	id := l.purged(true)
+	l.runs(l.vacuumer(nil))
+	phase := l.awaits(id, ended)
+	require.Len(t, phase.Tables, 1)
+	events := phase.Table("events")
+	require.Equal(t, vacuum.Done, events.State, events.Reason)
+	require.Positive(t, events.Seconds)
+	require.Positive(t, events.Pages)
+	require.Equal(t, before+1, l.vacuums())
+	require.Zero(t, storetest.One[int64](l.Lab, `SELECT pg_stat_get_dead_tuples('events'::regclass)`))
+	require.Equal(t, vacuum.Done, phase.Walk.State, phase.Walk.Reason)
+	require.Equal(t, 1.0, value(t, l.metrics.Vacuums.WithLabelValues("done")))
+
+	// Five sixths of the rows are gone, and their space is free.
+	require.InDelta(t, float64(events.Pages*8192)*5/6, events.Space.Reusable, float64(events.Pages*8192)/5)
+	require.Greater(t, events.Space.Rewrite, events.Space.Reusable, "which shrinks the indexes too")
+	require.Zero(t, events.Space.Returnable, "the last pages have rows")
+
+	require.Empty(t, storetest.All[string](l.Lab, `SELECT id FROM lethe.jobs WHERE vacuumed IS DISTINCT FROM generation`))
+}
+
+// VACUUM without TRUNCATE false would take the lock that keeps all readers out, to return
+// the pages at the end of the table.
+func TestTheTablesFileDoesNotShrink(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	const size = `SELECT pg_relation_size('events'::regclass)`
+	before := storetest.One[int64](l.Lab, size)
+	id := l.purged(false)
+	l.runs(l.vacuumer(nil))
+	events := l.awaits(id, ended).Table("events")
+	require.Equal(t, vacuum.Done, events.State, events.Reason)
+	require.Equal(t, before, storetest.One[int64](l.Lab, size))
+	l.Exec(`VACUUM events`)
+	returned := before - storetest.One[int64](l.Lab, size)
+	require.Positive(t, returned)
+	require.LessOrEqual(t, events.Space.Returnable, returned)
+	require.Greater(t, 2*events.Space.Returnable, returned-2*8192, "it is found to a factor of two")
+}
+
+func TestATableThatIsLockedIsSkipped(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	other := l.connect()
+	tx, err := other.Begin(l.Ctx)
+	require.NoError(t, err)
+	_, err = tx.Exec(l.Ctx, `LOCK TABLE events IN SHARE UPDATE EXCLUSIVE MODE`) // as a VACUUM does
+	require.NoError(t, err)
+	before, id := l.vacuums(), l.purged(true)
+	l.runs(l.vacuumer(nil))
+	events := l.awaits(id, ended).Table("events")
+	require.Equal(t, vacuum.Skipped, events.State)
+	require.Contains(t, events.Reason, "has a lock on it: ShareUpdateExclusiveLock of process ")
+	require.Equal(t, before, l.vacuums())
+	require.NoError(t, tx.Rollback(l.Ctx))
+}
+
+func TestARoleThatMayNotVacuumWalks(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	plain := devstacktest.AsPlainRole(t, l.url)
+	before, id := l.vacuums(), l.purged(true)
+	l.runs(l.vacuumer(func(o *Options) { o.URL, o.WorkerURL = plain, plain }))
+	phase := l.awaits(id, ended)
+	events := phase.Table("events")
+	require.Equal(t, vacuum.Skipped, events.State)
+	require.Contains(t, events.Reason, "the role plain_")
+	require.Contains(t, events.Reason, "may not vacuum it: lethe doctor --for vacuum")
+	require.Equal(t, before, l.vacuums())
+	require.Equal(t, vacuum.Done, phase.Walk.State, phase.Walk.Reason)
+	require.NotNil(t, events.Space)
+
+	read, pages := l.readEdge()
+	require.Less(t, read, pages, "no entry leads to the table any more")
+}
+
+func TestWithoutAWalkTheEntriesLeadToTheTable(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	plain := devstacktest.AsPlainRole(t, l.url)
+	id := l.purged(true)
+	l.runs(l.vacuumer(func(o *Options) { o.URL, o.WorkerURL, o.SkipWalk = plain, plain, true }))
+	require.Nil(t, l.awaits(id, ended).Walk)
+	read, pages := l.readEdge()
+	require.Greater(t, read, pages, "or the other test would prove nothing")
+	read, pages = l.readEdge()
+	require.Less(t, read, pages, "the first reader has done the work of the walk")
+}
+
+func TestARoleOfItsOwnVacuums(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	plain := devstacktest.AsPlainRole(t, l.url)
+	id := l.purged(true)
+	l.runs(l.vacuumer(func(o *Options) { o.WorkerURL = plain }))
+	events := l.awaits(id, ended).Table("events")
+	require.Equal(t, vacuum.Done, events.State, events.Reason)
+}
+
+func TestARoleThatCannotConnectIsNamed(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	plain := devstacktest.AsPlainRole(t, l.url)
+	wrong, err := url.Parse(l.url)
+	require.NoError(t, err)
+	wrong.User = url.UserPassword("nobody_of_this_name", "hunter2")
+	id := l.purged(true)
+	l.runs(l.vacuumer(func(o *Options) { o.URL, o.WorkerURL = wrong.String(), plain }))
+	phase := l.awaits(id, ended)
+	require.Contains(t, phase.Table("events").Reason, "vacuum.database_url cannot be used: ")
+	require.NotContains(t, phase.Table("events").Reason, "hunter2")
+	require.Equal(t, vacuum.Done, phase.Walk.State)
+}
+
+func TestAnotherDatabaseIsNotVacuumed(t *testing.T) {
+	t.Parallel()
+	l, other := setup(t), setup(t)
+	plain := devstacktest.AsPlainRole(t, l.url)
+	before, id := other.vacuums(), l.purged(true)
+	l.runs(l.vacuumer(func(o *Options) { o.URL, o.WorkerURL = other.url, plain }))
+	require.Contains(t, l.awaits(id, ended).Table("events").Reason, vacuum.ErrOtherDatabase.Error())
+	require.Equal(t, before, other.vacuums())
+}
+
+// slow makes a VACUUM take as long as the test wants.
+func slow(o *Options) { o.CostDelay, o.CostLimit = 100*time.Millisecond, 1 }
+
+func TestOneWorkerVacuumsAtATime(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.purged(true)
+	stop := l.runs(l.vacuumer(slow))
+	l.awaits(id, running)
+	require.Eventually(t, func() bool { return l.at() == 1 }, time.Minute, 5*time.Millisecond)
+	require.Equal(t, "complete", string(l.Job(id).State), "the job does not wait for it")
+
+	second := l.vacuumer(nil)
+	require.NoError(t, second.round(l.Ctx))
+	require.NoError(t, second.round(l.Ctx))
+	require.EqualValues(t, 1, l.at(), "the second waits")
+	require.True(t, running(*l.phase(id)))
+
+	stop() // as when the first worker drains
+	require.Zero(t, l.at(), "its VACUUM is cancelled")
+	phase := l.phase(id)
+	require.Equal(t, vacuum.Waiting, phase.Table("events").State)
+	require.Equal(t, 1.0, value(t, l.metrics.Vacuums.WithLabelValues("stopped")))
+
+	require.NoError(t, second.round(l.Ctx))
+	second.close()
+	require.Equal(t, vacuum.Done, l.phase(id).Table("events").State)
+}
+
+func TestAnotherWorkerGoesOnWhereOneWasKilled(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.purged(true)
+	first := l.vacuumer(slow)
+	ctx, cancel := context.WithCancel(l.Ctx)
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() { failed <- first.round(ctx) }()
+	l.awaits(id, running)
+	require.Eventually(t, func() bool { return l.at() == 1 }, time.Minute, 5*time.Millisecond)
+	// What a killed worker leaves: its session ends, and its last words stay in the row.
+	l.Exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_progress_vacuum WHERE relid = 'events'::regclass`)
+	require.Error(t, <-failed)
+	first.close()
+	require.Equal(t, vacuum.Running, l.phase(id).Table("events").State)
+
+	l.runs(l.vacuumer(nil))
+	require.Equal(t, vacuum.Done, l.awaits(id, ended).Table("events").State)
+}
+
+func TestATableThatTakesTooLongIsSkipped(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.purged(true)
+	l.runs(l.vacuumer(func(o *Options) { slow(o); o.Timeout = 50 * time.Millisecond }))
+	events := l.awaits(id, ended).Table("events")
+	require.Equal(t, vacuum.Skipped, events.State)
+	require.Equal(t, "it took longer than 50ms", events.Reason)
+	require.Zero(t, l.at())
+}
+
+func TestTablesWaitForOlderSnapshots(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	other := l.connect()
+	tx, err := other.Begin(l.Ctx)
+	require.NoError(t, err)
+	_, err = tx.Exec(l.Ctx, `SET TRANSACTION ISOLATION LEVEL REPEATABLE READ`)
+	require.NoError(t, err)
+	_, err = tx.Exec(l.Ctx, `SELECT FROM events LIMIT 1`)
+	require.NoError(t, err)
+	id := l.purged(true)
+	stop := l.runs(l.vacuumer(nil))
+	phase := l.awaits(id, func(p vacuum.Phase) bool { return p.WaitsFor != "" })
+	require.Regexp(t, `^snapshot: session \d+ of the role .* may still see the deleted rows$`, phase.WaitsFor)
+	require.Equal(t, vacuum.Waiting, phase.State)
+	stop()
+
+	late := l.vacuumer(func(o *Options) { o.SnapshotWait = 0 })
+	require.NoError(t, tx.Rollback(l.Ctx))
+	l.runs(late)
+	phase = l.awaits(id, ended)
+	require.Equal(t, vacuum.Done, phase.Table("events").State, "nothing sees the rows by now")
+	require.Empty(t, phase.WaitsFor)
+}
+
+func TestTablesDoNotWaitForOlderSnapshotsForEver(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	other := l.connect()
+	tx, err := other.Begin(l.Ctx)
+	require.NoError(t, err)
+	_, err = tx.Exec(l.Ctx, `INSERT INTO rooms (room_id) VALUES ('!other:x')`) // it has an older id than the deletes
+	require.NoError(t, err)
+	before, id := l.vacuums(), l.purged(true)
+	l.runs(l.vacuumer(func(o *Options) { o.SnapshotWait = 0 }))
+	phase := l.awaits(id, ended)
+	require.Equal(t, vacuum.Skipped, phase.Table("events").State)
+	require.Contains(t, phase.Table("events").Reason, "may still see the deleted rows")
+	require.Equal(t, vacuum.Skipped, phase.Walk.State)
+	require.Equal(t, before, l.vacuums())
+	require.NoError(t, tx.Rollback(l.Ctx))
+}
+
+func TestFewDeadRowsAreLeftToAutovacuum(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	before := l.vacuums()
+	first := l.purged(true)
+	stop := l.runs(l.vacuumer(func(o *Options) { o.MinRows = events }))
+	require.Equal(t, "5000 dead rows are fewer than vacuum.min_rows", l.awaits(first, ended).Table("events").Reason)
+	stop()
+	second := l.Queue(room)
+	l.end(l.Claim(second), map[string]int64{"events": 1}, 1)
+	l.runs(l.vacuumer(func(o *Options) { o.DeadShare = 0.9 }))
+	require.Contains(t, l.awaits(second, ended).Table("events").Reason, "% of its rows are dead, less than vacuum.dead_share")
+	require.Equal(t, before, l.vacuums())
+}
+
+func TestAJobThatHasDeletedNothingHasNoVacuum(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.Queue(room)
+	l.end(l.Claim(id), map[string]int64{}, 1)
+	v := l.vacuumer(nil)
+	require.NoError(t, v.round(l.Ctx))
+	v.close()
+	require.Nil(t, l.phase(id))
+	due, err := vacuum.New(l.DB).Due(l.Ctx)
+	require.NoError(t, err)
+	require.Empty(t, due)
+}
+
+// The purges of a sweep are vacuumed together, when all of them have ended.
+func TestTheJobsOfASweepAreVacuumedTogether(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	low := func(id string) { l.Exec(`UPDATE lethe.jobs SET queue = 'low' WHERE id = $1`, id) }
+	first := l.purged(true)
+	low(first)
+	second := jobs.NewID()
+	require.NoError(t, l.Journal.InsertJob(l.Ctx, storetest.NewJob(second, "!other:x"), false))
+	low(second)
+	before := l.vacuums()
+	v := l.vacuumer(nil)
+	require.NoError(t, v.round(l.Ctx))
+	require.Nil(t, l.phase(first), "the other has not ended")
+
+	l.end(l.Claim(second), map[string]int64{"events": 100}, 1)
+	require.NoError(t, v.round(l.Ctx))
+	v.close()
+	for _, id := range []string{first, second} {
+		require.Equal(t, vacuum.Done, l.phase(id).Table("events").State)
+	}
+	require.Equal(t, before+1, l.vacuums())
+}
+
+func TestAJobThatIsRetriedIsVacuumedAgain(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.purged(true)
+	v := l.vacuumer(nil)
+	require.NoError(t, v.round(l.Ctx))
+	require.True(t, l.phase(id).Ended())
+	due, err := vacuum.New(l.DB).Due(l.Ctx)
+	require.NoError(t, err)
+	require.Empty(t, due)
+
+	l.Exec(`UPDATE lethe.jobs SET generation = generation + 1 WHERE id = $1`, id)
+	due, err = vacuum.New(l.DB).Due(l.Ctx)
+	require.NoError(t, err)
+	require.Len(t, due, 1)
+	require.Equal(t, vacuum.Waiting, due[0].Phase.State)
+	require.NoError(t, v.round(l.Ctx))
+	v.close()
+	phase := l.phase(id)
+	require.True(t, phase.Ended())
+	require.Equal(t, 2, phase.Generation)
+}
+
+// A VACUUM since the job's end makes another one needless, unless rows were deleted since.
+// The deletes reach the statistics some seconds late, so the job's own count is used else.
+func TestATableThatWasVacuumedMeanwhileIsSkipped(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	v := l.vacuumer(func(o *Options) { o.DeadShare = 0.1 })
+	require.Equal(t, "it has been vacuumed since the job's end", v.reason(vacuum.Facts{Live: 1000, Vacuumed: true}, 5000, true))
+	require.Empty(t, v.reason(vacuum.Facts{Live: 1000, Dead: 500, Vacuumed: true}, 5000, true))
+	require.Empty(t, v.reason(vacuum.Facts{Live: 1000}, 5000, true))
+
+	l.Exec(`VACUUM events`)
+	for since, want := range map[int64]bool{time.Hour.Milliseconds(): true, -time.Hour.Milliseconds(): false} {
+		facts, err := vacuum.New(l.DB).Facts(l.Ctx, []string{"events"}, since)
+		require.NoError(t, err)
+		require.Equal(t, want, facts[0].Vacuumed)
+	}
+}
+
+func TestOnlyTablesOfTheHomeserverAreVacuumed(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.Queue(room)
+	before := storetest.One[int64](l.Lab, `SELECT pg_stat_get_vacuum_count('pg_class'::regclass)`)
+	l.end(l.Claim(id), map[string]int64{"no_such_table": 100_000, `events"; DROP TABLE events; --`: 100_000, "pg_class": 100_000}, 1)
+	l.runs(l.vacuumer(nil))
+	phase := l.awaits(id, ended)
+	require.Len(t, phase.Tables, 3)
+	for _, table := range phase.Tables {
+		require.Equal(t, "the homeserver has no such table", table.Reason)
+	}
+	require.Equal(t, before, storetest.One[int64](l.Lab, `SELECT pg_stat_get_vacuum_count('pg_class'::regclass)`))
+	l.vacuums() // the table of events is there
+}
+
+// What is in the row may be of another version, or not of Lethe at all.
+func TestAPhaseThatCannotBeReadBeginsAgain(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.purged(true)
+	for _, phase := range []string{`{}`, `{"state": 1}`, `{"generation": 1, "horizon": "x", "tables": [{"name": "events"}]}`} {
+		l.Exec(`UPDATE lethe.jobs SET vacuum = $2::text::jsonb WHERE id = $1`, id, phase)
+		due, err := vacuum.New(l.DB).Due(l.Ctx)
+		require.NoError(t, err)
+		require.Equal(t, vacuum.Phase{State: vacuum.Waiting, Generation: 1, Tables: []vacuum.EmptiedTable{{Name: "events", State: vacuum.Waiting}}}, due[0].Phase, phase)
+	}
+}
