@@ -104,6 +104,7 @@ func TestDefaultsAreValid(t *testing.T) {
 		"worker.mapping_delay":     config.Worker.MappingDelay.String(),
 		"worker.max_lock_wait":     config.Worker.MaxLockWait.String(),
 		"worker.time_slice":        config.Worker.TimeSlice.String(),
+		"worker.wal_compression":   config.Worker.WALCompression,
 	} {
 		_, err := Load([]string{variable(path) + "=" + text})
 		require.NoError(t, err)
@@ -200,7 +201,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		Worker: Worker{
 			BatchEvents: 1, BatchTime: time.Second, Concurrency: 9, DrainTimeout: time.Minute,
-			Listen: "", MappingDelay: 7 * time.Second, MaxLockWait: 2 * time.Hour, TimeSlice: time.Hour,
+			Listen: "", MappingDelay: 7 * time.Second, MaxLockWait: 2 * time.Hour, TimeSlice: time.Hour, WALCompression: "lz4",
 		},
 	}
 
@@ -244,7 +245,7 @@ synapse_beside: false
 schema: {compat: 85}
 tables: [future=keep]
 trusted_proxies: [10.1.2.3/8, "::1"]
-worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, listen: "", mapping_delay: 7s, max_lock_wait: 2h, time_slice: 1h}
+worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, listen: "", mapping_delay: 7s, max_lock_wait: 2h, time_slice: 1h, wal_compression: lz4}
 `
 	synapse := homeserverYAML(t, "server_name: other.example.org\nretention: {enabled: false, allowed_lifetime_max: 9s, purge_jobs: [{interval: 9d}]}\nredis: {enabled: true, host: other}\n")
 	want.Homeserver.ConfigFile = synapse
@@ -275,7 +276,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		"LETHE_GRACE=24h", "LETHE_PURGE_DELAY=5m", "LETHE_SIGNING_KEY_FILE=/signing.key",
 		"LETHE_STATUS_TTL=1h", "LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_BATCH_EVENTS=1", "LETHE_WORKER_BATCH_TIME=1s",
 		"LETHE_WORKER_CONCURRENCY=9", "LETHE_WORKER_DRAIN_TIMEOUT=1m", "LETHE_WORKER_LISTEN=", "LETHE_WORKER_MAPPING_DELAY=7s", "LETHE_WORKER_MAX_LOCK_WAIT=2h",
-		"LETHE_WORKER_TIME_SLICE=1h",
+		"LETHE_WORKER_TIME_SLICE=1h", "LETHE_WORKER_WAL_COMPRESSION=lz4",
 	}
 	require.Len(t, environ, len(settings(&config)))
 	config, err = Load(environ, ForAPI, ForWorker)
@@ -468,6 +469,8 @@ func TestValues(t *testing.T) {
 		{"worker.listen", "", ""},
 		{"worker.time_slice", "0s", term},
 		{"worker.time_slice", "61m", term},
+		{"worker.wal_compression", "zstd", ""},
+		{"worker.wal_compression", "gzip", "must be one of: auto, off, pglz, lz4, zstd"},
 	} {
 		t.Run(test.path+"="+test.text, func(t *testing.T) {
 			t.Parallel()
