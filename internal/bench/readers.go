@@ -53,7 +53,10 @@ func measureReaders(ctx context.Context, r *rig) ([]Row, error) {
 // purgeAlone purges a room without readers. It returns the times between the commits, in
 // milliseconds.
 func (d database) purgeAlone(ctx context.Context, r room) (gaps []float64, err error) {
-	_, gaps, err = d.besidePurge(ctx, r, clock{every: time.Hour, calls: 1, do: func(context.Context, int) (time.Duration, error) { return 0, nil }})
+	_, gaps, err = d.besidePurge(ctx, r, clock{
+		every: readerEvery, atOnce: -1, calls: math.MaxInt,
+		do: func(context.Context, int) (time.Duration, error) { return 0, nil },
+	})
 	return gaps, err
 }
 

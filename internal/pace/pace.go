@@ -58,7 +58,7 @@ const (
 	// growth bounds how much larger than the last a batch is. A batch that was full has
 	// shown what its size takes. Another may have found little to do.
 	growth     = 2
-	fullGrowth = 4
+	fullGrowth = 8
 
 	// shrink bounds how much smaller it is.
 	shrink = 0.25
@@ -157,6 +157,12 @@ func (p *Pace) next(b Batch, now time.Time) int {
 		p.learn(b, float64(b.Done)/took, now)
 	}
 	size := float64(b.Size) * p.options.Time.Seconds() / took
+	if b.Size < b.Planned && b.Took <= p.options.Time {
+		// Most of its time may be what every batch takes. If that made the plan smaller,
+		// batches beside readers would become smaller and smaller, and take hardly less
+		// time.
+		size = max(size, float64(b.Planned))
+	}
 	return p.bounded(b.Work, int(min(max(size, float64(b.Planned)*shrink), float64(b.Planned)*grow)))
 }
 

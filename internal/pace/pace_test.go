@@ -21,7 +21,8 @@ func TestSizeFollowsTheTimeOfABatch(t *testing.T) {
 		{100, 0, aim, 100},
 		{100, 0, aim / 2, 200},
 		{100, 0, aim / 100, 200}, // it may have found little to do
-		{100, 75, aim / 100, 400},
+		{100, 74, aim / 100, 200},
+		{100, 75, aim / 100, 800},
 		{100, 100, aim / 3, 300},
 		{100, 0, 2 * aim, 50},
 		{300, 300, 3 * aim, 100},
@@ -36,10 +37,11 @@ func TestSizeFollowsTheTimeOfABatch(t *testing.T) {
 	require.Equal(t, 200, p.Next(Batch{Work: Users, Planned: 190, Size: 190, Took: time.Millisecond}))
 	require.Equal(t, 1, p.Next(Batch{Work: StateGroups, Planned: 1, Size: 1, Took: time.Hour}))
 
-	// A batch that was given less than planned is compared with the plan.
-	require.Equal(t, 400, p.Next(Batch{Work: Events, Planned: 400, Size: 100, Done: 100, Took: aim / 4}))
-	require.Equal(t, 200, p.Next(Batch{Work: Events, Planned: 400, Size: 100, Done: 100, Took: aim / 2}))
-	require.Equal(t, 100, p.Next(Batch{Work: Events, Planned: 400, Size: 100, Done: 100, Took: aim}))
+	// After a batch that was given less than planned, the plan stays unless it took too long.
+	require.Equal(t, 1000, p.Next(Batch{Work: Events, Planned: 400, Size: 100, Done: 100, Took: aim / 10}))
+	require.Equal(t, 400, p.Next(Batch{Work: Events, Planned: 400, Size: 100, Done: 100, Took: aim / 2}))
+	require.Equal(t, 400, p.Next(Batch{Work: Events, Planned: 400, Size: 100, Done: 100, Took: aim}))
+	require.Equal(t, 200, p.Next(Batch{Work: Events, Planned: 400, Size: 300, Done: 300, Took: aim * 3 / 2}))
 }
 
 // The first size is half of what others did in the time of a batch, and the less the
