@@ -35,7 +35,7 @@ run: ## Start Lethe with its own servers and demo rooms
 test: ## Lint, run all tests with the race detector, and fuzz tokens and filters for some seconds
 	@scripts/servers
 	@$(MAKE) --no-print-directory lint build
-	LETHE_TEST_PROGRAMS='$(CURDIR)/bin' go test -vet=off -race -timeout 15m -parallel 6 ./...
+	LETHE_TEST_PROGRAMS='$(CURDIR)/bin' go test -vet=off -race -timeout 15m ./...
 	go test ./test/lockmodel
 	go test -run '^$$' -fuzz FuzzParsePageToken -fuzztime 50000x ./internal/matrix
 	go test -run '^$$' -fuzz FuzzParseFilter -fuzztime 20000x ./internal/messages
@@ -45,13 +45,13 @@ test: ## Lint, run all tests with the race detector, and fuzz tokens and filters
 test-fast: ## Run all tests, without the race detector
 	@scripts/servers
 	@$(MAKE) --no-print-directory build
-	LETHE_TEST_PROGRAMS='$(CURDIR)/bin' go test -timeout 15m -parallel 6 ./...
+	LETHE_TEST_PROGRAMS='$(CURDIR)/bin' go test -timeout 15m ./...
 	$(deploy) test ./...
 
 .PHONY: test-kills
 test-kills: ## Kill workers at random points of purges and deletes, many times
 	@scripts/servers
-	LETHE_TEST_KILL_RUNS=10 go test -timeout 30m -parallel 6 -run ThroughKills ./internal/e2e
+	LETHE_TEST_KILL_RUNS=10 go test -timeout 30m -run ThroughKills ./internal/e2e
 
 .PHONY: test-verbs
 test-verbs: ## Cancel, pause, hold, move and retry 20 jobs at random for a minute, while workers are killed
@@ -68,17 +68,17 @@ chaos: ## Let FAULTS faults (40) meet a fleet at work, by the plan of SEED (1); 
 .PHONY: test-long
 test-long: ## Compare purges, pages and shutdowns with their models, fifteen times as often as make test
 	@scripts/servers
-	LETHE_TEST_CHECKS=300 go test -race -timeout 60m -parallel 6 ./internal/store/... ./internal/messages ./internal/shutdown
+	LETHE_TEST_CHECKS=300 go test -race -timeout 60m ./internal/store/... ./internal/messages ./internal/shutdown
 
 .PHONY: test-corruption
 test-corruption: ## Purge and delete rooms with corrupt indexes, 200 times
 	@scripts/servers
-	LETHE_TEST_CORRUPTIONS=200 go test -count 1 -timeout 30m -parallel 6 -run TestCorruptIndexes ./internal/store/purge
+	LETHE_TEST_CORRUPTIONS=200 go test -count 1 -timeout 30m -run TestCorruptIndexes ./internal/store/purge
 
 .PHONY: strangers
 strangers: ## Run the tests of what uses the database beside functions and operators of another role that fit better
 	@scripts/servers
-	go test -count 1 -timeout 30m -parallel 6 -tags strangers ./internal/store/... ./internal/plan ./internal/doctor \
+	go test -count 1 -timeout 30m -tags strangers ./internal/store/... ./internal/plan ./internal/doctor \
 		./internal/operator ./internal/messages ./internal/tasks ./internal/shutdown ./internal/sweep ./internal/schedule ./internal/httpapi
 
 .PHONY: postgres-versions

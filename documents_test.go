@@ -201,7 +201,7 @@ func TestWaitsAreExplained(t *testing.T) {
 	}
 	all := control + source("internal/store/journal/holds.go") + source("internal/operator/operator.go") +
 		source("internal/store/migrate/migrations/lethe/00012_control.sql") +
-		source("internal/store/postgres/lock_watch.go") + source("internal/store/postgres/errors.go")
+		source("internal/brake/brake.go") + source("internal/store/postgres/lock_watch.go") + source("internal/store/postgres/errors.go")
 	for _, beginning := range explained {
 		require.Regexp(t, `["']`+regexp.QuoteMeta(beginning), all, "nothing shows it")
 	}
@@ -212,7 +212,7 @@ func TestWaitsAreExplained(t *testing.T) {
 func waitsForTexts(t *testing.T) (texts []string) {
 	t.Helper()
 	add := func(beginning string, text ast.Expr) {
-		if literals := literalsOf(text); strings.Trim(literals, "…") != "" {
+		if literals := literalsOf(text); strings.Trim(literals, "…") != "" && !strings.HasPrefix(literals, "brake: ") {
 			texts = append(texts, beginning+literals)
 		}
 	}

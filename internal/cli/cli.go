@@ -93,7 +93,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused, 4 timed out.`,
 		&cobra.Group{ID: "run", Title: "Run:"},
 	)
 	for group, commands := range map[string][]*cobra.Command{
-		"rooms":   {a.job(), a.plan(), a.purge(), a.delete(), a.sweep(), a.room(), a.hold(), a.fleet()},
+		"rooms":   {a.job(), a.plan(), a.purge(), a.delete(), a.sweep(), a.room(), a.hold(), a.fleet(), a.brake()},
 		"install": {a.migrate(), a.uninstall(), a.doctor(), a.probe(), a.version()},
 		"run":     append(launch.Commands(), a.dev(), a.demo(), a.bench()),
 	} {

@@ -18,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"lethe/internal/command"
+	"lethe/internal/holdfile"
 	"lethe/internal/operator"
 )
 
@@ -623,10 +624,10 @@ func TestHoldFiles(t *testing.T) {
 		require.Equal(t, command.Failed, got.status, name)
 		require.Contains(t, got.stderr, "it is not a file of lethe hold export, or it was changed", name)
 		_, err := exportedHolds(path)
-		require.ErrorIs(t, err, errHoldFile, name)
+		require.ErrorIs(t, err, holdfile.ErrNotExported, name)
 	}
-	lifted := newHoldFile([]operator.Hold{{Room: "!a:x", Reason: "r", ReleasedAt: 1}})
-	require.Empty(t, lifted.standing())
+	lifted := holdfile.New([]operator.Hold{{Room: "!a:x", Reason: "r", ReleasedAt: 1}})
+	require.Empty(t, lifted.Standing())
 }
 
 // A password is never repeated, in whatever form it comes.
@@ -655,15 +656,15 @@ func TestTimes(t *testing.T) {
 		"1970-01-01": 0, "0": 0, "2026-01-31": 1_769_817_600_000, "2026-01-31T01:00:00+01:00": 1_769_817_600_000, "2026-01-31 00:00": 1_769_817_600_000,
 		"30s": 1_799_999_970_000, "1d": 1_799_913_600_000, "2w": 1_798_790_400_000,
 	} {
-		got, err := parseTime(text, now, -1)
+		got, err := command.ParseTime(text, now, -1)
 		require.NoError(t, err, text)
 		require.Equal(t, want, got, text)
 	}
-	later, err := parseTime("12h", now, 1)
+	later, err := command.ParseTime("12h", now, 1)
 	require.NoError(t, err)
 	require.Equal(t, now.UnixMilli()+12*3_600_000, later)
 	for _, text := range []string{"", "-1d", "1y", "1.5h", "now", "31.01.2026", "2026-13-01", "99999999999999999999", "1969-12-31", "999999w"} {
-		_, err := parseTime(text, now, -1)
+		_, err := command.ParseTime(text, now, -1)
 		require.Error(t, err, text)
 	}
 }

@@ -211,7 +211,7 @@ those that are requested later. They wait until lethe fleet resume, or until a t
 	}
 	s := addScope(c)
 	c.Flags().StringVar(&body.Reason, "reason", "", "why; it must not be empty")
-	c.Flags().StringVar(&until, "until", "", "end the pause at this `time`, "+timeForms+" from now")
+	c.Flags().StringVar(&until, "until", "", "end the pause at this `time`, "+command.TimeForms+" from now")
 	c.RunE = a.asks(func(ctx context.Context, c *cobra.Command, api *client.Client, _ []string) error {
 		scope, value, err := s.read()
 		if err != nil {
@@ -221,7 +221,7 @@ those that are requested later. They wait until lethe fleet resume, or until a t
 			return command.Usage("%s needs --reason, for those who wonder why their jobs wait", c.CommandPath())
 		}
 		if until != "" {
-			if body.Until, err = parseUntil(until); err != nil {
+			if body.Until, err = command.ParseUntil(until); err != nil {
 				return err
 			}
 		}

@@ -10,9 +10,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"lethe/internal/command"
+	"lethe/internal/holdfile"
 	"lethe/internal/operator"
 	"lethe/internal/operator/client"
 	"lethe/internal/output"
+	"lethe/internal/store/migrate"
 	"lethe/internal/wire"
 )
 
@@ -202,11 +204,11 @@ and lethe uninstall need it while rooms are held. With - as FILE it writes to st
 		case len(holds.Holds) >= maxHolds:
 			return fmt.Errorf("there are more than %d holds, and the API lists no more: nothing was written", maxHolds-1)
 		}
-		export := newHoldFile(holds.Holds)
+		export := holdfile.New(holds.Holds)
 		if args[0] == "-" {
-			return export.write(c.OutOrStdout())
+			return export.Write(c.OutOrStdout())
 		}
-		if err := export.writeFile(args[0], overwrite); err != nil {
+		if err := export.WriteFile(args[0], overwrite); err != nil {
 			return err
 		}
 		warn(c, "%d holds are in %s", len(holds.Holds), args[0])
@@ -242,7 +244,7 @@ hold, and by whom, are those of the import: the file has the first ones.`,
 				return err
 			}
 			done := importDocument{Holds: []operator.Hold{}, Refused: []refusedHold{}}
-			for _, hold := range file.standing() {
+			for _, hold := range file.Standing() {
 				set, err := api.SetHold(ctx, hold.Room, hold.Reason)
 				var answer *wire.Error
 				switch {
@@ -264,4 +266,33 @@ hold, and by whom, are those of the import: the file has the first ones.`,
 			return nil
 		}),
 	}
+}
+
+// readHoldFile reads an exported file.
+func readHoldFile(path string) (holdfile.File, error) {
+	text, err := readFile(path, holdfile.MaxBytes)
+	if err == nil {
+		var file holdfile.File
+		if file, err = holdfile.Parse(text); err == nil {
+			return file, nil
+		}
+	}
+	return holdfile.File{}, fmt.Errorf("read %s: %w", path, err)
+}
+
+// exportedHolds returns the holds of an exported file for package migrate. Without a file
+// it returns none.
+func exportedHolds(path string) ([]migrate.Hold, error) {
+	if path == "" {
+		return nil, nil
+	}
+	file, err := readHoldFile(path)
+	if err != nil {
+		return nil, &command.StatusError{Status: command.BadUsage, Err: err}
+	}
+	var holds []migrate.Hold
+	for _, hold := range file.Standing() {
+		holds = append(holds, migrate.Hold{Room: hold.Room, Reason: hold.Reason})
+	}
+	return holds, nil
 }

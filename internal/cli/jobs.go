@@ -74,7 +74,7 @@ func addSelection(c *cobra.Command, isList bool) *selection {
 	s.flags.StringSliceVar(&s.kinds, "kind", nil, "only jobs of this `kind`: "+strings.Join(kinds, ", ")+"; may be repeated")
 	s.flags.StringVar(&s.room, "room", "", "only jobs of the room with this `id`")
 	s.flags.StringVar(&s.requester, "requester", "", "only jobs that this `user` has requested")
-	s.flags.StringVar(&s.since, "since", "", "only jobs that were requested since this `time`, "+timeForms)
+	s.flags.StringVar(&s.since, "since", "", "only jobs that were requested since this `time`, "+command.TimeForms)
 	if !isList { // the list of the API has no such filter
 		s.flags.StringVar(&s.before, "before", "", "only jobs that were requested before this `time`")
 	}
@@ -115,7 +115,7 @@ func (s *selection) filter() (operator.Filter, error) {
 		if into.text == "" {
 			continue
 		}
-		ms, err := parseTime(into.text, time.Now(), -1)
+		ms, err := command.ParseTime(into.text, time.Now(), -1)
 		if err != nil {
 			return f, command.Usage("%s: %w", name, err)
 		}
@@ -244,7 +244,7 @@ func (a *app) verb(name, short, long, example string) *cobra.Command {
 	flags.IntVar(&limit, "limit", 0, "with --all-matching: the most jobs (default 1000)")
 	s := addSelection(c, false)
 	if name == "pause" {
-		flags.StringVar(&until, "until", "", "resume the job by itself at this `time`, "+timeForms+" from now")
+		flags.StringVar(&until, "until", "", "resume the job by itself at this `time`, "+command.TimeForms+" from now")
 	}
 	if name == "priority" {
 		flags.StringVar(&body.Queue, "queue", "", "the `queue`: "+strings.Join(queues, ", "))
@@ -269,7 +269,7 @@ func (a *app) verb(name, short, long, example string) *cobra.Command {
 			return command.Usage("--queue must be one of %s", strings.Join(queues, ", "))
 		}
 		if until != "" {
-			if body.Until, err = parseUntil(until); err != nil {
+			if body.Until, err = command.ParseUntil(until); err != nil {
 				return err
 			}
 		}

@@ -57,7 +57,7 @@ func (accepting *accepting) check(c *cobra.Command) error {
 	if accepting.Grace == "" {
 		return nil
 	}
-	grace, err := parseGrace(accepting.Grace)
+	grace, err := command.ParseGrace(accepting.Grace, operator.MaxGrace)
 	accepting.Grace = grace
 	return err
 }
@@ -107,7 +107,7 @@ type point struct {
 func addPoint(c *cobra.Command) *point {
 	p := &point{}
 	c.Flags().StringVar(&p.event, "event", "", "delete what is before the event with this `id`, which stays")
-	c.Flags().StringVar(&p.before, "before", "", "delete what this server received before this `time`, "+timeForms+" ago")
+	c.Flags().StringVar(&p.before, "before", "", "delete what this server received before this `time`, "+command.TimeForms+" ago")
 	c.Flags().BoolVar(&p.local, "delete-local", false, "also delete events of this server's users")
 	return p
 }
@@ -122,7 +122,7 @@ func (p *point) read(c *cobra.Command) (event string, before *int64, err error) 
 	case p.event != "":
 		return p.event, nil, nil
 	}
-	at, err := parseTime(p.before, time.Now(), -1)
+	at, err := command.ParseTime(p.before, time.Now(), -1)
 	if err != nil {
 		return "", nil, command.Usage("--before: %w", err)
 	}

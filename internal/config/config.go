@@ -51,6 +51,9 @@ type Config struct {
 	// [AuthHomeserver] or [AuthMAS]. Defaults to "auto".
 	Auth string
 
+	// Brake is the settings of what slows jobs down.
+	Brake Brake
+
 	// Database is how a process reaches PostgreSQL.
 	Database Database
 
@@ -302,6 +305,27 @@ type Scheduler struct {
 	// Listen (scheduler.listen) is the host:port of health and metrics; "" turns
 	// them off. Defaults to "127.0.0.1:8472".
 	Listen string
+}
+
+// Brake is the settings of what slows jobs down.
+type Brake struct {
+	// Enabled (brake.enabled) is whether jobs slow down. Defaults to true.
+	Enabled bool
+
+	// Standbys (brake.standbys) is the application_names of the standbys that count.
+	// Defaults to nil, unset.
+	Standbys []string
+
+	// DiskPath (brake.disk_path) is a folder in the file system of the database's data.
+	// Defaults to "", unset.
+	DiskPath string
+
+	// PrometheusURL (brake.prometheus_url) is the URL of a Prometheus. Defaults to "", unset.
+	PrometheusURL Secret
+
+	// PrometheusQuery (brake.prometheus_query) is the query whose number counts. Defaults to
+	// "", unset.
+	PrometheusQuery string
 }
 
 // Worker is the settings of the worker process.

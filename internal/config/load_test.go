@@ -163,6 +163,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		API:             API{Listen: "[::1]:0", MetricsListen: ":9", TLS: TLS{CertFile: "/a.crt", KeyFile: "/a.key"}},
 		Asynqmon:        Asynqmon{Listen: ":8", TLS: TLS{CertFile: "/m.crt", KeyFile: "/m.key"}},
 		Auth:            AuthHomeserver,
+		Brake:           Brake{Standbys: []string{"one", "two"}, DiskPath: "/data", PrometheusURL: "http://:hunter2@p:9090/x", PrometheusQuery: "up"},
 		Database:        Database{MaxConnections: 7, URL: databaseURL},
 		Dialect:         DialectSeed,
 		Homeserver:      Homeserver{ASToken: "hunter2", RedisURL: "redis://:hunter2@synapse", URL: "https://matrix.example.org"},
@@ -210,6 +211,7 @@ account_validity: true
 api: {listen: "[::1]:0", metrics_listen: ":9", tls_cert_file: /a.crt, tls_key_file: /a.key}
 asynqmon: {listen: ":8", metrics_listen: "", read_only: false, tls_cert_file: /m.crt, tls_key_file: /m.key}
 auth: homeserver
+brake: {enabled: false, standbys: [one, two], disk_path: /data, prometheus_url: "http://:hunter2@p:9090/x", prometheus_query: up}
 database:
   max_connections: "7"
   url: ` + databaseURL + `
@@ -256,6 +258,8 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 	environ := []string{
 		"LETHE_ACCOUNT_VALIDITY=true", "LETHE_API_LISTEN=[::1]:0", "LETHE_API_METRICS_LISTEN=:9", "LETHE_ASYNQMON_METRICS_LISTEN=",
 		"LETHE_API_TLS_CERT_FILE=/a.crt", "LETHE_API_TLS_KEY_FILE=/a.key", "LETHE_ASYNQMON_LISTEN=:8", "LETHE_ASYNQMON_READ_ONLY=false",
+		"LETHE_BRAKE_ENABLED=false", "LETHE_BRAKE_STANDBYS=one,two", "LETHE_BRAKE_DISK_PATH=/data",
+		"LETHE_BRAKE_PROMETHEUS_URL=http://:hunter2@p:9090/x", "LETHE_BRAKE_PROMETHEUS_QUERY=up",
 		"LETHE_ASYNQMON_TLS_CERT_FILE=/m.crt", "LETHE_ASYNQMON_TLS_KEY_FILE=/m.key", "LETHE_SCHEMA_COMPAT=85", "LETHE_TABLES=future=keep", "LETHE_TRUSTED_PROXIES=10.0.0.0/8, ::1", "LETHE_AUTH=homeserver", "LETHE_HOMESERVER_AS_TOKEN=hunter2",
 		"LETHE_HOMESERVER_REDIS_URL=redis://:hunter2@synapse",
 		"LETHE_HOMESERVER_CONFIG_FILE=" + synapse,

@@ -49,7 +49,7 @@ func TestEverySecretMayBeInAFile(t *testing.T) {
 			variables[variable(s.path)+secretSuffix] = true
 		}
 	}
-	require.Equal(t, 6, secrets)
+	require.Equal(t, 7, secrets)
 	_, err = Load([]string{"LETHE_SERVER_NAME_FILE=" + secretFile(t, "example.org")})
 	require.Equal(t, []string{"LETHE_SERVER_NAME_FILE: no such setting"}, problems(t, err))
 }

@@ -118,7 +118,7 @@ const asynqmonDoc = `The asynqmon process serves web pages that show the queues 
 	user and a password: any user name will do, and the password is the admin's access token.`
 
 func processSettings(c *Config) []setting {
-	w := &c.Worker
+	w, b := &c.Worker, &c.Brake
 	return []setting{
 		row("api.listen", "127.0.0.1:8470", required(&c.API.Listen, addressFormat),
 			`The host:port that the API listens on. Port 0 takes a free port.`),
@@ -191,6 +191,22 @@ func processSettings(c *Config) []setting {
 			server was built with, if the role may set wal_compression, and otherwise the server's own setting. A worker
 			does not start with pglz, lz4 or zstd if the server or the role cannot use it. off leaves the server's own
 			setting.`),
+		row("brake.enabled", "true", boolean(&b.Enabled),
+			`Whether jobs slow down, and wait, while PostgreSQL has enough to do: while standbys or the archive are
+			behind, other sessions wait for Lethe's locks, or commits are slow. lethe brake shows the limits and changes
+			them.`),
+		row("brake.standbys", "", standbys(&b.Standbys).like("[replica1, replica2]"),
+			`The application_names of the standbys that count. If one of them is not connected, it is as far behind as
+			it is away. Without this setting, all connected standbys count. In a variable, separate the names with
+			commas.`),
+		row("brake.disk_path", "", optional(&b.DiskPath, filePathFormat).like("/var/lib/postgresql"),
+			`A folder in the file system of PostgreSQL's data, if it is on the worker's machine. Its free space counts
+			then.`),
+		row("brake.prometheus_url", "", optional(&b.PrometheusURL, prometheusURLFormat).secret().like("http://127.0.0.1:9090"),
+			`The URL of a Prometheus that is asked for brake.prometheus_query.`),
+		row("brake.prometheus_query", "", optional(&b.PrometheusQuery, queryFormat).like("max(rate(node_pressure_io_waiting_seconds_total[1m]))"),
+			`A query in PromQL. Its largest number counts. Set the limits with lethe brake set query. The query needs
+			brake.prometheus_url.`),
 		row("scheduler.listen", "127.0.0.1:8472", optional(&c.Scheduler.Listen, addressFormat),
 			`The host:port that serves the scheduler's health and metrics. Port 0 takes a free port, and "" turns it off.`),
 	}

@@ -18,6 +18,7 @@ import (
 	"lethe/internal/homeserver"
 	"lethe/internal/mas"
 	"lethe/internal/matrix"
+	"lethe/internal/promquery"
 	"lethe/internal/redisdb"
 	"lethe/internal/schema"
 )
@@ -41,6 +42,9 @@ func mustBe(is string, valid func(string) bool) format {
 var (
 	addressFormat     = mustBe("host:port, such as 127.0.0.1:8470, with a port from 0 to 65535 or its name", validAddress)
 	databaseURLFormat = format{"a PostgreSQL URL, such as postgres://user:password@host:5432/database", validDatabaseURL}
+
+	prometheusURLFormat = format{"the URL of a Prometheus, such as http://127.0.0.1:9090", promquery.ValidURL}
+	queryFormat         = mustBe("a query in PromQL of up to 10,000 bytes", func(text string) bool { return len(text) <= 10_000 })
 
 	// filePathFormat accepts any text: whether a path is right shows when the file
 	// is read.
@@ -176,6 +180,16 @@ func networks(field *[]netip.Prefix) value {
 			return nil, errors.New("must be an address or a network, such as 127.0.0.1 or 10.0.0.0/8")
 		}
 		return append(list, network.Masked()), nil
+	})
+}
+
+// standbys are names of standbys. PostgreSQL cuts an application_name off after 63 bytes.
+func standbys(field *[]string) value {
+	return listOf(field, "a list of names", func(list []string, item string) ([]string, error) {
+		if len(item) > 63 {
+			return nil, errors.New("the name of a standby has up to 63 bytes")
+		}
+		return append(list, item), nil
 	})
 }
 

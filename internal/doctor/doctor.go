@@ -179,6 +179,7 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config, ro
 	}
 	if serves(schema.Worker) {
 		r.examineBeside(ctx, db, settings)
+		r.examineBrake(ctx, db, settings, role)
 		r.examineVersions(ctx, db, addError)
 		if !lacking {
 			r.examineStream(ctx, db, addError)

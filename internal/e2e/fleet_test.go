@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,7 +29,11 @@ import (
 	"lethe/internal/store/migrate"
 )
 
-func TestMain(m *testing.M) { devstacktest.Main(m) }
+func TestMain(m *testing.M) {
+	// The tests mostly wait for processes. An argument on the command line overrides this.
+	_ = flag.Set("test.parallel", "12")
+	devstacktest.Main(m)
+}
 
 // A fleet is a database, a Redis and the Lethe processes on them.
 type fleet struct {

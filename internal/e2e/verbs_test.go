@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -207,4 +208,38 @@ func TestLimitOfTheFleetSlowsAPurgeThatRuns(t *testing.T) {
 	f.document(true, "fleet", "set", "purge_history", "--rows-per-second", "default")
 	f.await(2*time.Minute, id)
 	require.Zero(t, f.left())
+}
+
+// A purge that is at a hard limit of the brake waits, and says for what. lethe brake shows
+// the worker that brakes, and the purge goes on when the limit is lifted.
+func TestBrakeMakesJobsWait(t *testing.T) {
+	t.Parallel()
+	f, purge := demo(t, 1000)
+	f.start("scheduler")
+	f.start("worker", slowly)
+	set := f.document(true, "brake", "set", "commit_seconds", "--soft", "none", "--hard", "0")
+	require.Equal(t, map[string]any{"signal": "commit_seconds", "soft": nil, "hard": 0.0, "default": false}, only(set, "signal", "soft", "hard", "default"))
+	brakes := func() bool {
+		workers, _ := f.document(true, "brake", "show")["workers"].([]any)
+		return len(workers) == 1 && workers[0].(map[string]any)["share"] == 0.0
+	}
+	f.eventually(20*time.Second, brakes, "no worker brakes")
+	id := f.purge(large, purge)
+	f.eventually(20*time.Second, func() bool {
+		text, _ := f.job(id)["waits_for"].(string)
+		return strings.HasPrefix(text, "brake: a commit took ")
+	}, "the job does not wait for the brake")
+	require.Positive(t, f.left())
+	f.document(true, "brake", "reset", "commit_seconds")
+	f.await(time.Minute, id)
+	require.Zero(t, f.left())
+}
+
+// only returns some members of an object.
+func only(object map[string]any, names ...string) map[string]any {
+	some := map[string]any{}
+	for _, name := range names {
+		some[name] = object[name]
+	}
+	return some
 }

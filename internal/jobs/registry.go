@@ -31,6 +31,7 @@ type Yield string
 // The reasons. docs/metrics.md describes them.
 const (
 	YieldAbsorbed     Yield = "absorbed"
+	YieldBrake        Yield = "brake"
 	YieldDeletes      Yield = "deletes"
 	YieldDiskFull     Yield = "disk full"
 	YieldDrain        Yield = "drain"
@@ -116,7 +117,7 @@ func yieldsOfAll(further ...Yield) []Yield {
 
 // yieldsOfRooms returns the reasons of every kind with a room, and further ones.
 func yieldsOfRooms(further ...Yield) []Yield {
-	return append(yieldsOfAll(YieldHeld, YieldLowQueue, YieldRate, YieldRedisRefuses, YieldRoomLocked, YieldSynapse), further...)
+	return append(yieldsOfAll(YieldBrake, YieldHeld, YieldLowQueue, YieldRate, YieldRedisRefuses, YieldRoomLocked, YieldSynapse), further...)
 }
 
 // Registry returns the definitions of all kinds of jobs.

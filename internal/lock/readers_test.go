@@ -329,3 +329,66 @@ func TestPagesCostFewRoundTrips(t *testing.T) {
 	r.Close()
 	require.EqualValues(t, 2+20, count.scripts.Load(), "at worst one to enter and one, later, to leave")
 }
+
+// An interruption does something after the next script, before its client has the answer.
+type interruption struct{ do func() }
+
+func (i *interruption) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		return next(ctx, network, address)
+	}
+}
+
+func (i *interruption) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if strings.HasPrefix(cmd.Name(), "eval") && i.do != nil {
+			do := i.do
+			i.do = nil
+			do()
+		}
+		return err
+	}
+}
+
+func (i *interruption) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// A lease that Redis has given when its only reader has left is released, so that no writer
+// waits for it.
+func TestLeaseWithoutReadersIsReleased(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t, devstacktest.Redis(t))
+	client := s.open(t)[0]
+	// The server now has the scripts, so that each is one command.
+	warm := lock.NewReaders(lock.New(client, nil, lock.Options{}), lock.ReadersOptions{})
+	enter(t, warm, newRoom())()
+	warm.Close()
+
+	room := newRoom()
+	ctx, cancel := context.WithCancel(t.Context())
+	r := lock.NewReaders(lock.New(client, nil, lock.Options{Lease: forLong, MaxLease: forLong}), lock.ReadersOptions{Share: forLong})
+	t.Cleanup(r.Close)
+	left := make(chan error, 1)
+	client.AddHook(&interruption{do: func() {
+		s.leases(t, room, 1)
+		cancel()
+		require.ErrorIs(t, <-left, context.Canceled)
+	}})
+	_, err := r.Enter(ctx, room)
+	left <- err
+	s.gone(t, names.RoomReadLeases(room))
+}
+
+// A lease that has expired keeps no writer out, although other readers have kept its set
+// alive.
+func TestExpiredLeaseKeepsNoWriterOut(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t, devstacktest.Redis(t))
+	room := newRoom()
+	key := names.RoomReadLeases(room)
+	require.NoError(t, s.inside[0].ZAdd(t.Context(), key, redis.Z{Score: 1, Member: "of a reader that was killed"}).Err())
+	require.NoError(t, s.inside[0].PExpire(t.Context(), key, forLong).Err())
+	unlock(t, mustLock(t, s.locker(t, lock.Options{Wait: 5 * time.Second}), room))
+}

@@ -146,6 +146,14 @@ type Metrics struct {
 	// were read without a lease of their room, because Redis could not be reached.
 	ReadsWithoutLease prometheus.Counter
 
+	// BrakePauseSeconds (lethe_brake_pause_seconds_total) is how long jobs have paused for
+	// the brake, in seconds.
+	BrakePauseSeconds prometheus.Counter
+
+	// BrakeShare (lethe_brake_share) is for which share of its time the brake lets a job
+	// work, from 0 to 1.
+	BrakeShare prometheus.Gauge
+
 	// RatePauseSeconds (lethe_rate_pause_seconds_total) is how long purges of sweeps
 	// have paused to keep retention.rows_per_second, in seconds.
 	RatePauseSeconds prometheus.Counter
@@ -221,6 +229,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		LockLosses:        counter("lethe_lock_losses_total", "Room locks lost while held.").WithLabelValues(),
 		ReadsWithoutLease: counter("lethe_reads_without_lease_total", "Pages read without a lease of their room.").WithLabelValues(),
 		UnknownTasks:      counter("lethe_unknown_tasks_total", "Tasks that name no job of the database.").WithLabelValues(),
+		BrakePauseSeconds: counter("lethe_brake_pause_seconds_total", "How long jobs have paused for the brake.").WithLabelValues(),
+		BrakeShare:        gauge("lethe_brake_share", "The share of its time for which the brake lets a job work.").WithLabelValues(),
 		RatePauseSeconds:  counter("lethe_rate_pause_seconds_total", "How long purges of sweeps have paused to keep retention.rows_per_second.").WithLabelValues(),
 
 		AbandonedRooms:        counter("lethe_abandoned_rooms_total", "Rooms that sweeps for abandoned rooms have decided about.", "outcome"),

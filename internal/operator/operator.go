@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"lethe/internal/brake"
 	"lethe/internal/plan"
 	"lethe/internal/store/admin"
 	"lethe/internal/store/control"
@@ -16,6 +17,10 @@ import (
 
 // Options are the options of [New].
 type Options struct {
+	// Brakes returns what the workers' brakes do, by worker. Defaults to nil, which is not
+	// known.
+	Brakes func(ctx context.Context) (map[string]brake.State, error)
+
 	// Changed is called for each job that a verb has changed, so that its status follows.
 	// Defaults to nothing.
 	Changed func(ctx context.Context, job journal.Job)

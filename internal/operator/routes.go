@@ -92,6 +92,9 @@ func (o *Operator) Routes() []Route {
 		{Method: post, Path: "/sweeps", Summary: "Accept a sweep", Body: SweepRequest{}, Status: 202, Answer: Accepted{}, Serve: o.sweep},
 		{Method: get, Path: "/rooms", Summary: "List rooms, the largest first", Query: page, Status: 200, Answer: Rooms{}, Patient: true, Serve: o.rooms},
 		{Method: get, Path: "/rooms/{room_id}", Summary: "Show what a room takes in the database", Status: 200, Answer: footprint.Room{}, Patient: true, Serve: o.room},
+		{Method: get, Path: "/brake", Summary: "Show what slows jobs down", Status: 200, Answer: Brake{}, Serve: o.brake},
+		{Method: put, Path: "/brake/{signal}", Summary: "Set the limits of a signal at which jobs slow down and wait", Body: BrakeRequest{}, Status: 200, Answer: BrakeSignal{}, Serve: o.setBrake},
+		{Method: del, Path: "/brake/{signal}", Summary: "Give a signal its default limits again", Status: 200, Answer: BrakeSignal{}, Serve: o.resetBrake},
 		{Method: get, Path: "/fleet", Summary: "Show the fleet's workers and limits", Status: 200, Answer: Fleet{}, Serve: o.fleet},
 		{Method: put, Path: "/fleet/{kind}", Summary: "Set the fleet's limits for a kind of job", Body: LimitRequest{}, Status: 200, Answer: Limit{}, Serve: o.setLimit},
 		{Method: get, Path: "/holds", Summary: "List held rooms", Query: []Parameter{{

@@ -356,6 +356,54 @@ type Fleet struct {
 	Workers *[]FleetWorker `json:"workers"`
 }
 
+// Brake is what slows jobs down.
+type Brake struct {
+	// Signals are the figures that workers look at, with their limits.
+	Signals []BrakeSignal `json:"signals"`
+
+	// Workers are what the workers' brakes do. It is null if that is not known, which is so
+	// without Redis.
+	Workers *[]BrakeWorker `json:"workers"`
+}
+
+// A BrakeSignal is a figure that workers look at. A null limit does not limit. From
+// the soft limit on jobs are slower, and at the hard one they wait.
+type BrakeSignal struct {
+	Signal string   `json:"signal"`
+	Soft   *float64 `json:"soft"`
+	Hard   *float64 `json:"hard"`
+
+	// Default says that the limits are the default ones. Who has set others, and when.
+	Default bool   `json:"default"`
+	Who     string `json:"who,omitempty"`
+	Set     int64  `json:"set_ts,omitempty"`
+
+	// Value is the worst value that a worker has seen last, null if it is unknown. Says is
+	// the same in words.
+	Value *float64 `json:"value"`
+	Says  string   `json:"says,omitempty"`
+}
+
+// A BrakeWorker is what the brake of a worker does.
+type BrakeWorker struct {
+	Name string `json:"name"`
+
+	// Share is for which share of their time jobs work. With 0 they wait.
+	Share float64 `json:"share"`
+
+	// Reason is why it is less than 1.
+	Reason string `json:"reason,omitempty"`
+
+	// At is when the worker looked at the server.
+	At int64 `json:"at_ts"`
+}
+
+// A BrakeRequest sets the limits of a signal. A null limit does not limit.
+type BrakeRequest struct {
+	Soft *float64 `json:"soft,omitempty"`
+	Hard *float64 `json:"hard,omitempty"`
+}
+
 // A FleetWorker is a process that takes jobs.
 type FleetWorker struct {
 	Name        string `json:"name"`

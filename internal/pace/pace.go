@@ -74,8 +74,8 @@ const (
 
 // Options are the options of a [Pace].
 type Options struct {
-	// Time is the time that a batch aims at. It has no default.
-	Time time.Duration
+	// Time returns the time that a batch aims at now. It has no default.
+	Time func() time.Duration
 
 	// Most is the largest size of a batch. It has no default.
 	Most int
@@ -113,7 +113,7 @@ func (p *Pace) first(work Work, now time.Time) int {
 	learned := p.rates[work]
 	p.mu.Unlock()
 	b := boundsOf[work]
-	size := learned.perSecond * p.options.Time.Seconds() * trust
+	size := learned.perSecond * p.options.Time().Seconds() * trust
 	for age := now.Sub(learned.at); age >= halfLife && int(size) > b.first; age -= halfLife {
 		size /= 2
 	}
@@ -150,14 +150,14 @@ type Batch struct {
 func (p *Pace) Next(b Batch) int { return p.next(b, time.Now()) }
 
 func (p *Pace) next(b Batch, now time.Time) int {
-	took := max(b.Took.Seconds(), 1e-6)
+	aim, took := p.options.Time(), max(b.Took.Seconds(), 1e-6)
 	grow := float64(growth)
 	if 4*b.Done >= 3*int64(b.Size) {
 		grow = fullGrowth
 		p.learn(b, float64(b.Done)/took, now)
 	}
-	size := float64(b.Size) * p.options.Time.Seconds() / took
-	if b.Size < b.Planned && b.Took <= p.options.Time {
+	size := float64(b.Size) * aim.Seconds() / took
+	if b.Size < b.Planned && b.Took <= aim {
 		// Most of its time may be what every batch takes. If that made the plan smaller,
 		// batches beside readers would become smaller and smaller, and take hardly less
 		// time.

@@ -10,6 +10,8 @@ import (
 
 const aim = 100 * time.Millisecond
 
+func aims() time.Duration { return aim }
+
 func TestSizeFollowsTheTimeOfABatch(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -30,10 +32,10 @@ func TestSizeFollowsTheTimeOfABatch(t *testing.T) {
 		{100, 100, time.Hour, 50}, // no less
 		{900, 0, 0, 1000},         // no more
 	} {
-		p := New(Options{Time: aim, Most: 1000})
+		p := New(Options{Time: aims, Most: 1000})
 		require.Equal(t, c.want, p.Next(Batch{Work: Events, Planned: c.size, Size: c.size, Done: c.done, Took: c.took}), "%+v", c)
 	}
-	p := New(Options{Time: aim, Most: 1000})
+	p := New(Options{Time: aims, Most: 1000})
 	require.Equal(t, 200, p.Next(Batch{Work: Users, Planned: 190, Size: 190, Took: time.Millisecond}))
 	require.Equal(t, 1, p.Next(Batch{Work: StateGroups, Planned: 1, Size: 1, Took: time.Hour}))
 
@@ -49,7 +51,7 @@ func TestSizeFollowsTheTimeOfABatch(t *testing.T) {
 func TestSizeOfTheFirstBatchIsLearned(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p := New(Options{Time: aim, Most: 5000})
+		p := New(Options{Time: aims, Most: 5000})
 		full := func(done int64, took time.Duration) {
 			p.Next(Batch{Work: Events, Planned: int(done), Size: int(done), Done: done, Took: took})
 		}
@@ -85,7 +87,7 @@ func TestSizeOfTheFirstBatchIsLearned(t *testing.T) {
 func TestSizeWhileReadersWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p := New(Options{Time: aim, Most: 5000})
+		p := New(Options{Time: aims, Most: 5000})
 		require.Equal(t, 4000, p.Size(Events, "!a:x", 4000))
 		p.Crowd("!a:x")
 		require.Equal(t, 1000, p.Size(Events, "!a:x", 4000))

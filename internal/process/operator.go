@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 
+	"lethe/internal/brake"
 	"lethe/internal/config"
 	"lethe/internal/dispatch"
 	"lethe/internal/httpapi"
@@ -37,6 +38,7 @@ func (p *process) operator() *operator.Operator {
 	if p.redis != nil {
 		options.Changed = func(ctx context.Context, job journal.Job) { p.board.Post(ctx, jobs.StatusOf(job)) }
 		dispatcher := dispatch.New(p.redis, p.names)
+		options.Brakes = brake.NewBoard(p.redis, p.names).States
 		options.Workers = func(context.Context) ([]operator.FleetWorker, error) { return fleetOf(dispatcher) }
 	}
 	planner, sizes := plannerOf(p.db, p.synapse, p.settings)

@@ -11,8 +11,10 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"lethe/internal/brake"
 	"lethe/internal/config"
 	"lethe/internal/dispatch"
+	"lethe/internal/fleet"
 	"lethe/internal/homeserver"
 	"lethe/internal/httpapi"
 	"lethe/internal/jobs"
@@ -22,6 +24,7 @@ import (
 	"lethe/internal/messages"
 	"lethe/internal/monitor"
 	"lethe/internal/observe"
+	"lethe/internal/promquery"
 	"lethe/internal/redisdb"
 	"lethe/internal/retention"
 	"lethe/internal/schedule"
@@ -178,12 +181,18 @@ func (p *process) part(purpose config.Purpose) part {
 			var group sync.WaitGroup
 			group.Go(func() { p.synapse.Sweep(ctx) })
 			defer group.Wait()
+			brake, err := p.brake()
+			if err != nil {
+				return err
+			}
+			group.Go(func() { brake.Watch(ctx) })
 			planner, _ := plannerOf(p.db, p.synapse, p.settings)
 			return tasks.NewWorker(tasks.Services{
 				DB: p.db, Redis: p.redis, Locks: p.locks, Board: p.board, Log: p.log, Metrics: p.metrics,
 			}, tasks.WorkerOptions{
 				BatchEvents:    p.settings.Worker.BatchEvents,
 				BatchTime:      p.settings.Worker.BatchTime,
+				Brake:          brake,
 				CheckPlan:      planner.CheckJob,
 				Concurrency:    p.settings.Worker.Concurrency,
 				DrainTimeout:   p.settings.Worker.DrainTimeout,
@@ -216,6 +225,27 @@ func (p *process) part(purpose config.Purpose) part {
 		}}
 	}
 	panic(fmt.Sprintf("process: no part for purpose %d", purpose))
+}
+
+// brake returns the brake of the worker, nil if it has none.
+func (p *process) brake() (*brake.Brake, error) {
+	settings := p.settings.Brake
+	if !settings.Enabled {
+		return nil, nil
+	}
+	options := brake.Options{
+		BatchTime: p.settings.Worker.BatchTime, Board: brake.NewBoard(p.redis, p.names), DiskPath: settings.DiskPath,
+		Log: p.log, Metrics: p.metrics, Standbys: settings.Standbys, Worker: fleet.ProcessName(),
+	}
+	if settings.PrometheusURL != "" && settings.PrometheusQuery != "" {
+		query, err := promquery.New(string(settings.PrometheusURL), settings.PrometheusQuery)
+		if err != nil {
+			return nil, err
+		}
+		options.Query = query
+		p.closers = append(p.closers, func(context.Context) { query.Close() })
+	}
+	return brake.New(p.db, options), nil
 }
 
 // delegated returns what reports whether the homeserver delegates its accounts, nil if

@@ -81,6 +81,11 @@ func (n *Names) RetentionRows() string { return n.name("retention:rows") }
 // delete. It has the fields of [Names.RetentionRows].
 func (n *Names) KindRows(kind string) string { return n.name("fleet:{", kind, "}:rows") }
 
+// Brakes names the HASH of what the workers' brakes do. A field is the name of a worker, and
+// its value a JSON object with the time, which must be young: a worker that has died leaves
+// its field. The key expires when no worker has written for some time.
+func (n *Names) Brakes() string { return n.name("brakes") }
+
 // JobStatus names the HASH of a job's status.
 func (n *Names) JobStatus(id string) string { return n.name("job:{", id, "}") }
 

@@ -11,6 +11,7 @@ import (
 	"lethe/internal/lock"
 	"lethe/internal/observe"
 	"lethe/internal/store/journal"
+	"lethe/internal/store/postgres"
 	"lethe/internal/synapse"
 )
 
@@ -70,6 +71,14 @@ func (w *Worker) begin(ctx context.Context, kind journal.Kind, room string, run 
 
 // took returns how long the batch has taken so far.
 func (b *roomBatch) took() time.Duration { return time.Since(b.locked) }
+
+// commit commits the batch, and tells the brake how long that took.
+func (b *roomBatch) commit(ctx context.Context, checkpoint any, last ...postgres.Statement) error {
+	started := time.Now()
+	err := b.Commit(ctx, checkpoint, last...)
+	b.worker.options.Brake.Committed(time.Since(started))
+	return err
+}
 
 // end rolls back an uncommitted batch, and releases the room's lock. The caller
 // defers it with the batch's error. If the lock was lost, end adds that to the

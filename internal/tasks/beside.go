@@ -73,7 +73,7 @@ type ending struct {
 // has become stale.
 func (b *roomBatch) commitBeside(ctx context.Context, checkpoint any, end ending) error {
 	if !b.worker.beside() {
-		return b.Commit(ctx, checkpoint)
+		return b.commit(ctx, checkpoint)
 	}
 	// These come after the wait for others that invalidate: the delay counts from the
 	// commit, and the lock must be held until then.
@@ -92,7 +92,7 @@ func (b *roomBatch) commitBeside(ctx context.Context, checkpoint any, end ending
 	if end.caches != "" {
 		last = append([]postgres.Statement{beside.MarkTold(b.Room())}, beside.Invalidate(end.caches, b.Room(), &b.told, last...)...)
 	}
-	if err := b.Commit(ctx, checkpoint, last...); err != nil {
+	if err := b.commit(ctx, checkpoint, last...); err != nil {
 		return err
 	}
 	b.worker.options.Synapse.Tell(ctx, b.told, end.urgent)

@@ -13,11 +13,6 @@ import (
 )
 
 const (
-	// maxPause is the longest pause in which a purge keeps its slot. A purge with
-	// a longer pause yields, for at most maxYield at a time.
-	maxPause = 5 * time.Second
-	maxYield = time.Minute
-
 	// lowWait is how long a job of the low queue waits in its slot until it may
 	// run, and lowLook how often it asks. A job that was put back at once would be
 	// followed by every other waiting job, and when one may run, no worker would
@@ -26,22 +21,17 @@ const (
 	lowLook = 200 * time.Millisecond
 )
 
-// throttle counts the rows that a job has deleted against the fleet's limit, and pauses,
-// holding no lock, until its debt is paid. It returns a [jobs.YieldError] after [maxPause].
+// throttle counts the rows that a job has deleted, 0 before it begins, and pauses without
+// a lock for the fleet's limit and the brake. It returns a [jobs.YieldError] after 5 s.
 func (w *Worker) throttle(ctx context.Context, kind journal.Kind, swept bool, rows int64) error {
-	debt := w.limits.Take(ctx, kind, swept, rows)
-	if debt <= 0 {
-		return nil
-	}
-	started := time.Now()
 	pausing, stop := w.untilDrain(ctx)
 	defer stop()
-	_ = wait.For(pausing, min(debt, maxPause)) // if it ends early, the loop sees why
-	w.metrics.RatePauseSeconds.Add(time.Since(started).Seconds())
-	if debt > maxPause {
-		return jobs.YieldError{Reason: jobs.YieldRate, After: min(debt-maxPause, maxYield)}
+	waited, err := jobs.Pause(pausing, w.limits.Take(ctx, kind, swept, rows), jobs.YieldRate)
+	w.metrics.RatePauseSeconds.Add(waited.Seconds())
+	if err != nil {
+		return err
 	}
-	return nil
+	return w.options.Brake.Pause(pausing, rows > 0)
 }
 
 // claim claims a job. If the most jobs of sweeps that may run are running, it waits

@@ -14,6 +14,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
+	"lethe/internal/brake"
 	"lethe/internal/dispatch"
 	"lethe/internal/fleet"
 	"lethe/internal/jobs"
@@ -42,6 +43,9 @@ type WorkerOptions struct {
 
 	// BatchTime is the time that a batch aims at. Defaults to 250 ms.
 	BatchTime time.Duration
+
+	// Brake slows jobs down for the sake of others. Defaults to nil: none.
+	Brake *brake.Brake
 
 	// CheckPlan, unless nil, compares a job that was accepted with a plan with what the
 	// database has by now, before the job's first batch. Its error fails the job, unless it
@@ -264,7 +268,7 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 		heartbeats: jobs.NewHeartbeater(services.DB, services.Log),
 		shutdown:   shutdown.New(services.DB, options.Homeserver),
 		sweeper:    sweeper,
-		pace:       pace.New(pace.Options{Time: options.BatchTime, Most: options.BatchEvents}),
+		pace:       pace.New(pace.Options{Time: func() time.Duration { return options.Brake.BatchTime(options.BatchTime) }, Most: options.BatchEvents}),
 		log:        services.Log,
 		metrics:    services.Metrics,
 		drain:      drain,

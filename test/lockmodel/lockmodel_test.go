@@ -27,7 +27,6 @@ func TestEveryState(t *testing.T) {
 			model{masters: 3, writers: 1, readers: 1},
 			model{masters: 3, writers: 2},
 			model{masters: 3, writers: 2, flushes: true},
-			model{masters: 1, writers: 2, readers: 2},
 			model{masters: 1, writers: 2, readers: 1, flushes: true},
 		)
 	}

@@ -5,7 +5,7 @@ var jobsAndBatches = []mutant{
 	{
 		name:  `the size of a batch ignores its time`,
 		file:  `internal/pace/pace.go`,
-		old:   `size := float64(b.Size) * p.options.Time.Seconds() / took`,
+		old:   `size := float64(b.Size) * aim.Seconds() / took`,
 		text:  `size := float64(b.Size) * 2`,
 		tests: `TestSize`,
 	},

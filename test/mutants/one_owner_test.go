@@ -81,7 +81,7 @@ var oneOwner = []mutant{
 		text: `	unused := false
 	r.mu.Unlock()
 `,
-		tests: `TestOneRedis TestPages`,
+		tests: `TestLeaseWithoutReaders`,
 	},
 	{
 		name: `expired leases keep writers out`,
@@ -89,7 +89,7 @@ var oneOwner = []mutant{
 		old: `redis.call("ZREMRANGEBYSCORE", KEYS[2], "-inf", now)
 return redis.call("ZCARD", KEYS[2])`,
 		text:  `return redis.call("ZCARD", KEYS[2])`,
-		tests: `TestOneRedis`,
+		tests: `TestExpiredLease`,
 	},
 	{
 		name:  `a cancelled caller leaves the room locked`,

@@ -55,9 +55,14 @@ var (
 // ignore.
 //
 // Main sets the number of rapid's checks to twenty, because each check makes many
-// requests to a server. LETHE_TEST_CHECKS or -rapid.checks set another number.
+// requests to a server. LETHE_TEST_CHECKS or -rapid.checks set another number. It also sets
+// how many tests run at once to six, because they wait for servers most of the time, unless
+// the package has set another number. -parallel overrides both.
 func Main(m *testing.M, options ...goleak.Option) {
 	mainRuns.Store(true)
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		_ = flag.Set("test.parallel", "6") // it is a number
+	}
 	if flag.Lookup("rapid.checks") != nil { // where a test imports it
 		if err := flag.Set("rapid.checks", cmp.Or(os.Getenv(checksVariable), "20")); err != nil {
 			fmt.Fprintf(os.Stderr, "%s: %v\n", checksVariable, err)

@@ -325,6 +325,24 @@ func (c *Client) SetLimit(ctx context.Context, kind string, rowsPerSecond, jobs 
 	return limit, err
 }
 
+// Brake returns what slows jobs down.
+func (c *Client) Brake(ctx context.Context) (brake operator.Brake, err error) {
+	err = c.do(ctx, request{method: http.MethodGet, path: "brake"}, &brake)
+	return brake, err
+}
+
+// SetBrake sets both limits of a signal. A nil limit does not limit.
+func (c *Client) SetBrake(ctx context.Context, signal string, body operator.BrakeRequest) (set operator.BrakeSignal, err error) {
+	err = c.do(ctx, request{method: http.MethodPut, path: path("brake", signal), body: body}, &set)
+	return set, err
+}
+
+// ResetBrake gives a signal its default limits again.
+func (c *Client) ResetBrake(ctx context.Context, signal string) (set operator.BrakeSignal, err error) {
+	err = c.do(ctx, request{method: http.MethodDelete, path: path("brake", signal)}, &set)
+	return set, err
+}
+
 // Pauses returns all pauses.
 func (c *Client) Pauses(ctx context.Context) (pauses operator.Pauses, err error) {
 	err = c.do(ctx, request{method: http.MethodGet, path: "pauses"}, &pauses)

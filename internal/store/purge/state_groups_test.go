@@ -171,6 +171,25 @@ func TestFirstGroupThatStaysTakesDifferencesOver(t *testing.T) {
 	require.Equal(t, map[int64]map[string]string{4: {"a": "$3", "b": "$2", "c": "$4"}}, l.states())
 }
 
+// If several groups of the chain have an entry, the nearest of them counts, although all go
+// in one batch.
+func TestFirstGroupThatStaysTakesTheNearestEntry(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.insertGroups(map[int64]group{
+		1: {room: room, sets: sets{"a": "$1"}}, 2: {room: room, prev: 1, sets: sets{"a": "$2"}},
+		3: {room: room, prev: 2, sets: sets{"b": "$3"}, used: true},
+	})
+	l.suspect(room, 1, 2)
+	batch := l.Work(room)
+	_, err := l.collectBatch(purge.ClassifyStateGroups, batch, 9)
+	require.NoError(t, err)
+	done, err := l.collectBatch(purge.DeleteStateGroups, batch, 9)
+	require.NoError(t, err)
+	require.Equal(t, purge.StateGroupBatch{Checked: 2, Deleted: 2, Written: 1}, done)
+	require.Equal(t, map[int64]map[string]string{3: {"a": "$2", "b": "$3"}}, l.states())
+}
+
 // Groups that have most entries themselves take no more rows without the group that
 // they follow, so it is deleted.
 func TestSharedStateGroupIsDeletedWhereThatCostsNothing(t *testing.T) {
@@ -204,6 +223,21 @@ func TestStateGroupBeingPersistedStays(t *testing.T) {
 	l.Exec(`INSERT INTO state_groups_persisting VALUES (1, 'master')`)
 	l.suspect(room, 1, 2)
 	l.collect(l.Work(room), 9)
+	require.Equal(t, []int64{1}, l.groups())
+}
+
+func TestStateGroupPersistedAfterClassificationIsSpared(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.insertGroups(map[int64]group{1: {room: room}, 2: {room: room, prev: 1}})
+	l.suspect(room, 1, 2)
+	batch := l.Work(room)
+	_, err := l.collectBatch(purge.ClassifyStateGroups, batch, 9)
+	require.NoError(t, err)
+	l.Exec(`INSERT INTO state_groups_persisting VALUES (1, 'master')`)
+	done, err := l.collectBatch(purge.DeleteStateGroups, batch, 9)
+	require.NoError(t, err)
+	require.Equal(t, purge.StateGroupBatch{Checked: 2, Deleted: 1}, done)
 	require.Equal(t, []int64{1}, l.groups())
 }
 

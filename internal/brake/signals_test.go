@@ -1,0 +1,55 @@
+package brake
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestShares(t *testing.T) {
+	t.Parallel()
+	both, soft := limits(2, 7), softly(2)
+	for _, c := range []struct {
+		signal Signal
+		value  float64
+		limits Limits
+		want   float64
+	}{
+		{StandbySeconds, 1.9, both, 1},
+		{StandbySeconds, 2, both, 1},
+		{StandbySeconds, 4.5, both, 0.25},
+		{StandbySeconds, 6.9, both, minShare},
+		{StandbySeconds, 7, both, 0},
+		{StandbySeconds, 100, soft, 0.25},
+		{StandbySeconds, 100, Limits{}, 1},
+		{StandbySeconds, 1, Limits{Hard: both.Hard}, 1},
+		{StandbySeconds, 8, Limits{Hard: both.Hard}, 0},
+		{DiskBytes, 11, limits(10, 2), 1},
+		{DiskBytes, 6, limits(10, 2), 0.25},
+		{DiskBytes, 2, limits(10, 2), 0},
+		{DiskBytes, 1, limits(10, 2), 0},
+	} {
+		require.InDelta(t, c.want, kindOf(c.signal).share(c.value, c.limits), 1e-9, "%+v", c)
+	}
+}
+
+func TestLimitsThatMakeNoSenseAreRefused(t *testing.T) {
+	t.Parallel()
+	negative, zero := -1.0, 0.0
+	require.Error(t, Limits{Soft: &negative}.Check(StandbySeconds))
+	require.NoError(t, Limits{Soft: &negative}.Check(Query))
+	require.NoError(t, Limits{Hard: &zero}.Check(StandbySeconds))
+	require.Error(t, limits(7, 2).Check(StandbySeconds))
+	require.Error(t, limits(7, 7).Check(StandbySeconds))
+	require.NoError(t, limits(2, 7).Check(StandbySeconds))
+	require.Error(t, limits(2, 7).Check(SlotBytes))
+	require.NoError(t, limits(7, 2).Check(SlotBytes))
+	for _, signal := range Signals() {
+		require.NoError(t, Default(signal).Check(signal), signal)
+		parsed, err := ParseSignal(string(signal))
+		require.NoError(t, err)
+		require.Equal(t, signal, parsed)
+	}
+	_, err := ParseSignal("standby")
+	require.ErrorContains(t, err, "standby_seconds")
+}
