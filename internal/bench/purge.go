@@ -74,7 +74,7 @@ func measurePurge(ctx context.Context, r *rig) ([]Row, error) {
 		m.compare(seconds, "set-wise", "plain SQL", "≤ 0.13"),
 		m.compare(seconds, "set-wise", "floor", "≤ 1.5"),
 		m.compare(seconds, "row-wise", "plain SQL", "≤ 1.2"),
-		m.compare(wal, "set-wise", "plain SQL", "≤ 1"),
+		m.compare(wal, "set-wise", "plain SQL", "≤ 0.6"),
 		m.compare(wal, "row-wise", "plain SQL", "≤ 1"),
 	}, err
 }

@@ -21,6 +21,9 @@ const (
 	// sweepAge is the age of the expired events, in days.
 	sweepAge = 60
 
+	// sweptDepth is the depth below which the events of a swept room have expired.
+	sweptDepth = 5
+
 	// sweepRunning is the limit of purges that run at once. It is so high that it does
 	// not affect the result.
 	sweepRunning = 8
@@ -74,7 +77,8 @@ var sweptRooms = []string{
 //   - how many rooms per second the sweep decides about, compared with one statement
 //     that reads all events;
 //   - how many purges per second it enqueues, compared with asynq alone;
-//   - how many of these purges one worker and two workers complete;
+//   - how many of these purges one worker and two workers complete, compared with the same
+//     deletes as plain SQL without foreign keys, in a transaction for each room;
 //   - how many purges are open at once, compared with the limit;
 //   - the memory of the worker and of the scheduler.
 func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
@@ -119,12 +123,17 @@ func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
 		m.add(enqueued, "Lethe", float64(due)/s.seconds)
 		m.add(enqueued, "asynq alone", rate)
 		return err
+	}}, turn{"floor", t, func(d database) error {
+		rate, err := d.purgeSweptPlainly(ctx, min(due, 1000))
+		m.add(done, "floor", rate)
+		return err
 	}}, working("1 worker", 1), working("2 workers", 2))
 	m.add(open, "Lethe", float64(maxOpen))
 	m.add(open, "bound", float64(bound))
 	return []Row{
 		m.compare(decided, "Lethe", "plain SQL", ""),
 		m.compare(enqueued, "Lethe", "asynq alone", ""),
+		m.compare(done, "1 worker", "floor", "≥ 1"),
 		m.compare(done, "2 workers", "1 worker", ""),
 		m.compare(open, "Lethe", "bound", "≤ 1"),
 		m.compare(memory, size, "idle", "below 64 MB"),
@@ -162,6 +171,28 @@ func (d database) lookPlainly(ctx context.Context, due int) (float64, error) {
 		err = fmt.Errorf("%d rooms have something to purge, not %d", found, due)
 	}
 	return took, err
+}
+
+// purgeSweptPlainly purges so many of the rooms that are due with plain SQL: see
+// [database.execPlainly]. It returns how many it purges per second.
+func (d database) purgeSweptPlainly(ctx context.Context, rooms int) (rate float64, err error) {
+	err = d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
+		cascading, err := cascades(ctx, conn)
+		if err != nil {
+			return err
+		}
+		statements := slices.Concat([]string{withoutTriggers}, plainPurge, cascading)
+		started := time.Now()
+		for i := range rooms {
+			room := fmt.Sprintf("!swept%d:%s", 10*(i+1), serverName)
+			if err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return execAll(ctx, tx, statements, room, sweptDepth) }); err != nil {
+				return err
+			}
+		}
+		rate = float64(rooms) / time.Since(started).Seconds()
+		return nil
+	})
+	return rate, err
 }
 
 // A sweepRun is the result of one sweep.

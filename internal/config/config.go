@@ -405,6 +405,10 @@ type Worker struct {
 	// TimeSlice (worker.time_slice) is how long a job runs before it lets another
 	// job run. Defaults to 30s.
 	TimeSlice time.Duration
+
+	// WALCompression (worker.wal_compression) is what workers set wal_compression to:
+	// "auto", "off", "pglz", "lz4" or "zstd". Defaults to "auto".
+	WALCompression string
 }
 
 // Default returns the default settings. They are valid, but every process needs

@@ -114,6 +114,7 @@ func TestDefaultsAreValid(t *testing.T) {
 		"worker.mapping_delay":     config.Worker.MappingDelay.String(),
 		"worker.max_lock_wait":     config.Worker.MaxLockWait.String(),
 		"worker.time_slice":        config.Worker.TimeSlice.String(),
+		"worker.wal_compression":   config.Worker.WALCompression,
 	} {
 		_, err := Load([]string{variable(path) + "=" + text})
 		require.NoError(t, err)
@@ -215,7 +216,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		},
 		Worker: Worker{
 			BatchEvents: 1, BatchTime: time.Second, Concurrency: 9, DrainTimeout: time.Minute,
-			Listen: "", MappingDelay: 7 * time.Second, MaxLockWait: 2 * time.Hour, TimeSlice: time.Hour,
+			Listen: "", MappingDelay: 7 * time.Second, MaxLockWait: 2 * time.Hour, TimeSlice: time.Hour, WALCompression: "lz4",
 		},
 	}
 
@@ -261,7 +262,7 @@ schema: {compat: 85}
 tables: [future=keep]
 trusted_proxies: [10.1.2.3/8, "::1"]
 vacuum: {cost_delay: 1ms, cost_limit: 300, database_url: "postgres://vacuum:hunter2@db", dead_share: 0.2, enabled: false, index_walk: false, min_rows: 7, snapshot_wait: 1m, timeout: 2h}
-worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, listen: "", mapping_delay: 7s, max_lock_wait: 2h, time_slice: 1h}
+worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, listen: "", mapping_delay: 7s, max_lock_wait: 2h, time_slice: 1h, wal_compression: lz4}
 `
 	synapse := homeserverYAML(t, "server_name: other.example.org\nretention: {enabled: false, allowed_lifetime_max: 9s, purge_jobs: [{interval: 9d}]}\nredis: {enabled: true, host: other}\n")
 	want.Homeserver.ConfigFile = synapse
@@ -297,7 +298,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 		"LETHE_VACUUM_SNAPSHOT_WAIT=1m", "LETHE_VACUUM_TIMEOUT=2h",
 		"LETHE_STATUS_TTL=1h", "LETHE_SYNAPSE_BESIDE=false", "LETHE_WORKER_BATCH_EVENTS=1", "LETHE_WORKER_BATCH_TIME=1s",
 		"LETHE_WORKER_CONCURRENCY=9", "LETHE_WORKER_DRAIN_TIMEOUT=1m", "LETHE_WORKER_LISTEN=", "LETHE_WORKER_MAPPING_DELAY=7s", "LETHE_WORKER_MAX_LOCK_WAIT=2h",
-		"LETHE_WORKER_TIME_SLICE=1h",
+		"LETHE_WORKER_TIME_SLICE=1h", "LETHE_WORKER_WAL_COMPRESSION=lz4",
 	}
 	require.Len(t, environ, len(settings(&config)))
 	config, err = Load(environ, ForAPI, ForWorker)
@@ -505,6 +506,8 @@ func TestValues(t *testing.T) {
 		{"worker.listen", "", ""},
 		{"worker.time_slice", "0s", term},
 		{"worker.time_slice", "61m", term},
+		{"worker.wal_compression", "zstd", ""},
+		{"worker.wal_compression", "gzip", "must be one of: auto, off, pglz, lz4, zstd"},
 	} {
 		t.Run(test.path+"="+test.text, func(t *testing.T) {
 			t.Parallel()

@@ -190,6 +190,11 @@ func processSettings(c *Config) []setting {
 		row("worker.drain_timeout", "25s", duration(&w.DrainTimeout, time.Second, 10*time.Minute),
 			`How long a stopping worker lets its batches finish. Keep it below the time after which the
 			process is killed, which is 30s on Kubernetes.`),
+		row("worker.wal_compression", "auto", oneOf(&w.WALCompression, "auto", "off", "pglz", "lz4", "zstd"),
+			`How PostgreSQL compresses the whole pages that a worker's deletes write to the WAL. auto is the best that the
+			server was built with, if the role may set wal_compression, and otherwise the server's own setting. A worker
+			does not start with pglz, lz4 or zstd if the server or the role cannot use it. off leaves the server's own
+			setting.`),
 		row("brake.enabled", "true", boolean(&b.Enabled),
 			`Whether jobs slow down, and wait, while PostgreSQL has enough to do: while standbys or the archive are
 			behind, other sessions wait for Lethe's locks, or commits are slow. lethe brake shows the limits and changes

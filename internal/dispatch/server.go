@@ -14,6 +14,11 @@ import (
 	"lethe/internal/store/journal"
 )
 
+// checkInterval is the time between two looks at queues that are empty. A small purge takes
+// less, so most of its time would be the wait for a longer one. A look costs Redis a command
+// for each queue.
+const checkInterval = 100 * time.Millisecond
+
 // ServerOptions are the options of a server of tasks.
 type ServerOptions struct {
 	// Concurrency is the number of tasks that run at a time. It has no default.
@@ -42,7 +47,7 @@ func NewServer(client redis.UniversalClient, log *slog.Logger, options ServerOpt
 		Queues:                   queues,
 		Logger:                   observe.NewAsynqLogger(log),
 		ShutdownTimeout:          options.DrainTimeout,
-		TaskCheckInterval:        200 * time.Millisecond,
+		TaskCheckInterval:        checkInterval,
 		DelayedTaskCheckInterval: time.Second,
 		IsFailure: func(err error) bool {
 			var yield jobs.YieldError

@@ -205,6 +205,9 @@ func (r *Report) examineDatabase(ctx context.Context, settings config.Config, ro
 			r.examineStream(ctx, db, addError)
 		}
 	}
+	if serves(schema.Worker) {
+		r.examineWAL(ctx, db, settings, role)
+	}
 	if serves(schema.API, schema.Worker) {
 		r.examineTables(ctx, db, settings, role)
 	}

@@ -228,6 +228,7 @@ func TestTheGrantsAreEnough(t *testing.T) {
 		w.exec(speed.Do...)
 		report = examineAs(w, w.plainURL())
 		require.Equal(t, OK, finding(t, report, "speed").Verdict)
+		w.mendWAL(report, w.plainURL(), role)
 		require.Empty(t, w.purge(w.rooms[1]), "it is done at once")
 		w.readPages()
 		w.hold()

@@ -72,6 +72,7 @@ func TestGrantsOfProcesses(t *testing.T) {
 			w.exec(lacking.Do...)
 			if process == schema.Worker {
 				w.exec(finding(t, report, "speed").Do...)
+				w.grant(finding(t, report, "wal").Do...)
 			}
 
 			report = examineRole(w, address, "", process)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-redsync/redsync/v4"
@@ -128,6 +129,7 @@ type Lock struct {
 	mutex   *redsync.Mutex // not safe for concurrent use: extended by the tenure only
 	tenure  *tenure
 	fence   int64
+	waited  atomic.Bool // see ReadersWaited
 }
 
 // Lock makes the caller the room's only user. It waits for a writer before it and
@@ -270,6 +272,10 @@ func (x *Lock) Context() context.Context { return x.tenure.ctx }
 // lock of the room.
 func (x *Lock) Fence() int64 { return x.fence }
 
+// ReadersWaited reports whether a reader was waiting for the lock's end when [Lock.Unlock]
+// ended it. Before, and if Redis failed, it reports false.
+func (x *Lock) ReadersWaited() bool { return x.waited.Load() }
+
 // Unlock ends the lock. It works even if ctx has ended, and takes about
 // [Options.Timeout] at most. The error wraps ErrLockLost if the caller had lost the
 // lock, and ErrUnavailable or ErrRefused if Redis failed: the lock then expires by itself. A
@@ -279,9 +285,13 @@ func (x *Lock) Unlock(ctx context.Context) error {
 		return nil
 	}
 	// redsync's own Unlock would not publish a wake-up.
+	keys := []string{x.masters.names.RoomWriteLock(x.room), x.masters.names.RoomRefusedReaders(x.room)}
 	unlocked, err := x.masters.giveBack(ctx, func(ctx context.Context, master redis.UniversalClient) (bool, error) {
-		return scriptUnlock.Run(ctx, master, []string{x.masters.names.RoomWriteLock(x.room)},
-			x.mutex.Value(), x.masters.names.RoomWakeUp(x.room)).Bool()
+		answer, err := scriptUnlock.Run(ctx, master, keys, x.mutex.Value(), x.masters.names.RoomWakeUp(x.room)).Int()
+		if answer > 1 {
+			x.waited.Store(true)
+		}
+		return answer > 0, err
 	})
 	if unlocked {
 		return nil

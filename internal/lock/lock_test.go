@@ -169,6 +169,7 @@ func exercise(t *testing.T, newSetup func(testing.TB) *setup) {
 		"WriterWaitsForReaders":               writerWaitsForReaders,
 		"WaitingWriterGoesBeforeNewReaders":   waitingWriterGoesBeforeNewReaders,
 		"ReadersAreLetInBetweenWriters":       readersAreLetInBetweenWriters,
+		"WriterLearnsOfWaitingReaders":        writerLearnsOfWaitingReaders,
 		"WritersAreAlone":                     writersAreAlone,
 		"LockIsKeptAlive":                     lockIsKeptAlive,
 		"LeaseIsKeptAlive":                    leaseIsKeptAlive,
@@ -360,6 +361,33 @@ func readersAreLetInBetweenWriters(t *testing.T, s *setup) {
 	}
 	require.NoError(t, group.Wait())
 	require.LessOrEqual(t, waited.Load(), int64(2*readers*visits), "on average two at most")
+}
+
+// A writer learns at its end whether readers have waited for it.
+func writerLearnsOfWaitingReaders(t *testing.T, s *setup) {
+	room := newRoom()
+	locker := s.locker(t, lock.Options{Wait: soon})
+	rlock(t, locker, room) // which leaves before the writer enters
+	entered := s.locking(t, room)
+	s.eventuallyExists(t, names.RoomWriteLock(room))
+	still(t, entered)
+	reader := make(chan *lock.Lease, 1)
+	inBackground(t, func() error {
+		lease, err := locker.RLock(t.Context(), room)
+		reader <- lease
+		return err
+	})
+	s.eventuallyExists(t, names.RoomRefusedReaders(room))
+	s.del(t, names.RoomReadLeases(room))
+	x := receive(t, entered)
+	require.False(t, x.ReadersWaited())
+	unlock(t, x)
+	require.True(t, x.ReadersWaited())
+	require.NoError(t, receive(t, reader).Release(t.Context()))
+
+	x = mustLock(t, locker, room)
+	unlock(t, x)
+	require.False(t, x.ReadersWaited())
 }
 
 func writersAreAlone(t *testing.T, s *setup) {

@@ -123,18 +123,20 @@ redis.call("ZREMRANGEBYSCORE", KEYS[2], "-inf", now)
 return redis.call("ZCARD", KEYS[2])
 `)
 
-// scriptUnlock is redsync's Unlock, and also wakes all waiters. O(1).
+// scriptUnlock is redsync's Unlock, and also wakes all waiters. A mark that has just
+// expired counts too: its reader has given up, or is about to ask again. O(1).
 //
 // KEYS[1] -> redisdb.RoomWriteLock
+// KEYS[2] -> redisdb.RoomRefusedReaders
 // ARGV[1] -> the writer's value of the mutex
 // ARGV[2] -> redisdb.RoomWakeUp
 //
-// Returns 1 if the writer owned the mutex, else 0.
+// Returns 0 if the writer did not own the mutex, else 1, or 2 if refused readers wait.
 var scriptUnlock = redis.NewScript(`
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then
 	return 0
 end
 redis.call("DEL", KEYS[1])
 redis.pcall("PUBLISH", ARGV[2], "")
-return 1
+return 1 + redis.call("EXISTS", KEYS[2])
 `)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
@@ -25,6 +26,7 @@ import (
 	"lethe/internal/redisdb"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/rowcache"
+	"lethe/internal/store/wal"
 	"lethe/internal/synapse"
 )
 
@@ -88,8 +90,10 @@ func (p *process) openBase(ctx context.Context) error {
 // openDatabase opens the pools of the process. The pages of rooms have connections of their
 // own, so that users who ask for many keep neither admins nor other work waiting.
 func (p *process) openDatabase(ctx context.Context) error {
-	open := func(name string, connections int) (*postgres.DB, error) {
-		db, err := postgres.Open(ctx, string(p.settings.Database.URL), postgres.Options{ApplicationName: name, MaxConnections: connections})
+	open := func(name string, connections int, setUp func(context.Context, *pgx.Conn) error) (*postgres.DB, error) {
+		db, err := postgres.Open(ctx, string(p.settings.Database.URL), postgres.Options{
+			ApplicationName: name, MaxConnections: connections, SetUp: setUp,
+		})
 		if err == nil {
 			p.onClose(func(context.Context) { db.Close() })
 		}
@@ -103,12 +107,16 @@ func (p *process) openDatabase(ctx context.Context) error {
 		}
 		connections -= pages
 		var err error
-		if p.pages, err = open(name(p.purposes)+" pages", pages); err != nil {
+		if p.pages, err = open(name(p.purposes)+" pages", pages, nil); err != nil {
 			return err
 		}
 	}
+	var setUp func(context.Context, *pgx.Conn) error
+	if p.serves(config.ForWorker) {
+		setUp = wal.Setter(wal.Compression(p.settings.Worker.WALCompression), p.log)
+	}
 	var err error
-	p.db, err = open(name(p.purposes), connections)
+	p.db, err = open(name(p.purposes), connections, setUp)
 	return err
 }
 

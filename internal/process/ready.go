@@ -11,6 +11,7 @@ import (
 	"lethe/internal/redisdb"
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
+	"lethe/internal/store/wal"
 	"lethe/internal/synapse"
 	"lethe/internal/wait"
 )
@@ -32,7 +33,8 @@ const (
 // cannot help, and nil if the context ends first.
 func (p *process) awaitServers(ctx context.Context) error {
 	canWait := func(err error) bool {
-		if errors.Is(err, migrate.ErrSchema) || errors.Is(err, migrate.ErrCopied) || errors.Is(err, ErrServerName) || errors.Is(err, postgres.ErrPooler) || synapse.Unsupported(err) {
+		if errors.Is(err, migrate.ErrSchema) || errors.Is(err, migrate.ErrCopied) || errors.Is(err, ErrServerName) || errors.Is(err, postgres.ErrPooler) ||
+			errors.Is(err, wal.ErrUnusable) || synapse.Unsupported(err) {
 			return false
 		}
 		if ctx.Err() == nil {
@@ -69,6 +71,9 @@ func (p *process) check(ctx context.Context) error {
 	switch {
 	case p.serves(config.ForWorker):
 		if err := p.synapse.Find(ctx); err != nil {
+			return err
+		}
+		if err := wal.Check(ctx, p.db, wal.Compression(p.settings.Worker.WALCompression)); err != nil {
 			return err
 		}
 		return p.checkOwner(ctx)

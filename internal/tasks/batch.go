@@ -104,6 +104,9 @@ func (b *roomBatch) end(err *error) {
 	if err := b.lock.Unlock(b.outer); err != nil {
 		b.worker.log.WarnContext(b.outer, "room not unlocked", "error", err)
 	}
+	if b.lock.ReadersWaited() {
+		b.worker.pace.Crowd(b.Room())
+	}
 	metrics.LockHoldSeconds.WithLabelValues(jobs.ModeWrite).Observe(b.took().Seconds())
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lethe/internal/jobs"
+	"lethe/internal/pace"
 	"lethe/internal/store/beside"
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/postgres"
@@ -53,7 +54,7 @@ func (d *deleteRoom) removeReturned(ctx context.Context, joined error) error {
 	// The homeserver cannot make anybody leave while the room is locked.
 	d.releaseRoom(ctx)
 	next := d.at
-	next.Phase, next.Size, next.Returns = phaseShuttingDown, firstUsers, d.at.Returns+1
+	next.Phase, next.Size, next.Returns = phaseShuttingDown, d.worker.pace.First(pace.Users), d.at.Returns+1
 	next.Progress, next.LeavesAt, next.QuietAt = d.at.Again(), 0, 0
 	return d.record(ctx, next)
 }
@@ -318,7 +319,8 @@ func (d *deleteRoom) purgeHistory(ctx context.Context, history *purge.History, f
 	if err := b.keepOut(ctx); err != nil {
 		return err
 	}
-	done, err := history.Purge(ctx, b.Batch, from, d.size())
+	size := d.size(pace.Events)
+	done, err := history.Purge(ctx, b.Batch, from, size)
 	if err != nil {
 		return err
 	}
@@ -326,7 +328,7 @@ func (d *deleteRoom) purgeHistory(ctx context.Context, history *purge.History, f
 	next.From = &done.Cut
 	next.EventsDeleted += done.Deleted
 	next.rowWise(done.RowWise)
-	next.Size = d.worker.nextBatch(next.Size, minEvents, b.took())
+	next.Size = d.worker.pace.Next(pace.Batch{Work: pace.Events, Planned: next.Size, Size: size, Done: done.Deleted + done.Kept, Took: b.took()})
 	return d.commitBeside(ctx, b, next, ending{delayed: done.Deleted+done.Kept > 0})
 }
 

@@ -11,6 +11,7 @@ import (
 	"lethe/internal/homeserver"
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
+	"lethe/internal/pace"
 	"lethe/internal/shutdown"
 	"lethe/internal/store/extent"
 	"lethe/internal/store/journal"
@@ -182,16 +183,6 @@ func DeleteStatusOf(checkpoint []byte) (DeleteStatus, error) {
 	return status, nil
 }
 
-const (
-	// firstUsers is the size of the first group of users, and maxUsers the largest
-	// size: all users of a group wait for the slowest.
-	firstUsers = 10
-	maxUsers   = 200
-
-	// firstRows is the size of a room's first batch.
-	firstRows = 1000
-)
-
 // deleteRoom is the work of a delete.
 type deleteRoom struct {
 	worker     *Worker
@@ -223,10 +214,10 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal
 			Force: parameters.ForcePurge, NewRoomUser: parameters.NewRoomUserID, RoomName: parameters.NewRoomName, Message: parameters.Message,
 		},
 		parameters: parameters,
-		at:         deleteRoomCheckpoint{Phase: phaseShuttingDown, Size: firstUsers},
+		at:         deleteRoomCheckpoint{Phase: phaseShuttingDown, Size: w.pace.First(pace.Users)},
 	}
 	if parameters.Abandoned {
-		d.at = deleteRoomCheckpoint{Phase: phasePurging, Size: w.firstRows()}
+		d.at = deleteRoomCheckpoint{Phase: phasePurging, Size: w.pace.First(pace.Rows)}
 	}
 	if err := decodeCheckpoint(job, &d.at); err != nil {
 		return nil, err
@@ -318,7 +309,7 @@ func (d *deleteRoom) shutDown(ctx context.Context, plan shutdown.Plan) (err erro
 	}
 	next := d.at
 	if progress.After != next.After { // a group of users was removed
-		next.Size = min(d.worker.nextBatch(next.Size, 1, b.took()), maxUsers)
+		next.Size = d.worker.pace.Next(pace.Batch{Work: pace.Users, Planned: next.Size, Size: next.Size, Took: b.took()})
 	}
 	next.Progress = progress
 	return d.commit(ctx, b, next)
@@ -358,7 +349,7 @@ func (d *deleteRoom) beginPurge(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	d.at.Phase, d.at.Size = phasePurging, d.worker.firstRows()
+	d.at.Phase, d.at.Size = phasePurging, d.worker.pace.First(pace.Rows)
 	return nil
 }
 
@@ -420,7 +411,8 @@ func (d *deleteRoom) deleteParts(ctx context.Context, parts purge.Parts) (rows i
 	if d.mayBeRead() && parts.Show() && !d.at.Hidden {
 		parts = parts[:1] // the others go after a pause
 	}
-	done, err := d.room.Delete(ctx, b.Batch, parts, d.at.At, d.size())
+	size := d.size(pace.Rows)
+	done, err := d.room.Delete(ctx, b.Batch, parts, d.at.At, size)
 	if err != nil {
 		return 0, err
 	}
@@ -431,17 +423,16 @@ func (d *deleteRoom) deleteParts(ctx context.Context, parts purge.Parts) (rows i
 	next.StateGroupsDeleted += done.StateGroups
 	next.Sample = next.Sample.With(done.Sample)
 	next.rowWise(done.RowWise)
-	next.Size = d.worker.nextBatch(next.Size, minEvents, b.took())
+	next.Size = d.worker.pace.Next(pace.Batch{
+		Work: pace.Rows, Planned: next.Size, Size: size, Done: max(done.Events, done.StateGroups, done.Rows/purge.RowsPerEvent), Took: b.took(),
+	})
 	return done.Events + done.StateGroups, d.commitDeleted(ctx, b, next, parts.Show() || done.Gone, done.Gone)
 }
 
 // size returns the size of the next batch of the purge, limited as in
 // [purgeHistory.size].
-func (d *deleteRoom) size() int {
-	if rate := d.worker.limits.Rate(jobs.DeleteRoom, d.parameters.Abandoned); rate > 0 {
-		return min(d.at.Size, rate)
-	}
-	return d.at.Size
+func (d *deleteRoom) size(work pace.Work) int {
+	return d.worker.size(work, jobs.DeleteRoom, d.parameters.Abandoned, d.request.Room, d.at.Size)
 }
 
 func (d *deleteRoom) begin(ctx context.Context) (context.Context, *roomBatch, error) {

@@ -10,6 +10,7 @@ import (
 
 	"lethe/internal/jobs"
 	"lethe/internal/matrix"
+	"lethe/internal/pace"
 	"lethe/internal/retention"
 	"lethe/internal/store/expiry"
 	"lethe/internal/store/extent"
@@ -162,7 +163,7 @@ func (w *Worker) newPurgeHistory(ctx context.Context, job journal.Job, run journ
 	}
 	p := &purgeHistory{
 		worker: w, run: run, way: way, swept: parameters.RetentionJob != "", expired: true,
-		at: purgeHistoryCheckpoint{Phase: phaseEvents, Size: w.firstBatch()},
+		at: purgeHistoryCheckpoint{Phase: phaseEvents, Size: w.pace.First(pace.Events)},
 	}
 	if err := decodeCheckpoint(job, &p.at); err != nil {
 		return nil, err
@@ -239,7 +240,7 @@ func (p *purgeHistory) next(ctx context.Context) (done bool, err error) {
 	case phaseEvents:
 		if !p.expired {
 			// An earlier run may have left state groups.
-			p.at.Phase, p.at.Size = phaseMappings, p.worker.firstBatch()
+			p.at.Phase, p.at.Size = phaseMappings, p.worker.pace.First(pace.StateGroups)
 			return p.at.Batches == 0, nil
 		}
 		return false, p.nextEvents(ctx)
@@ -284,7 +285,7 @@ func (p *purgeHistory) endWalk(ctx context.Context) error {
 	p.at.From = nil
 	p.completeBelow(p.purge.Before)
 	if p.at.Late {
-		p.at.Phase, p.at.Size = phaseMappings, p.worker.firstBatch()
+		p.at.Phase, p.at.Size = phaseMappings, p.worker.pace.First(pace.StateGroups)
 	}
 	p.at.Late = true
 	return nil
@@ -312,7 +313,8 @@ func (p *purgeHistory) purgeEvents(ctx context.Context, from int64) (rows int64,
 	if err != nil {
 		return 0, err
 	}
-	done, err := p.purge.Purge(ctx, b.Batch, from, p.size())
+	size := p.size(pace.Events)
+	done, err := p.purge.Purge(ctx, b.Batch, from, size)
 	if err != nil {
 		return 0, err
 	}
@@ -324,8 +326,8 @@ func (p *purgeHistory) purgeEvents(ctx context.Context, from int64) (rows int64,
 	next.EventsDeleted += done.Deleted
 	next.EventsKept += done.Kept
 	next.rowWise(done.RowWise)
-	next.Size = p.worker.nextBatch(p.size(), minEvents, b.took())
 	rows = done.Deleted + done.Kept
+	next.Size = p.worker.pace.Next(pace.Batch{Work: pace.Events, Planned: p.at.Size, Size: size, Done: rows, Took: b.took()})
 	return rows, p.commit(ctx, b, next, p.tell(rows, done.Cut > lowest))
 }
 
@@ -348,14 +350,15 @@ func (p *purgeHistory) collectStateGroups(ctx context.Context, step purge.StateG
 		return 0, err
 	}
 	defer b.end(&err)
-	done, err := p.worker.collect(ctx, p.purge, b, step, p.size())
+	size := p.size(pace.StateGroups)
+	done, err := p.worker.collect(ctx, p.purge, b, step, size)
 	if err != nil {
 		return 0, err
 	}
 	next := p.at
 	next.StateGroupsDeleted += done.Deleted
 	next.StateRowsWritten += done.Written
-	next.Size = p.worker.nextBatch(p.size(), 1, b.took())
+	next.Size = p.worker.pace.Next(pace.Batch{Work: pace.StateGroups, Planned: p.at.Size, Size: size, Done: done.Checked, Took: b.took()})
 	return done.Deleted, p.commit(ctx, b, next, ending{})
 }
 
@@ -386,16 +389,9 @@ func (p *purgeHistory) throttle(ctx context.Context, rows int64, err error) erro
 	return p.worker.throttle(ctx, jobs.PurgeHistory, p.swept, rows)
 }
 
-// minEvents is the smallest size of a batch, however slow the last one was: up to
-// here the cost of a batch does not depend on its size.
-const minEvents = 50
-
 // size returns the size of the next batch. If the rows per second are limited, the
 // batch is no larger than the limit, so that no purge has to pause for long after
 // it.
-func (p *purgeHistory) size() int {
-	if rate := p.worker.limits.Rate(jobs.PurgeHistory, p.swept); rate > 0 {
-		return min(p.at.Size, rate)
-	}
-	return p.at.Size
+func (p *purgeHistory) size(work pace.Work) int {
+	return p.worker.size(work, jobs.PurgeHistory, p.swept, p.purge.Room, p.at.Size)
 }

@@ -7,6 +7,7 @@ import (
 
 	"lethe/internal/dispatch"
 	"lethe/internal/jobs"
+	"lethe/internal/pace"
 	"lethe/internal/store/journal"
 	"lethe/internal/wait"
 )
@@ -46,4 +47,14 @@ func (w *Worker) claim(ctx context.Context, task dispatch.Task) (job journal.Job
 		return err
 	})
 	return job, err
+}
+
+// size returns the size of the next batch in a room, which is at most the limit of rows per
+// second of its job, and less while readers wait for the room.
+func (w *Worker) size(work pace.Work, kind journal.Kind, swept bool, room string, planned int) int {
+	size := w.pace.Size(work, room, planned)
+	if rate := w.limits.Rate(kind, swept); rate > 0 {
+		return min(size, rate)
+	}
+	return size
 }

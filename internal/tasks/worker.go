@@ -20,6 +20,7 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/lock"
 	"lethe/internal/observe"
+	"lethe/internal/pace"
 	"lethe/internal/retention"
 	"lethe/internal/schema"
 	"lethe/internal/selfcheck"
@@ -218,6 +219,7 @@ type Worker struct {
 	heartbeats  *jobs.Heartbeater
 	shutdown    *shutdown.Shutdown
 	sweeper     *sweep.Sweeper
+	pace        *pace.Pace
 	log         *slog.Logger
 	metrics     *observe.Metrics
 
@@ -266,6 +268,7 @@ func NewWorker(services Services, options WorkerOptions) *Worker {
 		heartbeats: jobs.NewHeartbeater(services.DB, services.Log),
 		shutdown:   shutdown.New(services.DB, options.Homeserver),
 		sweeper:    sweeper,
+		pace:       pace.New(pace.Options{Time: func() time.Duration { return options.Brake.BatchTime(options.BatchTime) }, Most: options.BatchEvents}),
 		log:        services.Log,
 		metrics:    services.Metrics,
 		drain:      drain,
@@ -710,20 +713,4 @@ func (w *Worker) retry(ctx context.Context, do func() error) error {
 func (w *Worker) yield(kind journal.Kind, yield jobs.YieldError) error {
 	w.metrics.JobYields.WithLabelValues(string(kind), string(yield.Reason)).Inc()
 	return yield
-}
-
-// firstBatch returns the size of a job's first batch. Later sizes follow from the
-// time that batches take.
-func (w *Worker) firstBatch() int { return min(200, w.options.BatchEvents) }
-
-// firstRows returns the size of a delete's first batch.
-func (w *Worker) firstRows() int { return min(firstRows, w.options.BatchEvents) }
-
-// nextBatch returns the size of the next batch, after one of the given size that
-// took the given time. The size at most doubles, since a quick batch may have found
-// little to do. It does not fall below minSize: a slow batch of that size is slow
-// for another reason.
-func (w *Worker) nextBatch(size, minSize int, took time.Duration) int {
-	factor := min(max(w.options.Brake.BatchTime(w.options.BatchTime).Seconds()/max(took.Seconds(), 1e-6), 0.25), 2)
-	return min(max(int(float64(size)*factor), minSize), w.options.BatchEvents)
 }

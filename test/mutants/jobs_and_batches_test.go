@@ -4,17 +4,17 @@ package mutants
 var jobsAndBatches = []mutant{
 	{
 		name:  `the size of a batch ignores its time`,
-		file:  `internal/tasks/worker.go`,
-		old:   `factor := min(max(w.options.Brake.BatchTime(w.options.BatchTime).Seconds()/max(took.Seconds(), 1e-6), 0.25), 2)`,
-		text:  `_, factor := took, 2.0`,
-		tests: `TestSizeOfA`,
+		file:  `internal/pace/pace.go`,
+		old:   `size := float64(b.Size) * aim.Seconds() / took`,
+		text:  `size := float64(b.Size) * 2`,
+		tests: `TestSize`,
 	},
 	{
 		name:  `a batch outgrows its bound`,
-		file:  `internal/tasks/worker.go`,
-		old:   `minSize), w.options.BatchEvents)`,
-		text:  `minSize), 1<<30)`,
-		tests: `TestSizeOfA TestWorker`,
+		file:  `internal/pace/pace.go`,
+		old:   `size = min(max(size, b.least), p.options.Most)`,
+		text:  `size = max(size, b.least)`,
+		tests: `TestSize`,
 	},
 	{
 		name: `a purge does not look for what arrived late`,

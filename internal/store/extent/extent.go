@@ -37,12 +37,9 @@ func record(ctx context.Context, db *postgres.DB, job journal.Job, run journal.R
 		return nil
 	}
 	var total int64
-	err := db.InTransaction(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true), set_config('jit', 'off', true)`,
-			postgres.Milliseconds(countTime)); err != nil {
-			return err
-		}
-		return tx.QueryRow(ctx, sql, args...).Scan(&total)
+	err := db.InOneTrip(ctx, func(pipeline *pgx.Batch) {
+		pipeline.Queue(`SELECT set_config('statement_timeout', $1, true), set_config('jit', 'off', true)`, postgres.Milliseconds(countTime))
+		pipeline.Queue(sql, args...).QueryRow(func(row pgx.Row) error { return row.Scan(&total) })
 	})
 	if postgres.HasCode(err, "57014") && ctx.Err() == nil { // cancelled by the timeout
 		return nil

@@ -368,7 +368,11 @@ func (j *Journal) CompleteJob(ctx context.Context, run Run, checkpoint any) erro
 // RecordTotal records how many events, or rooms, the run's job will go through. It does
 // nothing if the run no longer owns its job.
 func RecordTotal(ctx context.Context, db *postgres.DB, run Run, total int64) error {
-	if _, err := db.Exec(ctx, `UPDATE lethe.jobs SET total = $4 WHERE `+ofRun, run.JobID, run.Generation, run.Attempt, total); err != nil {
+	err := db.InOneTrip(ctx, func(pipeline *pgx.Batch) {
+		pipeline.Queue(`SELECT set_config('synchronous_commit', 'off', true)`) // nothing depends on it
+		pipeline.Queue(`UPDATE lethe.jobs SET total = $4 WHERE `+ofRun, run.JobID, run.Generation, run.Attempt, total)
+	})
+	if err != nil {
 		return fmt.Errorf("record the job's total: %w", err)
 	}
 	return nil

@@ -41,6 +41,10 @@ type Options struct {
 	// server sends. It must not use the connection. Defaults to nil.
 	Notice func(code, text string)
 
+	// SetUp prepares a new session after Lethe has. Its error closes the connection. Defaults
+	// to nil.
+	SetUp func(ctx context.Context, conn *pgx.Conn) error
+
 	// UnusedTime is how long the pool keeps a connection that it does not use. A quarter of
 	// it may pass before the pool looks. Defaults to 1 min.
 	UnusedTime time.Duration
@@ -132,6 +136,9 @@ func openPool(ctx context.Context, url string, options Options, asks *pgxpool.Po
 	config.ConnConfig.DialFunc = dialSocket(config.ConnConfig.DialFunc)
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		backend, err := setUpSession(ctx, conn, options.IdleTime)
+		if err == nil && options.SetUp != nil {
+			err = options.SetUp(ctx, conn)
+		}
 		if err == nil && asks != nil {
 			watchSocket(conn, &lookout{asks: asks, after: options.AnswerTime, backend: backend})
 		}

@@ -235,7 +235,7 @@ func (d *roomDeletion) deleteParts(ctx context.Context, parts Parts, size int) (
 		done.Sample = done.Sample.With(deleted.Sample)
 		done.At, done.Gone = deleted.At, deleted.Gone
 		done.RowWise = cmp.Or(done.RowWise, deleted.RowWise)
-		cost := max(deleted.StateGroups, deleted.Rows/rowsPerEvent)
+		cost := max(deleted.StateGroups, deleted.Rows/RowsPerEvent)
 		if piece.part == roomEvents {
 			cost = deleted.Events // and their rows with them
 		}
@@ -252,10 +252,10 @@ func isReferenced(err error) bool {
 	return errors.Is(err, errReferenced) || postgres.HasCode(err, "23503")
 }
 
-// rowsPerEvent is how many rows of one table take at least as long as an event with
+// RowsPerEvent is how many rows of one table take at least as long as an event with
 // its rows in a dozen tables. Smaller chunks would take longer, for each chunk walks
 // over the rows that the previous ones have deleted.
-const rowsPerEvent = 10
+const RowsPerEvent = 10
 
 // A remainingPart is a part of a room that is left, and its tables that have rows of
 // the room.
@@ -271,7 +271,7 @@ type roomChunk struct {
 }
 
 // maxRows returns the maximum number of rows to delete.
-func (c roomChunk) maxRows() int64 { return int64(c.size) * rowsPerEvent }
+func (c roomChunk) maxRows() int64 { return int64(c.size) * RowsPerEvent }
 
 // position returns a position in the chunk's part.
 func (c roomChunk) position(after *int64) RoomPosition {
