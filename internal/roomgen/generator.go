@@ -25,7 +25,7 @@ const (
 	// redactions and threads may refer.
 	remembered = 50
 
-	roomVersion   = "10"
+	roomVersion   = "11"
 	formatVersion = 3 // of the events of that version
 
 	// seedOfRooms is the half of the seed that all rooms share.
@@ -183,7 +183,7 @@ func (g *generator) setUp() {
 	join := func(m *member) {
 		g.plan = append(g.plan, func() { g.join(m) })
 	}
-	set("m.room.create", map[string]any{"creator": creator.id, "room_version": roomVersion})
+	set("m.room.create", map[string]any{"room_version": roomVersion})
 	join(creator)
 	set("m.room.power_levels", map[string]any{
 		"ban": 50, "events": map[string]any{"m.room.history_visibility": 100, "m.room.power_levels": 100},
@@ -333,7 +333,7 @@ func (g *generator) edit(what *event) {
 // redact adds a redaction of a message by its sender. The message's own rows do not
 // change, because a homeserver censors them only later.
 func (g *generator) redact(what *event) {
-	e := g.make(event{Type: "m.room.redaction", by: what.by, Redacts: what.id, Content: map[string]any{}})
+	e := g.make(event{Type: "m.room.redaction", by: what.by, Content: map[string]any{"redacts": what.id}})
 	g.rows.add("redactions", e.id, what.id, false, e.received, false)
 	g.recent = slices.DeleteFunc(g.recent, func(r *event) bool { return r == what })
 }
@@ -352,18 +352,14 @@ func (g *generator) set(by *member, kind, key string, content map[string]any) *e
 // make completes an event and adds the rows that every event has.
 func (g *generator) make(e event) *event {
 	n := g.summary.Events
-	e.id, e.received = eventID(g.room.ID, g.room.Seed, n), g.arrival()
+	e.received = g.arrival()
 	e.RoomID, e.Sender = g.room.ID, e.by.id
 	g.summary.Events++
-	if n == (g.total-1)/2 {
-		g.summary.Middle = e.id
-	}
 	g.last.stream++
 	g.newest, e.stream = g.last.stream, g.last.stream
 	e.OriginServerTS = e.received - g.rand.Int64N(map[bool]int64{true: 20, false: 5000}[e.by.local])
 	if e.by.local && e.StateKey == nil && g.rand.IntN(4) == 0 {
 		e.txn = "m" + strconv.Itoa(n)
-		g.rows.add("event_txn_id_device_id", e.id, e.RoomID, e.by.id, device, e.txn, e.received)
 	}
 
 	// Sometimes the other server has not received the last event yet. Then the next
@@ -371,23 +367,29 @@ func (g *generator) make(e event) *event {
 	late := !e.by.local && e.StateKey == nil && len(g.tips) == 1 && len(g.before) > 0 && n+1 < g.total && g.rand.IntN(30) == 0
 	if late {
 		e.PrevEvents = g.before
-		g.tips = []string{g.tips[0], e.id}
 	} else {
 		e.PrevEvents = append([]string{}, g.tips...) // [] in JSON, not null
 		g.depth++
-		g.before, g.tips = g.tips, []string{e.id}
 	}
 	e.Depth = g.depth
 	e.AuthEvents = g.authOf(&e)
-	e.Unsigned = map[string]any{}
-	if e.by.local {
-		e.Unsigned["age_ts"] = e.OriginServerTS
-	}
 
+	// The id is made from all that an event says.
 	_, server, _ := strings.Cut(e.by.id, ":")
-	encoded, err := e.encode(server)
+	encoded, err := e.seal(server)
 	if err != nil && g.failed == nil {
 		g.failed = fmt.Errorf("encode an event: %w", err)
+	}
+	if late {
+		g.tips = []string{g.tips[0], e.id}
+	} else {
+		g.before, g.tips = g.tips, []string{e.id}
+	}
+	if n == (g.total-1)/2 {
+		g.summary.Middle = e.id
+	}
+	if e.txn != "" {
+		g.rows.add("event_txn_id_device_id", e.id, e.RoomID, e.by.id, device, e.txn, e.received)
 	}
 	g.rows.add("events", e.id, e.RoomID, e.Type, e.StateKey, e.Sender, e.Depth, e.Depth, e.stream,
 		e.OriginServerTS, e.received, true, false, false, "master")

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack/devstacktest"
+	"lethe/internal/matrix"
 	"lethe/internal/roomgen"
 	"lethe/internal/store/migrate"
 )
@@ -148,6 +149,42 @@ func TestGenerate(t *testing.T) {
 	require.Equal(t, 9, second.Events, "a room has at least the events that set it up")
 	require.EqualValues(t, 5009, second.LastStream)
 	require.Equal(t, summary.Events, value[int](t, ctx, conn, `SELECT count(*) FROM events WHERE room_id = $1`, summary.Room))
+}
+
+// TestIDsAreTrue computes the id and the hash of each event again, from its JSON as another
+// server would parse it.
+func TestIDsAreTrue(t *testing.T) {
+	t.Parallel()
+	ctx, conn := connect(t, devstacktest.Database(t, "embedded", migrate.UpEmbedded))
+	_, err := roomgen.Generate(ctx, conn, roomgen.Room{Server: "lab.test", Events: 3000, StateEvery: 20, Name: `<"Tom" & \ "Jerry" é>`})
+	require.NoError(t, err)
+	rows, err := conn.Query(ctx, `
+		SELECT event_id, type, json, room_version
+		FROM event_json JOIN events USING (event_id) JOIN rooms ON rooms.room_id = events.room_id`)
+	require.NoError(t, err)
+	kinds := map[string]bool{}
+	var id, kind, text string
+	var version matrix.RoomVersion
+	_, err = pgx.ForEachRow(rows, []any{&id, &kind, &text, &version}, func() error {
+		kinds[kind] = true
+		again, err := matrix.EventID(version, []byte(text))
+		if err != nil {
+			return err
+		}
+		require.Equal(t, again, id, text)
+		hash, err := matrix.ContentHash(version, []byte(text))
+		if err != nil {
+			return err
+		}
+		require.Contains(t, text, `"hashes":{"sha256":"`+hash+`"}`)
+		canonical, err := matrix.CanonicalJSON([]byte(text))
+		require.Equal(t, string(canonical), text)
+		return err
+	})
+	require.NoError(t, err)
+	for _, kind := range []string{"create", "member", "power_levels", "join_rules", "history_visibility", "name", "topic", "message", "redaction"} {
+		require.True(t, kinds["m.room."+kind], kind)
+	}
 }
 
 func TestGenerateTwice(t *testing.T) {

@@ -2,7 +2,6 @@ package roomgen
 
 import (
 	"crypto/sha256"
-	"encoding/base64"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -61,16 +60,9 @@ func sentence(r *rand.Rand, minWords, maxWords int) string {
 	return b.String()
 }
 
-// digest returns 32 bytes that depend on its arguments, for a fake hash, signature or
-// id.
+// digest returns 32 bytes that depend on its arguments, for a made-up signature or the
+// id of a room.
 func digest(of ...any) [sha256.Size]byte { return sha256.Sum256([]byte(fmt.Sprintln(of...))) }
-
-// eventID returns the id of the n-th event of a room. It has the format of room
-// version 4 and later, but is not a hash of the event.
-func eventID(room string, seed uint64, n int) string {
-	id := digest("event", room, seed, n)
-	return "$" + base64.RawURLEncoding.EncodeToString(id[:])
-}
 
 // roomID returns the default id of a room: 18 letters and the server.
 func roomID(seed uint64, server string) string {
