@@ -5,6 +5,9 @@ tool := go tool -modfile=tools/go.mod
 # So are the tests of deploy. They use the same linters.
 deploy := go -C deploy/validate
 
+# And so is what draws the picture of make growth, with a library for plots.
+growth := go -C test/growth
+
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +43,7 @@ test: ## Lint, run all tests with the race detector, and fuzz tokens and filters
 	go test -run '^$$' -fuzz FuzzParsePageToken -fuzztime 50000x ./internal/matrix
 	go test -run '^$$' -fuzz FuzzParseFilter -fuzztime 20000x ./internal/messages
 	$(deploy) test ./...
+	$(growth) test ./...
 
 .PHONY: test-fast
 test-fast: ## Run all tests, without the race detector
@@ -47,6 +51,7 @@ test-fast: ## Run all tests, without the race detector
 	@$(MAKE) --no-print-directory build
 	LETHE_TEST_PROGRAMS='$(CURDIR)/bin' go test -timeout 15m ./...
 	$(deploy) test ./...
+	$(growth) test ./...
 
 .PHONY: test-kills
 test-kills: ## Kill workers at random points of purges and deletes, many times
@@ -132,6 +137,8 @@ lint: ## Check format and go.mod, and run static analysis
 	$(tool) go-errorlint ./...
 	$(deploy) mod tidy -diff
 	$(deploy) vet ./...
+	$(growth) mod tidy -diff
+	$(growth) vet ./...
 
 .PHONY: fmt
 fmt: ## Format all Go files
@@ -142,17 +149,34 @@ tidy: ## Tidy each go.mod
 	go mod tidy
 	go -C tools mod tidy
 	$(deploy) mod tidy
+	$(growth) mod tidy
 
 .PHONY: bench-plan
 bench-plan: ## Time plans of jobs of a room with EVENTS events, a million by default
 	@scripts/servers
 	LETHE_BENCH_EVENTS='$(or $(EVENTS),1000000)' go test -run '^$$' -bench Plan -benchtime 3x -timeout 60m ./internal/plan
 
+# The last recorded run of the benchmarks, in Go's format.
+recorded := docs/bench/recorded.txt
+
 .PHONY: bench
-bench: ## Run the benchmarks and write bin/bench.json; DUMP=file or DATABASE=url uses the tables of a real Synapse
+bench: ## Run the benchmarks, write bin/bench.json and compare with the recorded run; DUMP=file or DATABASE=url uses a Synapse's tables
 	@scripts/servers
 	@$(MAKE) --no-print-directory build
-	@exec bin/lethe bench --json bin/bench.json $(if $(DUMP),--dump $(DUMP)) $(if $(DATABASE),--database '$(DATABASE)') $(BENCH)
+	@bin/lethe bench --json bin/bench.json --go bin/bench.txt $(if $(DUMP),--dump $(DUMP)) $(if $(DATABASE),--database '$(DATABASE)') $(BENCH)
+	@scripts/compare-bench $(recorded) bin/bench.txt
+
+.PHONY: bench-record
+bench-record: ## Record the last run of make bench, so that later runs are compared with it
+	@mkdir -p $(dir $(recorded))
+	cp bin/bench.txt $(recorded)
+
+.PHONY: growth
+growth: ## Measure how Lethe's times grow with events, rooms and jobs, in about ten minutes, and draw docs/growth.svg
+	@scripts/servers
+	@$(MAKE) --no-print-directory build
+	@bin/lethe bench --case growth --json bin/growth.json --go bin/growth.txt $(BENCH)
+	$(growth) run . '$(CURDIR)/bin/growth.json' '$(CURDIR)/docs/growth.svg'
 
 .PHONY: vuln
 vuln: ## Look for known vulnerabilities in the code that Lethe uses; needs vuln.go.dev or VULNDB=url

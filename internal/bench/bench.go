@@ -66,12 +66,17 @@ type Options struct {
 	// expired events. It is at least 100.
 	SweepRooms int
 
-	// Synapse is the URL of a Synapse, whose pages are measured too. Defaults to "",
-	// no Synapse.
+	// Synapse is the URL of a Synapse. Defaults to "", no Synapse.
 	Synapse string
 
-	// SynapseDatabase is the URL of the database of that Synapse. It is only read.
-	// It has no default if Synapse is set.
+	// SynapseCommand is a command of the shell that runs a Synapse at that URL, on the
+	// database that PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE name, until it gets
+	// SIGTERM. It is run on copies of Database or Dump, whose rooms it purges and deletes
+	// as Lethe does. Defaults to "", no such comparison.
+	SynapseCommand string
+
+	// SynapseDatabase is the URL of the database of a Synapse that is running already,
+	// whose pages are measured. It is only read. Defaults to "", no such comparison.
 	SynapseDatabase string
 
 	// SynapseToken is the access token of a server admin on that Synapse. The pages
@@ -96,8 +101,9 @@ func (o *Options) RegisterFlags(flags *flag.FlagSet) {
 	flags.IntVar(&o.Rooms, "rooms", 10_000, "number of small rooms that are deleted")
 	flags.IntVar(&o.Runs, "runs", 3, "how often everything is measured")
 	flags.IntVar(&o.SweepRooms, "sweep-rooms", 100_000, "number of rooms of a retention sweep, at least 100")
-	flags.StringVar(&o.Synapse, "synapse", "", "URL of a Synapse whose pages are measured too")
-	flags.StringVar(&o.SynapseDatabase, "synapse-database", "", "URL of the database of that Synapse; it is only read")
+	flags.StringVar(&o.Synapse, "synapse", "", "URL of a Synapse to compare with")
+	flags.StringVar(&o.SynapseCommand, "synapse-command", "", "command that runs that Synapse on the database of PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE until SIGTERM; it purges and deletes too")
+	flags.StringVar(&o.SynapseDatabase, "synapse-database", "", "URL of the database of a Synapse that runs already, whose pages are measured; it is only read")
 	flags.StringVar(&o.SynapseToken, "synapse-token", "", "access token of a server admin on that Synapse; the pages are of the largest room of the admin")
 }
 
@@ -116,8 +122,10 @@ func (o Options) check() error {
 		return fmt.Errorf("there is no case %q: use one of %s", o.Case, strings.Join(Cases(), ", "))
 	case min(o.Events, o.Jobs, o.LargeEvents, o.SmallEvents, o.Rooms, o.Runs, o.SweepRooms) < 1:
 		return errors.New("numbers must be positive")
-	case o.Synapse != "" && (o.SynapseDatabase == "" || o.SynapseToken == ""):
-		return errors.New("with Synapse, SynapseDatabase and SynapseToken must be set")
+	case o.Synapse != "" && (o.SynapseToken == "" || o.SynapseDatabase == "" && o.SynapseCommand == ""):
+		return errors.New("with Synapse, SynapseToken and SynapseDatabase or SynapseCommand must be set")
+	case o.Synapse == "" && o.SynapseCommand+o.SynapseDatabase != "":
+		return errors.New("with SynapseCommand or SynapseDatabase, Synapse must be set")
 	case o.Database != "" && o.Dump != "":
 		return errors.New("set a database or a dump, not both")
 	}
@@ -138,6 +146,8 @@ var cases = []struct {
 	{"rooms", measureRooms},
 	{"sweep", measureSweep},
 	{"beside", measureBeside},
+	{"synapse", measureAgainstSynapse},
+	{"growth", measureGrowth},
 }
 
 // Cases returns the names of the cases.
@@ -161,7 +171,10 @@ func Run(ctx context.Context, options Options) (table Table, err error) {
 		return Table{}, fmt.Errorf("prepare the benchmark: %w", err)
 	}
 	defer rig.close(ctx, &err)
-	table = Table{Schema: rig.schema, PostgreSQL: rig.version, Runs: options.Runs}
+	table = Table{Schema: rig.schema, PostgreSQL: rig.version, Runs: options.Runs, Sizes: map[string]int{
+		"events": options.Events, "jobs": options.Jobs, "large": options.LargeEvents, "small": options.SmallEvents,
+		"rooms": options.Rooms, "sweep-rooms": options.SweepRooms,
+	}}
 	for _, c := range cases {
 		if options.Case != "" && options.Case != c.name {
 			continue

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"lethe/internal/bench/pager"
 	"lethe/internal/matrix"
 	"lethe/internal/wait"
 )
@@ -122,7 +123,7 @@ func (d database) edge(ctx context.Context, of room, cleared, counts bool) (befo
 		return before, after, err
 	}
 	err = d.rig.serving(ctx, d.url(), func(ctx context.Context, base string, _ *os.Process) (err error) {
-		page := httpPager(base+adminPages(of.id), adminToken)
+		page := pager.HTTP(base+pager.AdminPath(of.id), adminToken)
 		// The statements are prepared, and the pages are in memory, as after the purge.
 		if _, err = timePages(ctx, page, at); err != nil {
 			return err
@@ -171,7 +172,7 @@ func (d database) buffers(ctx context.Context, of room, at matrix.Token) (pages 
 		if err := conn.QueryRow(ctx, `
 			EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)
 			SELECT * FROM events WHERE room_id = $1 AND NOT outlier AND (topological_ordering, stream_ordering) <= ($2, $3)
-			ORDER BY topological_ordering DESC, stream_ordering DESC LIMIT $4`, of.id, at.Topological, at.Stream, pageEvents).Scan(&text); err != nil {
+			ORDER BY topological_ordering DESC, stream_ordering DESC LIMIT $4`, of.id, at.Topological, at.Stream, pager.Events).Scan(&text); err != nil {
 			return err
 		}
 		var plans []struct {
@@ -198,7 +199,7 @@ func (d database) edgeOf(ctx context.Context, of room) (at matrix.Token, err err
 			SELECT topological_ordering, stream_ordering FROM (
 				SELECT topological_ordering, stream_ordering FROM events
 				WHERE room_id = $1 AND NOT outlier AND topological_ordering >= $2 ORDER BY 1, 2 LIMIT $3) e
-			ORDER BY 1 DESC, 2 DESC LIMIT 1`, of.id, of.depth, pageEvents-1).Scan(&at.Topological, &at.Stream)
+			ORDER BY 1 DESC, 2 DESC LIMIT 1`, of.id, of.depth, pager.Events-1).Scan(&at.Topological, &at.Stream)
 	})
 	if err != nil {
 		return at, fmt.Errorf("find the edge: %w", err)
@@ -207,7 +208,7 @@ func (d database) edgeOf(ctx context.Context, of room) (at matrix.Token, err err
 }
 
 // timePages reads the page at a place over and over, and returns the milliseconds of each.
-func timePages(ctx context.Context, page pager, at matrix.Token) (took []float64, err error) {
+func timePages(ctx context.Context, page pager.Pager, at matrix.Token) (took []float64, err error) {
 	for range edgePages {
 		started := time.Now()
 		if _, _, err := page(ctx, at); err != nil {

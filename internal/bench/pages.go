@@ -1,15 +1,10 @@
 package bench
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
-	"net/http"
-	"net/url"
 	"os"
 	"time"
 
@@ -17,14 +12,12 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
+	"lethe/internal/bench/pager"
 	"lethe/internal/matrix"
 	"lethe/internal/roomgen"
 )
 
 const (
-	// pageEvents is the number of events of a page.
-	pageEvents = 100
-
 	// pageClients is the number of clients that read at the same time, each one page
 	// after the other.
 	pageClients = 4
@@ -38,17 +31,7 @@ const (
 	// maxReaders is the largest number of pages that are requested at once during a
 	// purge. It keeps a slow machine from breaking down.
 	maxReaders = 32
-
-	// pageTimeout is the longest time of a page.
-	pageTimeout = time.Minute
-
-	// maxPageSize is the size of the largest page, in bytes.
-	maxPageSize = 64 << 20
 )
-
-// A pager reads a page backwards from a place. It returns where the next page begins,
-// and whether there is one.
-type pager func(ctx context.Context, at matrix.Token) (next matrix.Token, more bool, err error)
 
 // The measures of a pace.
 const (
@@ -101,7 +84,7 @@ func measurePages(ctx context.Context, r *rig) ([]Row, error) {
 	rows = append(rows,
 		m.compare(batch, "longest, commit to commit", "p50", ""),
 		m.compare(longer, "beside a purge", "longest batch", "≤ 1"))
-	if r.options.Synapse == "" {
+	if r.options.SynapseDatabase == "" {
 		return rows, nil
 	}
 	synapse, err := r.measureSynapse(ctx)
@@ -120,7 +103,7 @@ func (d database) pagesByEachWay(ctx context.Context, of room, m measurements) e
 		if err != nil {
 			return err
 		}
-		measure := func(ctx context.Context, name string, page pager, pid int) error {
+		measure := func(ctx context.Context, name string, page pager.Pager, pid int) error {
 			pace, err := readAll(ctx, places, int(of.events), page, &meter{pid: pid, conn: conn, of: d.name})
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
@@ -129,7 +112,7 @@ func (d database) pagesByEachWay(ctx context.Context, of room, m measurements) e
 			m.add(pagesPerProcessor, name, pace.perProcessor)
 			return nil
 		}
-		err = measure(ctx, "bare query", barePager(pool, of.id), os.Getpid())
+		err = measure(ctx, "bare query", pager.Bare(pool, of.id), os.Getpid())
 		pool.Close()
 		if err != nil {
 			return err
@@ -138,10 +121,10 @@ func (d database) pagesByEachWay(ctx context.Context, of room, m measurements) e
 			return err
 		}
 		return d.rig.serving(ctx, d.url(), func(ctx context.Context, base string, api *os.Process) error {
-			if err := measure(ctx, "admin", httpPager(base+adminPages(of.id), adminToken), api.Pid); err != nil {
+			if err := measure(ctx, "admin", pager.HTTP(base+pager.AdminPath(of.id), adminToken), api.Pid); err != nil {
 				return err
 			}
-			return measure(ctx, "member", httpPager(base+memberPages(of.id), memberToken), api.Pid)
+			return measure(ctx, "member", pager.HTTP(base+pager.MemberPath(of.id), memberToken), api.Pid)
 		})
 	})
 }
@@ -194,8 +177,8 @@ func placesIn(ctx context.Context, conn *pgx.Conn, room string, newest int64) (p
 // readAll reads about all pages of a room, each client a part of them. Some pages
 // before that do not count, so that all statements are prepared. Without a meter the
 // pace has no processor time.
-func readAll(ctx context.Context, places []matrix.Token, events int, page pager, m *meter) (pace, error) {
-	pages := max(events/pageEvents/pageClients, minPages)
+func readAll(ctx context.Context, places []matrix.Token, events int, page pager.Pager, m *meter) (pace, error) {
+	pages := max(events/pager.Events/pageClients, minPages)
 	if err := readPart(ctx, places, minPages, page); err != nil {
 		return pace{}, err
 	}
@@ -219,7 +202,7 @@ func readAll(ctx context.Context, places []matrix.Token, events int, page pager,
 
 // readPart reads pages: each client reads this many, one after the other. A client
 // that reaches the beginning of the room starts again from its place.
-func readPart(ctx context.Context, places []matrix.Token, pages int, page pager) error {
+func readPart(ctx context.Context, places []matrix.Token, pages int, page pager.Pager) error {
 	clients, ctx := errgroup.WithContext(ctx)
 	for _, place := range places {
 		clients.Go(func() error {
@@ -239,101 +222,6 @@ func readPart(ctx context.Context, places []matrix.Token, pages int, page pager)
 	return clients.Wait()
 }
 
-// barePager reads pages with a query that only reads the events.
-func barePager(pool *pgxpool.Pool, room string) pager {
-	return func(ctx context.Context, at matrix.Token) (next matrix.Token, more bool, err error) {
-		rows, err := pool.Query(ctx, `
-			SELECT e.event_id, e.type, e.sender, e.state_key, e.topological_ordering, e.stream_ordering, e.origin_server_ts,
-			       j.json, j.internal_metadata, j.format_version
-			FROM events e JOIN event_json j ON j.event_id = e.event_id
-			WHERE e.room_id = $1 AND NOT e.outlier AND (e.topological_ordering, e.stream_ordering) <= ($2, $3)
-			ORDER BY e.topological_ordering DESC, e.stream_ordering DESC
-			LIMIT $4`, room, at.Topological, at.Stream, pageEvents)
-		if err != nil {
-			return next, false, err
-		}
-		var id, kind string
-		var sender, key, text, metadata *string
-		var origin *int64
-		var format *int
-		_, err = pgx.ForEachRow(rows, []any{&id, &kind, &sender, &key, &next.Topological, &next.Stream, &origin, &text, &metadata, &format},
-			func() error { more = true; return nil })
-		next.Stream--
-		return next, more, err
-	}
-}
-
-func adminPages(room string) string {
-	return "/_synapse/admin/v1/rooms/" + url.PathEscape(room) + "/messages"
-}
-
-func memberPages(room string) string {
-	return "/_matrix/client/v3/rooms/" + url.PathEscape(room) + "/messages"
-}
-
-// httpPager reads pages from an endpoint. Of a page it parses only where the page
-// ends. It keeps its connections open.
-func httpPager(endpoint, token string) pager {
-	transport := &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: 10 * time.Second, DisableCompression: true}
-	client := &http.Client{Transport: transport, Timeout: pageTimeout}
-	return func(ctx context.Context, at matrix.Token) (next matrix.Token, more bool, err error) {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet,
-			fmt.Sprintf("%s?dir=b&limit=%d&from=%s", endpoint, pageEvents, at), http.NoBody)
-		if err != nil {
-			return next, false, err
-		}
-		request.Header.Set("Authorization", "Bearer "+token)
-		response, err := client.Do(request)
-		if err != nil {
-			return next, false, err
-		}
-		body, err := io.ReadAll(io.LimitReader(response.Body, maxPageSize))
-		_ = response.Body.Close() // it has been read
-		switch {
-		case err != nil:
-			return next, false, fmt.Errorf("read a page: %w", err)
-		case response.StatusCode == http.StatusServiceUnavailable, response.StatusCode == http.StatusGatewayTimeout:
-			return next, false, errBusy
-		case response.StatusCode != http.StatusOK:
-			return next, false, fmt.Errorf("a page was refused with status %d", response.StatusCode)
-		}
-		return endOf(body)
-	}
-}
-
-var (
-	errNoPage = errors.New("the response is not a page")
-
-	// errBusy is returned for a reader that waited too long, and was told to try again.
-	errBusy = errors.New("the room is busy")
-)
-
-// endOf returns where a page ends. The key "end" is the last key of a page, except for
-// state.
-func endOf(body []byte) (next matrix.Token, more bool, err error) {
-	const key = `"end":`
-	i := bytes.LastIndex(body, []byte(key))
-	if i < 0 {
-		if !bytes.Contains(body, []byte(`"chunk":`)) {
-			err = errNoPage
-		}
-		return next, false, err
-	}
-	var text string
-	if err := json.NewDecoder(bytes.NewReader(body[i+len(key):])).Decode(&text); err != nil {
-		return next, false, fmt.Errorf("%w: %w", errNoPage, err)
-	}
-	token, err := matrix.ParsePageToken(text)
-	if err != nil {
-		return next, false, err
-	}
-	next, more = token.Historic()
-	if !more {
-		err = errNoPage
-	}
-	return next, more, err
-}
-
 // pagesBesidePurge returns how long a member waits for pages of the newest tenth of a
 // room, in milliseconds: before, while nothing else happens, and beside, while the
 // rest of the room is purged. A page that was refused counts too. The gaps are the times
@@ -344,7 +232,7 @@ func (d database) pagesBesidePurge(ctx context.Context, of room) (before, beside
 		return nil, nil, nil, err
 	}
 	err = d.rig.serving(ctx, d.url(), func(ctx context.Context, base string, _ *os.Process) (err error) {
-		page := httpPager(base+memberPages(of.id), memberToken)
+		page := pager.HTTP(base+pager.MemberPath(of.id), memberToken)
 		if err := readPart(ctx, places, minPages, page); err != nil {
 			return err
 		}
@@ -353,7 +241,7 @@ func (d database) pagesBesidePurge(ctx context.Context, of room) (before, beside
 			do: func(ctx context.Context, i int) (time.Duration, error) {
 				started := time.Now()
 				_, _, err := page(ctx, places[i%len(places)])
-				if errors.Is(err, errBusy) {
+				if errors.Is(err, pager.ErrBusy) {
 					err = nil
 				}
 				return time.Since(started), err
@@ -394,8 +282,8 @@ func (r *rig) measureSynapse(ctx context.Context) ([]Row, error) {
 	}
 	m := measurements{}
 	read := func(ctx context.Context, whose, base string) error {
-		for name, endpoint := range map[string]string{"admin": adminPages(of.id), "member": memberPages(of.id)} {
-			pace, err := readAll(ctx, places, int(of.events), httpPager(base+endpoint, r.options.SynapseToken), nil)
+		for name, endpoint := range map[string]string{"admin": pager.AdminPath(of.id), "member": pager.MemberPath(of.id)} {
+			pace, err := readAll(ctx, places, int(of.events), pager.HTTP(base+endpoint, r.options.SynapseToken), nil)
 			if err != nil {
 				return fmt.Errorf("%s, as %s: %w", whose, name, err)
 			}

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"lethe/internal/bench/plainsql"
 	"lethe/internal/devstack"
 	"lethe/internal/matrix"
 	"lethe/internal/roomgen"
@@ -149,7 +150,7 @@ func (r *rig) startPostgres(ctx context.Context, dir string) error {
 		return err
 	}
 	if r.options.Dump != "" {
-		r.schema = "copies of " + r.options.Dump
+		r.schema = "copies of " + filepath.Base(r.options.Dump)
 		return postgres.Restore(ctx, r.source, r.options.Dump)
 	}
 	r.schema = "Lethe's embedded schema (it has fewer foreign keys than Synapse's)"
@@ -177,7 +178,7 @@ func (r *rig) template(ctx context.Context, label string, sizes ...int) (templat
 	return r.templateOf(ctx, label, func(ctx context.Context, tx pgx.Tx) (rooms []room, err error) {
 		r.say("creating %d rooms for %s, the first with %d events", len(sizes), label, sizes[0])
 		for i, size := range sizes {
-			room, err := makeRoom(ctx, tx, uint64(i+1), size)
+			room, err := makeRoom(ctx, tx, serverName, uint64(i+1), size)
 			if err != nil {
 				return nil, err
 			}
@@ -224,10 +225,10 @@ func (r *rig) templateOf(ctx context.Context, label string, make func(context.Co
 	return t, nil
 }
 
-// makeRoom generates a room of about this many events.
-func makeRoom(ctx context.Context, tx pgx.Tx, seed uint64, size int) (room, error) {
+// makeRoom generates a room of about this many events, on the homeserver with the name.
+func makeRoom(ctx context.Context, tx pgx.Tx, server string, seed uint64, size int) (room, error) {
 	made, err := roomgen.Generate(ctx, tx, roomgen.Room{
-		Server: serverName, Seed: seed, Events: size, LocalMembers: max(1, min(12, size/100)), RemoteMembers: max(1, min(12, size/100)),
+		Server: server, Seed: seed, Events: size, LocalMembers: max(1, min(12, size/100)), RemoteMembers: max(1, min(12, size/100)),
 	})
 	if err != nil {
 		return room{}, err
@@ -305,9 +306,6 @@ func (r *rig) exec(ctx context.Context, database string, statements ...string) e
 	return r.query(ctx, database, func(conn *pgx.Conn) error { return execAll(ctx, conn, statements) })
 }
 
-// withoutTriggers is a statement after which a transaction checks no references.
-const withoutTriggers = `SET LOCAL session_replication_role = replica`
-
 // execAll runs statements, each with as many of the arguments as it uses. Some statements
 // take no parameters, such as CREATE TABLE AS: this mode writes the arguments into the
 // text.
@@ -331,7 +329,7 @@ func execAll(ctx context.Context, db interface {
 // references and does not cascade: this is the floor, the cost of the deletes alone.
 func (d database) execPlainly(ctx context.Context, triggers bool, statements []string, args ...any) error {
 	if !triggers {
-		statements = append([]string{withoutTriggers}, statements...)
+		statements = append([]string{plainsql.WithoutTriggers}, statements...)
 	}
 	err := d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return execAll(ctx, tx, statements, args...) })

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"lethe/internal/bench/plainsql"
 	"lethe/internal/tasks"
 )
 
@@ -34,7 +35,7 @@ const (
 // expired. A purge of such a room deletes one message, and makes the two state events
 // outliers.
 var sweptRooms = []string{
-	withoutTriggers, // the rooms are complete, so their references need no checks
+	plainsql.WithoutTriggers, // the rooms are complete, so their references need no checks
 
 	// A worker looks whether the server has users.
 	`INSERT INTO users (name, creation_ts) SELECT '@user:' || $1, 0 ON CONFLICT DO NOTHING`,
@@ -145,12 +146,16 @@ func measureSweep(ctx context.Context, r *rig) ([]Row, error) {
 // them have expired events.
 func (r *rig) sweptTemplate(ctx context.Context) (t template, rooms, due int, err error) {
 	rooms = max(r.options.SweepRooms, 100)
-	t, err = r.templateOf(ctx, "sweep", func(ctx context.Context, tx pgx.Tx) ([]room, error) {
-		r.say("creating %d rooms for sweep", rooms)
+	t, err = r.sweptTemplateOf(ctx, "sweep", rooms)
+	return t, rooms, rooms / 10, err
+}
+
+func (r *rig) sweptTemplateOf(ctx context.Context, label string, rooms int) (template, error) {
+	return r.templateOf(ctx, label, func(ctx context.Context, tx pgx.Tx) ([]room, error) {
+		r.say("creating %d rooms for %s", rooms, label)
 		age := sweepAge * 24 * time.Hour
 		return nil, execAll(ctx, tx, sweptRooms, serverName, rooms, age.Milliseconds())
 	})
-	return t, rooms, rooms / 10, err
 }
 
 // lookPlainly finds the rooms that have expired events with one statement. It returns
@@ -177,11 +182,11 @@ func (d database) lookPlainly(ctx context.Context, due int) (float64, error) {
 // [database.execPlainly]. It returns how many it purges per second.
 func (d database) purgeSweptPlainly(ctx context.Context, rooms int) (rate float64, err error) {
 	err = d.rig.query(ctx, d.name, func(conn *pgx.Conn) error {
-		cascading, err := cascades(ctx, conn)
+		cascading, err := plainsql.Cascades(ctx, conn)
 		if err != nil {
 			return err
 		}
-		statements := slices.Concat([]string{withoutTriggers}, plainPurge, cascading)
+		statements := slices.Concat([]string{plainsql.WithoutTriggers}, plainsql.Purge, cascading)
 		started := time.Now()
 		for i := range rooms {
 			room := fmt.Sprintf("!swept%d:%s", 10*(i+1), serverName)

@@ -20,6 +20,9 @@ type Table struct {
 	// Runs is how often each value was measured.
 	Runs int `json:"runs"`
 
+	// Sizes are the numbers of what was created, by the name of their flag.
+	Sizes map[string]int `json:"sizes"`
+
 	Rows []Row `json:"rows"`
 }
 

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -14,12 +13,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"lethe/internal/bench"
+	"lethe/internal/bench/gobench"
 	"lethe/internal/command"
 )
 
 func (a *app) bench() *cobra.Command {
 	var options bench.Options
-	var file string
+	var files gobench.Files
 	c := &cobra.Command{
 		Use:   "bench",
 		Short: "measure Lethe on its own servers and rooms",
@@ -34,20 +34,20 @@ directory as lethe.`,
 				return command.Usage("--case: there is no case %q: use one of %s", options.Case, strings.Join(bench.Cases(), ", "))
 			}
 			options.Progress = c.ErrOrStderr()
-			return measure(c.Context(), c.OutOrStdout(), options, file)
+			return measure(c.Context(), c.OutOrStdout(), options, files)
 		},
 	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	options.RegisterFlags(flags)
 	c.Flags().AddGoFlagSet(flags)
-	c.Flags().StringVar(&file, "json", "", "`file` to write the table to, as JSON")
+	c.Flags().StringVar(&files.JSON, "json", "", "`file` to write the table to, as JSON")
+	c.Flags().StringVar(&files.Go, "go", "", "`file` to write each value to, in the format of Go's benchmarks, for benchstat")
 	completes(c, "case", bench.Cases()...)
 	return c
 }
 
-// measure runs the benchmark, prints its table, and writes it to the file unless that is
-// "".
-func measure(ctx context.Context, out io.Writer, options bench.Options, file string) error {
+// measure runs the benchmark, writes its table to the files, and prints it.
+func measure(ctx context.Context, out io.Writer, options bench.Options, files gobench.Files) error {
 	program, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the programs: %w", err)
@@ -63,14 +63,8 @@ func measure(ctx context.Context, out io.Writer, options bench.Options, file str
 	if err != nil {
 		return err
 	}
-	if file != "" {
-		text, err := json.MarshalIndent(table, "", "\t")
-		if err != nil {
-			return fmt.Errorf("write the table: %w", err)
-		}
-		if err := os.WriteFile(file, append(text, '\n'), 0o644); err != nil {
-			return fmt.Errorf("write the table: %w", err)
-		}
+	if err := files.Write(table); err != nil {
+		return err
 	}
 	return table.Print(out)
 }
