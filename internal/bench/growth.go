@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -229,7 +230,8 @@ func (d database) makeAdmin(ctx context.Context) error {
 	})
 }
 
-// get reads an answer as the admin, and fails unless it is 200.
+// get reads an answer as the admin, and fails unless it is 200 and names a room: to list
+// nothing costs nothing.
 func get(ctx context.Context, url string) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -242,11 +244,14 @@ func get(ctx context.Context, url string) error {
 		return err
 	}
 	defer func() { _ = response.Body.Close() }()
-	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+	body, err := io.ReadAll(response.Body)
+	switch {
+	case err != nil:
 		return err
-	}
-	if response.StatusCode != http.StatusOK {
+	case response.StatusCode != http.StatusOK:
 		return fmt.Errorf("%s was refused with status %d", url, response.StatusCode)
+	case !bytes.Contains(body, []byte(`"room_id":`)):
+		return fmt.Errorf("%s lists no room", url)
 	}
 	return nil
 }

@@ -71,6 +71,13 @@ var sweptRooms = []string{
 	`INSERT INTO event_to_state_groups (event_id, state_group)
 		SELECT made.event_id, g.id FROM made JOIN state_groups g ON g.room_id = made.room_id`,
 	`INSERT INTO room_depth (room_id, min_depth) SELECT room_id, 1 FROM made WHERE depth = 1`,
+
+	// The list of rooms has only rooms with these.
+	`INSERT INTO room_stats_state (room_id, name, join_rules, history_visibility, is_federatable)
+		SELECT room_id, 'Room ' || room, 'public', 'shared', true FROM made WHERE depth = 1`,
+	`INSERT INTO room_stats_current (room_id, current_state_events, joined_members, invited_members, left_members, banned_members,
+		                                local_users_in_room, completed_delta_stream_id, knocked_members)
+		SELECT room_id, 2, 1, 0, 0, 0, 1, 0, 0 FROM made WHERE depth = 1`,
 }
 
 // measureSweep runs a retention sweep over many rooms. It measures:
