@@ -3,7 +3,6 @@ package bench
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -16,7 +15,6 @@ import (
 
 	"lethe/internal/bench/pager"
 	"lethe/internal/jobs"
-	"lethe/internal/redisdb"
 	"lethe/internal/roomgen"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
@@ -74,9 +72,8 @@ func measureGrowth(ctx context.Context, r *rig) ([]Row, error) {
 				return nil, err
 			}
 			turns = append(turns, turn{name(a, factor), t, func(d database) error {
-				// The tasks of jobs that were left over would be dropped in the next turn.
 				took, err := a.measure(d, t, a.least*factor)
-				if err = errors.Join(err, r.emptyRedis(ctx)); err != nil {
+				if err != nil {
 					return err
 				}
 				for i, step := range a.steps {
@@ -98,15 +95,6 @@ func measureGrowth(ctx context.Context, r *rig) ([]Row, error) {
 		}
 	}
 	return rows, nil
-}
-
-// emptyRedis deletes everything in the benchmark's own Redis.
-func (r *rig) emptyRedis(ctx context.Context) error {
-	client, err := redisdb.Open(r.redis.URL())
-	if err != nil {
-		return err
-	}
-	return errors.Join(client.FlushDB(ctx).Err(), client.Close())
 }
 
 // timeEach returns the median of the milliseconds of each call.

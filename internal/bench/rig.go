@@ -19,6 +19,7 @@ import (
 	"lethe/internal/bench/plainsql"
 	"lethe/internal/devstack"
 	"lethe/internal/matrix"
+	"lethe/internal/redisdb"
 	"lethe/internal/roomgen"
 	"lethe/internal/store/migrate"
 )
@@ -266,7 +267,8 @@ func (r *rig) onCopy(ctx context.Context, t template, do func(database) error) (
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 		defer cancel()
-		err = errors.Join(err, r.dropDatabase(ctx, d.name))
+		// The next copy's workers would take the tasks of this one's jobs, and drop them.
+		err = errors.Join(err, r.dropDatabase(ctx, d.name), r.emptyRedis(ctx))
 	}()
 	if err := r.copyDatabase(ctx, d.name, t.name); err != nil {
 		return err
@@ -277,6 +279,15 @@ func (r *rig) onCopy(ctx context.Context, t template, do func(database) error) (
 		return err
 	}
 	return do(d)
+}
+
+// emptyRedis deletes everything in the benchmark's own Redis.
+func (r *rig) emptyRedis(ctx context.Context) error {
+	client, err := redisdb.Open(r.redis.URL())
+	if err != nil {
+		return err
+	}
+	return errors.Join(client.FlushDB(ctx).Err(), client.Close())
 }
 
 func (r *rig) copyDatabase(ctx context.Context, name, of string) error {
