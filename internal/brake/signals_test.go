@@ -2,6 +2,7 @@ package brake
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -33,6 +34,21 @@ func TestShares(t *testing.T) {
 	}
 }
 
+// A server that keeps less WAL for slots than the usual limits would have reached them with
+// nothing to do.
+func TestLimitsOfSlotsAreWithinWhatTheServerKeeps(t *testing.T) {
+	t.Parallel()
+	slots := kindOf(SlotBytes)
+	for _, keeps := range []float64{1 << 20, 256 << 20, 1 << 30, 3 << 30, 1 << 40} {
+		within := slots.limits.within(keeps)
+		require.NoError(t, within.Check(SlotBytes))
+		require.InDelta(t, 1, slots.share(keeps, within), 1e-9, keeps)
+		require.LessOrEqual(t, *within.Soft, *slots.limits.Soft)
+		require.LessOrEqual(t, *within.Hard, *slots.limits.Hard)
+	}
+	require.Equal(t, slots.limits, slots.limits.within(1<<40))
+}
+
 func TestLimitsThatMakeNoSenseAreRefused(t *testing.T) {
 	t.Parallel()
 	negative, zero := -1.0, 0.0
@@ -52,4 +68,19 @@ func TestLimitsThatMakeNoSenseAreRefused(t *testing.T) {
 	}
 	_, err := ParseSignal("standby")
 	require.ErrorContains(t, err, "standby_seconds")
+}
+
+// On a slow server the smallest batch takes longer than a batch should. The pause after it
+// is longer then, or jobs would work for nearly all of their time.
+func TestAPauseIsAsLongAsTheShareDemands(t *testing.T) {
+	t.Parallel()
+	b := New(nil, Options{BatchTime: 200 * time.Millisecond})
+	require.Equal(t, 150*time.Millisecond, b.rest(0.25), "no batch was done yet")
+	b.Worked(50 * time.Millisecond)
+	require.Equal(t, 150*time.Millisecond, b.rest(0.25), "the batch took the share of its time")
+	b.Worked(time.Second)
+	require.Equal(t, 3*time.Second, b.rest(0.25))
+	b.Worked(time.Minute)
+	require.Equal(t, 5*time.Second, b.rest(0.25))
+	(*Brake)(nil).Worked(time.Second)
 }
