@@ -390,6 +390,22 @@ func TestAPhaseThatCannotBeReadBeginsAgain(t *testing.T) {
 	}
 }
 
+// A phase that has begun comes to an end, even if no worker was there for a day. Jobs that
+// ended before there were phases have none.
+func TestAPhaseEndsAfterDays(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	begun, old := l.purged(true), l.Queue(room)
+	l.end(l.Claim(old), map[string]int64{"events": 1000}, 1)
+	l.Exec(`UPDATE lethe.jobs SET created_at = now() - interval '3 days', started_at = now() - interval '3 days', ended_at = now() - interval '2 days'`)
+	l.Exec(`UPDATE lethe.jobs SET vacuum = '{"state": "waiting", "generation": 1, "tables": [{"name": "events", "state": "running"}]}' WHERE id = $1`, begun)
+	v := l.vacuumer(nil)
+	require.NoError(t, v.round(l.Ctx))
+	v.close()
+	require.True(t, l.phase(begun).Ended())
+	require.Nil(t, l.phase(old))
+}
+
 // A VACUUM that someone ends again and again, or that crashes its session, is not begun for
 // ever.
 func TestAVacuumThatIsAlwaysCutOffIsGivenUp(t *testing.T) {
