@@ -31,6 +31,10 @@ const (
 	// commitMemory is how long the time of a commit counts.
 	commitMemory = 10 * time.Second
 
+	// queryRest is how long a query is not asked after it has failed: all other figures
+	// would wait for a Prometheus that does not answer, at each look.
+	queryRest = 10 * time.Second
+
 	// softWait is the longest pause of a job after a soft limit.
 	softWait = 5 * time.Second
 
@@ -105,6 +109,7 @@ type Brake struct {
 	pressure *pressure.Reader
 	control  *control.Control
 	lags     *lagMeter // of Watch alone
+	askAt    time.Time // when the query is asked next, of Watch alone
 
 	mu      sync.Mutex
 	state   State
@@ -241,9 +246,11 @@ func (b *Brake) figures(ctx context.Context, now time.Time, seen pressure.Look) 
 			figures[DiskBytes] = figure{float64(free), b.options.DiskPath}
 		}
 	}
-	if b.options.Query != nil {
+	if b.options.Query != nil && !now.Before(b.askAt) {
 		if value, err := b.options.Query.Value(ctx); err == nil {
 			figures[Query] = figure{value: value}
+		} else {
+			b.askAt = now.Add(queryRest)
 		}
 	}
 	figures[CommitSeconds] = figure{value: b.slowestCommit(now).Seconds()}

@@ -1,10 +1,16 @@
 package brake
 
 import (
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"lethe/internal/promquery"
+	"lethe/internal/store/pressure"
 )
 
 func TestShares(t *testing.T) {
@@ -83,4 +89,23 @@ func TestAPauseIsAsLongAsTheShareDemands(t *testing.T) {
 	b.Worked(time.Minute)
 	require.Equal(t, 5*time.Second, b.rest(0.25))
 	(*Brake)(nil).Worked(time.Second)
+}
+
+// A Prometheus that does not answer must not make each look late.
+func TestAQueryThatFailsRests(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	t.Cleanup(server.Close)
+	query, err := promquery.New(server.URL, "up")
+	require.NoError(t, err)
+	t.Cleanup(query.Close)
+	b, now := New(nil, Options{Query: query}), time.Now()
+	for _, passed := range []time.Duration{0, time.Second, 9 * time.Second, 10 * time.Second, 19 * time.Second} {
+		require.NotContains(t, b.figures(t.Context(), now.Add(passed), pressure.Look{}), Query)
+	}
+	require.EqualValues(t, 2, asked.Load())
 }
