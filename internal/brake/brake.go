@@ -31,6 +31,13 @@ const (
 	// commitMemory is how long the time of a commit counts.
 	commitMemory = 10 * time.Second
 
+	// queryRest is how long a query is not asked after it has failed: all other figures
+	// would wait for a Prometheus that does not answer, at each look.
+	queryRest = 10 * time.Second
+
+	// softWait is the longest pause of a job after a soft limit.
+	softWait = 5 * time.Second
+
 	// hardWait is how long a job waits in its slot for the end of a hard limit, and
 	// hardLook how often it looks. Then it yields, and comes back after about yieldTime.
 	hardWait  = 5 * time.Second
@@ -102,11 +109,13 @@ type Brake struct {
 	pressure *pressure.Reader
 	control  *control.Control
 	lags     *lagMeter // of Watch alone
+	askAt    time.Time // when the query is asked next, of Watch alone
 
 	mu      sync.Mutex
 	state   State
 	asked   time.Time
 	commits []commit
+	batch   time.Duration // that was done last
 }
 
 type commit struct {
@@ -172,6 +181,9 @@ func (b *Brake) look(ctx context.Context) error {
 	state := State{Share: 1, At: now}
 	for _, k := range kinds {
 		reading := Reading{Signal: k.signal, Limits: k.limits}
+		if k.signal == SlotBytes && seen.SlotBytes != nil {
+			reading.Limits = k.limits.within(float64(seen.SlotKeep))
+		}
 		if own, ok := set[string(k.signal)]; ok {
 			reading.Limits = Limits{Soft: own.Soft, Hard: own.Hard}
 		}
@@ -234,9 +246,11 @@ func (b *Brake) figures(ctx context.Context, now time.Time, seen pressure.Look) 
 			figures[DiskBytes] = figure{float64(free), b.options.DiskPath}
 		}
 	}
-	if b.options.Query != nil {
+	if b.options.Query != nil && !now.Before(b.askAt) {
 		if value, err := b.options.Query.Value(ctx); err == nil {
 			figures[Query] = figure{value: value}
+		} else {
+			b.askAt = now.Add(queryRest)
 		}
 	}
 	figures[CommitSeconds] = figure{value: b.slowestCommit(now).Seconds()}
@@ -284,6 +298,26 @@ func (b *Brake) Committed(took time.Duration) {
 	}
 }
 
+// Worked notes how long a batch took, from which the next pause is computed: on a slow
+// server even the smallest batch takes longer than it should.
+func (b *Brake) Worked(took time.Duration) {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.batch = took
+}
+
+// rest returns the pause with which a batch like the last one makes up a share of the time.
+func (b *Brake) rest(share float64) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	// A batch that took as long as it should took the share of BatchTime.
+	normal := float64(b.options.BatchTime) * (1 - share)
+	return time.Duration(min(max(normal, float64(b.batch)*(1-share)/share), float64(softWait)))
+}
+
 func (b *Brake) slowestCommit(now time.Time) (slowest time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -296,8 +330,8 @@ func (b *Brake) slowestCommit(now time.Time) (slowest time.Duration) {
 }
 
 // Pause pauses a job between two batches, in which it holds no lock: after a soft limit for
-// the rest of the time that its batch would take without the brake, and at a hard one until
-// it ends. After 5 s at a hard limit it returns a [jobs.YieldError] that says which limit it
+// the rest of the time of which the share is what the last batch took, at most 5 s, and at a
+// hard one until it ends. After 5 s at a hard limit it returns a [jobs.YieldError] that says which limit it
 // is. A job that has not begun, worked is false, does not wait in its slot at all.
 func (b *Brake) Pause(ctx context.Context, worked bool) error {
 	if b == nil {
@@ -313,7 +347,7 @@ func (b *Brake) Pause(ctx context.Context, worked bool) error {
 	started := time.Now()
 	defer func() { b.options.Metrics.BrakePauseSeconds.Add(time.Since(started).Seconds()) }()
 	if state.Share > 0 {
-		_ = wait.For(ctx, time.Duration(float64(b.options.BatchTime)*(1-state.Share))) // the caller sees why it ended early
+		_ = wait.For(ctx, b.rest(state.Share)) // the caller sees why it ended early
 		return nil
 	}
 	for worked && ctx.Err() == nil && time.Since(started) < hardWait {

@@ -57,6 +57,11 @@ func (m *lagMeter) look(now time.Time, seen pressure.Look, wanted []string) []la
 	if seen.Written == nil {
 		return nil
 	}
+	if n := len(m.written); n > 0 && *seen.Written < m.written[n-1].bytes {
+		// Another server has taken its place, and the positions say nothing of this one.
+		m.written = nil
+		clear(m.replayed)
+	}
 	m.written = append(m.written, position{now, *seen.Written})
 	m.written = slices.DeleteFunc(m.written, func(p position) bool { return now.Sub(p.at) > lagMemory })
 	var lags []lag

@@ -45,6 +45,20 @@ func TestLagIsWhatAStandbyNeeds(t *testing.T) {
 	require.Zero(t, r.step(t, 0, 100))
 }
 
+// After a failover, or on another server behind the same name, positions may begin lower.
+// A standby is not behind by what only the server before had written.
+func TestAServerThatHasWrittenLess(t *testing.T) {
+	t.Parallel()
+	r := newRun()
+	for range 60 {
+		r.step(t, 1000, 1000)
+	}
+	r.written, r.replayed = 0, 0
+	for range 5 {
+		require.Less(t, r.step(t, 1000, 900), 5.0)
+	}
+}
+
 // A standby that was idle is not slow.
 func TestIdleTimeIsNoSlowness(t *testing.T) {
 	t.Parallel()

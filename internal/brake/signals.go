@@ -125,8 +125,16 @@ func (l Limits) Check(signal Signal) error {
 	return nil
 }
 
-// Default returns the limits of a signal without a setting.
+// Default returns the limits of a signal without a setting. Those of [SlotBytes] are lower
+// on a server that keeps little WAL for slots.
 func Default(signal Signal) Limits { return kindOf(signal).limits }
+
+// within returns the limits of a signal whose value cannot be more than whole: at most a
+// half and an eighth of it. Otherwise a server could reach them with nothing to do, and
+// jobs would wait for ever.
+func (l Limits) within(whole float64) Limits {
+	return limits(min(*l.Soft, whole/2), min(*l.Hard, whole/8))
+}
 
 func kindOf(signal Signal) kind {
 	i := slices.IndexFunc(kinds, func(k kind) bool { return k.signal == signal })

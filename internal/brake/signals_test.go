@@ -1,9 +1,16 @@
 package brake
 
 import (
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"lethe/internal/promquery"
+	"lethe/internal/store/pressure"
 )
 
 func TestShares(t *testing.T) {
@@ -33,6 +40,21 @@ func TestShares(t *testing.T) {
 	}
 }
 
+// A server that keeps less WAL for slots than the usual limits would have reached them with
+// nothing to do.
+func TestLimitsOfSlotsAreWithinWhatTheServerKeeps(t *testing.T) {
+	t.Parallel()
+	slots := kindOf(SlotBytes)
+	for _, keeps := range []float64{1 << 20, 256 << 20, 1 << 30, 3 << 30, 1 << 40} {
+		within := slots.limits.within(keeps)
+		require.NoError(t, within.Check(SlotBytes))
+		require.InDelta(t, 1, slots.share(keeps, within), 1e-9, keeps)
+		require.LessOrEqual(t, *within.Soft, *slots.limits.Soft)
+		require.LessOrEqual(t, *within.Hard, *slots.limits.Hard)
+	}
+	require.Equal(t, slots.limits, slots.limits.within(1<<40))
+}
+
 func TestLimitsThatMakeNoSenseAreRefused(t *testing.T) {
 	t.Parallel()
 	negative, zero := -1.0, 0.0
@@ -52,6 +74,40 @@ func TestLimitsThatMakeNoSenseAreRefused(t *testing.T) {
 	}
 	_, err := ParseSignal("standby")
 	require.ErrorContains(t, err, "standby_seconds")
+}
+
+// On a slow server the smallest batch takes longer than a batch should. The pause after it
+// is longer then, or jobs would work for nearly all of their time.
+func TestAPauseIsAsLongAsTheShareDemands(t *testing.T) {
+	t.Parallel()
+	b := New(nil, Options{BatchTime: 200 * time.Millisecond})
+	require.Equal(t, 150*time.Millisecond, b.rest(0.25), "no batch was done yet")
+	b.Worked(50 * time.Millisecond)
+	require.Equal(t, 150*time.Millisecond, b.rest(0.25), "the batch took the share of its time")
+	b.Worked(time.Second)
+	require.Equal(t, 3*time.Second, b.rest(0.25))
+	b.Worked(time.Minute)
+	require.Equal(t, 5*time.Second, b.rest(0.25))
+	(*Brake)(nil).Worked(time.Second)
+}
+
+// A Prometheus that does not answer must not make each look late.
+func TestAQueryThatFailsRests(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	t.Cleanup(server.Close)
+	query, err := promquery.New(server.URL, "up")
+	require.NoError(t, err)
+	t.Cleanup(query.Close)
+	b, now := New(nil, Options{Query: query}), time.Now()
+	for _, passed := range []time.Duration{0, time.Second, 9 * time.Second, 10 * time.Second, 19 * time.Second} {
+		require.NotContains(t, b.figures(t.Context(), now.Add(passed), pressure.Look{}), Query)
+	}
+	require.EqualValues(t, 2, asked.Load())
 }
 
 func TestSignalsInWords(t *testing.T) {

@@ -55,9 +55,13 @@ func signalOf(signal brake.Signal, set map[string]control.BrakeLimit) BrakeSigna
 	return BrakeSignal{Signal: string(signal), Soft: limits.Soft, Hard: limits.Hard, Default: true}
 }
 
-// worst takes the value that the state has for the signal, if it is worse.
+// worst takes the value that the state has for the signal, if it is worse, and the limits
+// that hold without a setting.
 func (s *BrakeSignal) worst(state brake.State) {
 	for _, reading := range state.Readings {
+		if string(reading.Signal) == s.Signal && s.Default {
+			s.Soft, s.Hard = reading.Limits.Soft, reading.Limits.Hard // which depend on the server
+		}
 		if string(reading.Signal) == s.Signal && reading.Value != nil &&
 			(s.Value == nil || brake.Worse(reading.Signal, *reading.Value, *s.Value)) {
 			s.Value, s.Says = reading.Value, reading.Says

@@ -88,7 +88,9 @@ func (p *process) openBase(ctx context.Context) error {
 }
 
 // openDatabase opens the pools of the process. The pages of rooms have connections of their
-// own, so that users who ask for many keep neither admins nor other work waiting.
+// own, so that users who ask for many keep neither admins nor other work waiting. The brake
+// has one of its own: on a slow server, where it is needed most, jobs may have all others
+// for seconds.
 func (p *process) openDatabase(ctx context.Context) error {
 	open := func(name string, connections int, setUp func(context.Context, *pgx.Conn) error) (*postgres.DB, error) {
 		db, err := postgres.Open(ctx, string(p.settings.Database.URL), postgres.Options{
@@ -115,10 +117,24 @@ func (p *process) openDatabase(ctx context.Context) error {
 	if p.serves(config.ForWorker) {
 		setUp = wal.Setter(wal.Compression(p.settings.Worker.WALCompression), p.log)
 	}
+	looks := p.serves(config.ForWorker) && p.settings.Brake.Enabled
+	if looks && connections >= minToShare {
+		connections--
+		var err error
+		if p.looks, err = open(name(p.purposes)+" brake", 1, nil); err != nil {
+			return err
+		}
+	}
 	var err error
 	p.db, err = open(name(p.purposes), connections, setUp)
+	if looks && p.looks == nil {
+		p.looks = p.db
+	}
 	return err
 }
+
+// minToShare is the number of connections from which on the brake has one of its own.
+const minToShare = 3
 
 // openLocks opens the Redis servers of the room locks.
 func (p *process) openLocks() error {

@@ -35,3 +35,21 @@ func TestPagesHaveTheirOwnConnections(t *testing.T) {
 		p.close(t.Context())
 	}
 }
+
+// The brake looks at the server while jobs have all other connections.
+func TestTheBrakeHasAConnectionOfItsOwn(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ all, other int }{{16, 15}, {3, 2}, {2, 2}} {
+		p := &process{purposes: []config.Purpose{config.ForWorker}}
+		p.settings.Database = config.Database{URL: "postgres://lethe@127.0.0.1:1/matrix", MaxConnections: test.all}
+		p.settings.Brake.Enabled = true
+		require.NoError(t, p.openDatabase(t.Context()))
+		require.Equal(t, test.other, p.db.Connections().Max)
+		if test.other < test.all {
+			require.Equal(t, 1, p.looks.Connections().Max)
+		} else {
+			require.Same(t, p.db, p.looks)
+		}
+		p.close(t.Context())
+	}
+}

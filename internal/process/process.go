@@ -70,6 +70,7 @@ type process struct {
 
 	db       *postgres.DB // nil unless needsDatabase
 	pages    *postgres.DB // nil unless rooms are read
+	looks    *postgres.DB // of the brake, nil unless it brakes
 	redis    redis.UniversalClient
 	names    *redisdb.Names          // bound when the database has told whose they are
 	locks    []redis.UniversalClient // one, or independent masters
@@ -268,7 +269,7 @@ func (p *process) brake() (*brake.Brake, error) {
 		options.Query = query
 		p.closers = append(p.closers, func(context.Context) { query.Close() })
 	}
-	return brake.New(p.db, options), nil
+	return brake.New(p.looks, options), nil
 }
 
 // delegated returns what reports whether the homeserver delegates its accounts, nil if

@@ -95,6 +95,7 @@ func (b *roomBatch) end(err *error) {
 	if *err == nil {
 		metrics.JobBatches.WithLabelValues(string(b.kind)).Inc()
 		metrics.JobBatchSeconds.WithLabelValues(string(b.kind)).Observe(b.took().Seconds())
+		b.worker.options.Brake.Worked(b.took())
 	}
 	if cause := context.Cause(b.lock.Context()); *err != nil && cause != nil {
 		*err = fmt.Errorf("%w: %w", cause, *err)

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/jobs"
@@ -220,6 +221,21 @@ func TestDeleteIsConfirmedByATask(t *testing.T) {
 	l.requireComplete(id)
 	l.gone(room)
 	require.Equal(t, 1, storetest.One[int](l.Lab, `SELECT count(*) FROM scheduled_tasks`))
+}
+
+// The part of a delete that Lethe does for Synapse is limited as any other.
+func TestADeleteThatATaskEndsKeepsToTheRate(t *testing.T) {
+	t.Parallel()
+	l := setupBeside(t)
+	l.furnish(room, 2)
+	besidetest.Sessions(t, l.URL)
+	l.Exec(`INSERT INTO lethe.fleet (kind, rows_per_second, who) VALUES ($1, 8, '@op:x')`, jobs.DeleteRoom)
+	l.delete(room, nil)
+	l.work(WorkerOptions{BatchEvents: 4, MappingDelay: quickly, Synapse: l.beside(synapse.Options{}), HomeserverRuns: true})
+	l.requested("purge_room")
+	var paused dto.Metric
+	require.NoError(t, l.metrics.RatePauseSeconds.Write(&paused))
+	require.Positive(t, paused.GetCounter().GetValue())
 }
 
 func TestDeleteWhoseTaskFails(t *testing.T) {

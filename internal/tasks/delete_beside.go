@@ -299,37 +299,38 @@ func (d *deleteRoom) handOver(ctx context.Context) (more bool, err error) {
 	case err != nil:
 		return false, err
 	}
-	err = d.purgeHistory(ctx, history, from)
+	rows, err := d.purgeHistory(ctx, history, from)
 	if errors.Is(err, purge.ErrPartialState) { // only Synapse can delete such a room
 		return true, d.requestTask(ctx)
 	}
-	return true, err
+	return true, w.throttle(ctx, jobs.DeleteRoom, d.parameters.Abandoned, rows, err)
 }
 
-// purgeHistory purges a batch of the room's history from the given depth.
-func (d *deleteRoom) purgeHistory(ctx context.Context, history *purge.History, from int64) (err error) {
+// purgeHistory purges a batch of the room's history from the given depth, and returns the
+// number of its events, kept ones included.
+func (d *deleteRoom) purgeHistory(ctx context.Context, history *purge.History, from int64) (rows int64, err error) {
 	ctx, b, err := d.begin(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer b.end(&err)
 	if err := d.guardAbandoned(ctx, b); err != nil {
-		return err
+		return 0, err
 	}
 	if err := b.keepOut(ctx); err != nil {
-		return err
+		return 0, err
 	}
 	size := d.size(pace.Events)
 	done, err := history.Purge(ctx, b.Batch, from, size)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	next := d.at
 	next.From = &done.Cut
 	next.EventsDeleted += done.Deleted
 	next.rowWise(done.RowWise)
 	next.Size = d.worker.pace.Next(pace.Batch{Work: pace.Events, Planned: next.Size, Size: size, Done: done.Deleted + done.Kept, Took: b.took()})
-	return d.commitBeside(ctx, b, next, ending{delayed: done.Deleted+done.Kept > 0})
+	return done.Deleted + done.Kept, d.commitBeside(ctx, b, next, ending{delayed: done.Deleted+done.Kept > 0})
 }
 
 // guardAbandoned fails with [expiry.ErrNotAbandoned] if the room had to be abandoned and is

@@ -240,7 +240,7 @@ func (w *Worker) newDeleteRoom(ctx context.Context, job journal.Job, run journal
 		return nil, err
 	}
 	request := purge.RoomRequest{Room: job.Room, ServerName: w.options.ServerName, Force: parameters.ForcePurge}
-	if err := w.throttle(ctx, jobs.DeleteRoom, parameters.Abandoned, 0); err != nil {
+	if err := w.throttle(ctx, jobs.DeleteRoom, parameters.Abandoned, 0, nil); err != nil {
 		return nil, err
 	}
 	_ = extent.RecordDelete(ctx, w.db, job, run) // nothing depends on it
@@ -391,10 +391,7 @@ func (d *deleteRoom) nextPurge(ctx context.Context) (done bool, err error) {
 	if errors.Is(err, purge.ErrUsersJoined) && d.at.EventsDeleted+d.at.RowsDeleted == 0 {
 		return false, d.removeReturned(ctx, err)
 	}
-	if err != nil {
-		return false, err
-	}
-	return false, d.worker.throttle(ctx, jobs.DeleteRoom, d.parameters.Abandoned, rows)
+	return false, d.worker.throttle(ctx, jobs.DeleteRoom, d.parameters.Abandoned, rows, err)
 }
 
 // deleteParts deletes a batch of the room, and returns the number of deleted events

@@ -383,10 +383,7 @@ func (p *purgeHistory) commit(ctx context.Context, b *roomBatch, next purgeHisto
 // throttle counts the rows that a batch has deleted against the fleet's limit. It returns
 // the batch's error if there was one.
 func (p *purgeHistory) throttle(ctx context.Context, rows int64, err error) error {
-	if err != nil {
-		return err
-	}
-	return p.worker.throttle(ctx, jobs.PurgeHistory, p.swept, rows)
+	return p.worker.throttle(ctx, jobs.PurgeHistory, p.swept, rows, err)
 }
 
 // size returns the size of the next batch. If the rows per second are limited, the

@@ -813,7 +813,7 @@ func TestThrottleIsShared(t *testing.T) {
 	wait := other.limits.Take(l.Ctx, jobs.PurgeHistory, true, 400)
 	require.InDelta(t, 4, wait.Seconds(), 0.5)
 	require.GreaterOrEqual(t, one.limits.Take(l.Ctx, jobs.PurgeHistory, true, 300), wait+2*time.Second, "what the other owes counts")
-	require.Zero(t, l.worker(WorkerOptions{}).throttle(l.Ctx, jobs.PurgeHistory, true, 1e9), "without a limit no worker asks")
+	require.Zero(t, l.worker(WorkerOptions{}).throttle(l.Ctx, jobs.PurgeHistory, true, 1e9, nil), "without a limit no worker asks")
 
 	// Even a debt of hours is forgotten after one.
 	require.InDelta(t, time.Hour, one.limits.Take(l.Ctx, jobs.PurgeHistory, true, 1e15), float64(time.Second))
@@ -824,7 +824,7 @@ func TestThrottleIsShared(t *testing.T) {
 	require.Positive(t, l.redis.PTTL(l.Ctx, "lethe:retention:rows").Val())
 	l.server.Kill()
 	started := time.Now()
-	require.NoError(t, one.throttle(l.Ctx, jobs.PurgeHistory, true, 1e9))
+	require.NoError(t, one.throttle(l.Ctx, jobs.PurgeHistory, true, 1e9, nil))
 	require.Less(t, time.Since(started), 5*time.Second, "a Redis that is down stops no worker")
 }
 
@@ -855,11 +855,11 @@ func TestLongPausesAreYields(t *testing.T) {
 	w := l.worker(WorkerOptions{RowsPerSecond: 10})
 	w.endDrain() // so that no worker pauses
 	var yield jobs.YieldError
-	require.ErrorAs(t, w.throttle(l.Ctx, jobs.PurgeHistory, true, 1000), &yield)
+	require.ErrorAs(t, w.throttle(l.Ctx, jobs.PurgeHistory, true, 1000, nil), &yield)
 	require.Equal(t, jobs.YieldRate, yield.Reason)
 	require.Equal(t, time.Minute, yield.After)
 	require.NoError(t, l.redis.Del(l.Ctx, "lethe:retention:rows").Err())
-	require.NoError(t, w.throttle(l.Ctx, jobs.PurgeHistory, true, 30))
+	require.NoError(t, w.throttle(l.Ctx, jobs.PurgeHistory, true, 30, nil))
 	purge := purgeHistoryParameters{Token: matrix.Token{Topological: 1}, RetentionJob: "all"}
 	encoded, err := json.Marshal(purge)
 	require.NoError(t, err)

@@ -22,8 +22,12 @@ const (
 )
 
 // throttle counts the rows that a job has deleted, 0 before it begins, and pauses without
-// a lock for the fleet's limit and the brake. It returns a [jobs.YieldError] after 5 s.
-func (w *Worker) throttle(ctx context.Context, kind journal.Kind, swept bool, rows int64) error {
+// a lock for the fleet's limit and the brake. It returns a [jobs.YieldError] after 5 s. The
+// error is that of the batch. If there is one, throttle returns it at once.
+func (w *Worker) throttle(ctx context.Context, kind journal.Kind, swept bool, rows int64, err error) error {
+	if err != nil {
+		return err
+	}
 	pausing, stop := w.untilDrain(ctx)
 	defer stop()
 	waited, err := jobs.Pause(pausing, w.limits.Take(ctx, kind, swept, rows), jobs.YieldRate)

@@ -129,7 +129,7 @@ func (l *lab) vacuums() int64 {
 // at returns how many sessions vacuum events at this moment.
 func (l *lab) at() int64 {
 	l.T.Helper()
-	return storetest.One[int64](l.Lab, `SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = 'events'::regclass`)
+	return storetest.One[int64](l.Lab, `SELECT count(*) FROM pg_stat_progress_vacuum WHERE datname = current_database() AND relid = 'events'::regclass`)
 }
 
 // readEdge reads the index entries below the edge of the purge, as a page does that ends

@@ -69,11 +69,19 @@ const (
 	// lookTime bounds the statements of a round that read and write rows of Lethe's.
 	lookTime = 30 * time.Second
 
-	// walkTime bounds the walks for a job.
+	// walkTime bounds the walks of a round, whatever the number of its jobs: the tables wait
+	// for them.
 	walkTime = time.Minute
 
 	// leaveTime bounds what is written when the worker stops.
 	leaveTime = 3 * time.Second
+
+	// maxPause is the longest pause after rounds that have failed.
+	maxPause = time.Minute
+
+	// maxBegun is how often the VACUUM of a table is begun for a job, if it never comes to
+	// an end.
+	maxBegun = 3
 )
 
 // The outcomes in the metrics.
@@ -114,11 +122,16 @@ func New(db *postgres.DB, log *slog.Logger, metrics *observe.Metrics, options Op
 // and another worker begins it again. It must be called only once.
 func (v *Vacuumer) Run(ctx context.Context) {
 	defer v.close()
+	pause := wait.Backoff{Min: v.options.Interval, Max: max(maxPause, v.options.Interval)}
 	wait.Every(ctx, v.options.Interval, func(ctx context.Context) {
-		if err := v.round(ctx); err != nil && ctx.Err() == nil {
-			v.close() // a session that has failed may not have the lock any more
-			v.log.WarnContext(ctx, "vacuum after jobs failed: it will be tried again", "error", err)
+		err := v.round(ctx)
+		if err == nil || ctx.Err() != nil {
+			pause.Reset()
+			return
 		}
+		v.close() // a session that has failed may not have the lock any more
+		v.log.WarnContext(ctx, "vacuum after jobs failed: it will be tried again", "error", err)
+		_ = pause.Wait(ctx) // the loop sees why it ended early
 	})
 }
 
@@ -249,11 +262,18 @@ func (v *Vacuumer) giveUp(phase *vacuum.Phase, reason string) {
 	phase.Settle()
 }
 
+// errWalkTime is the reason of walks that were not finished in time.
+var errWalkTime = fmt.Errorf("the walks of all jobs that ended together took longer than %s", walkTime)
+
 // work walks for the jobs, and vacuums their tables, one after the other.
 func (v *Vacuumer) work(ctx context.Context, jobs []vacuum.Job) error {
 	// The walks take moments, but a VACUUM may take long.
+	bounded, cancel := context.WithTimeout(ctx, walkTime)
+	defer cancel()
 	for i := range jobs {
-		v.walk(ctx, &jobs[i])
+		if v.walk(bounded, &jobs[i]); ctx.Err() != nil {
+			return ctx.Err() // another worker does it
+		}
 	}
 	tables, err := v.decide(ctx, jobs)
 	if err != nil {
@@ -271,17 +291,21 @@ func (v *Vacuumer) work(ctx context.Context, jobs []vacuum.Job) error {
 }
 
 // walk walks through the index entries that a purge has left, once. What it has not
-// finished is left to readers and to VACUUM.
+// finished when the context ends is left to readers and to VACUUM.
 func (v *Vacuumer) walk(ctx context.Context, job *vacuum.Job) {
 	if v.options.SkipWalk || job.Phase.Walk != nil || job.Below == nil || job.Phase.Table("events") == nil {
 		return
 	}
-	bounded, cancel := context.WithTimeout(ctx, walkTime)
-	defer cancel()
 	started := time.Now()
-	err := v.queries.Walk(bounded, job.Room, *job.Below)
+	err := ctx.Err()
+	if err == nil {
+		err = v.queries.Walk(ctx, job.Room, *job.Below)
+	}
+	if errors.Is(context.Cause(ctx), context.Canceled) {
+		return // the worker stops
+	}
 	if ctx.Err() != nil {
-		return // another worker does it
+		err = errWalkTime
 	}
 	walk := &vacuum.Walk{State: vacuum.Done, Seconds: time.Since(started).Seconds()}
 	outcome := outcomeDone
@@ -295,6 +319,7 @@ func (v *Vacuumer) walk(ctx context.Context, job *vacuum.Job) {
 
 // vacuum vacuums a table for the jobs.
 func (v *Vacuumer) vacuum(ctx context.Context, facts vacuum.Facts, jobs []vacuum.Job) error {
+	begins := false
 	each := func(do func(*vacuum.EmptiedTable)) {
 		for i := range jobs {
 			if t := jobs[i].Phase.Table(facts.Name); t != nil && !t.State.Ended() {
@@ -303,7 +328,19 @@ func (v *Vacuumer) vacuum(ctx context.Context, facts vacuum.Facts, jobs []vacuum
 			jobs[i].Phase.Settle()
 		}
 	}
-	each(func(t *vacuum.EmptiedTable) { t.State = vacuum.Running })
+	each(func(t *vacuum.EmptiedTable) {
+		if t.Begun >= maxBegun {
+			t.State, t.Reason = vacuum.Skipped, fmt.Sprintf("its VACUUM was begun %d times and cut off each time", t.Begun)
+			return
+		}
+		t.State = vacuum.Running
+		t.Begun++
+		begins = true
+	})
+	if !begins {
+		v.metrics.Vacuums.WithLabelValues(outcomeFailed).Inc()
+		return v.store(ctx, jobs)
+	}
 	for i := range jobs {
 		if !jobs[i].Phase.Ended() {
 			jobs[i].Phase.State = vacuum.Running
@@ -321,7 +358,7 @@ func (v *Vacuumer) vacuum(ctx context.Context, facts vacuum.Facts, jobs []vacuum
 	switch {
 	case ctx.Err() != nil:
 		outcome = outcomeStopped
-		each(func(t *vacuum.EmptiedTable) { t.State = vacuum.Waiting })
+		each(func(t *vacuum.EmptiedTable) { t.State, t.Begun = vacuum.Waiting, t.Begun-1 })
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
 		defer cancel()
 		err = errors.Join(context.Canceled, v.store(ctx, jobs))
@@ -342,7 +379,7 @@ func (v *Vacuumer) vacuum(ctx context.Context, facts vacuum.Facts, jobs []vacuum
 	v.log.InfoContext(ctx, "table vacuumed", "table", facts.Name, "outcome", outcome, "reason", skipped, "seconds", took.Seconds())
 	space := v.space(ctx, facts.Name)
 	each(func(t *vacuum.EmptiedTable) {
-		t.State, t.Reason, t.Seconds, t.Pages, t.Space = vacuum.Done, "", took.Seconds(), facts.Pages, space
+		t.State, t.Reason, t.Begun, t.Seconds, t.Pages, t.Space = vacuum.Done, "", 0, took.Seconds(), facts.Pages, space
 		if skipped != "" {
 			t.State, t.Reason, t.Pages = vacuum.Skipped, skipped, 0
 		}

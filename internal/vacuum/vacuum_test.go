@@ -1,8 +1,11 @@
 package vacuum
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,12 +70,30 @@ func TestATableThatIsLockedIsSkipped(t *testing.T) {
 	_, err = tx.Exec(l.Ctx, `LOCK TABLE events IN SHARE UPDATE EXCLUSIVE MODE`) // as a VACUUM does
 	require.NoError(t, err)
 	before, id := l.vacuums(), l.purged(true)
-	l.runs(l.vacuumer(nil))
+	l.runs(l.vacuumer(func(o *Options) { o.URL = l.url + "&client_min_messages=error" })) // as a role may have it
 	events := l.awaits(id, ended).Table("events")
 	require.Equal(t, vacuum.Skipped, events.State)
 	require.Contains(t, events.Reason, "has a lock on it: ShareUpdateExclusiveLock of process ")
 	require.Equal(t, before, l.vacuums())
 	require.NoError(t, tx.Rollback(l.Ctx))
+}
+
+// A homeserver that changes its schema would wait for a VACUUM to its end, and all readers
+// of the table behind it.
+func TestAVacuumGivesWayToASessionThatWaits(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.purged(true)
+	l.runs(l.vacuumer(slow))
+	require.Eventually(t, func() bool { return l.at() == 1 }, time.Minute, 5*time.Millisecond)
+
+	ctx, cancel := context.WithTimeout(l.Ctx, 20*time.Second)
+	defer cancel()
+	_, err := l.connect().Exec(ctx, `ALTER TABLE events ADD COLUMN added text`)
+	require.NoError(t, err)
+	events := l.awaits(id, ended).Table("events")
+	require.Equal(t, vacuum.Skipped, events.State)
+	require.Equal(t, "it was cancelled, because another session waited for a lock of the table", events.Reason)
 }
 
 func TestARoleThatMayNotVacuumWalks(t *testing.T) {
@@ -183,7 +204,7 @@ func TestAnotherWorkerGoesOnWhereOneWasKilled(t *testing.T) {
 	l.awaits(id, running)
 	require.Eventually(t, func() bool { return l.at() == 1 }, time.Minute, 5*time.Millisecond)
 	// What a killed worker leaves: its session ends, and its last words stay in the row.
-	l.Exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_progress_vacuum WHERE relid = 'events'::regclass`)
+	l.Exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_progress_vacuum WHERE datname = current_database() AND relid = 'events'::regclass`)
 	require.Error(t, <-failed)
 	first.close()
 	require.Equal(t, vacuum.Running, l.phase(id).Table("events").State)
@@ -367,4 +388,83 @@ func TestAPhaseThatCannotBeReadBeginsAgain(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, vacuum.Phase{State: vacuum.Waiting, Generation: 1, Tables: []vacuum.EmptiedTable{{Name: "events", State: vacuum.Waiting}}}, due[0].Phase, phase)
 	}
+}
+
+// A phase that has begun comes to an end, even if no worker was there for a day. Jobs that
+// ended before there were phases have none.
+func TestAPhaseEndsAfterDays(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	begun, old := l.purged(true), l.Queue(room)
+	l.end(l.Claim(old), map[string]int64{"events": 1000}, 1)
+	l.Exec(`UPDATE lethe.jobs SET created_at = now() - interval '3 days', started_at = now() - interval '3 days', ended_at = now() - interval '2 days'`)
+	l.Exec(`UPDATE lethe.jobs SET vacuum = '{"state": "waiting", "generation": 1, "tables": [{"name": "events", "state": "running"}]}' WHERE id = $1`, begun)
+	v := l.vacuumer(nil)
+	require.NoError(t, v.round(l.Ctx))
+	v.close()
+	require.True(t, l.phase(begun).Ended())
+	require.Nil(t, l.phase(old))
+}
+
+// A VACUUM that someone ends again and again, or that crashes its session, is not begun for
+// ever.
+func TestAVacuumThatIsAlwaysCutOffIsGivenUp(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.purged(true)
+	l.runs(l.vacuumer(slow))
+	ends := l.connect()
+	cut := map[int]bool{}
+	phase := l.awaits(id, func(p vacuum.Phase) bool {
+		var pid int
+		if ends.QueryRow(l.Ctx, `
+			SELECT pid FROM (SELECT pid, pg_terminate_backend(pid) FROM pg_stat_progress_vacuum
+				WHERE datname = current_database() AND relid = 'events'::regclass) AS cut`).Scan(&pid) == nil {
+			cut[pid] = true
+		}
+		return p.Ended()
+	})
+	require.Len(t, cut, maxBegun)
+	require.Equal(t, vacuum.Skipped, phase.Table("events").State)
+	require.Equal(t, "its VACUUM was begun 3 times and cut off each time", phase.Table("events").Reason)
+}
+
+// Rounds that fail are seldom tried again, and do not fill the log.
+func TestRoundsThatFailPause(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.purged(true)
+	var log bytes.Buffer
+	v := l.vacuumer(func(o *Options) { o.URL = l.url + "&host=127.0.0.1&port=1" })
+	v.log = slog.New(slog.NewTextHandler(&log, nil))
+	ctx, cancel := context.WithTimeout(l.Ctx, 2*time.Second)
+	defer cancel()
+	v.Run(ctx)
+	require.Nil(t, l.phase(id))
+	failed := strings.Count(log.String(), "it will be tried again")
+	require.Positive(t, failed)
+	require.Less(t, failed, 10, "200 intervals have passed")
+}
+
+// The tables do not wait for the walks of a thousand rooms.
+func TestWalksTogetherHaveABound(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.purged(true)
+	due, err := vacuum.New(l.DB).Due(l.Ctx)
+	require.NoError(t, err)
+	v := l.vacuumer(nil)
+	late, cancel := context.WithDeadline(l.Ctx, time.Now().Add(-time.Second))
+	defer cancel()
+	v.walk(late, &due[0])
+	require.Equal(t, vacuum.Skipped, due[0].Phase.Walk.State)
+	require.Equal(t, errWalkTime.Error(), due[0].Phase.Walk.Reason)
+
+	stopped, stop := context.WithCancel(l.Ctx)
+	stop()
+	due, err = vacuum.New(l.DB).Due(l.Ctx)
+	require.NoError(t, err)
+	v.walk(stopped, &due[0])
+	require.Nil(t, due[0].Phase.Walk, "another worker does it")
+	require.Nil(t, l.phase(id))
 }

@@ -35,8 +35,10 @@ type Look struct {
 	// a replication slot, the least of all slots. It is nil if no slot has such a limit.
 	SlotBytes *int64
 
-	// SlotName is the slot of SlotBytes.
+	// SlotName is the slot of SlotBytes. SlotKeep is what SlotBytes is about when the slot
+	// keeps no WAL, in bytes.
 	SlotName string
+	SlotKeep int64
 
 	// ArchiveSegments is how many WAL segments wait to be archived. It is nil if the server
 	// archives none.
@@ -62,7 +64,7 @@ type Standby struct {
 	Name string
 
 	// Replayed is the position in the WAL up to which it has replayed, in bytes. One that
-	// replays nothing counts what it has received.
+	// replays nothing, and a logical receiver, counts what it has received.
 	Replayed int64
 }
 

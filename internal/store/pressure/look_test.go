@@ -2,11 +2,15 @@ package pressure_test
 
 import (
 	"context"
+	"encoding/binary"
+	"fmt"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/devstack"
@@ -38,7 +42,7 @@ func start(t *testing.T) (*server, *devstack.Postgres) {
 	s := &server{t: t, ctx: ctx, url: process.URL("postgres")}
 	s.open()
 	for _, setting := range []string{
-		"archive_mode = on", "archive_command = 'false'", "max_slot_wal_keep_size = '256MB'", "autovacuum_naptime = '1s'",
+		"archive_mode = on", "archive_command = 'false'", "max_slot_wal_keep_size = '256MB'", "wal_level = logical", "autovacuum_naptime = '1s'",
 	} {
 		s.exec("ALTER SYSTEM SET " + setting)
 	}
@@ -118,6 +122,8 @@ func TestSlotsAndArchive(t *testing.T) {
 	s.exec(`SELECT pg_create_physical_replication_slot('far', true), pg_create_physical_replication_slot('unused')`)
 	before := s.look()
 	require.Equal(t, "far", before.SlotName)
+	require.Equal(t, int64(256<<20), before.SlotKeep)
+	require.InDelta(t, before.SlotKeep, *before.SlotBytes, 32<<20, "it keeps hardly any WAL yet")
 	s.exec(`SELECT pg_logical_emit_message(false, 'test', repeat('x', 1000000)) FROM generate_series(1, 40)`)
 	s.exec(`SELECT pg_switch_wal()`)
 	after := s.until("segments wait", func(look pressure.Look) bool { return *look.ArchiveSegments >= 2 })
@@ -162,6 +168,63 @@ func TestStandbys(t *testing.T) {
 	look = s.until("the rights", func(look pressure.Look) bool { return !look.Hidden })
 	require.Len(t, look.Standbys, 1)
 	require.NotNil(t, look.ArchiveSegments)
+}
+
+// A receiver takes part in streaming replication as a program does that is no server.
+type receiver struct{ conn *pgconn.PgConn }
+
+// receive starts a receiver by a command of the replication protocol.
+func (s *server) receive(name, mode, start string) receiver {
+	s.t.Helper()
+	config, err := pgconn.ParseConfig(s.url)
+	require.NoError(s.t, err)
+	config.RuntimeParams["replication"], config.RuntimeParams["application_name"] = mode, name
+	conn, err := pgconn.ConnectConfig(s.ctx, config)
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() { _ = conn.Conn().Close() }) // a regular close waits for the end of the stream
+	conn.Frontend().SendQuery(&pgproto3.Query{String: start})
+	require.NoError(s.t, conn.Frontend().Flush())
+	for {
+		message, err := conn.ReceiveMessage(s.ctx)
+		require.NoError(s.t, err)
+		if _, begun := message.(*pgproto3.CopyBothResponse); begun {
+			return receiver{conn}
+		}
+	}
+}
+
+// tell tells the server how far the receiver is. An applied position of 0 is none.
+func (r receiver) tell(t *testing.T, written, flushed, applied int64) {
+	t.Helper()
+	status := []byte{'r'}
+	for _, n := range []int64{written, flushed, applied, 0} {
+		status = binary.BigEndian.AppendUint64(status, uint64(n))
+	}
+	r.conn.Frontend().Send(&pgproto3.CopyData{Data: append(status, 0)})
+	require.NoError(t, r.conn.Frontend().Flush())
+}
+
+// Programs that receive WAL, and are no servers, tell what they have flushed when they like:
+// pg_receivewal at the end of a segment, and a consumer of changes when a table changes that
+// it wants. Both may have nothing left to receive for hours.
+func TestReceiversThatAreNoServers(t *testing.T) {
+	t.Parallel()
+	s, _ := start(t)
+	s.exec(`SELECT pg_create_physical_replication_slot('archive', true)`)
+	s.exec(`CREATE PUBLICATION changes`)
+	s.exec(`SELECT pg_create_logical_replication_slot('changes', 'pgoutput')`)
+	early := *s.look().Written
+	lsn := fmt.Sprintf("%X/%X", early>>32, early&0xffffffff)
+	archive := s.receive("pg_receivewal", "true", `START_REPLICATION SLOT archive PHYSICAL `+lsn)
+	consumer := s.receive("consumer", "database", `START_REPLICATION SLOT changes LOGICAL 0/0 (proto_version '1', publication_names 'changes')`)
+	s.exec(`SELECT pg_logical_emit_message(true, 'test', repeat('x', 10000))`)
+	written := *s.look().Written
+	archive.tell(t, written, early, 0)
+	consumer.tell(t, written, early, early)
+	look := s.until("both have told where they are", func(look pressure.Look) bool {
+		return len(look.Standbys) == 2 && look.Standbys[0].Replayed >= written && look.Standbys[1].Replayed >= written
+	})
+	require.False(t, look.Hidden)
 }
 
 func TestAutovacuum(t *testing.T) {

@@ -35,7 +35,8 @@ func TestAVersionIsTheSameOnlyIfNoOtherTransactionCanHaveItsID(t *testing.T) {
 		"frozen, and once more before":     {version, version, at(lap+1001, lap+1001), at(lap+999, lap+999), false},
 		"frozen, and long after":           {version, version, at(5*lap+2000, 5*lap+2000), at(5*lap+9000, 5*lap+9000), true},
 		"more than all ids":                {version, version, at(2000, 2001), at(9*lap+1, 9*lap+2), false},
-		"another server":                   {version, version, at(2000, 2001), Moment{2, 2000, 2001}, false},
+		"another server":                   {version, version, at(2000, 2001), Moment{Server: 2, Oldest: 2000, Next: 2001}, false},
+		"after a crash":                    {version, version, at(2000, 2001), Moment{Server: 1, Recovered: 1, Oldest: 2000, Next: 2001}, false},
 		"of which nothing is known":        {Version{2, 7, 3}, Version{2, 7, 3}, at(2000, 2001), at(2000, 2001), false},
 		"none":                             {Version{}, Version{}, at(2000, 2001), at(2000, 2001), false},
 		"a window across the end of a lap": {version, version, at(lap-10, lap-5), at(lap+500, lap+500), true},
@@ -92,7 +93,7 @@ func TestNoChangeIsMissed(t *testing.T) {
 				moment Moment
 				row    write
 				text   int
-			}{Moment{1, oldest * step, (next + 1) * step}, row, text})
+			}{at(oldest*step, (next+1)*step), row, text})
 		}
 		rows := NewRows[string, int](NewBudget(1 << 20))
 		for range rapid.IntRange(1, 100).Draw(t, "readers") {

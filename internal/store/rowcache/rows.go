@@ -81,7 +81,7 @@ func (r *Rows[K, V]) Get(key K, version Version, now Moment) (value V, ok bool) 
 	n := at.Value.(*node[K, V])
 	if !n.version.same(version, n.seen, now) {
 		r.stats.Misses++
-		if now.Server != n.seen.Server || now.Oldest >= n.seen.Oldest {
+		if !now.sameRun(n.seen) || now.Oldest >= n.seen.Oldest {
 			r.budget.remove(at, false)
 		}
 		return value, false

@@ -17,9 +17,20 @@ type Moment struct {
 	// promoted server may have used an id for something else.
 	Server int64
 
+	// Recovered is the time at which the server has recovered from the crash of one of its
+	// processes, or any other number that each recovery changes. The server has not been
+	// started again then. But it may have lost asynchronous commits that others have seen,
+	// and uses the ids of these transactions again.
+	Recovered int64
+
 	// Oldest and Next are the bounds of the snapshot, in full ids of transactions: all
 	// before Oldest had ended, and none from Next on had begun.
 	Oldest, Next uint64
+}
+
+// sameRun reports whether both moments are of one run of one server.
+func (m Moment) sameRun(other Moment) bool {
+	return m.Server == other.Server && m.Recovered == other.Recovered
 }
 
 // firstTransaction is the first id of a usual transaction. Lower ones stand for those of
@@ -36,7 +47,7 @@ const firstTransaction = 3
 // transaction. This covers frozen rows, which keep the id of a transaction that was long
 // ago, and holds for either order of the moments.
 func (v Version) same(other Version, a, b Moment) bool {
-	if v != other || a.Server != b.Server || v.Transaction < firstTransaction {
+	if v != other || !a.sameRun(b) || v.Transaction < firstTransaction {
 		return false
 	}
 	oldest, next := min(a.Oldest, b.Oldest), max(a.Next, b.Next)

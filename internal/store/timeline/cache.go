@@ -72,17 +72,24 @@ type stateKey struct {
 // errTextGone is returned if a text is not where the same snapshot has seen it.
 var errTextGone = errors.New("the text of an event is gone within a snapshot")
 
-// queueMoment asks for the moment of the snapshot, unless it is known.
+// queueMoment asks for the moment of the snapshot, unless it is known. A recovery from a
+// crash resets the statistics of the background writer. Before PostgreSQL 15 reading them
+// takes longer than a page, so that a recovery stays unnoticed there.
 func (s *Snapshot) queueMoment(batch *pgx.Batch) {
 	if s.cache == nil || s.moment != (rowcache.Moment{}) {
 		return
 	}
 	batch.Queue(`
-		SELECT pg_postmaster_start_time(), pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint
+		SELECT pg_postmaster_start_time(),
+		       CASE WHEN current_setting('server_version_num')::int >= 150000 THEN pg_stat_get_bgwriter_stat_reset_time() END,
+		       pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint
 		FROM pg_current_snapshot() AS s`).QueryRow(func(row pgx.Row) error {
 		var started time.Time
-		err := row.Scan(&started, &s.moment.Oldest, &s.moment.Next)
-		s.moment.Server = started.UnixMicro()
+		var recovered *time.Time
+		err := row.Scan(&started, &recovered, &s.moment.Oldest, &s.moment.Next)
+		if s.moment.Server = started.UnixMicro(); recovered != nil {
+			s.moment.Recovered = recovered.UnixMicro()
+		}
 		return err
 	})
 }

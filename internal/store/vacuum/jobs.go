@@ -42,7 +42,8 @@ type Job struct {
 	Phase Phase
 }
 
-// due selects jobs that have ended in the last day, the first to end first. Those of a
+// due selects jobs that have ended in the last day, the first to end first, and those of the
+// last week with a phase that has not ended: it would be shown as waiting for ever. Those of a
 // sweep come together when the sweep has ended, with all its jobs, or ten minutes later if
 // it takes longer: so their dead rows are added up, and no table is vacuumed for each.
 const due = `
@@ -50,7 +51,8 @@ const due = `
 	       CASE WHEN j.kind = 'purge_history' AND jsonb_typeof(j.checkpoint -> 'complete_below'::text) = 'number'
 	            THEN (j.checkpoint ->> 'complete_below'::text)::numeric::bigint END
 	FROM lethe.jobs j
-	WHERE j.ended_at > clock_timestamp() - interval '1 day' AND j.vacuumed IS DISTINCT FROM j.generation
+	WHERE j.ended_at > clock_timestamp() - interval '7 days' AND j.vacuumed IS DISTINCT FROM j.generation
+	  AND (j.ended_at > clock_timestamp() - interval '1 day' OR j.vacuum IS NOT NULL)
 	  AND (j.queue IS DISTINCT FROM 'low' OR j.ended_at < clock_timestamp() - interval '10 minutes' OR NOT EXISTS (
 		SELECT FROM lethe.jobs o
 		WHERE o.state IN ('queued', 'running') AND (o.queue = 'low' OR o.kind IN ('retention_sweep', 'abandoned_sweep'))))

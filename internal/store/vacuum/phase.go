@@ -64,6 +64,10 @@ type EmptiedTable struct {
 	State  State  `json:"state"`
 	Reason string `json:"reason,omitempty"`
 
+	// Begun is how often a VACUUM was begun that has not ended: its worker was killed, or its
+	// session was ended.
+	Begun int `json:"begun,omitempty"`
+
 	// Seconds is how long the VACUUM took, and Pages how many pages the table has.
 	Seconds float64 `json:"seconds,omitempty"`
 	Pages   int64   `json:"pages,omitempty"`

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"lethe/internal/store/postgres"
+	"lethe/internal/wait"
 )
 
 // ErrOtherDatabase is returned for the URL of a database that is not the one of the
@@ -165,14 +166,15 @@ func mayVacuum(ctx context.Context, db postgres.Querier, role string, tables []F
 }
 
 // Vacuum vacuums the table, or says why the server has not: another session has a lock on
-// it, as autovacuum has while it vacuums it, or the role may not. It ends with the context,
-// which should have a deadline.
+// it, as autovacuum has while it vacuums it, or wants one that a VACUUM keeps from it, or
+// the role may not. It ends with the context, which should have a deadline.
 func (s *Session) Vacuum(ctx context.Context, table Facts, costs Costs) (skipped string, err error) {
 	fail := func(err error) (string, error) { return "", fmt.Errorf("vacuum the table %s: %w", table.Name, err) }
-	// A limit of the role's own must not end it, because the context does.
+	// A limit of the role's own must not end it, because the context does. That it was skipped
+	// is said by a warning.
 	if _, err := s.conn.Exec(ctx, `
 		SELECT set_config(s.name, s.value, false)
-		FROM (VALUES ('vacuum_cost_delay', $1), ('vacuum_cost_limit', $2), ('statement_timeout', '0')) AS s (name, value)`,
+		FROM (VALUES ('vacuum_cost_delay', $1), ('vacuum_cost_limit', $2), ('statement_timeout', '0'), ('client_min_messages', 'warning')) AS s (name, value)`,
 		postgres.Milliseconds(costs.Delay), fmt.Sprint(costs.Limit)); err != nil {
 		return fail(err)
 	}
@@ -183,7 +185,12 @@ func (s *Session) Vacuum(ctx context.Context, table Facts, costs Costs) (skipped
 		options += `, SKIP_DATABASE_STATS true` // which reads all of pg_class
 	}
 	s.taken()
-	if _, err := s.conn.Exec(ctx, `VACUUM (`+options+`) `+table.Qualified); err != nil {
+	working, done := s.givingWay(ctx, table)
+	_, err = s.conn.Exec(working, `VACUUM (`+options+`) `+table.Qualified)
+	if done(); errors.Is(context.Cause(working), errWaited) && err != nil {
+		return "it was cancelled, because another session waited for a lock of the table", nil
+	}
+	if err != nil {
 		return fail(err)
 	}
 	for _, notice := range s.taken() {
@@ -197,6 +204,46 @@ func (s *Session) Vacuum(ctx context.Context, table Facts, costs Costs) (skipped
 		return skipped, nil
 	}
 	return "", nil
+}
+
+const (
+	// yieldInterval is how often a VACUUM looks for sessions that wait for its table, and
+	// yieldLook bounds a look.
+	yieldInterval = 500 * time.Millisecond
+	yieldLook     = 5 * time.Second
+)
+
+// errWaited ends a VACUUM for whose lock another session waits.
+var errWaited = errors.New("another session waits for a lock of the table")
+
+// givingWay returns a context that ends when another session waits for a lock of the table,
+// such as a homeserver that changes its schema: behind that session everyone else would
+// wait, readers too. The server itself ends only an autovacuum for that. The caller calls
+// done when the VACUUM has ended.
+func (s *Session) givingWay(ctx context.Context, table Facts) (working context.Context, done func()) {
+	working, cancel := context.WithCancelCause(ctx)
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		wait.Every(working, yieldInterval, func(ctx context.Context) {
+			ctx, stop := context.WithTimeout(ctx, yieldLook)
+			defer stop()
+			var waits bool
+			// The other connection of the session is free. A look that fails is followed by
+			// the next one.
+			if err := s.db.Reserved().QueryRow(ctx, `
+				SELECT EXISTS (
+					SELECT FROM pg_locks l
+					WHERE l.locktype = 'relation' AND l.relation = $1::bigint::oid AND NOT l.granted
+					  AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))`,
+				int64(table.OID)).Scan(&waits); err == nil && waits {
+				cancel(errWaited)
+			}
+		})
+	})
+	return working, func() {
+		cancel(nil)
+		looking.Wait()
+	}
 }
 
 // who says which session has a lock on the table that keeps a VACUUM away.
