@@ -163,6 +163,10 @@ sbom: ## Write the list of modules with their licences to bin/sbom.json (Cyclone
 	@mkdir -p bin
 	$(tool) cyclonedx-gomod mod -json -licenses -output bin/sbom.json
 
+.PHONY: rename
+rename: ## Give the module the path MODULE, such as example.org/matrix/lethe, in go.mod, imports and the linker's flags
+	scripts/rename '$(MODULE)'
+
 .PHONY: clean
 clean: ## Remove the build and the data of make run
 	rm -rf bin .lethe
