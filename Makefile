@@ -73,7 +73,7 @@ chaos: ## Let FAULTS faults (40) meet a fleet at work, by the plan of SEED (1); 
 	LETHE_CHAOS_REPORT='$(CURDIR)/bin' go test -count 1 -timeout 20m -v -run 'TestChaos$$' ./internal/e2e/chaos
 
 .PHONY: test-long
-test-long: ## Compare purges, pages and shutdowns with their models, fifteen times as often as make test
+test-long: ## Compare purges, pages and shutdowns with their models, 25 times as often as make test
 	@scripts/servers
 	LETHE_TEST_CHECKS=300 go test -race -timeout 60m ./internal/store/... ./internal/messages ./internal/shutdown
 

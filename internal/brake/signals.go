@@ -64,7 +64,10 @@ var kinds = []kind{
 	{ArchiveSegments, false, limits(64, 512), func(v float64, _ string) string {
 		return number(v) + " segments of WAL wait for the archive"
 	}},
-	{Autovacuums, false, Limits{}, func(_ float64, about string) string {
+	{Autovacuums, false, Limits{}, func(v float64, about string) string {
+		if v == 0 {
+			return "autovacuum is at no table of the homeserver"
+		}
 		return "autovacuum works on " + about
 	}},
 	{DiskBytes, true, limits(10<<30, 2<<30), func(v float64, about string) string {

@@ -53,3 +53,23 @@ func TestLimitsThatMakeNoSenseAreRefused(t *testing.T) {
 	_, err := ParseSignal("standby")
 	require.ErrorContains(t, err, "standby_seconds")
 }
+
+func TestSignalsInWords(t *testing.T) {
+	t.Parallel()
+	for want, c := range map[string]struct {
+		signal Signal
+		value  float64
+		about  string
+	}{
+		"standby one is 14.1 s behind":                         {StandbySeconds, 14.14, "one"},
+		"standby one has 2.1 GB of WAL to replay":              {StandbyBytes, 1 << 31, "one"},
+		"the replication slot s is lost after 0 B more of WAL": {SlotBytes, 0, "s"},
+		"autovacuum is at no table of the homeserver":          {Autovacuums, 0, ""},
+		"autovacuum works on events":                           {Autovacuums, 1, "events"},
+		"10.5 GB are free at /data":                            {DiskBytes, 10.5e9, "/data"},
+		"brake.prometheus_query returned -0.5":                 {Query, -0.5, ""},
+	} {
+		require.Equal(t, want, kindOf(c.signal).says(c.value, c.about))
+	}
+	require.Equal(t, "a, b, c and 2 more tables", vacuumed([]string{"a", "b", "c", "d", "e"}))
+}

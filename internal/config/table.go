@@ -163,7 +163,7 @@ func processSettings(c *Config) []setting {
 		row("messages.max_total_bytes", "50331648", number(&c.Messages.MaxTotalBytes, 1<<25, 1<<40),
 			`The memory that the pages of one api may take together, in bytes. A page counts from before it is read until
 			the client has taken it. When all is taken, further readers are told to try again. The api aims to stay
-			below this, api.cache_bytes and 64 MiB more, or below GOMEMLIMIT if that is less.`),
+			below this, api.cache_bytes and 40 MiB more, or below GOMEMLIMIT if that is less.`),
 		row("messages.wait", "5s", duration(&c.Messages.Wait, 100*time.Millisecond, 20*time.Second),
 			`How long a reader waits while a purge works on the same room. After that, the reader is told to try again.
 			Set it to several times worker.batch_time.`),

@@ -192,7 +192,7 @@ const apiGCPercent = 400
 
 // besidePages is the memory that an api needs besides that of pages and their cache, in
 // bytes.
-const besidePages = 64 << 20
+const besidePages = 40 << 20
 
 // relaxGC makes the garbage collector run less often, unless GOGC is set. It runs as often
 // as necessary when the memory nears that of pages and their cache and what an api needs

@@ -313,6 +313,25 @@ func TestAnEventThatIsGoneIsNeverShown(t *testing.T) {
 	}
 }
 
+// TestLargeTextsAreNotKept reads a page of events that would fill the cache, beside one that
+// fits.
+func TestLargeTextsAreNotKept(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, Options{CacheBytes: 8 << 20})
+	r := &changingRoom{writtenRoom: h.newRoom("!large:x", "shared")}
+	r.say("small")
+	for range 5 {
+		r.say(strings.Repeat("x", 60_000))
+	}
+	request := Request{Room: r.id, Reader: Reader{UserID: "@owner:x"}, Backwards: true, Limit: 20}
+	for range 3 {
+		require.NotEmpty(t, requireSamePages(t, h.ctx, New(h.db, Options{}), h.Messages, request))
+	}
+	events, _ := h.CacheStats()
+	require.Positive(t, events.Hits, "small texts are kept")
+	require.Less(t, events.Bytes, int64(60_000))
+}
+
 // TestARewrittenTextIsNoticed rewrites the text of an event in all ways, with the same
 // length, and so that the new row takes the place of the old one in the table.
 func TestARewrittenTextIsNoticed(t *testing.T) {

@@ -27,7 +27,7 @@ type plain struct {
 	id, user, rest []byte
 }
 
-// prepare makes the plain of an event, nil if there is none, as [timeline.CacheOptions]
+// prepare makes the plain of an event, nil if it has no such form, as [timeline.CacheOptions]
 // wants it.
 func prepare(event *timeline.Event) (prepared any, size int) {
 	memory := scratches.Get().(*scratch)
@@ -77,7 +77,7 @@ func prepare(event *timeline.Event) (prepared any, size int) {
 	return &p, cap(text) + len(p.sender) + 160 // of the struct
 }
 
-// plainOf returns the plain that the event can be written from, nil if there is none.
+// plainOf returns the plain that the event can be written from, nil if it has no such form.
 func (f *Format) plainOf(event *shown) *plain {
 	p, _ := event.Prepared.(*plain)
 	if p == nil || f.Raw || event.erased || event.RedactedBy != nil || event.Related != (timeline.Related{}) {

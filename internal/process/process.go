@@ -181,17 +181,17 @@ func (p *process) part(purpose config.Purpose) part {
 		}}
 	case config.ForWorker:
 		return part{name: "worker", listen: p.settings.Worker.Listen, run: func(ctx context.Context) error {
-			var group sync.WaitGroup
-			group.Go(func() { p.synapse.Sweep(ctx) })
-			if p.settings.Vacuum.Enabled {
-				group.Go(func() { p.vacuumer().Run(ctx) })
-			}
-			defer group.Wait()
 			brake, err := p.brake()
 			if err != nil {
 				return err
 			}
+			var group sync.WaitGroup
+			group.Go(func() { p.synapse.Sweep(ctx) })
 			group.Go(func() { brake.Watch(ctx) })
+			if p.settings.Vacuum.Enabled {
+				group.Go(func() { p.vacuumer().Run(ctx) })
+			}
+			defer group.Wait()
 			planner, _ := plannerOf(p.db, p.synapse, p.settings)
 			return tasks.NewWorker(tasks.Services{
 				DB: p.db, Redis: p.redis, Locks: p.locks, Board: p.board, Log: p.log, Metrics: p.metrics,

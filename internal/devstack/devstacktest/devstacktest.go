@@ -54,7 +54,7 @@ var (
 // servers, fails if goroutines are left, and exits. The options name goroutines to
 // ignore.
 //
-// Main sets the number of rapid's checks to twenty, because each check makes many
+// Main sets the number of rapid's checks to twelve, because each check makes many
 // requests to a server. LETHE_TEST_CHECKS or -rapid.checks set another number. It also sets
 // how many tests run at once to six, because they wait for servers most of the time, unless
 // the package has set another number. -parallel overrides both.

@@ -179,8 +179,15 @@ func (s *Snapshot) addTexts(ctx context.Context, room string, page *Page) error 
 	return nil
 }
 
+// maxText is the length of the longest text that is kept, in bytes. One event of 64 KiB, which
+// users may send, would take the place of fifty others, and a page of such events that of all.
+const maxText = 16 << 10
+
 // keepText keeps the texts of an event, and what is prepared of them.
 func (s *Snapshot) keepText(event *Event, version rowcache.Version) {
+	if len(event.JSON)+len(event.InternalMetadata) > maxText {
+		return
+	}
 	kept := &text{json: event.JSON, metadata: event.InternalMetadata}
 	bytes := len(event.ID) + cap(kept.json) + cap(kept.metadata) + 64 // of the struct
 	if prepare := s.cache.options.Prepare; prepare != nil {

@@ -131,7 +131,7 @@ func (q *Queries) Store(ctx context.Context, jobs []Job) error {
 	return nil
 }
 
-// Decode reads the phase in a job's row. It is nil if there is none, and for one that it
+// Decode reads the phase in a job's row. It is nil if the job has no phase, and for one that it
 // cannot read.
 func Decode(phase json.RawMessage) *Phase {
 	var p Phase
