@@ -8,6 +8,13 @@ deploy := go -C deploy/validate
 # And so is what draws the picture of make growth, with a library for plots.
 growth := go -C test/growth
 
+# What makes releases is a module, and so are Helm and actionlint, because they need
+# different versions of the same modules. The first two are large. Only the targets
+# release-… and chart use these.
+goreleaser := go tool -modfile=tools/release/go.mod goreleaser
+actionlint := go tool -modfile=tools/actionlint/go.mod actionlint
+helm := go tool -modfile=tools/chart/go.mod helm
+
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -148,6 +155,8 @@ fmt: ## Format all Go files
 tidy: ## Tidy each go.mod
 	go mod tidy
 	go -C tools mod tidy
+	go -C tools/actionlint mod tidy
+	go -C tools/chart mod tidy
 	$(deploy) mod tidy
 	$(growth) mod tidy
 
@@ -186,6 +195,34 @@ vuln: ## Look for known vulnerabilities in the code that Lethe uses; needs vuln.
 sbom: ## Write the list of modules with their licences to bin/sbom.json (CycloneDX)
 	@mkdir -p bin
 	$(tool) cyclonedx-gomod mod -json -licenses -output bin/sbom.json
+
+.PHONY: release-check
+release-check: ## Check .goreleaser.yaml as goreleaser reads it, and the workflows with actionlint
+	$(actionlint)
+	$(goreleaser) check
+
+.PHONY: release-snapshot
+release-snapshot: ## Build archives, packages, lists of modules and checksums into bin/release, and publish and sign nothing
+	@mkdir -p bin
+	REVISION='$(REVISION)' $(goreleaser) release --snapshot --clean --skip=publish,sign
+
+.PHONY: chart
+chart: ## Lint the Helm chart with its examples, and write what they render to for the tests of deploy
+	@for example in deploy/helm/examples/*.yaml; do \
+		name=$$(basename $$example .yaml) && \
+		$(helm) lint --quiet --strict --kube-version 1.30.0 deploy/helm -f $$example && \
+		$(helm) template lethe deploy/helm -n lethe --kube-version 1.30.0 -f $$example >bin/chart.yaml && \
+		mv bin/chart.yaml deploy/validate/testdata/chart/$$name.yaml || exit 1; \
+	done
+	go -C deploy/validate test -count 1 -run TestChart . -update
+
+.PHONY: package-test
+package-test: ## Install, run, upgrade and remove the Debian package of release-snapshot in ROOT, a Debian made by debootstrap
+	scripts/test-package '$(or $(ROOT),bin/debian)' bin/release
+
+.PHONY: rename
+rename: ## Give the module the path MODULE, such as example.org/matrix/lethe, in go.mod, imports and the linker's flags
+	scripts/rename '$(MODULE)'
 
 .PHONY: clean
 clean: ## Remove the build and the data of make run

@@ -39,6 +39,7 @@ type cluster struct {
 	configMaps   []corev1.ConfigMap
 	cronJobs     []batchv1.CronJob
 	deployments  []appsv1.Deployment
+	ingresses    []networkingv1.Ingress
 	jobs         []batchv1.Job
 	namespaces   []corev1.Namespace
 	networks     []networkingv1.NetworkPolicy
@@ -95,50 +96,58 @@ func kustomized(t *testing.T, folder string) *cluster {
 	for _, resource := range built.Resources() {
 		text, err := resource.MarshalJSON()
 		require.NoError(t, err)
-		kind := resource.GetKind()
-		if kind != "Namespace" {
+		if resource.GetKind() != "Namespace" {
 			require.Equal(t, "lethe", resource.GetNamespace(), resource.GetName())
 		}
-		add := func(name string, template corev1.PodTemplateSpec) {
-			c.pods = append(c.pods, pod{kind + " " + name, template.Labels["app.kubernetes.io/component"], template.ObjectMeta, template.Spec})
-		}
-		switch version := resource.GetApiVersion() + " " + kind; version {
-		case "v1 ConfigMap":
-			decode(t, &c.configMaps, text)
-		case "v1 Namespace":
-			decode(t, &c.namespaces, text)
-		case "v1 Secret":
-			decode(t, &c.secrets, text)
-		case "v1 Service":
-			decode(t, &c.services, text)
-		case "v1 ServiceAccount":
-			decode(t, &c.accounts, text)
-		case "apps/v1 Deployment":
-			d := decode(t, &c.deployments, text)
-			add(d.Name, d.Spec.Template)
-		case "apps/v1 StatefulSet":
-			s := decode(t, &c.statefulSets, text)
-			add(s.Name, s.Spec.Template)
-		case "batch/v1 CronJob":
-			j := decode(t, &c.cronJobs, text)
-			add(j.Name, j.Spec.JobTemplate.Spec.Template)
-		case "batch/v1 Job":
-			j := decode(t, &c.jobs, text)
-			add(j.Name, j.Spec.Template)
-		case "autoscaling/v2 HorizontalPodAutoscaler":
-			decode(t, &c.autoscalers, text)
-		case "networking.k8s.io/v1 NetworkPolicy":
-			decode(t, &c.networks, text)
-		case "policy/v1 PodDisruptionBudget":
-			decode(t, &c.budgets, text)
-		case "keda.sh/v1alpha1 ScaledObject", "monitoring.coreos.com/v1 ServiceMonitor":
-			c.custom[kind] = conforming(t, text, kind)
-		default:
-			require.Fail(t, "an object of an unknown kind", version)
-		}
+		c.add(t, resource.GetApiVersion()+" "+resource.GetKind(), text)
 	}
 	require.NotEmpty(t, c.pods)
 	return c
+}
+
+// add adds an object to the cluster. The version is that of its API, and its kind.
+func (c *cluster) add(t *testing.T, version string, text []byte) {
+	t.Helper()
+	_, kind, _ := strings.Cut(version, " ")
+	addPod := func(name string, template corev1.PodTemplateSpec) {
+		c.pods = append(c.pods, pod{kind + " " + name, template.Labels["app.kubernetes.io/component"], template.ObjectMeta, template.Spec})
+	}
+	switch version {
+	case "v1 ConfigMap":
+		decode(t, &c.configMaps, text)
+	case "v1 Namespace":
+		decode(t, &c.namespaces, text)
+	case "v1 Secret":
+		decode(t, &c.secrets, text)
+	case "v1 Service":
+		decode(t, &c.services, text)
+	case "v1 ServiceAccount":
+		decode(t, &c.accounts, text)
+	case "apps/v1 Deployment":
+		d := decode(t, &c.deployments, text)
+		addPod(d.Name, d.Spec.Template)
+	case "apps/v1 StatefulSet":
+		s := decode(t, &c.statefulSets, text)
+		addPod(s.Name, s.Spec.Template)
+	case "batch/v1 CronJob":
+		j := decode(t, &c.cronJobs, text)
+		addPod(j.Name, j.Spec.JobTemplate.Spec.Template)
+	case "batch/v1 Job":
+		j := decode(t, &c.jobs, text)
+		addPod(j.Name, j.Spec.Template)
+	case "autoscaling/v2 HorizontalPodAutoscaler":
+		decode(t, &c.autoscalers, text)
+	case "networking.k8s.io/v1 NetworkPolicy":
+		decode(t, &c.networks, text)
+	case "networking.k8s.io/v1 Ingress":
+		decode(t, &c.ingresses, text)
+	case "policy/v1 PodDisruptionBudget":
+		decode(t, &c.budgets, text)
+	case "keda.sh/v1alpha1 ScaledObject", "monitoring.coreos.com/v1 ServiceMonitor":
+		c.custom[kind] = conforming(t, text, kind)
+	default:
+		require.Fail(t, "an object of an unknown kind", version)
+	}
 }
 
 // each runs a test on the objects of every overlay.
