@@ -74,6 +74,7 @@ func (n *narrowing) pass(ctx context.Context, client net.Conn, address string) {
 			break
 		}
 		if rate := n.bytesPerSecond.Load(); rate > 0 {
+			// This is the narrow line itself, and waits for nothing.
 			time.Sleep(time.Duration(float64(read) / float64(rate) * float64(time.Second)))
 		}
 		if _, err := client.Write(buffer[:read]); err != nil {

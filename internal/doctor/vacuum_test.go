@@ -49,7 +49,7 @@ func TestTheGrantsToVacuumAreEnough(t *testing.T) {
 func TestTheRoleThatVacuums(t *testing.T) {
 	t.Parallel()
 	w := embedded(t)
-	require.Equal(t, "the database has no role nobody's; create it as a superuser:", examineRole(w, w.url, "nobody's", vacuums)[0].Says)
+	require.Equal(t, "the database has no role absent's; create it as a superuser:", examineRole(w, w.url, "absent's", vacuums)[0].Says)
 	w.exec(finding(t, examineAs(w, w.plainURL()), "privileges").Do...)
 
 	plain := finding(t, examineAs(w, w.plainURL()), aboutVacuum)

@@ -223,7 +223,7 @@ func (r *changingRoom) storeInFull() {
 
 // readers are who reads a changingRoom.
 var readers = []Reader{
-	{UserID: "@owner:x", DeviceID: "D"}, {UserID: "@owner:x", Admin: true}, {UserID: "@bob:x", DeviceID: "E"}, {UserID: "@eve:y"}, {UserID: "@nobody:x"},
+	{UserID: "@owner:x", DeviceID: "D"}, {UserID: "@owner:x", Admin: true}, {UserID: "@bob:x", DeviceID: "E"}, {UserID: "@eve:y"}, {UserID: "@stranger:x"},
 }
 
 // drawRequest draws how a room is read.
@@ -279,8 +279,8 @@ func TestCachedPagesAreThoseWithoutACache(t *testing.T) {
 	require.Positive(t, events.Evictions)
 }
 
-// TestAnEventThatIsGoneIsNeverShown deletes events and texts by plain statements, which
-// tell nobody, while a cache has them.
+// TestAnEventThatIsGoneIsNeverShown deletes events and texts by plain statements, of
+// which no process learns, while a cache has them.
 func TestAnEventThatIsGoneIsNeverShown(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, Options{CacheBytes: 1 << 20})

@@ -63,11 +63,11 @@ func TestSizeOfTheFirstBatchIsLearned(t *testing.T) {
 		full(4000, aim)
 		require.Equal(t, 2000, p.First(Events))
 		require.Equal(t, 200, p.First(StateGroups), "one work says nothing of another")
-		time.Sleep(halfLife)
+		time.Sleep(halfLife) // of synctest: no real time goes by
 		require.Equal(t, 1000, p.First(Events))
-		time.Sleep(2 * halfLife)
+		time.Sleep(2 * halfLife) // of synctest
 		require.Equal(t, 250, p.First(Events))
-		time.Sleep(24 * time.Hour)
+		time.Sleep(24 * time.Hour) // of synctest
 		require.Equal(t, 200, p.First(Events))
 
 		full(4000, aim)
@@ -95,11 +95,11 @@ func TestSizeWhileReadersWait(t *testing.T) {
 		require.Equal(t, 50, p.Size(Events, "!a:x", 60))
 		require.Equal(t, 30, p.Size(Events, "!a:x", 30))
 		require.Equal(t, 1, p.Size(StateGroups, "!a:x", 2))
-		time.Sleep(calm - time.Millisecond)
+		time.Sleep(calm - time.Millisecond) // of synctest
 		p.Crowd("!a:x")
-		time.Sleep(calm - time.Millisecond)
+		time.Sleep(calm - time.Millisecond) // of synctest
 		require.Equal(t, 1000, p.Size(Events, "!a:x", 4000))
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // of synctest
 		require.Equal(t, 4000, p.Size(Events, "!a:x", 4000))
 	})
 }

@@ -193,7 +193,8 @@ func (s *server) receive(name, mode, start string) receiver {
 	}
 }
 
-// tell tells the server how far the receiver is. An applied position of 0 is none.
+// tell tells the server how far the receiver is. With an applied position of 0, the receiver
+// applies nothing.
 func (r receiver) tell(t *testing.T, written, flushed, applied int64) {
 	t.Helper()
 	status := []byte{'r'}
