@@ -2,7 +2,6 @@ package brake
 
 import (
 	"fmt"
-	"strings"
 	"syscall"
 )
 
@@ -14,12 +13,4 @@ func freeSpace(folder string) (uint64, error) {
 		return 0, fmt.Errorf("free space of %s: %w", folder, err)
 	}
 	return stat.Bavail * uint64(stat.Bsize), nil
-}
-
-// vacuumed names up to three tables.
-func vacuumed(tables []string) string {
-	if len(tables) > 3 {
-		return strings.Join(tables[:3], ", ") + fmt.Sprintf(" and %d more tables", len(tables)-3)
-	}
-	return strings.Join(tables, ", ")
 }

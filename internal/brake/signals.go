@@ -96,12 +96,21 @@ func Signals() []Signal {
 	return signals
 }
 
+// Names returns the names of all signals, in the order in which they are shown.
+func Names() []string {
+	var names []string
+	for _, k := range kinds {
+		names = append(names, string(k.signal))
+	}
+	return names
+}
+
 // ParseSignal returns the signal of the name. An error names all of them.
 func ParseSignal(name string) (Signal, error) {
 	if s := Signal(name); slices.Contains(Signals(), s) {
 		return s, nil
 	}
-	return "", fmt.Errorf("%q is not one of %s", name, names(Signals()))
+	return "", fmt.Errorf("%q is not one of %s", name, strings.Join(Names(), ", "))
 }
 
 // Check refuses limits that make no sense: a negative one, and a hard limit that is reached
@@ -178,14 +187,14 @@ func (k kind) share(value float64, l Limits) float64 {
 	return min(max(left*left, minShare), 1)
 }
 
-func names(signals []Signal) string {
-	var texts []string
-	for _, s := range signals {
-		texts = append(texts, string(s))
-	}
-	return strings.Join(texts, ", ")
-}
-
 func number(v float64) string { return strconv.FormatFloat(math.Round(v*10)/10, 'f', -1, 64) }
 
 func bytes(v float64) string { return output.Size(int64(min(max(v, 0), 1<<62))) }
+
+// vacuumed names up to three tables.
+func vacuumed(tables []string) string {
+	if len(tables) > 3 {
+		return strings.Join(tables[:3], ", ") + fmt.Sprintf(" and %d more tables", len(tables)-3)
+	}
+	return strings.Join(tables, ", ")
+}

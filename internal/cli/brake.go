@@ -86,14 +86,6 @@ func signalTable(w io.Writer, signals ...operator.BrakeSignal) error {
 	return output.Rows(w, []string{"SIGNAL", "SOFT", "HARD", "SET BY", "NOW"}, lines)
 }
 
-func signalNames() []string {
-	var names []string
-	for _, signal := range brake.Signals() {
-		names = append(names, string(signal))
-	}
-	return names
-}
-
 func (a *app) brakeSet() *cobra.Command {
 	var soft, hard string
 	c := &cobra.Command{
@@ -103,8 +95,8 @@ func (a *app) brakeSet() *cobra.Command {
 not named stays. The word none leaves out a limit.`,
 		Example: `  lethe brake set standby_seconds --soft 5 --hard 30
   lethe brake set autovacuums --soft 1`,
-		Args:      command.Arguments("a signal: " + strings.Join(signalNames(), ", ")),
-		ValidArgs: signalNames(),
+		Args:      command.Arguments("a signal: " + strings.Join(brake.Names(), ", ")),
+		ValidArgs: brake.Names(),
 	}
 	c.Flags().StringVar(&soft, "soft", "", "the value from which on jobs are slower, a `number` or none")
 	c.Flags().StringVar(&hard, "hard", "", "the value at which jobs wait, a `number` or none")
@@ -162,8 +154,8 @@ func (a *app) brakeReset() *cobra.Command {
 		Short:     "give a signal its default limits again",
 		Long:      `Gives a signal its default limits again.`,
 		Example:   `  lethe brake reset standby_seconds`,
-		Args:      command.Arguments("a signal: " + strings.Join(signalNames(), ", ")),
-		ValidArgs: signalNames(),
+		Args:      command.Arguments("a signal: " + strings.Join(brake.Names(), ", ")),
+		ValidArgs: brake.Names(),
 		RunE: a.asks(func(ctx context.Context, c *cobra.Command, api *client.Client, args []string) error {
 			signal, err := brake.ParseSignal(args[0])
 			if err != nil {
