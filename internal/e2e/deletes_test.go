@@ -164,15 +164,11 @@ func TestDeletesAsSynapseDoesThroughKills(t *testing.T) {
 			f.start("scheduler")
 			small := []string{"LETHE_WORKER_BATCH_EVENTS=20", withKey(t)}
 			worker := f.start("worker", small...)
-			committed := func() int {
-				return query[int](f, `SELECT coalesce(sum((checkpoint->>'batches')::int), 0) FROM lethe.jobs`)
-			}
 			purged := f.deleteAll(deletes, 3*time.Minute, func() {
 				for range 2 {
-					point := committed() + 1 + rand.IntN(20)
-					f.eventually(time.Minute, func() bool { return committed() >= point }, "no progress to %d batches", point)
+					f.afterBatches(1 + rand.IntN(20))
 					worker.kill()
-					t.Logf("killed after %d batches", committed())
+					t.Logf("killed after %d batches", f.committed())
 					worker = f.start("worker", small...)
 				}
 			})

@@ -171,6 +171,21 @@ func killRuns(t *testing.T) int {
 	return runs
 }
 
+// committed is how many batches all jobs have committed.
+func (f *fleet) committed() int {
+	return query[int](f, `SELECT coalesce(sum((checkpoint->>'batches')::int), 0) FROM lethe.jobs`)
+}
+
+// afterBatches waits until the jobs have committed so many batches more. They may end
+// with fewer, because the size of a batch adapts: then it waits for that.
+func (f *fleet) afterBatches(more int) {
+	f.t.Helper()
+	point := f.committed() + more
+	f.eventually(time.Minute, func() bool {
+		return f.committed() >= point || query[bool](f, `SELECT bool_and(ended_at IS NOT NULL) FROM lethe.jobs`)
+	}, "no progress to %d batches", point)
+}
+
 func (f *fleet) submit(purges []operation) (ids []string) {
 	f.t.Helper()
 	for _, op := range purges {
@@ -208,14 +223,10 @@ func TestPurgesAsSynapseDoesThroughKills(t *testing.T) {
 			f.start("scheduler")
 			worker := f.start("worker", "LETHE_WORKER_BATCH_EVENTS=2")
 			ids := f.submit(purges)
-			committed := func() int {
-				return query[int](f, `SELECT coalesce(sum((checkpoint->>'batches')::int), 0) FROM lethe.jobs`)
-			}
 			for range 2 {
-				point := committed() + 1 + rand.IntN(100)
-				f.eventually(time.Minute, func() bool { return committed() >= point }, "no progress to %d batches", point)
+				f.afterBatches(1 + rand.IntN(100))
 				worker.kill()
-				t.Logf("killed after %d batches", committed())
+				t.Logf("killed after %d batches", f.committed())
 				worker = f.start("worker", "LETHE_WORKER_BATCH_EVENTS=2")
 			}
 			f.await(4*time.Minute, ids...)
