@@ -41,14 +41,16 @@ run: ## Start Lethe with its own servers and demo rooms
 	@$(MAKE) --no-print-directory build
 	@exec bin/lethe dev
 
+# A program with the race detector sleeps for a second before it exits, so that the
+# goroutines that are left may race. The tests leave none.
+race := GORACE=atexit_sleep_ms=0
+
 .PHONY: test
-test: ## Lint, run all tests with the race detector, and fuzz tokens and filters for some seconds
+test: ## Lint, and run all tests with the race detector
 	@scripts/servers
 	@$(MAKE) --no-print-directory lint build
-	LETHE_TEST_PROGRAMS='$(CURDIR)/bin' go test -vet=off -race -timeout 15m ./...
+	$(race) LETHE_TEST_PROGRAMS='$(CURDIR)/bin' go test -vet=off -race -p 3 -timeout 15m ./...
 	go test ./test/lockmodel
-	go test -run '^$$' -fuzz FuzzParsePageToken -fuzztime 50000x ./internal/matrix
-	go test -run '^$$' -fuzz FuzzParseFilter -fuzztime 20000x ./internal/messages
 	$(deploy) test ./...
 	$(growth) test ./...
 
@@ -118,8 +120,10 @@ docs: ## Write what is made from the code: docs/configuration.md, config.example
 	go test -count 1 -run TestDescription ./internal/operator -update
 
 .PHONY: fuzz
-fuzz: ## Fuzz the queries of /messages for a minute
+fuzz: ## Fuzz tokens, filters and the queries of /messages for a minute each
 	@scripts/servers
+	go test -run '^$$' -fuzz FuzzParsePageToken -fuzztime 1m ./internal/matrix
+	go test -run '^$$' -fuzz FuzzParseFilter -fuzztime 1m ./internal/messages
 	go test -run '^$$' -fuzz FuzzMessages -fuzztime 1m ./internal/httpapi
 
 .PHONY: fuzz-reads
@@ -174,6 +178,11 @@ bench: ## Run the benchmarks, write bin/bench.json and compare with the recorded
 	@$(MAKE) --no-print-directory build
 	@bin/lethe bench --json bin/bench.json --go bin/bench.txt $(if $(DUMP),--dump $(DUMP)) $(if $(DATABASE),--database '$(DATABASE)') $(BENCH)
 	@scripts/compare-bench $(recorded) bin/bench.txt
+
+.PHONY: test-bench
+test-bench: ## Run every case of the benchmarks, with small sizes
+	@scripts/servers
+	LETHE_TEST_CASES=all go test -count 1 -timeout 30m -run TestEveryCase ./internal/bench
 
 .PHONY: bench-record
 bench-record: ## Record the last run of make bench, so that later runs are compared with it

@@ -16,7 +16,8 @@ type Options struct {
 	// API is the path of the program cmd/api. It has no default.
 	API string
 
-	// Case is the only case to run: see [Cases]. Defaults to "", all cases.
+	// Case is the cases to run, separated by commas: see [Cases]. Defaults to "", all
+	// cases.
 	Case string
 
 	// Database is the URL of a database to copy, such as one with the tables of a
@@ -90,7 +91,7 @@ type Options struct {
 
 // RegisterFlags adds a flag for each option, with its default, but none for the programs.
 func (o *Options) RegisterFlags(flags *flag.FlagSet) {
-	flags.StringVar(&o.Case, "case", "", "run this case only: "+strings.Join(Cases(), ", "))
+	flags.StringVar(&o.Case, "case", "", "run these cases only, separated by commas: "+strings.Join(Cases(), ", "))
 	flags.StringVar(&o.Database, "database", "", "URL of a database to copy, as a superuser")
 	flags.StringVar(&o.Dir, "dir", "", "directory for the data of the server that the benchmark starts")
 	flags.StringVar(&o.Dump, "dump", "", "file of pg_dump -Fc to restore and copy")
@@ -117,9 +118,12 @@ func (o Options) check() error {
 	case o.Scheduler:
 		return errors.New("Scheduler is not set")
 	}
+	for _, name := range o.chosen() {
+		if !slices.Contains(Cases(), name) {
+			return fmt.Errorf("there is no case %q: use one of %s", name, strings.Join(Cases(), ", "))
+		}
+	}
 	switch {
-	case o.Case != "" && !slices.Contains(Cases(), o.Case):
-		return fmt.Errorf("there is no case %q: use one of %s", o.Case, strings.Join(Cases(), ", "))
 	case min(o.Events, o.Jobs, o.LargeEvents, o.SmallEvents, o.Rooms, o.Runs, o.SweepRooms) < 1:
 		return errors.New("numbers must be positive")
 	case o.Synapse != "" && (o.SynapseToken == "" || o.SynapseDatabase == "" && o.SynapseCommand == ""):
@@ -130,6 +134,14 @@ func (o Options) check() error {
 		return errors.New("set a database or a dump, not both")
 	}
 	return nil
+}
+
+// chosen returns the names of the cases to run.
+func (o Options) chosen() []string {
+	if o.Case == "" {
+		return Cases()
+	}
+	return strings.Split(o.Case, ",")
 }
 
 // cases are the things to measure, in this order.
@@ -176,7 +188,7 @@ func Run(ctx context.Context, options Options) (table Table, err error) {
 		"rooms": options.Rooms, "sweep-rooms": options.SweepRooms,
 	}}
 	for _, c := range cases {
-		if options.Case != "" && options.Case != c.name {
+		if !slices.Contains(options.chosen(), c.name) {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(ctx, caseTimeout)

@@ -344,7 +344,7 @@ func TestWorkerReadsTheRowAfterAFailedBatch(t *testing.T) {
 	l.chain(room, 9)
 	l.Exec(`CREATE SCHEMA aside`)
 	l.Exec(`CREATE FUNCTION aside.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-		IF NEW.checkpoint::text LIKE '%"events_deleted":%' THEN
+		IF (NEW.checkpoint->>'events_deleted')::bigint > 0 THEN
 			RAISE 'not now' USING ERRCODE = 'serialization_failure';
 		END IF;
 		RETURN NEW;
@@ -354,7 +354,7 @@ func TestWorkerReadsTheRowAfterAFailedBatch(t *testing.T) {
 	l.work(WorkerOptions{})
 	require.Eventually(t, func() bool { return l.Job(id).Failures > 0 }, time.Minute, 20*time.Millisecond)
 	l.Exec(`UPDATE lethe.jobs SET checkpoint = '{"phase": "state_groups", "size": 9}' WHERE id = $1`, id)
-	l.Exec(`DROP TRIGGER refuse ON lethe.jobs`)
+	// The trigger stays, because a batch may be at work that began before that.
 	require.Equal(t, journal.Complete, l.ends(id).State)
 	require.Len(t, l.depths(room), 9, "the row says that no events are left")
 }

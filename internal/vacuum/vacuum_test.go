@@ -124,8 +124,11 @@ func TestWithoutAWalkTheEntriesLeadToTheTable(t *testing.T) {
 	require.Nil(t, l.awaits(id, ended).Walk)
 	read, pages := l.readEdge()
 	require.Greater(t, read, pages, "or the other test would prove nothing")
-	read, pages = l.readEdge()
-	require.Less(t, read, pages, "the first reader has done the work of the walk")
+	// A snapshot of an autovacuum can keep a reader from marking what it finds dead.
+	require.Eventually(t, func() bool {
+		read, pages = l.readEdge()
+		return read < pages
+	}, time.Minute, 20*time.Millisecond, "earlier readers have done the work of the walk")
 }
 
 func TestARoleOfItsOwnVacuums(t *testing.T) {
