@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/stretchr/testify/require"
@@ -547,4 +548,32 @@ func TestComposePostgres(t *testing.T) {
 	require.Equal(t, "f|f|f|f|f", ask("SELECT rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = 'composed'"))
 	require.Equal(t, "composed", ask("SELECT rolname FROM pg_database JOIN pg_roles ON datdba = pg_roles.oid WHERE datname = 'synapse'"))
 	ask("SET ROLE composed; SET wal_compression = on; SET session_replication_role = replica; CREATE SCHEMA x")
+}
+
+// TestComposeFileInEnv reads the file .env of docs/compose.md as docker compose does without -f,
+// in the folder of docker-compose.yml.
+func TestComposeFileInEnv(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(root, "docs/compose.md"))
+	require.NoError(t, err)
+	example := regexp.MustCompile(`(?m)^ +(COMPOSE_FILE=\S+)\n +(SYNAPSE_NETWORK=\S+)$`).FindSubmatch(page)
+	require.NotNil(t, example)
+	folder := t.TempDir()
+	require.NoError(t, os.CopyFS(filepath.Join(folder, "deploy/compose"), os.DirFS(filepath.Join(root, "deploy/compose"))))
+	require.NoError(t, os.WriteFile(filepath.Join(folder, ".env"), fmt.Appendf(nil, "%s\n%s\nTAG=0.1.0\n", example[1], example[2]), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "lethe.env"), []byte("LETHE_SERVER_NAME=example.org\n"), 0o600))
+	t.Chdir(folder)
+	options, err := cli.NewProjectOptions(nil,
+		cli.WithEnvFiles(), cli.WithDotEnv, cli.WithConfigFileEnv, cli.WithDefaultConfigPath, cli.WithEnvFiles(), cli.WithDotEnv)
+	require.NoError(t, err)
+	project, err := options.LoadProject(t.Context())
+	require.NoError(t, err)
+	require.NotContains(t, project.Services, "postgres")
+	worker := project.Services["worker"]
+	require.Equal(t, "lethe:0.1.0", worker.Image)
+	require.Equal(t, "example.org", *worker.Environment["LETHE_SERVER_NAME"])
+	require.Equal(t, "/run/secrets/synapse_redis_url", *worker.Environment["LETHE_HOMESERVER_REDIS_URL_FILE"])
+	require.Contains(t, worker.Networks, "synapse")
+	require.Equal(t, "matrix_default", project.Networks["synapse"].Name)
+	require.Equal(t, filepath.Join(folder, "deploy/compose/secrets/as_token"), project.Secrets["as_token"].File)
+	require.Equal(t, folder, worker.Build.Context)
 }
