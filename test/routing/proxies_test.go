@@ -2,6 +2,7 @@ package routing
 
 import (
 	"bufio"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -58,7 +59,7 @@ func startNginx(t *testing.T, s site) *exec.Cmd {
 			client_body_temp_path %[1]s/body; proxy_temp_path %[1]s/proxy; fastcgi_temp_path %[1]s/x; uwsgi_temp_path %[1]s/x; scgi_temp_path %[1]s/x;
 			include %[1]s/lethe.conf;
 			server {
-				listen 127.0.0.1:%[2]s ssl;
+				listen 127.0.0.1:%[2]s ssl http2;
 				ssl_certificate %[3]s; ssl_certificate_key %[4]s;
 				error_page 502 /50x.html;
 				root %[1]s;
@@ -506,5 +507,45 @@ func TestProxiesDoNotRepeatChanges(t *testing.T) {
 		require.Contains(t, r.arrived, Synapse)
 		require.NotContains(t, r.arrived, Lethe)
 		requireAway(t, asked, r)
+	})
+}
+
+// TestProxiesSpeakHTTP2 sends some requests as browsers do.
+func TestProxiesSpeakHTTP2(t *testing.T) {
+	t.Parallel()
+	requests := documented(t).Requests()
+	everyProxy(t, func(t *testing.T, s *stage, _ *httptest.Server) {
+		transport := &http.Transport{
+			ForceAttemptHTTP2: true,
+			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // the test's own certificate
+			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, network, s.proxy)
+			},
+		}
+		t.Cleanup(transport.CloseIdleConnections)
+		for i, asked := range requests {
+			if i%10 != 0 || asked.Backend == Outside {
+				continue
+			}
+			request, err := http.NewRequestWithContext(t.Context(), asked.Method, "https://"+host, strings.NewReader(bodyOf(asked.Method)))
+			require.NoError(t, err)
+			path, query, found := strings.Cut(asked.URI, "?")
+			request.URL.Opaque, request.URL.RawQuery, request.URL.ForceQuery = path, query, found && query == ""
+			request.Header.Set("X-Number", "h2-"+strconv.Itoa(i))
+			response, err := transport.RoundTrip(request)
+			require.NoError(t, err, "%v", asked)
+			_, err = io.Copy(io.Discard, response.Body)
+			require.NoError(t, err, "%v", asked)
+			require.NoError(t, response.Body.Close())
+			require.Equal(t, 2, response.ProtoMajor)
+			backend := asked.Backend
+			if backend == Either {
+				backend = Synapse
+			}
+			arrived, found := s.arrived.Load("h2-" + strconv.Itoa(i) + string(backend))
+			require.True(t, found, "%v: %d", asked, response.StatusCode)
+			require.Equal(t, asked.URI, arrived.(arrival).uri)
+			require.Equal(t, host, arrived.(arrival).host)
+		}
 	})
 }
