@@ -223,7 +223,7 @@ package-test: ## Install, run, upgrade and remove the Debian package of release-
 
 .PHONY: traefik-test
 traefik-test: ## Hold the file for Traefik against the documents with Traefik's own routers, which take some minutes to build
-	go -C test/traefik test ./...
+	go -C test/traefik test -count 1 ./...
 
 .PHONY: rename
 rename: ## Give the module the path MODULE, such as example.org/matrix/lethe, in go.mod, imports and the linker's flags
