@@ -163,6 +163,7 @@ tidy: ## Tidy each go.mod
 	go -C tools/chart mod tidy
 	$(deploy) mod tidy
 	$(growth) mod tidy
+	go -C test/traefik mod tidy
 
 .PHONY: bench-plan
 bench-plan: ## Time plans of jobs of a room with EVENTS events, a million by default
@@ -228,6 +229,10 @@ chart: ## Lint the Helm chart with its examples, and write what they render to f
 .PHONY: package-test
 package-test: ## Install, run, upgrade and remove the Debian package of release-snapshot in ROOT, a Debian made by debootstrap
 	scripts/test-package '$(or $(ROOT),bin/debian)' bin/release
+
+.PHONY: traefik-test
+traefik-test: ## Hold the file for Traefik against the documents with Traefik's own routers, which take some minutes to build
+	go -C test/traefik test -count 1 ./...
 
 .PHONY: rename
 rename: ## Give the module the path MODULE, such as example.org/matrix/lethe, in go.mod, imports and the linker's flags

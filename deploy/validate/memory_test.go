@@ -39,11 +39,14 @@ func TestMemoryIsLimited(t *testing.T) {
 	require.NoError(t, err)
 	requireMemory(t, limit.Value(), written(`(?m)^Environment=GOMEMLIMIT=(\d+MiB)$`), "systemd")
 
-	project := composed(t, "demo")
-	for _, name := range []string{"api", "worker", "scheduler", "asynqmon", "migrate", "demo"} {
-		service := project.Services[name]
-		require.NotNil(t, service.Environment["GOMEMLIMIT"], name)
-		requireMemory(t, int64(service.MemLimit), *service.Environment["GOMEMLIMIT"], name)
+	for _, c := range compositions {
+		for name, service := range composedOf(t, c.files, c.profiles).Services {
+			if service.Build == nil {
+				continue
+			}
+			require.NotNil(t, service.Environment["GOMEMLIMIT"], name)
+			requireMemory(t, int64(service.MemLimit), *service.Environment["GOMEMLIMIT"], name)
+		}
 	}
 	each(t, func(t *testing.T, c *cluster) {
 		for _, p := range c.pods {
