@@ -20,7 +20,7 @@ func (o *Operator) jobs(c echo.Context, _ string) error {
 	q := wire.QueryOf(c)
 	filter := Filter{
 		States: q.SeveralOf("state", states...), Kinds: q.SeveralOf("kind", kinds()...),
-		Since: q.Integer("since", 0), Before: q.Integer("before", 0),
+		Since: q.Integer("since", 0), Before: q.Integer("before", 0), EndedSince: q.Integer("ended_since", 0),
 	}
 	filter.Room, _ = q.Text("room")
 	filter.Requester, _ = q.Text("requester")
@@ -84,12 +84,12 @@ func kinds() (names []string) {
 
 // empty reports whether the filter selects all jobs. A list without entries is no list.
 func (f Filter) empty() bool {
-	return len(f.States)+len(f.Kinds) == 0 && f.Room == "" && f.Requester == "" && f.Since == 0 && f.Before == 0
+	return len(f.States)+len(f.Kinds) == 0 && f.Room == "" && f.Requester == "" && f.Since == 0 && f.Before == 0 && f.EndedSince == 0
 }
 
 // selected returns the filter of the store. It refuses words that mean nothing there.
 func (f Filter) selected() (control.Filter, error) {
-	selected := control.Filter{Room: f.Room, Requester: f.Requester, Since: timeOf(f.Since), Before: timeOf(f.Before)}
+	selected := control.Filter{Room: f.Room, Requester: f.Requester, Since: timeOf(f.Since), Before: timeOf(f.Before), EndedSince: timeOf(f.EndedSince)}
 	for _, state := range f.States {
 		selected.States = append(selected.States, journal.State(state))
 	}

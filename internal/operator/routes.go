@@ -66,6 +66,7 @@ func (o *Operator) Routes() []Route {
 		{Name: "requester", Type: "string", Doc: "Only jobs that this user has requested."},
 		{Name: "since", Type: "integer", Doc: "Only jobs that were requested at this time or later, in Unix milliseconds."},
 		{Name: "before", Type: "integer", Doc: "Only jobs that were requested before this time, in Unix milliseconds."},
+		{Name: "ended_since", Type: "integer", Doc: "Only jobs that have ended at this time or later, in Unix milliseconds."},
 	}
 	page := []Parameter{
 		{Name: "limit", Type: "integer", Doc: "The most entries of a page, from 1 to 1,000. Defaults to 100."},

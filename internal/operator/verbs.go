@@ -128,7 +128,7 @@ func (o *Operator) bulk(c echo.Context, who string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(checkTime("since_ts", body.Filter.Since), checkTime("before_ts", body.Filter.Before)); err != nil {
+	if err := errors.Join(checkTime("since_ts", body.Filter.Since), checkTime("before_ts", body.Filter.Before), checkTime("ended_since_ts", body.Filter.EndedSince)); err != nil {
 		return err
 	}
 	if body.Filter.empty() {

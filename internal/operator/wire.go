@@ -216,6 +216,9 @@ type Filter struct {
 	// Since and Before bound the time of the job's request, in Unix milliseconds.
 	Since  int64 `json:"since_ts,omitempty"`
 	Before int64 `json:"before_ts,omitempty"`
+
+	// EndedSince selects jobs that have ended at this time or later, in Unix milliseconds.
+	EndedSince int64 `json:"ended_since_ts,omitempty"`
 }
 
 // An Outcome is what a verb has done to a job.

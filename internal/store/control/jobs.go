@@ -37,6 +37,9 @@ type Filter struct {
 	// Since and Before bound the time at which the job was accepted: from Since on, and
 	// before Before.
 	Since, Before time.Time
+
+	// EndedSince selects jobs that have ended at this time or later.
+	EndedSince time.Time
 }
 
 // A Page is a part of a list.
@@ -265,6 +268,9 @@ func (f Filter) conditions() (c condition, possible bool) {
 	}
 	if !f.Before.IsZero() {
 		c.add(`j.created_at < ?`, f.Before)
+	}
+	if !f.EndedSince.IsZero() {
+		c.add(`j.ended_at >= ?`, f.EndedSince)
 	}
 	return c, true
 }
