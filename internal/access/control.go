@@ -4,6 +4,9 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
 
 	"lethe/internal/homeserver"
 	"lethe/internal/mas"
@@ -90,6 +93,22 @@ func (c *Control) BrowserAdmin(r *http.Request) (messages.Reader, error) {
 		return messages.Reader{}, err
 	}
 	return requireAdmin(c.admin(r, token))
+}
+
+// Viewer is Admin for a page whose session has the access token, and that some users may
+// see besides server admins: the readers, by their user ids. Nothing else of the request
+// counts than where it comes from.
+func (c *Control) Viewer(r *http.Request, token string, readers []string) (messages.Reader, error) {
+	if token == "" || strings.ContainsFunc(token, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return messages.Reader{}, ErrUnknownToken
+	}
+	sent := *r
+	sent.URL = &url.URL{Path: r.URL.Path} // a query may not say for whom an application service speaks
+	reader, err := c.admin(&sent, token)
+	if err == nil && !reader.Guest && slices.Contains(readers, reader.UserID) {
+		return reader, nil
+	}
+	return requireAdmin(reader, err)
 }
 
 // User returns the user who sends the request, who may be a guest.

@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -16,6 +18,7 @@ import (
 
 	"lethe/internal/command"
 	"lethe/internal/config"
+	"lethe/internal/console"
 	"lethe/internal/devstack"
 	"lethe/internal/httpapi"
 	"lethe/internal/matrix"
@@ -106,6 +109,8 @@ func (a *app) runDev(ctx context.Context, out io.Writer, address string) (err er
 	}
 	settings.Database.URL, settings.Redis.URL = config.Secret(url), config.Secret(redis.URL())
 	settings.ServerName = devServer
+	isSet := func(variable string) bool { return strings.HasPrefix(variable, "LETHE_CONSOLE_ENABLED=") }
+	settings.Console.Enabled = settings.Console.Enabled || !slices.ContainsFunc(a.environ, isSet)
 	settings.Worker.Listen, settings.Scheduler.Listen = "", "" // the api serves their health and metrics
 	log := observe.NewLogger(os.Stderr, settings.Log.Level, settings.Log.Format)
 
@@ -172,6 +177,7 @@ func greeting(api config.API, token, database string, rooms []roomgen.Summary) s
 	url := "http://" + api.Listen
 	text := "\nLethe is ready.\n\n  URL          " + url +
 		"\n  admin token  " + token +
+		"\n  console      " + url + console.Root + "/   (sign in with the token)" +
 		"\n  asynqmon     " + url + httpapi.MonitorRoot + "   (any user; the token is the password)" +
 		"\n  metrics      http://" + api.MetricsListen + "/metrics" +
 		"\n  PostgreSQL   " + database +

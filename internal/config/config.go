@@ -54,6 +54,9 @@ type Config struct {
 	// Brake is the settings of what slows jobs down.
 	Brake Brake
 
+	// Console is the settings of the console, which the api serves.
+	Console Console
+
 	// Database is how a process reaches PostgreSQL.
 	Database Database
 
@@ -167,6 +170,19 @@ type Asynqmon struct {
 	// TLS is the certificate of the pages: asynqmon.tls_cert_file and
 	// asynqmon.tls_key_file.
 	TLS TLS
+}
+
+// Console is the settings of the console, which the api serves.
+type Console struct {
+	// Enabled (console.enabled) is whether the api serves the console. Defaults to false.
+	Enabled bool
+
+	// Readers (console.readers) is the ids of the users who may look at the console and
+	// change nothing. Defaults to nil, unset.
+	Readers []string
+
+	// SessionTime (console.session_time) is how long a session lasts. Defaults to 8h.
+	SessionTime time.Duration
 }
 
 // TLS is the certificate of a server. Either both fields are set, or neither: then

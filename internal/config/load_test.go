@@ -71,6 +71,10 @@ func TestDefaultsAreValid(t *testing.T) {
 		"api.metrics_listen":      config.API.MetricsListen,
 		"asynqmon.metrics_listen": config.Asynqmon.MetricsListen,
 
+		"console.enabled":      fmt.Sprint(config.Console.Enabled),
+		"console.readers":      "",
+		"console.session_time": config.Console.SessionTime.String(),
+
 		"auth":             config.Auth,
 		"dialect":          config.Dialect,
 		"journal.keep":     config.JournalKeep.String(),
@@ -174,6 +178,7 @@ func TestVariablesOverrideTheFile(t *testing.T) {
 		Asynqmon:        Asynqmon{Listen: ":8", TLS: TLS{CertFile: "/m.crt", KeyFile: "/m.key"}},
 		Auth:            AuthHomeserver,
 		Brake:           Brake{Standbys: []string{"one", "two"}, DiskPath: "/data", PrometheusURL: "http://:hunter2@p:9090/x", PrometheusQuery: "up"},
+		Console:         Console{Enabled: true, Readers: []string{"@one:example.org", "@two:example.org"}, SessionTime: time.Hour},
 		Database:        Database{MaxConnections: 7, URL: databaseURL},
 		Dialect:         DialectSeed,
 		Homeserver:      Homeserver{ASToken: "hunter2", RedisURL: "redis://:hunter2@synapse", URL: "https://matrix.example.org"},
@@ -225,6 +230,7 @@ account_validity: true
 api: {cache_bytes: 1048576, listen: "[::1]:0", metrics_listen: ":9", tls_cert_file: /a.crt, tls_key_file: /a.key}
 asynqmon: {listen: ":8", metrics_listen: "", read_only: false, tls_cert_file: /m.crt, tls_key_file: /m.key}
 auth: homeserver
+console: {enabled: true, readers: ["@one:example.org", "@two:example.org"], session_time: 1h}
 brake: {enabled: false, standbys: [one, two], disk_path: /data, prometheus_url: "http://:hunter2@p:9090/x", prometheus_query: up}
 database:
   max_connections: "7"
@@ -273,6 +279,7 @@ worker: {batch_events: 1, batch_time: 1s, concurrency: 9, drain_timeout: 1m, lis
 	environ := []string{
 		"LETHE_ACCOUNT_VALIDITY=true", "LETHE_API_CACHE_BYTES=1048576", "LETHE_API_LISTEN=[::1]:0", "LETHE_API_METRICS_LISTEN=:9", "LETHE_ASYNQMON_METRICS_LISTEN=",
 		"LETHE_API_TLS_CERT_FILE=/a.crt", "LETHE_API_TLS_KEY_FILE=/a.key", "LETHE_ASYNQMON_LISTEN=:8", "LETHE_ASYNQMON_READ_ONLY=false",
+		"LETHE_CONSOLE_ENABLED=true", "LETHE_CONSOLE_READERS=@one:example.org,@two:example.org", "LETHE_CONSOLE_SESSION_TIME=60m",
 		"LETHE_BRAKE_ENABLED=false", "LETHE_BRAKE_STANDBYS=one,two", "LETHE_BRAKE_DISK_PATH=/data",
 		"LETHE_BRAKE_PROMETHEUS_URL=http://:hunter2@p:9090/x", "LETHE_BRAKE_PROMETHEUS_QUERY=up",
 		"LETHE_ASYNQMON_TLS_CERT_FILE=/m.crt", "LETHE_ASYNQMON_TLS_KEY_FILE=/m.key", "LETHE_SCHEMA_COMPAT=85", "LETHE_TABLES=future=keep", "LETHE_TRUSTED_PROXIES=10.0.0.0/8, ::1", "LETHE_AUTH=homeserver", "LETHE_HOMESERVER_AS_TOKEN=hunter2",
@@ -448,6 +455,13 @@ func TestValues(t *testing.T) {
 		{"api.metrics_listen", "", ""},
 		{"api.metrics_listen", "x", address},
 		{"asynqmon.metrics_listen", "x", address},
+		{"console.enabled", "yes", "must be true or false"},
+		{"console.readers", "", ""},
+		{"console.readers", "@one:example.org,two", "number 2: must be the id of a user"},
+		{"console.session_time", "1m", ""},
+		{"console.session_time", "168h", ""},
+		{"console.session_time", "0s", term},
+		{"console.session_time", "169h", term},
 		{"scheduler.listen", "", ""},
 		{"scheduler.listen", "x", address},
 		{"server_name", "[::1]:8448", ""},

@@ -94,13 +94,14 @@ func variable(path string) string {
 // that of the example file.
 func settings(c *Config) []setting {
 	return slices.Concat(
-		generalSettings(c), serverSettings(c), processSettings(c), vacuumSettings(&c.Vacuum), retentionSettings(&c.Retention), logSettings(&c.Log),
+		generalSettings(c), serverSettings(c), processSettings(c), consoleSettings(&c.Console), vacuumSettings(&c.Vacuum), retentionSettings(&c.Retention), logSettings(&c.Log),
 	)
 }
 
 // sectionDocs describe sections of the YAML file, by path.
 var sectionDocs = map[string]string{
 	"asynqmon":            asynqmonDoc,
+	"console":             consoleDoc,
 	"retention":           retentionDoc,
 	"retention.abandoned": abandonedDoc,
 	"vacuum":              vacuumDoc,

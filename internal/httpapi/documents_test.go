@@ -12,6 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/console"
 	"lethe/internal/operator"
 	"lethe/internal/retention"
 )
@@ -33,6 +34,8 @@ func allRoutes(t *testing.T) []string {
 		}
 		routes = append(routes, route.Method+" "+parameter.ReplaceAllString(route.Path, "{$1}"))
 	}
+	// The console routes its pages itself.
+	routes = append(routes, "GET "+console.Root+"/{page}", "POST "+console.Root+"/{page}")
 	slices.Sort(routes)
 	require.NotEmpty(t, routes)
 	return slices.Compact(routes)

@@ -13,6 +13,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"lethe/internal/access"
+	"lethe/internal/console"
 	"lethe/internal/homeserver"
 	"lethe/internal/jobs"
 	"lethe/internal/mas"
@@ -34,6 +35,10 @@ type Options struct {
 	// AccountValidity says that accounts can expire, so that Synapse's
 	// account_validity table is read for each access token. Defaults to false.
 	AccountValidity bool
+
+	// Console makes the pages at [console.Root] and below, from what checks access tokens.
+	// Defaults to nil, so that these paths are not found.
+	Console func(*access.Control) http.Handler
 
 	// Delegated reports whether Homeserver delegates its accounts. Then Homeserver is
 	// asked for whom an access token speaks, and before that the database. Defaults to
@@ -171,6 +176,7 @@ type server struct {
 	jobs            statuses
 	echo            *echo.Echo
 	monitor         http.Handler // nil unless it is shown
+	console         http.Handler // nil unless it is shown
 	turns           *pageTurns
 }
 
@@ -181,6 +187,9 @@ func New(db *postgres.DB, client submitter, board statuses, options Options) htt
 	s := newServer(db, client, board, options)
 	if page := s.options.Monitor; page != nil {
 		s.monitor = &monitor{server: s, page: page, readOnly: true}
+	}
+	if s.options.Console != nil {
+		s.console = s.options.Console(s.access)
 	}
 	s.echo.Pre(s.serve)
 	s.routes()
@@ -297,6 +306,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.options.Health.ServeHTTP(w, r)
 	case s.monitor != nil && (r.URL.Path == MonitorRoot || strings.HasPrefix(r.URL.Path, MonitorRoot+"/")):
 		s.monitor.ServeHTTP(w, r)
+	case s.console != nil && console.Serves(r.URL.Path):
+		s.console.ServeHTTP(w, r)
 	default:
 		s.echo.ServeHTTP(w, withRawPath(r))
 	}

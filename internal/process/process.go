@@ -142,6 +142,7 @@ func (p *process) part(purpose config.Purpose) part {
 			client := tasks.NewClient(p.db, p.redis, p.names, p.log).Keeping(p.settings.StatusTTL)
 			return p.whenBound(health, httpapi.New(p.db, client, p.board, httpapi.Options{
 				AccountValidity: p.settings.AccountValidity,
+				Console:         p.console(),
 				Delegated:       p.delegated(),
 				Grace:           p.settings.Grace,
 				Health:          health,

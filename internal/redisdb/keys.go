@@ -86,6 +86,11 @@ func (n *Names) KindRows(kind string) string { return n.name("fleet:{", kind, "}
 // its field. The key expires when no worker has written for some time.
 func (n *Names) Brakes() string { return n.name("brakes") }
 
+// ConsoleSession names the STRING of a console's session, which is sealed with a key that
+// only the browser has. The id is a hash of what the browser sends. The key expires with the
+// session.
+func (n *Names) ConsoleSession(id string) string { return n.name("console:{", id, "}") }
+
 // JobStatus names the HASH of a job's status.
 func (n *Names) JobStatus(id string) string { return n.name("job:{", id, "}") }
 

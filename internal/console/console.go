@@ -1,0 +1,209 @@
+package console
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"lethe/internal/access"
+	"lethe/internal/console/session"
+	"lethe/internal/observe"
+	"lethe/internal/operator"
+)
+
+// Root is the path of the console. Its pages are below it.
+const Root = "/_lethe/console"
+
+// Options are the settings of [New].
+type Options struct {
+	// Log is the logger, which gets one line for each request. Defaults to slog.Default().
+	Log *slog.Logger
+
+	// Observe is called after each request with the pattern that it matched, "console" if it
+	// matched none. Defaults to nil, which is not called.
+	Observe func(route, method string, status int, duration time.Duration)
+
+	// Readers are the ids of the users who may look and change nothing, whether or not they
+	// are server admins. Defaults to none.
+	Readers []string
+
+	// Timeout is the maximum time of a request, except one that follows a page. Defaults to
+	// 25 s.
+	Timeout time.Duration
+}
+
+// A Console serves the pages. It is safe for concurrent use.
+type Console struct {
+	options   Options
+	access    *access.Control
+	api       *operator.Operator
+	sessions  *session.Store
+	mux       *http.ServeMux
+	crossSite *http.CrossOriginProtection
+	followers followers
+	overview  shared[overview]
+}
+
+// New returns a Console. Access tokens are checked by the control, and all that its pages
+// show and do is done by the API.
+func New(control *access.Control, api *operator.Operator, sessions *session.Store, options Options) *Console {
+	options.Log = cmp.Or(options.Log, slog.Default())
+	options.Timeout = cmp.Or(options.Timeout, 25*time.Second)
+	c := &Console{
+		options: options, access: control, api: api, sessions: sessions, mux: http.NewServeMux(),
+		crossSite: http.NewCrossOriginProtection(), followers: followers{byUser: map[string]int{}},
+	}
+	c.routes()
+	return c
+}
+
+// Serves reports whether a path is the console's.
+func Serves(path string) bool { return path == Root || strings.HasPrefix(path, Root+"/") }
+
+func (c *Console) routes() {
+	c.handle("GET", "", func(v *visit) error { return v.redirect(Root + "/") })
+	c.handle("GET", "/static/{name}", c.asset)
+	c.handle("GET", "/sign-in", c.signInPage)
+	c.handle("POST", "/sign-in", c.signIn)
+	c.handle("POST", "/sign-out", c.signOut)
+	c.handle("GET", "/{$}", c.viewer(c.overviewPage))
+	c.handle("GET", "/live", c.follower(c.overviewLive))
+	c.handle("GET", "/jobs", c.viewer(c.jobsPage))
+	c.handle("GET", "/jobs/{job}", c.viewer(c.jobPage))
+	c.handle("GET", "/jobs/{job}/live", c.follower(c.jobLive))
+	c.handle("GET", "/jobs/{job}/{verb}", c.viewer(c.verbPage))
+	c.handle("POST", "/jobs/{job}/{verb}", c.changer(c.doVerb))
+	c.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		c.serve(w, r, "console", func(v *visit) error { return c.elsewhere(v) })
+	})
+}
+
+// handle registers a page below [Root].
+func (c *Console) handle(method, path string, page func(*visit) error) {
+	c.mux.HandleFunc(method+" "+Root+path, func(w http.ResponseWriter, r *http.Request) { c.serve(w, r, Root+path, page) })
+}
+
+// ServeHTTP implements [http.Handler].
+func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) { c.mux.ServeHTTP(w, r) }
+
+// A visit is a request, with who makes it.
+type visit struct {
+	w *answer
+	r *http.Request
+
+	// sent is the context of the request without the timeout of a page.
+	sent context.Context
+
+	// id names the request in the log, and nonce the page's own script and style.
+	id, nonce string
+
+	// session is the user's session, and cookie what the browser sends for it. They are zero
+	// on pages that need no session.
+	session session.Session
+	cookie  string
+
+	// reads says that the user may change nothing.
+	reads bool
+}
+
+// redirect sends the browser to another page of the console, which it gets.
+func (v *visit) redirect(path string) error {
+	http.Redirect(v.w, v.r, path, http.StatusSeeOther)
+	return nil
+}
+
+// serve answers a request with a page.
+func (c *Console) serve(w http.ResponseWriter, r *http.Request, route string, page func(*visit) error) {
+	begun := time.Now()
+	ctx, cancel := context.WithTimeout(r.Context(), c.options.Timeout)
+	defer cancel()
+	v := &visit{w: &answer{ResponseWriter: w}, sent: r.Context(), id: rand.Text(), nonce: rand.Text()}
+	v.r = r.WithContext(observe.About(ctx, slog.String("request_id", v.id)))
+	// A context ends no reads and writes. Only connections in tests have no deadlines.
+	connection := http.NewResponseController(w)
+	_ = connection.SetReadDeadline(begun.Add(c.options.Timeout * 3 / 2))
+	_ = connection.SetWriteDeadline(begun.Add(c.options.Timeout * 2))
+	writeHeaders(w.Header(), v)
+	err := recovered(page, v)
+	if err != nil {
+		err = c.refuse(v, err)
+	}
+	c.report(v, route, time.Since(begun), err)
+}
+
+// report writes the log's line of a request.
+func (c *Console) report(v *visit, route string, took time.Duration, err error) {
+	method := v.r.Method
+	if method != http.MethodGet && method != http.MethodHead && method != http.MethodPost {
+		method = "OTHER"
+	}
+	level, attrs := slog.LevelInfo, []slog.Attr{
+		slog.String("method", method), slog.String("route", route), slog.Int("status", v.w.sentStatus()),
+		slog.Duration("duration", took), slog.String("request_id", v.id),
+	}
+	if v.session.User != "" && method == http.MethodPost {
+		attrs = append(attrs, slog.String("requester", v.session.User))
+	}
+	if err != nil {
+		level, attrs = slog.LevelError, append(attrs, slog.Any("error", err))
+	}
+	c.options.Log.LogAttrs(context.WithoutCancel(v.r.Context()), level, "request", attrs...)
+	if c.options.Observe != nil {
+		c.options.Observe(route, method, v.w.sentStatus(), took)
+	}
+}
+
+// writeHeaders sets the headers of all answers. Scripts and styles are those with the nonce
+// of the page, so that nothing runs that another page of the same server has.
+func writeHeaders(h http.Header, v *visit) {
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'nonce-"+v.nonce+"'; style-src 'nonce-"+v.nonce+
+		"'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Referrer-Policy", "same-origin") // with none, a form would be sent with the origin null
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("X-Request-Id", v.id)
+}
+
+// recovered calls the page and turns a panic into an error.
+func recovered(page func(*visit) error, v *visit) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return page(v)
+}
+
+// An answer remembers its status.
+type answer struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader implements [http.ResponseWriter].
+func (a *answer) WriteHeader(status int) {
+	if a.status == 0 {
+		a.status = status
+	}
+	a.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements [http.ResponseWriter].
+func (a *answer) Write(text []byte) (int, error) {
+	a.status = cmp.Or(a.status, http.StatusOK)
+	return a.ResponseWriter.Write(text)
+}
+
+// Unwrap lets [http.ResponseController] find the connection.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+func (a *answer) sentStatus() int { return cmp.Or(a.status, http.StatusOK) }

@@ -1,0 +1,277 @@
+package console
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"lethe/internal/console/plot"
+	"lethe/internal/jobs"
+	"lethe/internal/operator"
+	"lethe/internal/store/journal"
+)
+
+// listedJobs is the number of jobs of a page of their list.
+const listedJobs = 50
+
+// states are the states by which jobs can be listed, as an operator looks for them.
+var states = append([]string{string(journal.Running)}, append(slices.Clone(waiting),
+	string(journal.Complete), string(journal.Failed), string(journal.Cancelled))...)
+
+// kinds are the kinds of jobs.
+func kinds() (names []string) {
+	for _, definition := range jobs.Registry() {
+		names = append(names, string(definition.Kind))
+	}
+	return names
+}
+
+// A jobsPage is a page of the list of jobs.
+type jobsPage struct {
+	frame
+	Jobs []operator.Job
+
+	// States and Kinds can be chosen, and the others are what was.
+	States, Kinds                []string
+	State, Kind, Room, Requester string
+
+	// First is the query of the first page, "" on it, and Next that of the next page, "" on
+	// the last.
+	First, Next string
+}
+
+func (c *Console) jobsPage(v *visit) error {
+	query := v.r.URL.Query()
+	page := jobsPage{
+		frame: v.frame("Jobs").in("jobs"), States: states, Kinds: kinds(),
+		State: query.Get("state"), Kind: query.Get("kind"),
+		Room: strings.TrimSpace(query.Get("room")), Requester: strings.TrimSpace(query.Get("requester")),
+	}
+	asked := url.Values{"limit": {strconv.Itoa(listedJobs)}}
+	chosen := url.Values{}
+	for name, value := range map[string]string{"state": page.State, "kind": page.Kind, "room": page.Room, "requester": page.Requester} {
+		if value != "" {
+			asked.Set(name, value)
+			chosen.Set(name, value)
+		}
+	}
+	if from := query.Get("from"); from != "" {
+		asked.Set("from", from)
+		page.First = "?" + chosen.Encode()
+	}
+	var list operator.Jobs
+	if err := c.get(v.r.Context(), v.session.User, "/jobs", asked, &list); err != nil {
+		return err
+	}
+	page.Jobs = list.Jobs
+	if list.Next != nil {
+		chosen.Set("from", *list.Next)
+		page.Next = "?" + chosen.Encode()
+	}
+	return v.render(http.StatusOK, "jobs", page)
+}
+
+const (
+	// shownEvents is the most events of a job's log that its page shows, the latest ones.
+	shownEvents = 50
+
+	// shownNames is the most users, aliases and servers of a result that it shows.
+	shownNames = 50
+)
+
+// A jobView is the part of a job's page that changes.
+type jobView struct {
+	Now time.Time
+	Job operator.Job
+
+	// Rows are how many rows were deleted, the table with the most first.
+	Rows []tableRows
+
+	// Spans are the job's states over its time.
+	Spans []plot.Span
+
+	// Log are the latest events, the newest first. Earlier is how many are not shown.
+	Log     []operator.Event
+	Earlier int
+
+	// Facts are what was requested, and Results what the job has come to.
+	Facts, Results []fact
+}
+
+// tableRows is a number of rows of a table.
+type tableRows struct {
+	Table string
+	Rows  int64
+}
+
+// A fact is a name with its value.
+type fact struct{ Name, Value string }
+
+// A jobPage is the page of a job.
+type jobPage struct {
+	frame
+	Live jobView
+
+	// Verbs are what can be done to the job, empty for a user who may change nothing.
+	Verbs []offer
+
+	// Said is a sentence about what the user has just done, "" for nothing.
+	Said string
+}
+
+func (c *Console) jobPage(v *visit) error {
+	ctx, who := v.r.Context(), v.session.User
+	shown, err := c.readJob(ctx, who, v.r.PathValue("job"))
+	if err != nil {
+		return err
+	}
+	page := jobPage{frame: v.frame("Job " + shown.Job.ID).in("jobs"), Live: shown}
+	if done, ok := verbOf(v.r.URL.Query().Get("done")); ok {
+		page.Said = done.said
+	}
+	if !v.reads {
+		if page.Verbs, err = c.offers(ctx, who, shown.Job); err != nil {
+			return err
+		}
+	}
+	return v.render(http.StatusOK, "job", page)
+}
+
+func (c *Console) jobLive(v *visit) look {
+	id := v.r.PathValue("job")
+	return func(ctx context.Context) ([]byte, bool, error) {
+		shown, err := c.readJob(ctx, v.session.User, id)
+		if err != nil {
+			return nil, false, err
+		}
+		part, err := execute("job", "live", shown)
+		return part, shown.Job.Ended > 0, err
+	}
+}
+
+// readJob reads what the page of a job shows.
+func (c *Console) readJob(ctx context.Context, who, id string) (jobView, error) {
+	shown := jobView{Now: time.Now()}
+	if err := c.api.Call(ctx, who, operator.Call{
+		Method: http.MethodGet, Path: "/jobs/{job_id}", Parameters: map[string]string{"job_id": id},
+	}, &shown.Job); err != nil {
+		return shown, err
+	}
+	job := shown.Job
+	for table, rows := range job.Deleted {
+		shown.Rows = append(shown.Rows, tableRows{table, rows})
+	}
+	slices.SortFunc(shown.Rows, func(a, b tableRows) int {
+		if a.Rows != b.Rows {
+			return int(max(-1, min(1, b.Rows-a.Rows)))
+		}
+		return strings.Compare(a.Table, b.Table)
+	})
+	shown.Spans = spansOf(job, shown.Now)
+	shown.Earlier = max(0, len(job.Log)-shownEvents)
+	shown.Log = slices.Clone(job.Log[shown.Earlier:])
+	slices.Reverse(shown.Log)
+	for i := range shown.Log {
+		shown.Log[i].Detail = compact(shown.Log[i].Detail)
+	}
+	shown.Facts, shown.Results = factsOf(job.Request), factsOf(job.Result)
+	return shown, nil
+}
+
+// spansOf returns the states of a job over its time, as its log has them.
+func spansOf(job operator.Job, now time.Time) []plot.Span {
+	var changes []plot.Change
+	for _, event := range job.Log {
+		if slices.Contains(states, event.Event) {
+			changes = append(changes, plot.Change{At: time.UnixMilli(event.At), What: event.Event})
+		}
+	}
+	end := now
+	if job.Ended > 0 {
+		end = time.UnixMilli(job.Ended)
+		// The last state lasts for ever, and is not part of the job's time.
+		for len(changes) > 0 && !changes[len(changes)-1].At.Before(end) {
+			changes = changes[:len(changes)-1]
+		}
+	}
+	return plot.SpansOf(changes, end)
+}
+
+// compact returns the JSON of a detail without null values, nil for an empty one.
+func compact(detail json.RawMessage) json.RawMessage {
+	var object map[string]json.RawMessage
+	if json.Unmarshal(detail, &object) != nil {
+		return nil
+	}
+	for name, value := range object {
+		if bytes.Equal(value, []byte("null")) {
+			delete(object, name)
+		}
+	}
+	if len(object) == 0 {
+		return nil
+	}
+	text, err := json.Marshal(object)
+	if err != nil {
+		return nil
+	}
+	return text
+}
+
+// factsOf returns the fields of a request or a result as its JSON has them, so that none is
+// forgotten here.
+func factsOf(of any) (facts []fact) {
+	text, err := json.Marshal(of)
+	var object map[string]json.RawMessage
+	if err != nil || json.Unmarshal(text, &object) != nil {
+		return nil
+	}
+	for name, value := range object {
+		facts = append(facts, fact{word(strings.TrimSuffix(strings.TrimSuffix(name, "_ts"), "_id")), valueOf(name, value)})
+	}
+	slices.SortFunc(facts, func(a, b fact) int { return strings.Compare(a.Name, b.Name) })
+	return facts
+}
+
+// valueOf returns a JSON value as people read it.
+func valueOf(name string, value json.RawMessage) string {
+	var text string
+	var texts []string
+	var whole int64
+	var yes bool
+	var numbers map[string]int64
+	switch {
+	case json.Unmarshal(value, &text) == nil:
+		return text
+	case json.Unmarshal(value, &yes) == nil && string(value) != "null":
+		if yes {
+			return "yes"
+		}
+		return "no"
+	case json.Unmarshal(value, &whole) == nil && strings.HasSuffix(name, "_ts"):
+		return utc(whole)
+	case json.Unmarshal(value, &whole) == nil:
+		return count(whole)
+	case json.Unmarshal(value, &texts) == nil && len(texts) == 0:
+		return "none"
+	case json.Unmarshal(value, &texts) == nil:
+		if more := len(texts) - shownNames; more > 0 {
+			return strings.Join(texts[:shownNames], ", ") + ", and " + count(int64(more)) + " more"
+		}
+		return strings.Join(texts, ", ")
+	case json.Unmarshal(value, &numbers) == nil:
+		var parts []string
+		for name, n := range numbers {
+			parts = append(parts, word(name)+": "+count(n))
+		}
+		slices.Sort(parts)
+		return strings.Join(parts, ", ")
+	}
+	return cut(2000, string(value))
+}
