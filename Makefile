@@ -8,6 +8,9 @@ deploy := go -C deploy/validate
 # And so is what draws the picture of make growth, with a library for plots.
 growth := go -C test/growth
 
+# And so is what drives a browser.
+browser := go -C test/console
+
 # What makes releases is a module, and so are Helm and actionlint, because they need
 # different versions of the same modules. The first two are large. Only the targets
 # release-… and chart use these.
@@ -53,6 +56,7 @@ test: ## Lint, and run all tests with the race detector
 	go test ./test/lockmodel
 	$(deploy) test ./...
 	$(growth) test ./...
+	$(browser) test ./...
 
 .PHONY: test-fast
 test-fast: ## Run all tests, without the race detector
@@ -61,6 +65,11 @@ test-fast: ## Run all tests, without the race detector
 	LETHE_TEST_PROGRAMS='$(CURDIR)/bin' go test -timeout 15m ./...
 	$(deploy) test ./...
 	$(growth) test ./...
+
+.PHONY: console-test
+console-test: ## Drive the console in Chromium; PICTURES=folder takes pictures of its pages
+	@scripts/servers
+	LETHE_TEST_PICTURES='$(PICTURES)' $(browser) test -count 1 -timeout 10m ./...
 
 .PHONY: test-kills
 test-kills: ## Kill workers at random points of purges and deletes, many times
@@ -150,6 +159,8 @@ lint: ## Check format and go.mod, and run static analysis
 	$(deploy) vet ./...
 	$(growth) mod tidy -diff
 	$(growth) vet ./...
+	$(browser) mod tidy -diff
+	$(browser) vet ./...
 
 .PHONY: fmt
 fmt: ## Format all Go files
