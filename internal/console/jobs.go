@@ -1,7 +1,6 @@
 package console
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -97,11 +96,17 @@ type jobView struct {
 	Spans []plot.Span
 
 	// Log are the latest events, the newest first. Earlier is how many are not shown.
-	Log     []operator.Event
+	Log     []logLine
 	Earlier int
 
 	// Facts are what was requested, and Results what the job has come to.
 	Facts, Results []fact
+}
+
+// A logLine is an event with its details in words.
+type logLine struct {
+	operator.Event
+	Words string
 }
 
 // tableRows is a number of rows of a table.
@@ -175,10 +180,8 @@ func (c *Console) readJob(ctx context.Context, who, id string) (jobView, error) 
 	})
 	shown.Spans = spansOf(job, shown.Now)
 	shown.Earlier = max(0, len(job.Log)-shownEvents)
-	shown.Log = slices.Clone(job.Log[shown.Earlier:])
-	slices.Reverse(shown.Log)
-	for i := range shown.Log {
-		shown.Log[i].Detail = compact(shown.Log[i].Detail)
+	for _, event := range slices.Backward(job.Log[shown.Earlier:]) {
+		shown.Log = append(shown.Log, logLine{event, wordsOf(event.Detail)})
 	}
 	shown.Facts, shown.Results = factsOf(job.Request), factsOf(job.Result)
 	return shown, nil
@@ -203,25 +206,15 @@ func spansOf(job operator.Job, now time.Time) []plot.Span {
 	return plot.SpansOf(changes, end)
 }
 
-// compact returns the JSON of a detail without null values, nil for an empty one.
-func compact(detail json.RawMessage) json.RawMessage {
-	var object map[string]json.RawMessage
-	if json.Unmarshal(detail, &object) != nil {
-		return nil
-	}
-	for name, value := range object {
-		if bytes.Equal(value, []byte("null")) {
-			delete(object, name)
+// wordsOf returns what an event's detail says, without what is null.
+func wordsOf(detail json.RawMessage) string {
+	var parts []string
+	for _, fact := range factsOf(detail) {
+		if fact.Value != "" {
+			parts = append(parts, fact.Name+": "+fact.Value)
 		}
 	}
-	if len(object) == 0 {
-		return nil
-	}
-	text, err := json.Marshal(object)
-	if err != nil {
-		return nil
-	}
-	return text
+	return strings.Join(parts, ", ")
 }
 
 // factsOf returns the fields of a request or a result as its JSON has them, so that none is
@@ -247,9 +240,11 @@ func valueOf(name string, value json.RawMessage) string {
 	var yes bool
 	var numbers map[string]int64
 	switch {
+	case string(value) == "null":
+		return ""
 	case json.Unmarshal(value, &text) == nil:
 		return text
-	case json.Unmarshal(value, &yes) == nil && string(value) != "null":
+	case json.Unmarshal(value, &yes) == nil:
 		if yes {
 			return "yes"
 		}

@@ -203,10 +203,3 @@ func (s *shared[T]) get(read func() (T, error)) (T, error) {
 	}
 	return value, err
 }
-
-// forget makes the next call of get read the value.
-func (s *shared[T]) forget() {
-	s.turn.Lock()
-	defer s.turn.Unlock()
-	s.read = time.Time{}
-}

@@ -53,7 +53,7 @@ type overviewPage struct {
 }
 
 func (c *Console) overviewPage(v *visit) error {
-	shown, err := c.readOverview(v.r.Context(), v.session.User)
+	shown, err := c.lookAtAll(v.r.Context(), v.session.User)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (c *Console) overviewLive(v *visit) look {
 	}
 }
 
-// readOverview reads what the first page shows, which may be as old as a look.
+// readOverview reads what all who follow the first page see, which may be as old as a look.
 func (c *Console) readOverview(ctx context.Context, who string) (overview, error) {
 	return c.overview.get(func() (overview, error) { return c.lookAtAll(ctx, who) })
 }

@@ -175,6 +175,5 @@ func (c *Console) doVerb(v *visit) error {
 	if _, err := c.do(v.r.Context(), v.session.User, id, verb, request); err != nil {
 		return err
 	}
-	c.overview.forget() // so that the next page shows it
 	return v.redirect(Root + "/jobs/" + id + "?done=" + string(verb.Name))
 }
