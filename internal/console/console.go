@@ -79,6 +79,11 @@ func (c *Console) routes() {
 	c.handle("GET", "/jobs/{job}/live", c.follower(c.jobLive))
 	c.handle("GET", "/jobs/{job}/{verb}", c.viewer(c.verbPage))
 	c.handle("POST", "/jobs/{job}/{verb}", c.changer(c.doVerb))
+	c.handle("GET", "/holds", c.viewer(c.holdsPage))
+	c.handle("GET", "/holds/place", c.viewer(c.placePage))
+	c.handle("POST", "/holds/place", c.changer(c.place))
+	c.handle("GET", "/holds/lift", c.viewer(c.liftPage))
+	c.handle("POST", "/holds/lift", c.changer(c.lift))
 	c.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		c.serve(w, r, "console", func(v *visit) error { return c.elsewhere(v) })
 	})
