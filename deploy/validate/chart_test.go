@@ -393,7 +393,7 @@ func TestChartRoutes(t *testing.T) {
 			if match.Path.Type == "RegularExpression" {
 				got = append(got, match.Method+" "+match.Path.Value)
 			} else {
-				require.Equal(t, "PathPrefix /_lethe/v1", match.Path.Type+" "+match.Path.Value)
+				require.Contains(t, []string{"PathPrefix /_lethe/v1", "PathPrefix /_lethe/console"}, match.Path.Type+" "+match.Path.Value)
 			}
 		}
 	}
@@ -416,6 +416,7 @@ func TestChartRoutes(t *testing.T) {
 	ingress := chart(t, "ess").ingresses
 	require.Len(t, ingress, 1)
 	require.Equal(t, "/_lethe/v1/", ingress[0].Spec.Rules[0].HTTP.Paths[0].Path)
+	require.Equal(t, "/_lethe/console/", ingress[0].Spec.Rules[0].HTTP.Paths[1].Path)
 }
 
 // TestChartLimitsTraffic tests the connections that only the example production has.
