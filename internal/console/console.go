@@ -79,6 +79,10 @@ func (c *Console) routes() {
 	c.handle("GET", "/jobs/{job}/live", c.follower(c.jobLive))
 	c.handle("GET", "/jobs/{job}/{verb}", c.viewer(c.verbPage))
 	c.handle("POST", "/jobs/{job}/{verb}", c.changer(c.doVerb))
+	c.handle("GET", "/rooms", c.viewer(patient(c.roomsPage)))
+	c.handle("GET", "/room", c.viewer(patient(c.roomPage)))
+	c.handle("GET", "/room/plan", c.viewer(patient(c.planPage)))
+	c.handle("POST", "/room/apply", c.changer(patient(c.apply)))
 	c.handle("GET", "/holds", c.viewer(c.holdsPage))
 	c.handle("GET", "/holds/place", c.viewer(c.placePage))
 	c.handle("POST", "/holds/place", c.changer(c.place))
@@ -113,6 +117,9 @@ type visit struct {
 	session session.Session
 	cookie  string
 
+	// ends are called after the answer.
+	ends []context.CancelFunc
+
 	// reads says that the user may change nothing.
 	reads bool
 }
@@ -127,8 +134,12 @@ func (v *visit) redirect(path string) error {
 func (c *Console) serve(w http.ResponseWriter, r *http.Request, route string, page func(*visit) error) {
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(r.Context(), c.options.Timeout)
-	defer cancel()
-	v := &visit{w: &answer{ResponseWriter: w}, sent: r.Context(), id: rand.Text(), nonce: rand.Text()}
+	v := &visit{ends: []context.CancelFunc{cancel}, w: &answer{ResponseWriter: w}, sent: r.Context(), id: rand.Text(), nonce: rand.Text()}
+	defer func() {
+		for _, end := range v.ends {
+			end()
+		}
+	}()
 	v.r = r.WithContext(observe.About(ctx, slog.String("request_id", v.id)))
 	// A context ends no reads and writes. Only connections in tests have no deadlines.
 	connection := http.NewResponseController(w)

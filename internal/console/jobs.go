@@ -137,8 +137,11 @@ func (c *Console) jobPage(v *visit) error {
 		return err
 	}
 	page := jobPage{frame: v.frame("Job " + shown.Job.ID).in("jobs"), Live: shown}
-	if done, ok := verbOf(v.r.URL.Query().Get("done")); ok {
-		page.Said = done.said
+	done := v.r.URL.Query().Get("done")
+	if verb, ok := verbOf(done); ok {
+		page.Said = verb.said
+	} else if done == "accept" {
+		page.Said = "The job is accepted."
 	}
 	if !v.reads {
 		if page.Verbs, err = c.offers(ctx, who, shown.Job); err != nil {

@@ -53,14 +53,14 @@ func loadAssets() (byName map[string]asset, names map[string]string) {
 // loadTemplates returns the template of each page, with the parts that all pages share.
 func loadTemplates() map[string]*template.Template {
 	functions := template.FuncMap{
-		"asset":   func(name string) string { return assetNames[name] },
-		"between": between, "hasSuffix": strings.HasSuffix, "pair": pair, "size": size, "count": count, "cut": cut, "iso": iso, "number": number, "percent": percent,
+		"asset": func(name string) string { return assetNames[name] },
+		"bytes": func(n int64) string { return size(float64(n)) }, "between": between, "hasSuffix": strings.HasSuffix, "pair": pair, "size": size, "count": count, "cut": cut, "iso": iso, "number": number, "percent": percent,
 		"root": func() string { return Root }, "seconds": seconds,
 		"since": since, "spell": spell, "utc": utc, "word": word,
 	}
 	shared := template.Must(template.New("").Funcs(functions).ParseFS(templateFiles, "templates/shared_*.html"))
 	pages := map[string]*template.Template{}
-	for _, name := range []string{"hold", "holds", "job", "jobs", "overview", "refusal", "sign_in", "verb"} {
+	for _, name := range []string{"hold", "holds", "job", "jobs", "overview", "plan", "refusal", "room", "rooms", "sign_in", "verb"} {
 		pages[name] = template.Must(template.Must(shared.Clone()).ParseFS(templateFiles, "templates/"+name+".html"))
 	}
 	return pages

@@ -110,7 +110,7 @@ func nextStep(refused *wire.Error) string {
 	case http.StatusForbidden:
 		return "Use the access token of a server admin."
 	case http.StatusNotFound:
-		return "Check the address, or look for it in the list of jobs. Old jobs are deleted after journal.keep."
+		return "Check the address and the ids in it. Rows of old jobs are deleted after journal.keep."
 	case http.StatusConflict:
 		return "Go back and reload the page: its state may have changed since."
 	case http.StatusInternalServerError:

@@ -1,0 +1,85 @@
+package console_test
+
+import (
+	"net/http"
+	"net/url"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"lethe/internal/store/storetest"
+)
+
+func TestRoomsArePlannedAndPurged(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	const room = "!room:x"
+	l.Exec(`INSERT INTO room_stats_state (room_id, name, canonical_alias) VALUES ($1, $2, $2)`, room, markup)
+	l.Chain(room, "m", 30, 0)
+	l.Exec(`UPDATE events SET received_ts = 1000, origin_server_ts = 1000`)
+	b, reader := l.signedIn("syt_admin"), l.signedIn("syt_support")
+
+	list := b.get("/rooms").body
+	require.Contains(t, list, "/_lethe/console/room?room=%21room%3ax")
+	require.Contains(t, list, "&lt;script&gt;")
+	require.NotContains(t, list, "<script>alert")
+	require.Equal(t, http.StatusBadRequest, b.get("/rooms?from=odd").status)
+	one := b.get("/room?room=" + url.QueryEscape(room))
+	require.Equal(t, http.StatusOK, one.status, one.body)
+	require.Contains(t, one.body, "30 events")
+	require.Contains(t, one.body, "event_json")
+	require.Equal(t, http.StatusNotFound, b.get("/room?room=!none:x").status)
+	require.Equal(t, http.StatusBadRequest, b.get("/room").status)
+
+	query := "room=" + url.QueryEscape(room) + "&kind=purge_history&before=" + time.Now().UTC().Format("2006-01-02T15:04") + "&local=true"
+	plan := b.get("/room/plan?" + query)
+	require.Equal(t, http.StatusOK, plan.status, plan.body)
+	require.Regexp(t, `<strong>\d+ events</strong> are deleted`, plan.body)
+	require.NotContains(t, reader.get("/room/plan?"+query).body, "/room/apply")
+	for _, bad := range []string{"", "room=x&kind=delete_room", "kind=retention_sweep", "room=!room:x&kind=purge_history&before=x", "room=!room:x&kind=purge_history&before_ts=x"} {
+		require.Equal(t, http.StatusBadRequest, b.get("/room/plan?"+bad).status, bad)
+	}
+	require.Zero(t, storetest.One[int](l.Lab, `SELECT count(*) FROM lethe.jobs`), "a plan has changed something")
+
+	form := url.Values{"reason": {"tidy"}, "grace": {"24h"}}
+	for _, field := range regexp.MustCompile(`type="hidden" name="(\w+)" value="([^"]*)"`).FindAllStringSubmatch(plan.body, -1) {
+		form.Set(field[1], field[2])
+	}
+	require.NotEmpty(t, form.Get("plan"))
+	apply := func(b *browser, changes ...string) page {
+		sent := url.Values{}
+		for name, values := range form {
+			sent[name] = values
+		}
+		sent.Set("proof", b.proof())
+		for i := 0; i < len(changes); i += 2 {
+			sent.Set(changes[i], changes[i+1])
+		}
+		return b.send("POST", root+"/room/apply", sent)
+	}
+	require.Equal(t, http.StatusForbidden, apply(reader).status)
+	require.Equal(t, http.StatusForbidden, apply(b, "proof", "x").status)
+	require.Equal(t, http.StatusBadRequest, apply(b, "plan", "").status, "without a plan")
+	require.Equal(t, http.StatusBadRequest, apply(b, "plan", "x").status)
+	require.Equal(t, http.StatusConflict, apply(b, "kind", "delete_room").status, "with the plan of another job")
+	require.Equal(t, http.StatusBadRequest, apply(b, "grace", "soon").status)
+	require.Zero(t, storetest.One[int](l.Lab, `SELECT count(*) FROM lethe.jobs`))
+
+	accepted := apply(b)
+	require.Equal(t, http.StatusSeeOther, accepted.status, accepted.body)
+	require.Equal(t, "@admin:x tidy scheduled", storetest.One[string](l.Lab, `SELECT requester || ' ' || reason || ' ' || state FROM lethe.jobs`))
+	require.Contains(t, b.send("GET", accepted.header.Get("Location"), nil).body, "The job is accepted.")
+
+	deletes := b.get("/room/plan?kind=delete_room&room=" + url.QueryEscape(room)).body
+	require.Contains(t, deletes, "0 users of this server leave")
+	require.Contains(t, deletes, "Delete the room")
+
+	// The room changes after the plan.
+	l.Exec(`INSERT INTO events (event_id, room_id, type, topological_ordering, depth, stream_ordering, processed, outlier, received_ts, origin_server_ts)
+		SELECT '$late' || n, $1, 'm.room.message', 2, 2, 1000 + n, true, false, 1000, 1000 FROM generate_series(1, 5) n`, room)
+	drifted := apply(b)
+	require.Equal(t, http.StatusConflict, drifted.status, drifted.body)
+	require.Equal(t, 1, storetest.One[int](l.Lab, `SELECT count(*)::int FROM lethe.jobs`))
+}
