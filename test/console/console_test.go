@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -304,6 +305,16 @@ func TestConsoleInABrowser(t *testing.T) {
 	// What the job refuses now is said, and nothing is offered.
 	run(t, tab, chromedp.Navigate(root+"jobs/"+job+"/cancel"), sees("The job cannot be cancelled"), picture(t, "refused"),
 		chromedp.Navigate(root+"jobs/AAAAAAAAAAAAAAAA"), sees("There is no job"), picture(t, "not-found"))
+
+	// Hold a room, and see that its purge waits; lift the hold.
+	run(t, tab, click("Rooms"), sees("State groups"), picture(t, "rooms"), chromedp.Navigate(root+"room?room="+url.QueryEscape(d.room)), picture(t, "room"),
+		click("hold it …"), has("#reason"), chromedp.SendKeys("#reason", "Court order 7"), picture(t, "hold"), click("Hold the room"),
+		sees("The room is held."), sees("Court order 7"), picture(t, "holds"),
+		click("Lift …"), sees("gone for ever"), picture(t, "lift"), click("Lift the hold"), sees("No room is held."))
+
+	// Plan and apply.
+	run(t, tab, chromedp.Navigate(root+"room?room="+url.QueryEscape(d.room)), has("#local"), chromedp.SetAttributeValue("#before", "value", "2030-01-31T12:00"),
+		chromedp.Click("#local"), click("Show the plan"), sees("are deleted"), picture(t, "plan"), click("Purge the history"), sees("The job is accepted."))
 
 	// Sign out in one tab: the other has no session either.
 	run(t, other, chromedp.Navigate(root), sees("No job runs."))
