@@ -2,7 +2,8 @@
 # Lethe's go.mod.
 tool := go tool -modfile=tools/go.mod
 
-# So are the tests of deploy. They use the same linters.
+# So are the tests of deploy. They use the same linters. Their results are not kept,
+# because go test does not notice changes of files outside a module.
 deploy := go -C deploy/validate
 
 # And so is what draws the picture of make growth, with a library for plots.
@@ -51,7 +52,7 @@ test: ## Lint, and run all tests with the race detector
 	@$(MAKE) --no-print-directory lint build
 	$(race) LETHE_TEST_PROGRAMS='$(CURDIR)/bin' go test -vet=off -race -p 3 -timeout 15m ./...
 	go test ./test/lockmodel
-	$(deploy) test ./...
+	$(deploy) test -count 1 ./...
 	$(growth) test ./...
 
 .PHONY: test-fast
@@ -59,7 +60,7 @@ test-fast: ## Run all tests, without the race detector
 	@scripts/servers
 	@$(MAKE) --no-print-directory build
 	LETHE_TEST_PROGRAMS='$(CURDIR)/bin' go test -timeout 15m ./...
-	$(deploy) test ./...
+	$(deploy) test -count 1 ./...
 	$(growth) test ./...
 
 .PHONY: test-kills
@@ -229,6 +230,10 @@ chart: ## Lint the Helm chart with its examples, and write what they render to f
 .PHONY: package-test
 package-test: ## Install, run, upgrade and remove the Debian package of release-snapshot in ROOT, a Debian made by debootstrap
 	scripts/test-package '$(or $(ROOT),bin/debian)' bin/release
+
+.PHONY: walk
+walk: ## Go from a new Debian to a purged room, with the package of release-snapshot and with the image's files, and time each step; DUMP is a Synapse's database, ROOT a folder that is made
+	scripts/walk '$(or $(ROOT),bin/walk)' bin/release '$(DUMP)'
 
 .PHONY: traefik-test
 traefik-test: ## Hold the file for Traefik against the documents with Traefik's own routers, which take some minutes to build
