@@ -208,6 +208,7 @@ release-snapshot: ## Build archives, packages, lists of modules and checksums in
 
 .PHONY: chart
 chart: ## Lint the Helm chart with its examples, and write what they render to for the tests of deploy
+	@mkdir -p bin
 	@for example in deploy/helm/examples/*.yaml; do \
 		name=$$(basename $$example .yaml) && \
 		$(helm) lint --quiet --strict --kube-version 1.30.0 deploy/helm -f $$example && \
