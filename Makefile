@@ -38,7 +38,7 @@ install: ## Install lethe and asynqmon, and links for the processes, into DESTDI
 .PHONY: run
 run: ## Start Lethe with its own servers and demo rooms
 	@scripts/servers
-	@$(MAKE) --no-print-directory build
+	go build $(stamp) -o bin/ ./cmd/lethe
 	@exec bin/lethe dev
 
 .PHONY: test
