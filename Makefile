@@ -35,10 +35,13 @@ install: ## Install lethe and asynqmon, and links for the processes, into DESTDI
 	for name in api worker scheduler; do ln -sf lethe '$(DESTDIR)/usr/local/lib/lethe/'$$name || exit 1; done
 	ln -sf ../lib/lethe/lethe '$(DESTDIR)/usr/local/bin/lethe'
 
+# The first build of a clean clone compiles all that Lethe imports. A compiler that collects
+# garbage less often takes a quarter less of the processor for the largest packages, and
+# some hundred megabytes more.
 .PHONY: run
 run: ## Start Lethe with its own servers and demo rooms
 	@scripts/servers
-	go build $(stamp) -o bin/ ./cmd/lethe
+	GOGC=400 go build $(stamp) -o bin/ ./cmd/lethe
 	@exec bin/lethe dev
 
 .PHONY: test
