@@ -244,6 +244,10 @@ package-test: ## Install, run, upgrade and remove the Debian package of release-
 walk: ## Go from a new Debian to a purged room, with the package of release-snapshot and with the image's files, and time each step; DUMP is a Synapse's database, ROOT a folder that is made
 	scripts/walk '$(or $(ROOT),bin/walk)' bin/release '$(DUMP)'
 
+.PHONY: ansible-test
+ansible-test: ## Check the Ansible role with ansible-lint, and run it without a container engine; needs ansible-core and ansible-lint
+	LETHE_TEST_ANSIBLE=1 $(deploy) test -count 1 -run Ansible ./...
+
 .PHONY: traefik-test
 traefik-test: ## Hold the file for Traefik against the documents with Traefik's own routers, which take some minutes to build
 	go -C test/traefik test -count 1 ./...
