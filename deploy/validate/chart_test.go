@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -352,29 +353,80 @@ func TestChartMigratesFirst(t *testing.T) {
 	}
 }
 
-// TestChartMonitors tests that Prometheus and Grafana get the files of this repository.
+// docsURL is the value docsURL of the example production.
+const docsURL = "https://example.org/lethe"
+
+// linked returns a file for Prometheus or Grafana with links to the documentation.
+func linked(t *testing.T, url, path string) string {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), filepath.Join(root, "deploy/link-docs"), url, filepath.Join(root, path))
+	text, err := command.Output()
+	require.NoError(t, err, "%s %s", url, path)
+	return string(text)
+}
+
+// TestChartMonitors tests that Prometheus and Grafana get the files of this repository,
+// with the links of deploy/link-docs.
 func TestChartMonitors(t *testing.T) {
 	t.Parallel()
 	r := chart(t, "production")
-	alerts := page(t, "deploy/prometheus/alerts.yml")
+	var alerts prometheusRule
+	require.NoError(t, json.UnmarshalCaseSensitivePreserveInts([]byte(asJSON(t, linked(t, docsURL, "deploy/prometheus/alerts.yml"))), &alerts.Spec))
+	require.NotEmpty(t, alerts.Spec.Groups)
 	require.Len(t, r.rules, 1)
-	count := 0
-	for _, group := range r.rules[0].Spec.Groups {
-		require.Contains(t, alerts, "- name: "+group.Name+"\n")
-		for _, rule := range group.Rules {
-			count++
-			require.Contains(t, alerts, "- alert: "+rule.Alert+"\n")
-			require.NotContains(t, rule.Annotations, "runbook")
-			require.Equal(t, "https://example.org/lethe/docs/alerts.md#"+strings.ToLower(rule.Alert), rule.Annotations["runbook_url"])
-		}
-	}
-	require.Equal(t, strings.Count(alerts, "- alert: "), count)
+	require.Equal(t, alerts.Spec, r.rules[0].Spec)
 	for _, name := range []string{"overview", "jobs", "database"} {
 		i := slices.IndexFunc(r.configMaps, func(m corev1.ConfigMap) bool { return m.Name == "lethe-dashboard-"+name })
 		require.GreaterOrEqual(t, i, 0, name)
-		require.JSONEq(t, page(t, "deploy/grafana/dashboards/"+name+".json"), r.configMaps[i].Data["lethe-"+name+".json"])
+		require.JSONEq(t, linked(t, docsURL, "deploy/grafana/dashboards/"+name+".json"), r.configMaps[i].Data["lethe-"+name+".json"])
 	}
 	require.Contains(t, r.custom, "ServiceMonitor")
+}
+
+// TestLinksToTheDocumentation tests that alerts and dashboards have links only with the
+// address of the documentation, and that these lead to what exists.
+func TestLinksToTheDocumentation(t *testing.T) {
+	t.Parallel()
+	const path = "deploy/prometheus/alerts.yml"
+	require.NotContains(t, page(t, path), "runbook_url:")
+	require.Equal(t, page(t, path), linked(t, "", path))
+	document := page(t, "docs/alerts.md")
+	count := 0
+	for _, url := range []string{docsURL, docsURL + "/"} {
+		var alerts prometheusRule
+		require.NoError(t, json.UnmarshalCaseSensitivePreserveInts([]byte(asJSON(t, linked(t, url, path))), &alerts.Spec))
+		for _, group := range alerts.Spec.Groups {
+			for _, rule := range group.Rules {
+				count++
+				require.Equal(t, docsURL+"/docs/alerts.md#"+strings.ToLower(rule.Alert), rule.Annotations["runbook_url"])
+				require.Contains(t, document, "\n### "+rule.Alert+"\n")
+				require.Len(t, rule.Annotations, 2)
+			}
+		}
+	}
+	require.Equal(t, 2*strings.Count(page(t, path), "- alert: "), count)
+
+	dashboards, err := filepath.Glob(filepath.Join(root, "deploy/grafana/dashboards/*.json"))
+	require.NoError(t, err)
+	require.Len(t, dashboards, 3)
+	links := 0
+	for _, name := range dashboards {
+		path := "deploy/grafana/dashboards/" + filepath.Base(name)
+		require.False(t, strings.Contains(page(t, path), "://"), path)
+		for _, found := range regexp.MustCompile(`\]\(`+docsURL+`/([^)]*)\)`).FindAllStringSubmatch(linked(t, docsURL, path), -1) {
+			require.FileExists(t, filepath.Join(root, found[1]))
+			links++
+		}
+	}
+	require.Equal(t, 2, links)
+
+	for _, args := range [][]string{{docsURL}, {"docs", path}, {docsURL + "|x", path}, {docsURL + "/\"", path}, {docsURL, "README.md"}} {
+		command := exec.CommandContext(t.Context(), "deploy/link-docs", args...)
+		command.Dir = root
+		said, err := command.CombinedOutput()
+		require.Error(t, err, args)
+		require.NotEmpty(t, said, args)
+	}
 }
 
 // TestChartRoutes holds the HTTPRoute against the routes of Traefik.

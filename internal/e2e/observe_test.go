@@ -18,6 +18,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
+
+	"lethe/internal/config"
 )
 
 // A family is the metrics of one name.
@@ -233,7 +235,6 @@ func alertQueries(t *testing.T) map[string]string {
 		for _, rule := range group.Rules {
 			queries[rule.Alert] = rule.Expr
 			require.Contains(t, string(docs), "\n### "+rule.Alert+"\n")
-			require.Equal(t, "docs/alerts.md#"+strings.ToLower(rule.Alert), rule.Annotations["runbook"])
 			require.NotEmpty(t, rule.Annotations["summary"])
 			require.Contains(t, []string{"critical", "warning", "info"}, rule.Labels["severity"])
 			require.Contains(t, string(tested), rule.Alert, "promtool tests it")
@@ -318,7 +319,45 @@ func TestPrometheusTakesItsConfiguration(t *testing.T) {
 	t.Parallel()
 	folder := filepath.Join(deployed, "prometheus")
 	promtool(t, folder, "check", "config", "prometheus.yml")
+	promtool(t, folder, "check", "config", "host.yml")
 	promtool(t, folder, "check", "rules", "--lint-fatal", "alerts.yml")
+}
+
+// TestPrometheusOfAHostScrapesTheDefaults compares the targets of a Prometheus beside the
+// units with the addresses at which processes serve metrics by default.
+func TestPrometheusOfAHostScrapesTheDefaults(t *testing.T) {
+	t.Parallel()
+	type scrapes struct {
+		Configs []struct {
+			Job    string                       `yaml:"job_name"`
+			Static []struct{ Targets []string } `yaml:"static_configs"`
+		} `yaml:"scrape_configs"`
+	}
+	read := func(text []byte) map[string]string {
+		var file scrapes
+		require.NoError(t, yaml.Unmarshal(text, &file))
+		targets := map[string]string{}
+		for _, config := range file.Configs {
+			require.Len(t, config.Static, 1)
+			require.Len(t, config.Static[0].Targets, 1)
+			targets[config.Job] = config.Static[0].Targets[0]
+		}
+		return targets
+	}
+	defaults := config.Default()
+	want := map[string]string{
+		"lethe-api": defaults.API.MetricsListen, "lethe-worker": defaults.Worker.Listen, "lethe-scheduler": defaults.Scheduler.Listen,
+	}
+	text, err := os.ReadFile(filepath.Join(deployed, "prometheus", "host.yml"))
+	require.NoError(t, err)
+	require.Equal(t, want, read(text))
+
+	document, err := os.ReadFile("../../docs/install.md")
+	require.NoError(t, err)
+	_, block, found := strings.Cut(string(document), "```yaml\nrule_files:")
+	require.True(t, found, "install.md shows it")
+	block, _, _ = strings.Cut(block, "\n```")
+	require.Equal(t, want, read([]byte("rule_files:"+block)))
 }
 
 func TestAlertsFireWhenTheyAreToAndOnlyThen(t *testing.T) {
