@@ -9,7 +9,8 @@ deploy := go -C deploy/validate
 # And so is what draws the picture of make growth, with a library for plots.
 growth := go -C test/growth
 
-# And so is what drives a browser.
+# And so is what drives a browser, whose library takes longer to compile than Lethe. Only
+# the target console-test uses it.
 browser := go -C test/console
 
 # What makes releases is a module, and so are Helm and actionlint, because they need
@@ -68,7 +69,6 @@ test: ## Lint, and run all tests with the race detector
 	go test ./test/lockmodel
 	$(deploy) test -count 1 ./...
 	$(growth) test ./...
-	$(browser) test ./...
 
 .PHONY: test-fast
 test-fast: ## Run all tests, without the race detector
@@ -81,6 +81,7 @@ test-fast: ## Run all tests, without the race detector
 .PHONY: console-test
 console-test: ## Drive the console in Chromium; PICTURES=folder takes pictures of its pages
 	@scripts/servers
+	$(browser) vet ./...
 	LETHE_TEST_PICTURES='$(PICTURES)' $(browser) test -count 1 -timeout 10m ./...
 
 .PHONY: test-kills
@@ -173,7 +174,6 @@ lint: ## Check format and go.mod, and run static analysis
 	$(growth) mod tidy -diff
 	$(growth) vet ./...
 	$(browser) mod tidy -diff
-	$(browser) vet ./...
 
 .PHONY: fmt
 fmt: ## Format all Go files
