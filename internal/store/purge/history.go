@@ -171,7 +171,8 @@ func (h *History) purge(ctx context.Context, b *batch, from int64, maxEvents int
 	}
 	deletes := historyDeletes
 	if !h.KeepMappings {
-		deletes.duringSearch = slices.Concat(deletes.duringSearch, []statement{noteStateGroups})
+		deletes.duringSearch = slices.Concat(deletes.duringSearch, []statement{mappingsOfKept})
+		deletes.common = slices.Concat(deletes.common, []eventRows{mappings})
 	}
 	if b.catalog.has("sliding_sync_joined_rooms") {
 		deletes.before = slidingSyncStatements
@@ -381,17 +382,20 @@ var afterDeletes = []statement{
 		WHERE room_id = $1`, `room_id = $1`),
 }
 
-// noteStateGroups deletes the mappings of the events to state groups. A group that was
-// dismissed as used may have lost its last event now, so it must be checked again.
-var noteStateGroups = statement{what: "note the state groups", table: "event_to_state_groups", counts: true, sql: `
+// mappings are the mappings of events to state groups. Their groups are noted: one that
+// was dismissed as used may have lost its last event now, so it must be checked again.
+var mappings = eventRows{table: "event_to_state_groups", sql: `
 	WITH gone AS (
-		DELETE FROM event_to_state_groups g WHERE g.event_id = ` + anySelectedID + `
-		RETURNING g.state_group, g.event_id IN ` + selectedIDs + ` AS meant
+		DELETE FROM event_to_state_groups t WHERE %s RETURNING t.state_group, %s AS meant
 	), noted AS (
 		INSERT INTO lethe.state_group_candidates (room_id, state_group) SELECT DISTINCT $1, state_group FROM gone
 		ON CONFLICT DO NOTHING
 	)
 	SELECT count(*), count(*) FILTER (WHERE meant IS NOT TRUE) FROM gone`}
+
+// mappingsOfKept deletes the mappings of the events that become outliers.
+var mappingsOfKept = statement{"delete the mappings of events that stay",
+	fmt.Sprintf(mappings.sql, `t.event_id = `+anyKeptID, `t.event_id IN `+keptIDs), mappings.table, true}
 
 // historyDeletes are the deletes of a history purge.
 var historyDeletes = deletes{

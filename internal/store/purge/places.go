@@ -31,14 +31,14 @@ type eventRows struct {
 
 // deleteByID deletes the rows of the deletable events, by index.
 func (r eventRows) deleteByID() statement {
-	which := `t.event_id = ` + anyDeletableID
+	which, meant := `t.event_id = `+anyDeletableID, deletableRow
 	if r.byRoom {
-		which = `t.room_id = $1 AND ` + which
+		which, meant = `t.room_id = $1 AND `+which, `t.room_id = $1 AND `+meant
 	}
 	if r.sql == "" {
 		return checked("delete from "+r.table, `DELETE FROM `+r.table+` t WHERE `+which, deletableRow).of(r.table)
 	}
-	return statement{"delete from " + r.table, fmt.Sprintf(r.sql, which, `t.room_id = $1 AND `+deletableRow), r.table, true}
+	return statement{"delete from " + r.table, fmt.Sprintf(r.sql, which, meant), r.table, true}
 }
 
 // find returns the query for the table's name, the places of the rows that belong to
