@@ -394,8 +394,10 @@ var mappings = eventRows{table: "event_to_state_groups", sql: `
 	SELECT count(*), count(*) FILTER (WHERE meant IS NOT TRUE) FROM gone`}
 
 // mappingsOfKept deletes the mappings of the events that become outliers.
-var mappingsOfKept = statement{"delete the mappings of events that stay",
-	fmt.Sprintf(mappings.sql, `t.event_id = `+anyKeptID, `t.event_id IN `+keptIDs), mappings.table, true}
+var mappingsOfKept = statement{
+	"delete the mappings of events that stay",
+	fmt.Sprintf(mappings.sql, `t.event_id = `+anyKeptID, `t.event_id IN `+keptIDs), mappings.table, true,
+}
 
 // historyDeletes are the deletes of a history purge.
 var historyDeletes = deletes{
