@@ -430,8 +430,8 @@ var everyCommit = []mutant{
 	{
 		name:  `kept events keep their state groups`,
 		file:  `internal/store/purge/history.go`,
-		old:   "DELETE FROM event_to_state_groups g WHERE g.event_id = ` + anySelectedID",
-		text:  "DELETE FROM event_to_state_groups g WHERE g.event_id = ` + anyDeletableID",
+		old:   "deletes.duringSearch = slices.Concat(deletes.duringSearch, []statement{mappingsOfKept})",
+		text:  "_ = mappingsOfKept",
 		tests: historyTests,
 	},
 	{
