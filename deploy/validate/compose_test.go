@@ -495,7 +495,7 @@ func TestComposePostgres(t *testing.T) {
 	t.Parallel()
 	psql, err := exec.LookPath("psql")
 	if err != nil {
-		t.Skip("psql is not installed")
+		t.Skip("psql is not installed, by which the image's script makes the role")
 	}
 	server, err := devstack.StartPostgres(t.Context(), devstack.PostgresOptions{})
 	require.NoError(t, err)

@@ -21,8 +21,8 @@ const (
 	// Either is Synapse, and Lethe while Synapse is down.
 	Either Backend = "synapse_or_lethe"
 
-	// Outside is neither: the request is none of Matrix's, and the proxy answers it or
-	// sends it to a server of its own.
+	// Outside is for requests that do not belong to Matrix. The proxy answers them or sends
+	// them to another server.
 	Outside Backend = ""
 )
 

@@ -268,6 +268,7 @@ func TestMovedRowsAreDeleted(t *testing.T) {
 		"the event that the batch waits for":  {move, move},
 		"another event":                       {move, `UPDATE events SET processed = processed WHERE event_id = '$2'`},
 		"rows that were found":                {`SELECT FROM event_auth FOR UPDATE`, `UPDATE event_json SET format_version = 3; UPDATE event_auth SET room_id = room_id`},
+		"mappings that were found":            {`SELECT FROM event_auth FOR UPDATE`, `UPDATE event_to_state_groups SET state_group = 8`},
 		"rows of an event that is left alone": {`SELECT FROM event_auth FOR UPDATE`, `UPDATE event_json SET format_version = 3 WHERE event_id = '$3'`},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -276,6 +277,7 @@ func TestMovedRowsAreDeleted(t *testing.T) {
 			l.Exec(`INSERT INTO event_auth (event_id, auth_id, room_id) SELECT event_id, '$0', room_id FROM events`)
 			l.Exec(`INSERT INTO event_json (event_id, room_id, internal_metadata, json)
 				SELECT event_id, room_id, '{}', '{}' FROM events ON CONFLICT DO NOTHING`)
+			l.Exec(`INSERT INTO event_to_state_groups (event_id, state_group) SELECT event_id, 7 FROM events ON CONFLICT DO NOTHING`)
 			batch := l.Work(room)
 			tx := l.writer()
 			_, err := tx.Exec(l.Ctx, c.wait)
@@ -290,7 +292,7 @@ func TestMovedRowsAreDeleted(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, tx.Commit(l.Ctx))
 			require.NoError(t, <-ended)
-			for _, table := range []string{"events", "event_json", "event_auth"} {
+			for _, table := range []string{"events", "event_json", "event_auth", "event_to_state_groups"} {
 				require.Equal(t, []string{"$3"}, storetest.All[string](l.Lab, `SELECT event_id FROM `+table+` ORDER BY 1`), table)
 			}
 			l.noOrphans()

@@ -1,5 +1,3 @@
-// Print writes the requests of the table as lines of JSON, for tests in modules that cannot
-// use Lethe's. Its working directory is the top of the repository.
 package main
 
 import (
