@@ -144,6 +144,14 @@ type Request struct {
 	anonymous bool
 }
 
+// ignorer returns the user whose ignored users do not count, "" if nothing is hidden.
+func (r *Request) ignorer() string {
+	if r.All {
+		return ""
+	}
+	return r.Reader.UserID
+}
+
 // A Page is the answer to a Request.
 type Page struct {
 	// Chunk are the events.

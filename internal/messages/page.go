@@ -166,6 +166,7 @@ func (m *Messages) query(request Request, left *matrix.Token) timeline.PageQuery
 		// They are needed only to hide events and to find memberships.
 		NoStateGroups: request.All && !request.Filter.lazy,
 		Bytes:         m.piece.bytes,
+		Children:      &timeline.ChildQuery{Ignorer: request.ignorer(), Ceiling: m.ceiling(request, left)},
 	}
 	if !request.All {
 		query.FilterTime = m.options.FilterTime

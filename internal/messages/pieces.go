@@ -83,6 +83,7 @@ func (p *pieces) page(ctx context.Context) (page Page, gap *matrix.PageToken, er
 				return Page{}, gap, err
 			}
 		}
+		p.view.children = read.Children
 		last, full, err := p.add(ctx, read.Events)
 		switch {
 		case err != nil:

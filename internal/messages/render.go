@@ -22,6 +22,10 @@ type view struct {
 
 	// visible returns the events that the reader may see. It is nil if nothing is hidden.
 	visible func(ctx context.Context, events []timeline.Event) ([]shown, error)
+
+	// children are the events that relate to those that are rendered. They are nil if they
+	// are not known.
+	children *timeline.Children
 }
 
 // of returns the events that are in the view.
@@ -288,10 +292,8 @@ func readBundles(ctx context.Context, snapshot *timeline.Snapshot, request *Requ
 	fit []readableEvent, b bundles, err error,
 ) {
 	asked := timeline.BundleQuery{
-		Room: request.Room, Reader: request.Reader.UserID, Ignorer: request.Reader.UserID, Ceiling: view.ceiling, Bytes: view.within.bytes,
-	}
-	if request.All {
-		asked.Ignorer = "" // nothing is hidden
+		Room: request.Room, Reader: request.Reader.UserID, Ignorer: request.ignorer(), Ceiling: view.ceiling, Bytes: view.within.bytes,
+		Children: view.children,
 	}
 	var related []*timeline.Event
 	for i := range events {
@@ -345,7 +347,7 @@ func readBundles(ctx context.Context, snapshot *timeline.Snapshot, request *Requ
 // addThoseOfReplies adds the aggregations of the latest replies of threads. They are shown
 // with their own, except threads. A root whose reply's are not within the bounds is cut.
 func (b *bundles) addThoseOfReplies(ctx context.Context, snapshot *timeline.Snapshot, asked timeline.BundleQuery, events []readableEvent, most int) error {
-	asked.Replaced, asked.Roots, asked.Parents, asked.Originals = nil, nil, nil, nil
+	asked.Replaced, asked.Roots, asked.Parents, asked.Originals, asked.Children = nil, nil, nil, nil, nil
 	roots := map[string]string{}
 	var replies []*timeline.Event
 	for i := range events {
@@ -452,10 +454,20 @@ func (b *bundles) hide(ctx context.Context, snapshot *timeline.Snapshot, room st
 	seen := map[string]bool{}
 	b.erased = map[string]bool{}
 	for some := range slices.Chunk(distinct(ids), maxChecked) {
-		events, err := snapshot.OutlinesOf(ctx, room, some)
+		var events []timeline.Event
+		var unknown []string
+		for _, id := range some {
+			if outline, known := view.children.Outline(id); outline != nil {
+				events = append(events, *outline)
+			} else if !known {
+				unknown = append(unknown, id)
+			}
+		}
+		others, err := snapshot.OutlinesOf(ctx, room, unknown)
 		if err != nil {
 			return err
 		}
+		events = append(events, others...)
 		visible, err := view.of(ctx, events)
 		if err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -135,8 +136,7 @@ func (s *Snapshot) addTexts(ctx context.Context, room string, page *Page) error 
 	if s.cache == nil || len(page.Events) == 0 {
 		return nil
 	}
-	lacking := map[string]int{}
-	var ids []string
+	lacking := newTexts(s)
 	marked := int64(-1)
 	s.cache.hints.Mark(room, marked)
 	for i := range page.Events {
@@ -145,45 +145,75 @@ func (s *Snapshot) addTexts(ctx context.Context, room string, page *Page) error 
 			marked = part
 			s.cache.hints.Mark(room, part)
 		}
-		if kept, ok := s.cache.texts.Get(event.ID, page.versions[i], s.moment); ok {
-			event.JSON, event.InternalMetadata, event.Prepared = kept.json, kept.metadata, kept.prepared
-			continue
-		}
-		if event.JSON != nil {
-			s.keepText(event, page.versions[i])
-			continue
-		}
-		lacking[event.ID] = i
-		ids = append(ids, event.ID)
+		lacking.add(event, page.versions[i])
 	}
-	if len(ids) == 0 {
+	batch := &pgx.Batch{}
+	if lacking.queue(batch); batch.Len() == 0 {
 		return nil
 	}
-	rows, err := s.tx.Query(ctx, `
-		SELECT j.event_id, j.json, j.internal_metadata, j.xmin, j.ctid
-		FROM event_json j WHERE j.event_id = ANY ($1::text[])`, ids)
-	if err != nil {
-		return fmt.Errorf("read the texts of events: %w", err)
-	}
-	var id string
-	var json, metadata []byte
-	var version versionColumns
-	_, err = pgx.ForEachRow(rows, append([]any{&id, &json, &metadata}, version.columns()...), func() error {
-		if i, asked := lacking[id]; asked && page.versions[i] == version.version() {
-			page.Events[i].JSON, page.Events[i].InternalMetadata = json, metadata
-			s.keepText(&page.Events[i], page.versions[i])
-			delete(lacking, id)
-		}
-		json, metadata = nil, nil
-		return nil
-	})
-	if err == nil && len(lacking) > 0 {
-		err = errTextGone
-	}
-	if err != nil {
+	if err := s.tx.Send(ctx, batch); err != nil {
 		return fmt.Errorf("read the texts of events: %w", err)
 	}
 	return nil
+}
+
+// texts complete events with their JSON and internal metadata.
+type texts struct {
+	s       *Snapshot
+	lacking map[string]seenEvent
+}
+
+// A seenEvent is an event, and the version in which the snapshot has seen its row.
+type seenEvent struct {
+	event   *Event
+	version rowcache.Version
+}
+
+func newTexts(s *Snapshot) texts { return texts{s, map[string]seenEvent{}} }
+
+// add completes an event with the texts that the cache has of the version. If it has not,
+// it keeps those that the event has, or notes that they lack.
+func (t texts) add(event *Event, version rowcache.Version) {
+	if cache := t.s.cache; cache != nil {
+		if kept, ok := cache.texts.Get(event.ID, version, t.s.moment); ok {
+			event.JSON, event.InternalMetadata, event.Prepared = kept.json, kept.metadata, kept.prepared
+			return
+		}
+		if event.JSON != nil {
+			t.s.keepText(event, version)
+			return
+		}
+	}
+	t.lacking[event.ID] = seenEvent{event, version}
+}
+
+// queue asks for the texts that lack, and has them kept.
+func (t texts) queue(batch *pgx.Batch) {
+	if len(t.lacking) == 0 {
+		return
+	}
+	batch.Queue(`
+		SELECT j.event_id, j.json, j.internal_metadata, j.xmin, j.ctid
+		FROM event_json j WHERE j.event_id = ANY ($1::text[])`, slices.Collect(maps.Keys(t.lacking))).Query(func(rows pgx.Rows) error {
+		var id string
+		var json, metadata []byte
+		var version versionColumns
+		_, err := pgx.ForEachRow(rows, append([]any{&id, &json, &metadata}, version.columns()...), func() error {
+			if lacks, asked := t.lacking[id]; asked && (t.s.cache == nil || lacks.version == version.version()) {
+				lacks.event.JSON, lacks.event.InternalMetadata = json, metadata
+				if t.s.cache != nil {
+					t.s.keepText(lacks.event, lacks.version)
+				}
+				delete(t.lacking, id)
+			}
+			json, metadata = nil, nil
+			return nil
+		})
+		if err == nil && len(t.lacking) > 0 {
+			err = errTextGone
+		}
+		return err
+	})
 }
 
 // maxText is the length of the longest text that is kept, in bytes. One event of 64 KiB, which

@@ -29,7 +29,7 @@ func (has bans) eventTables() string {
 // eventColumnsWithin are eventColumns without the JSON of events beyond a number of bytes,
 // in the order of the column, and then whether an event is beyond it.
 func eventColumnsWithin(order, bytes string) string {
-	beyond := beyondBytes("ORDER BY "+order, bytes)
+	beyond := beyondBytes("ORDER BY "+order, bytes, "octet_length(j.json)")
 	return strings.NewReplacer(
 		"j.json", "CASE WHEN NOT ("+beyond+") THEN j.json END",
 		"d.json", "CASE WHEN NOT ("+beyond+") THEN d.json END").Replace(eventColumns) + ", " + beyond

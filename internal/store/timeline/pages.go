@@ -53,6 +53,9 @@ type PageQuery struct {
 	// user is joined. Defaults to nil: the access is left out, and events are read.
 	Reader *string
 
+	// Children requests [Page.Children]. Defaults to nil: they are left out.
+	Children *ChildQuery
+
 	// FilterTime bounds the statement that reads the events, if there is a Filter. Without
 	// a filter a page is found by an index. Defaults to 0, the bound of every statement.
 	FilterTime time.Duration
@@ -116,6 +119,10 @@ type Page struct {
 	// ReaderAccess is the reader's access, zero unless requested.
 	ReaderAccess ReaderAccess
 
+	// Children are the events that relate to the events of the page. They are nil unless
+	// requested, and if they are too many to be read with the page.
+	Children *Children
+
 	versions []rowcache.Version // of the texts of Events, if there is a cache
 }
 
@@ -154,6 +161,11 @@ func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]Page, err
 			pipeline.Queue(`SELECT set_config('statement_timeout', $1, true)`, postgres.Milliseconds(query.FilterTime))
 		}
 		s.queueMoment(&pipeline)
+		if query.Children != nil && postgres.Storable(query.Children.Ignorer) {
+			page.Children = newChildren()
+		} else {
+			query.Children = nil
+		}
 		load := loading{versions: s.cache != nil, noTexts: s.expects(query)}
 		sql, args := query.sql(names, s.bans, load)
 		pipeline.Queue(sql, args...).Query(func(rows pgx.Rows) error {
@@ -167,6 +179,7 @@ func (s *Snapshot) Pages(ctx context.Context, queries ...PageQuery) ([]Page, err
 		return nil, fmt.Errorf("%s: %w", operation, err)
 	}
 	for i := range pages {
+		pages[i].Children = pages[i].Children.complete(pages[i].Events)
 		if err := s.addTexts(ctx, queries[i].Room, &pages[i]); err != nil {
 			return nil, fmt.Errorf("%s: %w", operation, err)
 		}
@@ -276,23 +289,45 @@ type loading struct {
 
 	// outlines leaves out the JSON on which it does not depend who may see an event.
 	outlines bool
+
+	// children is the condition that an event e may be a child, and ignored the condition
+	// that its sender is ignored. Defaults to "", no children are read.
+	children, ignored string
 }
 
-// texts returns the expressions for the JSON of an event and for that of its redaction.
-func (l loading) texts() (event, redaction string) {
-	switch {
-	case l.outlines:
-		return `CASE WHEN j.json IS NULL OR e.type = ANY (ARRAY['m.room.member', 'm.room.history_visibility']::text[]) THEN j.json ELSE '{}' END`, `NULL`
-	case l.beyond != "":
-		return `CASE WHEN NOT (` + l.beyond + `) THEN j.json END`, `CASE WHEN NOT (` + l.beyond + `) THEN d.json END`
+// texts returns the expressions for the JSON of an event, for its internal metadata and for
+// the JSON of its redaction.
+func (l loading) texts() (event, metadata, redaction string) {
+	event, metadata, redaction = `j.json`, `j.internal_metadata`, `d.json`
+	if l.outlines {
+		event = `CASE WHEN j.size IS NULL OR e.type = ANY (ARRAY['m.room.member', 'm.room.history_visibility']::text[]) THEN j.json ELSE '{}' END`
+		redaction = `NULL`
 	}
-	return `j.json`, `d.json`
+	var unless []string
+	if l.beyond != "" {
+		unless = append(unless, l.beyond)
+	}
+	if l.children != "" {
+		unless = append(unless, `e.parent IS NOT NULL`)
+	}
+	if len(unless) > 0 {
+		condition := `CASE WHEN NOT (` + strings.Join(unless, ` OR `) + `) THEN `
+		event, redaction = condition+event+` END`, condition+redaction+` END`
+	}
+	switch {
+	case !l.noTexts:
+	case l.children != "":
+		event, metadata = `NULL::text`, `CASE WHEN e.parent IS NOT NULL THEN j.internal_metadata END`
+	default:
+		event, metadata = `NULL::text`, `NULL::text`
+	}
+	return event, metadata, redaction
 }
 
 // beyondBytes returns the condition that the JSON of the events before an event has
-// reached a number of bytes, in an order. The lengths are known without reading the texts.
-func beyondBytes(order, bytes string) string {
-	return `coalesce(sum(coalesce(octet_length(j.json), 0)::bigint + coalesce(octet_length(d.json), 0)::bigint)
+// reached a number of bytes, in an order. The size of an event's is known without reading it.
+func beyondBytes(order, bytes, size string) string {
+	return `coalesce(sum(coalesce(` + size + `, 0)::bigint + coalesce(octet_length(d.json), 0)::bigint)
 			OVER (` + order + ` ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)::bigint, 0::bigint) >= ` + bytes + `::bigint`
 }
 
@@ -304,32 +339,35 @@ func beyondBytes(order, bytes string) string {
 // whatever number of events it expects. A table with rows for few events is read
 // once for the whole page.
 func (has bans) loaded(keys string, load loading) string {
-	event, redaction := load.texts()
-	metadata, version := `j.internal_metadata`, `NULL::xid, NULL::tid`
-	columns := `j.json, j.internal_metadata, j.format_version`
+	event, metadata, redaction := load.texts()
+	version := `NULL::xid, NULL::tid`
+	columns := `octet_length(j.json) AS size, j.internal_metadata, j.format_version`
+	if !load.noTexts {
+		columns += `, j.json`
+	}
 	if load.versions {
 		version = `j.xmin, j.ctid`
 		columns += `, ` + version
-	}
-	if load.noTexts {
-		event, metadata = `NULL::text`, `NULL::text`
 	}
 	beyond := load.beyond
 	if beyond == "" {
 		beyond = `false`
 	}
+	page, related, child := `page AS MATERIALIZED (`+keys+`), few AS MATERIALIZED (`+fewRelations+`)`, relatedOnPage, `NULL::text, NULL::text, 0::bigint, false`
+	if load.children != "" {
+		page, related, child = load.pageWithChildren(keys), relatedWithChildren, load.child()
+	}
 	return `
-		WITH page AS MATERIALIZED (` + keys + `), redacted AS MATERIALIZED (` + has.redactionsOfPage() + `),
-		     few AS MATERIALIZED (` + fewRelations + `), related AS MATERIALIZED (` + relatedByFew + `)
+		WITH ` + page + `, redacted AS MATERIALIZED (` + has.redactionsOfPage() + `), related AS MATERIALIZED (` + relatedByFew + `)
 		SELECT ` + load.group + `,
 			e.event_id, e.type, coalesce(e.sender, ''), e.state_key, e.topological_ordering, e.stream_ordering,
-			coalesce(e.origin_server_ts, 0), e.outlier,
+			e.origin_server_ts, e.outlier,
 			(SELECT r.room_version FROM rooms r WHERE r.room_id = $1),
-			` + event + `, ` + metadata + `, d.event_id, ` + redaction + `, d.internal_metadata, coalesce(d.redacted, false), ` + relatedOnPage + `,
-			j.json IS NOT NULL, ` + version + `, coalesce(j.format_version, 1), ` + beyond + `,
+			` + event + `, ` + metadata + `, d.event_id, ` + redaction + `, d.internal_metadata, coalesce(d.redacted, false), ` + related + `,
+			j.size IS NOT NULL, ` + version + `, coalesce(j.format_version, 1), ` + beyond + `,
 			e.rejection_reason IS NOT NULL
 			OR e.event_id = ANY (ARRAY(SELECT x.event_id FROM rejections x WHERE x.event_id = ANY (ARRAY(SELECT event_id FROM page))))
-			OR e.type = 'm.room.redaction' AND ` + redactsSomething + ` IS NOT TRUE
+			OR e.type = 'm.room.redaction' AND ` + redactsSomething + ` IS NOT TRUE, ` + child + `
 		FROM page e
 		LEFT JOIN LATERAL (
 			SELECT ` + columns + ` FROM event_json j WHERE j.event_id = e.event_id LIMIT 1
@@ -342,37 +380,72 @@ func (has bans) loaded(keys string, load loading) string {
 const usualLimit = 100
 
 // read reads the rows of loaded. A row beyond the limit only means that there are
-// more.
+// more. The rows of children come last.
 func (p *Page) read(rows pgx.Rows, limit int) error {
-	var row struct {
-		Event
-		related int
-		there   bool
-		version versionColumns
-		format  int
-		beyond  bool
-		dropped bool
-	}
+	var row pageRow
 	p.Events = make([]Event, 0, min(limit, usualLimit))
-	_, err := pgx.ForEachRow(rows, []any{
-		&row.StateGroup, &row.ID, &row.Type, &row.Sender, &row.StateKey, &row.Topological, &row.Stream, &row.OriginTS, &row.Outlier,
-		&row.RoomVersion, (*[]byte)(&row.JSON), (*[]byte)(&row.InternalMetadata), &row.RedactedBy, (*[]byte)(&row.Redaction), (*[]byte)(&row.RedactionMetadata), &row.RedactionRedacted, &row.related,
-		&row.there, &row.version.transaction, &row.version.place, &row.format, &row.beyond, &row.dropped,
-	}, func() error {
-		if p.Rows >= limit || row.beyond {
+	_, err := pgx.ForEachRow(rows, row.columns(), func() error {
+		row.Related = relatedOf(row.related)
+		switch {
+		case row.parent != nil:
+			p.Children.add(&row)
+			return nil
+		case p.Rows >= limit || row.beyond:
 			p.More, p.Cut = true, p.Cut || p.Rows < limit
 			return nil
 		}
 		p.Rows++
+		row.place()
 		p.Last = &matrix.Token{Topological: row.Topological, Stream: row.Stream}
 		if !row.dropped && row.there && formatFits(row.RoomVersion, row.format) {
-			row.Related = relatedOf(row.related)
 			p.Events = append(p.Events, row.Event)
 			p.versions = append(p.versions, row.version.version())
 		}
 		return nil
 	})
 	return err
+}
+
+// A pageRow is a row of loaded.
+type pageRow struct {
+	Event
+	stream, origin *int64
+	related        int
+
+	// there says that the event has JSON, format is that of its JSON, beyond says that it
+	// is beyond the bound of the page, and dropped that readers must not see it.
+	there   bool
+	version versionColumns
+	format  int
+	beyond  bool
+	dropped bool
+
+	// parent and relation are those of a child, whose JSON has this size. They are nil for
+	// the events of the page itself.
+	parent, relation *string
+	size             int64
+	ignored          bool
+}
+
+// columns returns where to scan a row.
+func (r *pageRow) columns() []any {
+	return []any{
+		&r.StateGroup, &r.ID, &r.Type, &r.Sender, &r.StateKey, &r.Topological, &r.stream, &r.origin, &r.Outlier,
+		&r.RoomVersion, (*[]byte)(&r.JSON), (*[]byte)(&r.InternalMetadata), &r.RedactedBy, (*[]byte)(&r.Redaction), (*[]byte)(&r.RedactionMetadata), &r.RedactionRedacted, &r.related,
+		&r.there, &r.version.transaction, &r.version.place, &r.format, &r.beyond, &r.dropped,
+		&r.parent, &r.relation, &r.size, &r.ignored,
+	}
+}
+
+// place sets the event's place and its time, which are 0 if they are unknown.
+func (r *pageRow) place() {
+	r.Stream, r.OriginTS = 0, 0
+	if r.stream != nil {
+		r.Stream = *r.stream
+	}
+	if r.origin != nil {
+		r.OriginTS = *r.origin
+	}
 }
 
 // formatFits reports whether a room of this version has events of this format. In a
@@ -440,8 +513,12 @@ func (q PageQuery) sql(names writerNames, has bans, load loading) (string, []any
 	if q.NoStateGroups {
 		load.group = `NULL::bigint`
 	}
+	if q.Children != nil {
+		q.Children.load(&load, &p)
+		order = ` ORDER BY e.parent IS NOT NULL,` + strings.TrimPrefix(order, ` ORDER BY`)
+	}
 	if q.Bytes > 0 {
-		load.beyond = beyondBytes(order, p.add(q.Bytes))
+		load.beyond = beyondBytes(order, p.add(q.Bytes), `j.size`)
 	}
 	return has.loaded(keys, load) + order, p.values
 }

@@ -135,6 +135,10 @@ type BundleQuery struct {
 	// the last replies of threads and that of the edits, each in the order of the ids: what
 	// follows the event that reaches it is not read. Defaults to 0, no bound.
 	Bytes int
+
+	// Children are those of the page that has the roots, parents and originals, read with
+	// the same Ignorer and Ceiling. Defaults to nil: what relates to these is looked up.
+	Children *Children
 }
 
 // Bundles is the result of a BundleQuery, by the ids in it. An id without a result
@@ -161,7 +165,8 @@ type Bundles struct {
 	Cut map[string]bool
 }
 
-// Bundles runs the query in one round trip. Without ids it sends nothing.
+// Bundles runs the query in one round trip. It sends nothing without ids, nor if the children
+// and the cache have everything.
 func (s *Snapshot) Bundles(ctx context.Context, query BundleQuery) (Bundles, error) {
 	found := Bundles{
 		Replaced: map[string]Event{}, Threads: map[string]Thread{}, References: map[string][]string{}, Edits: map[string]Event{},
@@ -179,17 +184,22 @@ func (s *Snapshot) Bundles(ctx context.Context, query BundleQuery) (Bundles, err
 			return err
 		})
 	}
-	if postgres.Storable(query.Room) && postgres.Storable(query.Reader) && postgres.Storable(query.Ignorer) {
+	known := bundling{Children: query.Children, query: query, found: &found}
+	switch {
+	case query.Children != nil:
+		known.choose()
+		s.queueChildren(batch, &known)
+	case postgres.Storable(query.Room) && postgres.Storable(query.Reader) && postgres.Storable(query.Ignorer):
 		query.queueThreads(batch, s.bans, &found)
 		query.queueReferences(batch, found.References)
 		query.queueEdits(batch, s.bans, &found)
 	}
-	if batch.Len() == 0 {
-		return found, nil
+	if batch.Len() > 0 {
+		if err := s.tx.Send(ctx, batch); err != nil {
+			return Bundles{}, fmt.Errorf("read what belongs to events: %w", err)
+		}
 	}
-	if err := s.tx.Send(ctx, batch); err != nil {
-		return Bundles{}, fmt.Errorf("read what belongs to events: %w", err)
-	}
+	known.finish()
 	return found, nil
 }
 
