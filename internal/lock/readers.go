@@ -182,6 +182,25 @@ func (r *Readers) Enter(ctx context.Context, room string) (leave func(), err err
 	}
 }
 
+// EnterNow is [Readers.Enter] for a caller who does not want to wait. It reports false, and
+// the caller is not let in, unless the room has a lease that accepts further requests.
+func (r *Readers) EnterNow(room string) (leave func(), entered bool) {
+	r.mu.Lock()
+	s := r.byRoom[room]
+	entered = !r.closed && s != nil && s.lease != nil && !s.over && time.Now().Before(s.until)
+	if entered {
+		s.users++
+	}
+	r.mu.Unlock()
+	if !entered {
+		return nil, false
+	}
+	if r.options.Waited != nil {
+		r.options.Waited(0)
+	}
+	return sync.OnceFunc(func() { r.leave(s) }), true
+}
+
 func (r *Readers) withoutLease() {
 	if r.options.WithoutLease != nil {
 		r.options.WithoutLease()

@@ -84,7 +84,7 @@ func (m *Messages) Context(ctx context.Context, request ContextRequest) (EventCo
 	request.bytes = m.options.MaxPageBytes
 	var found EventContext
 	taken := &share{budget: m.options.Budget}
-	err := m.read(ctx, request.Room, func(ctx context.Context, snapshot *timeline.Snapshot) error {
+	err := m.read(ctx, request.Room, nil, func(ctx context.Context, snapshot *timeline.Snapshot) error {
 		if !taken.resize(contextMemory) {
 			return ErrBusy
 		}

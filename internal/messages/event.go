@@ -15,7 +15,7 @@ import (
 // rejected, or if it cannot be read.
 func (m *Messages) Event(ctx context.Context, room, eventID string, reader Reader) (json.RawMessage, error) {
 	var text json.RawMessage
-	err := m.read(ctx, room, func(ctx context.Context, snapshot *timeline.Snapshot) error {
+	err := m.read(ctx, room, nil, func(ctx context.Context, snapshot *timeline.Snapshot) error {
 		events, err := snapshot.EventsOf(ctx, room, []string{eventID}, timeline.EventFilter{})
 		switch {
 		case err != nil:

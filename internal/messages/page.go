@@ -53,11 +53,9 @@ func (m *Messages) Page(ctx context.Context, request Request) (Page, error) {
 // servers may fill, it returns the token at which the request begins instead of the page.
 // That token does not depend on what the reader may see.
 func (m *Messages) page(ctx context.Context, request Request, findGap bool) (page Page, gap *matrix.PageToken, err error) {
-	if err := m.admit(ctx, request); err != nil {
-		return Page{}, nil, err
-	}
 	taken := &share{budget: m.options.Budget}
-	err = m.read(ctx, request.Room, func(ctx context.Context, snapshot *timeline.Snapshot) error {
+	admit := func() error { return m.admit(ctx, request) }
+	err = m.read(ctx, request.Room, admit, func(ctx context.Context, snapshot *timeline.Snapshot) error {
 		made := pieces{m: m, snapshot: snapshot, request: request, findGap: findGap, share: taken}
 		page, gap, err = made.page(ctx)
 		return err
@@ -75,7 +73,7 @@ func (m *Messages) page(ctx context.Context, request Request, findGap bool) (pag
 // requests would keep the purge waiting. The page checks the access again, in its own
 // snapshot.
 func (m *Messages) admit(ctx context.Context, request Request) error {
-	if m.options.Rooms == nil || request.All {
+	if request.All {
 		return nil
 	}
 	reader, err := timeline.AccessOf(ctx, m.db, request.Room, request.Reader.UserID)
@@ -89,17 +87,33 @@ func (m *Messages) admit(ctx context.Context, request Request) error {
 // maxRoomID is the maximum length of a room id in bytes.
 const maxRoomID = 255
 
-// read calls with in a snapshot, with a lease of the room. An id that no room can have gets
-// no lease, because it would become a key in Redis.
-func (m *Messages) read(ctx context.Context, room string, with func(context.Context, *timeline.Snapshot) error) error {
-	if m.options.Rooms != nil && matrix.ValidRoomID(room) && len(room) <= maxRoomID && postgres.Storable(room) {
-		leave, err := m.options.Rooms.Enter(ctx, room)
+// read calls with in a snapshot, with a lease of the room. If the request has to wait for
+// the lease, admit is called before and may refuse it; it may be nil. An id that no room can
+// have gets no lease, because it would become a key in Redis.
+func (m *Messages) read(ctx context.Context, room string, admit func() error, with func(context.Context, *timeline.Snapshot) error) error {
+	leave, entered := func() {}, m.options.Rooms == nil || !leasable(room)
+	if !entered {
+		leave, entered = m.options.Rooms.EnterNow(room)
+	}
+	if !entered {
+		var err error
+		if admit != nil {
+			err = admit()
+		}
+		if err == nil {
+			leave, err = m.options.Rooms.Enter(ctx, room)
+		}
 		if err != nil {
 			return err
 		}
-		defer leave()
 	}
+	defer leave()
 	return timeline.ReadWith(ctx, m.db, m.cache, with)
+}
+
+// leasable reports whether a room can have the id.
+func leasable(room string) bool {
+	return matrix.ValidRoomID(room) && len(room) <= maxRoomID && postgres.Storable(room)
 }
 
 // backfill asks for history. An error is logged.

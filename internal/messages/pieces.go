@@ -127,8 +127,9 @@ func (p *pieces) first(ctx context.Context) (read timeline.Page, err error) {
 	p.members = map[string]bool{}
 	if !p.request.All {
 		p.view.ceiling = p.m.ceiling(p.request, p.access.left)
+		seen := &sight{m: p.m, snapshot: p.snapshot, room: p.request.Room, reader: p.request.Reader, access: p.access}
 		p.view.visible = func(ctx context.Context, events []timeline.Event) ([]shown, error) {
-			return p.m.visible(ctx, p.snapshot, p.request.Room, p.request.Reader, p.access, events)
+			return seen.visible(ctx, events, p.view.children)
 		}
 	}
 	if p.selected.complete {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 
 	"lethe/internal/matrix"
@@ -24,27 +25,83 @@ type shown struct {
 	erased bool
 }
 
-// visible returns the events that the reader may see, in their order.
-func (m *Messages) visible(ctx context.Context, snapshot *timeline.Snapshot, room string, reader Reader, access access,
-	events []timeline.Event,
-) ([]shown, error) {
+// A sight decides what the reader of a page may see. What it has learned for some events,
+// it does not ask again for others.
+type sight struct {
+	m        *Messages
+	snapshot *timeline.Snapshot
+	room     string
+	reader   Reader
+	access   access
+
+	// hiddenBefore is known after the first events.
+	hiddenBefore *int64
+
+	// facts are those that are known, with settings in place of the events.
+	facts    timeline.VisibilityFacts
+	settings map[string]setting
+
+	groups  map[int64]bool
+	senders map[string]bool
+	config  bool
+}
+
+// learn asks for what the sight does not know yet.
+func (s *sight) learn(ctx context.Context, question timeline.VisibilityQuery) (err error) {
+	if s.groups == nil {
+		s.groups, s.senders, s.settings = map[int64]bool{}, map[string]bool{}, map[string]setting{}
+		s.facts = timeline.VisibilityFacts{States: map[int64]timeline.StateAt{}, Ignored: map[string]bool{}, Erased: map[string]bool{}}
+		if s.hiddenBefore, err = s.m.hiddenBefore(ctx, s.snapshot, s.room); err != nil {
+			return err
+		}
+	}
+	question.Room, question.Reader = s.room, s.reader.UserID
+	question.Groups = slices.DeleteFunc(distinct(question.Groups), func(group int64) bool { return s.groups[group] })
+	question.Senders = slices.DeleteFunc(distinct(question.Senders), func(sender string) bool { return s.senders[sender] })
+	question.Replaced = distinct(question.Replaced)
+	question.AdminConfig = question.AdminConfig && !s.config
+	if len(question.Groups)+len(question.Senders)+len(question.Replaced) == 0 && !question.AdminConfig {
+		return nil
+	}
+	for _, group := range question.Groups {
+		s.groups[group] = true
+	}
+	for _, sender := range question.Senders {
+		s.senders[sender] = true
+	}
+	s.config = s.config || question.AdminConfig
+	facts, err := s.snapshot.VisibilityFacts(ctx, question)
+	if err != nil {
+		return err
+	}
+	maps.Copy(s.facts.States, facts.States)
+	for id, event := range facts.Events {
+		s.settings[id] = settingOf(event)
+	}
+	maps.Copy(s.facts.Ignored, facts.Ignored)
+	maps.Copy(s.facts.Erased, facts.Erased)
+	if question.AdminConfig {
+		s.facts.AdminConfig = facts.AdminConfig
+	}
+	return nil
+}
+
+// visible returns the events that the reader may see, in their order. It learns the same of
+// the children, which are shown with the events.
+func (s *sight) visible(ctx context.Context, events []timeline.Event, children *timeline.Children) ([]shown, error) {
 	if len(events) == 0 {
 		return nil, nil
 	}
-	hiddenBefore, err := m.hiddenBefore(ctx, snapshot, room)
-	if err != nil {
-		return nil, err
-	}
 	subjects := make([]eventFacts, len(events))
 	changes := map[int]change{}
-	question := timeline.VisibilityQuery{Room: room, Reader: reader.UserID}
+	var question timeline.VisibilityQuery
+	question.Groups, question.Senders = children.Facts()
 	for i := range events {
-		event, s := &events[i], &subjects[i]
-		s.eventType, s.isState = event.Type, event.StateKey != nil
-		s.softFailed = softFailed(event.InternalMetadata)
-		s.expired = hiddenBefore != nil && event.OriginTS < *hiddenBefore
-		s.own = event.Type == "m.room.member" && s.isState && *event.StateKey == reader.UserID
-		if s.own || event.Type == "m.room.history_visibility" {
+		event, f := &events[i], &subjects[i]
+		f.eventType, f.isState = event.Type, event.StateKey != nil
+		f.softFailed = softFailed(event.InternalMetadata)
+		f.own = event.Type == "m.room.member" && f.isState && *event.StateKey == s.reader.UserID
+		if f.own || event.Type == "m.room.history_visibility" {
 			changed := changeOf(event)
 			if changed.replaces != "" {
 				question.Replaced = append(question.Replaced, changed.replaces)
@@ -55,41 +112,35 @@ func (m *Messages) visible(ctx context.Context, snapshot *timeline.Snapshot, roo
 			question.Groups = append(question.Groups, *event.StateGroup)
 		}
 		question.Senders = append(question.Senders, event.Sender)
-		question.AdminConfig = question.AdminConfig || s.softFailed && reader.Admin
+		question.AdminConfig = question.AdminConfig || f.softFailed && s.reader.Admin
 	}
-	question.Groups = distinct(question.Groups)
-	question.Senders = distinct(question.Senders)
-	question.Replaced = distinct(question.Replaced)
-	facts, err := snapshot.VisibilityFacts(ctx, question)
-	if err != nil {
+	if err := s.learn(ctx, question); err != nil {
 		return nil, err
 	}
+	facts := &s.facts
 
-	settings := make(map[string]setting, len(facts.Events))
-	for id, event := range facts.Events {
-		settings[id] = settingOf(event)
-	}
 	visible := make([]shown, 0, len(events))
 	for i := range events {
-		event, s := &events[i], &subjects[i]
-		s.softFailed = s.softFailed && !wantsSoftFailed(facts.AdminConfig, event.InternalMetadata)
-		s.ignored, s.erased = facts.Ignored[event.Sender], facts.Erased[event.Sender]
+		event, f := &events[i], &subjects[i]
+		f.expired = s.hiddenBefore != nil && event.OriginTS < *s.hiddenBefore
+		f.softFailed = f.softFailed && !wantsSoftFailed(facts.AdminConfig, event.InternalMetadata)
+		f.ignored, f.erased = facts.Ignored[event.Sender], facts.Erased[event.Sender]
 		if changed, ok := changes[i]; ok {
 			before := changed.before
-			if replaced, there := settings[changed.replaces]; there {
+			if replaced, there := s.settings[changed.replaces]; there {
 				before = replaced
 			}
-			s.membership, s.before, s.visibilityBefore = changed.to.membership, before.membership, before.visibility
+			f.membership, f.before, f.visibilityBefore = changed.to.membership, before.membership, before.visibility
 		}
 		if event.StateGroup != nil && !event.Outlier {
 			var state timeline.StateAt
-			if state, s.placed = facts.States[*event.StateGroup]; s.placed {
-				s.visibility = settingAt(settings, state.HistoryVisibility).visibility
-				s.reader = settingAt(settings, state.Member).membership
-				s.joinRule = settingAt(settings, state.JoinRules).joinRule
+			if state, f.placed = facts.States[*event.StateGroup]; f.placed {
+				f.visibility = settingAt(s.settings, state.HistoryVisibility).visibility
+				f.reader = settingAt(s.settings, state.Member).membership
+				f.joinRule = settingAt(s.settings, state.JoinRules).joinRule
 			}
 		}
-		if v := decide(*s, access.peeker); v.show {
+		if v := decide(*f, s.access.peeker); v.show {
 			visible = append(visible, shown{Event: *event, membership: v.membership, erased: v.redacted})
 		}
 	}

@@ -62,11 +62,12 @@ func (h *house) accessTo(room, user string) (a access, err error) {
 	return a, err
 }
 
-// requireVisible is [Messages.visible] in a Snapshot of its own.
+// requireVisible is [sight.visible] in a Snapshot of its own.
 func (h *house) requireVisible(room string, reader Reader, a access, events []timeline.Event) (visible []shown) {
 	h.t.Helper()
 	require.NoError(h.t, timeline.Read(h.ctx, h.db, func(ctx context.Context, s *timeline.Snapshot) (err error) {
-		visible, err = h.Messages.visible(ctx, s, room, reader, a, events)
+		seen := sight{m: h.Messages, snapshot: s, room: room, reader: reader, access: a}
+		visible, err = seen.visible(ctx, events, nil)
 		return err
 	}))
 	return visible

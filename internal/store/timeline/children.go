@@ -157,6 +157,20 @@ func (c *Children) Outline(id string) (outline *Event, known bool) {
 	return &event, true
 }
 
+// Facts returns the state groups and the senders of the children, for [VisibilityQuery].
+func (c *Children) Facts() (groups []int64, senders []string) {
+	if c == nil {
+		return nil, nil
+	}
+	for _, child := range c.byID {
+		senders = append(senders, child.Sender)
+		if child.StateGroup != nil && !child.Outlier {
+			groups = append(groups, *child.StateGroup)
+		}
+	}
+	return groups, senders
+}
+
 // A bundling finds bundles among the children of a page.
 type bundling struct {
 	*Children

@@ -196,7 +196,7 @@ func (s *Snapshot) EventsOf(ctx context.Context, room string, ids []string, filt
 	if ids = postgres.OnlyStorable(ids); len(ids) == 0 || !postgres.Storable(room) || filter.wantsNothing() {
 		return nil, nil
 	}
-	return s.eventsOf(ctx, room, ids, filter, loading{group: stateGroup})
+	return s.eventsOf(ctx, room, ids, filter, loading{})
 }
 
 // OutlinesOf is [Snapshot.EventsOf] for events of which only must be known who may see them.
@@ -206,7 +206,7 @@ func (s *Snapshot) OutlinesOf(ctx context.Context, room string, ids []string) ([
 	if ids = postgres.OnlyStorable(ids); len(ids) == 0 || !postgres.Storable(room) {
 		return nil, nil
 	}
-	return s.eventsOf(ctx, room, ids, EventFilter{}, loading{group: stateGroup, outlines: true})
+	return s.eventsOf(ctx, room, ids, EventFilter{}, loading{outlines: true})
 }
 
 func (s *Snapshot) eventsOf(ctx context.Context, room string, ids []string, filter EventFilter, load loading) ([]Event, error) {
@@ -272,12 +272,10 @@ const roomEndSQL = `
 const keyColumns = `
 	e.event_id, e.type, e.sender, e.state_key, e.topological_ordering, e.stream_ordering, e.origin_server_ts, e.outlier, e.rejection_reason`
 
-const stateGroup = `(SELECT g.state_group FROM event_to_state_groups g WHERE g.event_id = e.event_id LIMIT 1)`
-
 // A loading says what [bans.loaded] reads of each event.
 type loading struct {
-	// group is stateGroup, or the expression to use instead.
-	group string
+	// noGroups says that the state groups are not read.
+	noGroups bool
 
 	// versions says that the versions of the rows of event_json are read, and noTexts that
 	// their texts are not.
@@ -337,7 +335,9 @@ func beyondBytes(order, bytes, size string) string {
 // A table with a row for every event is read one event after another, by its index:
 // the planner does not turn subqueries with a LIMIT into joins of whole tables,
 // whatever number of events it expects. A table with rows for few events is read
-// once for the whole page.
+// once for the whole page, and so is the table of state groups: an array of ids is
+// looked up faster than one id after another. If a corrupt index has an event twice
+// there, the event has two rows.
 func (has bans) loaded(keys string, load loading) string {
 	event, metadata, redaction := load.texts()
 	version := `NULL::xid, NULL::tid`
@@ -357,9 +357,15 @@ func (has bans) loaded(keys string, load loading) string {
 	if load.children != "" {
 		page, related, child = load.pageWithChildren(keys), relatedWithChildren, load.child()
 	}
+	group, groups, join := `g.state_group`, `, grouped AS MATERIALIZED (
+			SELECT g.event_id, g.state_group FROM event_to_state_groups g WHERE g.event_id = ANY (ARRAY(SELECT event_id FROM page)))`, `
+		LEFT JOIN grouped g ON g.event_id = e.event_id`
+	if load.noGroups {
+		group, groups, join = `NULL::bigint`, ``, ``
+	}
 	return `
-		WITH ` + page + `, redacted AS MATERIALIZED (` + has.redactionsOfPage() + `), related AS MATERIALIZED (` + relatedByFew + `)
-		SELECT ` + load.group + `,
+		WITH ` + page + `, redacted AS MATERIALIZED (` + has.redactionsOfPage() + `), related AS MATERIALIZED (` + relatedByFew + `)` + groups + `
+		SELECT ` + group + `,
 			e.event_id, e.type, coalesce(e.sender, ''), e.state_key, e.topological_ordering, e.stream_ordering,
 			e.origin_server_ts, e.outlier,
 			(SELECT r.room_version FROM rooms r WHERE r.room_id = $1),
@@ -371,7 +377,7 @@ func (has bans) loaded(keys string, load loading) string {
 		FROM page e
 		LEFT JOIN LATERAL (
 			SELECT ` + columns + ` FROM event_json j WHERE j.event_id = e.event_id LIMIT 1
-		) j ON true
+		) j ON true` + join + `
 		LEFT JOIN redacted d ON d.redacts = e.event_id
 		LEFT JOIN related r ON r.relates_to_id = e.event_id`
 }
@@ -384,17 +390,21 @@ const usualLimit = 100
 func (p *Page) read(rows pgx.Rows, limit int) error {
 	var row pageRow
 	p.Events = make([]Event, 0, min(limit, usualLimit))
+	last := ""
 	_, err := pgx.ForEachRow(rows, row.columns(), func() error {
 		row.Related = relatedOf(row.related)
 		switch {
 		case row.parent != nil:
 			p.Children.add(&row)
 			return nil
+		case p.Rows > 0 && row.ID == last:
+			return nil
 		case p.Rows >= limit || row.beyond:
 			p.More, p.Cut = true, p.Cut || p.Rows < limit
 			return nil
 		}
 		p.Rows++
+		last = row.ID
 		row.place()
 		p.Last = &matrix.Token{Topological: row.Topological, Stream: row.Stream}
 		if !row.dropped && row.there && formatFits(row.RoomVersion, row.format) {
@@ -509,10 +519,7 @@ func (q PageQuery) sql(names writerNames, has bans, load loading) (string, []any
 	default:
 		keys += ` LIMIT ` + limit
 	}
-	load.group = stateGroup
-	if q.NoStateGroups {
-		load.group = `NULL::bigint`
-	}
+	load.noGroups = q.NoStateGroups
 	if q.Children != nil {
 		q.Children.load(&load, &p)
 		order = ` ORDER BY e.parent IS NOT NULL,` + strings.TrimPrefix(order, ` ORDER BY`)
