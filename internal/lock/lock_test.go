@@ -197,6 +197,7 @@ func exercise(t *testing.T, newSetup func(testing.TB) *setup) {
 		"ReaderWhoseWriterIsStuckIsToldTaken": readerWhoseWriterIsStuckIsToldTaken,
 		"WaitersAreWoken":                     waitersAreWoken,
 		"RequestsShareALease":                 requestsShareALease,
+		"CallersEnterNowOnlyByAnOpenLease":    callersEnterNowOnlyByAnOpenLease,
 		"LeaseStopsAcceptingReaders":          leaseStopsAcceptingReaders,
 		"IdleLeaseIsGivenBack":                idleLeaseIsGivenBack,
 		"RequestsDoNotStarveWriters":          requestsDoNotStarveWriters,

@@ -166,6 +166,37 @@ func requestsDoNotStarveWriters(t *testing.T, s *setup) {
 	require.NoError(t, group.Wait())
 }
 
+// Only a lease that accepts further requests lets a caller in who does not wait, and no other
+// one is asked for.
+func callersEnterNowOnlyByAnOpenLease(t *testing.T, s *setup) {
+	room := newRoom()
+	r := s.readers(t, lock.ReadersOptions{Share: forLong, Wait: soon})
+	refused := func(r *lock.Readers, why string) {
+		t.Helper()
+		_, entered := r.EnterNow(room)
+		require.False(t, entered, why)
+	}
+	refused(r, "no lease")
+	s.leases(t, room, 0)
+	one := enter(t, r, room)
+	two, entered := r.EnterNow(room)
+	require.True(t, entered)
+	refused(s.readers(t, lock.ReadersOptions{Share: forLong}), "the lease of another process")
+	one()
+	locked := s.locking(t, room)
+	s.eventuallyExists(t, names.RoomWriteLock(room))
+	still(t, locked)
+	two()
+	two()
+	r.Close()
+	refused(r, "closed")
+	unlock(t, receive(t, locked))
+
+	short := s.readers(t, lock.ReadersOptions{Share: time.Nanosecond, Wait: soon})
+	defer enter(t, short, room)()
+	refused(short, "its time to share is over")
+}
+
 // In a contended room no writer waits for an idle lease.
 func writersWaitForNoIdleLease(t *testing.T, s *setup) {
 	room := newRoom()

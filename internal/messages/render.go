@@ -454,20 +454,10 @@ func (b *bundles) hide(ctx context.Context, snapshot *timeline.Snapshot, room st
 	seen := map[string]bool{}
 	b.erased = map[string]bool{}
 	for some := range slices.Chunk(distinct(ids), maxChecked) {
-		var events []timeline.Event
-		var unknown []string
-		for _, id := range some {
-			if outline, known := view.children.Outline(id); outline != nil {
-				events = append(events, *outline)
-			} else if !known {
-				unknown = append(unknown, id)
-			}
-		}
-		others, err := snapshot.OutlinesOf(ctx, room, unknown)
+		events, err := snapshot.OutlinesOf(ctx, room, some, view.children)
 		if err != nil {
 			return err
 		}
-		events = append(events, others...)
 		visible, err := view.of(ctx, events)
 		if err != nil {
 			return err

@@ -142,19 +142,24 @@ func (c *Children) complete(events []Event) *Children {
 	return c
 }
 
-// Outline returns a child as [Snapshot.OutlinesOf] does, nil if it is left out there. It
-// reports false if the event is no child.
-func (c *Children) Outline(id string) (outline *Event, known bool) {
+// outlines are those of the children among the events, as [Snapshot.OutlinesOf] returns them.
+// Unknown are the ids of the other events.
+func (c *Children) outlines(ids []string) (outlines []Event, unknown []string) {
 	if c == nil {
-		return nil, false
+		return nil, ids
 	}
-	found, known := c.byID[id]
-	if !known || !found.there || !found.fits {
-		return nil, known
+	for _, id := range ids {
+		found, known := c.byID[id]
+		switch {
+		case !known:
+			unknown = append(unknown, id)
+		case found.there && found.fits && found.placed:
+			event := found.Event
+			event.JSON, event.Prepared, event.Redaction = []byte(`{}`), nil, nil
+			outlines = append(outlines, event)
+		}
 	}
-	event := found.Event
-	event.JSON, event.Prepared, event.Redaction = []byte(`{}`), nil, nil
-	return &event, true
+	return outlines, unknown
 }
 
 // Facts returns the state groups and the senders of the children, for [VisibilityQuery].

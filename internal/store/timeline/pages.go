@@ -201,12 +201,15 @@ func (s *Snapshot) EventsOf(ctx context.Context, room string, ids []string, filt
 
 // OutlinesOf is [Snapshot.EventsOf] for events of which only must be known who may see them.
 // Their JSON is {}, except for that of member events and of changes of the history
-// visibility, and the JSON of their redactions is left out.
-func (s *Snapshot) OutlinesOf(ctx context.Context, room string, ids []string) ([]Event, error) {
-	if ids = postgres.OnlyStorable(ids); len(ids) == 0 || !postgres.Storable(room) {
-		return nil, nil
+// visibility, and the JSON of their redactions is left out. It reads those that are not among
+// the children, which may be nil.
+func (s *Snapshot) OutlinesOf(ctx context.Context, room string, ids []string, children *Children) ([]Event, error) {
+	outlines, unknown := children.outlines(ids)
+	if unknown = postgres.OnlyStorable(unknown); len(unknown) == 0 || !postgres.Storable(room) {
+		return outlines, nil
 	}
-	return s.eventsOf(ctx, room, ids, EventFilter{}, loading{outlines: true})
+	others, err := s.eventsOf(ctx, room, unknown, EventFilter{}, loading{outlines: true})
+	return append(outlines, others...), err
 }
 
 func (s *Snapshot) eventsOf(ctx context.Context, room string, ids []string, filter EventFilter, load loading) ([]Event, error) {
