@@ -35,6 +35,7 @@ func all() map[string][]mutant {
 		"every commit is a complete purge":                everyCommit,
 		"no other owner writes, and no reader is cut off": oneOwner,
 		"jobs and batches":                                jobsAndBatches,
+		"a page shows all that relates to its events":     whatRelates,
 	}
 }
 
