@@ -695,6 +695,8 @@ func TestPagesReadLittle(t *testing.T) {
 		"with a URL":         {Backwards: true, Filter: timeline.EventFilter{ContainsURL: true}},
 		"with a label":       {Backwards: true, Filter: timeline.EventFilter{Labels: []string{"#7"}}},
 		"no relation of one": {Filter: timeline.EventFilter{NotRelationTypes: []string{"m.replace"}}, After: middle},
+		"with children":      {Backwards: true, UpTo: middle, Children: &timeline.ChildQuery{Ignorer: "@a:x", Ceiling: &matrix.Token{Topological: 3000}}},
+		"a label's children": {Backwards: true, Filter: timeline.EventFilter{Labels: []string{"#7"}}, Children: &timeline.ChildQuery{}},
 	} {
 		q.Room, q.Limit = room.Room, limit
 		sql, args := q.SQL()
