@@ -479,7 +479,7 @@ func TestHomeserverAtWork(t *testing.T) {
 	require.Equal(t, OK, about().Verdict)
 	w.exec(`UPDATE public.worker_locks SET last_renewed_ts = extract(epoch FROM now()) * 1000 - 20000`)
 	require.Equal(t, Mend, about().Verdict)
-	require.Contains(t, about().Says, "1 of its locks are fresh")
+	require.Contains(t, about().Says, "1 of its locks is fresh")
 	w.exec(`DROP TABLE public.worker_locks`)
 
 	connect("") // besides that of the test

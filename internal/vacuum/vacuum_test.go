@@ -276,7 +276,7 @@ func TestFewDeadRowsAreLeftToAutovacuum(t *testing.T) {
 	before := l.vacuums()
 	first := l.purged(true)
 	stop := l.runs(l.vacuumer(func(o *Options) { o.MinRows = events }))
-	require.Equal(t, "5000 dead rows are fewer than vacuum.min_rows", l.awaits(first, ended).Table("events").Reason)
+	require.Equal(t, "5,000 dead rows are fewer than vacuum.min_rows", l.awaits(first, ended).Table("events").Reason)
 	stop()
 	second := l.Queue(room)
 	l.end(l.Claim(second), map[string]int64{"events": 1}, 1)
@@ -355,6 +355,8 @@ func TestATableThatWasVacuumedMeanwhileIsSkipped(t *testing.T) {
 	require.Equal(t, "it has been vacuumed since the job's end", v.reason(vacuum.Facts{Live: 1000, Vacuumed: true}, 5000, true))
 	require.Empty(t, v.reason(vacuum.Facts{Live: 1000, Dead: 500, Vacuumed: true}, 5000, true))
 	require.Empty(t, v.reason(vacuum.Facts{Live: 1000}, 5000, true))
+	v.options.MinRows = 2
+	require.Equal(t, "1 dead row is fewer than vacuum.min_rows", v.reason(vacuum.Facts{Live: 1000}, 1, true))
 
 	l.Exec(`VACUUM events`)
 	for since, want := range map[int64]bool{time.Hour.Milliseconds(): true, -time.Hour.Milliseconds(): false} {
