@@ -23,6 +23,19 @@ func TestTheGrantsToVacuumAreEnough(t *testing.T) {
 		require.Len(t, report, 1)
 		require.False(t, report.Healthy())
 		require.Contains(t, report[0].Says, "may not vacuum ")
+		var maintain bool
+		require.NoError(t, w.conn.QueryRow(w.ctx, `SELECT current_setting('server_version_num')::int >= 170000`).Scan(&maintain))
+		grants := pgx.Identifier{name}.Sanitize() + ";"
+		if maintain {
+			require.Contains(t, report[0].Says, "run as the owner, or as a superuser")
+			require.Contains(t, report[0].Do, "GRANT MAINTAIN ON events TO "+grants)
+			require.Contains(t, report[0].Do, "GRANT MAINTAIN ON event_json TO "+grants)
+			require.NotContains(t, strings.Join(report[0].Do, "\n"), pgx.Identifier{owner}.Sanitize(), "it need not be a member of the owner")
+		} else {
+			require.Contains(t, report[0].Says, "Before PostgreSQL 17 only an owner may")
+			require.Contains(t, report[0].Do, "GRANT "+pgx.Identifier{owner}.Sanitize()+" TO "+grants)
+			require.NotContains(t, strings.Join(report[0].Do, "\n"), "MAINTAIN", "the server does not know it")
+		}
 		require.Contains(t, strings.Join(report[0].Do, "\n"), pgx.Identifier{name}.Sanitize())
 		require.NotContains(t, examineRole(w, w.url, "", vacuums)[0].Says, "not", "a superuser may")
 
