@@ -356,6 +356,24 @@ func TestTheJobsOfASweepAreVacuumedTogether(t *testing.T) {
 	l.vacuumed(before + 1)
 }
 
+// Each of many small purges leaves few dead rows.
+func TestTheDeadRowsOfJobsAreAddedUp(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	var ids []string
+	for range 3 {
+		ids = append(ids, l.Queue(room))
+		l.end(l.Claim(ids[len(ids)-1]), map[string]int64{"events": 400}, 1) // of which the statistics know nothing yet
+	}
+	v := l.vacuumer(func(o *Options) { o.MinRows = 1000 })
+	require.NoError(t, v.round(l.Ctx))
+	v.close()
+	for _, id := range ids {
+		events := l.phase(id).Table("events")
+		require.Equal(t, vacuum.Done, events.State, events.Reason)
+	}
+}
+
 func TestAJobThatIsRetriedIsVacuumedAgain(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
