@@ -35,6 +35,8 @@ func all() map[string][]mutant {
 		"every commit is a complete purge":                everyCommit,
 		"no other owner writes, and no reader is cut off": oneOwner,
 		"jobs and batches":                                jobsAndBatches,
+		"a page from a cache is that of the database":     cachedPages,
+		"jobs keep their host fast":                       gentle,
 	}
 }
 
