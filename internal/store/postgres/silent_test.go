@@ -99,6 +99,27 @@ func TestBatchOfWhichAPartIsLostFails(t *testing.T) {
 	require.NoError(t, ctx.Err())
 }
 
+// A connection may fall silent while its session is set up.
+func TestSessionThatFallsSilentWhileItIsSetUpFails(t *testing.T) {
+	t.Parallel()
+	database, err := neturl.Parse(devstacktest.EmptyDatabase(t))
+	require.NoError(t, err)
+	before, silence, _ := silentProxy(t, database.Host)
+	database.Host = before
+	db, err := postgres.Open(t.Context(), database.String(), postgres.Options{SetUp: func(ctx context.Context, conn *pgx.Conn) error {
+		silence()
+		_, err := conn.Exec(ctx, `SELECT 1`)
+		return err
+	}})
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err = db.Exec(ctx, `SELECT 2`)
+	require.Error(t, err)
+	require.NoError(t, ctx.Err(), "it does not wait until the caller gives up")
+}
+
 // A statement that takes its time is not disturbed.
 func TestStatementAtWorkIsWaitedFor(t *testing.T) {
 	t.Parallel()
