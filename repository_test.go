@@ -165,6 +165,34 @@ func TestWordsArePlain(t *testing.T) {
 	require.LessOrEqual(t, len(count(documents(t))), maxInDocuments, count(documents(t)))
 }
 
+// TestNumbersAgreeWithTheirWords finds texts for people such as "%d holds", which is wrong for
+// one hold. output.Counted and output.Agree choose the words.
+func TestNumbersAgreeWithTheirWords(t *testing.T) {
+	plural := regexp.MustCompile(`%[ds] (?:more )?([a-z]+s)\b`)
+	// Limits that are never 1, and words that are no plurals.
+	fine := []string{"as", "bytes", "characters", "has", "is", "levels", "lists", "needs", "takes", "times", "was", "exists"}
+	for folder, files := range productionFolders(t) {
+		if !slices.Contains([]string{
+			"internal/brake", "internal/cli", "internal/console", "internal/doctor", "internal/operator", "internal/plan", "internal/progress",
+			"internal/store/beside", "internal/store/control", "internal/store/migrate", "internal/vacuum",
+		}, folder) {
+			continue
+		}
+		for name, file := range files {
+			ast.Inspect(file, func(node ast.Node) bool {
+				if text, ok := node.(*ast.BasicLit); ok && text.Kind == token.STRING {
+					for _, found := range plural.FindAllStringSubmatch(text.Value, -1) {
+						if !slices.Contains(fine, found[1]) {
+							t.Errorf("%s: %s", name, found[0])
+						}
+					}
+				}
+				return true
+			})
+		}
+	}
+}
+
 // isForTests reports whether a package is a test kit for other packages, as
 // devstacktest is.
 func isForTests(folder string) bool { return strings.HasSuffix(folder, "test") }

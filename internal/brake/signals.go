@@ -62,7 +62,7 @@ var kinds = []kind{
 		return fmt.Sprintf("the replication slot %s is lost after %s more of WAL", about, bytes(v))
 	}},
 	{ArchiveSegments, false, limits(64, 512), func(v float64, _ string) string {
-		return number(v) + " segments of WAL wait for the archive"
+		return "segments of WAL that wait for the archive: " + number(v)
 	}},
 	{Autovacuums, false, Limits{}, func(v float64, about string) string {
 		if v == 0 {
@@ -74,7 +74,7 @@ var kinds = []kind{
 		return fmt.Sprintf("%s are free at %s", bytes(v), about)
 	}},
 	{XminAge, false, Limits{}, func(v float64, _ string) string {
-		return "the oldest snapshot is " + number(v) + " transactions old"
+		return "transactions since the oldest snapshot: " + number(v)
 	}},
 	{LockWaits, false, limits(1, 20), func(v float64, _ string) string {
 		return "sessions that wait for locks of Lethe: " + number(v)
@@ -194,7 +194,7 @@ func bytes(v float64) string { return output.Size(int64(min(max(v, 0), 1<<62))) 
 // vacuumed names up to three tables.
 func vacuumed(tables []string) string {
 	if len(tables) > 3 {
-		return strings.Join(tables[:3], ", ") + fmt.Sprintf(" and %d more tables", len(tables)-3)
+		return strings.Join(tables[:3], ", ") + " and " + output.Counted(len(tables)-3, "other table")
 	}
 	return strings.Join(tables, ", ")
 }

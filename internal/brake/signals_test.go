@@ -127,5 +127,6 @@ func TestSignalsInWords(t *testing.T) {
 	} {
 		require.Equal(t, want, kindOf(c.signal).says(c.value, c.about))
 	}
-	require.Equal(t, "a, b, c and 2 more tables", vacuumed([]string{"a", "b", "c", "d", "e"}))
+	require.Equal(t, "a, b, c and 2 other tables", vacuumed([]string{"a", "b", "c", "d", "e"}))
+	require.Equal(t, "a, b, c and 1 other table", vacuumed([]string{"a", "b", "c", "d"}))
 }

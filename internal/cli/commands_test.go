@@ -586,6 +586,7 @@ func TestHoldFiles(t *testing.T) {
 	got := s.lethe("hold", "export", path)
 	require.Equal(t, command.Done, got.status, got.stderr)
 	require.Empty(t, got.stdout)
+	require.Contains(t, got.stderr, "2 holds are in "+path)
 	info, err := os.Stat(path)
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
@@ -607,6 +608,7 @@ func TestHoldFiles(t *testing.T) {
 	require.Equal(t, command.Refused, got.status, got.stderr)
 	require.Len(t, got.document(t)["holds"], 1)
 	require.Len(t, got.document(t)["refused"], 1)
+	require.Contains(t, got.stderr, "1 of 2 rooms is held for another reason")
 	require.Equal(t, "case !a:x"+hostile, s.held["!a:x"].Reason)
 	require.Equal(t, "another", s.held["!b:x"].Reason)
 

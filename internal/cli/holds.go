@@ -161,7 +161,7 @@ func (a *app) holdList() *cobra.Command {
 			return err
 		}
 		if len(holds.Holds) == maxHolds {
-			warn(c, "there may be more than these %d holds", maxHolds)
+			warn(c, "there may be more holds than these %d", maxHolds)
 		}
 		if holds.Holds == nil {
 			holds.Holds = []operator.Hold{}
@@ -202,7 +202,7 @@ and lethe uninstall need it while rooms are held. With - as FILE it writes to st
 		case err != nil:
 			return err
 		case len(holds.Holds) >= maxHolds:
-			return fmt.Errorf("there are more than %d holds, and the API lists no more: nothing was written", maxHolds-1)
+			return fmt.Errorf("there are more holds than %d, and the API lists no more: nothing was written", maxHolds-1)
 		}
 		export := holdfile.New(holds.Holds)
 		if args[0] == "-" {
@@ -211,7 +211,8 @@ and lethe uninstall need it while rooms are held. With - as FILE it writes to st
 		if err := export.WriteFile(args[0], overwrite); err != nil {
 			return err
 		}
-		warn(c, "%d holds are in %s", len(holds.Holds), args[0])
+		n := len(holds.Holds)
+		warn(c, "%s %s in %s", output.Counted(n, "hold"), output.Agree(n, "is", "are"), args[0])
 		return nil
 	})
 	return c
@@ -252,7 +253,8 @@ hold, and by whom, are those of the import: the file has the first ones.`,
 					done.Refused = append(done.Refused, refusedHold{hold.Room, answer.Text})
 					warn(c, "%s: %s", hold.Room, answer.Text)
 				case err != nil:
-					return fmt.Errorf("%s: %w; %d rooms before it are held", hold.Room, explain(err), len(done.Holds))
+					return fmt.Errorf("%s: %w; %s before it %s held", hold.Room, explain(err),
+						output.Counted(len(done.Holds), "room"), output.Agree(len(done.Holds), "is", "are"))
 				default:
 					done.Holds = append(done.Holds, set)
 				}
@@ -261,7 +263,7 @@ hold, and by whom, are those of the import: the file has the first ones.`,
 				return err
 			}
 			if n := len(done.Refused); n > 0 {
-				return refused("%d of %d rooms are held for another reason", n, n+len(done.Holds))
+				return refused("%d of %s %s held for another reason", n, output.Counted(n+len(done.Holds), "room"), output.Agree(n, "is", "are"))
 			}
 			return nil
 		}),

@@ -345,7 +345,8 @@ func printOutcomes(c *cobra.Command, document any, outcomes operator.Outcomes, d
 		return err
 	}
 	if outcomes.Matched > len(outcomes.Outcomes) {
-		warn(c, "%d jobs match, and %d of them were looked at: raise --limit, or run it again", outcomes.Matched, len(outcomes.Outcomes))
+		looked := len(outcomes.Outcomes)
+		warn(c, "%s match, and %d of them %s looked at: raise --limit, or run it again", output.Counted(outcomes.Matched, "job"), looked, output.Agree(looked, "was", "were"))
 	}
 	for _, outcome := range outcomes.Outcomes {
 		if outcome.Done {

@@ -13,6 +13,7 @@ import (
 	"lethe/internal/console/plot"
 	"lethe/internal/jobs"
 	"lethe/internal/operator"
+	"lethe/internal/output"
 	"lethe/internal/store/journal"
 )
 
@@ -255,18 +256,18 @@ func valueOf(name string, value json.RawMessage) string {
 	case json.Unmarshal(value, &whole) == nil && strings.HasSuffix(name, "_ts"):
 		return utc(whole)
 	case json.Unmarshal(value, &whole) == nil:
-		return count(whole)
+		return output.Count(whole)
 	case json.Unmarshal(value, &texts) == nil && len(texts) == 0:
 		return "none"
 	case json.Unmarshal(value, &texts) == nil:
 		if more := len(texts) - shownNames; more > 0 {
-			return strings.Join(texts[:shownNames], ", ") + ", and " + count(int64(more)) + " more"
+			return strings.Join(texts[:shownNames], ", ") + ", and " + output.Count(int64(more)) + " more"
 		}
 		return strings.Join(texts, ", ")
 	case json.Unmarshal(value, &numbers) == nil:
 		var parts []string
 		for name, n := range numbers {
-			parts = append(parts, word(name)+": "+count(n))
+			parts = append(parts, word(name)+": "+output.Count(n))
 		}
 		slices.Sort(parts)
 		return strings.Join(parts, ", ")

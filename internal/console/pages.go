@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"lethe/internal/output"
 )
 
 //go:embed templates/*.html
@@ -54,9 +56,9 @@ func loadAssets() (byName map[string]asset, names map[string]string) {
 func loadTemplates() map[string]*template.Template {
 	functions := template.FuncMap{
 		"asset": func(name string) string { return assetNames[name] },
-		"bytes": func(n int64) string { return size(float64(n)) }, "between": between, "hasSuffix": strings.HasSuffix, "pair": pair, "size": size, "count": count, "cut": cut, "iso": iso, "number": number, "percent": percent,
+		"bytes": func(n int64) string { return size(float64(n)) }, "between": between, "hasSuffix": strings.HasSuffix, "pair": pair, "size": size, "agree": output.Agree[int64], "count": output.Count, "counted": output.Counted[int64], "cut": cut, "iso": iso, "number": number, "percent": percent,
 		"root": func() string { return Root }, "seconds": seconds,
-		"since": since, "spell": spell, "utc": utc, "word": word,
+		"since": since, "spell": spell, "unit": unit, "utc": utc, "word": word,
 	}
 	shared := template.Must(template.New("").Funcs(functions).ParseFS(templateFiles, "templates/shared_*.html"))
 	pages := map[string]*template.Template{}
@@ -189,7 +191,7 @@ func spell(d time.Duration) string {
 	case s < 86400:
 		return fmt.Sprintf("%d h %d min", s/3600, s/60%60)
 	default:
-		return fmt.Sprintf("%s d %d h", count(s/86400), s/3600%24)
+		return fmt.Sprintf("%s d %d h", output.Count(s/86400), s/3600%24)
 	}
 }
 
@@ -202,17 +204,12 @@ func seconds(s float64) string {
 	return spell(time.Duration(max(0, s) * float64(time.Second)))
 }
 
-// count returns a whole number with commas.
-func count(n int64) string {
-	text := strconv.FormatInt(n, 10)
-	digits := strings.TrimPrefix(text, "-")
-	for i := len(digits) - 3; i > 0; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
+// unit returns the word for what jobs of a kind go through.
+func unit(kind string) string {
+	if strings.HasSuffix(kind, "_sweep") {
+		return "room"
 	}
-	if n < 0 {
-		return "-" + digits
-	}
-	return digits
+	return "event"
 }
 
 // number returns a number as people read it: small ones with a decimal place.
@@ -223,7 +220,7 @@ func number(n float64) string {
 	if n > 1e15 {
 		return strconv.FormatFloat(n, 'g', 3, 64)
 	}
-	return count(int64(n + 0.5))
+	return output.Count(int64(n + 0.5))
 }
 
 func percent(share float64) string { return strconv.FormatFloat(100*share, 'f', 0, 64) + " %" }

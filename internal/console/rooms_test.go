@@ -74,6 +74,7 @@ func TestRoomsArePlannedAndPurged(t *testing.T) {
 
 	deletes := b.get("/room/plan?kind=delete_room&room=" + url.QueryEscape(room)).body
 	require.Contains(t, deletes, "0 users of this server leave")
+	require.Contains(t, deletes, "0 aliases go. ")
 	require.Contains(t, deletes, "Delete the room")
 
 	// The room changes after the plan.

@@ -61,6 +61,15 @@ func (d directory) write(name string, text []byte) error {
 	return err
 }
 
+// folder creates a folder that only the server's user can enter, if it does not exist.
+func (d directory) folder(name string) error {
+	err := os.MkdirAll(d.file(name), 0o700)
+	if err == nil && d.owner != nil {
+		err = os.Chown(d.file(name), int(d.owner.Uid), int(d.owner.Gid))
+	}
+	return err
+}
+
 // remove removes a temporary directory and keeps any other.
 func (d directory) remove() error {
 	if d.claim == nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"lethe/internal/config"
+	"lethe/internal/output"
 	"lethe/internal/redisdb"
 	"lethe/internal/schema"
 	"lethe/internal/store/census"
@@ -146,7 +147,7 @@ func ExamineDeep(ctx context.Context, settings config.Config) Report {
 	case err != nil:
 		report.add(Mend, "deep", err.Error())
 	case len(corrupt) == 0:
-		report.add(OK, "deep", fmt.Sprintf("the %d indexes that purges use match their tables", checked))
+		report.add(OK, "deep", fmt.Sprintf("all indexes that purges use match their tables: %d", checked))
 	}
 	return report
 }
@@ -283,8 +284,8 @@ func (r *Report) examineVersions(ctx context.Context, db *postgres.DB, addError 
 }
 
 func describe(v census.Versions) string {
-	return fmt.Sprintf("Synapse's schema has the version %d, the compat_version %d and %d changes in applied_schema_deltas",
-		v.Version, v.Compat, v.Deltas)
+	return fmt.Sprintf("Synapse's schema has the version %d, the compat_version %d and %s in applied_schema_deltas",
+		v.Version, v.Compat, output.Counted(v.Deltas, "change"))
 }
 
 // examineTables checks the tables that the role's processes use.
@@ -365,8 +366,9 @@ func (r *Report) examineFederation(ctx context.Context, db *postgres.DB, addErro
 	case err != nil:
 		addError("federation", err)
 	case deletes > 0 && position < place:
-		r.add(Advice, "federation", fmt.Sprintf("%d deletes wait until the homeserver has told other servers that users have left "+
-			"(federation_stream_position is %d and must reach %d): run the homeserver until then; if it will never run again, set force_purge:", deletes, position, place),
+		r.add(Advice, "federation", fmt.Sprintf("%s %s until the homeserver has told other servers that users have left "+
+			"(federation_stream_position is %d and must reach %d): run the homeserver until then; if it will never run again, set force_purge:",
+			output.Counted(deletes, "delete"), output.Agree(deletes, "waits", "wait"), position, place),
 			`UPDATE lethe.jobs SET parameters = parameters || '{"force_purge": true}' WHERE state = 'queued' AND checkpoint ? 'leaves_at';`)
 	}
 }

@@ -34,6 +34,7 @@ import (
 	"lethe/internal/store/migrate"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/purge"
+	"lethe/internal/store/storetest"
 	"lethe/internal/tasks"
 )
 
@@ -62,6 +63,7 @@ func admit(t *testing.T, url string) *ward {
 	w := &ward{t: t, ctx: ctx, url: url, conn: conn, role: "Doctor's " + jobs.NewID()}
 	w.exec(`SET search_path = public`) // the role is called lethe, like a schema
 	w.exec(`CREATE ROLE ` + pgx.Identifier{w.role}.Sanitize() + ` LOGIN`)
+	w.exec(`REVOKE CREATE ON SCHEMA public FROM PUBLIC`) // before PostgreSQL 15 everyone has it
 	for seed := range uint64(2) {
 		room, err := roomgen.Generate(ctx, conn, roomgen.Room{Server: serverName, Seed: seed, StateEvery: 10})
 		require.NoError(t, err)
@@ -218,6 +220,12 @@ func TestTheGrantsAreEnough(t *testing.T) {
 		require.Contains(t, speed.Says, "session_replication_role")
 		require.NotEmpty(t, w.purge(w.rooms[0]), "it is done row by row")
 
+		if storetest.RowWise(t, w.conn) != "" {
+			require.Empty(t, speed.Do, "before PostgreSQL 15 it cannot be granted")
+			w.readPages()
+			w.hold()
+			return
+		}
 		require.Contains(t, speed.Do, `GRANT SET ON PARAMETER session_replication_role TO `+role+`;`)
 		w.exec(speed.Do[0])
 		if len(speed.Do) > 1 {
@@ -479,7 +487,7 @@ func TestHomeserverAtWork(t *testing.T) {
 	require.Equal(t, OK, about().Verdict)
 	w.exec(`UPDATE public.worker_locks SET last_renewed_ts = extract(epoch FROM now()) * 1000 - 20000`)
 	require.Equal(t, Mend, about().Verdict)
-	require.Contains(t, about().Says, "1 of its locks are fresh")
+	require.Contains(t, about().Says, "1 of its locks is fresh")
 	w.exec(`DROP TABLE public.worker_locks`)
 
 	connect("") // besides that of the test

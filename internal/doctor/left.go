@@ -11,6 +11,7 @@ import (
 
 	"lethe/internal/config"
 	"lethe/internal/matrix"
+	"lethe/internal/output"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/leftover"
 	"lethe/internal/store/postgres"
@@ -96,17 +97,18 @@ func (r *Report) addScan(ctx context.Context, db *postgres.DB, room string, scan
 			strings.Join(scan.NotChecked, ", "))
 	}
 	if len(scan.Left) == 0 && len(scan.Failed) == 0 {
-		r.add(OK, about, fmt.Sprintf("no row of the room %s is left in the %d tables that were scanned", shown(room), scan.Scanned))
+		r.add(OK, about, fmt.Sprintf("no row of the room %s is left in the %s that %s scanned", shown(room),
+			output.Counted(scan.Scanned, "table"), output.Agree(scan.Scanned, "was", "were")))
 	}
 }
 
 // describeTable says how many rows a table has.
 func describeTable(t leftover.Table) string {
-	more := ""
+	rows := output.Counted(t.Rows, "row")
 	if t.More {
-		more = "more than "
+		rows = "more than " + rows
 	}
-	return fmt.Sprintf("%s has %s%d rows by %s", t.Table, more, t.Rows, t.Column)
+	return fmt.Sprintf("%s has %s by %s", t.Table, rows, t.Column)
 }
 
 // shown returns a text that is safe to print on a terminal.

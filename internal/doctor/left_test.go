@@ -56,8 +56,8 @@ func TestLeft(t *testing.T) {
 	text := said(t, report)
 	require.True(t, report.Healthy())
 	for _, part := range []string{
-		"advice  left        event_auth has 1 rows by ", "advice  left        event_json has 1 rows by event_id: ",
-		"advice  left        room_tags has 1 rows by room_id: ", "ok      left        stars has 1 rows by room_id that stay: the setting tables keeps it",
+		"advice  left        event_auth has 1 row by ", "advice  left        event_json has 1 row by event_id: ",
+		"advice  left        room_tags has 1 row by room_id: ", "ok      left        stars has 1 row by room_id that stay: the setting tables keeps it",
 	} {
 		require.Contains(t, text, part)
 	}

@@ -45,12 +45,12 @@ func (r *Report) examineVacuumRole(ctx context.Context, settings config.Config, 
 	case len(rights.Tables) == 0:
 		r.add(OK, aboutVacuum, "the role "+shown(role)+" may vacuum all tables that jobs empty")
 	case rights.Maintain:
-		r.add(Mend, aboutVacuum, fmt.Sprintf("the role %s may not vacuum %d tables that jobs empty; run as their owner, or as a superuser:",
-			shown(role), len(rights.Tables)), rights.Grants...)
+		r.add(Mend, aboutVacuum, fmt.Sprintf("the role %s may not vacuum %s that jobs empty; run as the owner, or as a superuser:",
+			shown(role), output.Counted(len(rights.Tables), "table")), rights.Grants...)
 	default:
-		r.add(Mend, aboutVacuum, fmt.Sprintf("the role %s may not vacuum %d tables that jobs empty. Before PostgreSQL 17 only their owner may, "+
+		r.add(Mend, aboutVacuum, fmt.Sprintf("the role %s may not vacuum %s that jobs empty. Before PostgreSQL 17 only an owner may, "+
 			"so this makes the role a member of the owner, with all rights of the owner; run as a superuser:",
-			shown(role), len(rights.Tables)), rights.Grants...)
+			shown(role), output.Counted(len(rights.Tables), "table")), rights.Grants...)
 	}
 }
 
@@ -101,8 +101,8 @@ func (r *Report) examineVacuum(ctx context.Context, db *postgres.DB, settings co
 		case err != nil:
 			r.add(Advice, aboutVacuum, err.Error())
 		case len(rights.Tables) > 0:
-			r.add(Advice, aboutVacuum, fmt.Sprintf("the role %s may not vacuum %d tables that jobs empty, which are left to autovacuum; "+
-				"lethe doctor --for vacuum says what to grant", shown(role), len(rights.Tables)))
+			r.add(Advice, aboutVacuum, fmt.Sprintf("the role %s may not vacuum %s that jobs empty: autovacuum alone does; "+
+				"lethe doctor --for vacuum says what to grant", shown(role), output.Counted(len(rights.Tables), "table")))
 		default:
 			r.add(OK, aboutVacuum, "the role "+shown(role)+" may vacuum all tables that jobs empty")
 		}

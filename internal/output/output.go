@@ -197,7 +197,7 @@ func plain(object *yaml.Node, name string, node *yaml.Node) string {
 		}
 		return strings.Join(values, ", ")
 	case node.Kind != yaml.ScalarNode:
-		return fmt.Sprintf("%d fields", len(node.Content)/2)
+		return Counted(len(node.Content)/2, "field")
 	}
 	text := node.Value
 	var n int64
@@ -208,6 +208,10 @@ func plain(object *yaml.Node, name string, node *yaml.Node) string {
 		case strings.HasSuffix(name, "bytes"):
 			text = Size(n)
 		}
+	}
+	var f float64
+	if node.Tag == "!!float" && node.Decode(&f) == nil {
+		text = Fraction(f)
 	}
 	if isEstimate(object, name, node) {
 		return "~" + text

@@ -82,6 +82,16 @@ func TestSizeOfTheFirstBatchIsLearned(t *testing.T) {
 	})
 }
 
+// A process may work on another database than the one before it, or than another in a test.
+func TestAPaceKnowsOnlyWhatItWasTold(t *testing.T) {
+	t.Parallel()
+	one, other := New(Options{Time: aims, Most: 5000}), New(Options{Time: aims, Most: 5000})
+	one.Next(Batch{Work: Events, Planned: 4000, Size: 4000, Done: 4000, Took: aim})
+	require.Equal(t, 2000, one.First(Events))
+	require.Equal(t, 200, other.First(Events))
+	require.Equal(t, 200, New(Options{Time: aims, Most: 5000}).First(Events))
+}
+
 // While readers wait, a batch is a quarter of what was planned, but never so small that a
 // purge does not get on. After 5 s without one it is as planned again.
 func TestSizeWhileReadersWait(t *testing.T) {

@@ -36,9 +36,9 @@ type Drift struct {
 // Error implements error.
 func (d *Drift) Error() string {
 	if d.Then == d.Now {
-		return fmt.Sprintf("%v: there are %d events to delete as before, but other ones", ErrDrifted, d.Now)
+		return fmt.Sprintf("%v: the number of events to delete is %d as before, but they are other ones", ErrDrifted, d.Now)
 	}
-	return fmt.Sprintf("%v: there were %d events to delete, and now there are %d", ErrDrifted, d.Then, d.Now)
+	return fmt.Sprintf("%v: the number of events to delete was %d, and now it is %d", ErrDrifted, d.Then, d.Now)
 }
 
 // Unwrap returns [ErrDrifted].

@@ -27,8 +27,8 @@ func Details(w io.Writer, job operator.Job) error {
 		fields = append(fields, requested(*job.Request)...)
 	}
 	fields = append(fields, "gone through", of(job))
-	if unit(job) == "events" {
-		fields = append(fields, "deleted events", Count(job.Events))
+	if unit(job) == eventUnit {
+		fields = append(fields, "deleted events", output.Count(job.Events))
 	}
 	if job.Result != nil {
 		fields = append(fields, result(*job.Result)...)
@@ -52,7 +52,7 @@ func Details(w io.Writer, job operator.Job) error {
 	if len(job.Deleted) > 0 {
 		var lines [][]string
 		for _, table := range slices.Sorted(maps.Keys(job.Deleted)) {
-			lines = append(lines, []string{table, Count(job.Deleted[table])})
+			lines = append(lines, []string{table, output.Count(job.Deleted[table])})
 		}
 		_, _ = fmt.Fprintln(w) // the table returns its error
 		if err := output.Rows(w, []string{"DELETED FROM", "ROWS"}, lines); err != nil {
@@ -73,9 +73,9 @@ func Details(w io.Writer, job operator.Job) error {
 // Done returns how much a job has gone through, such as 1,200/20,000.
 func Done(job operator.Job) string {
 	if job.Total == nil {
-		return Count(job.Done)
+		return output.Count(job.Done)
 	}
-	return Count(job.Done) + "/" + Count(*job.Total)
+	return output.Count(job.Done) + "/" + output.Count(*job.Total)
 }
 
 // Rate returns how fast a job runs, "-" if it does not.
@@ -83,7 +83,7 @@ func Rate(job operator.Job) string {
 	if job.State != "running" || job.Rate <= 0 {
 		return "-"
 	}
-	return Count(int64(job.Rate)) + "/s"
+	return output.Count(int64(job.Rate)) + "/s"
 }
 
 // Left returns how long a job will still run, "-" if that is not known.
@@ -125,7 +125,7 @@ func requested(r operator.JobRequest) []string {
 	}
 	tolerance := ""
 	if r.Tolerance > 0 {
-		tolerance = Count(r.Tolerance) + " events"
+		tolerance = output.Counted(r.Tolerance, eventUnit)
 	}
 	return []string{
 		"reason", r.Reason, "before", before, "delete local events", yesOrNo(r.DeleteLocal),
@@ -162,14 +162,14 @@ func result(r operator.JobResult) []string {
 		for _, reason := range slices.Sorted(maps.Keys(r.Skipped)) {
 			if n := r.Skipped[reason]; n > 0 {
 				skipped += n
-				reasons = append(reasons, strings.ReplaceAll(reason, "_", " ")+" "+Count(n))
+				reasons = append(reasons, strings.ReplaceAll(reason, "_", " ")+" "+output.Count(n))
 			}
 		}
-		text := Count(skipped) + " rooms"
+		text := output.Counted(skipped, roomUnit)
 		if len(reasons) > 0 {
 			text += ": " + strings.Join(reasons, ", ")
 		}
-		fields = append(fields, "enqueued", Count(*r.Enqueued)+" jobs", "skipped", text)
+		fields = append(fields, "enqueued", output.Counted(*r.Enqueued, "job"), "skipped", text)
 	}
 	for _, failure := range r.Failures {
 		fields = append(fields, "failed", failure.Room+": "+failure.Error)
@@ -188,11 +188,11 @@ func result(r operator.JobResult) []string {
 
 // rowsOf returns how many rows of a table a check has found, and why they are there.
 func rowsOf(t leftover.Table) string {
-	more := ""
+	rows := output.Counted(t.Rows, "row")
 	if t.More {
-		more = " or more"
+		rows = output.Count(t.Rows) + " or more rows"
 	}
-	return fmt.Sprintf("%s%s rows of %s: %s", Count(t.Rows), more, t.Table, t.Why)
+	return fmt.Sprintf("%s of %s: %s", rows, t.Table, t.Why)
 }
 
 // named returns the number of names and the first of them, "" for a list that a job does
@@ -204,9 +204,9 @@ func named(names []string) string {
 	case len(names) == 0:
 		return "0"
 	case len(names) > maxNamed:
-		return Count(int64(len(names))) + ": " + strings.Join(names[:maxNamed], ", ") + ", …"
+		return output.Count(int64(len(names))) + ": " + strings.Join(names[:maxNamed], ", ") + ", …"
 	}
-	return Count(int64(len(names))) + ": " + strings.Join(names, ", ")
+	return output.Count(int64(len(names))) + ": " + strings.Join(names, ", ")
 }
 
 // detailWords are what the keys of an event's detail mean, in the order of a line.

@@ -13,6 +13,7 @@ import (
 	"github.com/vbauerster/mpb/v8"
 
 	"lethe/internal/operator"
+	"lethe/internal/output"
 	"lethe/internal/store/leftover"
 	"lethe/internal/store/vacuum"
 	"lethe/internal/sweep"
@@ -140,6 +141,8 @@ func TestTexts(t *testing.T) {
 		"absorbed by X":             {State: "absorbed", AbsorbedBy: "X"},
 		"queued":                    {State: "queued"},
 		"complete: 3 rooms":         {Kind: "retention_sweep", State: "complete", Done: 3},
+		"complete: 1 room":          {Kind: "retention_sweep", State: "complete", Done: 1},
+		"complete: deleted 1 event": {Kind: "purge_history", State: "complete", Done: 1, Events: 1},
 		"scheduled: begins in 1d0h, and then comes the hold: x": {
 			State: "scheduled", Due: now.Add(24 * time.Hour).UnixMilli(), WaitsFor: "grace: it ends at T, and then comes the hold: x",
 		},
@@ -148,8 +151,12 @@ func TestTexts(t *testing.T) {
 		require.Equal(t, want, doing(job, now))
 	}
 	require.Equal(t, "7 events", of(operator.Job{Done: 7}))
+	require.Equal(t, "1 event", of(operator.Job{Done: 1}))
+	require.Equal(t, "1/20 rooms", of(operator.Job{Kind: "abandoned_sweep", Done: 1, Total: new(int64(20))}))
+	require.Equal(t, "1 row of odd: w", rowsOf(leftover.Table{Table: "odd", Rows: 1, Why: "w"}))
+	require.Equal(t, "1 or more rows of odd: w", rowsOf(leftover.Table{Table: "odd", Rows: 1, More: true, Why: "w"}))
 	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", -1234567: "-1,234,567", 12345: "12,345"} {
-		require.Equal(t, want, Count(n))
+		require.Equal(t, want, output.Count(n))
 	}
 	require.Equal(t, "2h5m", Duration(125*time.Minute))
 	require.Equal(t, "0s", Duration(-time.Hour))
@@ -164,7 +171,7 @@ func TestDetails(t *testing.T) {
 	}
 	var users []string
 	for i := range 12 {
-		users = append(users, "@u"+Count(int64(i))+":x")
+		users = append(users, "@u"+output.Count(int64(i))+":x")
 	}
 	text := details(operator.Job{
 		Kind: "delete_room", State: "complete", Events: 7,

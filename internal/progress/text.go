@@ -2,26 +2,17 @@ package progress
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
 	"lethe/internal/operator"
+	"lethe/internal/output"
 	"lethe/internal/terminal"
 )
 
 // Ended reports whether a job in this state has ended.
 func Ended(state string) bool {
 	return state == "complete" || state == "failed" || state == "cancelled"
-}
-
-// Count returns a number with a comma between thousands.
-func Count(n int64) string {
-	digits := strconv.FormatInt(n, 10)
-	for i := len(digits) - 3; i > 0 && digits[i-1] != '-'; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	return digits
 }
 
 // Duration returns a duration with its two greatest units, such as 3h12m.
@@ -40,24 +31,36 @@ func Duration(d time.Duration) string {
 }
 
 // of returns how far a job is, such as 1,200/20,000 events.
-func of(job operator.Job) string { return Done(job) + " " + unit(job) }
+func of(job operator.Job) string {
+	last := job.Done
+	if job.Total != nil {
+		last = *job.Total
+	}
+	return Done(job) + " " + output.Agree(last, unit(job), unit(job)+"s")
+}
+
+// The units that jobs go through.
+const (
+	eventUnit = "event"
+	roomUnit  = "room"
+)
 
 // unit is what a job goes through.
 func unit(job operator.Job) string {
 	if strings.HasSuffix(job.Kind, "_sweep") {
-		return "rooms"
+		return roomUnit
 	}
-	return "events"
+	return eventUnit
 }
 
 // doing returns what a job is doing, or what it waits for, or how it has ended.
 func doing(job operator.Job, now time.Time) string {
 	switch {
 	case job.State == "complete":
-		if unit(job) == "rooms" {
-			return "complete: " + Count(job.Done) + " rooms"
+		if unit(job) == roomUnit {
+			return "complete: " + output.Counted(job.Done, roomUnit)
 		}
-		return "complete: deleted " + Count(job.Events) + " events"
+		return "complete: deleted " + output.Counted(job.Events, eventUnit)
 	case job.State == "failed":
 		return "failed: " + terminal.Text(job.Error)
 	case job.AbsorbedBy != "":
@@ -79,7 +82,7 @@ func doing(job operator.Job, now time.Time) string {
 	case job.State != "running":
 		return terminal.Text(job.State)
 	}
-	text := Count(int64(job.Rate)) + "/s"
+	text := output.Count(int64(job.Rate)) + "/s"
 	if job.ETA != nil {
 		// A rate of nearly nothing gives more seconds than a Duration holds.
 		text += ", " + Duration(time.Duration(min(*job.ETA, 1e9)*float64(time.Second))) + " left"

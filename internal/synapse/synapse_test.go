@@ -58,7 +58,7 @@ func TestHomeserverThatIsSaidNotToRun(t *testing.T) {
 		return err == nil && way == Nothing
 	})
 	l.Exec(`INSERT INTO worker_locks VALUES ('a', 'b', 'abcde', 'c', extract(epoch FROM now()) * 1000)`)
-	requireWaiting(t, s, "1 of its locks are fresh")
+	requireWaiting(t, s, "1 of its locks is fresh")
 	l.Exec(`DELETE FROM worker_locks`)
 
 	alive := errors.New("refused")

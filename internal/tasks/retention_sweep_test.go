@@ -375,7 +375,7 @@ func TestBadRoomIsIsolated(t *testing.T) {
 	l.Exec(`CREATE FUNCTION corrupted(event text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
 		RAISE 'page is broken' USING ERRCODE = 'data_corrupted';
 	END $$`)
-	l.Exec(`CREATE VIEW rejections AS SELECT event_id FROM events WHERE room_id IN ('!0', '!5') AND corrupted(event_id)`)
+	l.Exec(`CREATE VIEW rejections AS SELECT event_id FROM events WHERE room_id || '' IN ('!0', '!5') AND corrupted(event_id)`) // by no index of rooms
 	for done := false; !done; {
 		var err error
 		done, err = sweep.next(l.Ctx)

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"lethe/internal/output"
 	"lethe/internal/store/vacuum"
 )
 
@@ -66,7 +67,7 @@ func (v *Vacuumer) reason(facts vacuum.Facts, deleted int64, allowed bool) strin
 	case facts.Vacuumed && (dead < v.options.MinRows || share < v.options.DeadShare):
 		return "it has been vacuumed since the job's end"
 	case dead < v.options.MinRows:
-		return fmt.Sprintf("%d dead rows are fewer than vacuum.min_rows", dead)
+		return fmt.Sprintf("%s %s fewer than vacuum.min_rows", output.Counted(dead, "dead row"), output.Agree(dead, "is", "are"))
 	case share < v.options.DeadShare:
 		return fmt.Sprintf("%.1f%% of its rows are dead, less than vacuum.dead_share", 100*share)
 	case !allowed && v.refused != "":

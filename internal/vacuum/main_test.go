@@ -48,6 +48,7 @@ func setup(t *testing.T) *lab {
 		INSERT INTO events (event_id, room_id, type, topological_ordering, depth, stream_ordering, processed, outlier, sender)
 		SELECT '$' || i, $1, 'm.room.message', i, i, i, true, false, '@zoe:far' FROM generate_series(1, $2::int) i`, room, events)
 	l.Exec(`VACUUM (ANALYZE) events`)
+	l.vacuumed(1)
 	return l
 }
 
@@ -124,6 +125,13 @@ func running(p vacuum.Phase) bool { return p.State == vacuum.Running }
 func (l *lab) vacuums() int64 {
 	l.T.Helper()
 	return storetest.One[int64](l.Lab, `SELECT pg_stat_get_vacuum_count('events'::regclass)`)
+}
+
+// vacuumed waits until the table of events was vacuumed as often. Before PostgreSQL 15
+// statistics are up to a second late.
+func (l *lab) vacuumed(times int64) {
+	l.T.Helper()
+	require.Eventually(l.T, func() bool { return l.vacuums() == times }, time.Minute, 5*time.Millisecond)
 }
 
 // at returns how many sessions vacuum events at this moment.

@@ -76,6 +76,11 @@ const (
 	// leaveTime bounds what is written when the worker stops.
 	leaveTime = 3 * time.Second
 
+	// statisticsWait is how long the statistics of a VACUUM are waited for, and
+	// statisticsLook how often. Before PostgreSQL 15 they are up to a second late.
+	statisticsWait = 3 * time.Second
+	statisticsLook = 50 * time.Millisecond
+
 	// maxPause is the longest pause after rounds that have failed.
 	maxPause = time.Minute
 
@@ -377,7 +382,7 @@ func (v *Vacuumer) vacuum(ctx context.Context, facts vacuum.Facts, jobs []vacuum
 	}
 	v.metrics.VacuumSeconds.Observe(took.Seconds())
 	v.log.InfoContext(ctx, "table vacuumed", "table", facts.Name, "outcome", outcome, "reason", skipped, "seconds", took.Seconds())
-	space := v.space(ctx, facts.Name)
+	space := v.space(ctx, facts.Name, outcome == outcomeDone, started)
 	each(func(t *vacuum.EmptiedTable) {
 		t.State, t.Reason, t.Begun, t.Seconds, t.Pages, t.Space = vacuum.Done, "", 0, took.Seconds(), facts.Pages, space
 		if skipped != "" {
@@ -387,13 +392,25 @@ func (v *Vacuumer) vacuum(ctx context.Context, facts vacuum.Facts, jobs []vacuum
 	return v.store(ctx, jobs)
 }
 
-// space returns what can be had of a table's space by now, nil if that is not known.
-func (v *Vacuumer) space(ctx context.Context, name string) *vacuum.Space {
+// space returns what can be had of a table's space by now, nil if that is not known. If the
+// table was vacuumed, it waits for the statistics of that for a while, because those from
+// before say that the deleted rows are still there.
+func (v *Vacuumer) space(ctx context.Context, name string, vacuumed bool, since time.Time) *vacuum.Space {
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
-	facts, err := v.queries.Facts(ctx, []string{name}, 0)
-	if err != nil || len(facts) == 0 {
-		return nil
+	asked := time.Now()
+	var facts []vacuum.Facts
+	for {
+		var err error
+		if facts, err = v.queries.Facts(ctx, []string{name}, time.Since(since).Milliseconds()+1); err != nil || len(facts) == 0 {
+			return nil
+		}
+		if !vacuumed || facts[0].Vacuumed || time.Since(asked) > statisticsWait {
+			break
+		}
+		if wait.For(ctx, statisticsLook) != nil {
+			return nil
+		}
 	}
 	space, err := v.queries.Space(ctx, facts[0])
 	if err != nil {

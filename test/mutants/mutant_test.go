@@ -36,6 +36,8 @@ func all() map[string][]mutant {
 		"no other owner writes, and no reader is cut off": oneOwner,
 		"jobs and batches":                                jobsAndBatches,
 		"a page shows all that relates to its events":     whatRelates,
+		"a page from a cache is that of the database":     cachedPages,
+		"jobs keep their host fast":                       gentle,
 	}
 }
 

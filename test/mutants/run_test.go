@@ -93,7 +93,7 @@ func (m mutant) test(ctx context.Context, overlay string) (string, error) {
 		args = append(args, "-overlay", overlay)
 	}
 	args = append(args, "./"+m.testedIn())
-	if m.testedIn() == "internal/store/purge" {
+	if slices.Contains([]string{"internal/messages", "internal/store/purge", "internal/store/rowcache"}, m.testedIn()) {
 		// A smaller example of the failure is of no use.
 		args = append(args, "-rapid.shrinktime", "0s", "-rapid.nofailfile")
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"lethe/internal/output"
 	"lethe/internal/store/postgres"
 )
 
@@ -28,10 +29,11 @@ func (p Presence) Seen() bool { return p.Sessions > 0 || p.Locks > 0 }
 func (p Presence) String() string {
 	var seen []string
 	if p.Sessions > 0 {
-		seen = append(seen, fmt.Sprintf("the role %s has %d sessions that are not Lethe's", p.Role, p.Sessions))
+		seen = append(seen, fmt.Sprintf("the role %s has %s that %s not Lethe's", p.Role,
+			output.Counted(p.Sessions, "session"), output.Agree(p.Sessions, "is", "are")))
 	}
 	if p.Locks > 0 {
-		seen = append(seen, fmt.Sprintf("%d of its locks are fresh", p.Locks))
+		seen = append(seen, fmt.Sprintf("%d of its locks %s fresh", p.Locks, output.Agree(p.Locks, "is", "are")))
 	}
 	if len(seen) == 0 {
 		return "no homeserver seems to be at work on this database"

@@ -67,7 +67,7 @@ func TestLocksOfAHomeserverAreSeen(t *testing.T) {
 		SELECT 'upload_media', age::text, 'abcde', 'token', extract(epoch FROM clock_timestamp()) * 1000 - age FROM unnest(ARRAY[100000, 120001]) AS age`)
 	seen := look(l)
 	require.Equal(t, 1, seen.Locks, "the other one is stale")
-	require.Equal(t, "1 of its locks are fresh", seen.String())
+	require.Equal(t, "1 of its locks is fresh", seen.String())
 	token, err := besidetest.NewLocks(t, l.URL).Read("new_event_during_purge_lock", "!other:x")
 	require.NoError(t, err)
 	require.NotEmpty(t, token)

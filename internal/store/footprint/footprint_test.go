@@ -70,6 +70,26 @@ func TestRoom(t *testing.T) {
 	require.EqualValues(t, 30, r.Events)
 }
 
+// A role may read one column of a table from which the server deletes by a foreign key. That
+// is no right to read rows by their places, which samples of tables that were never analyzed
+// are.
+func TestColumnsWithoutPlaces(t *testing.T) {
+	t.Parallel()
+	api := storetest.New(t, schema.API)
+	l := storetest.On(t, api.URL)
+	footprints := footprint.New(api.DB, purge.New(api.DB, purge.Options{}), footprint.Options{ServerName: storetest.ServerName})
+	_, err := roomgen.Generate(l.Ctx, l.Conn, roomgen.Room{ID: room, Server: "x", Events: 100})
+	require.NoError(t, err)
+	require.Positive(t, storetest.One[int64](l, `SELECT count(*) FROM event_txn_id_device_id`))
+	var role string
+	require.NoError(t, api.DB.ReadRow(l.Ctx, []any{&role}, `SELECT current_user::text`))
+	l.Exec(`REVOKE ALL ON event_txn_id_device_id FROM ` + role)
+	l.Exec(`GRANT SELECT (event_id) ON event_txn_id_device_id TO ` + role)
+	r, err := footprints.Room(l.Ctx, room)
+	require.NoError(t, err)
+	require.Positive(t, r.Tables["event_txn_id_device_id"].EstimatedBytes)
+}
+
 // TestBytesAreOfRows estimates the bytes of a room while it is most of its tables, and
 // after the rest of them is gone.
 func TestBytesAreOfRows(t *testing.T) {
@@ -114,7 +134,12 @@ func TestBytesAreOfRows(t *testing.T) {
 		}
 	}
 	l.Exec(`DELETE FROM events WHERE room_id <> $1`, room)
-	l.Exec(`SELECT pg_stat_force_next_flush()`) // otherwise the server hears of the deletes after ANALYZE
+	// Otherwise the server hears of the deletes after ANALYZE.
+	if storetest.Version(t, l.Conn) >= 15_00_00 {
+		l.Exec(`SELECT pg_stat_force_next_flush()`)
+	} else {
+		l.Exec(`SELECT pg_sleep(1)`) // it tells what collects the statistics twice a second
+	}
 	for _, statement := range []string{`SELECT 1`, `ANALYZE`, `VACUUM`} {
 		l.Exec(statement)
 		purged, purgedSize := read()

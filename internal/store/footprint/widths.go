@@ -35,8 +35,9 @@ type column struct {
 	// has no statistics of the column.
 	width *float64
 
-	// readable says that this role may read the column.
-	readable bool
+	// readable says that this role may read the column, and placed that it may read rows by
+	// their places.
+	readable, placed bool
 
 	// length is that of the column's type, less than 0 if it varies.
 	length float64
@@ -46,9 +47,11 @@ type column struct {
 }
 
 // columnsOf selects the columns of the tables $1, and how many indexes the table has.
-// pg_stats has only columns that the role may read.
+// pg_stats has only columns that the role may read. The column -1 is ctid: a role that may read
+// single columns of a table may not read rows by their places.
 const columnsOf = `
 	SELECT n.name, a.attname::text, s.avg_width::float8 * (1::float8 - s.null_frac::float8), has_column_privilege(c.oid, a.attnum, 'SELECT'),
+	       has_column_privilege(c.oid, '-1'::int2, 'SELECT'),
 	       a.attlen::float8, (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::int2[]))::float8,
 	       (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid)::float8
 	FROM pg_catalog.unnest($1::text[]) AS n (name)
@@ -71,7 +74,7 @@ func (s *Snapshot) readWidths(ctx context.Context, names []string) error {
 	var name string
 	var c column
 	var n float64
-	if _, err := pgx.ForEachRow(rows, []any{&name, &c.name, &c.width, &c.readable, &c.length, &c.indexes, &n}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&name, &c.name, &c.width, &c.readable, &c.placed, &c.length, &c.indexes, &n}, func() error {
 		columns[name], indexes[name] = append(columns[name], c), n
 		return nil
 	}); err != nil {
@@ -122,7 +125,7 @@ func (s *Snapshot) sample(ctx context.Context, name string, blocks int64, column
 		if columns[i].width != nil {
 			return false, nil
 		}
-		if columns[i].readable {
+		if columns[i].readable && columns[i].placed {
 			averages = append(averages, `coalesce(avg(coalesce(pg_catalog.pg_column_size(`+pgx.Identifier{columns[i].name}.Sanitize()+`), 0)), -1)`)
 			read = append(read, &columns[i])
 		}

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"lethe/internal/output"
 )
 
 var (
@@ -200,9 +202,9 @@ func (l Leaving) checkHolds(ctx context.Context, tx *sql.Tx) error {
 
 // checkJobs returns [ErrInUse] if there is work left for a worker.
 func checkJobs(ctx context.Context, tx *sql.Tx) error {
-	for _, work := range []struct{ table, counts, name string }{
-		{"lethe.jobs", `SELECT count(*) FROM lethe.jobs WHERE ended_at IS NULL`, "jobs have not ended"},
-		{"lethe.delayed_mappings", `SELECT count(*) FROM lethe.delayed_mappings`, "state mappings are still to be deleted"},
+	for _, work := range []struct{ table, counts, name, does, do string }{
+		{"lethe.jobs", `SELECT count(*) FROM lethe.jobs WHERE ended_at IS NULL`, "job", "has not ended", "have not ended"},
+		{"lethe.delayed_mappings", `SELECT count(*) FROM lethe.delayed_mappings`, "state mapping", "is still to be deleted", "are still to be deleted"},
 	} {
 		exists, err := has(ctx, tx, work.table)
 		if err != nil {
@@ -216,7 +218,7 @@ func checkJobs(ctx context.Context, tx *sql.Tx) error {
 			return err
 		}
 		if n > 0 {
-			return fmt.Errorf("%w: %d %s", ErrInUse, n, work.name)
+			return fmt.Errorf("%w: %s %s", ErrInUse, output.Counted(n, work.name), output.Agree(n, work.does, work.do))
 		}
 	}
 	return nil

@@ -85,7 +85,7 @@ func TestUninstall(t *testing.T) {
 		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, state)
 		VALUES ('` + jobs.NewID() + `', 'purge_history', '!a:x', '{}', '@a:x', 'queued')`)
 	require.ErrorIs(t, migrate.Uninstall(l.Ctx, l.URL, migrate.Leaving{}), migrate.ErrInUse)
-	require.ErrorContains(t, migrate.CheckUninstall(l.Ctx, l.URL, migrate.Leaving{}), "1 jobs have not ended")
+	require.ErrorContains(t, migrate.CheckUninstall(l.Ctx, l.URL, migrate.Leaving{}), "1 job has not ended")
 	tables := storetest.One[int](l.Lab, `SELECT count(*) FROM pg_tables WHERE schemaname = 'public'`)
 	for range 2 { // the second finds nothing
 		require.NoError(t, migrate.Uninstall(l.Ctx, l.URL, migrate.Leaving{AbandonJobs: true}))

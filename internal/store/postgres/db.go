@@ -135,6 +135,9 @@ func openPool(ctx context.Context, url string, options Options, asks *pgxpool.Po
 	}
 	config.ConnConfig.DialFunc = dialSocket(config.ConnConfig.DialFunc)
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		// The socket has no lookout yet, and the pool gives no deadline.
+		ctx, cancel := context.WithTimeout(ctx, answerTime)
+		defer cancel()
 		backend, err := setUpSession(ctx, conn, options.IdleTime)
 		if err == nil && options.SetUp != nil {
 			err = options.SetUp(ctx, conn)

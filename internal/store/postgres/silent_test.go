@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	neturl "net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,7 +25,7 @@ func TestSilentConnectionIsReplaced(t *testing.T) {
 	t.Parallel()
 	database, err := neturl.Parse(devstacktest.EmptyDatabase(t))
 	require.NoError(t, err)
-	before, silence := silentProxy(t, database.Host)
+	before, silence, _ := silentProxy(t, database.Host)
 	database.Host = before
 	db, err := postgres.Open(t.Context(), database.String(), postgres.Options{MaxConnections: 1})
 	require.NoError(t, err)
@@ -46,7 +47,7 @@ func TestStatementOnASilentConnectionFails(t *testing.T) {
 	t.Parallel()
 	database, err := neturl.Parse(devstacktest.EmptyDatabase(t))
 	require.NoError(t, err)
-	before, silence := silentProxy(t, database.Host)
+	before, silence, _ := silentProxy(t, database.Host)
 	database.Host = before
 	db, err := postgres.Open(t.Context(), database.String(), postgres.Options{AnswerTime: 200 * time.Millisecond})
 	require.NoError(t, err)
@@ -72,6 +73,53 @@ func TestStatementOnASilentConnectionFails(t *testing.T) {
 	}
 }
 
+// A connection may fall silent when a part of a batch has passed. The server has begun to
+// work on that, and calls itself active while it waits for the rest.
+func TestBatchOfWhichAPartIsLostFails(t *testing.T) {
+	t.Parallel()
+	database, err := neturl.Parse(devstacktest.EmptyDatabase(t))
+	require.NoError(t, err)
+	before, _, silenceAfterPart := silentProxy(t, database.Host)
+	database.Host = before
+	db, err := postgres.Open(t.Context(), database.String(), postgres.Options{AnswerTime: 200 * time.Millisecond, MaxConnections: 1})
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	batch := func() error {
+		return db.InOneTrip(ctx, func(pipeline *pgx.Batch) {
+			pipeline.Queue(`SELECT $1::int`, 1)
+			pipeline.Queue(`SELECT length($1::text)`, strings.Repeat("x", 100_000))
+		})
+	}
+	require.NoError(t, batch(), "the statements are prepared")
+	silenceAfterPart()
+	err = batch()
+	require.True(t, postgres.Unreachable(err), "%v", err)
+	require.NoError(t, ctx.Err())
+}
+
+// A connection may fall silent while its session is set up.
+func TestSessionThatFallsSilentWhileItIsSetUpFails(t *testing.T) {
+	t.Parallel()
+	database, err := neturl.Parse(devstacktest.EmptyDatabase(t))
+	require.NoError(t, err)
+	before, silence, _ := silentProxy(t, database.Host)
+	database.Host = before
+	db, err := postgres.Open(t.Context(), database.String(), postgres.Options{SetUp: func(ctx context.Context, conn *pgx.Conn) error {
+		silence()
+		_, err := conn.Exec(ctx, `SELECT 1`)
+		return err
+	}})
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err = db.Exec(ctx, `SELECT 2`)
+	require.Error(t, err)
+	require.NoError(t, ctx.Err(), "it does not wait until the caller gives up")
+}
+
 // A statement that takes its time is not disturbed.
 func TestStatementAtWorkIsWaitedFor(t *testing.T) {
 	t.Parallel()
@@ -83,13 +131,15 @@ func TestStatementAtWorkIsWaitedFor(t *testing.T) {
 }
 
 // silentProxy starts a proxy of the server that ends with the test. Its connections pass
-// nothing any more once silence was called; later ones do.
-func silentProxy(t *testing.T, server string) (address string, silence func()) {
+// nothing any more once silence was called; later ones do. After silenceAfterPart one more part
+// of what a client sends passes, 16 KiB or less.
+func silentProxy(t *testing.T, server string) (address string, silence, silenceAfterPart func()) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	var group sync.WaitGroup
 	var era atomic.Int64
+	var armed atomic.Bool
 	ctx, stop := context.WithCancel(context.Background())
 	t.Cleanup(func() {
 		stop()
@@ -125,12 +175,15 @@ func silentProxy(t *testing.T, server string) (address string, silence func()) {
 						if _, err := way[1].Write(buffer[:n]); err != nil {
 							return
 						}
+						if way[0] == client && armed.CompareAndSwap(true, false) {
+							era.Add(1)
+						}
 					}
 				})
 			}
 		}
 	})
-	return listener.Addr().String(), func() { era.Add(1) }
+	return listener.Addr().String(), func() { era.Add(1) }, func() { armed.Store(true) }
 }
 
 // After a peak of work the pool closes what it does not need any more.

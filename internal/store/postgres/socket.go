@@ -96,11 +96,14 @@ func (s *socket) look() {
 	}
 }
 
-// isNotAtWork reports whether the session of the process $1 is gone, or has waited for its
-// client for $2 ms. The state is NULL if the role may not see it.
+// isNotAtWork reports whether the session of the process $1 is gone, or waits for its client
+// and has not begun anything for $2 ms. The state is NULL if the role may not see it. A session
+// that has received a part of a batch is active while it waits for the rest, and so is one
+// whose answer does not arrive.
 const isNotAtWork = `
 	SELECT NOT EXISTS (
 		SELECT FROM pg_stat_activity a
 		WHERE a.pid = $1::bigint::int
-		  AND (a.state IS NULL OR a.state NOT IN ('idle', 'idle in transaction', 'idle in transaction (aborted)')
+		  AND (a.state IS NULL
+		       OR a.state NOT IN ('idle', 'idle in transaction', 'idle in transaction (aborted)') AND a.wait_event_type IS DISTINCT FROM 'Client'
 		       OR a.state_change > clock_timestamp() - $2::bigint::double precision * '1 ms'::interval))`

@@ -411,6 +411,9 @@ func TestBatchesReadLittle(t *testing.T) {
 func TestTriggersAreOnAgainAfterABatch(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
+	if why := storetest.RowWise(t, l.Conn); why != "" {
+		t.Skip(why)
+	}
 	l.use(l.DB, purge.Options{SetWiseFrom: 1})
 	l.Chain(room, "", 9, 0)
 	history, err := l.Purger.History(l.Ctx, storetest.PurgeRequest(room, 6))

@@ -44,7 +44,7 @@ func (l *lab) deleter(room string, rowWise bool) *deleter {
 	}
 	catalog, err := l.Purger.RoomCatalog(l.Ctx)
 	require.NoError(l.T, err)
-	if version := storetest.One[int](l.Lab, `SELECT current_setting('server_version_num')::int`); !rowWise && version < 15_00_00 {
+	if version := storetest.Version(l.T, l.Conn); !rowWise && version < 15_00_00 {
 		l.T.Skip("before PostgreSQL 15 only a superuser may check references set-wise")
 	}
 	require.Equal(l.T, rowWise, catalog.RowWise() != "", catalog.RowWise())

@@ -20,6 +20,23 @@ import (
 // does not let two sessions change them at once.
 var granting sync.Mutex
 
+// RowWise returns why the batches of a lab's DB check references row by row, "" if they do not.
+// Before PostgreSQL 15 only a superuser may set what it takes to check them at once.
+func RowWise(t testing.TB, conn *pgx.Conn) string {
+	t.Helper()
+	if Version(t, conn) < 15_00_00 {
+		return "the role may not set session_replication_role"
+	}
+	return ""
+}
+
+// Version returns the version of a server, such as 15_00_04.
+func Version(t testing.TB, conn *pgx.Conn) (version int) {
+	t.Helper()
+	require.NoError(t, conn.QueryRow(t.Context(), `SELECT current_setting('server_version_num')::int`).Scan(&version))
+	return version
+}
+
 // AsKnownColumns returns the URL of the same database for a new role that has exactly
 // the rights of package schema that the processes need, or all of Lethe's processes if
 // there are none. On Synapse's tables it has them only for the columns that a statement

@@ -70,6 +70,8 @@ type stateKey struct {
 	reader string
 }
 
+func keyOf(group int64, reader string) stateKey { return stateKey{group, reader} }
+
 // errTextGone is returned if a text is not where the same snapshot has seen it.
 var errTextGone = errors.New("the text of an event is gone within a snapshot")
 
@@ -264,7 +266,7 @@ func (s *Snapshot) cachedStates(query VisibilityQuery) (cached []cachedState, ot
 		return nil, query.Groups
 	}
 	for _, group := range query.Groups {
-		if state, ok := s.cache.states.Peek(stateKey{group, query.Reader}); ok {
+		if state, ok := s.cache.states.Peek(keyOf(group, query.Reader)); ok {
 			cached = append(cached, cachedState{group, state})
 		} else {
 			others = append(others, group)
@@ -308,7 +310,7 @@ func (s *Snapshot) keepStates(reader string, chains chains, versions map[int64]r
 	for _, group := range groups[max(0, len(groups)-maxStatesKept):] {
 		if state, whole := chains.state(group); whole {
 			bytes := len(reader) + len(state.HistoryVisibility) + len(state.JoinRules) + len(state.Member) + 64
-			s.cache.states.Put(stateKey{group, reader}, state, versions[group], s.moment, bytes)
+			s.cache.states.Put(keyOf(group, reader), state, versions[group], s.moment, bytes)
 		}
 	}
 }

@@ -88,7 +88,7 @@ func (s *Snapshot) VisibilityFacts(ctx context.Context, query VisibilityQuery) (
 	}
 	var changed []int64
 	for _, c := range cached {
-		state, ok := s.cache.states.Get(stateKey{c.group, query.Reader}, versions[c.group], s.moment)
+		state, ok := s.cache.states.Get(keyOf(c.group, query.Reader), versions[c.group], s.moment)
 		if ok && state == c.state {
 			facts.States[c.group] = state
 		} else {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"log/slog"
 	"net/url"
+	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -38,13 +39,19 @@ func nameOf(t *testing.T, role string) string {
 func sessionOf(t *testing.T, database string, c wal.Compression) (value, said string) {
 	t.Helper()
 	var log bytes.Buffer
-	db, err := postgres.Open(t.Context(), database, postgres.Options{
-		MaxConnections: 1, SetUp: wal.Setter(c, slog.New(slog.NewTextHandler(&log, nil))),
-	})
+	value = valueOf(t, database, postgres.Options{SetUp: wal.Setter(c, slog.New(slog.NewTextHandler(&log, nil)))})
+	return value, log.String()
+}
+
+// valueOf returns the compression that a new session has.
+func valueOf(t *testing.T, database string, options postgres.Options) (value string) {
+	t.Helper()
+	options.MaxConnections = 1
+	db, err := postgres.Open(t.Context(), database, options)
 	require.NoError(t, err)
 	defer db.Close()
 	require.NoError(t, db.ReadRow(t.Context(), []any{&value}, `SELECT current_setting('wal_compression')`))
-	return value, log.String()
+	return value
 }
 
 func look(t *testing.T, database string) wal.Server {
@@ -55,6 +62,13 @@ func look(t *testing.T, database string) wal.Server {
 	server, err := wal.Look(t.Context(), conn, "")
 	require.NoError(t, err)
 	require.NotEmpty(t, server.Built)
+	require.Subset(t, []string{"zstd", "lz4", "pglz", "on"}, server.Built)
+	better := -1
+	for _, value := range server.Built {
+		at := slices.Index([]string{"zstd", "lz4", "pglz", "on"}, value)
+		require.Greater(t, at, better, "the best is first: %v", server.Built)
+		better = at
+	}
 	_, err = wal.Look(t.Context(), conn, "nobody's")
 	require.ErrorIs(t, err, wal.ErrNoRole)
 	return server
@@ -79,6 +93,7 @@ func TestSuperuserCompresses(t *testing.T) {
 	require.Equal(t, server.Built[0], value)
 	require.NotEqual(t, "off", value)
 	require.Contains(t, said, "compressed")
+	require.Equal(t, server.Own, valueOf(t, database, postgres.Options{}), "it ends with the session")
 	for c, want := range map[wal.Compression]string{wal.Off: server.Own, wal.PGLZ: server.Built[len(server.Built)-1]} {
 		value, _ = sessionOf(t, database, c)
 		require.Equal(t, want, value, c)
@@ -146,6 +161,8 @@ func TestValueIsOneThatTheServerHas(t *testing.T) {
 		{wal.Server{Built: []string{"on"}, OnlySuperusers: true}, wal.PGLZ, "", "before PostgreSQL 15 only a superuser may set it"},
 		{wal.Server{Built: []string{"lz4", "pglz"}, May: true}, wal.Zstd, "", "it is zstd, and the server can compress by lz4, pglz only"},
 		{wal.Server{May: true}, wal.Auto, "", ""},
+		{wal.Server{Built: []string{"zstd", "lz4", "pglz"}}, wal.Auto, "", ""},
+		{wal.Server{Built: []string{"zstd", "lz4", "pglz"}, Grant: "GRANT it;"}, wal.LZ4, "", "the role may not set it: GRANT it;"},
 	} {
 		value, err := test.server.Value(test.named)
 		require.Equal(t, test.want, value, "%+v", test)

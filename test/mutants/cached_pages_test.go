@@ -1,0 +1,226 @@
+package mutants
+
+// cachedTests are the tests that compare pages from a cache with those without one.
+const cachedTests = `TestWhatMayChange TestAnEventThatIsGone TestARewrittenText TestCachedPages`
+
+// cachedPages breaks the promise that a page from a cache is the page that the database has.
+var cachedPages = []mutant{
+	{
+		name: `a rewritten event_json is served as it was`,
+		file: `internal/store/rowcache/rows.go`,
+		old: `	if !n.version.same(version, n.seen, now) {
+`,
+		text: `	if version == (Version{}) {
+`,
+		dir:   `internal/messages`,
+		tests: cachedTests,
+	},
+	{
+		name:  `a row that another transaction wrote in the same place is taken for the old one`,
+		file:  `internal/store/rowcache/version.go`,
+		old:   `	if v != other || `,
+		text:  `	if v.Block != other.Block || v.Offset != other.Offset || `,
+		tests: `TestAVersion TestNoChange`,
+	},
+	{
+		name:  `a row that its transaction wrote twice is taken for the first one`,
+		file:  `internal/store/rowcache/version.go`,
+		old:   `	if v != other || `,
+		text:  `	if v.Transaction != other.Transaction || `,
+		tests: `TestAVersion`,
+	},
+	{
+		name:  `ids of transactions are believed to be used once`,
+		file:  `internal/store/rowcache/version.go`,
+		old:   `	return uint64(v.Transaction-uint32(oldest)) >= next-oldest`,
+		text:  `	return uint64(v.Transaction-uint32(oldest)) >= 0*(next-oldest)`,
+		tests: `TestAVersion TestNoChange`,
+	},
+	{
+		name:  `rows of another server are believed`,
+		file:  `internal/store/rowcache/version.go`,
+		old:   `	return m.Server == other.Server && `,
+		text:  `	return `,
+		tests: `TestAVersion`,
+	},
+	{
+		name:  `rows from before a crash are believed`,
+		file:  `internal/store/rowcache/version.go`,
+		old:   ` && m.Recovered == other.Recovered`,
+		text:  ``,
+		tests: `TestAVersion`,
+	},
+	{
+		name: `the server is not asked whether it has crashed`,
+		file: `internal/store/timeline/cache.go`,
+		old:  `		if s.moment.Server = started.UnixMicro(); recovered != nil {`,
+		text: `		if s.moment.Server = started.UnixMicro(); recovered == nil {
+			recovered = &started
+		} else if false {`,
+		dir:   `internal/messages`,
+		tests: `TestACommitThatACrash`,
+	},
+	{
+		name:  `a cached event without a text is put on the page`,
+		file:  `internal/store/timeline/pages.go`,
+		old:   `!row.dropped && row.there && `,
+		text:  `!row.dropped && `,
+		dir:   `internal/messages`,
+		tests: `TestAnEventThatIsGone`,
+	},
+	{
+		name:  `a cached event that was rejected is shown`,
+		file:  `internal/store/timeline/pages.go`,
+		old:   `		if !row.dropped && row.there`,
+		text:  `		if (!row.dropped || row.version.transaction != nil) && row.there`,
+		dir:   `internal/messages`,
+		tests: cachedTests,
+	},
+	{
+		name:  `a cached event hides its redaction`,
+		file:  `internal/messages/plain.go`,
+		old:   `event.RedactedBy != nil || `,
+		text:  ``,
+		tests: cachedTests,
+	},
+	{
+		name:  `the redactions of a page that the cache has are not read`,
+		file:  `internal/store/timeline/pages.go`,
+		old:   `		LEFT JOIN redacted d ON d.redacts = e.event_id`,
+		text:  "\t\tLEFT JOIN redacted d ON d.redacts = e.event_id AND ` + map[bool]string{true: `false`, false: `true`}[load.noTexts] + `",
+		dir:   `internal/messages`,
+		tests: cachedTests,
+	},
+	{
+		name:  `a cached event is shown although its sender was erased`,
+		file:  `internal/messages/plain.go`,
+		old:   `event.erased || `,
+		text:  ``,
+		tests: cachedTests,
+	},
+	{
+		name:  `a cached event is shown without what relates to it`,
+		file:  `internal/messages/plain.go`,
+		old:   ` || event.Related != (timeline.Related{})`,
+		text:  ``,
+		tests: cachedTests,
+	},
+	{
+		name:  `the relations of a page that the cache has are not read`,
+		file:  `internal/store/timeline/pages.go`,
+		old:   `		LEFT JOIN related r ON r.relates_to_id = e.event_id`,
+		text:  "\t\tLEFT JOIN related r ON r.relates_to_id = e.event_id AND ` + map[bool]string{true: `false`, false: `true`}[load.noTexts] + `",
+		dir:   `internal/messages`,
+		tests: cachedTests,
+	},
+	{
+		name:  `a cached event is written by the rules of the version that its room had`,
+		file:  `internal/messages/plain.go`,
+		old:   `(a == nil) != (b == nil) || a != nil && *a != *b`,
+		text:  `a == nil && b == nil && event.ID == ""`,
+		tests: cachedTests,
+	},
+	{
+		name:  `a cached event shows its sender's transaction to nobody`,
+		file:  `internal/messages/plain.go`,
+		old:   ` || p.forSender && p.sender == f.Reader.UserID)`,
+		text:  `)`,
+		tests: cachedTests,
+	},
+	{
+		name:  `a cached event hides from admins that it failed`,
+		file:  `internal/messages/plain.go`,
+		old:   `p.forAdmins && f.Reader.Admin || `,
+		text:  ``,
+		tests: cachedTests,
+	},
+	{
+		name:  `ignored and erased users are not asked for when the states are cached`,
+		file:  `internal/store/timeline/visibility_facts.go`,
+		old:   `	if len(query.Senders) > 0 {`,
+		text:  `	if known, _ := s.cachedStates(query); len(query.Senders) > 0 && len(known) == 0 {`,
+		dir:   `internal/messages`,
+		tests: cachedTests,
+	},
+	{
+		name:  `a state group is believed whatever row it has by now`,
+		file:  `internal/store/timeline/visibility_facts.go`,
+		old:   `		if ok && state == c.state {`,
+		text:  `		if state = c.state; ok || !ok {`,
+		dir:   `internal/messages`,
+		tests: cachedTests,
+	},
+	{
+		name:  `the state of a group is used for another reader`,
+		file:  `internal/store/timeline/cache.go`,
+		old:   `{ return stateKey{group, reader} }`,
+		text:  `{ return stateKey{group: group} }`,
+		dir:   `internal/messages`,
+		tests: cachedTests,
+	},
+	{
+		name: `the events of a cached state are not read again`,
+		file: `internal/store/timeline/visibility_facts.go`,
+		old: `		query.Replaced = append(query.Replaced, c.state.HistoryVisibility, c.state.JoinRules, c.state.Member)
+`,
+		text: `		_ = c
+`,
+		dir:   `internal/messages`,
+		tests: cachedTests,
+	},
+	{
+		name:  `entries do not count against the budget`,
+		file:  `internal/store/rowcache/rows.go`,
+		old:   `	for b.taken += size; b.taken > b.size; {`,
+		text:  `	for b.taken += entryBytes; b.taken > b.size; {`,
+		tests: `TestABudget TestEntries`,
+	},
+	{
+		name:  `a cache forgets nothing`,
+		file:  `internal/store/rowcache/rows.go`,
+		old:   `	for b.taken += size; b.taken > b.size; {`,
+		text:  `	for b.taken += size; b.taken > 1000*b.size; {`,
+		tests: `TestABudget TestEntries TestRowsServe`,
+	},
+	{
+		name:  `an entry may take the whole budget`,
+		file:  `internal/store/rowcache/rows.go`,
+		old:   `	if size > b.size/maxShare {`,
+		text:  `	if size > b.size {`,
+		tests: `TestWhatIsTooLarge`,
+	},
+	{
+		name:  `the texts of events do not count against the budget`,
+		file:  `internal/store/timeline/cache.go`,
+		old:   `len(event.ID) + cap(kept.json) + cap(kept.metadata) + 64`,
+		text:  `len(event.ID) + 64`,
+		dir:   `internal/messages`,
+		tests: `TestLargeTexts TestWhatACacheKeeps`,
+	},
+	{
+		name: `what was prepared of events does not count against the budget`,
+		file: `internal/store/timeline/cache.go`,
+		old: `		bytes += size
+`,
+		text: `		_ = size
+`,
+		dir:   `internal/messages`,
+		tests: `TestLargeTexts TestWhatACacheKeeps`,
+	},
+	{
+		name:  `the states of groups have a budget of their own`,
+		file:  `internal/store/timeline/cache.go`,
+		old:   `states: rowcache.NewRows[stateKey, StateAt](budget),`,
+		text:  `states: rowcache.NewRows[stateKey, StateAt](rowcache.NewBudget(options.Bytes)),`,
+		dir:   `internal/messages`,
+		tests: `TestLargeTexts TestWhatACacheKeeps`,
+	},
+	{
+		name:  `large texts are kept`,
+		file:  `internal/store/timeline/cache.go`,
+		old:   `const maxText = 16 << 10`,
+		text:  `const maxText = 16 << 20`,
+		dir:   `internal/messages`,
+		tests: `TestLargeTexts`,
+	},
+}
