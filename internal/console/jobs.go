@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -172,15 +173,7 @@ func (c *Console) readJob(ctx context.Context, who, id string) (jobView, error) 
 		return shown, err
 	}
 	job := shown.Job
-	for table, rows := range job.Deleted {
-		shown.Rows = append(shown.Rows, tableRows{table, rows})
-	}
-	slices.SortFunc(shown.Rows, func(a, b tableRows) int {
-		if a.Rows != b.Rows {
-			return int(max(-1, min(1, b.Rows-a.Rows)))
-		}
-		return strings.Compare(a.Table, b.Table)
-	})
+	shown.Rows = rowsOf(job.Deleted)
 	shown.Spans = spansOf(job, shown.Now)
 	shown.Earlier = max(0, len(job.Log)-shownEvents)
 	for _, event := range slices.Backward(job.Log[shown.Earlier:]) {
@@ -188,6 +181,19 @@ func (c *Console) readJob(ctx context.Context, who, id string) (jobView, error) 
 	}
 	shown.Facts, shown.Results = factsOf(job.Request), factsOf(job.Result)
 	return shown, nil
+}
+
+// rowsOf returns the numbers that are not 0, the largest first.
+func rowsOf(numbers map[string]int64) (rows []tableRows) {
+	for table, n := range numbers {
+		if n != 0 {
+			rows = append(rows, tableRows{table, n})
+		}
+	}
+	slices.SortFunc(rows, func(a, b tableRows) int {
+		return cmp.Or(cmp.Compare(b.Rows, a.Rows), strings.Compare(a.Table, b.Table))
+	})
+	return rows
 }
 
 // spansOf returns the states of a job over its time, as its log has them.

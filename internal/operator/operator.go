@@ -1,11 +1,14 @@
 package operator
 
 import (
+	"cmp"
 	"context"
+	"log/slog"
 	"time"
 
 	"lethe/internal/brake"
 	"lethe/internal/plan"
+	"lethe/internal/schedule"
 	"lethe/internal/store/admin"
 	"lethe/internal/store/control"
 	"lethe/internal/store/footprint"
@@ -28,6 +31,9 @@ type Options struct {
 	// Grace is the grace of jobs whose request names none. Defaults to 0, no grace.
 	Grace time.Duration
 
+	// Log is the logger of sweeps that are accepted. Defaults to slog.Default().
+	Log *slog.Logger
+
 	// PurgeDelay is the pause between the shutdown and the purge of a room that is
 	// deleted. Defaults to 0, no pause.
 	PurgeDelay time.Duration
@@ -36,6 +42,9 @@ type Options struct {
 	// and AbandonedJob that of the job for abandoned rooms. Default to none.
 	RetentionJobs []string
 	AbandonedJob  string
+
+	// Schedulers lists the schedulers that are alive. Defaults to nil, which is not known.
+	Schedulers func(ctx context.Context) ([]schedule.Replica, error)
 
 	// ServerName is the homeserver's name. It has no default.
 	ServerName string
@@ -49,6 +58,8 @@ type Operator struct {
 	options    Options
 	control    *control.Control
 	held       *journal.Holds
+	decisions  *journal.Schedules
+	runner     *schedule.Runner
 	others     *scheduledtasks.Queue
 	queries    *admin.Queries
 	planner    *plan.Planner
@@ -59,11 +70,13 @@ type Operator struct {
 
 // New returns an Operator that reads from db, and submits jobs to the client.
 func New(db *postgres.DB, client *tasks.Client, planner *plan.Planner, footprints *footprint.Queries, options Options) *Operator {
+	options.Log = cmp.Or(options.Log, slog.Default())
 	if options.Changed == nil {
 		options.Changed = func(context.Context, journal.Job) {}
 	}
 	return &Operator{
-		options: options, control: control.New(db), held: journal.NewHolds(db),
+		options: options, control: control.New(db), held: journal.NewHolds(db), decisions: journal.NewSchedules(db),
+		runner: schedule.NewRunner(db, client, options.Log),
 		others: scheduledtasks.New(db), queries: admin.New(db), planner: planner, footprints: footprints, tasks: client,
 		streams: make(chan struct{}, maxStreams),
 	}

@@ -98,6 +98,8 @@ func (o *Operator) Routes() []Route {
 		{Method: del, Path: "/brake/{signal}", Summary: "Give a signal its default limits again", Status: 200, Answer: BrakeSignal{}, Serve: o.resetBrake},
 		{Method: get, Path: "/fleet", Summary: "Show the fleet's workers and limits", Status: 200, Answer: Fleet{}, Serve: o.fleet},
 		{Method: put, Path: "/fleet/{kind}", Summary: "Set the fleet's limits for a kind of job", Body: LimitRequest{}, Status: 200, Answer: Limit{}, Serve: o.setLimit},
+		{Method: get, Path: "/schedules", Summary: "List the schedules of sweeps, with the last sweep of each", Status: 200, Answer: Schedules{}, Serve: o.scheduleList},
+		{Method: post, Path: "/schedules/{name}/run", Summary: "Accept a sweep of a schedule now", Body: RunRequest{}, Status: 202, Answer: Accepted{}, Serve: o.runSchedule},
 		{Method: get, Path: "/holds", Summary: "List held rooms", Query: []Parameter{{
 			Name: "released", Type: "boolean", Doc: "Also list holds that were lifted. Defaults to false.",
 		}}, Status: 200, Answer: Holds{}, Serve: o.holdList},

@@ -360,6 +360,63 @@ type Fleet struct {
 	// Workers are the processes that take jobs. It is null if that is not known, which is so
 	// without Redis.
 	Workers *[]FleetWorker `json:"workers"`
+
+	// Schedulers are the schedulers that are alive. All are equal. It is null if that is not
+	// known, which is so without Redis.
+	Schedulers *[]FleetScheduler `json:"schedulers"`
+}
+
+// A FleetScheduler is a scheduler that is alive.
+type FleetScheduler struct {
+	Name    string `json:"name"`
+	Started int64  `json:"started_ts"`
+}
+
+// A Schedule is a job of retention that schedulers sweep at its ticks.
+type Schedule struct {
+	Name string `json:"name"`
+
+	// Kind is the kind of its sweeps, "" if that is unknown.
+	Kind string `json:"kind"`
+
+	// When is the interval or cron, as the settings of the scheduler write it. It is "" if
+	// no scheduler that is alive has the schedule.
+	When string `json:"when"`
+
+	// Configured says that the settings of the api have the schedule, and Scheduled that
+	// those of a scheduler that is alive do. With neither, it has left the settings.
+	Configured bool `json:"configured"`
+	Scheduled  bool `json:"scheduled"`
+
+	// LastTick is the last tick that was decided, and NextTick the next one. They are absent
+	// before a scheduler has seen the schedule.
+	LastTick int64 `json:"last_tick_ts,omitempty"`
+	NextTick int64 `json:"next_tick_ts,omitempty"`
+
+	// Outcome is the decision about the last tick: accepted, skipped because a sweep had not
+	// ended, or noted because the schedule was new.
+	Outcome string `json:"outcome,omitempty"`
+
+	// SkippedTicks is how many ticks were skipped in all.
+	SkippedTicks int64 `json:"skipped_ticks"`
+
+	// LastSweep is the newest sweep with its result, nil before the first.
+	LastSweep *Job `json:"last_sweep"`
+}
+
+// Schedules are all schedules, by name.
+type Schedules struct {
+	Schedules []Schedule `json:"schedules"`
+}
+
+// A RunRequest asks for a sweep of a schedule now.
+type RunRequest struct {
+	// Grace is a duration such as "24h" in which nothing is done, and the sweep can be
+	// cancelled. Defaults to "", the setting grace.
+	Grace string `json:"grace,omitempty"`
+
+	// Reason is why, for the job's log.
+	Reason string `json:"reason,omitempty"`
 }
 
 // Brake is what slows jobs down.

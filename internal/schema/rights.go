@@ -84,7 +84,7 @@ var ownTables = []ownTable{
 	{"migrations_lethe", map[Process]string{API: "SELECT", Worker: "SELECT", Scheduler: "SELECT"}},
 	{"pauses", map[Process]string{API: "SELECT INSERT UPDATE DELETE", Worker: "SELECT", Scheduler: "SELECT"}},
 	{"room_fences", map[Process]string{API: "SELECT INSERT UPDATE", Worker: "SELECT INSERT UPDATE"}},
-	{"schedules", map[Process]string{Scheduler: "SELECT INSERT UPDATE"}},
+	{"schedules", map[Process]string{API: "SELECT", Scheduler: "SELECT INSERT UPDATE"}},
 	{"state_group_candidates", map[Process]string{API: "SELECT", Worker: "SELECT INSERT UPDATE DELETE"}},
 	{"swept_mappings", map[Process]string{API: "SELECT", Worker: "SELECT INSERT UPDATE"}},
 }
