@@ -60,7 +60,7 @@ func loadTemplates() map[string]*template.Template {
 	}
 	shared := template.Must(template.New("").Funcs(functions).ParseFS(templateFiles, "templates/shared_*.html"))
 	pages := map[string]*template.Template{}
-	for _, name := range []string{"hold", "holds", "job", "jobs", "overview", "plan", "refusal", "room", "rooms", "schedule", "schedules", "sign_in", "verb"} {
+	for _, name := range []string{"audit", "hold", "holds", "job", "jobs", "overview", "plan", "refusal", "room", "rooms", "schedule", "schedules", "sign_in", "verb"} {
 		pages[name] = template.Must(template.Must(shared.Clone()).ParseFS(templateFiles, "templates/"+name+".html"))
 	}
 	return pages

@@ -178,7 +178,7 @@ func (s *server) blockRoom(c echo.Context, requester string) error {
 	if *block {
 		err = s.queries.BlockRoom(ctx, room, requester, stale.Statements()...)
 	} else {
-		err = s.queries.UnblockRoom(ctx, room, stale.Statements()...)
+		err = s.queries.UnblockRoom(ctx, room, requester, stale.Statements()...)
 	}
 	stale.Tell(ctx)
 	return wire.AnswerOK(c, blockBody{Block: *block}, err)

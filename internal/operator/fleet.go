@@ -137,7 +137,7 @@ func (o *Operator) liftPause(c echo.Context, who string) error {
 	if err != nil {
 		return err
 	}
-	pause, err := o.control.LiftPause(c.Request().Context(), scope, value)
+	pause, err := o.control.LiftPause(c.Request().Context(), scope, value, who)
 	return wire.AnswerOK(c, pauseOf(pause), wire.Instead(err, postgres.ErrNotFound, wire.NotFound("There is no pause of "+Paused(scope, value))))
 }
 

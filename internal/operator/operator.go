@@ -10,6 +10,7 @@ import (
 	"lethe/internal/plan"
 	"lethe/internal/schedule"
 	"lethe/internal/store/admin"
+	"lethe/internal/store/audit"
 	"lethe/internal/store/control"
 	"lethe/internal/store/footprint"
 	"lethe/internal/store/journal"
@@ -57,6 +58,7 @@ type Options struct {
 type Operator struct {
 	options    Options
 	control    *control.Control
+	audit      *audit.Log
 	held       *journal.Holds
 	decisions  *journal.Schedules
 	runner     *schedule.Runner
@@ -75,7 +77,7 @@ func New(db *postgres.DB, client *tasks.Client, planner *plan.Planner, footprint
 		options.Changed = func(context.Context, journal.Job) {}
 	}
 	return &Operator{
-		options: options, control: control.New(db), held: journal.NewHolds(db), decisions: journal.NewSchedules(db),
+		options: options, audit: audit.NewLog(db), control: control.New(db), held: journal.NewHolds(db), decisions: journal.NewSchedules(db),
 		runner: schedule.NewRunner(db, client, options.Log),
 		others: scheduledtasks.New(db), queries: admin.New(db), planner: planner, footprints: footprints, tasks: client,
 		streams: make(chan struct{}, maxStreams),

@@ -98,6 +98,15 @@ func (o *Operator) Routes() []Route {
 		{Method: del, Path: "/brake/{signal}", Summary: "Give a signal its default limits again", Status: 200, Answer: BrakeSignal{}, Serve: o.resetBrake},
 		{Method: get, Path: "/fleet", Summary: "Show the fleet's workers and limits", Status: 200, Answer: Fleet{}, Serve: o.fleet},
 		{Method: put, Path: "/fleet/{kind}", Summary: "Set the fleet's limits for a kind of job", Body: LimitRequest{}, Status: 200, Answer: Limit{}, Serve: o.setLimit},
+		{Method: get, Path: "/audit", Summary: "List who has done what, the newest first", Query: append([]Parameter{
+			{Name: "who", Type: "string", Doc: "Only what this user has done."},
+			{Name: "action", Type: "string", Many: true, Doc: "Only these actions."},
+			{Name: "way", Type: "string", Many: true, Doc: "Only what came by one of these ways: api, cli or console."},
+			{Name: "room", Type: "string", Doc: "Only what was done to the room with this id, or to its jobs."},
+			{Name: "job", Type: "string", Doc: "Only what was done to the job with this id."},
+			{Name: "since", Type: "integer", Doc: "Only what was done at this time or later, in Unix milliseconds."},
+			{Name: "before", Type: "integer", Doc: "Only what was done before this time, in Unix milliseconds."},
+		}, page...), Status: 200, Answer: Audit{}, Serve: o.auditList},
 		{Method: get, Path: "/schedules", Summary: "List the schedules of sweeps, with the last sweep of each", Status: 200, Answer: Schedules{}, Serve: o.scheduleList},
 		{Method: post, Path: "/schedules/{name}/run", Summary: "Accept a sweep of a schedule now", Body: RunRequest{}, Status: 202, Answer: Accepted{}, Serve: o.runSchedule},
 		{Method: get, Path: "/holds", Summary: "List held rooms", Query: []Parameter{{

@@ -515,6 +515,41 @@ type HoldRequest struct {
 	Reason string `json:"reason"`
 }
 
+// An AuditEntry is what a user has done.
+type AuditEntry struct {
+	ID  int64  `json:"id"`
+	At  int64  `json:"at_ts"`
+	Who string `json:"who"`
+
+	// Way is api, cli or console. It is "" if that was not recorded.
+	Way string `json:"way"`
+
+	// Action is a verb on a job, or request, hold, lift_hold, set_pause, lift_pause,
+	// set_limits, set_brake, reset_brake, block or unblock.
+	Action string `json:"action"`
+
+	// Subject is a kind of jobs, a signal of the brake, or what a pause is of, "" if the
+	// room says it.
+	Subject string `json:"subject,omitempty"`
+
+	Room string `json:"room_id,omitempty"`
+
+	// Job is the id of the job, which may have been deleted since.
+	Job    string `json:"job_id,omitempty"`
+	Reason string `json:"reason,omitempty"`
+
+	// Detail is an object with what was set. Its field before has what that replaces.
+	Detail json.RawMessage `json:"detail,omitempty"`
+}
+
+// Audit is a page of what users have done, the newest first.
+type Audit struct {
+	Entries []AuditEntry `json:"entries"`
+
+	// Next is the value of from for the next page, nil on the last one.
+	Next *string `json:"next"`
+}
+
 // A JobEvent is the data of a server-sent event with the name job. The data of an event
 // with the name progress is a [Job].
 type JobEvent struct {

@@ -10,6 +10,7 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
 	"lethe/internal/retention"
+	"lethe/internal/store/audit"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/tasks"
@@ -71,7 +72,7 @@ func (r *Runner) Run(ctx context.Context, request Request) (journal.Job, error) 
 	}
 	origin := observe.OriginOf(ctx)
 	sweep, accepted, err := r.schedules.RunNow(ctx, request.Name, journal.Job{
-		ID: jobs.NewID(), Kind: request.Kind, Parameters: parameters, Requester: request.Requester, Grace: request.Grace,
+		ID: jobs.NewID(), Kind: request.Kind, Parameters: parameters, Requester: request.Requester, Grace: request.Grace, Way: audit.WayOf(ctx),
 		Reason: postgres.Sanitize(request.Reason), TraceParent: origin.TraceParent, RequestID: origin.RequestID,
 	})
 	switch {

@@ -73,6 +73,7 @@ type ownTable struct {
 // ownTables are all tables of the schema lethe, sorted by name.
 var ownTables = []ownTable{
 	{"abandoned_rooms", map[Process]string{API: "SELECT", Worker: "SELECT INSERT DELETE"}},
+	{"audit", map[Process]string{API: "SELECT INSERT", Scheduler: "SELECT DELETE"}},
 	{"brake", map[Process]string{API: "SELECT INSERT UPDATE DELETE", Worker: "SELECT"}},
 	{"delayed_mappings", map[Process]string{Worker: "SELECT INSERT UPDATE DELETE"}},
 	{"deployment", map[Process]string{API: "SELECT", Worker: "SELECT", Scheduler: "SELECT"}},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"lethe/internal/store/audit"
 	"lethe/internal/store/postgres"
 
 	"github.com/jackc/pgx/v5"
@@ -33,7 +34,7 @@ type Tick struct {
 	At, Next time.Time
 
 	// Sweep is the job that the tick makes. Only ID, Kind, Room, Parameters, Requester,
-	// Reason, Grace, TraceParent and RequestID are read. Its parameter "job" is the name of the job. Its ID is
+	// Reason, Grace, Way, TraceParent and RequestID are read. Its parameter "job" is the name of the job. Its ID is
 	// always the same for the same tick.
 	Sweep Job
 
@@ -212,6 +213,12 @@ func makeSweep(ctx context.Context, tx pgx.Tx, tick Tick) (outcome string, sweep
 			CASE WHEN $7::interval > '0' THEN clock_timestamp() + $7::interval END) RETURNING `+jobColumns,
 		tick.Sweep.ID, tick.Sweep.Kind, tick.Sweep.Room, string(tick.Sweep.Parameters), tick.Sweep.Requester, tick.Sweep.TraceParent, tick.Sweep.Grace,
 		tick.Sweep.RequestID, tick.Sweep.Reason)
+	if err == nil && tick.Sweep.Way != "" {
+		err = audit.Note(ctx, tx, audit.Entry{
+			Who: sweep.Requester, Action: audit.Request, Subject: string(sweep.Kind), Job: sweep.ID, Reason: tick.Sweep.Reason,
+			Detail: audit.Detail(map[string]any{"schedule": tick.Job}),
+		})
+	}
 	return TickAccepted, sweep, err
 }
 
