@@ -83,6 +83,8 @@ func (c *Console) routes() {
 	c.handle("GET", "/rooms", c.viewer(patient(c.roomsPage)))
 	c.handle("GET", "/room", c.viewer(patient(c.roomPage)))
 	c.handle("GET", "/room/plan", c.viewer(patient(c.planPage)))
+	c.handle("GET", "/room/block", c.viewer(patient(c.blockPage)))
+	c.handle("POST", "/room/block", c.changer(c.block))
 	c.handle("POST", "/room/apply", c.changer(patient(c.apply)))
 	c.handle("GET", "/schedules", c.viewer(c.schedulesPage))
 	c.handle("GET", "/schedules/run", c.viewer(c.runPage))

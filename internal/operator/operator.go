@@ -16,6 +16,7 @@ import (
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/scheduledtasks"
+	"lethe/internal/synapse"
 	"lethe/internal/tasks"
 )
 
@@ -49,6 +50,9 @@ type Options struct {
 
 	// ServerName is the homeserver's name. It has no default.
 	ServerName string
+
+	// Synapse is told of blocks of rooms. Defaults to nil, no Synapse.
+	Synapse *synapse.Synapse
 
 	// Workers lists the processes that take jobs. Defaults to nil, which is not known.
 	Workers func(ctx context.Context) ([]FleetWorker, error)

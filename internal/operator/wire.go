@@ -559,6 +559,63 @@ type JobEvent struct {
 	Job Job `json:"job"`
 }
 
+// A Room is what the database has of a room.
+type Room struct {
+	footprint.Room
+
+	// Name is the room's name and Alias its canonical alias, "" if it has none.
+	Name  string `json:"name"`
+	Alias string `json:"canonical_alias"`
+
+	// BlockedBy is the user who has blocked the room, "" if it is not blocked.
+	BlockedBy string `json:"blocked_by"`
+
+	// Members are the room's members, null if there are so many that the count would take
+	// longer than 2 s.
+	Members *RoomMembers `json:"members"`
+
+	// Months are the events by month of the last five years, by the clocks of the senders.
+	// Months without events are left out. It is null if there are so many events that the
+	// count would take longer than 2 s.
+	Months *[]Month `json:"months"`
+}
+
+// RoomMembers are the members of a room.
+type RoomMembers struct {
+	// Memberships are those that any user has, by name.
+	Memberships []Membership `json:"memberships"`
+
+	// Joined are the first 50 joined users of this server.
+	Joined []string `json:"joined_local_users"`
+}
+
+// A Membership is how many users have a membership in a room, such as join.
+type Membership struct {
+	Membership string `json:"membership"`
+
+	// Local are users of this server, and Remote those of others.
+	Local  int64 `json:"local"`
+	Remote int64 `json:"remote"`
+}
+
+// A Month is how many events of a room were sent in a month of UTC.
+type Month struct {
+	Begin  int64 `json:"begin_ts"`
+	Events int64 `json:"events"`
+}
+
+// A BlockRequest blocks a room, or ends its block.
+type BlockRequest struct {
+	// Block keeps local users from joining the room. It has no default.
+	Block *bool `json:"block"`
+}
+
+// A RoomBlock says whether a room is blocked.
+type RoomBlock struct {
+	Room  string `json:"room_id"`
+	Block bool   `json:"block"`
+}
+
 // Rooms is a page of a list of rooms, the largest first.
 type Rooms struct {
 	Rooms []footprint.Size `json:"rooms"`

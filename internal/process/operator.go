@@ -27,7 +27,7 @@ import (
 // operator returns the API of operators. With a nil Redis client it knows of no worker and
 // needs no board, and the statuses of jobs follow within seconds.
 func (p *process) operator() *operator.Operator {
-	options := operator.Options{Grace: p.settings.Grace, Log: p.log, PurgeDelay: p.settings.PurgeDelay, ServerName: p.settings.ServerName}
+	options := operator.Options{Grace: p.settings.Grace, Log: p.log, PurgeDelay: p.settings.PurgeDelay, ServerName: p.settings.ServerName, Synapse: p.synapse}
 	if rules := p.settings.Retention.Rules; rules.Enabled {
 		for _, job := range rules.Jobs {
 			options.RetentionJobs = append(options.RetentionJobs, job.Name)
