@@ -93,8 +93,9 @@ type jobView struct {
 	// Rows are how many rows were deleted, the table with the most first.
 	Rows []tableRows
 
-	// Spans are the job's states over its time.
+	// Spans are the job's states over its time, and Pace how fast it went between batches.
 	Spans []plot.Span
+	Pace  plot.Rate
 
 	// Log are the latest events, the newest first. Earlier is how many are not shown.
 	Log     []logLine
@@ -175,6 +176,13 @@ func (c *Console) readJob(ctx context.Context, who, id string) (jobView, error) 
 	job := shown.Job
 	shown.Rows = rowsOf(job.Deleted)
 	shown.Spans = spansOf(job, shown.Now)
+	if job.Started > 0 {
+		var points []plot.Point
+		for _, sample := range job.Samples {
+			points = append(points, plot.Point{At: time.UnixMilli(sample.At), Done: sample.Done})
+		}
+		shown.Pace = plot.PaceOf(time.UnixMilli(job.Started), points)
+	}
 	shown.Earlier = max(0, len(job.Log)-shownEvents)
 	for _, event := range slices.Backward(job.Log[shown.Earlier:]) {
 		shown.Log = append(shown.Log, logLine{event, wordsOf(event.Detail)})

@@ -71,12 +71,20 @@ type Job struct {
 
 	// Request is what the job was requested to do, and Result what a delete or a sweep has
 	// come to so far. Vacuum is what is done, after the job's end, about the space that it
-	// has left. Log is what has happened to the job, the oldest first. Lists and streams of
-	// jobs are without these four.
+	// has left. Samples are how far the job had come at the ends of some of its batches, at
+	// most 200. Log is what has happened to the job, the oldest first. Lists and streams of
+	// jobs are without these five.
 	Request *JobRequest   `json:"request,omitempty"`
 	Result  *JobResult    `json:"result,omitempty"`
 	Vacuum  *vacuum.Phase `json:"vacuum,omitempty"`
+	Samples []Sample      `json:"samples,omitempty"`
 	Log     []Event       `json:"log,omitempty"`
+}
+
+// A Sample is how far a job had come at the end of a batch. Done is that of [Job].
+type Sample struct {
+	At   int64 `json:"at_ts"`
+	Done int64 `json:"done"`
 }
 
 // A JobRequest is what a job was requested to do. It only has what jobs of its kind have.
