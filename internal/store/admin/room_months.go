@@ -29,7 +29,7 @@ func (q *Queries) RoomMonths(ctx context.Context, room string, first, last time.
 		// Synapse has an index of (room_id, origin_server_ts), without outliers. The bounds
 		// keep times away that are no times: any server can write any number.
 		counted, err := postgres.Collect(ctx, tx, pgx.RowToStructByPos[Month], `
-			SELECT date_trunc('month', to_timestamp(origin_server_ts / 1000), 'UTC') AS month, count(*)
+			SELECT date_trunc('month'::text, to_timestamp((origin_server_ts / 1000)::float8), 'UTC'::text) AS month, count(*)
 			FROM events WHERE room_id = $1 AND NOT outlier AND origin_server_ts >= $2 AND origin_server_ts < $3
 			GROUP BY month ORDER BY month`, room, begin(first.UTC()).UnixMilli(), begin(last.UTC()).AddDate(0, 1, 0).UnixMilli())
 		months = append(months, counted...)

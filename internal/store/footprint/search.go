@@ -24,9 +24,9 @@ var likeLiterally = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 const foundRooms = `
 	matching AS (
 		SELECT room_id FROM room_stats_state
-		WHERE lower(name) LIKE '%' || lower($1) || '%' OR lower(name) LIKE '%' || $2 || '%'
-		   OR lower(canonical_alias) LIKE '%' || lower($1) || '%' OR lower(canonical_alias) LIKE '%' || $2 || '%'
-		UNION SELECT room_id FROM room_aliases WHERE lower(room_alias) LIKE '%' || lower($1) || '%' OR lower(room_alias) LIKE '%' || $2 || '%'
+		WHERE lower(name) LIKE '%' || lower($1::text) || '%' OR lower(name) LIKE '%' || $2::text || '%'
+		   OR lower(canonical_alias) LIKE '%' || lower($1::text) || '%' OR lower(canonical_alias) LIKE '%' || $2::text || '%'
+		UNION SELECT room_id FROM room_aliases WHERE lower(room_alias) LIKE '%' || lower($1::text) || '%' OR lower(room_alias) LIKE '%' || $2::text || '%'
 		UNION SELECT room_id FROM rooms WHERE strpos(room_id, $3) > 0
 	), members_of AS (
 		SELECT m.room_id, coalesce(c.joined_members, 0)::bigint AS members

@@ -196,7 +196,7 @@ func takeTick(ctx context.Context, tx pgx.Tx, tick Tick) (taken TakenTick, err e
 // been deleted.
 func makeSweep(ctx context.Context, tx pgx.Tx, tick Tick) (outcome string, sweep Job, err error) {
 	// A request for a sweep locks no row of lethe.schedules.
-	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('lethe.schedules ' || $1, 0::bigint))`, tick.Job); err != nil {
+	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('lethe.schedules ' || $1::text, 0::bigint))`, tick.Job); err != nil {
 		return "", sweep, fmt.Errorf("wait for another sweep of the job: %w", err)
 	}
 	sweep, err = oneJob(ctx, tx, `

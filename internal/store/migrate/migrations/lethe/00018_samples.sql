@@ -6,9 +6,11 @@
 ALTER TABLE lethe.jobs ADD COLUMN samples jsonb CHECK (jsonb_typeof(samples) = 'object');
 
 -- add_sample adds the point of a checkpoint, unless the last one is too young. Of 200 points
--- it drops every second one, and doubles the gap.
+-- it drops every second one, and doubles the gap. Functions that other roles make have no
+-- effect on it.
 -- +goose StatementBegin
-CREATE FUNCTION lethe.add_sample(before jsonb, checkpoint jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+CREATE FUNCTION lethe.add_sample(before jsonb, checkpoint jsonb) RETURNS jsonb LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     at     bigint := floor(extract(epoch FROM clock_timestamp()) * 1000);
     gap    bigint := coalesce((before ->> 'gap_ms')::bigint, 500);
