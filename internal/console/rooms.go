@@ -181,7 +181,7 @@ func (c *Console) block(v *visit) error {
 		return errForm
 	}
 	if err := c.api.Call(v.r.Context(), v.session.User, operator.Call{
-		Method: http.MethodPut, Path: "/rooms/{room_id}/block", Parameters: map[string]string{"room_id": room},
+		Method: http.MethodPut, Path: "/blocks/{room_id}", Parameters: map[string]string{"room_id": room},
 		Body: operator.BlockRequest{Block: new(done == "block")},
 	}, &operator.RoomBlock{}); err != nil {
 		return err

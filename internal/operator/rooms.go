@@ -96,7 +96,7 @@ func (o *Operator) room(c echo.Context, _ string) error {
 	return wire.AnswerOK(c, answer, err)
 }
 
-// setBlock is PUT /_lethe/v1/rooms/{room_id}/block.
+// setBlock is PUT /_lethe/v1/blocks/{room_id}.
 func (o *Operator) setBlock(c echo.Context, who string) error {
 	var body BlockRequest
 	if err := wire.ReadBody(c, &body); err != nil {

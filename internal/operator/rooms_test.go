@@ -86,10 +86,10 @@ func TestRoomHasMembersAndMonths(t *testing.T) {
 func TestBlock(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
-	const path = "/rooms/" + room + "/block"
+	const path = "/blocks/" + room
 	l.refused(400, "Missing params: ['block']", "PUT", path, "{}")
 	l.refused(400, "wrong type", "PUT", path, `{"block":"yes"}`)
-	l.refused(400, "room is not a legal room ID", "PUT", "/rooms/room/block", `{"block":true}`)
+	l.refused(400, "room is not a legal room ID", "PUT", "/blocks/room", `{"block":true}`)
 	l.Chain(room, "a", 3, 0)
 	for range 2 {
 		require.Equal(t, operator.RoomBlock{Room: room, Block: true}, get[operator.RoomBlock](l, "PUT", path, `{"block":true}`))

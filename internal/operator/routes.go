@@ -94,7 +94,7 @@ func (o *Operator) Routes() []Route {
 			Name: "search", Type: "string", Doc: "Only rooms whose name or alias contains this text, in any letter case, or whose id does, those with the most joined members first. Defaults to all rooms, the largest first.",
 		}}, page...), Status: 200, Answer: Rooms{}, Patient: true, Serve: o.rooms},
 		{Method: get, Path: "/rooms/{room_id}", Summary: "Show what a room takes in the database, its members and its events by month", Status: 200, Answer: Room{}, Patient: true, Serve: o.room},
-		{Method: put, Path: "/rooms/{room_id}/block", Summary: "Block a room, or end its block", Body: BlockRequest{}, Status: 200, Answer: RoomBlock{}, Serve: o.setBlock},
+		{Method: put, Path: "/blocks/{room_id}", Summary: "Block a room, or end its block", Body: BlockRequest{}, Status: 200, Answer: RoomBlock{}, Serve: o.setBlock},
 		{Method: get, Path: "/brake", Summary: "Show what slows jobs down", Status: 200, Answer: Brake{}, Serve: o.brake},
 		{Method: put, Path: "/brake/{signal}", Summary: "Set the limits of a signal at which jobs slow down and wait", Body: BrakeRequest{}, Status: 200, Answer: BrakeSignal{}, Serve: o.setBrake},
 		{Method: del, Path: "/brake/{signal}", Summary: "Give a signal its default limits again", Status: 200, Answer: BrakeSignal{}, Serve: o.resetBrake},
