@@ -68,7 +68,7 @@ type Config struct {
 	Homeserver Homeserver
 
 	// JournalKeep (journal.keep) is how long the row of a job is kept after the job has
-	// ended, at least as long as StatusTTL. Defaults to 2160h.
+	// ended, and an entry of the audit, at least as long as StatusTTL. Defaults to 2160h.
 	JournalKeep time.Duration
 
 	// Lock is where the locks of rooms are kept.

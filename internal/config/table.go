@@ -32,7 +32,8 @@ func generalSettings(c *Config) []setting {
 		row("status_ttl", "24h", duration(&c.StatusTTL, time.Minute, 365*24*time.Hour),
 			`How long the API serves the status of a job after the job has ended.`),
 		row("journal.keep", "2160h", duration(&c.JournalKeep, time.Minute, 20*365*24*time.Hour),
-			`How long the row of a job is kept in lethe.jobs after the job has ended, 90 days by default. The rows are
+			`How long the row of a job is kept in lethe.jobs after the job has ended, and an entry of lethe.audit after what
+			it tells of, 90 days by default. The rows are
 			personal data: they have the ids of rooms, of the admins who made the requests and of the users who were
 			removed, and the aliases and the message of a delete. The schedulers delete older rows, up to 100,000 in 10
 			minutes. They keep jobs that have not ended, the last sweep of each schedule, and holds. The value must be

@@ -15,6 +15,7 @@ import (
 	"lethe/internal/console/session"
 	"lethe/internal/observe"
 	"lethe/internal/operator"
+	"lethe/internal/store/audit"
 )
 
 // Root is the path of the console. Its pages are below it.
@@ -82,7 +83,13 @@ func (c *Console) routes() {
 	c.handle("GET", "/rooms", c.viewer(patient(c.roomsPage)))
 	c.handle("GET", "/room", c.viewer(patient(c.roomPage)))
 	c.handle("GET", "/room/plan", c.viewer(patient(c.planPage)))
+	c.handle("GET", "/room/block", c.viewer(patient(c.blockPage)))
+	c.handle("POST", "/room/block", c.changer(c.block))
 	c.handle("POST", "/room/apply", c.changer(patient(c.apply)))
+	c.handle("GET", "/schedules", c.viewer(c.schedulesPage))
+	c.handle("GET", "/schedules/run", c.viewer(c.runPage))
+	c.handle("POST", "/schedules/run", c.changer(c.run))
+	c.handle("GET", "/audit", c.viewer(c.auditPage))
 	c.handle("GET", "/holds", c.viewer(c.holdsPage))
 	c.handle("GET", "/holds/place", c.viewer(c.placePage))
 	c.handle("POST", "/holds/place", c.changer(c.place))
@@ -133,8 +140,9 @@ func (v *visit) redirect(path string) error {
 // serve answers a request with a page.
 func (c *Console) serve(w http.ResponseWriter, r *http.Request, route string, page func(*visit) error) {
 	begun := time.Now()
-	ctx, cancel := context.WithTimeout(r.Context(), c.options.Timeout)
-	v := &visit{ends: []context.CancelFunc{cancel}, w: &answer{ResponseWriter: w}, sent: r.Context(), id: rand.Text(), nonce: rand.Text()}
+	sent := audit.Through(r.Context(), audit.Console)
+	ctx, cancel := context.WithTimeout(sent, c.options.Timeout)
+	v := &visit{ends: []context.CancelFunc{cancel}, w: &answer{ResponseWriter: w}, sent: sent, id: rand.Text(), nonce: rand.Text()}
 	defer func() {
 		for _, end := range v.ends {
 			end()

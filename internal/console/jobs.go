@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -93,8 +94,9 @@ type jobView struct {
 	// Rows are how many rows were deleted, the table with the most first.
 	Rows []tableRows
 
-	// Spans are the job's states over its time.
+	// Spans are the job's states over its time, and Pace how fast it went between batches.
 	Spans []plot.Span
+	Pace  plot.Rate
 
 	// Log are the latest events, the newest first. Earlier is how many are not shown.
 	Log     []logLine
@@ -173,22 +175,34 @@ func (c *Console) readJob(ctx context.Context, who, id string) (jobView, error) 
 		return shown, err
 	}
 	job := shown.Job
-	for table, rows := range job.Deleted {
-		shown.Rows = append(shown.Rows, tableRows{table, rows})
-	}
-	slices.SortFunc(shown.Rows, func(a, b tableRows) int {
-		if a.Rows != b.Rows {
-			return int(max(-1, min(1, b.Rows-a.Rows)))
-		}
-		return strings.Compare(a.Table, b.Table)
-	})
+	shown.Rows = rowsOf(job.Deleted)
 	shown.Spans = spansOf(job, shown.Now)
+	if job.Started > 0 {
+		var points []plot.Point
+		for _, sample := range job.Samples {
+			points = append(points, plot.Point{At: time.UnixMilli(sample.At), Done: sample.Done})
+		}
+		shown.Pace = plot.PaceOf(time.UnixMilli(job.Started), points)
+	}
 	shown.Earlier = max(0, len(job.Log)-shownEvents)
 	for _, event := range slices.Backward(job.Log[shown.Earlier:]) {
 		shown.Log = append(shown.Log, logLine{event, wordsOf(event.Detail)})
 	}
 	shown.Facts, shown.Results = factsOf(job.Request), factsOf(job.Result)
 	return shown, nil
+}
+
+// rowsOf returns the numbers that are not 0, the largest first.
+func rowsOf(numbers map[string]int64) (rows []tableRows) {
+	for table, n := range numbers {
+		if n != 0 {
+			rows = append(rows, tableRows{table, n})
+		}
+	}
+	slices.SortFunc(rows, func(a, b tableRows) int {
+		return cmp.Or(cmp.Compare(b.Rows, a.Rows), strings.Compare(a.Table, b.Table))
+	})
+	return rows
 }
 
 // spansOf returns the states of a job over its time, as its log has them.

@@ -91,10 +91,13 @@ func (l *logged) String() string {
 	return l.text.String()
 }
 
-func setup(t *testing.T) *lab { return setupFor(t, time.Hour) }
+func setup(t *testing.T, changes ...func(*operator.Options)) *lab {
+	return setupFor(t, time.Hour, changes...)
+}
 
-// setupFor is setup with sessions that last for that long.
-func setupFor(t *testing.T, lasts time.Duration) *lab {
+// setupFor is setup with sessions that last for that long. The functions change the options
+// of the API.
+func setupFor(t *testing.T, lasts time.Duration, changes ...func(*operator.Options)) *lab {
 	t.Helper()
 	url := devstacktest.Database(t, "console", prepare)
 	l := &lab{Lab: storetest.OnAs(t, url, schema.API), log: &logged{}, url: url}
@@ -107,7 +110,11 @@ func setupFor(t *testing.T, lasts time.Duration) *lab {
 	submit := tasks.NewClient(l.DB, client, names, log)
 	purger := purge.New(l.DB, purge.Options{})
 	sizes := footprint.Options{ServerName: "x"}
-	api := operator.New(l.DB, submit, plan.New(l.DB, plan.Options{Footprint: sizes, Purger: purger}), footprint.New(l.DB, purger, sizes), operator.Options{ServerName: "x"})
+	options := operator.Options{ServerName: "x", Log: log}
+	for _, change := range changes {
+		change(&options)
+	}
+	api := operator.New(l.DB, submit, plan.New(l.DB, plan.Options{Footprint: sizes, Purger: purger}), footprint.New(l.DB, purger, sizes), options)
 	l.server = httptest.NewServer(httpapi.New(l.DB, submit, nil, httpapi.Options{
 		Log: log, Operator: api, ServerName: "x",
 		Console: func(control *access.Control) http.Handler {

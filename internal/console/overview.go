@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -33,6 +34,10 @@ type overview struct {
 	Fleet   operator.Fleet
 	Brake   operator.Brake
 	Pauses  operator.Pauses
+
+	// Swept says that schedules wait for a scheduler. It is only read while no scheduler is
+	// alive.
+	Swept bool
 
 	// Signals are those of the brake's that are measured, or whose limits were set.
 	Signals []operator.BrakeSignal
@@ -92,6 +97,13 @@ func (c *Console) lookAtAll(ctx context.Context, who string) (o overview, err er
 	)
 	if err != nil {
 		return o, err
+	}
+	if schedulers := o.Fleet.Schedulers; schedulers != nil && len(*schedulers) == 0 {
+		var list operator.Schedules
+		if err := c.get(ctx, who, "/schedules", nil, &list); err != nil {
+			return o, err
+		}
+		o.Swept = slices.ContainsFunc(list.Schedules, func(s operator.Schedule) bool { return s.Configured })
 	}
 	for _, signal := range o.Brake.Signals {
 		if signal.Says != "" || !signal.Default {

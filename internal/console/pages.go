@@ -56,13 +56,13 @@ func loadAssets() (byName map[string]asset, names map[string]string) {
 func loadTemplates() map[string]*template.Template {
 	functions := template.FuncMap{
 		"asset": func(name string) string { return assetNames[name] },
-		"bytes": func(n int64) string { return size(float64(n)) }, "between": between, "hasSuffix": strings.HasSuffix, "pair": pair, "size": size, "agree": output.Agree[int64], "count": output.Count, "counted": output.Counted[int64], "cut": cut, "iso": iso, "number": number, "percent": percent,
+		"bytes": func(n int64) string { return size(float64(n)) }, "between": between, "hasSuffix": strings.HasSuffix, "pair": pair, "size": size, "agree": output.Agree[int64], "count": output.Count, "counted": output.Counted[int64], "cut": cut, "iso": iso, "month": month, "number": number, "percent": percent,
 		"root": func() string { return Root }, "seconds": seconds,
 		"since": since, "spell": spell, "unit": unit, "utc": utc, "word": word,
 	}
 	shared := template.Must(template.New("").Funcs(functions).ParseFS(templateFiles, "templates/shared_*.html"))
 	pages := map[string]*template.Template{}
-	for _, name := range []string{"hold", "holds", "job", "jobs", "overview", "plan", "refusal", "room", "rooms", "sign_in", "verb"} {
+	for _, name := range []string{"audit", "block", "hold", "holds", "job", "jobs", "overview", "plan", "refusal", "room", "rooms", "schedule", "schedules", "sign_in", "verb"} {
 		pages[name] = template.Must(template.Must(shared.Clone()).ParseFS(templateFiles, "templates/"+name+".html"))
 	}
 	return pages
@@ -222,6 +222,9 @@ func number(n float64) string {
 	}
 	return output.Count(int64(n + 0.5))
 }
+
+// month returns the month of a time in UTC.
+func month(at time.Time) string { return at.UTC().Format("2006-01") }
 
 func percent(share float64) string { return strconv.FormatFloat(100*share, 'f', 0, 64) + " %" }
 

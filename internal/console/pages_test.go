@@ -265,3 +265,28 @@ func TestStreamEndsAtTheSessionsTime(t *testing.T) {
 	until(t, events, "signed out")
 	require.Empty(t, events())
 }
+
+func TestJobShowsItsBatchesAndItsVacuum(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	id := l.Queue("!a:x")
+	b := l.signedIn("syt_admin")
+	require.NotContains(t, b.get("/jobs/"+id).body, `id="pace"`)
+	l.Exec(`
+		UPDATE lethe.jobs SET state = 'complete', ended_at = to_timestamp(100), started_at = to_timestamp(10),
+			samples = '{"gap_ms":500,"points":[[20000,100],[30000,1100]]}', vacuum = $2
+		WHERE id = $1`, id, `{"state":"running","generation":1,"index_walk":{"state":"skipped","reason":"`+strings.ReplaceAll(markup, `"`, `\"`)+`","seconds":0},
+			"tables":[{"name":"events","state":"done","seconds":2,"space":{"bytes":4096,"dead_bytes":0,"reusable_bytes":2048}},{"name":"redactions","state":"skipped","reason":"few rows"}]}`)
+	body := b.get("/jobs/" + id).body
+	for _, text := range []string{
+		`1970-01-01 00:00:20 UTC to 1970-01-01 00:00:30 UTC: 100/s`, "upper line: 100 events/s", `<h2 id="vacuum">Vacuum <span class="badge">running</span>`,
+		"few rows", "2 KiB", `data-copy="` + id + `"`, `aria-label="events per second between batches`,
+	} {
+		require.Contains(t, body, text)
+	}
+	require.Equal(t, 1, strings.Count(body, "<script"))
+	l.Exec(`UPDATE lethe.jobs SET samples = jsonb_build_object('gap_ms', 1, 'points', (SELECT jsonb_agg(jsonb_build_array(n * 1e12, n)) FROM generate_series(1, 200) n)) WHERE id = $1`, id)
+	p := b.get("/jobs/" + id)
+	require.Equal(t, http.StatusOK, p.status)
+	require.Less(t, len(p.body), maxPage)
+}

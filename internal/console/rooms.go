@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"lethe/internal/console/plot"
 	"lethe/internal/jobs"
 	"lethe/internal/operator"
 	"lethe/internal/plan"
@@ -46,6 +47,11 @@ type roomsPage struct {
 	frame
 	Rooms []footprint.Size
 
+	// Search is what was searched for, "" for all rooms, the largest first. ID says that it
+	// may be the whole id of a room.
+	Search string
+	ID     bool
+
 	// Later says that it is not the first page, and Next is the query of the next one, "" on
 	// the last.
 	Later bool
@@ -54,7 +60,13 @@ type roomsPage struct {
 
 func (c *Console) roomsPage(v *visit) error {
 	asked := url.Values{"limit": {strconv.Itoa(listedRooms)}}
-	page := roomsPage{frame: v.frame("Rooms").in("rooms")}
+	page := roomsPage{frame: v.frame("Rooms").in("rooms"), Search: strings.TrimSpace(v.r.URL.Query().Get("search"))}
+	chosen := url.Values{}
+	if page.Search != "" {
+		asked.Set("search", page.Search)
+		chosen.Set("search", page.Search)
+		page.ID = wire.CheckRoomID(page.Search) == nil
+	}
 	if from := v.r.URL.Query().Get("from"); from != "" {
 		asked.Set("from", from)
 		page.Later = true
@@ -65,7 +77,8 @@ func (c *Console) roomsPage(v *visit) error {
 	}
 	page.Rooms = list.Rooms
 	if list.Next != nil {
-		page.Next = "?" + url.Values{"from": {*list.Next}}.Encode()
+		chosen.Set("from", *list.Next)
+		page.Next = "?" + chosen.Encode()
 	}
 	return v.render(http.StatusOK, "rooms", page)
 }
@@ -94,23 +107,86 @@ func sizesOf(tables map[string]footprint.Figure) (sizes []tableSize) {
 // A roomPage is the page of a room.
 type roomPage struct {
 	frame
-	Room   footprint.Room
+	Room   operator.Room
 	Tables []tableSize
+
+	// Months are the events by month, with Known whether they and the members were counted.
+	Months plot.Months
+	Known  bool
+
+	// Said is a sentence about what the user has just done, "" for nothing.
+	Said string
 
 	// Before is the time that the form suggests as the end of a purge: a year ago.
 	Before string
 }
 
 func (c *Console) roomPage(v *visit) error {
-	page := roomPage{Before: time.Now().UTC().AddDate(-1, 0, 0).Format(formTime)}
-	err := c.api.Call(v.r.Context(), v.session.User, operator.Call{
-		Method: http.MethodGet, Path: "/rooms/{room_id}", Parameters: map[string]string{"room_id": strings.TrimSpace(v.r.URL.Query().Get("room"))},
-	}, &page.Room)
-	if err != nil {
+	now := time.Now().UTC()
+	page := roomPage{Before: now.AddDate(-1, 0, 0).Format(formTime)}
+	if err := c.readRoom(v, &page.Room); err != nil {
 		return err
 	}
 	page.frame, page.Tables = v.frame("Room "+page.Room.ID).in("rooms"), sizesOf(page.Room.Tables)
+	switch v.r.URL.Query().Get("done") {
+	case "block":
+		page.Said = "The room is blocked. Users of this server cannot join it."
+	case "unblock":
+		page.Said = "The room is not blocked any more."
+	}
+	if months := page.Room.Months; months != nil {
+		var counts []plot.Count
+		for _, month := range *months {
+			counts = append(counts, plot.Count{Month: time.UnixMilli(month.Begin).UTC(), Events: month.Events})
+		}
+		page.Months, page.Known = plot.MonthsOf(counts, now), true
+	}
 	return v.render(http.StatusOK, "room", page)
+}
+
+// readRoom reads the room that the query names.
+func (c *Console) readRoom(v *visit, room *operator.Room) error {
+	return c.api.Call(v.r.Context(), v.session.User, operator.Call{
+		Method: http.MethodGet, Path: "/rooms/{room_id}", Parameters: map[string]string{"room_id": strings.TrimSpace(v.r.URL.Query().Get("room"))},
+	}, room)
+}
+
+// A blockPage asks whether a block is meant, or the end of one.
+type blockPage struct {
+	frame
+	Room operator.Room
+}
+
+func (c *Console) blockPage(v *visit) error {
+	if v.reads {
+		return errReads
+	}
+	page := blockPage{}
+	if err := c.readRoom(v, &page.Room); err != nil {
+		return err
+	}
+	title := "Block a room"
+	if page.Room.BlockedBy != "" {
+		title = "End the block of a room"
+	}
+	page.frame = v.frame(title).in("rooms")
+	return v.render(http.StatusOK, "block", page)
+}
+
+// block blocks the form's room, or ends its block.
+func (c *Console) block(v *visit) error {
+	form := v.r.PostForm
+	room, done := form.Get("room"), form.Get("do")
+	if done != "block" && done != "unblock" {
+		return errForm
+	}
+	if err := c.api.Call(v.r.Context(), v.session.User, operator.Call{
+		Method: http.MethodPut, Path: "/blocks/{room_id}", Parameters: map[string]string{"room_id": room},
+		Body: operator.BlockRequest{Block: new(done == "block")},
+	}, &operator.RoomBlock{}); err != nil {
+		return err
+	}
+	return v.redirect(Root + "/room?" + url.Values{"room": {room}, "done": {done}}.Encode())
 }
 
 // A planPage shows what a purge or a delete would do, and asks whether it is meant.

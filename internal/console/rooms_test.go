@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -83,4 +84,59 @@ func TestRoomsArePlannedAndPurged(t *testing.T) {
 	drifted := apply(b)
 	require.Equal(t, http.StatusConflict, drifted.status, drifted.body)
 	require.Equal(t, 1, storetest.One[int](l.Lab, `SELECT count(*)::int FROM lethe.jobs`))
+}
+
+func TestRoomsAreSearchedAndBlocked(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	const room = "!room:x"
+	l.Chain(room, "m", 30, 0)
+	l.Exec(`INSERT INTO room_stats_state (room_id, name, canonical_alias) VALUES ($1, $2, $2)`, room, "Kitchen "+markup)
+	l.Exec(`UPDATE events SET origin_server_ts = $1`, time.Now().UnixMilli())
+	l.Exec(`INSERT INTO current_state_events (event_id, room_id, type, state_key, membership) VALUES ('$m', $1, 'm.room.member', $2 || ':x', $2)`, room, "@"+markup)
+	l.Exec(`INSERT INTO local_current_membership (room_id, user_id, event_id, membership) VALUES ($1, $2, '$m', 'join')`, room, "@"+markup+":x")
+	l.Exec(`INSERT INTO rooms (room_id) SELECT '!many' || n || repeat('<', 230) || ':x' FROM generate_series(1, 60) n`)
+	b, reader := l.signedIn("syt_admin"), l.signedIn("syt_support")
+	clean := func(p page) string {
+		require.Equal(t, http.StatusOK, p.status, p.body)
+		require.Equal(t, 1, strings.Count(p.body, "<script"))
+		require.NotContains(t, p.body, "<img")
+		require.Less(t, len(p.body), maxPage)
+		return p.body
+	}
+	require.Contains(t, clean(b.get("/rooms?search=kitchen")), "/_lethe/console/room?room=%21room%3ax")
+	require.Contains(t, clean(b.get("/rooms?search="+url.QueryEscape(markup))), "/_lethe/console/room?room=%21room%3ax")
+	require.Contains(t, clean(b.get("/rooms?search=none")), "No room has this in its name")
+	require.Contains(t, clean(b.get("/rooms?search=!none:x")), "What is left of it")
+	many := clean(b.get("/rooms?search=many"))
+	next := regexp.MustCompile(`rel="next" href="([^"]+)"`).FindStringSubmatch(many)
+	require.NotNil(t, next)
+	require.Equal(t, 10, strings.Count(clean(b.send("GET", strings.ReplaceAll(next[1], "&amp;", "&"), nil)), `data-label="Room"`))
+	require.Equal(t, http.StatusBadRequest, b.get("/rooms?search=%00").status)
+
+	one := clean(b.get("/room?room=" + url.QueryEscape(room)))
+	require.Contains(t, one, time.Now().UTC().Format("2006-01")+": 30</title>")
+	require.Contains(t, one, "Joined users of this server")
+	require.Contains(t, one, "block it …")
+	require.NotContains(t, clean(reader.get("/room?room="+url.QueryEscape(room))), "/room/block")
+	require.Equal(t, http.StatusForbidden, reader.get("/room/block?room="+url.QueryEscape(room)).status)
+	require.Equal(t, http.StatusNotFound, b.get("/room/block?room=!none:x").status)
+
+	set := func(b *browser, do, proof string) page {
+		return b.send("POST", root+"/room/block", url.Values{"proof": {proof}, "room": {room}, "do": {do}})
+	}
+	require.Equal(t, http.StatusForbidden, set(reader, "block", reader.proof()).status)
+	require.Equal(t, http.StatusForbidden, set(b, "block", "").status)
+	require.Equal(t, http.StatusBadRequest, set(b, "odd", b.proof()).status)
+	require.Zero(t, storetest.One[int](l.Lab, `SELECT count(*)::int FROM blocked_rooms`))
+	require.Contains(t, clean(b.get("/room/block?room="+url.QueryEscape(room))), "cannot join the room")
+	p := set(b, "block", b.proof())
+	require.Equal(t, http.StatusSeeOther, p.status, p.body)
+	one = clean(b.send("GET", p.header.Get("Location"), nil))
+	require.Contains(t, one, "The room is blocked. Users of this server cannot join it.")
+	require.Contains(t, one, "blocked by @admin:x")
+	require.Equal(t, "console", storetest.One[string](l.Lab, `SELECT way FROM lethe.audit WHERE action = 'block'`))
+	require.Contains(t, clean(b.get("/room/block?room="+url.QueryEscape(room))), "End the block")
+	require.Equal(t, http.StatusSeeOther, set(b, "unblock", b.proof()).status)
+	require.Zero(t, storetest.One[int](l.Lab, `SELECT count(*)::int FROM blocked_rooms`))
 }

@@ -119,7 +119,11 @@ func TestGrantsOfProcesses(t *testing.T) {
 			{"SELECT", "lethe.jobs", "", []string{api, worker, scheduler}},
 			{"DELETE", "lethe.jobs", "", []string{scheduler}},
 			{"INSERT", "lethe.holds", "", []string{api}},
-			{"SELECT", "lethe.schedules", "", []string{scheduler}},
+			{"SELECT", "lethe.schedules", "", []string{api, scheduler}},
+			{"UPDATE", "lethe.schedules", "", []string{scheduler}},
+			{"INSERT", "lethe.audit", "", []string{api}},
+			{"UPDATE", "lethe.audit", "", nil},
+			{"DELETE", "lethe.audit", "", []string{scheduler}},
 		} {
 			for _, role := range roles {
 				want := false

@@ -110,7 +110,7 @@ func upgrade(t *testing.T, folder string) {
 
 	f := newUpgradeFleet(t, devstacktest.Restored(t, database), dir)
 	ended := func() string {
-		return query[string](f, `SELECT string_agg((to_jsonb(j) - '{vacuum,vacuumed}'::text[])::text, E'\n' ORDER BY id) FROM lethe.jobs j WHERE id IN ($1, $2, $3)`,
+		return query[string](f, `SELECT string_agg((to_jsonb(j) - '{samples,vacuum,vacuumed}'::text[])::text, E'\n' ORDER BY id) FROM lethe.jobs j WHERE id IN ($1, $2, $3)`,
 			jobs["purged"], jobs["deleted"], jobs["failed"])
 	}
 	before := ended()

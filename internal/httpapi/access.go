@@ -17,9 +17,11 @@ type readerHandler func(c echo.Context, reader messages.Reader) error
 // admin lets server admins through to the handler. Each request is checked.
 func (s *server) admin(handler func(c echo.Context, requester string) error) echo.HandlerFunc {
 	if local := s.options.Local; local != "" {
-		return func(c echo.Context) error { return handler(c, local) }
+		return func(c echo.Context) error { return handler(access.Through(c, true), local) }
 	}
-	return as(s.access.Admin, func(c echo.Context, reader messages.Reader) error { return handler(c, reader.UserID) })
+	return as(s.access.Admin, func(c echo.Context, reader messages.Reader) error {
+		return handler(access.Through(c, false), reader.UserID)
+	})
 }
 
 // adminReader is admin for a handler that only reads history. See

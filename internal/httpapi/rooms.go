@@ -9,6 +9,7 @@ import (
 
 	"lethe/internal/matrix"
 	"lethe/internal/messages"
+	"lethe/internal/operator"
 	"lethe/internal/store/admin"
 	"lethe/internal/store/beside"
 	"lethe/internal/store/postgres"
@@ -170,17 +171,7 @@ func (s *server) blockRoom(c echo.Context, requester string) error {
 	if err := json.Unmarshal(value, &block); err != nil || block == nil {
 		return wire.BadJSON("Param 'block' must be a boolean.")
 	}
-	ctx := c.Request().Context()
-	stale, err := s.options.Synapse.Invalidation(ctx, beside.BlockedRoom, room)
-	if err != nil {
-		return err
-	}
-	if *block {
-		err = s.queries.BlockRoom(ctx, room, requester, stale.Statements()...)
-	} else {
-		err = s.queries.UnblockRoom(ctx, room, stale.Statements()...)
-	}
-	stale.Tell(ctx)
+	err = operator.SetBlock(c.Request().Context(), s.queries, s.options.Synapse, operator.Block{Room: room, Who: requester, Block: *block})
 	return wire.AnswerOK(c, blockBody{Block: *block}, err)
 }
 

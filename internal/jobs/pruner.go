@@ -2,9 +2,11 @@ package jobs
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
+	"lethe/internal/store/audit"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/wait"
@@ -26,10 +28,12 @@ const (
 	pruneTime = 30 * time.Second
 )
 
-// A Pruner deletes the rows of jobs that ended long ago. Any number of replicas may
+// A Pruner deletes the rows of jobs that ended long ago, and entries of the audit of the
+// same age. Any number of replicas may
 // run at once.
 type Pruner struct {
 	journal *journal.Journal
+	audit   *audit.Log
 	keep    time.Duration
 	log     *slog.Logger
 	pruned  func(rows int)
@@ -38,7 +42,7 @@ type Pruner struct {
 // NewPruner returns a Pruner that keeps the rows of jobs for keep after their end, and
 // calls pruned after each batch. It deletes nothing before [Pruner.Run].
 func NewPruner(db *postgres.DB, keep time.Duration, log *slog.Logger, pruned func(rows int)) *Pruner {
-	return &Pruner{journal: journal.New(db), keep: keep, log: log, pruned: pruned}
+	return &Pruner{journal: journal.New(db), audit: audit.NewLog(db), keep: keep, log: log, pruned: pruned}
 }
 
 // Run prunes at once and then every 10 minutes until the context ends. It logs a
@@ -53,17 +57,40 @@ func (p *Pruner) Run(ctx context.Context) {
 	wait.Every(ctx, pruneInterval, round)
 }
 
-// Prune prunes one round: up to 100,000 rows, in batches of 500.
+// Prune prunes one round: up to 100,000 jobs, and as many entries of the audit, in batches
+// of 500.
 func (p *Pruner) Prune(ctx context.Context) error {
+	return errors.Join(p.pruneJobs(ctx), p.pruneAudit(ctx))
+}
+
+func (p *Pruner) pruneAudit(ctx context.Context) error {
+	return inBatches(ctx, func(ctx context.Context) (int, error) { return p.audit.Prune(ctx, p.keep, pruneBatch) })
+}
+
+func (p *Pruner) pruneJobs(ctx context.Context) error {
 	total := 0
 	defer func() {
 		if total > 0 {
 			p.log.InfoContext(ctx, "journal pruned", "jobs", total, "keep", p.keep.String())
 		}
 	}()
-	for range pruneBatches {
-		pruned, err := p.prune(ctx)
+	return inBatches(ctx, func(ctx context.Context) (int, error) {
+		pruned, err := p.journal.Prune(ctx, p.keep, pruneBatch)
+		p.pruned(pruned)
 		total += pruned
+		return pruned, err
+	})
+}
+
+// inBatches calls prune until it has less than a batch to delete.
+func inBatches(ctx context.Context, prune func(context.Context) (int, error)) error {
+	batch := func() (int, error) {
+		ctx, cancel := context.WithTimeout(ctx, pruneTime)
+		defer cancel()
+		return prune(ctx)
+	}
+	for range pruneBatches {
+		pruned, err := batch()
 		if err != nil || pruned < pruneBatch {
 			return err
 		}
@@ -72,13 +99,4 @@ func (p *Pruner) Prune(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// prune deletes one batch.
-func (p *Pruner) prune(ctx context.Context) (pruned int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, pruneTime)
-	defer cancel()
-	pruned, err = p.journal.Prune(ctx, p.keep, pruneBatch)
-	p.pruned(pruned)
-	return pruned, err
 }

@@ -30,6 +30,10 @@ func TestPruner(t *testing.T) {
 		SELECT translate(lpad(n::text, 16, '0'), '0123456789', 'abcdefghij'), 'purge_history', '!a:x', '{}', 'x', 'complete',
 		       now() - CASE WHEN n <= $1::int THEN interval '25 hours' ELSE interval '23 hours' END
 		FROM generate_series(1, $1::int + $2::int) n`, old, young)
+	p.exec(`
+		INSERT INTO lethe.audit (at, who, action, subject)
+		SELECT now() - CASE WHEN n <= $1::int THEN interval '25 hours' ELSE interval '23 hours' END, '@a:x', 'hold', n::text
+		FROM generate_series(1, $1::int + $2::int) n`, old, young)
 	ctx, cancel := context.WithCancel(p.ctx)
 	var group sync.WaitGroup
 	var rows atomic.Int64
@@ -38,7 +42,7 @@ func TestPruner(t *testing.T) {
 		group.Go(func() { pruner.Run(ctx) })
 	}
 	require.Eventually(t, func() bool {
-		return p.number(`SELECT count(*) FROM lethe.jobs`) == young
+		return p.number(`SELECT count(*) FROM lethe.jobs`) == young && p.number(`SELECT count(*) FROM lethe.audit`) == young
 	}, time.Minute, 10*time.Millisecond)
 	cancel()
 	group.Wait()

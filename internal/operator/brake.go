@@ -89,12 +89,12 @@ func (o *Operator) setBrake(c echo.Context, who string) error {
 }
 
 // resetBrake is DELETE /_lethe/v1/brake/{signal}.
-func (o *Operator) resetBrake(c echo.Context, _ string) error {
+func (o *Operator) resetBrake(c echo.Context, who string) error {
 	signal, err := o.signal(c)
 	if err != nil {
 		return err
 	}
-	err = o.control.ResetBrakeLimit(c.Request().Context(), string(signal))
+	err = o.control.ResetBrakeLimit(c.Request().Context(), string(signal), who)
 	return wire.AnswerOK(c, signalOf(signal, nil), err)
 }
 

@@ -39,6 +39,17 @@ func (o *Operator) fleet(c echo.Context, _ string) error {
 		}
 		answer.Workers = new(append([]FleetWorker{}, workers...))
 	}
+	if o.options.Schedulers != nil {
+		replicas, err := o.options.Schedulers(ctx)
+		if err != nil {
+			return err
+		}
+		schedulers := make([]FleetScheduler, 0, len(replicas))
+		for _, replica := range replicas {
+			schedulers = append(schedulers, FleetScheduler{Name: replica.Name, Started: milliseconds(replica.Started)})
+		}
+		answer.Schedulers = &schedulers
+	}
 	return wire.AnswerOK(c, answer, nil)
 }
 
@@ -126,7 +137,7 @@ func (o *Operator) liftPause(c echo.Context, who string) error {
 	if err != nil {
 		return err
 	}
-	pause, err := o.control.LiftPause(c.Request().Context(), scope, value)
+	pause, err := o.control.LiftPause(c.Request().Context(), scope, value, who)
 	return wire.AnswerOK(c, pauseOf(pause), wire.Instead(err, postgres.ErrNotFound, wire.NotFound("There is no pause of "+Paused(scope, value))))
 }
 

@@ -50,6 +50,13 @@ func (o *Operator) job(c echo.Context, _ string) error {
 	log, err := o.control.Log(ctx, job.ID)
 	job.Request, job.Result, job.Log = requestOf(row), resultOf(row), eventsOf(log)
 	job.Vacuum = vacuum.Decode(row.Vacuum)
+	if err != nil {
+		return err
+	}
+	samples, err := o.control.Samples(ctx, job.ID)
+	for _, sample := range samples {
+		job.Samples = append(job.Samples, Sample{At: milliseconds(sample.At), Done: sample.Done})
+	}
 	return wire.AnswerOK(c, job, err)
 }
 

@@ -58,6 +58,7 @@ type lab struct {
 	worker  *storetest.Lab
 	metrics *observe.Metrics
 	board   *jobs.Board
+	log     *slog.Logger
 }
 
 func prepare(ctx context.Context, url string) error {
@@ -86,6 +87,7 @@ func setupWith(t *testing.T, options operator.Options, changes ...func(*operator
 	t.Cleanup(func() { _ = client.Close() })
 	l.redis = client
 	log := slog.New(slog.DiscardHandler)
+	l.log, options.Log = log, log
 	l.board = jobs.NewBoard(l.DB, client, time.Hour, log)
 	options.ServerName = "x"
 	options.Changed = func(ctx context.Context, job journal.Job) { l.board.Post(ctx, jobs.StatusOf(job)) }

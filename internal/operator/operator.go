@@ -1,17 +1,22 @@
 package operator
 
 import (
+	"cmp"
 	"context"
+	"log/slog"
 	"time"
 
 	"lethe/internal/brake"
 	"lethe/internal/plan"
+	"lethe/internal/schedule"
 	"lethe/internal/store/admin"
+	"lethe/internal/store/audit"
 	"lethe/internal/store/control"
 	"lethe/internal/store/footprint"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 	"lethe/internal/store/scheduledtasks"
+	"lethe/internal/synapse"
 	"lethe/internal/tasks"
 )
 
@@ -28,6 +33,9 @@ type Options struct {
 	// Grace is the grace of jobs whose request names none. Defaults to 0, no grace.
 	Grace time.Duration
 
+	// Log is the logger of sweeps that are accepted. Defaults to slog.Default().
+	Log *slog.Logger
+
 	// PurgeDelay is the pause between the shutdown and the purge of a room that is
 	// deleted. Defaults to 0, no pause.
 	PurgeDelay time.Duration
@@ -37,8 +45,14 @@ type Options struct {
 	RetentionJobs []string
 	AbandonedJob  string
 
+	// Schedulers lists the schedulers that are alive. Defaults to nil, which is not known.
+	Schedulers func(ctx context.Context) ([]schedule.Replica, error)
+
 	// ServerName is the homeserver's name. It has no default.
 	ServerName string
+
+	// Synapse is told of blocks of rooms. Defaults to nil, no Synapse.
+	Synapse *synapse.Synapse
 
 	// Workers lists the processes that take jobs. Defaults to nil, which is not known.
 	Workers func(ctx context.Context) ([]FleetWorker, error)
@@ -48,7 +62,10 @@ type Options struct {
 type Operator struct {
 	options    Options
 	control    *control.Control
+	audit      *audit.Log
 	held       *journal.Holds
+	decisions  *journal.Schedules
+	runner     *schedule.Runner
 	others     *scheduledtasks.Queue
 	queries    *admin.Queries
 	planner    *plan.Planner
@@ -59,11 +76,13 @@ type Operator struct {
 
 // New returns an Operator that reads from db, and submits jobs to the client.
 func New(db *postgres.DB, client *tasks.Client, planner *plan.Planner, footprints *footprint.Queries, options Options) *Operator {
+	options.Log = cmp.Or(options.Log, slog.Default())
 	if options.Changed == nil {
 		options.Changed = func(context.Context, journal.Job) {}
 	}
 	return &Operator{
-		options: options, control: control.New(db), held: journal.NewHolds(db),
+		options: options, audit: audit.NewLog(db), control: control.New(db), held: journal.NewHolds(db), decisions: journal.NewSchedules(db),
+		runner: schedule.NewRunner(db, client, options.Log),
 		others: scheduledtasks.New(db), queries: admin.New(db), planner: planner, footprints: footprints, tasks: client,
 		streams: make(chan struct{}, maxStreams),
 	}

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"lethe/internal/plan"
-	"lethe/internal/store/footprint"
 
 	"github.com/labstack/echo/v4"
 )
@@ -91,13 +90,27 @@ func (o *Operator) Routes() []Route {
 		{Method: post, Path: "/purges", Summary: "Accept a purge of a room's history", Body: PurgeRequest{}, Status: 202, Answer: Accepted{}, Serve: o.purge},
 		{Method: post, Path: "/deletes", Summary: "Accept the shutdown and the delete of a room", Body: DeleteRequest{}, Status: 202, Answer: Accepted{}, Serve: o.delete},
 		{Method: post, Path: "/sweeps", Summary: "Accept a sweep", Body: SweepRequest{}, Status: 202, Answer: Accepted{}, Serve: o.sweep},
-		{Method: get, Path: "/rooms", Summary: "List rooms, the largest first", Query: page, Status: 200, Answer: Rooms{}, Patient: true, Serve: o.rooms},
-		{Method: get, Path: "/rooms/{room_id}", Summary: "Show what a room takes in the database", Status: 200, Answer: footprint.Room{}, Patient: true, Serve: o.room},
+		{Method: get, Path: "/rooms", Summary: "List rooms, the largest first, or search for rooms", Query: append([]Parameter{{
+			Name: "search", Type: "string", Doc: "Only rooms whose name or alias contains this text, in any letter case, or whose id does, those with the most joined members first. Defaults to all rooms, the largest first.",
+		}}, page...), Status: 200, Answer: Rooms{}, Patient: true, Serve: o.rooms},
+		{Method: get, Path: "/rooms/{room_id}", Summary: "Show what a room takes in the database, its members and its events by month", Status: 200, Answer: Room{}, Patient: true, Serve: o.room},
+		{Method: put, Path: "/blocks/{room_id}", Summary: "Block a room, or end its block", Body: BlockRequest{}, Status: 200, Answer: RoomBlock{}, Serve: o.setBlock},
 		{Method: get, Path: "/brake", Summary: "Show what slows jobs down", Status: 200, Answer: Brake{}, Serve: o.brake},
 		{Method: put, Path: "/brake/{signal}", Summary: "Set the limits of a signal at which jobs slow down and wait", Body: BrakeRequest{}, Status: 200, Answer: BrakeSignal{}, Serve: o.setBrake},
 		{Method: del, Path: "/brake/{signal}", Summary: "Give a signal its default limits again", Status: 200, Answer: BrakeSignal{}, Serve: o.resetBrake},
 		{Method: get, Path: "/fleet", Summary: "Show the fleet's workers and limits", Status: 200, Answer: Fleet{}, Serve: o.fleet},
 		{Method: put, Path: "/fleet/{kind}", Summary: "Set the fleet's limits for a kind of job", Body: LimitRequest{}, Status: 200, Answer: Limit{}, Serve: o.setLimit},
+		{Method: get, Path: "/audit", Summary: "List who has done what, the newest first", Query: append([]Parameter{
+			{Name: "who", Type: "string", Doc: "Only what this user has done."},
+			{Name: "action", Type: "string", Many: true, Doc: "Only these actions."},
+			{Name: "way", Type: "string", Many: true, Doc: "Only what came by one of these ways: api, cli or console."},
+			{Name: "room", Type: "string", Doc: "Only what was done to the room with this id, or to its jobs."},
+			{Name: "job", Type: "string", Doc: "Only what was done to the job with this id."},
+			{Name: "since", Type: "integer", Doc: "Only what was done at this time or later, in Unix milliseconds."},
+			{Name: "before", Type: "integer", Doc: "Only what was done before this time, in Unix milliseconds."},
+		}, page...), Status: 200, Answer: Audit{}, Serve: o.auditList},
+		{Method: get, Path: "/schedules", Summary: "List the schedules of sweeps, with the last sweep of each", Status: 200, Answer: Schedules{}, Serve: o.scheduleList},
+		{Method: post, Path: "/schedules/{name}/run", Summary: "Accept a sweep of a schedule now", Body: RunRequest{}, Status: 202, Answer: Accepted{}, Serve: o.runSchedule},
 		{Method: get, Path: "/holds", Summary: "List held rooms", Query: []Parameter{{
 			Name: "released", Type: "boolean", Doc: "Also list holds that were lifted. Defaults to false.",
 		}}, Status: 200, Answer: Holds{}, Serve: o.holdList},

@@ -71,12 +71,20 @@ type Job struct {
 
 	// Request is what the job was requested to do, and Result what a delete or a sweep has
 	// come to so far. Vacuum is what is done, after the job's end, about the space that it
-	// has left. Log is what has happened to the job, the oldest first. Lists and streams of
-	// jobs are without these four.
+	// has left. Samples are how far the job had come at the ends of some of its batches, at
+	// most 200. Log is what has happened to the job, the oldest first. Lists and streams of
+	// jobs are without these five.
 	Request *JobRequest   `json:"request,omitempty"`
 	Result  *JobResult    `json:"result,omitempty"`
 	Vacuum  *vacuum.Phase `json:"vacuum,omitempty"`
+	Samples []Sample      `json:"samples,omitempty"`
 	Log     []Event       `json:"log,omitempty"`
+}
+
+// A Sample is how far a job had come at the end of a batch. Done is that of [Job].
+type Sample struct {
+	At   int64 `json:"at_ts"`
+	Done int64 `json:"done"`
 }
 
 // A JobRequest is what a job was requested to do. It only has what jobs of its kind have.
@@ -360,6 +368,63 @@ type Fleet struct {
 	// Workers are the processes that take jobs. It is null if that is not known, which is so
 	// without Redis.
 	Workers *[]FleetWorker `json:"workers"`
+
+	// Schedulers are the schedulers that are alive. All are equal. It is null if that is not
+	// known, which is so without Redis.
+	Schedulers *[]FleetScheduler `json:"schedulers"`
+}
+
+// A FleetScheduler is a scheduler that is alive.
+type FleetScheduler struct {
+	Name    string `json:"name"`
+	Started int64  `json:"started_ts"`
+}
+
+// A Schedule is a job of retention that schedulers sweep at its ticks.
+type Schedule struct {
+	Name string `json:"name"`
+
+	// Kind is the kind of its sweeps, "" if that is unknown.
+	Kind string `json:"kind"`
+
+	// When is the interval or cron, as the settings of the scheduler write it. It is "" if
+	// no scheduler that is alive has the schedule.
+	When string `json:"when"`
+
+	// Configured says that the settings of the api have the schedule, and Scheduled that
+	// those of a scheduler that is alive do. With neither, it has left the settings.
+	Configured bool `json:"configured"`
+	Scheduled  bool `json:"scheduled"`
+
+	// LastTick is the last tick that was decided, and NextTick the next one. They are absent
+	// before a scheduler has seen the schedule.
+	LastTick int64 `json:"last_tick_ts,omitempty"`
+	NextTick int64 `json:"next_tick_ts,omitempty"`
+
+	// Outcome is the decision about the last tick: accepted, skipped because a sweep had not
+	// ended, or noted because the schedule was new.
+	Outcome string `json:"outcome,omitempty"`
+
+	// SkippedTicks is how many ticks were skipped in all.
+	SkippedTicks int64 `json:"skipped_ticks"`
+
+	// LastSweep is the newest sweep with its result, nil before the first.
+	LastSweep *Job `json:"last_sweep"`
+}
+
+// Schedules are all schedules, by name.
+type Schedules struct {
+	Schedules []Schedule `json:"schedules"`
+}
+
+// A RunRequest asks for a sweep of a schedule now.
+type RunRequest struct {
+	// Grace is a duration such as "24h" in which nothing is done, and the sweep can be
+	// cancelled. Defaults to "", the setting grace.
+	Grace string `json:"grace,omitempty"`
+
+	// Reason is why, for the job's log.
+	Reason string `json:"reason,omitempty"`
 }
 
 // Brake is what slows jobs down.
@@ -458,6 +523,41 @@ type HoldRequest struct {
 	Reason string `json:"reason"`
 }
 
+// An AuditEntry is what a user has done.
+type AuditEntry struct {
+	ID  int64  `json:"id"`
+	At  int64  `json:"at_ts"`
+	Who string `json:"who"`
+
+	// Way is api, cli or console. It is "" if that was not recorded.
+	Way string `json:"way"`
+
+	// Action is a verb on a job, or request, hold, lift_hold, set_pause, lift_pause,
+	// set_limits, set_brake, reset_brake, block or unblock.
+	Action string `json:"action"`
+
+	// Subject is a kind of jobs, a signal of the brake, or what a pause is of, "" if the
+	// room says it.
+	Subject string `json:"subject,omitempty"`
+
+	Room string `json:"room_id,omitempty"`
+
+	// Job is the id of the job, which may have been deleted since.
+	Job    string `json:"job_id,omitempty"`
+	Reason string `json:"reason,omitempty"`
+
+	// Detail is an object with what was set. Its field before has what that replaces.
+	Detail json.RawMessage `json:"detail,omitempty"`
+}
+
+// Audit is a page of what users have done, the newest first.
+type Audit struct {
+	Entries []AuditEntry `json:"entries"`
+
+	// Next is the value of from for the next page, nil on the last one.
+	Next *string `json:"next"`
+}
+
 // A JobEvent is the data of a server-sent event with the name job. The data of an event
 // with the name progress is a [Job].
 type JobEvent struct {
@@ -465,6 +565,63 @@ type JobEvent struct {
 
 	// Job is the job at the time of sending, which may be later than the event.
 	Job Job `json:"job"`
+}
+
+// A Room is what the database has of a room.
+type Room struct {
+	footprint.Room
+
+	// Name is the room's name and Alias its canonical alias, "" if it has none.
+	Name  string `json:"name"`
+	Alias string `json:"canonical_alias"`
+
+	// BlockedBy is the user who has blocked the room, "" if it is not blocked.
+	BlockedBy string `json:"blocked_by"`
+
+	// Members are the room's members, null if there are so many that the count would take
+	// longer than 2 s.
+	Members *RoomMembers `json:"members"`
+
+	// Months are the events by month of the last five years, by the clocks of the senders.
+	// Months without events are left out. It is null if there are so many events that the
+	// count would take longer than 2 s.
+	Months *[]Month `json:"months"`
+}
+
+// RoomMembers are the members of a room.
+type RoomMembers struct {
+	// Memberships are those that any user has, by name.
+	Memberships []Membership `json:"memberships"`
+
+	// Joined are the first 50 joined users of this server.
+	Joined []string `json:"joined_local_users"`
+}
+
+// A Membership is how many users have a membership in a room, such as join.
+type Membership struct {
+	Membership string `json:"membership"`
+
+	// Local are users of this server, and Remote those of others.
+	Local  int64 `json:"local"`
+	Remote int64 `json:"remote"`
+}
+
+// A Month is how many events of a room were sent in a month of UTC.
+type Month struct {
+	Begin  int64 `json:"begin_ts"`
+	Events int64 `json:"events"`
+}
+
+// A BlockRequest blocks a room, or ends its block.
+type BlockRequest struct {
+	// Block keeps local users from joining the room. It has no default.
+	Block *bool `json:"block"`
+}
+
+// A RoomBlock says whether a room is blocked.
+type RoomBlock struct {
+	Room  string `json:"room_id"`
+	Block bool   `json:"block"`
 }
 
 // Rooms is a page of a list of rooms, the largest first.

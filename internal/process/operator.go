@@ -14,6 +14,7 @@ import (
 	"lethe/internal/operator"
 	"lethe/internal/plan"
 	"lethe/internal/redisdb"
+	"lethe/internal/schedule"
 	"lethe/internal/store/footprint"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/migrate"
@@ -26,7 +27,7 @@ import (
 // operator returns the API of operators. With a nil Redis client it knows of no worker and
 // needs no board, and the statuses of jobs follow within seconds.
 func (p *process) operator() *operator.Operator {
-	options := operator.Options{Grace: p.settings.Grace, PurgeDelay: p.settings.PurgeDelay, ServerName: p.settings.ServerName}
+	options := operator.Options{Grace: p.settings.Grace, Log: p.log, PurgeDelay: p.settings.PurgeDelay, ServerName: p.settings.ServerName, Synapse: p.synapse}
 	if rules := p.settings.Retention.Rules; rules.Enabled {
 		for _, job := range rules.Jobs {
 			options.RetentionJobs = append(options.RetentionJobs, job.Name)
@@ -39,6 +40,7 @@ func (p *process) operator() *operator.Operator {
 		options.Changed = func(ctx context.Context, job journal.Job) { p.board.Post(ctx, jobs.StatusOf(job)) }
 		dispatcher := dispatch.New(p.redis, p.names)
 		options.Brakes = brake.NewBoard(p.redis, p.names).States
+		options.Schedulers = schedule.NewBoard(p.redis, p.names).Replicas
 		options.Workers = func(context.Context) ([]operator.FleetWorker, error) { return fleetOf(dispatcher) }
 	}
 	planner, sizes := plannerOf(p.db, p.synapse, p.settings)

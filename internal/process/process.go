@@ -224,7 +224,9 @@ func (p *process) part(purpose config.Purpose) part {
 		return part{name: "scheduler", listen: p.settings.Scheduler.Listen, run: func(ctx context.Context) error {
 			var group sync.WaitGroup
 			group.Go(func() { dispatch.NewReconciler(p.db, p.redis, p.board, p.log, p.metrics).Run(ctx) })
-			group.Go(func() { p.scheduler().Run(ctx) })
+			scheduler := p.scheduler()
+			group.Go(func() { scheduler.Run(ctx) })
+			group.Go(func() { scheduler.Beat(ctx, schedule.NewBoard(p.redis, p.names), fleet.ProcessName()) })
 			pruned := func(rows int) { p.metrics.JobsPruned.Add(float64(rows)) }
 			group.Go(func() { jobs.NewPruner(p.db, p.settings.JournalKeep, p.log, pruned).Run(ctx) })
 			group.Go(func() { jobs.NewQueueWatch(p.db, p.log, p.metrics).Run(ctx) })

@@ -86,6 +86,12 @@ func (n *Names) KindRows(kind string) string { return n.name("fleet:{", kind, "}
 // its field. The key expires when no worker has written for some time.
 func (n *Names) Brakes() string { return n.name("brakes") }
 
+// Schedulers names the HASH of the schedulers that are alive. A field is the name of a
+// scheduler, and its value a JSON object with the time, which must be young: a scheduler
+// that was killed leaves its field. The key expires when no scheduler has written for some
+// time.
+func (n *Names) Schedulers() string { return n.name("schedulers") }
+
 // ConsoleSession names the STRING of a console's session, which is sealed with a key that
 // only the browser has. The id is a hash of what the browser sends. The key expires with the
 // session.

@@ -106,11 +106,10 @@ type Scheduler struct {
 	ready      func(context.Context) error // nil for nothing to call
 	tracer     *observe.Tracer
 	db         *postgres.DB
-	journal    *journal.Journal
 	schedules  *journal.Schedules
-	client     *tasks.Client
-	log        *slog.Logger
-	metrics    *observe.Metrics
+	enqueuer
+	log     *slog.Logger
+	metrics *observe.Metrics
 }
 
 // A scheduled job is a retention job with the kind of its sweeps.
@@ -124,8 +123,8 @@ func New(db *postgres.DB, client *tasks.Client, log *slog.Logger, metrics *obser
 	options Options,
 ) *Scheduler {
 	s := &Scheduler{
-		now: options.Now, wall: time.Now, grace: options.Grace, ready: options.Ready, tracer: options.Tracer, db: db, journal: journal.New(db), schedules: journal.NewSchedules(db),
-		client: client, log: log, metrics: metrics,
+		now: options.Now, wall: time.Now, grace: options.Grace, ready: options.Ready, tracer: options.Tracer, db: db, schedules: journal.NewSchedules(db),
+		enqueuer: enqueuer{journal.New(db), client}, log: log, metrics: metrics,
 	}
 	add := func(enabled bool, job scheduled) {
 		s.known = append(s.known, job)
@@ -293,20 +292,6 @@ func (s *Scheduler) take(ctx context.Context, tick journal.Tick, now time.Time) 
 		}
 	}
 	return taken, nil
-}
-
-// enqueue enqueues an accepted sweep. The sweep's row counts as never enqueued
-// until it is marked, so the reconciler repairs every failure here.
-func (s *Scheduler) enqueue(ctx context.Context, sweep journal.Job, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), enqueueTime)
-	defer cancel()
-	if err := s.client.Enqueue(ctx, sweep); err != nil {
-		log.WarnContext(ctx, "job not enqueued: left to the reconciler", "job", sweep.ID, "error", err)
-		return
-	}
-	if err := s.journal.MarkTaskEnqueued(ctx, sweep.ID, sweep.Generation); err != nil {
-		log.WarnContext(ctx, "job not marked as enqueued", "job", sweep.ID, "error", err)
-	}
 }
 
 // Once takes the latest tick of the named job, or of every job if name is "". It

@@ -73,6 +73,7 @@ type ownTable struct {
 // ownTables are all tables of the schema lethe, sorted by name.
 var ownTables = []ownTable{
 	{"abandoned_rooms", map[Process]string{API: "SELECT", Worker: "SELECT INSERT DELETE"}},
+	{"audit", map[Process]string{API: "SELECT INSERT", Scheduler: "SELECT DELETE"}},
 	{"brake", map[Process]string{API: "SELECT INSERT UPDATE DELETE", Worker: "SELECT"}},
 	{"delayed_mappings", map[Process]string{Worker: "SELECT INSERT UPDATE DELETE"}},
 	{"deployment", map[Process]string{API: "SELECT", Worker: "SELECT", Scheduler: "SELECT"}},
@@ -84,7 +85,7 @@ var ownTables = []ownTable{
 	{"migrations_lethe", map[Process]string{API: "SELECT", Worker: "SELECT", Scheduler: "SELECT"}},
 	{"pauses", map[Process]string{API: "SELECT INSERT UPDATE DELETE", Worker: "SELECT", Scheduler: "SELECT"}},
 	{"room_fences", map[Process]string{API: "SELECT INSERT UPDATE", Worker: "SELECT INSERT UPDATE"}},
-	{"schedules", map[Process]string{Scheduler: "SELECT INSERT UPDATE"}},
+	{"schedules", map[Process]string{API: "SELECT", Scheduler: "SELECT INSERT UPDATE"}},
 	{"state_group_candidates", map[Process]string{API: "SELECT", Worker: "SELECT INSERT UPDATE DELETE"}},
 	{"swept_mappings", map[Process]string{API: "SELECT", Worker: "SELECT INSERT UPDATE"}},
 }

@@ -14,6 +14,7 @@ import (
 	"lethe/internal/jobs"
 	"lethe/internal/observe"
 	"lethe/internal/redisdb"
+	"lethe/internal/store/audit"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 )
@@ -68,7 +69,7 @@ func (c *Client) submit(ctx context.Context, job journal.Job, accepted Acceptanc
 		return "", fmt.Errorf("encode the job's parameters: %w", err)
 	}
 	job.ID, job.Parameters, job.State, job.Generation = jobs.NewID(), encoded, journal.Queued, 1
-	job.Grace, job.Plan, job.Reason = accepted.Grace, accepted.Plan, postgres.Sanitize(accepted.Reason)
+	job.Grace, job.Plan, job.Reason, job.Way = accepted.Grace, accepted.Plan, postgres.Sanitize(accepted.Reason), audit.WayOf(ctx)
 	ctx, span := observe.StartSpan(ctx, "submit "+string(job.Kind), about(job)...)
 	defer func() { span.End(err) }()
 	origin := observe.OriginOf(ctx)

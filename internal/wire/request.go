@@ -160,3 +160,6 @@ func keys(t reflect.Type) map[string]reflect.Type {
 	}
 	return types
 }
+
+// CommandAgent is the User-Agent of the command lethe.
+const CommandAgent = "lethe-command"

@@ -13,10 +13,36 @@ function showTimes(root) {
   }
 }
 
-// place finds the link again that has the keyboard's focus, after the part was replaced.
+// offerCopies puts a button beside each id, where the browser can copy.
+function offerCopies(root) {
+  if (!navigator.clipboard) return;
+  for (const id of root.querySelectorAll("[data-copy]")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "quiet copy";
+    button.textContent = "Copy";
+    button.dataset.copies = id.dataset.copy;
+    button.setAttribute("aria-label", "Copy " + id.dataset.copy);
+    button.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(id.dataset.copy);
+        button.textContent = "Copied";
+      } catch {
+        button.textContent = "Not allowed";
+      }
+      setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    });
+    id.after(" ", button);
+  }
+}
+
+// place returns how the link or the button that has the keyboard's focus is found again, after
+// the part was replaced.
 function place(part) {
   const focused = document.activeElement;
-  return part.contains(focused) && focused.getAttribute("href");
+  if (!part.contains(focused)) return "";
+  if (focused.dataset.copies) return `button[data-copies="${CSS.escape(focused.dataset.copies)}"]`;
+  return focused.hasAttribute("href") ? `a[href="${CSS.escape(focused.getAttribute("href"))}"]` : "";
 }
 
 function follow(part) {
@@ -27,11 +53,12 @@ function follow(part) {
     say("");
     const selection = getSelection();
     if (!selection.isCollapsed && part.contains(selection.anchorNode)) return; // being copied
-    const link = place(part);
+    const focused = place(part);
     const fresh = new DOMParser().parseFromString(event.data, "text/html");
     showTimes(fresh);
+    offerCopies(fresh);
     part.replaceChildren(...fresh.body.childNodes);
-    if (link) part.querySelector(`a[href="${CSS.escape(link)}"]`)?.focus();
+    if (focused) part.querySelector(focused)?.focus();
   });
   source.addEventListener("end", (event) => {
     source.close();
@@ -48,4 +75,5 @@ function follow(part) {
 }
 
 showTimes(document);
+offerCopies(document);
 for (const part of document.querySelectorAll("[data-live]")) follow(part);

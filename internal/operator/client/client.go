@@ -141,6 +141,7 @@ func (c *Client) send(ctx context.Context, r request, header http.Header) (*http
 	if r.body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	req.Header.Set("User-Agent", wire.CommandAgent)
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}

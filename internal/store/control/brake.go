@@ -2,11 +2,13 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"lethe/internal/store/audit"
 	"lethe/internal/store/postgres"
 )
 
@@ -38,20 +40,53 @@ func (c *Control) BrakeLimits(ctx context.Context) (map[string]BrakeLimit, error
 
 // SetBrakeLimit sets the limits of a signal, and returns them. The caller has checked them.
 func (c *Control) SetBrakeLimit(ctx context.Context, limit BrakeLimit) (BrakeLimit, error) {
-	if err := c.db.QueryRow(ctx, `
-		INSERT INTO lethe.brake (signal, soft, hard, who) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (signal) DO UPDATE
-		SET soft = excluded.soft, hard = excluded.hard, who = excluded.who, set_at = excluded.set_at
-		RETURNING set_at`, limit.Signal, limit.Soft, limit.Hard, postgres.Sanitize(limit.Who)).Scan(&limit.Set); err != nil {
+	err := c.changeBrake(ctx, limit.Signal, func(tx pgx.Tx, before map[string]any) (audit.Entry, error) {
+		err := tx.QueryRow(ctx, `
+			INSERT INTO lethe.brake (signal, soft, hard, who) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (signal) DO UPDATE
+			SET soft = excluded.soft, hard = excluded.hard, who = excluded.who, set_at = excluded.set_at
+			RETURNING set_at`, limit.Signal, limit.Soft, limit.Hard, postgres.Sanitize(limit.Who)).Scan(&limit.Set)
+		return audit.Entry{Who: limit.Who, Action: audit.SetBrake, Detail: audit.Detail(map[string]any{
+			"soft": limit.Soft, "hard": limit.Hard, "before": before,
+		})}, err
+	})
+	if err != nil {
 		return BrakeLimit{}, fmt.Errorf("set the limits of the brake: %w", err)
 	}
 	return limit, nil
 }
 
-// ResetBrakeLimit gives a signal its default limits again. A second call does nothing.
-func (c *Control) ResetBrakeLimit(ctx context.Context, signal string) error {
-	if _, err := c.db.Exec(ctx, `DELETE FROM lethe.brake WHERE signal = $1`, signal); err != nil {
+// ResetBrakeLimit gives a signal its default limits again, for the user called who. A second
+// call does nothing.
+func (c *Control) ResetBrakeLimit(ctx context.Context, signal, who string) error {
+	err := c.changeBrake(ctx, signal, func(tx pgx.Tx, before map[string]any) (audit.Entry, error) {
+		_, err := tx.Exec(ctx, `DELETE FROM lethe.brake WHERE signal = $1`, signal)
+		return audit.Entry{Who: who, Action: audit.ResetBrake, Detail: audit.Detail(map[string]any{"before": before})}, err
+	})
+	if err != nil {
 		return fmt.Errorf("reset the limits of the brake: %w", err)
 	}
 	return nil
+}
+
+// changeBrake changes the limits of a signal. The limits before are nil if they were the
+// default ones.
+func (c *Control) changeBrake(ctx context.Context, signal string, change func(tx pgx.Tx, before map[string]any) (audit.Entry, error)) error {
+	return c.db.InTransaction(ctx, func(tx pgx.Tx) error {
+		var soft, hard *float64
+		var before map[string]any
+		err := tx.QueryRow(ctx, `SELECT soft, hard FROM lethe.brake WHERE signal = $1 FOR UPDATE`, signal).Scan(&soft, &hard)
+		switch {
+		case err == nil:
+			before = map[string]any{"soft": soft, "hard": hard}
+		case !errors.Is(err, pgx.ErrNoRows):
+			return err
+		}
+		entry, err := change(tx, before)
+		if err != nil {
+			return err
+		}
+		entry.Subject = signal
+		return audit.Note(ctx, tx, entry)
+	})
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"lethe/internal/store/audit"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 )
@@ -54,7 +55,19 @@ func (c *Control) SetLimit(ctx context.Context, limit Limit) (Limit, error) {
 		sql, args = `
 			WITH gone AS (DELETE FROM lethe.fleet WHERE kind = $1) SELECT clock_timestamp()`, args[:1]
 	}
-	if err := c.db.QueryRow(ctx, sql, args...).Scan(&limit.Set); err != nil {
+	if err := c.db.InTransaction(ctx, func(tx pgx.Tx) error {
+		var rows, jobs *int
+		err := tx.QueryRow(ctx, `SELECT rows_per_second, jobs FROM lethe.fleet WHERE kind = $1 FOR UPDATE`, limit.Kind).Scan(&rows, &jobs)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		if err := tx.QueryRow(ctx, sql, args...).Scan(&limit.Set); err != nil {
+			return err
+		}
+		return audit.Note(ctx, tx, audit.Entry{Who: limit.Who, Action: audit.SetLimits, Subject: string(limit.Kind), Detail: audit.Detail(map[string]any{
+			"rows_per_second": limit.RowsPerSecond, "jobs": limit.Jobs, "before": map[string]any{"rows_per_second": rows, "jobs": jobs},
+		})})
+	}); err != nil {
 		return Limit{}, fmt.Errorf("%s: %w", operation, err)
 	}
 	return limit, nil

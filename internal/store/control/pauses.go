@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"lethe/internal/store/audit"
 	"lethe/internal/store/postgres"
 )
 
@@ -78,8 +79,10 @@ func (c *Control) SetPause(ctx context.Context, pause Pause) (Pause, error) {
 	}
 	pause.Value = value
 	err = c.db.InTransaction(ctx, func(tx pgx.Tx) error {
-		pause, err = setPause(ctx, tx, pause)
-		return err
+		if pause, err = setPause(ctx, tx, pause); err != nil {
+			return err
+		}
+		return audit.Note(ctx, tx, pause.entry(audit.SetPause, pause.Who))
 	})
 	if err == nil {
 		_, err = c.pauses.PauseQueued(ctx, MaxPage)
@@ -117,16 +120,39 @@ func setPause(ctx context.Context, tx pgx.Tx, pause Pause) (Pause, error) {
 	return set, err
 }
 
-// LiftPause ends a pause, and returns it. The jobs that it has kept from running are
+// entry returns what is kept of a change of the pause.
+func (p Pause) entry(action audit.Action, who string) audit.Entry {
+	e := audit.Entry{Who: who, Action: action, Subject: p.Scope, Reason: p.Reason}
+	switch p.Scope {
+	case ScopeJob:
+		e.Job = p.Value
+	case ScopeRoom:
+		e.Room = p.Value
+	case ScopeKind:
+		e.Subject = p.Value
+	case ScopeAll:
+		e.Subject = "all jobs"
+	}
+	if !p.Until.IsZero() {
+		e.Detail = audit.Detail(map[string]any{"until_ts": p.Until.UnixMilli()})
+	}
+	return e
+}
+
+// LiftPause ends a pause for the user called who, and returns it. The jobs that it has kept from running are
 // queued, unless another pause covers them. If there is no such pause, so also in a second
 // call, it is [postgres.ErrNotFound].
-func (c *Control) LiftPause(ctx context.Context, scope, value string) (Pause, error) {
+func (c *Control) LiftPause(ctx context.Context, scope, value, who string) (lifted Pause, err error) {
 	const operation = "lift the pause"
-	value, err := checkScope(scope, value)
-	if err != nil {
+	if value, err = checkScope(scope, value); err != nil {
 		return Pause{}, fmt.Errorf("%s: %w", operation, err)
 	}
-	lifted, err := liftPause(ctx, c.db, scope, value)
+	err = c.db.InTransaction(ctx, func(tx pgx.Tx) error {
+		if lifted, err = liftPause(ctx, tx, scope, value); err != nil {
+			return err
+		}
+		return audit.Note(ctx, tx, Pause{Scope: scope, Value: value}.entry(audit.LiftPause, who))
+	})
 	if err == nil {
 		_, err = c.pauses.Resume(ctx, MaxPage)
 	}

@@ -50,10 +50,10 @@ func TestPauseOfEachScope(t *testing.T) {
 			refused := l.do(control.Request{Verb: control.VerbResume}, late)
 			require.Contains(t, refused.Refusal, "pause of", "another pause covers it")
 		}
-		lifted, err := l.control.LiftPause(l.Ctx, scope, value)
+		lifted, err := l.control.LiftPause(l.Ctx, scope, value, "@op:x")
 		require.NoError(t, err)
 		require.Equal(t, set, lifted)
-		_, err = l.control.LiftPause(l.Ctx, scope, value)
+		_, err = l.control.LiftPause(l.Ctx, scope, value, "@op:x")
 		require.ErrorIs(t, err, postgres.ErrNotFound)
 		for _, id := range []string{queued, late} {
 			require.Equal(t, journal.Queued, l.Job(id).State, scope)
@@ -125,7 +125,7 @@ func TestPausesWithoutMeaning(t *testing.T) {
 	} {
 		_, err := l.control.SetPause(l.Ctx, pause)
 		require.ErrorIs(t, err, control.ErrScope)
-		_, err = l.control.LiftPause(l.Ctx, pause.Scope, pause.Value)
+		_, err = l.control.LiftPause(l.Ctx, pause.Scope, pause.Value, "@op:x")
 		require.ErrorIs(t, err, control.ErrScope)
 	}
 	_, err := l.control.SetPause(l.Ctx, control.Pause{Scope: control.ScopeAll, Until: time.Unix(1, 0)})
@@ -269,7 +269,7 @@ func TestPauseOfAJobEndsWithTheJob(t *testing.T) {
 	pauses, err := l.control.Pauses(l.Ctx)
 	require.NoError(t, err)
 	require.Empty(t, pauses)
-	_, err = l.control.LiftPause(l.Ctx, control.ScopeJob, id)
+	_, err = l.control.LiftPause(l.Ctx, control.ScopeJob, id, "@op:x")
 	require.ErrorIs(t, err, postgres.ErrNotFound)
 
 	retried := l.do(control.Request{Verb: control.VerbRetry}, id)

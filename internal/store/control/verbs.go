@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"lethe/internal/store/audit"
 	"lethe/internal/store/journal"
 	"lethe/internal/store/postgres"
 )
@@ -190,7 +191,12 @@ func note(ctx context.Context, tx pgx.Tx, job Job, request Request, detail map[s
 	_, err = tx.Exec(ctx, `
 		INSERT INTO lethe.job_events (job_id, event, who, reason, detail) VALUES ($1, $2, $3, nullif($4, ''), $5)`,
 		job.ID, request.Verb, postgres.Sanitize(request.Who), postgres.Sanitize(request.Reason), string(encoded))
-	return err
+	if err != nil {
+		return err
+	}
+	return audit.Note(ctx, tx, audit.Entry{
+		Who: request.Who, Action: audit.Action(request.Verb), Subject: string(job.Kind), Room: job.Room, Job: job.ID, Reason: request.Reason, Detail: encoded,
+	})
 }
 
 // hasEnded is the refusal of a verb for jobs that have not ended.

@@ -303,7 +303,7 @@ func TestVerbsAndRunsAtOnce(t *testing.T) {
 			where := fmt.Sprintf("!r%d:x", n%rooms)
 			_, err := l.control.SetPause(ctx, control.Pause{Scope: control.ScopeRoom, Value: where, Who: "@op:x"})
 			expected(err)
-			_, err = l.control.LiftPause(ctx, control.ScopeRoom, where)
+			_, err = l.control.LiftPause(ctx, control.ScopeRoom, where, "@op:x")
 			expected(err)
 			_, err = l.Holds.Place(ctx, where, "case", "@counsel:x")
 			expected(err)

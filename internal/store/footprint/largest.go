@@ -49,7 +49,7 @@ type Size struct {
 	EstimatedBytes int64 `json:"estimated_bytes"`
 }
 
-// A place is the last room of a page.
+// A place is the last room of a page. Bytes are its members on a page of found rooms.
 type place struct {
 	Bytes int64  `json:"b"`
 	Room  string `json:"r"`

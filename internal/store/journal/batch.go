@@ -176,8 +176,8 @@ func (b *Batch) Rollback(ctx context.Context) {
 // lock was given up, and otherwise as it is. It is called after [Batch.Rollback].
 func (b *Batch) Locked(err error) error { return b.tx.Locked(err) }
 
-// Commit stores the checkpoint in the job's row, adds the numbers of deleted rows, and
-// commits the batch. It fails with
+// Commit stores the checkpoint in the job's row, with a sample of how far the job has come if
+// the last one is old enough, adds the numbers of deleted rows, and commits the batch. It fails with
 // [ErrSuperseded] if the run no longer owns the job. A batch without a statement is
 // checked like any other, so committing one records work that was done elsewhere.
 // After an error the caller must roll the batch back. If the error is not from the
@@ -206,6 +206,7 @@ func (b *Batch) Commit(ctx context.Context, checkpoint any, last ...postgres.Sta
 			WITH moved AS (
 				UPDATE lethe.jobs
 				SET checkpoint = $4, failures = 0, last_failure = NULL, waits_for = NULL, waits_since = NULL, updated_at = clock_timestamp(),
+				    samples = lethe.add_sample(samples, $4),
 				    deleted = CASE WHEN $5::jsonb IS NULL THEN deleted ELSE lethe.add_rows(deleted, $5) END
 				WHERE id = $1 AND generation = $2 AND attempt = $3 AND state = 'running' RETURNING 1
 			)

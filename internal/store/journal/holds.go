@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"lethe/internal/store/audit"
 	"lethe/internal/store/postgres"
 
 	"github.com/jackc/pgx/v5"
@@ -97,9 +98,13 @@ func (h *Holds) Place(ctx context.Context, room, reason, by string) (Hold, error
 		if err := cancelTasks(ctx, tx, room); err != nil {
 			return Hold{}, err
 		}
-		return oneHold(ctx, tx, `
+		hold, err := oneHold(ctx, tx, `
 			INSERT INTO lethe.holds (room_id, reason, placed_by) VALUES ($1, $2, $3) RETURNING `+holdColumns,
 			room, postgres.Sanitize(reason), postgres.Sanitize(by))
+		if err != nil {
+			return Hold{}, err
+		}
+		return hold, audit.Note(ctx, tx, audit.Entry{Who: by, Action: audit.Hold, Room: room, Reason: reason})
 	})
 	if err != nil {
 		return hold, fmt.Errorf("hold the room: %w", err)
@@ -144,9 +149,13 @@ func cancelTasks(ctx context.Context, tx pgx.Tx, room string) error {
 // returns [postgres.ErrNotFound].
 func (h *Holds) Release(ctx context.Context, room, by string) (Hold, error) {
 	hold, err := h.change(ctx, room, func(tx pgx.Tx) (Hold, error) {
-		return oneHold(ctx, tx, `
+		hold, err := oneHold(ctx, tx, `
 			UPDATE lethe.holds SET released_by = $2, released_at = clock_timestamp()
 			WHERE room_id = $1 AND released_at IS NULL RETURNING `+holdColumns, room, postgres.Sanitize(by))
+		if err != nil {
+			return Hold{}, err
+		}
+		return hold, audit.Note(ctx, tx, audit.Entry{Who: by, Action: audit.LiftHold, Room: room})
 	})
 	if err != nil {
 		return hold, fmt.Errorf("release the room: %w", err)

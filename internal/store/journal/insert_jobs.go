@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 // taken, a delete of a room that already has one, here or in the database, and a
 // purge in [LowQueue] of a room that already has one there. A job with a grace is
 // scheduled, and any other is queued. Of a job it reads only ID, Kind, Room, Parameters,
-// Requester, Reason, Queue, Grace, Plan, TraceParent, RequestID and TaskMissing. If
+// Requester, Reason, Queue, Grace, Plan, Way, TraceParent, RequestID and TaskMissing. If
 // TaskMissing is set, asynq has no task of the job yet.
 func (j *Journal) InsertJobs(ctx context.Context, jobs []Job) (accepted []string, err error) {
 	accepted, err = insertJobs(ctx, j.db, jobs)
@@ -29,34 +30,53 @@ func (j *Journal) InsertJobs(ctx context.Context, jobs []Job) (accepted []string
 }
 
 func insertJobs(ctx context.Context, db postgres.Querier, jobs []Job) (accepted []string, err error) {
-	columns := make([][]string, 10)
+	columns := make([][]string, 11)
 	missing, graces := make([]bool, len(jobs)), make([]time.Duration, len(jobs))
 	for i, job := range jobs {
 		missing[i], graces[i] = job.TaskMissing, job.Grace
 		for i, value := range []string{
 			job.ID, string(job.Kind), job.Room, string(job.Parameters), job.Requester, string(job.Queue), job.TraceParent, job.RequestID,
-			job.Reason, string(job.Plan),
+			job.Reason, string(job.Plan), string(job.Way),
 		} {
 			columns[i] = append(columns[i], value)
 		}
 	}
-	return postgres.Collect(ctx, db, pgx.RowTo[string], `
+	sql, args := insertAll+` RETURNING id`, []any{
+		columns[0], columns[1], columns[2], columns[3], columns[4], columns[5], columns[6], columns[7], columns[8], columns[9], missing, graces,
+	}
+	if slices.ContainsFunc(jobs, func(job Job) bool { return job.Way != "" }) {
+		// Jobs of sweeps have no entries, and workers no right to write them.
+		sql, args = `
+		WITH made AS (`+insertAll+` RETURNING id, kind, room_id, requester, reason), noted AS (`+noteRequests+`
+			FROM made m JOIN unnest($1::text[], $13::text[]) AS w (id, way) USING (id) WHERE w.way <> '')
+		SELECT id FROM made`, append(args, columns[10])
+	}
+	return postgres.Collect(ctx, db, pgx.RowTo[string], sql, args...)
+}
+
+const (
+	insertAll = `
 		INSERT INTO lethe.jobs (
 			id, kind, room_id, parameters, requester, queue, trace_parent, request_id, reason, plan, task_missing_since, state, due_at)
 		SELECT id, kind, room_id, parameters, requester, nullif(queue, ''), nullif(trace_parent, ''), nullif(request_id, ''),
 		       nullif(reason, ''), nullif(plan, '')::jsonb,
-		       CASE WHEN missing AND grace = '0' THEN timestamptz `+neverEnqueued+` END,
+		       CASE WHEN missing AND grace = '0' THEN timestamptz ` + neverEnqueued + ` END,
 		       CASE WHEN grace > '0' THEN 'scheduled' ELSE 'queued' END, CASE WHEN grace > '0' THEN clock_timestamp() + grace END
 		FROM unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
 		            $10::text[], $11::boolean[], $12::interval[])
 		     AS j (id, kind, room_id, parameters, requester, queue, trace_parent, request_id, reason, plan, missing, grace)
-		ON CONFLICT DO NOTHING RETURNING id`,
-		columns[0], columns[1], columns[2], columns[3], columns[4], columns[5], columns[6], columns[7], columns[8], columns[9], missing, graces)
-}
+		ON CONFLICT DO NOTHING`
+
+	// noteRequests writes entries of the audit about the jobs m that were requested by the
+	// ways w.
+	noteRequests = `
+			INSERT INTO lethe.audit (who, way, action, subject, room_id, job_id, reason)
+			SELECT m.requester, w.way, 'request', m.kind, nullif(m.room_id, ''), m.id, m.reason`
+)
 
 // InsertJob writes the row of a new job, which is then accepted: scheduled if it has a
 // grace, and queued otherwise. Of the job it reads only ID, Kind, Room, Parameters,
-// Requester, Reason, Queue, Grace, Plan, TraceParent and RequestID. It fails with [ErrExists] if the id is taken. It fails with
+// Requester, Reason, Queue, Grace, Plan, Way, TraceParent and RequestID. It fails with [ErrExists] if the id is taken. It fails with
 // [ErrRoomBusy] if the job is a delete and the room already has one, or if alone is
 // set and the room has any job that has not ended.
 func (j *Journal) InsertJob(ctx context.Context, job Job, alone bool) error {
@@ -96,14 +116,21 @@ func (j *Journal) insertJob(ctx context.Context, job Job, alone bool) error {
 }
 
 func (j *Journal) insertOne(ctx context.Context, db postgres.Execer, job Job) error {
-	_, err := db.Exec(ctx, `
+	sql := `
 		INSERT INTO lethe.jobs (
 			id, kind, room_id, parameters, requester, queue, trace_parent, request_id, reason, plan, state, due_at)
 		VALUES ($1, $2, $3, $4, $5, nullif($6, ''), nullif($7, ''), nullif($8, ''), nullif($9, ''), nullif($10, '')::jsonb,
 			CASE WHEN $11::interval > '0' THEN 'scheduled' ELSE 'queued' END,
-			CASE WHEN $11::interval > '0' THEN clock_timestamp() + $11::interval END)`,
+			CASE WHEN $11::interval > '0' THEN clock_timestamp() + $11::interval END)`
+	args := []any{
 		job.ID, job.Kind, job.Room, string(job.Parameters), job.Requester, job.Queue, job.TraceParent, job.RequestID,
-		job.Reason, string(job.Plan), job.Grace)
+		job.Reason, string(job.Plan), job.Grace,
+	}
+	if job.Way != "" {
+		sql = `WITH made AS (` + sql + ` RETURNING id, kind, room_id, requester, reason)` + noteRequests + ` FROM made m CROSS JOIN (SELECT $12::text AS way) w`
+		args = append(args, job.Way)
+	}
+	_, err := db.Exec(ctx, sql, args...)
 	var pg *pgconn.PgError
 	// The code is checked because the error for an id too long for an index names the
 	// index too.

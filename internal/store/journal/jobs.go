@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"lethe/internal/store/audit"
 	"lethe/internal/store/postgres"
 
 	"github.com/jackc/pgx/v5"
@@ -66,6 +67,10 @@ type Job struct {
 
 	// Error says why the job failed, "" unless it did.
 	Error string
+
+	// Way is how a user has asked for the job, for the audit. It is "" if Lethe makes the job
+	// itself: then the audit has no entry. It is only for inserts.
+	Way audit.Way
 
 	// TraceParent and RequestID name the origin of the job: the span of a trace, and
 	// the id of a request. They are "" if there was no such origin.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"lethe/internal/store/audit"
 	"lethe/internal/store/postgres"
 
 	"github.com/jackc/pgx/v5"
@@ -32,8 +33,8 @@ type Tick struct {
 	// will be no other.
 	At, Next time.Time
 
-	// Sweep is the job that the tick makes. Only ID, Kind, Room, Parameters, Requester
-	// and TraceParent are read. Its parameter "job" is the name of the job. Its ID is
+	// Sweep is the job that the tick makes. Only ID, Kind, Room, Parameters, Requester,
+	// Reason, Grace, Way, TraceParent and RequestID are read. Its parameter "job" is the name of the job. Its ID is
 	// always the same for the same tick.
 	Sweep Job
 
@@ -194,6 +195,10 @@ func takeTick(ctx context.Context, tx pgx.Tx, tick Tick) (taken TakenTick, err e
 // then returns that one. It asks the jobs and not the schedule's row, which may have
 // been deleted.
 func makeSweep(ctx context.Context, tx pgx.Tx, tick Tick) (outcome string, sweep Job, err error) {
+	// A request for a sweep locks no row of lethe.schedules.
+	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('lethe.schedules ' || $1::text, 0::bigint))`, tick.Job); err != nil {
+		return "", sweep, fmt.Errorf("wait for another sweep of the job: %w", err)
+	}
 	sweep, err = oneJob(ctx, tx, `
 		SELECT `+jobColumns+` FROM lethe.jobs
 		WHERE room_id = $1 AND kind = $2 AND parameters ->> 'job'::text = $3 AND state IN ('scheduled', 'queued', 'running', 'held', 'paused')
@@ -202,11 +207,18 @@ func makeSweep(ctx context.Context, tx pgx.Tx, tick Tick) (outcome string, sweep
 		return TickSkipped, sweep, err
 	}
 	sweep, err = oneJob(ctx, tx, `
-		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, trace_parent, task_missing_since, state, due_at)
-		VALUES ($1, $2, $3, $4, $5, nullif($6, ''), CASE WHEN $7::interval = '0' THEN timestamptz `+neverEnqueued+` END,
+		INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, trace_parent, request_id, reason, task_missing_since, state, due_at)
+		VALUES ($1, $2, $3, $4, $5, nullif($6, ''), nullif($8, ''), nullif($9, ''), CASE WHEN $7::interval = '0' THEN timestamptz `+neverEnqueued+` END,
 			CASE WHEN $7::interval > '0' THEN 'scheduled' ELSE 'queued' END,
 			CASE WHEN $7::interval > '0' THEN clock_timestamp() + $7::interval END) RETURNING `+jobColumns,
-		tick.Sweep.ID, tick.Sweep.Kind, tick.Sweep.Room, string(tick.Sweep.Parameters), tick.Sweep.Requester, tick.Sweep.TraceParent, tick.Sweep.Grace)
+		tick.Sweep.ID, tick.Sweep.Kind, tick.Sweep.Room, string(tick.Sweep.Parameters), tick.Sweep.Requester, tick.Sweep.TraceParent, tick.Sweep.Grace,
+		tick.Sweep.RequestID, tick.Sweep.Reason)
+	if err == nil && tick.Sweep.Way != "" {
+		err = audit.Note(ctx, tx, audit.Entry{
+			Who: sweep.Requester, Action: audit.Request, Subject: string(sweep.Kind), Job: sweep.ID, Reason: tick.Sweep.Reason,
+			Detail: audit.Detail(map[string]any{"schedule": tick.Job}),
+		})
+	}
 	return TickAccepted, sweep, err
 }
 
