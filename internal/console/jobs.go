@@ -92,8 +92,9 @@ type jobView struct {
 	// Rows are how many rows were deleted, the table with the most first.
 	Rows []tableRows
 
-	// Spans are the job's states over its time.
+	// Spans are the job's states over its time, and Keys how long it was in each of them.
 	Spans []plot.Span
+	Keys  []spanKey
 
 	// Log are the latest events, the newest first. Earlier is how many are not shown.
 	Log     []logLine
@@ -107,6 +108,25 @@ type jobView struct {
 type logLine struct {
 	operator.Event
 	Words string
+}
+
+// A spanKey is a state with all the time in it, in words.
+type spanKey struct{ What, Time string }
+
+// keysOf returns the states of spans, in the order in which they came first.
+func keysOf(spans []plot.Span) (keys []spanKey) {
+	times := map[string]time.Duration{}
+	var order []string
+	for _, span := range spans {
+		if _, ok := times[span.What]; !ok {
+			order = append(order, span.What)
+		}
+		times[span.What] += span.To.Sub(span.From)
+	}
+	for _, what := range order {
+		keys = append(keys, spanKey{what, lasting(times[what])})
+	}
+	return keys
 }
 
 // tableRows is a number of rows of a table.
@@ -182,6 +202,7 @@ func (c *Console) readJob(ctx context.Context, who, id string) (jobView, error) 
 		return strings.Compare(a.Table, b.Table)
 	})
 	shown.Spans = spansOf(job, shown.Now)
+	shown.Keys = keysOf(shown.Spans)
 	shown.Earlier = max(0, len(job.Log)-shownEvents)
 	for _, event := range slices.Backward(job.Log[shown.Earlier:]) {
 		shown.Log = append(shown.Log, logLine{event, wordsOf(event.Detail)})
