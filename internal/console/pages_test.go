@@ -165,7 +165,7 @@ func TestVerbs(t *testing.T) {
 	require.WithinDuration(t, time.Now().Add(8*time.Hour), until, time.Minute)
 	require.Contains(t, b.get("/jobs/"+id+"?done=pause").body, "The job is paused.")
 	require.Contains(t, b.get("/").body, "for &lt;the&gt; night")
-	require.Regexp(t, `<td data-label="Event">pause</td><td data-label="Who">@admin:x</td><td data-label="Details">for &lt;the&gt; night <span class="faint">.*until: \d{4}-`, b.get("/jobs/"+id).body)
+	require.Regexp(t, `<td data-label="Event" class="nowrap">pause</td><td data-label="Who"><span class="clip">@admin:x</span></td><td data-label="Details">for &lt;the&gt; night <span class="faint">.*until: \d{4}-`, b.get("/jobs/"+id).body)
 	require.Equal(t, http.StatusBadRequest, post("pause", url.Values{"for": {"9999h"}}).status)
 
 	require.Equal(t, http.StatusSeeOther, post("resume", url.Values{}).status)

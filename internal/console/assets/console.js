@@ -38,9 +38,10 @@ function show(part, text) {
   const selection = getSelection();
   if (!selection.isCollapsed && part.contains(selection.anchorNode)) return; // being copied
   const focused = part.contains(document.activeElement) && document.activeElement.getAttribute("href");
-  const fresh = new DOMParser().parseFromString(text, "text/html");
-  showTimes(fresh);
-  update(part, fresh.body);
+  const fresh = document.createElement("template"); // it keeps the space at the beginning
+  fresh.innerHTML = text;
+  showTimes(fresh.content);
+  update(part, fresh.content);
   if (focused && document.activeElement.getAttribute("href") !== focused) {
     (part.querySelector(`a[href="${CSS.escape(focused)}"]`) ?? document.getElementById("main")).focus();
   }
@@ -94,7 +95,7 @@ function follow(part) {
   };
   start();
   document.addEventListener("visibilitychange", () => (document.hidden ? stop() : start()));
-  addEventListener("pagehide", stop);
+  addEventListener("beforeunload", stop); // a reload would take the place of what the user has asked for
 }
 
 // A page that the browser has kept may be of a session that has ended.
