@@ -78,11 +78,28 @@ test-fast: ## Run all tests, without the race detector
 	$(deploy) test -count 1 ./...
 	$(growth) test ./...
 
+# axe-core comes from npm, by the lock file that is beside the tests. Without npm they run, too,
+# and check no accessibility.
 .PHONY: console-test
-console-test: ## Drive the console in Chromium; PICTURES=folder takes pictures of its pages
+console-test: ## Drive the console in Chromium; each page is checked by axe-core, if npm is installed
 	@scripts/servers
+	@$(MAKE) --no-print-directory build
+	@if command -v npm >/dev/null; then cd test/console && npm ci --ignore-scripts --no-progress; else echo "npm is not installed: axe-core does not check the pages"; fi
 	$(browser) vet ./...
-	LETHE_TEST_PICTURES='$(PICTURES)' $(browser) test -count 1 -timeout 10m ./...
+	LETHE_TEST_PROGRAMS='$(CURDIR)/bin' LETHE_TEST_PICTURES='$(PICTURES)' $(browser) test -count 1 -timeout 10m ./...
+
+# A sample without npm. It is not in .ci/run, because a wait of it is not always met.
+.PHONY: console-sample
+console-sample: ## Run the tests of the console in Chromium that go from signing in to signing out, with the program in bin/
+	LETHE_TEST_PROGRAMS='$(CURDIR)/bin' $(browser) test -count 1 -timeout 5m -run 'InABrowser|AndAnotherSite' ./...
+
+.PHONY: screenshots
+screenshots: ## Take pictures of every page of the console, in both themes and two widths, into bin/screenshots and docs/pictures
+	@mkdir -p bin/screenshots
+	@$(MAKE) --no-print-directory console-test PICTURES='$(CURDIR)/bin/screenshots'
+	cp bin/screenshots/demo-overview-1280-light.png docs/pictures/console-overview.png
+	cp bin/screenshots/demo-job-complete-1280-dark.png docs/pictures/console-job.png
+	cp bin/screenshots/demo-plan-390-light.png docs/pictures/console-plan.png
 
 .PHONY: test-kills
 test-kills: ## Kill workers at random points of purges and deletes, many times

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"path"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -105,8 +106,40 @@ func (c *Console) handle(method, path string, page func(*visit) error) {
 	c.mux.HandleFunc(method+" "+Root+path, func(w http.ResponseWriter, r *http.Request) { c.serve(w, r, Root+path, page) })
 }
 
+// maxRequestURI is the maximum length of a path with its query in bytes. Pages repeat parts of
+// it.
+const maxRequestURI = 8 << 10
+
 // ServeHTTP implements [http.Handler].
-func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) { c.mux.ServeHTTP(w, r) }
+func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case len(r.URL.RequestURI()) > maxRequestURI:
+		c.refuseAll(w, r, errLong)
+	case r.Method == http.MethodConnect || path.Clean(r.URL.Path) != strings.TrimSuffix(r.URL.Path, "/"):
+		// The mux would lead to another path, by an answer that has none of our headers.
+		c.refuseAll(w, r, errNoPage)
+	case fetchedElsewhere(r.Header):
+		c.refuseAll(w, r, errOtherSite)
+	default:
+		c.mux.ServeHTTP(w, r)
+	}
+}
+
+// fetchedElsewhere reports whether a page of another origin has made the request, and not by
+// a link or a form. For a page on another host of the same site the browser sends the session
+// along. It learns nothing, but it could plan jobs and follow pages.
+func fetchedElsewhere(h http.Header) bool {
+	switch h.Get("Sec-Fetch-Site") {
+	case "", "none", "same-origin":
+		return false
+	}
+	return h.Get("Sec-Fetch-Mode") != "navigate" || h.Get("Sec-Fetch-Dest") != "document"
+}
+
+// refuseAll refuses a request for whatever page.
+func (c *Console) refuseAll(w http.ResponseWriter, r *http.Request, refused error) {
+	c.serve(w, r, "console", func(*visit) error { return refused })
+}
 
 // A visit is a request, with who makes it.
 type visit struct {
@@ -149,10 +182,9 @@ func (c *Console) serve(w http.ResponseWriter, r *http.Request, route string, pa
 		}
 	}()
 	v.r = r.WithContext(observe.About(ctx, slog.String("request_id", v.id)))
-	// A context ends no reads and writes. Only connections in tests have no deadlines.
-	connection := http.NewResponseController(w)
-	_ = connection.SetReadDeadline(begun.Add(c.options.Timeout * 3 / 2))
-	_ = connection.SetWriteDeadline(begun.Add(c.options.Timeout * 2))
+	// A context ends no reads and writes.
+	v.w.readUntil(begun.Add(c.options.Timeout * 3 / 2))
+	_ = http.NewResponseController(w).SetWriteDeadline(begun.Add(c.options.Timeout * 2))
 	writeHeaders(w.Header(), v)
 	err := recovered(page, v)
 	if err != nil {
@@ -211,19 +243,35 @@ func recovered(page func(*visit) error, v *visit) (err error) {
 type answer struct {
 	http.ResponseWriter
 	status int
+
+	// readBy is the deadline of reads.
+	readBy time.Time
+}
+
+// readUntil sets the deadline of reads. Only connections in tests have none.
+func (a *answer) readUntil(deadline time.Time) {
+	a.readBy = deadline
+	_ = http.NewResponseController(a.ResponseWriter).SetReadDeadline(deadline)
 }
 
 // WriteHeader implements [http.ResponseWriter].
 func (a *answer) WriteHeader(status int) {
 	if a.status == 0 {
 		a.status = status
+		if !time.Now().Before(a.readBy) {
+			// The server has ended the context of the connection, and with it those of all
+			// requests that would follow on it.
+			a.Header().Set("Connection", "close")
+		}
 	}
 	a.ResponseWriter.WriteHeader(status)
 }
 
 // Write implements [http.ResponseWriter].
 func (a *answer) Write(text []byte) (int, error) {
-	a.status = cmp.Or(a.status, http.StatusOK)
+	if a.status == 0 {
+		a.WriteHeader(http.StatusOK)
+	}
 	return a.ResponseWriter.Write(text)
 }
 

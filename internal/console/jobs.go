@@ -94,9 +94,12 @@ type jobView struct {
 	// Rows are how many rows were deleted, the table with the most first.
 	Rows []tableRows
 
-	// Spans are the job's states over its time, and Pace how fast it went between batches.
+	// Pace is how fast it went between batches.
+	Pace plot.Rate
+
+	// Spans are the job's states over its time, and Keys how long it was in each of them.
 	Spans []plot.Span
-	Pace  plot.Rate
+	Keys  []spanKey
 
 	// Log are the latest events, the newest first. Earlier is how many are not shown.
 	Log     []logLine
@@ -110,6 +113,25 @@ type jobView struct {
 type logLine struct {
 	operator.Event
 	Words string
+}
+
+// A spanKey is a state with all the time in it, in words.
+type spanKey struct{ What, Time string }
+
+// keysOf returns the states of spans, in the order in which they came first.
+func keysOf(spans []plot.Span) (keys []spanKey) {
+	times := map[string]time.Duration{}
+	var order []string
+	for _, span := range spans {
+		if _, ok := times[span.What]; !ok {
+			order = append(order, span.What)
+		}
+		times[span.What] += span.To.Sub(span.From)
+	}
+	for _, what := range order {
+		keys = append(keys, spanKey{what, lasting(times[what])})
+	}
+	return keys
 }
 
 // tableRows is a number of rows of a table.
@@ -177,6 +199,7 @@ func (c *Console) readJob(ctx context.Context, who, id string) (jobView, error) 
 	job := shown.Job
 	shown.Rows = rowsOf(job.Deleted)
 	shown.Spans = spansOf(job, shown.Now)
+	shown.Keys = keysOf(shown.Spans)
 	if job.Started > 0 {
 		var points []plot.Point
 		for _, sample := range job.Samples {

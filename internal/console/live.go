@@ -29,9 +29,10 @@ const (
 	// writeTime bounds the write of one look. A browser that reads nothing is left.
 	writeTime = 30 * time.Second
 
-	// maxFollowers and maxFollowersOfUser bound the pages that are followed at once.
+	// maxFollowers and maxFollowersOfUser bound the pages that are followed at once. A
+	// browser has six connections to a server by HTTP/1.1, and needs some for other pages.
 	maxFollowers       = 100
-	maxFollowersOfUser = 6
+	maxFollowersOfUser = 4
 )
 
 var errFollowers = &wire.Error{
@@ -76,6 +77,10 @@ func (c *Console) follower(of func(*visit) look) func(*visit) error {
 		if err := c.identify(v); err != nil {
 			return err
 		}
+		if v.r.Method == http.MethodHead { // whether it could be followed
+			_, _, err := c.lookOnce(v.r.Context(), of(v))
+			return err
+		}
 		if !c.followers.enter(v.session.User) {
 			return errFollowers
 		}
@@ -87,7 +92,7 @@ func (c *Console) follower(of func(*visit) look) func(*visit) error {
 		ctx, cancel := context.WithDeadline(v.sent, ends)
 		defer cancel()
 		v.r = v.r.WithContext(ctx)
-		_ = http.NewResponseController(v.w).SetReadDeadline(ends.Add(writeTime))
+		v.w.readUntil(ends.Add(writeTime))
 		return c.follow(v, of(v))
 	}
 }
@@ -122,6 +127,8 @@ func (c *Console) follow(v *visit, look look) error {
 			checked = time.Now()
 			if err := c.identify(v); errors.Is(err, errSignedOut) {
 				over, text = true, event("end", []byte("signed out"))
+			} else if err != nil {
+				return err // nothing is shown to a session that cannot be checked
 			}
 		}
 		if len(text) > 0 {

@@ -2,12 +2,14 @@ package console_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"strings"
@@ -91,17 +93,44 @@ func (l *logged) String() string {
 	return l.text.String()
 }
 
-func setup(t *testing.T, changes ...func(*operator.Options)) *lab {
-	return setupFor(t, time.Hour, changes...)
+func setup(t *testing.T, api ...func(*operator.Options)) *lab {
+	return setupWith(t, changes{api: api})
 }
 
-// setupFor is setup with sessions that last for that long. The functions change the options
-// of the API.
-func setupFor(t *testing.T, lasts time.Duration, changes ...func(*operator.Options)) *lab {
+// setupFor is setup with sessions that last for that long.
+func setupFor(t *testing.T, lasts time.Duration) *lab { return setupWith(t, changes{lasts: lasts}) }
+
+// changes are what a test has otherwise than others.
+type changes struct {
+	// lasts is the time of a session. Defaults to an hour.
+	lasts time.Duration
+
+	// api are changes of the options of the API. Defaults to none.
+	api []func(*operator.Options)
+
+	// timeout is that of the pages. Defaults to that of the console.
+	timeout time.Duration
+
+	// trustedProxies are believed. Defaults to none.
+	trustedProxies []netip.Prefix
+
+	// database is the URL of a database that has been prepared, and redis that of a Redis.
+	// They default to those that tests share.
+	database, redis string
+}
+
+func setupWith(t *testing.T, with changes) *lab {
 	t.Helper()
-	url := devstacktest.Database(t, "console", prepare)
+	url := with.database
+	if url == "" {
+		url = devstacktest.Database(t, "console", prepare)
+	}
+	if with.redis == "" {
+		with.redis = devstacktest.Redis(t).URL()
+	}
+	lasts := cmp.Or(with.lasts, time.Hour)
 	l := &lab{Lab: storetest.OnAs(t, url, schema.API), log: &logged{}, url: url}
-	client, err := redisdb.Open(devstacktest.Redis(t).URL())
+	client, err := redisdb.Open(with.redis)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = client.Close() })
 	names := redisdb.NamesOf("console" + regexp.MustCompile(`\W`).ReplaceAllString(t.Name(), ""))
@@ -111,14 +140,16 @@ func setupFor(t *testing.T, lasts time.Duration, changes ...func(*operator.Optio
 	purger := purge.New(l.DB, purge.Options{})
 	sizes := footprint.Options{ServerName: "x"}
 	options := operator.Options{ServerName: "x", Log: log}
-	for _, change := range changes {
+	for _, change := range with.api {
 		change(&options)
 	}
 	api := operator.New(l.DB, submit, plan.New(l.DB, plan.Options{Footprint: sizes, Purger: purger}), footprint.New(l.DB, purger, sizes), options)
 	l.server = httptest.NewServer(httpapi.New(l.DB, submit, nil, httpapi.Options{
-		Log: log, Operator: api, ServerName: "x",
+		Log: log, Operator: api, ServerName: "x", TrustedProxies: with.trustedProxies,
 		Console: func(control *access.Control) http.Handler {
-			return console.New(control, api, session.New(client, names, lasts), console.Options{Log: log, Readers: []string{"@support:x", "@careful:x"}})
+			return console.New(control, api, session.New(client, names, lasts), console.Options{
+				Log: log, Readers: []string{"@support:x", "@careful:x"}, Timeout: with.timeout,
+			})
 		},
 	}))
 	t.Cleanup(l.server.Close)

@@ -56,7 +56,7 @@ func loadAssets() (byName map[string]asset, names map[string]string) {
 func loadTemplates() map[string]*template.Template {
 	functions := template.FuncMap{
 		"asset": func(name string) string { return assetNames[name] },
-		"bytes": func(n int64) string { return size(float64(n)) }, "between": between, "hasSuffix": strings.HasSuffix, "pair": pair, "size": size, "agree": output.Agree[int64], "count": output.Count, "counted": output.Counted[int64], "cut": cut, "iso": iso, "month": month, "number": number, "percent": percent,
+		"bytes": func(n int64) string { return size(float64(n)) }, "hasSuffix": strings.HasSuffix, "pair": pair, "size": size, "agree": output.Agree[int64], "count": output.Count, "counted": output.Counted[int64], "cut": cut, "iso": iso, "month": month, "number": number, "percent": percent,
 		"root": func() string { return Root }, "seconds": seconds,
 		"since": since, "spell": spell, "unit": unit, "utc": utc, "word": word,
 	}
@@ -172,12 +172,12 @@ func since(now time.Time, at any) string {
 	return spell(ago)
 }
 
-// between returns the time between two times, in words.
-func between(from, to time.Time) string {
-	if d := to.Sub(from); d < 10*time.Second {
+// lasting returns a duration in words, a short one with a decimal place.
+func lasting(d time.Duration) string {
+	if d < 10*time.Second {
 		return strconv.FormatFloat(max(0, d.Seconds()), 'f', 1, 64) + " s"
 	}
-	return spell(to.Sub(from))
+	return spell(d)
 }
 
 // spell returns a duration in words, by its two largest units.

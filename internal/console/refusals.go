@@ -8,28 +8,37 @@ import (
 	"strings"
 	"time"
 
+	"lethe/internal/store/postgres"
 	"lethe/internal/wire"
 )
 
 var (
-	errNoRedis = wire.New(http.StatusServiceUnavailable, "M_UNKNOWN", "Redis, which has the sessions, cannot be reached")
-	errNoPage  = wire.NotFound("There is no such page")
-	errMethod  = wire.New(http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "The page cannot be asked in this way")
-	errSlow    = wire.New(http.StatusGatewayTimeout, "M_UNKNOWN", "The database has not answered in time")
-	errBroken  = wire.New(http.StatusInternalServerError, "M_UNKNOWN", "Something in Lethe has failed")
+	errNoRedis    = wire.New(http.StatusServiceUnavailable, "M_UNKNOWN", "Redis, which has the sessions, cannot be reached")
+	errNoDatabase = &wire.Error{
+		Status: http.StatusServiceUnavailable, Code: "M_UNKNOWN", Text: "PostgreSQL cannot be reached", RetryAfter: 5000,
+	}
+	errNoPage = wire.NotFound("There is no such page")
+	errLong   = wire.New(http.StatusRequestURITooLong, "M_UNKNOWN", "The address is too long")
+	errMethod = wire.New(http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "The page cannot be asked in this way")
+	errSlow   = wire.New(http.StatusGatewayTimeout, "M_UNKNOWN", "The database has not answered in time")
+	errBroken = wire.New(http.StatusInternalServerError, "M_UNKNOWN", "Something in Lethe has failed")
 )
 
 // elsewhere refuses a path without a page, and a method that a page does not have.
 func (c *Console) elsewhere(v *visit) error {
-	for _, method := range []string{http.MethodGet, http.MethodPost} {
+	var allowed []string
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
 		asked := v.r.Clone(v.r.Context())
 		asked.Method = method
 		if _, pattern := c.mux.Handler(asked); pattern != "/" && pattern != "" {
-			v.w.Header().Set("Allow", method)
-			return errMethod
+			allowed = append(allowed, method)
 		}
 	}
-	return errNoPage
+	if allowed == nil {
+		return errNoPage
+	}
+	v.w.Header().Set("Allow", strings.Join(allowed, ", "))
+	return errMethod
 }
 
 // A refusal is the page of an error.
@@ -46,14 +55,20 @@ func (c *Console) refuse(v *visit, err error) error {
 	var toLog error
 	ctx := v.r.Context()
 	switch {
+	case v.sent.Err() != nil && time.Now().Before(v.w.readBy): // the browser has gone
+		if v.w.status == 0 {
+			v.w.Header().Set("Connection", "close")
+			v.w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		return nil
 	case errors.As(err, &refused):
 		if refused.Status >= http.StatusInternalServerError {
 			toLog = err
 		}
+	case postgres.Unreachable(err):
+		refused, toLog = errNoDatabase, err
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		refused, toLog = errSlow, err
-	case v.sent.Err() != nil:
-		return nil // the browser has gone
 	default:
 		refused, toLog = errBroken, err
 	}
@@ -97,6 +112,8 @@ func nextStep(refused *wire.Error) string {
 	switch {
 	case refused == errNoRedis:
 		return "Jobs in PostgreSQL are safe. Start Redis and reload this page; meanwhile lethe job list shows the jobs."
+	case refused == errNoDatabase:
+		return "Jobs wait meanwhile, and go on where they stopped. Try again in 5 s. If it stays like this, lethe doctor says what is wrong."
 	case refused == errProof || refused == errOtherSite:
 		return "Go back to the page, reload it, and try again."
 	case refused == errReads:

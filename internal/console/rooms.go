@@ -34,10 +34,9 @@ func patient(page func(*visit) error) func(*visit) error {
 		ctx, cancel := context.WithTimeout(v.sent, patience)
 		v.r = v.r.WithContext(ctx)
 		v.ends = append(v.ends, cancel) // the refusal of an error looks at the context
-		connection := http.NewResponseController(v.w)
+		v.w.readUntil(time.Now().Add(2 * patience))
 		// Only connections in tests have no deadlines.
-		_ = connection.SetReadDeadline(time.Now().Add(2 * patience))
-		_ = connection.SetWriteDeadline(time.Now().Add(2 * patience))
+		_ = http.NewResponseController(v.w).SetWriteDeadline(time.Now().Add(2 * patience))
 		return page(v)
 	}
 }

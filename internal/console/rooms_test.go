@@ -140,3 +140,25 @@ func TestRoomsAreSearchedAndBlocked(t *testing.T) {
 	require.Equal(t, http.StatusSeeOther, set(b, "unblock", b.proof()).status)
 	require.Zero(t, storetest.One[int](l.Lab, `SELECT count(*)::int FROM blocked_rooms`))
 }
+
+// The longest ids and names that there are, of characters that take the most bytes in a page.
+func TestPagesOfRoomsStaySmall(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	room := "!" + strings.Repeat("<", 252) + ":x"
+	l.Exec(`INSERT INTO rooms (room_id, is_public, creator, room_version) SELECT '!' || n || right($1, 250), false, '@a:x', '10' FROM generate_series(10, 69) n`, room)
+	l.Exec(`INSERT INTO state_groups (id, room_id, event_id) SELECT n, '!' || n || right($1, 250), '$e' FROM generate_series(10, 69) n`, room)
+	l.Exec(`INSERT INTO room_stats_state (room_id, name, canonical_alias) SELECT '!' || n || right($1, 250), repeat('"', 255), '#' || right($1, 254) FROM generate_series(10, 69) n`, room)
+	one := url.QueryEscape("!10" + room[len(room)-250:])
+	l.Exec(`INSERT INTO local_current_membership (room_id, user_id, event_id, membership)
+		SELECT '!10' || right($1, 250), '@' || n || repeat('<', 240) || ':x', '$m' || n, 'join' FROM generate_series(1, 500) n`, room)
+	l.Exec(`INSERT INTO room_aliases (room_alias, room_id, creator)
+		SELECT '#' || n || repeat('<', 240) || ':x', '!10' || right($1, 250), '@a:x' FROM generate_series(1, 500) n`, room)
+	b := l.signedIn("syt_admin")
+	for path, text := range map[string]string{"/rooms": "Smaller rooms", "/room?room=" + one: "Space by table", "/room/plan?kind=delete_room&room=" + one: "and others"} {
+		p := b.get(path)
+		require.Equal(t, http.StatusOK, p.status, "%s: %s", path, p.body)
+		require.Less(t, len(p.body), maxPage, path)
+		require.Contains(t, p.body, text, path)
+	}
+}

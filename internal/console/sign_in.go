@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"lethe/internal/console/session"
 	"lethe/internal/wire"
@@ -29,25 +30,34 @@ var (
 // errSignedOut is the refusal of a request without a session, as where the answer is no page.
 var errSignedOut = wire.New(http.StatusUnauthorized, "M_MISSING_TOKEN", "You are not signed in, or your session has ended")
 
+// findSession finds the session of a request, with its cookie. Whether its access token is
+// still good is not checked.
+func (c *Console) findSession(v *visit) (found session.Session, sent string, err error) {
+	cookie, err := v.r.Cookie(cookieName)
+	if err != nil {
+		return found, "", errSignedOut
+	}
+	found, err = c.sessions.Find(v.r.Context(), cookie.Value)
+	switch {
+	case errors.Is(err, session.ErrNone):
+		return found, "", errSignedOut
+	case err != nil:
+		return found, "", errors.Join(errNoRedis, err)
+	}
+	return found, cookie.Value, nil
+}
+
 // identify finds the session of a request, and checks its access token, as the API does with
 // each request. A session whose token is refused ends.
 func (c *Console) identify(v *visit) error {
-	cookie, err := v.r.Cookie(cookieName)
+	found, sent, err := c.findSession(v)
 	if err != nil {
-		return errSignedOut
-	}
-	ctx := v.r.Context()
-	found, err := c.sessions.Find(ctx, cookie.Value)
-	if errors.Is(err, session.ErrNone) {
-		return errSignedOut
-	}
-	if err != nil {
-		return errors.Join(errNoRedis, err)
+		return err
 	}
 	reader, err := c.access.Viewer(v.r, found.Token, c.options.Readers)
 	var refused *wire.Error
 	if errors.As(err, &refused) && (refused.Status == http.StatusUnauthorized || refused.Status == http.StatusForbidden) || err == nil && reader.UserID != found.User {
-		if err := c.sessions.End(ctx, cookie.Value); err != nil {
+		if err := c.sessions.End(v.r.Context(), sent); err != nil {
 			return errors.Join(errNoRedis, err)
 		}
 		return errSignedOut
@@ -55,7 +65,7 @@ func (c *Console) identify(v *visit) error {
 	if err != nil {
 		return err
 	}
-	v.session, v.cookie, v.reads = found, cookie.Value, slices.Contains(c.options.Readers, found.User)
+	v.session, v.cookie, v.reads = found, sent, slices.Contains(c.options.Readers, found.User)
 	return nil
 }
 
@@ -76,16 +86,6 @@ func (c *Console) viewer(page func(*visit) error) func(*visit) error {
 
 // changer lets a form of the user's own session through, if the user may change something.
 func (c *Console) changer(page func(*visit) error) func(*visit) error {
-	return c.ownForm(func(v *visit) error {
-		if v.reads {
-			return errReads
-		}
-		return page(v)
-	})
-}
-
-// ownForm lets a form of the user's own session through.
-func (c *Console) ownForm(page func(*visit) error) func(*visit) error {
 	return func(v *visit) error {
 		if err := c.readForm(v); err != nil {
 			return err
@@ -98,6 +98,8 @@ func (c *Console) ownForm(page func(*visit) error) func(*visit) error {
 			return err
 		case !v.session.Proves(v.r.PostForm.Get("proof")):
 			return errProof
+		case v.reads:
+			return errReads
 		}
 		return page(v)
 	}
@@ -111,6 +113,11 @@ func (c *Console) readForm(v *visit) error {
 	v.r.Body = http.MaxBytesReader(v.w, v.r.Body, maxForm)
 	if v.r.ParseForm() != nil {
 		return errForm
+	}
+	for _, values := range v.r.PostForm {
+		if slices.ContainsFunc(values, func(text string) bool { return !utf8.ValidString(text) }) {
+			return errForm // a reason would be stored otherwise than it was sent
+		}
 	}
 	return nil
 }
@@ -173,15 +180,27 @@ func (c *Console) signIn(v *visit) error {
 	return v.redirect(form.Next)
 }
 
-// signOut ends the session.
+// signOut ends the session. It need not know whether the session's access token is still
+// good, so that users can sign out while the database or the homeserver is away.
 func (c *Console) signOut(v *visit) error {
-	return c.ownForm(func(v *visit) error {
-		if err := c.sessions.End(v.r.Context(), v.cookie); err != nil {
-			return errors.Join(errNoRedis, err)
-		}
-		c.setCookie(v, "", -1)
+	if err := c.readForm(v); err != nil {
+		return err
+	}
+	found, sent, err := c.findSession(v)
+	switch {
+	case errors.Is(err, errSignedOut):
 		return v.redirect(Root + "/sign-in?out=1")
-	})(v)
+	case err != nil:
+		return err
+	case !found.Proves(v.r.PostForm.Get("proof")):
+		return errProof
+	}
+	v.session = found // for the log
+	if err := c.sessions.End(v.r.Context(), sent); err != nil {
+		return errors.Join(errNoRedis, err)
+	}
+	c.setCookie(v, "", -1)
+	return v.redirect(Root + "/sign-in?out=1")
 }
 
 // setCookie sets the session's cookie for that many seconds. Browsers take it over plain
