@@ -115,7 +115,7 @@ func TestRoomsAreSearchedAndBlocked(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, b.get("/rooms?search=%00").status)
 
 	one := clean(b.get("/room?room=" + url.QueryEscape(room)))
-	require.Contains(t, one, time.Now().UTC().Format("2006-01")+": 30</title>")
+	require.Contains(t, one, time.Now().UTC().Format("2006-01")+": 30 events</title>")
 	require.Contains(t, one, "Joined users of this server")
 	require.Contains(t, one, "block it …")
 	require.NotContains(t, clean(reader.get("/room?room="+url.QueryEscape(room))), "/room/block")
