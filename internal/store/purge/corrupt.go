@@ -77,6 +77,8 @@ func indexesOfTables(ctx context.Context, q postgres.Querier, tables []string) (
 }
 
 func corruptIndexes(what string, indexes []string) error {
+	// Those of the batch's own tables are made anew in each session.
+	indexes = slices.DeleteFunc(indexes, func(name string) bool { return strings.HasPrefix(name, "lethe_") })
 	return fmt.Errorf("%s: %w: a search by %s disagrees with the table; run lethe doctor --deep, and REINDEX it",
 		what, ErrCorrupt, strings.Join(indexes, " or "))
 }

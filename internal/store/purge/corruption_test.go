@@ -312,3 +312,11 @@ func (l *lab) corruptKeys(x index, column, kind, a, b string) string {
 	l.Exec(`DROP INDEX corrupted`)
 	return fmt.Sprintf("%s by %s of %s: %s, %s", kind, column, x.name, a, b)
 }
+
+// An operator can make the indexes anew that the error names.
+func TestCorruptIndexesAreNoneOfTheBatchesOwnTables(t *testing.T) {
+	t.Parallel()
+	err := purge.CorruptIndexes("lethe_groups_pkey", "state_groups_state_type_idx")
+	require.ErrorIs(t, err, purge.ErrCorrupt)
+	require.ErrorContains(t, err, "a search by state_groups_state_type_idx disagrees")
+}

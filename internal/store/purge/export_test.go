@@ -95,3 +95,6 @@ func (p *Purger) CatalogIsReadAfter(ctx context.Context, age time.Duration) (aga
 	_, err = cache.get(ctx, p)
 	return again, err
 }
+
+// CorruptIndexes is the error that names indexes.
+func CorruptIndexes(indexes ...string) error { return corruptIndexes("delete rows", indexes) }
