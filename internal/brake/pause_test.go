@@ -171,11 +171,11 @@ func TestLimitsAreReadAtEachLook(t *testing.T) {
 	set(CommitSeconds, limits(0.5, 1))
 	commits()
 	looks(0, slow)
-	require.NoError(t, fleet.ResetBrakeLimit(t.Context(), string(CommitSeconds)))
+	require.NoError(t, fleet.ResetBrakeLimit(t.Context(), string(CommitSeconds), "@admin:x"))
 	set(LockWaits, Limits{Hard: &zero})
 	commits()
 	looks(0, waits)
-	require.NoError(t, fleet.ResetBrakeLimit(t.Context(), string(LockWaits)))
+	require.NoError(t, fleet.ResetBrakeLimit(t.Context(), string(LockWaits), "@admin:x"))
 	commits()
 	looks(0.25, slow)
 }

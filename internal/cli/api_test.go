@@ -220,8 +220,9 @@ func (s *apiServer) handler() http.Handler {
 			return operator.Fleet{Limits: []operator.Limit{}}, nil
 		}
 		return operator.Fleet{
-			Limits:  []operator.Limit{{Kind: "purge_history", RowsPerSecond: new(500), Jobs: new(2), Who: "@admin:x", Set: 1}},
-			Workers: &[]operator.FleetWorker{{Name: "host:1", Started: 1, Concurrency: 4, Running: 1}},
+			Limits:     []operator.Limit{{Kind: "purge_history", RowsPerSecond: new(500), Jobs: new(2), Who: "@admin:x", Set: 1}},
+			Workers:    &[]operator.FleetWorker{{Name: "host:1", Started: 1, Concurrency: 4, Running: 1}},
+			Schedulers: &[]operator.FleetScheduler{{Name: "host:2", Started: 1}},
 		}, nil
 	})
 	handle("PUT /_lethe/v1/fleet/{kind}", "", func(r *http.Request, body []byte) (any, error) {

@@ -332,9 +332,11 @@ func TestWhatOperatorsMustNotMiss(t *testing.T) {
 	require.Contains(t, s.asked()[0], `"grace":"168h0m0s"`)
 	got.document(t)
 
-	require.Contains(t, s.lethe("fleet", "show").stdout, "host:1")
+	got = s.lethe("fleet", "show")
+	require.Regexp(t, `WORKER +STARTED \(UTC\) +JOBS\s+host:1 `, got.stdout)
+	require.Regexp(t, `SCHEDULER +STARTED \(UTC\)\s+host:2 `, got.stdout)
 	s.blind = true
-	require.Contains(t, s.lethe("fleet", "show").stdout, "unknown (needs Redis)")
+	require.Equal(t, 2, strings.Count(s.lethe("fleet", "show").stdout, "unknown (needs Redis)"))
 	require.Nil(t, s.lethe("fleet", "show", "-o", "json").document(t)["workers"])
 
 	got = s.lethe("fleet", "resume", "--kind", "delete_room")

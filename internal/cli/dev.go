@@ -181,7 +181,7 @@ func greeting(api config.API, token, database string, rooms []roomgen.Summary) s
 		"\n  asynqmon     " + url + httpapi.MonitorRoot + "   (any user; the token is the password)" +
 		"\n  metrics      http://" + api.MetricsListen + "/metrics" +
 		"\n  PostgreSQL   " + database +
-		"\n  lethe        export LETHE_API_URL=" + url + " LETHE_TOKEN=" + token + "   (then: bin/lethe job list)\n\nRooms:\n"
+		"\n  environment  export LETHE_API_URL=" + url + " LETHE_TOKEN=" + token + "   (then: bin/lethe job list)\n\nRooms:\n"
 	for _, room := range rooms {
 		text += fmt.Sprintf("  %-40s %6d events, made by %s\n", room.Room, room.Events, room.Creator)
 	}

@@ -42,8 +42,8 @@ type fleetDocument struct {
 func (a *app) fleetShow() *cobra.Command {
 	return &cobra.Command{
 		Use:     "show",
-		Short:   "show the workers, the limits and the pauses",
-		Long:    `Shows the workers, the limits for each kind of job, and the pauses.`,
+		Short:   "show the workers, the schedulers, the limits and the pauses",
+		Long:    `Shows the workers and schedulers, the limits for each kind of job, and the pauses.`,
 		Example: `  lethe fleet show --output yaml`,
 		Args:    command.NoArguments,
 		RunE: a.asks(func(ctx context.Context, c *cobra.Command, api *client.Client, _ []string) error {
@@ -59,15 +59,14 @@ func (a *app) fleetShow() *cobra.Command {
 				if err := limitTable(w, fleet.Limits...); err != nil {
 					return err
 				}
-				lines := [][]string{{"unknown (needs Redis)", "", ""}}
-				if fleet.Workers != nil {
-					lines = nil
-					for _, worker := range *fleet.Workers {
-						lines = append(lines, []string{worker.Name, output.At(worker.Started), fmt.Sprintf("%d of %d", worker.Running, worker.Concurrency)})
-					}
+				if err := aliveTable(w, []string{"WORKER", "STARTED (UTC)", "JOBS"}, fleet.Workers, func(worker operator.FleetWorker) []string {
+					return []string{worker.Name, output.At(worker.Started), fmt.Sprintf("%d of %d", worker.Running, worker.Concurrency)}
+				}); err != nil {
+					return err
 				}
-				_, _ = fmt.Fprintln(w) // the table returns its error
-				if err := output.Rows(w, []string{"WORKER", "STARTED (UTC)", "JOBS"}, lines); err != nil {
+				if err := aliveTable(w, []string{"SCHEDULER", "STARTED (UTC)"}, fleet.Schedulers, func(scheduler operator.FleetScheduler) []string {
+					return []string{scheduler.Name, output.At(scheduler.Started)}
+				}); err != nil {
 					return err
 				}
 				_, _ = fmt.Fprintln(w) // the table returns its error
@@ -75,6 +74,20 @@ func (a *app) fleetShow() *cobra.Command {
 			})
 		}),
 	}
+}
+
+// aliveTable prints the processes of a kind that are alive, after an empty line. They are
+// nil if they are not known.
+func aliveTable[P any](w io.Writer, head []string, alive *[]P, line func(P) []string) error {
+	lines := [][]string{{"unknown (needs Redis)"}}
+	if alive != nil {
+		lines = nil
+		for _, process := range *alive {
+			lines = append(lines, line(process))
+		}
+	}
+	_, _ = fmt.Fprintln(w) // the table returns its error
+	return output.Rows(w, head, lines)
 }
 
 func limitTable(w io.Writer, limits ...operator.Limit) error {

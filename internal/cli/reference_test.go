@@ -12,6 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lethe/internal/command"
+	"lethe/internal/config"
+	"lethe/internal/roomgen"
 )
 
 var update = flag.Bool("update", false, "write docs/cli.md")
@@ -125,4 +127,21 @@ func describe(text *strings.Builder, c *cobra.Command) {
 		})
 		describe(text, below)
 	}
+}
+
+// TestStartShowsTheGreeting: docs/start.md has each line of addresses that lethe dev prints.
+func TestStartShowsTheGreeting(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/start.md")
+	require.NoError(t, err)
+	rooms := []roomgen.Summary{{Room: "!a:x"}, {Room: "!b:x"}, {Room: "!c:x"}}
+	head, _, _ := strings.Cut(greeting(config.API{}, "token", "postgres://", rooms), "\nRooms:\n")
+	labels := 0
+	for line := range strings.Lines(head) {
+		if label, _, ok := strings.Cut(strings.TrimSpace(line), "  "); ok {
+			labels++
+			require.Regexp(t, `(?m)^      `+label+`  `, string(page))
+		}
+	}
+	require.Equal(t, 7, labels)
 }

@@ -32,11 +32,11 @@ func generalSettings(c *Config) []setting {
 		row("status_ttl", "24h", duration(&c.StatusTTL, time.Minute, 365*24*time.Hour),
 			`How long the API serves the status of a job after the job has ended.`),
 		row("journal.keep", "2160h", duration(&c.JournalKeep, time.Minute, 20*365*24*time.Hour),
-			`How long the row of a job is kept in lethe.jobs after the job has ended, and an entry of lethe.audit after what
-			it tells of, 90 days by default. The rows are
+			`How long the row of a job is kept in lethe.jobs after the job has ended, 90 days by default. An entry of
+			lethe.audit is kept as long after its time. The rows are
 			personal data: they have the ids of rooms, of the admins who made the requests and of the users who were
-			removed, and the aliases and the message of a delete. The schedulers delete older rows, up to 100,000 in 10
-			minutes. They keep jobs that have not ended, the last sweep of each schedule, and holds. The value must be
+			removed, and the aliases and the message of a delete. The schedulers delete older rows, up to 100,000 of each
+			table in 10 minutes. They keep jobs that have not ended, the last sweep of each schedule, and holds. The value must be
 			at least status_ttl. If only status_ttl is set, and is longer than the default, this is as long.`),
 		row("grace", "0s", duration(&c.Grace, 0, 365*24*time.Hour),
 			`How long an accepted job waits before anything is done. During this time it can be cancelled, and nothing is

@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"io"
 	"net"
@@ -55,4 +56,58 @@ func TestReaderWhoTakesNothing(t *testing.T) {
 	require.True(t, json.Valid([]byte(whole.body)), "one who reads gets it all")
 	require.Eventually(t, func() bool { return budget.Taken() == 0 }, 20*time.Second, 10*time.Millisecond)
 	require.Equal(t, http.StatusOK, b.raw(t, "HEAD /_synapse/admin/v1/rooms/!big:x/messages?limit=1 HTTP/1.1\nHost: x\nAuthorization: Bearer "+admin+"\n\n").status)
+}
+
+// TestRequestAfterASlowlyReadPage: who takes a page only when its time is nearly over can
+// use the connection for another request.
+func TestRequestAfterASlowlyReadPage(t *testing.T) {
+	t.Parallel()
+	url := devstacktest.Database(t, "httpapi", prepare)
+	db := openStore(t, url)
+	const timeout = 2 * time.Second
+	b := setupOn(t, db, httpapi.Options{
+		Messages: messages.New(db, messages.Options{MaxPageBytes: 32 << 20}), Timeout: timeout, StallTimeout: time.Minute,
+	})
+	b.url = url
+	b.requireExec(t, `
+		INSERT INTO events (event_id, room_id, type, sender, topological_ordering, depth, stream_ordering, processed, outlier, received_ts)
+		SELECT '$big' || i, '!big:x', 'm.room.message', '@user:x', i, i, 100 + i, true, false, 1 FROM generate_series(1, 300) i`)
+	b.requireExec(t, `
+		INSERT INTO event_json (event_id, room_id, internal_metadata, json)
+		SELECT event_id, room_id, '{}', '{"type":"m.room.message","sender":"@user:x","depth":1,"origin_server_ts":1,"content":{"body":"' || repeat('x', 50000) || '"}}'
+		FROM events WHERE room_id = '!big:x'`)
+	request := func(limit string) string {
+		return "GET /_synapse/admin/v1/rooms/!big:x/messages?limit=" + limit + " HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + admin + "\r\n\r\n"
+	}
+	// On a busy machine the rest may come too late, and the answer is cut off.
+	read := func() bool {
+		conn := b.requireDial(t)
+		defer conn.Close()
+		require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
+		begun := time.Now()
+		_, err := io.WriteString(conn, request("1000"))
+		require.NoError(t, err)
+		answers := bufio.NewReader(conn)
+		first, err := http.ReadResponse(answers, nil)
+		require.NoError(t, err)
+		time.Sleep(time.Until(begun.Add(timeout * 7 / 4))) // between the time for reads that was too short and that for the answer
+		if _, err := io.Copy(io.Discard, first.Body); err != nil {
+			return false
+		}
+		_, err = io.WriteString(conn, request("1"))
+		require.NoError(t, err)
+		second, err := http.ReadResponse(answers, nil)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, second.StatusCode)
+		body, err := io.ReadAll(second.Body)
+		require.NoError(t, err)
+		require.True(t, json.Valid(body), "%q", body)
+		return true
+	}
+	for range 10 {
+		if read() {
+			return
+		}
+	}
+	t.Fatal("the page was never read in time")
 }

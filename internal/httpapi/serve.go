@@ -88,11 +88,11 @@ func setTimeout(c echo.Context, request *http.Request, begun time.Time, timeout 
 	ctx, cancel := context.WithTimeout(request.Context(), timeout)
 	c.SetRequest(request.WithContext(ctx))
 	// A context does not end reads and writes, so they have their own deadlines.
-	// These are later, because net/http cancels the request's context when a read
-	// fails while the handler runs. Only connections in tests do not support
-	// deadlines.
+	// Reads may take longest: when one fails while the handler runs, net/http cancels the
+	// context of the connection, and with it that of the next request there. Only
+	// connections in tests do not support deadlines.
 	connection := http.NewResponseController(c.Response())
-	_ = connection.SetReadDeadline(begun.Add(timeout * 3 / 2))
+	_ = connection.SetReadDeadline(begun.Add(timeout * 5 / 2))
 	_ = connection.SetWriteDeadline(begun.Add(timeout * 2))
 	return cancel
 }

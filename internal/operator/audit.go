@@ -10,7 +10,7 @@ import (
 	"lethe/internal/wire"
 )
 
-// Actions are the names of the actions in an [AuditEntry].
+// Actions returns the names of the actions in an [AuditEntry].
 func Actions() (names []string) {
 	for _, action := range audit.Actions() {
 		names = append(names, string(action))

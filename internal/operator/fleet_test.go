@@ -48,11 +48,26 @@ func TestFleet(t *testing.T) {
 		l.refused(400, "", "PUT", "/fleet/purge_history", body)
 	}
 	l.refused(404, "no kind", "PUT", "/fleet/x", `{"jobs":1}`)
+	require.Equal(t, []operator.Limit{limit}, get[operator.Fleet](l, "GET", "/fleet", "").Limits)
 	l.work(tasks.WorkerOptions{Concurrency: 3})
 	require.Eventually(t, func() bool {
 		fleet := get[operator.Fleet](l, "GET", "/fleet", "")
 		return len(*fleet.Workers) == 1 && (*fleet.Workers)[0].Concurrency >= 3
 	}, time.Minute, 50*time.Millisecond)
+}
+
+// A request whose body was lost takes no limit away.
+func TestLimitsStayWithoutABody(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	limit := get[operator.Limit](l, "PUT", "/fleet/purge_history", `{"jobs":2}`)
+	l.refused(400, "not JSON", "PUT", "/fleet/purge_history", "")
+	require.Equal(t, []operator.Limit{limit}, get[operator.Fleet](l, "GET", "/fleet", "").Limits)
+
+	signal := get[operator.BrakeSignal](l, "PUT", "/brake/standby_seconds", `{"soft":5,"hard":30}`)
+	l.refused(400, "not JSON", "PUT", "/brake/standby_seconds", "")
+	require.Contains(t, get[operator.Brake](l, "GET", "/brake", "").Signals, signal)
+	require.Len(t, get[operator.Audit](l, "GET", "/audit", "").Entries, 2)
 }
 
 // Without Redis it is not known which workers there are, which is not the same as none.

@@ -47,7 +47,7 @@ func (o *Operator) scheduleList(c echo.Context, _ string) error {
 // scheduleEntries are schedules that are being gathered.
 type scheduleEntries struct{ schedules []*Schedule }
 
-// of returns the schedule with the name, which it adds if there is none yet.
+// of returns the schedule with the name, and adds it if it is missing.
 func (e *scheduleEntries) of(name string) *Schedule {
 	if i := slices.IndexFunc(e.schedules, func(s *Schedule) bool { return s.Name == name }); i >= 0 {
 		return e.schedules[i]

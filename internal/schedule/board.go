@@ -35,8 +35,7 @@ type Replica struct {
 	Started time.Time `json:"started"`
 	At      time.Time `json:"at"`
 
-	// Schedules are the jobs that it has from its settings, without those that are not
-	// enabled.
+	// Schedules are the enabled jobs of its settings.
 	Schedules []Entry `json:"schedules"`
 }
 
@@ -50,8 +49,7 @@ type Entry struct {
 	When string `json:"when"`
 }
 
-// A Board shows which schedulers are alive. It is in Redis, where the workers are: without
-// Redis it is not known.
+// A Board shows which schedulers are alive. It is kept in Redis, as the list of workers is.
 type Board struct {
 	client redis.UniversalClient
 	names  *redisdb.Names
@@ -81,7 +79,7 @@ func (b *Board) Replicas(ctx context.Context) ([]Replica, error) {
 		replicas = append(replicas, replica)
 	}
 	if len(dead) > 0 {
-		// One that is alive after all writes again within 10 s.
+		// A scheduler that is alive after all writes again within 10 s.
 		if err := b.client.HDel(ctx, b.names.Schedulers(), dead...).Err(); err != nil {
 			return nil, fmt.Errorf("read the schedulers: %w", err)
 		}
@@ -114,9 +112,9 @@ func (b *Board) forget(name string) error {
 	return b.client.HDel(ctx, b.names.Schedulers(), name).Err()
 }
 
-// Beat shows on the board every 10 s, until the context ends, that the scheduler with the
-// name is alive. Then it is forgotten at once. The scheduler works on while Redis cannot be
-// reached.
+// Beat shows on the board every 10 s that the scheduler with the name is alive. When the
+// context ends, Beat removes the scheduler from the board and returns. While Redis cannot be
+// reached, the scheduler works on.
 func (s *Scheduler) Beat(ctx context.Context, board *Board, name string) {
 	replica := Replica{Name: name, Started: s.wall(), Schedules: []Entry{}}
 	for _, job := range s.due {
@@ -133,5 +131,5 @@ func (s *Scheduler) Beat(ctx context.Context, board *Board, name string) {
 	}
 	beat(ctx)
 	wait.Every(ctx, beatInterval, beat)
-	_ = board.forget(name) // or its entry is too old in 30 s
+	_ = board.forget(name) // if this fails, the entry is too old in 30 s
 }

@@ -16,7 +16,7 @@ import (
 	"lethe/internal/tasks"
 )
 
-// An OpenError says that a job has a sweep already that has not ended.
+// An OpenError says that a job already has a sweep that has not ended.
 type OpenError struct {
 	// Sweep is the id of that sweep, and State its state.
 	Sweep string
@@ -62,8 +62,9 @@ type Request struct {
 }
 
 // Run accepts a sweep now, as a tick does, and returns its row. It fails with an
-// [*OpenError] while a sweep of the same job has not ended, so also in a second call. The
-// next tick comes at its time, and is skipped if the sweep has not ended by then.
+// [*OpenError] while a sweep of the same job has not ended. A second call fails so until the
+// sweep of the first has ended. The next tick comes at its time. It is skipped if the sweep
+// has not ended by then.
 func (r *Runner) Run(ctx context.Context, request Request) (journal.Job, error) {
 	const operation = "run a schedule"
 	parameters, err := json.Marshal(retention.SweepParameters{Job: request.Name, Tick: time.Now().UTC()})
@@ -83,7 +84,7 @@ func (r *Runner) Run(ctx context.Context, request Request) (journal.Job, error) 
 	}
 	log := r.log.With("schedule", request.Name)
 	log.InfoContext(ctx, "job accepted", "job", sweep.ID, "kind", sweep.Kind, "requester", sweep.Requester, "grace", request.Grace.String())
-	if request.Grace == 0 { // or the reconciler does, at the end of the grace
+	if request.Grace == 0 { // otherwise the reconciler enqueues it at the end of the grace
 		r.enqueue(ctx, sweep, log)
 	}
 	return sweep, nil

@@ -108,9 +108,22 @@ func ReadSomeObject(c echo.Context) (map[string]json.RawMessage, error) {
 // values of another type, and names them.
 func ReadBody(c echo.Context, body any) error {
 	object, err := ReadObject(c)
-	if err != nil || object == nil {
+	if err != nil {
 		return err
 	}
+	return readInto(body, object)
+}
+
+// ReadSomeBody is ReadBody for a body that must not be empty.
+func ReadSomeBody(c echo.Context, body any) error {
+	object, err := ReadSomeObject(c)
+	if err != nil {
+		return err
+	}
+	return readInto(body, object)
+}
+
+func readInto(body any, object map[string]json.RawMessage) error {
 	known := keys(reflect.TypeOf(body).Elem())
 	for key := range object {
 		if known[key] == nil {

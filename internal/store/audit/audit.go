@@ -59,36 +59,37 @@ func Through(ctx context.Context, way Way) context.Context {
 	return context.WithValue(ctx, wayKey{}, way)
 }
 
-// WayOf returns the way of the context's changes, "" if Lethe makes them itself.
+// WayOf returns the way of the context's changes. It is "" if Lethe makes them itself.
 func WayOf(ctx context.Context) Way {
 	way, _ := ctx.Value(wayKey{}).(Way)
 	return way
 }
 
-// An Entry is what somebody has done.
+// An Entry is a change, with who has made it.
 type Entry struct {
-	// ID and At are set when the entry is written. Both rise, and IDs are all different.
+	// ID and At are set when the entry is written. IDs are unique.
 	ID int64
 	At time.Time
 
-	// Who has done it, and by which way: "" if that is not known.
+	// Who is the user who has made the change, and Way how it was asked for. Way is "" if
+	// that was not recorded.
 	Who string
 	Way Way
 
 	Action Action
 
-	// Subject is a kind of jobs, a signal of the brake, or what a pause is of, "" if the
-	// room or the job says it.
+	// Subject is a kind of jobs, a signal of the brake, or what is paused. It is "" if Room
+	// or Job says it.
 	Subject string
 
-	// Room and Job are the ids of the room and of the job, "" if it is not about one.
+	// Room and Job are the ids of the room and of the job, "" if the change has no room or no job.
 	Room, Job string
 
-	// Reason is why, in the words of who has done it, "" for no reason.
+	// Reason is why, in the words of the user, "" for no reason.
 	Reason string
 
-	// Detail is an object with the values that were set, and in "before" those that they
-	// replace. Defaults to nil, an empty object.
+	// Detail is a JSON object with the values that were set. Its "before" has the values
+	// that they replace. Defaults to nil, an empty object.
 	Detail json.RawMessage
 }
 

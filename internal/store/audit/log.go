@@ -17,7 +17,7 @@ import (
 // MaxPage is the most entries of a page.
 const MaxPage = 1000
 
-// ErrPosition is returned for the position of a page that no page has given.
+// ErrPosition is returned for a position that no page has given.
 var ErrPosition = errors.New("the position of the page is not one that was given out")
 
 // A Filter selects entries. An empty field selects all.
@@ -28,7 +28,7 @@ type Filter struct {
 	Actions []Action
 	Ways    []Way
 
-	// Since and Before bound the time: from Since on, and before Before.
+	// Since is the earliest time, and Before the time before which the entries are.
 	Since, Before time.Time
 }
 
@@ -49,8 +49,8 @@ type Log struct{ db *postgres.DB }
 func NewLog(db *postgres.DB) *Log { return &Log{db} }
 
 // List returns a page of the entries that match, the newest first, and the position of the
-// next page, "" if this is the last. It fails with [ErrPosition] for a page that does not
-// exist.
+// next page, "" if this is the last. It fails with [ErrPosition] for a position that no page
+// has given.
 func (l *Log) List(ctx context.Context, f Filter, page Page) (entries []Entry, next string, err error) {
 	const operation = "read the audit"
 	if !postgres.Storable(f.Who) || !postgres.Storable(f.Room) || !postgres.Storable(f.Job) {

@@ -14,13 +14,13 @@ import (
 type Sample struct {
 	At time.Time
 
-	// Done is how many events the job had gone through, and of a sweep how many rooms.
+	// Done is the number of events that the job had gone through, for a sweep of rooms.
 	Done int64
 }
 
-// Samples returns how far a job had come at the ends of some of its batches, in their order,
-// at most 200. They are spread evenly over the time in which it has worked. An unknown job,
-// and one that has committed no batch since samples are kept, have none.
+// Samples returns how far a job had come at the ends of its batches, the oldest first. There
+// are at most 200 samples, spread evenly over the time in which the job has worked. An unknown
+// job has no samples, and a job without a batch since migration 00018 has none either.
 func (c *Control) Samples(ctx context.Context, id string) ([]Sample, error) {
 	const operation = "read the job's samples"
 	if !postgres.Storable(id) {

@@ -11,14 +11,15 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A ChildQuery asks for the events that relate to the events of a page, its children. They
-// are read in the statement of the page.
+// A ChildQuery asks for the children of a page: the events that relate to its events. The
+// statement of the page reads them, too.
 type ChildQuery struct {
-	// Ignorer is a user. Children whose senders the Ignorer ignores do not count, unless
-	// they are edits. Defaults to "", and all count.
+	// Ignorer is a user. Children of senders whom this user ignores do not count, unless
+	// they are edits. Defaults to "", so that all count.
 	Ignorer string
 
-	// Ceiling is the place after which no event is a child. Defaults to nil: all may be.
+	// Ceiling is the last place of the timeline at which an event counts as a child.
+	// Defaults to nil, no last place.
 	Ceiling *matrix.Token
 }
 
@@ -34,8 +35,9 @@ func (q ChildQuery) load(load *loading, p *parameters) {
 	}
 }
 
-// pageWithChildren are the tables page and few for the events that keys finds, with their
-// children, unless there are too many.
+// pageWithChildren is the SQL of three tables: line has the events that keys finds, few their
+// relations, and page the events and their children. If few has maxRelations rows, page has
+// no children.
 func (l loading) pageWithChildren(keys string) string {
 	return `line AS MATERIALIZED (` + keys + `),
 		     few AS MATERIALIZED (
@@ -55,13 +57,14 @@ func (l loading) pageWithChildren(keys string) string {
 			  AND (SELECT count(*) FROM few) < ` + maxRelations + `)`
 }
 
-// child are the columns of a row that only children have.
+// child is the SQL of the columns that only the rows of children use.
 func (l loading) child() string {
 	return `e.parent, e.relation,
 			CASE WHEN e.parent IS NOT NULL THEN coalesce(j.size, 0)::bigint + coalesce(octet_length(d.json), 0)::bigint ELSE 0 END, ` + l.ignored
 }
 
-// relatedWithChildren is relatedOnPage, and says of replies in threads what relates to them.
+// relatedWithChildren is the SQL of what relates to a row: to an event of the page, as
+// relatedOnPage, and to a reply in a thread.
 var relatedWithChildren = `CASE WHEN e.relation = '` + threadRelation + `' THEN ` + related("e.event_id") + `
 			WHEN e.parent IS NULL THEN ` + relatedOnPage + ` ELSE 0 END`
 
@@ -71,8 +74,8 @@ type Children struct {
 	byID    map[string]*child
 	parents map[string]author
 
-	// others says that one of the children is none that this type tells all of: a state
-	// event or a redaction.
+	// others says that a child is a state event or a redaction. This type does not have all
+	// that a page shows of those.
 	others bool
 }
 
@@ -95,7 +98,7 @@ type child struct {
 	// ignored says that its sender is ignored.
 	ignored bool
 
-	// size is that of its JSON and its redaction's, in bytes.
+	// size is the length of its JSON and of its redaction's JSON, in bytes.
 	size    int64
 	version rowcache.Version
 }
@@ -125,7 +128,8 @@ func (c *Children) add(row *pageRow) {
 	c.byID[row.ID] = added
 }
 
-// complete finishes the children of a page. They are nil if they do not tell all.
+// complete notes the authors of the events that have edits, and returns the children of the
+// page. It returns nil if statements of their own must read the children.
 func (c *Children) complete(events []Event) *Children {
 	if c == nil || c.others {
 		return nil
@@ -142,8 +146,8 @@ func (c *Children) complete(events []Event) *Children {
 	return c
 }
 
-// outlines are those of the children among the events, as [Snapshot.OutlinesOf] returns them.
-// Unknown are the ids of the other events.
+// outlines returns the outlines of the events that are children, as [Snapshot.OutlinesOf]
+// does, and the ids of the events that are not.
 func (c *Children) outlines(ids []string) (outlines []Event, unknown []string) {
 	if c == nil {
 		return nil, ids
@@ -184,7 +188,7 @@ type bundling struct {
 	chosen []*child // whose JSON is shown
 }
 
-// choose adds what the children tell to the bundles.
+// choose adds threads, references and edits to the bundles, and notes whose JSON is needed.
 func (b *bundling) choose() {
 	within := b.within()
 	for _, root := range b.query.Roots {
