@@ -21,8 +21,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"lethe/internal/operator"
+	"lethe/internal/schedule"
+	"lethe/internal/store/journal"
 	"lethe/internal/store/storetest"
 )
+
+// daily adds a schedule to the settings.
+func daily(o *operator.Options) { o.RetentionJobs = []string{"daily"} }
 
 // routes returns the routes of the console for a method, as its source has them.
 func routes(t *testing.T, method string) (paths []string) {
@@ -65,13 +71,15 @@ func contents(l *lab) string {
 	l.T.Helper()
 	return storetest.One[string](l.Lab, `SELECT concat(
 		(SELECT jsonb_agg(j ORDER BY id) FROM lethe.jobs j), (SELECT jsonb_agg(h ORDER BY id) FROM lethe.holds h),
-		(SELECT jsonb_agg(p ORDER BY scope, value) FROM lethe.pauses p), (SELECT jsonb_agg(e ORDER BY id) FROM lethe.job_events e))`)
+		(SELECT jsonb_agg(p ORDER BY scope, value) FROM lethe.pauses p), (SELECT jsonb_agg(e ORDER BY id) FROM lethe.job_events e),
+		(SELECT jsonb_agg(a ORDER BY id) FROM lethe.audit a), (SELECT jsonb_agg(s ORDER BY job) FROM lethe.schedules s),
+		(SELECT jsonb_agg(b ORDER BY room_id) FROM blocked_rooms b))`)
 }
 
 // Each form is refused without what its own session knows, and from other sites.
 func TestEveryChangeNeedsItsOwnForm(t *testing.T) {
 	t.Parallel()
-	l := setup(t)
+	l := setup(t, daily)
 	id := l.Queue("!a:x")
 	l.Exec(`INSERT INTO lethe.holds (room_id, reason, placed_by) VALUES ('!held:x', 'r', '@a:x')`)
 	b, other := l.signedIn("syt_admin"), l.signedIn("syt_admin")
@@ -85,7 +93,7 @@ func TestEveryChangeNeedsItsOwnForm(t *testing.T) {
 		path := root + strings.NewReplacer("{job}", id, "{verb}", "cancel").Replace(route)
 		form := func(proof string) url.Values {
 			return url.Values{
-				"proof": {proof}, "room": {"!held:x"}, "reason": {"r"}, "kind": {"delete_room"}, "plan": {"x"}, "queue": {"low"},
+				"proof": {proof}, "room": {"!held:x"}, "reason": {"r"}, "kind": {"delete_room"}, "plan": {"x"}, "queue": {"low"}, "name": {"daily"}, "do": {"block"},
 			}
 		}
 		for name, p := range map[string]page{
@@ -111,6 +119,13 @@ func TestEveryChangeNeedsItsOwnForm(t *testing.T) {
 	}
 	require.Equal(t, before, contents(l))
 	require.Contains(t, b.get("/").body, "@admin:x", "a foreign form has signed the user out")
+
+	// The forms lack nothing but their proof.
+	for _, path := range []string{"/schedules/run", "/room/block", "/holds/lift", "/jobs/" + id + "/cancel"} {
+		p := b.send("POST", root+path, url.Values{"proof": {proof}, "name": {"daily"}, "room": {"!held:x"}, "do": {"block"}})
+		require.Equal(t, http.StatusSeeOther, p.status, "%s: %s", path, p.body)
+	}
+	require.NotEqual(t, before, contents(l))
 }
 
 // A page on another host of the same site gets the session's cookie along with what it asks
@@ -134,16 +149,32 @@ func TestOtherOriginsReachNoPage(t *testing.T) {
 // All texts that users, admins and the database can choose, on all pages and in all streams.
 func TestStoredMarkupStaysTextOnEveryPage(t *testing.T) {
 	t.Parallel()
-	l := setup(t)
 	const room = "!room:x"
 	evil := "\r\n\r\nevent: end\r\ndata: over\n\nevent: end\ndata: over\n\n" + markup + "'\\u003cscript>`</title></textarea></script><!--"
 	hostile := "!" + evil + ":x"
+	l := setup(t, func(o *operator.Options) {
+		o.RetentionJobs = []string{evil}
+		o.Schedulers = func(context.Context) ([]schedule.Replica, error) {
+			return []schedule.Replica{{Name: evil, Schedules: []schedule.Entry{{Name: evil, Kind: journal.Kind(evil), When: evil}}}}, nil
+		}
+	})
 	l.Chain(room, "m", 5, 0)
 	l.Exec(`UPDATE events SET received_ts = 1000, origin_server_ts = 1000`)
 	l.Exec(`INSERT INTO room_stats_state (room_id, name, canonical_alias, topic) VALUES ($1, $2, $2, $2)`, room, evil)
 	l.Exec(`INSERT INTO room_aliases (room_alias, room_id, creator) VALUES ('#' || $2, $1, $2)`, room, evil)
 	l.Exec(`INSERT INTO local_current_membership (room_id, user_id, event_id, membership) VALUES ($1, '@' || $2, '$e', 'join')`, room, evil)
+	l.Exec(`INSERT INTO current_state_events (event_id, room_id, type, state_key, membership) VALUES ('$m', $1, 'm.room.member', '@' || $2, $2)`, room, evil)
+	l.Exec(`INSERT INTO blocked_rooms (room_id, user_id) VALUES ($1, $2)`, room, evil)
+	l.Exec(`INSERT INTO lethe.schedules (job, last_tick, outcome) VALUES ($1, now(), 'noted'), ('gone' || $1, now(), 'noted')`, evil)
+	l.Exec(`INSERT INTO lethe.audit (who, way, action, subject, room_id, job_id, reason, detail) VALUES
+		($1, 'api', $1, $1, $1, $1, $1, jsonb_build_object($1::text, $1::text, 'list', jsonb_build_array($1::text), 'object', jsonb_build_object($1::text, $1::text),
+			'before', jsonb_build_object($1::text, $1::text)))`, evil)
 	id, failed, held := l.Queue(hostile), l.Queue("!b:x"), l.Queue("!c:x")
+	sweep := l.Queue("!d:x")
+	l.Exec(`UPDATE lethe.jobs SET kind = 'retention_sweep', room_id = '', requester = $2, state = 'failed', ended_at = now(), error = $2,
+		parameters = jsonb_build_object('job', $2::text), checkpoint = jsonb_build_object('sweep', jsonb_build_object('rooms', 7, 'skipped', jsonb_build_object($2::text, 7))) WHERE id = $1`, sweep, evil)
+	l.Exec(`UPDATE lethe.jobs SET kind = 'retention_sweep', room_id = '', requester = $2, waits_for = $2, waits_since = now(),
+		parameters = jsonb_build_object('job', 'gone' || $2::text) WHERE id = $1`, l.Queue("!e:x"), evil)
 	l.Exec(`UPDATE lethe.jobs SET requester = $2, waits_for = $2, waits_since = now(), last_failure = $2, worker = $2, reason = $2,
 		deleted = jsonb_build_object($2::text, 7), parameters = parameters || jsonb_build_object('message', $2::text, 'new_room_name', $2::text) WHERE id = $1`, id, evil)
 	l.Exec(`UPDATE lethe.jobs SET state = 'failed', error = $2, ended_at = now() WHERE id = $1`, failed, evil)
@@ -162,6 +193,10 @@ func TestStoredMarkupStaysTextOnEveryPage(t *testing.T) {
 		"/room/plan?kind=delete_room&room=" + url.QueryEscape(room), "/room/plan?kind=" + text + "&room=" + text,
 		"/room/plan?kind=purge_history&local=true&before=" + before + "&room=" + url.QueryEscape(room), "/room/plan?kind=purge_history&before=" + text + "&room=!room:x",
 		"/holds", "/holds?released=true", "/holds?room=" + text, "/holds?done=" + text, "/holds/place?room=" + text, "/holds/lift?room=" + text,
+		"/schedules", "/schedules/run?name=" + text, "/schedules/run?name=gone" + text, "/jobs/" + sweep, "/audit", "/audit?action=" + text, "/audit?way=" + text,
+		"/audit?who=" + text, "/audit?room=" + text, "/audit?job=" + text, "/audit?since=" + text, "/audit?before=" + text, "/audit?from=" + text,
+		"/rooms?search=" + text, "/rooms?search=room", "/rooms?search=none" + text, "/rooms?search=" + url.QueryEscape(hostile) + "0",
+		"/room/block?room=" + url.QueryEscape(room), "/room/block?room=" + text, "/room?done=" + text + "&room=" + url.QueryEscape(room),
 		"/holds/lift?room=" + url.QueryEscape(hostile), "/sign-in?next=" + url.QueryEscape(root+"/"+evil), "/" + url.PathEscape(markup),
 	}
 	clean := func(body, where string) {
@@ -280,14 +315,15 @@ func TestOddRequests(t *testing.T) {
 // Whatever a form or a query has, the answer is a refusal that says what is wrong.
 func TestMalformedInputIsRefused(t *testing.T) {
 	t.Parallel()
-	l := setup(t)
+	l := setup(t, daily)
 	id := l.Queue("!a:x")
 	b := l.signedIn("syt_admin")
 	proof := b.proof()
 	before := contents(l)
 	texts := []string{"", "\x00", "\xff\xfe", "\xed\xa0\x80", "'", "%", "\\", "\r\nSet-Cookie: a=b", strings.Repeat("a", 7000), "-1", "9223372036854775808", "1e400", "\u202e", "null", "!", "!:", "!x:\xff"}
 	get := map[string][]string{
-		"/jobs": {"state", "kind", "room", "requester", "from"}, "/rooms": {"from"}, "/room": {"room"}, "/holds": {"room", "released", "done"},
+		"/jobs": {"state", "kind", "room", "requester", "from"}, "/rooms": {"from", "search"}, "/room": {"room", "done"}, "/room/block": {"room"}, "/schedules/run": {"name"},
+		"/audit": {"action", "way", "who", "room", "job", "since", "before", "from"}, "/holds": {"room", "released", "done"},
 		"/holds/place": {"room"}, "/holds/lift": {"room"}, "/sign-in": {"next", "out"}, "/jobs/" + id: {"done"},
 		"/room/plan": {"room", "kind", "before", "before_ts", "local"},
 	}
@@ -310,6 +346,7 @@ func TestMalformedInputIsRefused(t *testing.T) {
 		"/jobs/" + id + "/pause": {"reason": {"r"}, "for": {"1h"}}, "/jobs/" + id + "/priority": {"reason": {"r"}, "queue": {"low"}},
 		"/jobs/" + id + "/retry": {"reason": {"r"}}, "/holds/place": {"room": {"!a:x"}, "reason": {"r"}}, "/holds/lift": {"room": {"!a:x"}},
 		"/room/apply": {"room": {"!a:x"}, "kind": {"purge_history"}, "before_ts": {"1"}, "plan": {"x"}, "grace": {"1h"}, "reason": {"r"}, "local": {"true"}},
+		"/room/block": {"room": {"!a:x"}, "do": {"block"}}, "/schedules/run": {"name": {"daily"}, "grace": {"1h"}, "reason": {"r"}},
 	}
 	for path, fields := range posts {
 		for name := range fields {

@@ -13,8 +13,8 @@ import (
 	"lethe/internal/wire"
 )
 
-// listedEntries is the number of entries of a page of the audit.
-const listedEntries = 50
+// listedEntries is the number of entries of a page of the audit, as few as [listedHolds].
+const listedEntries = 30
 
 // An auditPage is a page of what users have done.
 type auditPage struct {

@@ -1,6 +1,7 @@
 package console_test
 
 import (
+	"encoding/base64"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -48,7 +49,8 @@ func TestAudit(t *testing.T) {
 func TestLongAuditIsSmallPages(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
-	l.Exec(`INSERT INTO lethe.audit (who, way, action, subject, room_id, reason) SELECT '@' || repeat('<', 250), 'api', 'hold', n::text, '!' || repeat('<', 250), repeat('<', 1000) FROM generate_series(1, 120) n`)
+	l.Exec(`INSERT INTO lethe.audit (who, way, action, subject, room_id, reason) SELECT '@' || repeat('"', 254), 'api', 'hold', n::text, '!' || repeat('"', 254), repeat('"', 1000) FROM generate_series(1, 120) n`)
+	l.Exec(`UPDATE lethe.audit SET job_id = 'AAAAAAAAAAAAAAAA', detail = jsonb_build_object('new', repeat('"', 1000), 'before', jsonb_build_object('old', repeat('"', 1000)))`)
 	b := l.signedIn("syt_admin")
 	seen, path := 0, root+"/audit?action=hold"
 	for range 5 {
@@ -63,4 +65,26 @@ func TestLongAuditIsSmallPages(t *testing.T) {
 		path = strings.ReplaceAll(found[1], "&amp;", "&")
 	}
 	require.Equal(t, 120, seen)
+}
+
+// A place in a list that no page has given leads to a page or is refused.
+func TestForgedPlacesOfPages(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	l.Exec(`INSERT INTO lethe.audit (who, way, action) VALUES ('@a:x', 'api', 'hold')`)
+	l.Exec(`INSERT INTO rooms (room_id) VALUES ('!a:x')`)
+	b := l.signedIn("syt_admin")
+	for _, place := range []string{
+		"", " ", "0", "0 0", "0 -9223372036854775808", "253402300799999999 9223372036854775807", "253402300800000000 0", "-1 0", "9223372036854775807 0", "1  2", "1 2 3", "\x00 \x00",
+		"null", "{}", "[]", `"a"`, `[1,"!a:x"]`, `{"Bytes":-9223372036854775808,"Room":"!a:x"}`, `{"Bytes":9223372036854775807,"Room":"\u0000"}`, `{"Bytes":1e400,"Room":"!a:x"}`,
+		`{"bytes":1,"room":"\ud800"}`, `{"b":1,"r":"' OR 1=1 --"}`, strings.Repeat("[", 3000), "\xff\xfe",
+	} {
+		for _, encoding := range []*base64.Encoding{base64.RawURLEncoding, base64.StdEncoding} {
+			for _, path := range []string{"/audit?from=", "/rooms?from=", "/rooms?search=a&from=", "/jobs?from="} {
+				p := b.get(path + url.QueryEscape(encoding.EncodeToString([]byte(place))))
+				require.Contains(t, []int{http.StatusOK, http.StatusBadRequest}, p.status, "%s %.60q: %s", path, place, p.body)
+				require.Less(t, len(p.body), maxPage)
+			}
+		}
+	}
 }

@@ -8,8 +8,9 @@ import (
 	"lethe/internal/operator"
 )
 
-// listedHolds is the most holds of a page.
-const listedHolds = 50
+// listedHolds is the most holds of a page. HTML writes a quotation mark with five bytes, and
+// the ids and the reason of a hold can be full of them.
+const listedHolds = 30
 
 // A holdsPage is the list of held rooms.
 type holdsPage struct {

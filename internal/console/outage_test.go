@@ -153,7 +153,7 @@ func TestOutages(t *testing.T) {
 	proof := b.proof()
 	paths := []string{
 		"/", "/jobs", "/jobs/" + id, "/jobs/" + id + "/cancel", "/rooms", "/room?room=!a:x", "/room/plan?kind=delete_room&room=!a:x",
-		"/holds", "/holds/place", "/holds/lift?room=!a:x", "/live", "/jobs/" + id + "/live",
+		"/room/block?room=!a:x", "/holds", "/holds/place", "/holds/lift?room=!a:x", "/schedules", "/schedules/run?name=daily", "/audit", "/live", "/jobs/" + id + "/live",
 	}
 	require.Empty(t, unseen(t, "GET", append([]string{"", "/static/x", "/sign-in"}, paths...)), "pages that this test does not see")
 	for name, outage := range map[string]struct {

@@ -99,9 +99,9 @@ func TestPagesStaySmall(t *testing.T) {
 	l := setup(t)
 	l.Exec(`
 		INSERT INTO lethe.jobs (id, kind, room_id, state, parameters, requester, created_at, waits_for, waits_since, ended_at, error)
-		SELECT lpad(translate(n::text, '0123456789', 'abcdefghij'), 16, 'A'), 'purge_history', '!' || n || repeat('r', 240) || ':x',
-			CASE n % 2 WHEN 0 THEN 'queued' ELSE 'failed' END, '{}', '@' || repeat('u', 240) || ':x', now() - n * interval '1 second',
-			CASE n % 2 WHEN 0 THEN repeat('w', CASE WHEN n <= 300 THEN 2000 ELSE 1 END) END, CASE n % 2 WHEN 0 THEN now() END, CASE n % 2 WHEN 1 THEN now() - n * interval '1 second' END, CASE n % 2 WHEN 1 THEN repeat('<', CASE WHEN n <= 300 THEN 2000 ELSE 1 END) END
+		SELECT lpad(translate(n::text, '0123456789', 'abcdefghij'), 16, 'A'), 'purge_history', '!' || n || repeat('"', 240) || ':x',
+			CASE n % 2 WHEN 0 THEN 'queued' ELSE 'failed' END, '{}', '@' || repeat('"', 240) || ':x', now() - n * interval '1 second',
+			CASE n % 2 WHEN 0 THEN repeat('"', CASE WHEN n <= 300 THEN 2000 ELSE 1 END) END, CASE n % 2 WHEN 0 THEN now() END, CASE n % 2 WHEN 1 THEN now() - n * interval '1 second' END, CASE n % 2 WHEN 1 THEN repeat('"', CASE WHEN n <= 300 THEN 2000 ELSE 1 END) END
 		FROM generate_series(1, 10000) n`)
 	b := l.signedIn("syt_admin")
 	begun := time.Now()

@@ -1,6 +1,8 @@
 package console_test
 
 import (
+	"fmt"
+	"html"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -145,20 +147,48 @@ func TestRoomsAreSearchedAndBlocked(t *testing.T) {
 func TestPagesOfRoomsStaySmall(t *testing.T) {
 	t.Parallel()
 	l := setup(t)
-	room := "!" + strings.Repeat("<", 252) + ":x"
+	room := "!" + strings.Repeat(`"`, 252) + ":x"
 	l.Exec(`INSERT INTO rooms (room_id, is_public, creator, room_version) SELECT '!' || n || right($1, 250), false, '@a:x', '10' FROM generate_series(10, 69) n`, room)
 	l.Exec(`INSERT INTO state_groups (id, room_id, event_id) SELECT n, '!' || n || right($1, 250), '$e' FROM generate_series(10, 69) n`, room)
 	l.Exec(`INSERT INTO room_stats_state (room_id, name, canonical_alias) SELECT '!' || n || right($1, 250), repeat('"', 255), '#' || right($1, 254) FROM generate_series(10, 69) n`, room)
 	one := url.QueryEscape("!10" + room[len(room)-250:])
 	l.Exec(`INSERT INTO local_current_membership (room_id, user_id, event_id, membership)
-		SELECT '!10' || right($1, 250), '@' || n || repeat('<', 240) || ':x', '$m' || n, 'join' FROM generate_series(1, 500) n`, room)
+		SELECT '!10' || right($1, 250), '@' || n || repeat('"', 240) || ':x', '$m' || n, 'join' FROM generate_series(1, 500) n`, room)
 	l.Exec(`INSERT INTO room_aliases (room_alias, room_id, creator)
-		SELECT '#' || n || repeat('<', 240) || ':x', '!10' || right($1, 250), '@a:x' FROM generate_series(1, 500) n`, room)
+		SELECT '#' || n || repeat('"', 240) || ':x', '!10' || right($1, 250), '@a:x' FROM generate_series(1, 500) n`, room)
 	b := l.signedIn("syt_admin")
 	for path, text := range map[string]string{"/rooms": "Smaller rooms", "/room?room=" + one: "Space by table", "/room/plan?kind=delete_room&room=" + one: "and others"} {
 		p := b.get(path)
 		require.Equal(t, http.StatusOK, p.status, "%s: %s", path, p.body)
 		require.Less(t, len(p.body), maxPage, path)
 		require.Contains(t, p.body, text, path)
+	}
+}
+
+// What has a meaning to LIKE is looked for as it is.
+func TestSearchIsLiteral(t *testing.T) {
+	t.Parallel()
+	l := setup(t)
+	names := []string{"100 percent", "100% sure", "snake_case", "snakeXcase", `back\slash`, "backslash", "O'Neil", "naïve", "UPPER"}
+	for i, name := range names {
+		room := fmt.Sprintf("!r%d:x", i)
+		l.Exec(`INSERT INTO rooms (room_id) VALUES ($1)`, room)
+		l.Exec(`INSERT INTO room_stats_state (room_id, name) VALUES ($1, $2)`, room, name)
+	}
+	b := l.signedIn("syt_admin")
+	for text, found := range map[string][]string{
+		"%": {"100% sure"}, "_": {"snake_case"}, `\`: {`back\slash`}, "%%": nil, `\%`: nil, "%_": nil, "0%25": nil, "'": {"O'Neil"}, "e_c": {"snake_case"}, "ï": {"naïve"},
+		"upper": {"UPPER"}, ".*": nil, strings.Repeat("%", 255): nil, strings.Repeat(`\`, 255): nil, strings.Repeat("𝕏", 255): nil, "' OR ''='": nil, "\u202e": nil,
+	} {
+		p := b.get("/rooms?search=" + url.QueryEscape(text))
+		require.Equal(t, http.StatusOK, p.status, "%q: %s", text, p.body)
+		var listed []string
+		for _, row := range regexp.MustCompile(`<td data-label="Room"><a [^>]*>([^<]*)</a>`).FindAllStringSubmatch(p.body, -1) {
+			listed = append(listed, html.UnescapeString(row[1]))
+		}
+		require.Equal(t, found, listed, "%q", text)
+	}
+	for _, text := range []string{strings.Repeat("a", 256), strings.Repeat("𝕏", 256), "\x00", "a\xff"} {
+		require.Equal(t, http.StatusBadRequest, b.get("/rooms?search="+url.QueryEscape(text)).status, "%.20q", text)
 	}
 }

@@ -8,10 +8,16 @@ import (
 	"lethe/internal/operator"
 )
 
+// listedSchedules is the most schedules of their page, which has no further ones.
+const listedSchedules = 30
+
 // A schedulesPage is the list of schedules.
 type schedulesPage struct {
 	frame
 	Schedules []scheduleRow
+
+	// More is how many further schedules there are.
+	More int
 }
 
 // A scheduleRow is a schedule with what its last sweep has skipped.
@@ -32,7 +38,18 @@ func (c *Console) schedulesPage(v *visit) error {
 	if err != nil {
 		return err
 	}
-	page.Schedules = list
+	// Those that the settings do not have any more are the first to be left out.
+	slices.SortStableFunc(list, func(a, b scheduleRow) int {
+		switch {
+		case a.Runs() == b.Runs():
+			return 0
+		case a.Runs():
+			return -1
+		}
+		return 1
+	})
+	page.Schedules = list[:min(len(list), listedSchedules)]
+	page.More = len(list) - len(page.Schedules)
 	return v.render(http.StatusOK, "schedules", page)
 }
 
@@ -71,7 +88,7 @@ func (c *Console) runPage(v *visit) error {
 	if i < 0 {
 		return errNoPage
 	}
-	return v.render(http.StatusOK, "schedule", runPage{v.frame("Sweep now: " + name).in("schedules"), list[i]})
+	return v.render(http.StatusOK, "schedule", runPage{v.frame("Sweep now: " + cut(100, name)).in("schedules"), list[i]})
 }
 
 // run asks for a sweep of the form's schedule.

@@ -2,6 +2,8 @@ package console_test
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -65,6 +67,73 @@ func TestSchedules(t *testing.T) {
 	p = run(b, "daily", b.proof())
 	require.Equal(t, http.StatusConflict, p.status)
 	require.Contains(t, p.body, "The schedule daily has a sweep that has not ended")
+}
+
+// A form that is sent several times at once, as by a double click, begins one sweep.
+func TestScheduleIsRunOnce(t *testing.T) {
+	t.Parallel()
+	l := setup(t, daily)
+	b := l.signedIn("syt_admin")
+	proof := b.proof()
+	const sends = 8
+	statuses := make(chan int, sends)
+	for range sends {
+		one := &browser{l, maps.Clone(b.cookies)}
+		go func() {
+			statuses <- one.send("POST", root+"/schedules/run", url.Values{"proof": {proof}, "name": {"daily"}}).status
+		}()
+	}
+	answers := map[int]int{}
+	for range sends {
+		answers[<-statuses]++
+	}
+	require.Equal(t, map[int]int{http.StatusSeeOther: 1, http.StatusConflict: sends - 1}, answers)
+	require.Equal(t, 1, storetest.One[int](l.Lab, `SELECT count(*)::int FROM lethe.jobs`))
+	require.Equal(t, 1, storetest.One[int](l.Lab, `SELECT count(*)::int FROM lethe.audit`))
+}
+
+// The name of a schedule leads to no other call of the API.
+func TestOddScheduleNamesRunNothing(t *testing.T) {
+	t.Parallel()
+	l := setup(t, daily)
+	b := l.signedIn("syt_admin")
+	before := contents(l)
+	for _, name := range []string{"", ".", "..", "../schedules/daily", "daily/run?", "daily/", "daily%00", "x/../daily", "daily/run#", "DAILY", " daily", "daily\n", strings.Repeat("d", 60_000)} {
+		p := b.send("POST", root+"/schedules/run", url.Values{"proof": {b.proof()}, "name": {name}})
+		require.Contains(t, []int{http.StatusBadRequest, http.StatusNotFound}, p.status, "%.40q: %.300s", name, p.body)
+		require.Less(t, len(p.body), maxPage)
+	}
+	require.Equal(t, before, contents(l))
+}
+
+func TestManySchedulesAreASmallPage(t *testing.T) {
+	t.Parallel()
+	var names []string
+	for n := range 500 {
+		names = append(names, fmt.Sprintf("%03d%s", n, strings.Repeat(`"`, 200)))
+	}
+	l := setup(t, func(o *operator.Options) {
+		o.RetentionJobs = names
+		o.Schedulers = func(context.Context) ([]schedule.Replica, error) {
+			replica := schedule.Replica{Name: "host:1"}
+			for _, name := range names {
+				replica.Schedules = append(replica.Schedules, schedule.Entry{Name: name, Kind: "retention_sweep", When: strings.Repeat(`"`, 300)})
+			}
+			return []schedule.Replica{replica}, nil
+		}
+	})
+	l.Exec(`INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, state, ended_at, error, checkpoint)
+		SELECT lpad(translate(n::text, '0123456789', 'abcdefghij'), 16, 'A'), 'retention_sweep', '', jsonb_build_object('job', lpad(n::text, 3, '0') || repeat('"', 200)), '@' || repeat('"', 254),
+			'failed', now(), repeat('"', 2000), '{"sweep":{"rooms":9000,"enqueued":2,"skipped":{"held":1,"nothing_expired":6000,"too_many":5,"no_limit":6,"running":7}}}' FROM generate_series(0, 499) n`)
+	l.Exec(`INSERT INTO lethe.schedules (job, last_tick, outcome) SELECT 'AAA gone' || n, now(), 'noted' FROM generate_series(1, 100) n`)
+	b := l.signedIn("syt_admin")
+	p := b.get("/schedules")
+	require.Equal(t, http.StatusOK, p.status)
+	require.Less(t, len(p.body), maxPage)
+	require.Contains(t, p.body, "570 more")
+	require.Contains(t, p.body, "9,000 looked at")
+	require.NotContains(t, p.body, "AAA gone", "one without effect takes the place of one that sweeps")
+	require.Less(t, len(b.get("/schedules/run?name="+url.QueryEscape(names[0])).body), maxPage)
 }
 
 func TestOverviewShowsSchedulers(t *testing.T) {

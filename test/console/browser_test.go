@@ -249,7 +249,33 @@ func has(selector string) chromedp.Action {
 
 // click clicks what can be reached by a link or a button with the text.
 func click(text string) chromedp.Action {
-	return chromedp.Click(fmt.Sprintf(`//*[self::a or self::button][contains(normalize-space(.), %q)]`, text), chromedp.BySearch, chromedp.NodeVisible)
+	return clickFirst(fmt.Sprintf(`[...document.querySelectorAll("a, button")].find((e) => e.checkVisibility() && e.textContent.replace(/\s+/g, " ").includes(%q))`, text))
+}
+
+// clickOn clicks the first element that a selector selects.
+func clickOn(selector string) chromedp.Action {
+	return clickFirst(fmt.Sprintf(`document.querySelector(%q)`, selector))
+}
+
+// clickFirst clicks an element when it is there and nothing covers it. It does so in one step
+// of the page. chromedp.Click finds the element, its place and clicks in steps of its own, and
+// a live page may change or reload between them.
+func clickFirst(element string) chromedp.Action {
+	return holds(fmt.Sprintf(`(() => {
+		const found = %s;
+		if (!found) return false;
+		found.scrollIntoView({block: "center"});
+		const box = found.getClientRects()[0];
+		if (!box || !found.contains(document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2))) return false;
+		found.click();
+		return true;
+	})()`, element))
+}
+
+// ends waits until a job's page shows the job in a state in which it has ended, and has
+// reloaded itself because of that. Before that it may be gone in the middle of a step.
+func ends(state string) chromedp.Action {
+	return holds(fmt.Sprintf(`document.readyState === "complete" && document.querySelector(".headline .%s") !== null && document.querySelector("[data-live]") === null`, state))
 }
 
 func signIn(d demo) chromedp.Action {

@@ -71,9 +71,9 @@ func TestConsoleInABrowser(t *testing.T) {
 		click(job), sees("<b>tidy</b>"), picture(t, "demo-job-waiting"),
 		click("Cancel …"), sees("What is deleted stays deleted"), picture(t, "demo-cancel"),
 		chromedp.SendKeys("#reason", "not today"), click("Cancel the job"),
-		sees("The job is cancelled."), sees("not today"), picture(t, "demo-job-cancelled"),
+		sees("The job is cancelled."), ends("cancelled"), sees("not today"), picture(t, "demo-job-cancelled"),
 	)
-	run(t, other, has(".headline .cancelled"))
+	run(t, other, ends("cancelled"))
 
 	// Retry it, which leaves its grace as it was. Another job has a short one: watch it to its
 	// end without a hand.
@@ -83,7 +83,7 @@ func TestConsoleInABrowser(t *testing.T) {
 		d.room, time.Now().Add(-2*time.Hour).UnixMilli()))
 	run(t, tab, chromedp.Navigate(console+"jobs/"+job), has(".headline .scheduled"))
 	run(t, other, chromedp.Navigate(console), sees(job))
-	run(t, tab, has(".headline .complete"), sees("event_json"), picture(t, "demo-job-complete"))
+	run(t, tab, ends("complete"), sees("event_json"), picture(t, "demo-job-complete"))
 	run(t, other, has(".plot rect"), sees("No job runs."))
 	run(t, tab, click("Overview"), has(".plot rect"), picture(t, "demo-overview"), click("Jobs"), sees(job), picture(t, "demo-jobs"))
 
@@ -99,7 +99,7 @@ func TestConsoleInABrowser(t *testing.T) {
 
 	// Plan and apply.
 	run(t, tab, chromedp.Navigate(console+"room?room="+url.QueryEscape(d.room)), has("#local"), chromedp.SetAttributeValue("#before", "value", "2030-01-31T12:00"),
-		chromedp.Click("#local"), click("Show the plan"), sees("are deleted"), picture(t, "demo-plan"), click("Purge the history"), sees("The job is accepted."))
+		clickOn("#local"), click("Show the plan"), sees("are deleted"), picture(t, "demo-plan"), click("Purge the history"), sees("The job is accepted."), ends("complete"))
 
 	// Sign out in one tab: the other has no session either.
 	run(t, other, chromedp.Navigate(console), sees("No job runs."))

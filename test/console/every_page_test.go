@@ -123,6 +123,26 @@ INSERT INTO lethe.holds (room_id, reason, placed_by, released_by, released_at) S
 INSERT INTO rooms (room_id, is_public, creator, room_version) SELECT '!' || n || right(:'room', 250), false, :'user', '10' FROM generate_series(1, 100) n;
 INSERT INTO state_groups (id, room_id, event_id) SELECT 1000000 + n * 100 + i, '!' || n || right(:'room', 250), '$e' FROM generate_series(1, 100) n, generate_series(1, 20) i;
 INSERT INTO room_stats_state (room_id, name, canonical_alias) SELECT '!' || n || right(:'room', 250), CASE WHEN n % 2 = 0 THEN :'name' END, '#' || substr(:'room', 2) FROM generate_series(1, 100) n;
+INSERT INTO blocked_rooms (room_id, user_id) SELECT '!1' || right(:'room', 250), :'user';
+INSERT INTO local_current_membership (room_id, user_id, event_id, membership)
+SELECT '!1' || right(:'room', 250), '@' || n || right(:'user', 250), '$m' || n, 'join' FROM generate_series(1, 60) n;
+INSERT INTO current_state_events (event_id, room_id, type, state_key, membership)
+SELECT '$crowd' || n, '!1' || right(:'room', 250), 'm.room.member', '@' || n || right(:'user', 250), (ARRAY['join', 'leave', 'ban', 'invite', 'knock'])[1 + n % 5] FROM generate_series(1, 90) n;
+INSERT INTO events (event_id, room_id, type, topological_ordering, depth, stream_ordering, processed, outlier, received_ts, origin_server_ts)
+SELECT '$crowd' || n, '!1' || right(:'room', 250), 'm.room.message', n, n, 100000000 + n, true, false, 0, 1000 * extract(epoch FROM now() - sqrt(n) * interval '2 months')::bigint
+FROM generate_series(1, 900) n;
+INSERT INTO lethe.audit (at, who, way, action, subject, room_id, job_id, reason, detail)
+SELECT now() - n * interval '1 hour', CASE WHEN n % 2 = 0 THEN :'user' ELSE '@admin:example.org' END, (ARRAY['api', 'cli', 'console', NULL])[1 + n % 4],
+	(ARRAY['request', 'cancel', 'hold', 'set_limits', 'block'])[1 + n % 5], CASE WHEN n % 5 < 2 THEN 'purge_history' END, CASE WHEN n % 3 > 0 THEN :'room' END,
+	CASE WHEN n % 5 < 2 THEN 'QQQQQQQQQQQQQQQd' END, CASE WHEN n % 2 = 0 THEN repeat('Aktenzeichen', 80) ELSE 'asked for by their owner' END,
+	CASE n % 5 WHEN 3 THEN '{"jobs": 3, "rows_per_second": null, "before": {"jobs": null, "rows_per_second": 5000}}' ELSE '{}' END::jsonb
+FROM generate_series(1, 100) n;
+INSERT INTO lethe.schedules (job, last_tick, next_tick, outcome, skipped)
+SELECT 'not_in_the_settings_any_more_' || n, now() - n * interval '1 day', NULL, (ARRAY['noted', 'skipped'])[1 + n % 2], n % 2 FROM generate_series(1, 40) n;
+INSERT INTO lethe.jobs (id, kind, room_id, parameters, requester, state, created_at, updated_at, waits_for, waits_since, checkpoint)
+SELECT 'SSSSSSSSSSSSSSSa', 'retention_sweep', '', '{"job": "leap-day"}'::jsonb, :'user', 'paused', now(), now(), 'a lease of ' || :'room', now() - interval '3 days', '{}'::jsonb UNION ALL
+SELECT 'SSSSSSSSSSSSSSSb', 'retention_sweep', '', jsonb_build_object('job', repeat('long-name', 7)), :'user', 'paused', now(), now(), 'its turn', now(),
+	'{"after": "!z:x", "sweep": {"rooms": 9000000, "enqueued": 2000, "skipped": {"held": 100, "nothing_expired": 6000000, "too_many_waiting": 2999900}}}';
 INSERT INTO users (name, admin, is_guest, locked, deactivated) VALUES (:'user', 1, 0, false, 0), ('@reader:lethe.test', 0, 0, false, 0);
 INSERT INTO access_tokens (id, user_id, token) VALUES (1000001, :'user', 'long'), (1000002, '@reader:lethe.test', 'reader');
 `
@@ -132,7 +152,9 @@ INSERT INTO access_tokens (id, user_id, token) VALUES (1000001, :'user', 'long')
 func TestEveryPage(t *testing.T) {
 	t.Parallel()
 	tab := browser(t)
-	d := start(t, "LETHE_CONSOLE_READERS=@reader:lethe.test")
+	// The schedules have no tick for long.
+	d := start(t, "LETHE_CONSOLE_READERS=@reader:lethe.test", "LETHE_RETENTION_ENABLED=true",
+		`LETHE_RETENTION_PURGE_JOBS=[{cron: "0 4 29 2 *", name: leap-day}, {cron: "0 5 29 2 *", shortest_max_lifetime: 1d, name: `+strings.Repeat("long-name", 7)+`}]`)
 	routes := pagesOf(t)
 	seen := newVisits(routes)
 	look := func(name, path, text string) {
@@ -150,7 +172,13 @@ func TestEveryPage(t *testing.T) {
 	look("overview-empty", "/", "No job runs.")
 	look("jobs-empty", "/jobs", "No job matches.")
 	look("holds-empty", "/holds", "No room is held.")
+	look("schedules-new", "/schedules", "leap-day")
+	look("schedules-run", "/schedules/run?name=leap-day", "looks at all rooms")
+	look("audit-empty", "/audit", "Nothing of that kind is recorded.")
 	look("rooms-few", "/rooms", "State groups")
+	look("rooms-found", "/rooms?search="+url.QueryEscape(d.room[1:9]), "State groups")
+	look("rooms-not-found", "/rooms?search=!none:example.org", "What is left of it")
+	look("room-block", "/room/block"+room, "Block the room")
 	look("room", "/room"+room, "Space by table")
 	look("plan-purge", plan+"purge_history&before=2030-01-31T12%3A00&local=true", "are deleted")
 	look("plan-delete", plan+"delete_room", "leave")
@@ -173,6 +201,12 @@ func TestEveryPage(t *testing.T) {
 	}
 	look("verb-resume", "/jobs/"+paused+"/resume", "paused")
 	look("rooms", "/rooms", "Smaller rooms")
+	look("rooms-search", "/rooms?search="+url.QueryEscape(longRoom[5:]), "More rooms")
+	look("room-unblock", "/room/block?room="+url.QueryEscape("!1"+longRoom[5:]), "End the block")
+	look("schedules", "/schedules", "more are not shown")
+	look("schedules-run-open", "/schedules/run?name=leap-day", "has not ended")
+	look("audit", "/audit", "Older")
+	look("audit-next", "/audit?action=hold&way=cli&who="+url.QueryEscape(longUser)+"&room="+url.QueryEscape(longRoom)+"&since=2020-01-01T00:00", "Show")
 	look("room-long", "/room?room="+url.QueryEscape("!1"+longRoom[5:]), "Space by table")
 	look("plan-delete-long", "/room/plan?kind=delete_room&room="+url.QueryEscape("!1"+longRoom[5:]), "leave")
 	look("holds", "/holds", "more match")
@@ -181,6 +215,9 @@ func TestEveryPage(t *testing.T) {
 
 	run(t, tab, click("Sign out"), has("#token"), chromedp.SendKeys("#token", "reader\r", chromedp.ByID), has("#running"))
 	look("job-reader", "/jobs/"+running, "look and not touch")
+	look("schedules-reader", "/schedules", "look and not touch")
+	look("schedules-run-reader", "/schedules/run?name=leap-day", "Ask a server admin")
+	look("room-block-reader", "/room/block?room="+url.QueryEscape("!1"+longRoom[5:]), "Ask a server admin")
 	look("verb-reader", "/jobs/"+running+"/cancel", "Ask a server admin")
 
 	for _, route := range routes {

@@ -70,7 +70,7 @@ func TestConsoleByKeyboard(t *testing.T) {
 	job := d.post(t, "/purges", fmt.Sprintf(`{"room_id": %q, "before_ts": %d, "grace": "1h"}`, d.room, time.Now().UnixMilli()))
 	console := d.url + root
 	run(t, tab, chromedp.Navigate(console+"/sign-in"), has("#token"), tabs(t, "sign-in"), signIn(d))
-	for _, path := range []string{"/", "/jobs", "/jobs/" + job, "/jobs/" + job + "/pause", "/rooms", "/room?room=" + d.room, "/holds", "/holds/place"} {
+	for _, path := range []string{"/", "/jobs", "/jobs/" + job, "/jobs/" + job + "/pause", "/rooms", "/room?room=" + d.room, "/room/block?room=" + d.room, "/holds", "/holds/place", "/schedules", "/audit"} {
 		run(t, tab, chromedp.Navigate(console+path), has("h1"), tabs(t, path))
 	}
 
@@ -89,9 +89,23 @@ func TestConsoleByKeyboard(t *testing.T) {
 	run(t, tab, sees(other), chromedp.Evaluate(`document.activeElement.getAttribute("href")`, &href), holds(`document.querySelector("#waiting").same === true`))
 	require.Equal(t, root+"/jobs/"+job, href)
 
+	// So does a button that copies. It says that it has copied until its time is over, which does
+	// not come here, although the page changes.
+	const button = `document.querySelector("[data-copies]")`
+	run(t, tab, chromedp.KeyEvent(kb.Enter), has(".headline .scheduled"), has("[data-copies]"), chromedp.Evaluate(button+`.same = true, `+button+`.focus(), window.setTimeout = () => 0`, nil),
+		chromedp.KeyEvent(kb.Enter), holds(button+`.textContent !== "Copy"`))
+	d.post(t, "/jobs/"+job+"/priority", `{"queue": "low", "reason": "it can wait"}`)
+	run(t, tab, sees("it can wait"), holds(button+`.same && document.activeElement === `+button+` && /^(Copied|Not allowed)$/.test(`+button+`.textContent)`),
+		chromedp.Evaluate(`(() => {
+			const part = document.querySelector("[data-live]"), next = part.cloneNode(true);
+			for (const copy of next.querySelectorAll(".copy")) copy.remove();
+			show(part, "<section>A new section</section>" + next.innerHTML);
+		})()`, nil), holds(`document.activeElement.dataset.copies === "`+job+`"`))
+	run(t, tab, chromedp.Navigate(console+"/"), sees(job), chromedp.Evaluate(`document.querySelector('main a.job[href$="`+job+`"]').focus()`, nil))
+
 	// A page that asks is answered by Enter alone: the field, and the button.
 	run(t, tab, chromedp.KeyEvent(kb.Enter), has(".headline .scheduled"), chromedp.Focus(`a[href$="/cancel"]`), chromedp.KeyEvent(kb.Enter), has("#reason"),
-		chromedp.Focus("#reason"), chromedp.KeyEvent("by hand"), chromedp.KeyEvent(kb.Enter), sees("The job is cancelled."), sees("by hand"))
+		chromedp.Focus("#reason"), chromedp.KeyEvent("by hand"), chromedp.KeyEvent(kb.Enter), sees("The job is cancelled."), ends("cancelled"), sees("by hand"))
 }
 
 // What a screen reader finds its way by. What changes by itself must not be read again and
@@ -102,8 +116,8 @@ func TestConsoleForScreenReaders(t *testing.T) {
 	d := start(t)
 	run(t, tab, signIn(d))
 	job := d.post(t, "/purges", fmt.Sprintf(`{"room_id": %q, "before_ts": %d, "delete_local_events": true}`, d.room, time.Now().Add(-time.Hour).UnixMilli()))
-	run(t, tab, chromedp.Navigate(d.url+root+"/jobs/"+job), has(".headline .complete"))
-	for _, path := range []string{"/", "/jobs", "/jobs/" + job, "/rooms", "/holds"} {
+	run(t, tab, chromedp.Navigate(d.url+root+"/jobs/"+job), ends("complete"))
+	for _, path := range []string{"/", "/jobs", "/jobs/" + job, "/rooms", "/room?room=" + d.room, "/holds", "/schedules", "/audit"} {
 		run(t, tab, chromedp.Navigate(d.url+root+path), has("h1"))
 		for what, condition := range map[string]string{
 			"one heading of the page": `document.querySelectorAll("h1").length === 1`,

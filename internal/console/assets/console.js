@@ -50,25 +50,32 @@ function update(part, fresh) {
     } else if (!was.isEqualNode(node)) {
       for (const name of was.getAttributeNames()) if (!node.hasAttribute(name)) was.removeAttribute(name);
       for (const name of node.getAttributeNames()) was.setAttribute(name, node.getAttribute(name));
-      update(was, node);
+      if (!was.matches(".copy")) update(was, node); // the button says for a while that it has copied
     }
   });
   for (const node of old.slice(now.length)) node.remove();
 }
 
-// show shows a fresh part. The link with the focus may be in another place then.
+// placeOf returns a selector of what has the focus within a part, "" if that has nothing by
+// which it is found again.
+function placeOf(part) {
+  const focused = document.activeElement;
+  if (!part.contains(focused)) return "";
+  if (focused.dataset.copies) return `[data-copies="${CSS.escape(focused.dataset.copies)}"]`;
+  return focused.hasAttribute("href") ? `a[href="${CSS.escape(focused.getAttribute("href"))}"]` : "";
+}
+
+// show shows a fresh part. What has the focus may be in another place then.
 function show(part, text) {
   const selection = getSelection();
   if (!selection.isCollapsed && part.contains(selection.anchorNode)) return; // being copied
-  const focused = part.contains(document.activeElement) && document.activeElement.getAttribute("href");
+  const focused = placeOf(part);
   const fresh = document.createElement("template"); // it keeps the space at the beginning
   fresh.innerHTML = text;
   showTimes(fresh.content);
   offerCopies(fresh.content);
   update(part, fresh.content);
-  if (focused && document.activeElement.getAttribute("href") !== focused) {
-    (part.querySelector(`a[href="${CSS.escape(focused)}"]`) ?? document.getElementById("main")).focus();
-  }
+  if (focused && !document.activeElement.matches(focused)) (part.querySelector(focused) ?? document.getElementById("main")).focus();
 }
 
 const ended = "Your session has ended. Sign in again to go on.";
