@@ -269,7 +269,7 @@ func TestDatabaseRestartedInMidJob(t *testing.T) {
 func TestStoppedBetweenBatches(t *testing.T) {
 	t.Parallel()
 	f, purge := longDemo(t)
-	f.audit()
+	f.note()
 	f.start("scheduler")
 	stopped := f.start("worker", slowly)
 	id := f.underway(purge)
@@ -285,7 +285,7 @@ func TestStoppedBetweenBatches(t *testing.T) {
 func TestStoppedInsideBatch(t *testing.T) {
 	t.Parallel()
 	f, purge := longDemo(t)
-	f.audit()
+	f.note()
 	f.start("scheduler")
 	stopped := f.start("worker", slowly)
 	id := f.underway(purge)
@@ -317,14 +317,14 @@ func (f *fleet) takenOverFrom(stopped *process, id string, at time.Time) {
 	attempt := query[int](f, `SELECT attempt FROM lethe.jobs WHERE id = $1`, id)
 	f.start("worker", slowly)
 	f.eventually(time.Until(at.Add(20*time.Second)), func() bool {
-		return query[int](f, `SELECT max(attempt) FROM lethe.audit`) > attempt
+		return query[int](f, `SELECT max(attempt) FROM lethe.noted`) > attempt
 	}, "nobody takes purge %s over", id)
 	f.t.Logf("taken over after %v", time.Since(at).Round(100*time.Millisecond))
-	committed := query[int](f, `SELECT count(*) FROM lethe.audit WHERE attempt = $1`, attempt)
+	committed := query[int](f, `SELECT count(*) FROM lethe.noted WHERE attempt = $1`, attempt)
 	stopped.signal(syscall.SIGCONT)
 	f.await(4*time.Minute, id)
 	require.Zero(f.t, f.left())
-	require.Equal(f.t, committed, query[int](f, `SELECT count(*) FROM lethe.audit WHERE attempt = $1`, attempt),
+	require.Equal(f.t, committed, query[int](f, `SELECT count(*) FROM lethe.noted WHERE attempt = $1`, attempt),
 		"the worker that was stopped committed a batch")
 	// It is still a good worker.
 	f.eventually(10*time.Second, func() bool {
@@ -332,18 +332,18 @@ func (f *fleet) takenOverFrom(stopped *process, id string, at time.Time) {
 	}, "the worker that was stopped is not ready")
 }
 
-// audit notes from now on which attempt commits each batch. The trigger is on a
+// note notes from now on which attempt commits each batch. The trigger is on a
 // table of Lethe's; one on a table of the room's would be refused.
-func (f *fleet) audit() {
+func (f *fleet) note() {
 	f.t.Helper()
 	_, err := f.sql.Exec(f.t.Context(), `
-		CREATE TABLE lethe.audit (attempt integer, batches integer);
-		CREATE FUNCTION lethe.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+		CREATE TABLE lethe.noted (attempt integer, batches integer);
+		CREATE FUNCTION lethe.noted() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN
-			INSERT INTO lethe.audit VALUES (NEW.attempt, (NEW.checkpoint->>'batches')::int);
+			INSERT INTO lethe.noted VALUES (NEW.attempt, (NEW.checkpoint->>'batches')::int);
 			RETURN NEW;
 		END $$;
-		CREATE TRIGGER audit AFTER UPDATE OF checkpoint ON lethe.jobs FOR EACH ROW EXECUTE FUNCTION lethe.audit()`)
+		CREATE TRIGGER noted AFTER UPDATE OF checkpoint ON lethe.jobs FOR EACH ROW EXECUTE FUNCTION lethe.noted()`)
 	require.NoError(f.t, err)
 }
 

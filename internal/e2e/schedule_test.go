@@ -204,13 +204,13 @@ func TestSchedulersThroughKills(t *testing.T) {
 	f, _ := demo(t, 200)
 	f.env = append(f.env, "LETHE_RETENTION_ENABLED=true", "LETHE_RETENTION_PURGE_JOBS=[{name: often, interval: 1s}]")
 	_, err := f.sql.Exec(t.Context(), `
-		CREATE TABLE lethe.audit (n bigint GENERATED ALWAYS AS IDENTITY, tick timestamptz, outcome text);
-		CREATE FUNCTION lethe.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+		CREATE TABLE lethe.noted (n bigint GENERATED ALWAYS AS IDENTITY, tick timestamptz, outcome text);
+		CREATE FUNCTION lethe.noted() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN
-			INSERT INTO lethe.audit (tick, outcome) VALUES (NEW.last_tick, NEW.outcome);
+			INSERT INTO lethe.noted (tick, outcome) VALUES (NEW.last_tick, NEW.outcome);
 			RETURN NEW;
 		END $$;
-		CREATE TRIGGER audit AFTER INSERT OR UPDATE OF last_tick ON lethe.schedules FOR EACH ROW EXECUTE FUNCTION lethe.audit()`)
+		CREATE TRIGGER noted AFTER INSERT OR UPDATE OF last_tick ON lethe.schedules FOR EACH ROW EXECUTE FUNCTION lethe.noted()`)
 	require.NoError(t, err)
 	var replicas []*process
 	for range 3 {
@@ -241,8 +241,8 @@ func TestSchedulersThroughKills(t *testing.T) {
 		require.NoError(t, err)
 		return ticks
 	}
-	taken := ticks(`SELECT tick FROM lethe.audit WHERE outcome = 'accepted' ORDER BY n`)
+	taken := ticks(`SELECT tick FROM lethe.noted WHERE outcome = 'accepted' ORDER BY n`)
 	require.GreaterOrEqual(t, len(taken), kills)
-	require.Equal(t, ticks(`SELECT DISTINCT tick FROM lethe.audit WHERE outcome = 'accepted' ORDER BY 1`), taken, "forward only, and each once")
+	require.Equal(t, ticks(`SELECT DISTINCT tick FROM lethe.noted WHERE outcome = 'accepted' ORDER BY 1`), taken, "forward only, and each once")
 	require.Equal(t, ticks(`SELECT (parameters->>'tick')::timestamptz FROM lethe.jobs ORDER BY 1`), taken, "each has its sweep")
 }

@@ -87,12 +87,17 @@ func (s *server) patient(route operator.Route) func(c echo.Context, requester st
 func setTimeout(c echo.Context, request *http.Request, begun time.Time, timeout time.Duration) context.CancelFunc {
 	ctx, cancel := context.WithTimeout(request.Context(), timeout)
 	c.SetRequest(request.WithContext(ctx))
-	// A context does not end reads and writes, so they have their own deadlines.
-	// Reads may take longest: when one fails while the handler runs, net/http cancels the
-	// context of the connection, and with it that of the next request there. Only
-	// connections in tests do not support deadlines.
+	// A context does not end reads and writes, so they have their own deadlines, which are
+	// later: when a read fails while the handler runs, net/http cancels the context of the
+	// connection, and with it that of the next request there. Without a body only that next
+	// request can be read, so that the answer may take longer than a read. Only connections
+	// in tests do not support deadlines.
+	reads := timeout * 3 / 2
+	if request.Body == nil || request.Body == http.NoBody {
+		reads = timeout * 5 / 2
+	}
 	connection := http.NewResponseController(c.Response())
-	_ = connection.SetReadDeadline(begun.Add(timeout * 5 / 2))
+	_ = connection.SetReadDeadline(begun.Add(reads))
 	_ = connection.SetWriteDeadline(begun.Add(timeout * 2))
 	return cancel
 }
