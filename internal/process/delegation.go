@@ -73,8 +73,8 @@ func (d *delegation) look(ctx context.Context) error {
 	case delegates && d.refuse:
 		return ErrDelegated
 	case delegates:
-		d.log.InfoContext(ctx, "the homeserver delegates its accounts, so it is asked about access tokens")
 		d.delegates.Store(true)
+		d.log.InfoContext(ctx, "the homeserver delegates its accounts, so it is asked about access tokens")
 	}
 	return nil
 }
