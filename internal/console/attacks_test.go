@@ -113,9 +113,9 @@ func TestEveryChangeNeedsItsOwnForm(t *testing.T) {
 			require.Equal(t, http.StatusForbidden, p.status, "%s, %s: %s", route, name, p.body)
 			require.Contains(t, p.body, "Nothing was changed", name)
 		}
-		nobody := l.browser().send("POST", path, form(proof))
-		require.Equal(t, http.StatusSeeOther, nobody.status, route)
-		require.Contains(t, nobody.header.Get("Location"), root+"/sign-in?", route)
+		stranger := l.browser().send("POST", path, form(proof))
+		require.Equal(t, http.StatusSeeOther, stranger.status, route)
+		require.Contains(t, stranger.header.Get("Location"), root+"/sign-in?", route)
 	}
 	require.Equal(t, before, contents(l))
 	require.Contains(t, b.get("/").body, "@admin:x", "a foreign form has signed the user out")
