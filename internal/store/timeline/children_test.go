@@ -23,7 +23,7 @@ func (m *pageModel) drawChildren(t *rapid.T) {
 		pipeline.Queue(`DELETE FROM ` + table)
 	}
 	pipeline.Queue(`INSERT INTO rooms (room_id, room_version) VALUES ($1, '10'), ($2, '1')`, weirdRoom, bystanderRoom)
-	pipeline.Queue(`INSERT INTO ignored_users (ignorer_user_id, ignored_user_id) VALUES ('@reader:x', '@b:x'), ('@a:x', '@c:y')`)
+	pipeline.Queue(`INSERT INTO ignored_users (ignorer_user_id, ignored_user_id) VALUES ('@reader:x', '@a:x'), ('@a:x', '@b:x'), ('@a:x', '@c:y')`)
 	const parents = 10
 	places := rapid.Permutation(func() (all []int64) {
 		for n := range int64(50) {
@@ -31,7 +31,7 @@ func (m *pageModel) drawChildren(t *rapid.T) {
 		}
 		return all
 	}()).Draw(t, "places")
-	senders := []string{"@a:x", "@a:x", "@a:x", "@a:x", "@a:x", "@a:x", "@b:x", "@c:y"} // so that many edits are by the author
+	senders := []string{"@a:x", "@a:x", "@a:x", "@a:x", "@b:x", "@b:x", "@c:y"} // so that many edits are by the author
 	last := parents + rapid.IntRange(15, 35).Draw(t, "children")
 	for i := range last {
 		id := fmt.Sprintf("$%02d", i)
@@ -215,4 +215,42 @@ func TestManyChildrenAreNotReadWithAPage(t *testing.T) {
 	require.Nil(t, children(), "one is a state event")
 	m.exec(t, `UPDATE events SET state_key = NULL, type = 'm.room.redaction' WHERE event_id = '$5'`)
 	require.Nil(t, children(), "one is a redaction")
+}
+
+// TestChildrenThatDoNotCount has one of each kind that a draw may miss.
+func TestChildrenThatDoNotCount(t *testing.T) {
+	t.Parallel()
+	m := newPageModel(t)
+	m.exec(t, `INSERT INTO rooms (room_id, room_version) VALUES ($1, '10')`, weirdRoom)
+	m.exec(t, `
+		INSERT INTO events (event_id, room_id, type, sender, topological_ordering, depth, stream_ordering, processed, outlier, origin_server_ts)
+		SELECT '$' || n, $1, 'm.room.message', CASE WHEN n IN (5, 8) THEN '@b:x' ELSE '@a:x' END, n, n, n, true, false, n FROM generate_series(1, 9) n`, weirdRoom)
+	m.exec(t, `
+		INSERT INTO event_json (event_id, room_id, internal_metadata, json, format_version) SELECT event_id, room_id, '{}', '{}', 3 FROM events`)
+	m.exec(t, `INSERT INTO ignored_users (ignorer_user_id, ignored_user_id) VALUES ('@reader:x', '@b:x')`)
+	m.exec(t, `
+		INSERT INTO event_relations (event_id, relates_to_id, relation_type) VALUES
+		('$3', '$1', 'm.thread'), ('$4', '$1', 'm.thread'), ('$5', '$1', 'm.thread'), ('$9', '$1', 'm.thread'),
+		('$6', '$2', 'm.thread'), ('$7', '$2', 'm.replace'), ('$8', '$2', 'm.replace')`)
+	ceiling := &matrix.Token{Topological: 8, Stream: 8}
+	require.NoError(t, timeline.Read(t.Context(), m.db, func(ctx context.Context, snapshot *timeline.Snapshot) error {
+		pages, err := snapshot.Pages(ctx, timeline.PageQuery{
+			Room: weirdRoom, After: new(matrix.LivePageToken(0)), Limit: 2, Children: &timeline.ChildQuery{Ignorer: "@reader:x", Ceiling: ceiling},
+		})
+		require.NoError(t, err)
+		query := timeline.BundleQuery{
+			Room: weirdRoom, Reader: "@reader:x", Ignorer: "@reader:x", Ceiling: ceiling, Children: pages[0].Children,
+			Roots: []string{"$1", "$2"}, Originals: []string{"$2"},
+		}
+		found, err := snapshot.Bundles(ctx, query)
+		require.NoError(t, err)
+		require.EqualValues(t, 2, found.Threads["$1"].Count, "neither of an ignored user nor after the ceiling")
+		require.Equal(t, "$4", found.Threads["$1"].Latest.ID)
+		require.Equal(t, "$7", found.Edits["$2"].ID, "by the author")
+		require.Empty(t, found.Cut)
+		query.Bytes = 1
+		found, err = snapshot.Bundles(ctx, query)
+		require.Equal(t, map[string]bool{"$2": true}, found.Cut)
+		return err
+	}))
 }
